@@ -1,0 +1,11 @@
+"""The one error that a user can mend: what was found, what was expected, and how to mend it.
+
+The command line prints it as one message without a traceback and exits with code 2. Anything else that
+escapes is a fault of toolhone and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input. The message starts with `file:line` or the config key, and says how to mend it."""

@@ -1,0 +1,267 @@
+"""The nouns of toolhone: what every stage takes and makes.
+
+Foreign rows become a `Conversation` once, in `data/read.py`; past that border every field is present and
+typed. A `Conversation` gives one `Example` for each assistant turn that is to be learned; a model's answer
+to an example is a `Prediction`; a judged prediction is a `Score`. All are frozen, and `to_json` gives the
+dictionary that stands on a line of the file (see `tests/fixtures/contracts/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+Status = Literal["calls", "none", "malformed", "truncated", "partial"]
+"""How a model's text reads: calls; none (well-formed text, no call); malformed (it tried to call and cannot be
+read); truncated (cut at the token limit inside a call); partial (some calls read, one not)."""
+
+GoldStatus = Literal["calls", "none", "any"]
+"""What is expected: these calls; no call; or some call, whichever."""
+
+FormatName = Literal["hermes", "llama3"]
+"""How calls are written in a model's text; `chat/formats.py` pairs each with its template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call, with decoded arguments; `id` ties it to the tool message that answers it."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's shape, in which `arguments` is a JSON text."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        call: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": arguments}}
+        return call if self.id is None else {"id": self.id, **call}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. Only an assistant's has `tool_calls` and `weight` (0: not to be learned); only a tool's has
+    `tool_call_id`. `content` is "" where an assistant only calls."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    weight: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            row["content"] = self.content or None
+            row["tool_calls"] = [call.to_json() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            row["tool_call_id"] = self.tool_call_id
+        if self.weight != 1.0:
+            row["weight"] = self.weight
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class GoldCall:
+    """A call that is expected. `arguments` maps a name to its accepted values, the first being the canonical one;
+    arguments named in `optional` may be left out."""
+
+    name: str
+    arguments: dict[str, list[Any]]
+    optional: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"name": self.name, "arguments": self.arguments}
+        return {**row, "optional": sorted(self.optional)} if self.optional else row
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """What an example expects: `calls` is empty unless `status` is "calls"."""
+
+    status: GoldStatus
+    calls: tuple[GoldCall, ...] = ()
+
+    @classmethod
+    def of_message(cls, message: Message) -> Gold:
+        """The gold that an assistant turn states: exactly its calls, each argument with its one value."""
+        if not message.tool_calls:
+            return cls("none")
+        calls = (GoldCall(c.name, {k: [v] for k, v in c.arguments.items()}) for c in message.tool_calls)
+        return cls("calls", tuple(calls))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"status": self.status, "calls": [call.to_json() for call in self.calls]}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One row of JSONL. `where` is its `file:line`. `expected`, where given, is the gold of the last assistant turn,
+    with accepted alternatives; `gold_source` names the model whose answers the gold is, if it was one."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    where: str
+    parallel_tool_calls: bool = True
+    expected: Gold | None = None
+    gold_source: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": self.id, "messages": [message.to_json() for message in self.messages]}
+        if self.tools:
+            row["tools"] = [tool.to_json() for tool in self.tools]
+        if not self.parallel_tool_calls:
+            row["parallel_tool_calls"] = False
+        if self.expected is not None:
+            row["expected"] = self.expected.to_json()
+        if self.gold_source is not None:
+            row["gold_source"] = self.gold_source
+        if self.meta:
+            row["meta"] = self.meta
+        return row
+
+    def content_hash(self) -> str:
+        """A hash of messages and tools alone (16 hex digits): the same whatever the row's id, meta or place."""
+        content = {"messages": [m.to_json() for m in self.messages], "tools": [t.to_json() for t in self.tools]}
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One assistant turn: the messages before it, and the turn itself. `id` is the conversation's id, "/" and the
+    turn's index among the conversation's messages."""
+
+    id: str
+    conversation_id: str
+    prompt: tuple[Message, ...]
+    turn: Message
+    gold: Gold
+    tools: tuple[Tool, ...]
+    where: str
+    gold_source: str | None
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A completion token: its id, its bytes (a character may span several tokens), and its log-probability under the
+    model's raw distribution (natural logarithm, before any mask)."""
+
+    id: int
+    bytes: bytes
+    logprob: float
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's answer to an example. `text` is what stands before the end-of-turn token; `latency_ms` is the
+    wall-clock time of the batch that it was generated in, divided by the batch's size."""
+
+    id: str
+    model: str
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    tokens: tuple[Token, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "model": self.model,
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "latency_ms": round(self.latency_ms, 3),
+            "tokens": [{"id": t.id, "bytes": list(t.bytes), "logprob": round(t.logprob, 6)} for t in self.tokens],
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Prediction:
+        tokens = tuple(Token(t["id"], bytes(t["bytes"]), t["logprob"]) for t in row["tokens"])
+        return cls(**{**row, "tokens": tokens})
+
+
+ArgumentFault = Literal["missing", "invented", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentError:
+    """One argument that is not right. `found` is absent ("missing") or `expected` is ("invented")."""
+
+    call: str
+    argument: str
+    fault: ArgumentFault
+    expected: list[Any]
+    found: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CallMatch:
+    """A gold call and the predicted call that it was matched with: indices into the gold's and the prediction's calls."""
+
+    gold: int
+    predicted: int
+    arguments_right: int
+    errors: tuple[ArgumentError, ...]
+
+    @property
+    def right(self) -> bool:
+        return not self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A judged prediction, with all that a report shows of it, so that neither model nor data need be at hand.
+
+    `matches` pairs gold calls with predicted calls of the same name; `missing_calls` and `extra_calls` are the indices
+    left over. `tools` are the names that were offered. `schema_valid` is None where nothing was called. `rules` names
+    every leniency that fired. `question` is the last message before the turn."""
+
+    id: str
+    conversation_id: str
+    model: str
+    status: Status
+    failure: str | None
+    calls: tuple[ToolCall, ...]
+    gold: Gold
+    tools: tuple[str, ...]
+    matches: tuple[CallMatch, ...]
+    missing_calls: tuple[int, ...]
+    extra_calls: tuple[int, ...]
+    names_right: bool
+    exact: bool
+    schema_valid: bool | None
+    rules: tuple[str, ...]
+    question: str
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    gold_source: str | None
+    meta: dict[str, Any]
