@@ -89,8 +89,8 @@ def write_text(path: Path, text: str) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        os.chmod(neighbour, 0o644)
-        os.replace(neighbour, path)
+        Path(neighbour).chmod(0o644)
+        Path(neighbour).replace(path)
     except BaseException:
         Path(neighbour).unlink(missing_ok=True)
         raise

@@ -222,7 +222,7 @@ class ArgumentError:
 
 @dataclass(frozen=True, slots=True)
 class CallMatch:
-    """A gold call and the predicted call that it was matched with: indices into the gold's and the prediction's calls."""
+    """A gold call and the predicted call that it was matched with, as indices into either's calls."""
 
     gold: int
     predicted: int

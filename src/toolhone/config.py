@@ -1,0 +1,342 @@
+"""One YAML file is one experiment: here is every key that it may have, what it means and what it defaults to.
+
+`load_config` reads the file, applies `--set a.b=c` overrides and returns a frozen `Config`; what is wrong is told
+with the file's line and the key. There is no inheritance and no interpolation: a config can be read alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toolhone.errors import UserError
+
+_RENAMED_KEYS = {
+    "warmup_ratio": 'is "warmup" here: a share of the steps when below 1, a number of steps otherwise',
+    "warmup_steps": 'is "warmup" here: a share of the steps when below 1, a number of steps otherwise',
+    "num_train_epochs": 'is "epochs" here',
+    "per_device_train_batch_size": 'is "batch_size" here (examples a device)',
+    "gradient_accumulation_steps": 'is "gradient_accumulation" here',
+    "gradient_checkpointing": 'is "activation_checkpointing" here',
+    "lr_scheduler_type": 'is "scheduler" here',
+    "optim": 'is "optimizer" here',
+    "logging_steps": 'is "log_every" here',
+    "save_steps": 'is "save_every" here',
+    "eval_steps": 'is "validate_every" here',
+    "save_total_limit": 'is "keep_checkpoints" here',
+    "max_length": 'is "chat.max_tokens" here',
+    "max_seq_length": 'is "chat.max_tokens" here',
+    "load_in_4bit": 'is "model.quantize: nf4" here',
+    "bf16": 'is "model.dtype: bfloat16" here',
+    "fp16": 'is "model.dtype: float16" here',
+    "r": 'is "rank" here',
+    "lora_r": 'is "lora.rank" here',
+    "lora_alpha": 'is "lora.alpha" here',
+    "lora_dropout": 'is "lora.dropout" here',
+    "target_modules": 'is "targets" here',
+    "overwrite_output_dir": "is gone: a run folder is started anew by the flag --fresh",
+    "output_dir": "is gone: a run lies in runs/<name>",
+    "group_by_length": "is gone from transformers 5",
+    "save_safetensors": "is gone: adapters are always safetensors",
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(_Section):
+    """Which model is tuned, and how it is held in memory."""
+
+    name: str
+    """A local folder, or the name of a model on the Hugging Face hub."""
+    revision: str | None = None
+    """The hub revision: a branch, tag or commit. Pin a commit for a result that can be had again."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a CUDA device where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on CUDA devices that have it, float32 on a CPU (where bfloat16 can be fifty times slower)."""
+    quantize: Literal["none", "nf4"] = "none"
+    """nf4 holds the frozen weights in 4 bits (QLoRA): a quarter of bfloat16's memory, slower steps. Not needed where
+    the model fits."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """sdpa is PyTorch's own and runs everywhere; flash_attention_2 needs CUDA and the package flash-attn."""
+
+
+class DataConfig(_Section):
+    """Which conversations are learned from and judged on."""
+
+    train: tuple[str, ...]
+    """JSONL files of conversations in OpenAI's chat fine-tuning format."""
+    test: tuple[str, ...]
+    """JSONL files that are never trained or tuned on."""
+    tools: str | None = None
+    """A JSON file with the list of tools, for rows that carry none of their own."""
+    validation: float = Field(0.1, ge=0.0, lt=1.0)
+    """Share of the training conversations held out as validation rows, whole groups at a time."""
+    group_by: str | None = "template"
+    """Conversations whose meta has the same value under this key stay on one side of the split; null: every one may
+    go its own way."""
+    train_rows: int | None = Field(None, ge=1)
+    """Train on at most so many conversations, a subset balanced over the tools that they call; null: all."""
+    validation_rows: int | None = Field(None, ge=1)
+    """At most so many validation conversations, balanced likewise; null: all."""
+    test_rows: int | None = Field(None, ge=1)
+    """Judge on at most so many test conversations, balanced likewise; null: all."""
+
+
+class ChatConfig(_Section):
+    """How a conversation becomes the text that the model reads and writes."""
+
+    format: Literal["auto", "hermes", "llama3"] = "auto"
+    """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2) or llama3 (JSON with
+    "parameters"). auto: told from the tokenizer's special tokens."""
+    template: Literal["auto", "model", "toolhone"] = "auto"
+    """Whose chat template: auto takes the model's own where it knows tools and calls can be read back from it,
+    otherwise toolhone's for the format. Either is saved with the adapter."""
+    template_kwargs: dict[str, Any] = {}
+    """Extra variables for the template, for example {enable_thinking: false} for Qwen3."""
+    max_tokens: int = Field(2048, ge=16)
+    """The longest example (prompt and turn together) in tokens."""
+    over_long: Literal["error", "drop"] = "error"
+    """What happens to a longer one. It is never cut: drop leaves the whole example out, counted and named."""
+
+
+class LoraConfig(_Section):
+    """The adapter: two small matrices A [rank, in] and B [out, rank] beside each adapted weight (arXiv 2106.09685)."""
+
+    rank: int = Field(16, ge=1)
+    """Width of the adapter. Parameters and capacity grow with it; 8 to 32 is usual."""
+    alpha: float = Field(32.0, gt=0)
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout before A. 0 is the usual choice for a few hundred rows."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which weights: every linear layer but the LM head, or a list of module names such as [q_proj, v_proj]."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732), which keeps high ranks from learning too slowly."""
+
+
+class TrainConfig(_Section):
+    """How the adapter is trained."""
+
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training examples."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many optimizer steps, whatever epochs says."""
+    batch_size: int = Field(4, ge=1)
+    """Examples in one forward pass, on each device."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Forward passes to one optimizer step: the effective batch is batch_size x this x devices."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """The peak rate. LoRA wants about ten times that of full tuning; very small models and short runs still more."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """How the rate falls after warm-up."""
+    warmup: float = Field(0.05, ge=0)
+    """Below 1: a share of all steps; from 1 on: a number of steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay, on the adapter's weights."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = "adamw_torch"
+    """The 8-bit ones are bitsandbytes' and need CUDA."""
+    packing: Literal["none"] = "none"
+    """none: rows are padded to the longest of their batch."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, up to 1.5 times the time."""
+    log_every: int = Field(1, ge=1)
+    """Steps between lines of train_log.jsonl."""
+    validate_every: int | None = Field(None, ge=1)
+    """Steps between measurements of the validation loss; null: at the end of each epoch."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; null: at the end of each epoch."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Older checkpoints than the newest so many are deleted."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Experiment trackers to write to as well; each needs the extra of its name."""
+
+
+class EvaluateConfig(_Section):
+    """How predictions are made and judged."""
+
+    base: bool = True
+    """Judge the untuned model on the same rows too, with the same prompts."""
+    batch_size: int = Field(16, ge=1)
+    """Rows generated together. In bfloat16 results can change with it; in float32 they do not."""
+    max_new_tokens: int = Field(256, ge=1)
+    """The token limit of an answer; a call cut off by it counts as truncated."""
+
+
+class Config(_Section):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's name: everything that it makes lies in runs/<name>."""
+    seed: int = Field(42, ge=0)
+    """Seeds the adapter's initial weights and the order of the examples."""
+    model: ModelConfig
+    data: DataConfig
+    chat: ChatConfig = ChatConfig()
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Config:
+        shared = set(self.data.train) & set(self.data.test)
+        if shared:
+            raise ValueError(f"data.test: {sorted(shared)[0]} is a training file too; test on rows never trained on")
+        if self.model.attention == "flash_attention_2" and self.model.dtype == "float32":
+            raise ValueError("model.attention: flash_attention_2 needs a 16-bit model.dtype, found float32")
+        if self.model.device == "cpu" and self.model.attention == "flash_attention_2":
+            raise ValueError("model.attention: flash_attention_2 needs CUDA, but model.device is cpu; use sdpa")
+        if self.model.device == "cpu" and "8bit" in self.train.optimizer:
+            raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
+        if self.evaluate.max_new_tokens >= self.chat.max_tokens:
+            raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
+        if self.model.quantize == "nf4" and self.model.dtype == "float16":
+            raise ValueError("model.quantize: nf4 computes in bfloat16 or float32; set model.dtype to auto")
+        if "lm_head" in self.lora.targets:
+            raise ValueError("lora.targets: lm_head cannot carry an adapter, since TRL reads its weight directly")
+        return self
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """Reads `1e-4` as a number (YAML 1.1 makes it a string) and refuses a key given twice."""
+
+
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*(?:\.[\d_]*)?(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_duplicates(loader: _Yaml12Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands twice', key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and apply overrides of the form `train.epochs=1`.
+
+    Raises:
+        UserError: one message with every fault, each with its line or override and its key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file{_nearest_file(path)}") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable text file ({error})") from None
+    values = _parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys such as name, model and data, found {type(values).__name__}")
+    places = {key: f"{path}:{line}" for key, line in _lines_of_keys(yaml.compose(text, Loader=_Yaml12Loader))}
+    for override in overrides:
+        key = _apply_override(values, override)
+        places[key] = f"--set {override}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_describe(fault, path, places) for fault in error.errors())) from None
+
+
+def config_yaml(config: Config) -> str:
+    """The resolved config as YAML, every key written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not YAML: {error.problem}") from None
+
+
+def _lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            yield ".".join(path), key.start_mark.line + 1
+            yield from _lines_of_keys(value, path)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> str:
+    """Set one key in place and return its dotted name."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}: expected key=value, for example train.epochs=1")
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise UserError(f'--set {override}: "{section}" is a value, not a section')
+    target[last] = _parse_yaml(text, f"--set {override}")
+    return key
+
+
+def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
+    names = [str(part) for part in fault["loc"]]
+    key = ".".join(names)
+    # The nearest place that is written down: the key itself, else the section that lacks it, else the file.
+    place = next((places[".".join(names[:n])] for n in range(len(names), 0, -1) if ".".join(names[:n]) in places), None)
+    where = place or str(path)
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: {key}: unknown key{_nearest_key(names)}"
+    if fault["type"] == "missing":
+        return f"{where}: {key}: is required"
+    if fault["type"] == "value_error":  # the cross-field checks, which name their own key
+        message = fault["msg"].removeprefix("Value error, ")
+        own_place = places.get(message.partition(":")[0], where)
+        return f"{own_place}: {message}"
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{where}: {key}: {message}, found {fault['input']!r}"
+
+
+def _nearest_key(names: list[str]) -> str:
+    *sections, name = names
+    if name in _RENAMED_KEYS:
+        return f": {name} {_RENAMED_KEYS[name]}"
+    section: type[BaseModel] = Config
+    for part in sections:
+        annotation = section.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        section = annotation
+    elsewhere = [full for full, _ in knobs() if full.rpartition(".")[2] == name]
+    near = elsewhere or difflib.get_close_matches(name, section.model_fields, n=1)
+    if near:
+        return f' (did you mean "{near[0]}"?)'
+    return f"; known here: {', '.join(section.model_fields)}"
+
+
+def _nearest_file(path: Path) -> str:
+    siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    return f" (did you mean {path.parent / near[0]}?)" if near else ""
+
+
+def knobs(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key with its pydantic field, dotted and in the order of the file."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from knobs(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field

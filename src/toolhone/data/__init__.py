@@ -1,0 +1,1 @@
+"""From rows of any origin to checked, split training data; and the making of new rows."""

@@ -1,0 +1,114 @@
+"""Checking conversations: what a model must not be taught, each finding with its place and how to mend it.
+
+Reading has made sure of the rows' shape; here they are held against their tools and against each other. All findings
+come in one pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import jsonschema
+
+from toolhone.errors import UserError
+from toolhone.records import Conversation, Message, Tool, ToolCall
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault: `where` is file:line, `rule` its kind."""
+
+    where: str
+    rule: str
+    message: str
+
+
+def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
+    """Yield every finding, in the order of the rows."""
+    places: dict[str, str] = {}
+    checkers: dict[int, _Tools] = {}
+    for row in conversations:
+        if row.id in places:
+            message = f'the id "{row.id}" stands at {places[row.id]} already; ids must differ'
+            yield Finding(row.where, "duplicate-id", message)
+        places.setdefault(row.id, row.where)
+        yield from _turn_order(row)
+        # Rows of one file mostly share one tuple of tools: its schemas are compiled once.
+        tools = checkers.setdefault(id(row.tools), _Tools(row.tools))
+        for number, turn in enumerate(row.messages):
+            for call in turn.tool_calls:
+                yield from (Finding(row.where, rule, f"message {number}: {text}") for rule, text in tools.faults(call))
+
+
+def refuse_faults(conversations: list[Conversation]) -> None:
+    """Raise one `UserError` with the findings, should there be any."""
+    findings = list(check(conversations))
+    if findings:
+        lines = [f"{finding.where}: {finding.message}" for finding in findings[:_SHOWN]]
+        if len(findings) > _SHOWN:
+            lines.append(f"... and {len(findings) - _SHOWN} more")
+        raise UserError("\n".join(lines))
+
+
+class _Tools:
+    """The tools of a conversation with their compiled schemas."""
+
+    def __init__(self, tools: tuple[Tool, ...]) -> None:
+        self.tools = tools  # kept, so that the id that this is stored under stays taken
+        self.validators = {tool.name: jsonschema.Draft202012Validator(tool.parameters) for tool in tools}
+        for tool in tools:
+            try:
+                jsonschema.Draft202012Validator.check_schema(tool.parameters)
+            except jsonschema.SchemaError as error:
+                raise UserError(f'tool "{tool.name}": its parameters are not a JSON Schema: {error.message}') from None
+
+    def faults(self, call: ToolCall) -> Iterator[tuple[str, str]]:
+        if call.name not in self.validators:
+            near = difflib.get_close_matches(call.name, self.validators, n=1)
+            hint = f' (did you mean "{near[0]}"?)' if near else f"; known: {', '.join(self.validators) or 'none'}"
+            yield "unknown-tool", f'tool call "{call.name}" is not in tools{hint}'
+            return
+        for error in self.validators[call.name].iter_errors(call.arguments):
+            path = error.json_path.removeprefix("$").removeprefix(".")
+            yield "schema", f'arguments of "{call.name}": {path + ": " if path else ""}{error.message}'
+
+
+def _turn_order(row: Conversation) -> Iterator[Finding]:
+    if not any(message.role == "assistant" for message in row.messages):
+        yield Finding(row.where, "no-assistant", "no assistant turn: there is nothing to learn from the row")
+    for number, message in enumerate(row.messages):
+        before = row.messages[number - 1].role if number else None
+        if message.role == "system" and number:
+            yield Finding(row.where, "role-order", f"message {number}: a system message stands first or not at all")
+        if message.role == "assistant" and before in (None, "system"):
+            yield Finding(row.where, "role-order", f"message {number}: an assistant turn with nothing to answer")
+        if message.role == "assistant" and before == "assistant":
+            yield Finding(row.where, "role-order", f"message {number}: two assistant turns in a row; merge them")
+        if message.role == "assistant" and not message.content.strip() and not message.tool_calls:
+            yield Finding(row.where, "empty-turn", f"message {number}: the assistant neither calls nor says anything")
+        if message.role == "tool":
+            yield from _tool_result(row, number)
+
+
+def _tool_result(row: Conversation, number: int) -> Iterator[Finding]:
+    caller = _caller(row.messages, number)
+    if caller is None:
+        yield Finding(row.where, "role-order", f"message {number}: a tool result without a call before it")
+        return
+    answered = row.messages[number].tool_call_id
+    ids = [call.id for call in caller.tool_calls if call.id is not None]
+    if answered is not None and ids and answered not in ids:
+        yield Finding(
+            row.where, "orphan-result", f'message {number}: no call has the id "{answered}" ({", ".join(ids)})'
+        )
+
+
+def _caller(messages: tuple[Message, ...], number: int) -> Message | None:
+    """The assistant turn that a tool result answers: the one before the run of tool messages."""
+    while number and messages[number].role == "tool":
+        number -= 1
+    return messages[number] if messages[number].tool_calls else None

@@ -1,0 +1,120 @@
+"""Greedy decoding in batches over a prompt prefix that is computed once.
+
+The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. Their
+longest common prefix is run through the model once; each batch starts from a copy of its key-value cache, rows that
+have ended leave the batch, and the log-probability of every token is kept as the model gave it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a row was answered with. `ids` ends with the stop token where `stopped`; `logprobs` has for each of them the
+    natural logarithm of its raw probability."""
+
+    ids: list[int]
+    logprobs: list[float]
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Token ids that prompts begin with, and the cache after them (batch 1); the cache is None for no ids."""
+
+    ids: list[int]
+    cache: DynamicCache | None
+
+
+def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """The longest common prefix of the prompts that leaves every one at least one token of its own."""
+    if not prompts:
+        return []
+    shortest, longest = min(prompts), max(prompts)  # in lexical order these two share the least
+    limit = min(len(prompt) for prompt in prompts) - 1
+    length = next((n for n in range(limit) if shortest[n] != longest[n]), limit)
+    return list(shortest[:length])
+
+
+@torch.inference_mode()
+def compute_prefix(model: Any, ids: list[int]) -> Prefix:
+    """Run the prefix through the model once."""
+    if not ids:
+        return Prefix([], None)
+    cache = DynamicCache()
+    input_ids = torch.tensor([ids], device=model.device)  # [1, prefix]
+    model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return Prefix(ids, cache)
+
+
+@torch.inference_mode()
+def decode_greedily(
+    model: Any, prompts: Sequence[Sequence[int]], prefix: Prefix, stop_ids: frozenset[int], max_new_tokens: int
+) -> list[Completion]:
+    """Answer a batch of prompts, each beginning with `prefix.ids` and at least one token longer.
+
+    The batch is laid out as [prefix, padding, rest of the prompt], the padding masked and skipped by the position ids,
+    so in float32 every row gets the tokens that it would get alone.
+    """
+    own = [list(prompt[len(prefix.ids) :]) for prompt in prompts]
+    width = max(len(ids) for ids in own)
+    device = model.device
+    start = len(prefix.ids)
+    input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in own], device=device)  # [batch, width]
+    visible = torch.ones(len(own), start + width, dtype=torch.long, device=device)  # [batch, prefix + width]
+    for row, ids in enumerate(own):
+        visible[row, start : start + width - len(ids)] = 0
+    positions = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, start:]  # [batch, width]
+    cache = _cache_for(prefix, len(own))
+
+    answers: list[tuple[list[int], list[float]]] = [([], []) for _ in own]
+    rows = list(range(len(own)))  # which answer each row of the batch belongs to
+    for _ in range(max_new_tokens):
+        logits = model(
+            input_ids=input_ids,
+            attention_mask=visible,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # [batch, vocabulary]
+        logprobs = logits.float().log_softmax(dim=-1)
+        best = logprobs.max(dim=-1)
+        for row, token, logprob in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+            answers[row][0].append(token)
+            answers[row][1].append(logprob)
+        going = [n for n, row in enumerate(rows) if answers[row][0][-1] not in stop_ids]
+        if not going:
+            break
+        next_ids, next_positions = best.indices[:, None], positions[:, -1:] + 1  # [batch, 1]
+        if len(going) < len(rows):
+            keep = torch.tensor(going, device=device)
+            cache.batch_select_indices(keep)
+            visible, next_ids, next_positions = visible[keep], next_ids[keep], next_positions[keep]
+            rows = [rows[n] for n in going]
+        visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
+        input_ids, positions = next_ids, next_positions
+    return [Completion(ids, logprobs, bool(ids) and ids[-1] in stop_ids) for ids, logprobs in answers]
+
+
+def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yield the indices of the prompts in batches of like length, the longest first, so that memory peaks at once."""
+    order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
+
+
+def _cache_for(prefix: Prefix, batch: int) -> DynamicCache:
+    if prefix.cache is None:
+        return DynamicCache()
+    cache = copy.deepcopy(prefix.cache)
+    cache.batch_repeat_interleave(batch)
+    return cache

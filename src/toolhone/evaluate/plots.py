@@ -1,0 +1,91 @@
+"""The geometry of the loss curve: from the lines of train_log.jsonl to places in percent, which the page draws as SVG.
+
+Percent, not pixels: the plot then takes any width without its text shrinking. x runs from the first step to the last,
+y from the top (the highest loss, rounded up to a tick) to the bottom (0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MOST_POINTS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis: how far along it stands, in percent, and its text."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A measurement: its place in percent from the left and from the top, and the words shown on hovering."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    """What the plot shows. Each training point is the mean of `steps_a_point` logged steps."""
+
+    training: tuple[Point, ...]
+    validation: tuple[Point, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    steps_a_point: int
+
+
+def loss_curve(log: Sequence[dict[str, Any]]) -> LossCurve | None:
+    """Place the losses of a training log; None where it holds none.
+
+    Args:
+        log: lines with `step` and either `loss` or `eval_loss`, in nats a token.
+    """
+    training = [(line["step"], line["loss"]) for line in log if line.get("loss") is not None]
+    validation = [(line["step"], line["eval_loss"]) for line in log if line.get("eval_loss") is not None]
+    if not training and not validation:
+        return None
+    width = math.ceil(len(training) / _MOST_POINTS) or 1
+    training = [_mean(training[i : i + width]) for i in range(0, len(training), width)]
+    steps = [step for step, _ in (*training, *validation)]
+    first, last = min(steps), max(steps)
+    y_values = _ticks(0.0, max(loss for _, loss in (*training, *validation)), 4)
+    top = y_values[-1]
+
+    def place(kind: str, step: float, loss: float) -> Point:
+        return Point(_share(step, first, last), 100 - _share(loss, 0, top), f"step {step:g}: {kind} {loss:.4f}")
+
+    x_values = [step for step in _ticks(first, last, 6) if step == int(step) and first <= step <= last]
+    return LossCurve(
+        training=tuple(place("training loss", *point) for point in training),
+        validation=tuple(place("validation loss", *point) for point in validation),
+        x_ticks=tuple(Tick(_share(step, first, last), f"{step:,.0f}") for step in x_values or [first]),
+        y_ticks=tuple(Tick(100 - _share(loss, 0, top), f"{loss:g}") for loss in y_values),
+        steps_a_point=width,
+    )
+
+
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return points[-1][0], sum(loss for _, loss in points) / len(points)
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where a value lies between two others, in percent; the middle where the two are the same."""
+    return 50.0 if high == low else round(100 * (value - low) / (high - low), 3)
+
+
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """Round values a step of 1, 2 or 5 times a power of ten apart, about `count` of them, the last not below `high`."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    start, end = math.floor(low / step), math.ceil(round(high / step, 9))
+    return [round(index * step, 10) for index in range(start, max(end, start + 1) + 1)]

@@ -1,0 +1,179 @@
+"""Predictions of a local model: examples in, a line of `predictions/<model>.jsonl` for each out.
+
+Answers are written batch by batch beside the file's final name, so an interrupted prediction goes on where it stopped.
+Under a launcher each process answers its share of the examples, and the first one joins the shares.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from toolhone.chat.render import ChatRenderer
+from toolhone.chat.token_bytes import TokenBytes
+from toolhone.config import EvaluateConfig
+from toolhone.evaluate.decode import (
+    Completion,
+    Prefix,
+    batches_by_length,
+    compute_prefix,
+    decode_greedily,
+    shared_prefix,
+)
+from toolhone.hardware import rank, world_size
+from toolhone.jsonl import write_jsonl
+from toolhone.records import Example, Prediction, Token
+
+
+def predict(
+    model: Any,
+    renderer: ChatRenderer,
+    examples: Sequence[Example],
+    label: str,
+    config: EvaluateConfig,
+    path: Path,
+    console: Console,
+    *,
+    fingerprint: str,
+) -> None:
+    """Answer every example greedily and write the predictions to `path`, in the examples' order.
+
+    `label` names the model in the records. Answers of an interrupted call are reused if `fingerprint` is the same.
+    """
+    share = list(examples)[rank() :: world_size()]
+    part = _part(path, rank(), fingerprint)
+    done = _read_part(part)
+    waiting = [example for example in share if example.id not in done]
+    if done and rank() == 0:
+        console.print(f"{label}: {len(done)} answers are there from before, {len(waiting)} to go")
+    model.eval()
+    part.parent.mkdir(parents=True, exist_ok=True)
+    batches = _batches(renderer, waiting, config.batch_size)
+    shown = track(batches, f"answers of {label}", console=console, disable=rank() != 0 or not console.is_terminal)
+    prefixes = _PrefixCache(model)
+    with part.open("a", encoding="utf-8") as out:
+        for batch in shown:
+            for prediction in _answer(model, renderer, label, config, prefixes, batch):
+                out.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
+            out.flush()
+    if world_size() > 1:
+        torch.distributed.barrier()
+    if rank() == 0:
+        parts = [_part(path, n, fingerprint) for n in range(world_size())]
+        rows = {id_: row for one in parts for id_, row in _read_part(one).items()}
+        write_jsonl(path, (rows[example.id] for example in examples))
+        for stale in path.parent.glob(f".{path.name}.*.part"):
+            stale.unlink()
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def answer_one(model: Any, renderer: ChatRenderer, example: Example, max_new_tokens: int) -> Prediction:
+    """Answer a single example."""
+    _, ids = renderer.prompt(example.prompt, example.tools)
+    config = EvaluateConfig(batch_size=1, max_new_tokens=max_new_tokens)
+    return _answer(model.eval(), renderer, "ask", config, _PrefixCache(model), _Batch([], [ids], [example]))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Prompts that are answered together; all begin with `prefix_ids`, which other batches may share."""
+
+    prefix_ids: list[int]
+    prompts: list[list[int]]
+    examples: list[Example]
+
+
+class _PrefixCache:
+    """Holds the prefix that was computed last; batches that share one come in a row."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._prefix = Prefix([], None)
+
+    def get(self, ids: list[int]) -> Prefix:
+        if ids != self._prefix.ids:
+            self._prefix = compute_prefix(self._model, ids)
+        return self._prefix
+
+
+def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[_Batch]:
+    """The examples in batches: those with the same system prompt and tools together, of like length within."""
+    groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
+    for example in examples:
+        system = example.prompt[0].content if example.prompt and example.prompt[0].role == "system" else ""
+        groups[(system, *(json.dumps(tool.to_json()) for tool in example.tools))].append(example)
+    batches = []
+    for group in groups.values():
+        prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in group]
+        # A row alone has nothing to share: it is computed in one go.
+        prefix_ids = shared_prefix(prompts) if len(prompts) > 1 else []
+        for indices in batches_by_length(prompts, batch_size):
+            batches.append(_Batch(prefix_ids, [prompts[n] for n in indices], [group[n] for n in indices]))
+    return batches
+
+
+def _answer(
+    model: Any,
+    renderer: ChatRenderer,
+    label: str,
+    config: EvaluateConfig,
+    prefixes: _PrefixCache,
+    batch: _Batch,
+) -> list[Prediction]:
+    started = time.perf_counter()
+    prefix = prefixes.get(batch.prefix_ids)
+    completions = decode_greedily(model, batch.prompts, prefix, renderer.stop_ids(), config.max_new_tokens)
+    latency_ms = (time.perf_counter() - started) * 1000 / len(batch.prompts)
+    token_bytes = TokenBytes(renderer.tokenizer)
+    return [
+        _prediction(renderer, label, token_bytes, example, len(prompt), completion, latency_ms)
+        for example, prompt, completion in zip(batch.examples, batch.prompts, completions, strict=True)
+    ]
+
+
+def _prediction(
+    renderer: ChatRenderer,
+    label: str,
+    token_bytes: TokenBytes,
+    example: Example,
+    prompt_tokens: int,
+    completion: Completion,
+    latency_ms: float,
+) -> Prediction:
+    said = completion.ids[:-1] if completion.stopped else completion.ids
+    tokens = zip(completion.ids, token_bytes.of(completion.ids), completion.logprobs, strict=True)
+    return Prediction(
+        id=example.id,
+        model=label,
+        text=renderer.decode(said),
+        finish_reason="stop" if completion.stopped else "length",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(completion.ids),
+        latency_ms=latency_ms,
+        tokens=tuple(Token(id_, piece, logprob) for id_, piece, logprob in tokens),
+    )
+
+
+def _part(path: Path, number: int, fingerprint: str) -> Path:
+    return path.parent / f".{path.name}.{fingerprint}.{number}.part"
+
+
+def _read_part(part: Path) -> dict[str, dict[str, Any]]:
+    """The answers of a share so far; a last line that an interruption cut short is answered again."""
+    if not part.is_file():
+        return {}
+    text = part.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        part.write_text(whole, encoding="utf-8")
+    return {row["id"]: row for row in map(json.loads, whole.splitlines())}

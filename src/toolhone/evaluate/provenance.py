@@ -1,0 +1,100 @@
+"""How a run came about, in words: the facts of its manifest and of its training log.
+
+In: a run folder's files, read. Out: pairs of name and text, tables, and the commands that make the run again. A
+manifest grows with the stages that have finished; what it does not record is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolhone.evaluate import wording
+from toolhone.evaluate.run_files import RunFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A plain table: its head, its rows, and for each column "l" or "r", as it holds words or figures."""
+
+    align: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def facts(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """The few facts that stand under the title."""
+    manifest = run.manifest or {}
+    model = manifest.get("model")
+    if isinstance(model, dict) and "name" in model:
+        yield "Model", str(model["name"])
+    device = [str(manifest[key]) for key in ("device", "dtype") if manifest.get(key)]
+    if device:
+        yield "Device", ", ".join(device)
+    if manifest.get("machine"):
+        yield "Machine", str(manifest["machine"])
+    if manifest.get("created"):
+        yield "Made", str(manifest["created"])[:16].replace("T", " ")
+
+
+def training(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """What training took and where it ended, from the manifest's stage and the log."""
+    stage = (run.manifest or {}).get("stages", {}).get("train", {})
+    if stage.get("seconds") is not None:
+        yield "Time", wording.duration(stage["seconds"])
+    if stage.get("peak_memory_gb") is not None:
+        yield "Peak memory", f"{stage['peak_memory_gb']:.1f} GB"
+    trainable, total = stage.get("trainable_parameters"), stage.get("total_parameters")
+    if trainable is not None:
+        share = f" of {total:,} ({100 * trainable / total:.2f}%)" if total else ""
+        yield "Parameters trained", f"{trainable:,}{share}"
+    steps = [line for line in run.train_log if line.get("loss") is not None]
+    if steps:
+        yield "Steps", f"{steps[-1]['step']:,}"
+        yield "Training loss", f"{steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}"
+    losses = [line["eval_loss"] for line in run.train_log if line.get("eval_loss") is not None]
+    if losses:
+        yield "Validation loss", f"{losses[0]:.3f} to {losses[-1]:.3f}" if len(losses) > 1 else f"{losses[0]:.3f}"
+    speeds = sorted(line["tokens_per_second"] for line in steps if line.get("tokens_per_second") is not None)
+    if speeds:
+        yield "Median speed", f"{wording.number(speeds[len(speeds) // 2])} tokens/s"
+
+
+def data(manifest: Mapping[str, Any]) -> Table | None:
+    """The splits, with the start of each one's hash."""
+    splits = manifest.get("data")
+    if not isinstance(splits, dict) or not splits:
+        return None
+    rows = []
+    for name, split in splits.items():
+        if isinstance(split, dict):
+            counts = (wording.number(split.get("rows")), wording.number(split.get("examples")))
+            rows.append((str(name), *counts, str(split.get("sha256") or wording.ABSENT)[:16]))
+    return Table("lrrl", ("Split", "Rows", "Examples", "SHA-256"), tuple(rows)) if rows else None
+
+
+def stages(manifest: Mapping[str, Any]) -> Table | None:
+    """The stages that have finished, and what they took."""
+    finished_stages = manifest.get("stages")
+    if not isinstance(finished_stages, dict) or not finished_stages:
+        return None
+    rows = []
+    for name, stage in finished_stages.items():
+        memory = stage.get("peak_memory_gb")
+        finished = str(stage.get("finished") or wording.ABSENT)[:16].replace("T", " ")
+        size = wording.ABSENT if memory is None else f"{memory:.1f} GB"
+        rows.append((str(name), wording.duration(stage.get("seconds")), size, finished))
+    return Table("lrrl", ("Stage", "Time", "Peak memory", "Finished"), tuple(rows))
+
+
+def commands(run: RunFiles) -> tuple[str, ...]:
+    """The commands that make this run again. The run folder's own config.yaml is complete, so it serves where the
+    manifest does not name the file that was given."""
+    if run.config is None:
+        return ()
+    manifest = run.manifest or {}
+    commit, config = manifest.get("git_commit"), manifest.get("config")
+    source = config if isinstance(config, str) else f"runs/{run.name}/config.yaml"
+    train = f"make train CONFIG={source}"
+    return (f"git checkout {commit}", train) if commit else (train,)

@@ -1,0 +1,96 @@
+"""The files of a run folder that a report is drawn from, read and checked to belong together.
+
+In: a run folder with metrics.json and scores/<model>.jsonl, and where they exist train_log.jsonl, manifest.json and
+config.yaml. Out: one `RunFiles`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolhone.errors import UserError
+from toolhone.evaluate import wording
+from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
+from toolhone.records import Score
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """A run folder, read. `train_log` is empty, and `manifest` and `config` are None, where the file is absent."""
+
+    name: str
+    metrics: dict[str, Any]
+    scores: dict[str, list[Score]]
+    train_log: list[dict[str, Any]]
+    manifest: dict[str, Any] | None
+    config: str | None
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        UserError: where metrics.json or a model's scores are missing, unreadable, or not of the same run.
+    """
+    metrics = _read_json(folder / "metrics.json", "run `toolhone score` first")
+    _check_metrics(metrics, folder / "metrics.json")
+    scores = {name: _read_scores(folder / "scores" / f"{name}.jsonl") for name in metrics["models"]}
+    for name, rows in scores.items():
+        counted = metrics["models"][name]["rows"]
+        if len(rows) != counted:
+            raise UserError(
+                f"{folder / 'metrics.json'}: models.{name}.rows is {counted}, but scores/{name}.jsonl has {len(rows)} "
+                "lines; the two are of different runs, so run `toolhone score` again"
+            )
+    log, manifest, config = (folder / name for name in ("train_log.jsonl", "manifest.json", "config.yaml"))
+    return RunFiles(
+        name=folder.resolve().name,
+        metrics=metrics,
+        scores=scores,
+        train_log=[row for _, row in read_jsonl(log)] if log.exists() else [],
+        manifest=_read_json(manifest, "") if manifest.exists() else None,
+        config=config.read_text(encoding="utf-8") if config.exists() else None,
+    )
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = parse_strict(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
+    except StrictJsonError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
+    models = metrics.get("models")
+    if not isinstance(models, dict) or not models:
+        raise UserError(f"{path}: models: expected at least one model's figures; run `toolhone score` again")
+    needed = ("rows", *(measure.key for measure in wording.MEASURES), "per_tool", "confusion", "by")
+    for name, model in models.items():
+        absent = [key for key in (*needed, "prompt_tokens", "completion_tokens", "latency_ms") if key not in model]
+        if absent:
+            raise UserError(
+                f"{path}: models.{name}: {', '.join(absent)} missing, expected every measure of this version of "
+                "toolhone; run `toolhone score` again"
+            )
+
+
+def _read_scores(path: Path) -> list[Score]:
+    scores = []
+    for where, row in read_jsonl(path):
+        try:
+            scores.append(Score.from_json(row))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: not a score ({error}); run `toolhone score` again") from None
+    return scores

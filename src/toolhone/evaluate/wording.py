@@ -1,0 +1,155 @@
+"""The words of a report: what each measure is called and means, and how figures, times and sizes are written.
+
+In: rates as they stand in metrics.json (`value`, `numerator`, `denominator`, `low`, `high`). Out: short texts. A
+rate without a value is written "–", and a figure is rounded so that only a flawless result reads 100.0%.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A rate of metrics.json: its key there, its name, what it means, and its name where the gold is only another
+    model's answer, so that the figure is agreement."""
+
+    key: str
+    label: str
+    definition: str
+    agreement_label: str | None = None
+
+    def label_for(self, agreement_with: str | None) -> str:
+        """The name to print; `agreement_with` names the model that the gold came from, if it was one."""
+        return self.label if agreement_with is None else (self.agreement_label or self.label)
+
+
+HEADLINE = (
+    Measure("exact_match", "Exact match", "Whether to call, tools and arguments all right.", "Exact agreement"),
+    Measure(
+        "tool_name_accuracy",
+        "Tool-name accuracy",
+        "The called tools are those expected, and none is called where none should be.",
+        "Tool-name agreement",
+    ),
+    Measure(
+        "argument_accuracy",
+        "Argument accuracy",
+        "Every argument right, among expected calls whose tool was called.",
+        "Argument agreement",
+    ),
+)
+
+ARGUMENTS = (
+    Measure("argument_precision", "Argument precision", "Right arguments among those given."),
+    Measure("argument_recall", "Argument recall", "Right arguments among those expected."),
+    Measure("argument_f1", "Argument F1", "Harmonic mean of the two."),
+)
+
+ARGUMENT_ERRORS = (
+    Measure("missing_argument_rate", "Missing arguments", "Expected, but not given."),
+    Measure("invented_argument_rate", "Invented arguments", "Given, but not expected."),
+    Measure("wrong_argument_rate", "Wrong values", "Given and expected, but with another value."),
+)
+
+BEHAVIOUR_ERRORS = (
+    Measure("over_call", "Over-call", "Called where no call is expected."),
+    Measure("under_call", "Under-call", "Did not call where a call is expected."),
+    Measure("malformed", "Malformed", "Tried to call, and the text cannot be read."),
+    Measure("truncated", "Truncated", "Cut off inside a call by the token limit."),
+    Measure("partial", "Partial", "Some calls could be read, another could not."),
+    Measure("invented_tool", "Invented tool", "Called a tool that was not offered."),
+    Measure("missing_calls", "Missing calls", "Expected calls that were not made."),
+    Measure("extra_calls", "Extra calls", "Calls that were made beyond those expected."),
+)
+
+VALIDITY = (Measure("schema_valid", "Schema-valid", "Calls whose arguments satisfy the tool's JSON Schema."),)
+
+MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
+
+SLICE_TITLES = {
+    "language": "By language",
+    "calls": "By number of expected calls",
+    "turns": "By turn of the conversation",
+    "tools": "By number of tools offered",
+    "seen": "By tool seen in training or not",
+}
+
+
+def agreement_with(models: Mapping[str, dict[str, Any]]) -> str | None:
+    """The model whose answers the gold was, where it was one: figures are then agreement with it."""
+    return next((m["agreement_with"] for m in models.values() if m.get("agreement_with") is not None), None)
+
+
+def percent(value: float | None) -> str:
+    """A share as "96.0%". 0.9999 is ">99.9%", since "100.0%" would hide the one row that is wrong."""
+    if value is None:
+        return ABSENT
+    text = f"{100 * value:.1f}"
+    if text == "100.0" and value < 1:
+        return ">99.9%"
+    if text == "0.0" and value > 0:
+        return "<0.1%"
+    return text + "%"
+
+
+def interval(rate: dict[str, Any]) -> str:
+    """A rate's interval in percent, "[92.3, 98.0]"; "" where it has none."""
+    low, high = rate.get("low"), rate.get("high")
+    return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def fraction(rate: dict[str, Any]) -> str:
+    """A rate's counts, "192/200"; "" where it has none, as F1."""
+    if rate.get("denominator") is None:
+        return ""
+    return f"{rate['numerator']:,}/{rate['denominator']:,}"
+
+
+def figure(rate: dict[str, Any]) -> str:
+    """A rate in full: "96.0% [92.3, 98.0] 192/200"."""
+    return " ".join(part for part in (percent(rate["value"]), interval(rate), fraction(rate)) if part)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands separators."""
+    return ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its two largest units: "2 h 05 min", "13 min 32 s", "4.1 s"."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency, "812 ms"; one decimal below ten."""
+    return ABSENT if value is None else f"{value:,.{1 if value < 10 else 0}f} ms"
+
+
+def visible(text: str) -> str:
+    """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape, so
+    that two values that differ also look different, and none can turn the direction of what follows."""
+    return "".join(_escape(c) if _leaves_no_mark(c) else c for c in text)
+
+
+def _leaves_no_mark(character: str) -> bool:
+    return character != " " and unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"}
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -1,0 +1,129 @@
+"""What training shows while it runs: a bar with loss, speed and time left, and `train_log.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from toolhone.errors import UserError
+
+
+class TrainLog(TrainerCallback):  # type: ignore[misc]
+    """Writes a JSON line for every logged step and moves the bar.
+
+    `count` is filled by the trainer: examples and tokens (prompt and turn, without padding) of all processes so far.
+    """
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path = path
+        self.console = console
+        self.examples = 0
+        self.tokens = 0
+        self._started = 0.0
+        self._earlier_seconds = 0.0
+        self._tokens_at_start = 0
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._keep_lines_until(state.global_step)
+        self._started = time.perf_counter()
+        self._tokens_at_start = self.tokens
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s "),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self.console)
+            self._bar.start()
+            self._task = self._bar.add_task(
+                "training", total=state.max_steps, completed=state.global_step, loss="-", speed="-"
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        logs = logs or {}
+        self._stop_on_nan(logs, state.global_step)
+        if not state.is_world_process_zero:
+            return
+        if "eval_loss" in logs:
+            self._write({"step": state.global_step, "eval_loss": logs["eval_loss"]})
+            self.console.print(f"step {state.global_step}: validation loss {logs['eval_loss']:.4f}")
+        if "loss" in logs:
+            self._write(self._line(logs, state))
+            self._show(logs["loss"], state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal; safe to call twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, logs: dict[str, float], state: TrainerState) -> dict[str, float]:
+        elapsed = time.perf_counter() - self._started
+        return {
+            "step": state.global_step,
+            "epoch": round(state.epoch or 0.0, 4),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs["grad_norm"],
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "tokens_per_second": round((self.tokens - self._tokens_at_start) / elapsed, 1),
+            "elapsed_s": round(self._earlier_seconds + elapsed, 2),
+        }
+
+    def _show(self, loss: float, state: TrainerState) -> None:
+        elapsed = time.perf_counter() - self._started
+        speed = f"{(self.tokens - self._tokens_at_start) / elapsed:,.0f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, loss=f"{loss:.3f}", speed=speed)
+        elif state.global_step % max(1, state.max_steps // 20) == 0:
+            self.console.print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  {speed} tokens/s")
+
+    def _stop_on_nan(self, logs: dict[str, float], step: int) -> None:
+        bad = [name for name in ("loss", "grad_norm", "eval_loss") if not math.isfinite(logs.get(name, 0.0))]
+        if bad:
+            raise UserError(
+                f"train: {bad[0]} is {logs[bad[0]]} at step {step}; lower train.learning_rate, raise train.warmup, or "
+                "use a wider model.dtype"
+            )
+
+    def _keep_lines_until(self, step: int) -> None:
+        """On resuming, drop the lines of steps that will be done again, and go on counting where the rest ends."""
+        kept: list[dict[str, Any]] = []
+        if step and self.path.is_file():
+            lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            kept = [line for line in lines if line["step"] <= step]
+        counted = [line for line in kept if "tokens" in line]
+        if counted:
+            last = counted[-1]
+            self.examples, self.tokens, self._earlier_seconds = last["examples"], last["tokens"], last["elapsed_s"]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def _write(self, line: dict[str, float]) -> None:
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")

@@ -1,0 +1,204 @@
+"""Training an adapter: TRL's SFTTrainer on rows that are token ids and labels already.
+
+Nothing is left to the trainer's own reading of the data: no template, no truncation, no filtering. What it gets is what
+`chat/render.py` proved.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Progress and warnings are toolhone's own; a hub is never asked for anything while training.
+import torch
+from datasets import Dataset
+from peft import LoraConfig as PeftLoraConfig
+from rich.console import Console
+from transformers import PrinterCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from toolhone.chat.render import Rendered
+from toolhone.config import Config, LoraConfig
+from toolhone.errors import UserError
+from toolhone.hardware import Hardware, world_size
+from toolhone.memory import peak_memory_gb
+from toolhone.run import RunFolder
+from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
+from toolhone.train.progress import TrainLog
+
+_IGNORED = -100  # the label of a token that is not learned, in PyTorch's cross-entropy
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training did. `finished` is False where it was asked to stop before its last step."""
+
+    finished: bool
+    steps: int
+    seconds: float
+    peak_memory_gb: float
+    trainable_parameters: int
+    total_parameters: int
+
+
+class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer that counts the examples and tokens that it has computed, over all processes."""
+
+    log_of_steps: TrainLog
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        counts = torch.tensor([inputs["input_ids"].shape[0], int(inputs["attention_mask"].sum())])
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts.to(self.args.device), reduction="sum")
+        self.log_of_steps.examples += int(counts[0])
+        self.log_of_steps.tokens += int(counts[1])
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        return loss
+
+
+def lora_config(config: LoraConfig) -> PeftLoraConfig:
+    """The adapter in PEFT's words."""
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    return PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        use_rslora=config.rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def train_adapter(
+    config: Config,
+    hardware: Hardware,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Rendered],
+    validation: Sequence[Rendered],
+    run: RunFolder,
+    console: Console,
+    *,
+    resume: bool,
+) -> TrainResult:
+    """Train on `rows` and leave the adapter in the run folder. The model keeps the adapter on it.
+
+    Raises:
+        UserError: where the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
+            resume from.
+    """
+    checkpoint = str(checkpoint_to_resume(run.checkpoints)) if resume else None
+    set_seed(config.seed)
+    log = TrainLog(run.train_log, console)
+    stop = StopOnSignal()
+    trainer = _trainer(config, hardware, model, tokenizer, rows, validation, run, [log, stop, MarkComplete()])
+    trainer.log_of_steps = log
+    trainer.remove_callback(PrinterCallback)
+    if trainer.args.world_size != world_size():
+        raise UserError(
+            f"the launcher started {world_size()} processes, but training sees {trainer.args.world_size}; on CPUs use "
+            "torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
+        )
+    started = time.perf_counter()
+    try:
+        with stop:
+            trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        log.close()
+    result = TrainResult(
+        finished=not stop.stopped,
+        steps=trainer.state.global_step,
+        seconds=round(time.perf_counter() - started, 1),
+        peak_memory_gb=peak_memory_gb(hardware.device),
+        trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        total_parameters=trainer.model.num_parameters(),
+    )
+    if result.finished:
+        trainer.save_model(str(run.adapter))
+    return result
+
+
+def _trainer(
+    config: Config,
+    hardware: Hardware,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Rendered],
+    validation: Sequence[Rendered],
+    run: RunFolder,
+    callbacks: list[Any],
+) -> ToolCallTrainer:
+    try:
+        return ToolCallTrainer(
+            model=model,
+            args=training_arguments(config, hardware, run.checkpoints, validates=bool(validation)),
+            train_dataset=_dataset(rows),
+            eval_dataset=_dataset(validation) if validation else None,
+            processing_class=tokenizer,
+            peft_config=lora_config(config.lora),
+            callbacks=callbacks,
+        )
+    except ValueError as error:
+        if "Target modules" not in str(error):
+            raise
+        raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
+
+
+def training_arguments(config: Config, hardware: Hardware, folder: Path, *, validates: bool) -> SFTConfig:
+    """The config in Trainer's words."""
+    train = config.train
+    validate = "steps" if train.validate_every else "epoch"
+    # TRL would otherwise write these into every tracker's project name.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
+    return SFTConfig(
+        output_dir=str(folder),
+        run_name=config.name,
+        seed=config.seed,
+        data_seed=config.seed,
+        use_cpu=hardware.device == "cpu",
+        bf16=hardware.dtype == torch.bfloat16,
+        fp16=hardware.dtype == torch.float16,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.scheduler,
+        warmup_steps=train.warmup,  # transformers 5 reads a number below 1 as a share of the steps
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=train.optimizer,
+        gradient_checkpointing=train.activation_checkpointing,
+        logging_steps=train.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy=validate if validates else "no",
+        eval_steps=train.validate_every,
+        save_strategy="steps" if train.save_every else "epoch",
+        save_steps=train.save_every or 500,
+        save_total_limit=train.keep_checkpoints,
+        report_to=list(train.report_to) or "none",
+        disable_tqdm=True,
+        # The rows are ready: nothing may be cut, filtered, or encoded again.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False,
+        ddp_find_unused_parameters=False,
+        average_tokens_across_devices=True,
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
+        dataloader_pin_memory=hardware.device == "cuda",
+    )
+
+
+def _dataset(rows: Sequence[Rendered]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.prompt_ids + row.completion_ids for row in rows],
+            "labels": [[_IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows],
+        }
+    )
