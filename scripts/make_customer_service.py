@@ -25,7 +25,7 @@ from toolhone.data.read import read_tools
 from toolhone.data.templates import Filler, Template, expand, load_templates, spread
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
-from toolhone.records import Conversation, Tool
+from toolhone.records import Conversation
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "customer_service"
 SYSTEM_PROMPT = "你是客服 Agent,负责查询订单和物流。"
@@ -37,8 +37,8 @@ CLOSEST_ALLOWED = 0.5
 # "#" is a digit, "^" a digit that is not 0, "@" a letter. Of each kind first the usual shapes, then the rarer ones.
 ORDERS = (
     "ORD-### @-### ^#### ^######",
-    "ORD-#### ORD#### ORD-^##### @-#### @#### @@-^#### SO-^#### DD^##### WEB-### P^####### ^### ^##### ^####### "
-    "^####-0^ ^###########",
+    "ORD-#### ORD#### ORD-^##### @-#### @#### @@-^#### SO-^#### DD^##### WEB-### ^### ^##### ^####### "
+    "^####-0^ ^########",
 )
 PARCELS = (
     "SF########## YT########## JD##########",
@@ -85,18 +85,6 @@ def fillers(codes: Codes, addresses: Mapping[str, Sequence[str]]) -> dict[str, F
     }
 
 
-def load(split: str, tools: tuple[Tool, ...]) -> tuple[tuple[Template, ...], dict[str, Sequence[str]]]:
-    """The templates of a split, checked against tools and conventions, and its addresses by language."""
-    addresses = yaml.safe_load((FOLDER / "templates" / "addresses.yaml").read_text(encoding="utf-8"))[split]
-    fills = fillers(Codes(), addresses)
-    templates = load_templates(FOLDER / "templates" / f"{split}.yaml", tools, fills)
-    for template in templates:
-        refuse_slot_in_other_argument(template)
-    for row in expand(templates, seed=SEED, fillers=fills, system_prompt=SYSTEM_PROMPT, tools=tools, prefix=split):
-        refuse_made_up_text(row, tools)
-    return templates, addresses
-
-
 def refuse_slot_in_other_argument(template: Template) -> None:
     """An argument that is a code is one of its own kind: no parcel's number as an order's."""
     for name, arguments in template.calls:
@@ -105,9 +93,11 @@ def refuse_slot_in_other_argument(template: Template) -> None:
                 raise UserError(f"{template.where}: {name}: {argument} is {value}; expected the slot {{{argument}}}")
 
 
-def refuse_made_up_text(row: Conversation, tools: tuple[Tool, ...]) -> None:
-    """A text argument, unless its values are listed in the schema, stands word for word in a message before it."""
-    listed = {(tool.name, name) for tool in tools for name, s in tool.parameters["properties"].items() if "enum" in s}
+def refuse_made_up_text(row: Conversation) -> None:
+    """A text argument, unless the schema lists its values, stands word for word in a message before the call."""
+    listed = {
+        (tool.name, name) for tool in row.tools for name, s in tool.parameters["properties"].items() if "enum" in s
+    }
     said = ""
     for message in row.messages:
         said += message.content if message.role in ("user", "tool") else ""
@@ -184,20 +174,27 @@ def nearest_pairs(test: Iterable[Template], train: Iterable[Template]) -> list[t
 def make() -> tuple[dict[str, list[Template]], dict[str, list[Conversation]]]:
     """The chosen templates and their rows, by split."""
     tools = read_tools(FOLDER / "tools.json")
+    addresses = yaml.safe_load((FOLDER / "templates" / "addresses.yaml").read_text(encoding="utf-8"))
     codes = Codes()
     chosen: dict[str, list[Template]] = {}
     rows: dict[str, list[Conversation]] = {}
     for split, count in ROWS.items():
-        templates, addresses = load(split, tools)
+        # The try-out of the templates draws codes of its own, so that those of the rows are not used up by it.
+        path = FOLDER / "templates" / f"{split}.yaml"
+        templates = load_templates(path, tools, fillers(Codes(), addresses[split]))
+        for template in templates:
+            refuse_slot_in_other_argument(template)
         chosen[split] = choose(templates, count, repeat=split == "train", rng=Random(f"{SEED}/{split}"))
         made = expand(
             chosen[split],
             seed=SEED,
-            fillers=fillers(codes, addresses),
+            fillers=fillers(codes, addresses[split]),
             system_prompt=SYSTEM_PROMPT,
             tools=tools,
             prefix=f"cs-{split}",
         )
+        for row in made:
+            refuse_made_up_text(row)
         rows[split] = [replace(row, tools=()) for row in made]  # they stand in tools.json, once
     return chosen, rows
 

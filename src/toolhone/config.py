@@ -146,8 +146,11 @@ class TrainConfig(_Section):
     """Gradients are scaled down to this norm."""
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = "adamw_torch"
     """The 8-bit ones are bitsandbytes' and need CUDA."""
-    packing: Literal["none"] = "none"
-    """none: rows are padded to the longest of their batch."""
+    packing: Literal["prefix_tree", "none"] = "prefix_tree"
+    """prefix_tree: what the examples of a batch share (system prompt, tools, earlier turns) is computed once, with the
+    same gradients. none: plain SFTTrainer, each row computed in full and padded to the longest of its batch."""
+    tree_tokens: int = Field(8192, ge=16)
+    """With prefix_tree: a batch of more computed tokens than this is laid out as several trees."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
@@ -198,6 +201,8 @@ class Config(_Section):
             raise ValueError("model.attention: flash_attention_2 needs CUDA, but model.device is cpu; use sdpa")
         if self.model.device == "cpu" and "8bit" in self.train.optimizer:
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
+        if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
+            raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
         if self.evaluate.max_new_tokens >= self.chat.max_tokens:
             raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
         if self.model.quantize == "nf4" and self.model.dtype == "float16":

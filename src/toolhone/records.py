@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -90,6 +90,10 @@ class GoldCall:
         row: dict[str, Any] = {"name": self.name, "arguments": self.arguments}
         return {**row, "optional": sorted(self.optional)} if self.optional else row
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> GoldCall:
+        return cls(row["name"], row["arguments"], frozenset(row.get("optional", ())))
+
 
 @dataclass(frozen=True, slots=True)
 class Gold:
@@ -108,6 +112,10 @@ class Gold:
 
     def to_json(self) -> dict[str, Any]:
         return {"status": self.status, "calls": [call.to_json() for call in self.calls]}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Gold:
+        return cls(row["status"], tuple(map(GoldCall.from_json, row["calls"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +241,10 @@ class CallMatch:
     def right(self) -> bool:
         return not self.errors
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> CallMatch:
+        return cls(**{**row, "errors": tuple(ArgumentError(**error) for error in row["errors"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -265,3 +277,22 @@ class Score:
     latency_ms: float
     gold_source: str | None
     meta: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields. A call has its arguments as a JSON object, and no id: a model's text gives none."""
+        row = {column.name: getattr(self, column.name) for column in fields(self)}
+        row |= {key: list(row[key]) for key in _SCORE_LISTS}
+        row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
+        row["gold"] = self.gold.to_json()
+        row["matches"] = [{**asdict(match), "errors": [asdict(e) for e in match.errors]} for match in self.matches]
+        return row
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Score:
+        read = {key: tuple(row[key]) for key in _SCORE_LISTS}
+        read["calls"] = tuple(ToolCall(call["name"], call["arguments"]) for call in row["calls"])
+        read["matches"] = tuple(map(CallMatch.from_json, row["matches"]))
+        return cls(**{**row, **read, "gold": Gold.from_json(row["gold"])})
+
+
+_SCORE_LISTS = ("tools", "missing_calls", "extra_calls", "rules")

@@ -91,11 +91,9 @@ def test_a_call_that_is_cut_anywhere_is_truncated_or_partial(
 # Whatever the text
 
 PIECES = [
-    *MARKUP, "<think>", "</think>", "{", "[", "}", "]", ",", ":", ";", "\n", " ", "```", "```json\n", "a", "1", "-",
-    "1e999", "NaN",
-    "<tool_call>", "</tool_call>", "<|python_tag|>", "<|im_end|>", "<|eot_id|>", "\x00", "\ud800", r"\ud800",
-    '"name"', '"arguments"',
-    '"parameters"', '{"name": "f"', ', "arguments": {}}', ', "parameters": {"a": 1}}', "<function=f>", "[TOOL_CALLS]",
+    *MARKUP, "{", "[", "]", ",", ":", ";", "\n", " ", "```", "```json\n", "a", "1", "-", "1e999", "NaN", "\x00",
+    "\ud800", r"\ud800", "<|im_end|>", "<|eot_id|>", '"name"', '"arguments"', '"parameters"', '{"name": "f"',
+    ', "arguments": {}}', ', "parameters": {"a": 1}}', "<function=f>", "[TOOL_CALLS]",
 ]  # fmt: skip
 
 
@@ -119,20 +117,18 @@ def test_no_text_raises_and_each_has_one_consistent_reading(text: str, format: F
 @pytest.mark.parametrize(
     "unit",
     [
-        "<tool_call>", "<tool_call>{", '<tool_call>["', "<tool_call>{x", "</tool_call>", "<think>", "</think>",
-        '{"name":', '{"name":\n',
-        '\n{"name": "', '\n{"name": x', '\n{"type": "', '{"arguments": {', '\n{"a": 1}', "\n[{", "[", "{", '"', "\\",
-        "; ", "```", "\n```",
-        " ", "<|im_end|>", "<|im_end|> ", "<|python_tag|>", "<tool", '"name": "',
-        '\n{"name": "f", "parameters": {}}', '{"id": "a", ',
-        '\n{"name": "f", "x": "', '<tool_call>{"name": "f"}</tool_call>', "<think></think>",
+        "<tool_call>", "<tool_call>{", '<tool_call>["', "<tool_call>{x", "</tool_call>", "<tool", '"name": "',
+        '<tool_call>{"name": "f"}</tool_call>', "<think>", "</think>", "<think></think>", "</think><|python_tag|>",
+        '{"name":', '{"name":\n', '\n{"name": "', '\n{"name": x', '\n{"type": "', '{"arguments": {', '{"id": "a", ',
+        '\n{"name": "f", "x": "', '\n{"name": "f", "parameters": {}}', '\n{"a": 1}', "\n[{", "[", "{", '"', "\\", "; ",
+        "```", "\n```", " ", "<|im_end|>", "<|im_end|> ", "<|python_tag|>",
     ],
 )  # fmt: skip
 def test_reading_takes_linear_time(format: FormatName, unit: str) -> None:
     text = unit * (200_000 // len(unit))
     start = time.process_time()
     parse_turn(text, format, "length")
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 2
 
 
 def test_absurd_nesting_and_numbers_are_malformed() -> None:
@@ -309,6 +305,8 @@ def test_an_unclosed_thought_is_prose_unless_it_holds_a_call(format: FormatName)
 
 # Malformed
 
+NO_NAME = 'expected the call\'s "name" as a text that is not empty'
+
 
 @pytest.mark.parametrize(
     ("call", "reason"),
@@ -318,17 +316,17 @@ def test_an_unclosed_thought_is_prose_unless_it_holds_a_call(format: FormatName)
         ('{"name": "f", "arguments": null}', 'expected "arguments" as a JSON object, found null'),
         ('{"name": "f", "arguments": [1]}', 'expected "arguments" as a JSON object, found a list'),
         ('{"name": "f", "arguments": {}, "order_id": "1"}', 'unknown key "order_id" in a call, expected "arguments"'),
-        ('{"arguments": {}}', 'expected the call\'s "name" as a text that is not empty'),
-        ('{"name": "", "arguments": {}}', 'expected the call\'s "name" as a text that is not empty'),
-        ('{"name": ["f"], "arguments": {}}', 'expected the call\'s "name" as a text that is not empty'),
+        ('{"arguments": {}}', NO_NAME),
+        ('{"name": "", "arguments": {}}', NO_NAME),
+        ('{"name": ["f"], "arguments": {}}', NO_NAME),
         ('[{"name": "f", "arguments": {}}]', "expected a call as a JSON object, found a list"),
         ("[]", "expected a call as a JSON object, found a list"),
         ("", "broken JSON: Expecting value"),
         ("f(a=1)", "broken JSON: Expecting value"),
         ('```json\n{"name": "f", "arguments": {}}\n```', "broken JSON: Expecting value"),
         ('{"name": "f", "arguments": {}', "broken JSON: Expecting ',' delimiter"),
-        ('{"name": "f", "arguments": {}}}', "the call is not closed with </tool_call>"),
-        ('{"name": "f", "arguments": {}} ok', "the call is not closed with </tool_call>"),
+        ('{"name": "f", "arguments": {}}}', "expected </tool_call> after the call's JSON"),
+        ('{"name": "f", "arguments": {}} ok', "expected </tool_call> after the call's JSON"),
     ],
 )  # fmt: skip
 def test_a_block_that_is_no_call_is_malformed_and_says_why(call: str, reason: str) -> None:
@@ -343,10 +341,10 @@ def test_a_block_that_is_no_call_is_malformed_and_says_why(call: str, reason: st
         ('{"name": "f", "parameters": "{}"}', 'expected "parameters" as a JSON object, found a text'),
         ('{"name": "f", "parameters": {"a": b}}', "broken JSON: Expecting value"),
         ('{"name": f}', "broken JSON: Expecting value"),
-        ('{"type": "function", "function": {"name": "f", "parameters": {}}}', 'expected the call\'s "name" as a text that is not empty'),
+        ('{"type": "function", "function": {"name": "f", "parameters": {}}}', NO_NAME),
         ('<|python_tag|>get_weather.call(city="Paris")', "broken JSON: Expecting value"),
         ("<|python_tag|>", "broken JSON: Expecting value"),
-        ('<|python_tag|>{"city": "Paris"}', 'expected the call\'s "name" as a text that is not empty'),
+        ('<|python_tag|>{"city": "Paris"}', NO_NAME),
         ('[{"name": "f", "parameters": {}', "broken JSON: Expecting ',' delimiter"),
         ('<function=f>{"a": 1}</function>', "a call in another format (<function=)"),
         ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "a call in another format (<tool_call>)"),

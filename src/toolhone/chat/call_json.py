@@ -82,17 +82,17 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
 
 def _unfit(value: Any) -> str | None:
     """Why a decoded value cannot be compared or written again, if it cannot. Level by level, so never too deep."""
-    level = [value]
-    for _ in range(MAX_NESTING + 1):
+    level, depth = [value], 0
+    while level:
         for item in level:
             if isinstance(item, float) and not math.isfinite(item):
                 return "a number too large for a float"
             if isinstance(item, str) and _SURROGATE.search(item):
                 return "half of a surrogate pair, which is no character"
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return None
-    return f"JSON nested deeper than {MAX_NESTING} levels"
+            if isinstance(item, dict | list) and depth == MAX_NESTING:
+                return f"JSON nested deeper than {MAX_NESTING} levels"
+        level, depth = [child for item in level for child in _children(item)], depth + 1
+    return None
 
 
 def _children(value: Any) -> Sequence[Any]:

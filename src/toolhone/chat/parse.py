@@ -79,20 +79,24 @@ def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "sto
     calls: list[ToolCall] = []
     prose: list[str] = []
     faults: list[_Fault] = []
+    fault_count = 0
     for piece in _READERS[format](_without_end_tokens(text)):
         if piece is None:
             calls, prose, faults = [], [], []
-        elif isinstance(piece, ToolCall):
+            continue
+        if isinstance(piece, ToolCall):
             calls.append(piece)
-        elif isinstance(piece, _Fault) and (cut or piece.kind != "begun"):
-            faults.append(piece)
-        else:
-            text_piece = piece.text if isinstance(piece, _Fault) else piece
-            if call_in_prose(text_piece):
-                faults.append(_Fault(_OUTSIDE[format]))
+            continue
+        if isinstance(piece, str) or (piece.kind == "begun" and not cut):
+            written = piece if isinstance(piece, str) else piece.text
             # White space between calls is theirs.
-            prose += [text_piece] if text_piece.strip() else []
-        if len(faults) == _MAX_FAULTS:
+            prose += [written] if written.strip() else []
+            if not call_in_prose(written):
+                continue
+            piece = _Fault(_OUTSIDE[format])
+        faults.append(piece)
+        fault_count += 1
+        if fault_count == _MAX_FAULTS:
             break
     content = "".join(prose).strip()
     if not faults:
@@ -179,7 +183,7 @@ def _read_block(text: str, start: int) -> tuple[ToolCall | _Fault, int]:
         call = found.fault or read_call(found.value, ("arguments",))
         return (_Fault(call) if isinstance(call, str) else call), close + len(_CLOSE)
     unfinished = len(text) - close < len(_CLOSE) and _CLOSE.startswith(text[close:])
-    fault = _Fault("the call is not closed with </tool_call>", "unfinished" if unfinished else "broken")
+    fault = _Fault("expected </tool_call> after the call's JSON", "unfinished" if unfinished else "broken")
     return fault, len(text) if unfinished else _block_end(text, close)
 
 

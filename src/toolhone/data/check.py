@@ -38,7 +38,9 @@ def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
         places.setdefault(row.id, row.where)
         yield from _turn_order(row)
         # Rows of one file mostly share one tuple of tools: its schemas are compiled once.
-        tools = checkers.setdefault(id(row.tools), _Tools(row.tools))
+        if id(row.tools) not in checkers:
+            checkers[id(row.tools)] = _Tools(row.tools)
+        tools = checkers[id(row.tools)]
         for number, turn in enumerate(row.messages):
             for call in turn.tool_calls:
                 yield from (Finding(row.where, rule, f"message {number}: {text}") for rule, text in tools.faults(call))

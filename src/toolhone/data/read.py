@@ -66,7 +66,7 @@ def conversation(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...
         raise RowError(f'{where}: expected "messages", a list of messages, found {_short(rows)}')
     tools = _tools(row["tools"], where) if row.get("tools") is not None else default_tools
     found = Conversation(
-        id=str(row.get("id", "")),
+        id=str(row["id"]) if row.get("id") is not None else "",
         messages=tuple(_message(message, f"{where}: message {n}") for n, message in enumerate(rows)),
         tools=tools,
         where=where,

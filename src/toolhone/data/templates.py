@@ -273,13 +273,14 @@ def _parse_template(entry: Any, where: str, fillers: Mapping[str, Filler]) -> Te
 
 
 def _parse_turns(turns: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(turns, list) or not any(isinstance(turn, dict) and "tool" in turn for turn in turns):
-        raise UserError(
-            f"{where}: turns are a list in which some call has a tool result; otherwise write user and calls"
-        )
+    if not isinstance(turns, list):
+        raise UserError(f"{where}: turns: expected a list, found {turns!r}")
     for turn in turns:
         if not isinstance(turn, dict) or len(turn) != 1 or next(iter(turn)) not in _TURN_KEYS:
             raise UserError(f"{where}: expected a turn with one key of {', '.join(_TURN_KEYS)}; found {turn!r}")
+    if not any("tool" in turn for turn in turns):
+        raise UserError(f"{where}: turns: none is a tool result; without one, write user and calls, or user and answer")
+    for turn in turns:
         yield from turn.items()
 
 

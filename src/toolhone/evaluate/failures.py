@@ -27,6 +27,7 @@ KINDS = (
     "missing argument",
     "invented argument",
     "wrong value",
+    "invalid arguments",
     "other",
 )
 """Kinds of error, in the order in which they are listed."""
@@ -113,6 +114,9 @@ def kinds_of_error(score: Score) -> tuple[str, ...]:
         found.add("invented tool")
     if score.gold.status == "none":
         found.add("over-call")
+    elif score.gold.status == "any":  # whichever call it was, its arguments must satisfy the tool's schema
+        if not found:
+            found.add("invalid arguments")
     else:
         missing, extra = len(score.missing_calls), len(score.extra_calls)
         if missing and extra:

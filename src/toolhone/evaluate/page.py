@@ -14,7 +14,7 @@ from typing import Any
 from toolhone.evaluate import provenance, wording
 from toolhone.evaluate.failures import Failure, count_kinds, failures
 from toolhone.evaluate.plots import LossCurve, loss_curve
-from toolhone.evaluate.provenance import Table
+from toolhone.evaluate.provenance import LeftOut, Table
 from toolhone.evaluate.run_files import RunFiles
 from toolhone.evaluate.wording import Measure
 from toolhone.records import Score
@@ -110,6 +110,7 @@ class Page:
     fraction_width: int
     agreement_with: str | None
     headline: tuple[MeasureRow, ...]
+    left_out: tuple[LeftOut, ...]
     change: Change | None
     tools: tuple[GroupRow, ...]
     tools_left_out: int
@@ -159,6 +160,7 @@ def build_page(run: RunFiles, verdict: str) -> Page:
         ),
         agreement_with=agreement_with,
         headline=_measure_rows(wording.HEADLINE, models, agreement_with),
+        left_out=tuple(provenance.left_out(run)),
         change=_change(first, last, by_id) if len(names) > 1 else None,
         tools=tools[:_MOST_TOOLS],
         tools_left_out=len(tools[_MOST_TOOLS:]),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MOST_POINTS = 240
+_LEAST_TOP = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,14 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> LossCurve | None:
     Args:
         log: lines with `step` and either `loss` or `eval_loss`, in nats a token.
     """
-    training = [(line["step"], line["loss"]) for line in log if line.get("loss") is not None]
-    validation = [(line["step"], line["eval_loss"]) for line in log if line.get("eval_loss") is not None]
+    training, validation = _losses(log, "loss"), _losses(log, "eval_loss")
     if not training and not validation:
         return None
     width = math.ceil(len(training) / _MOST_POINTS) or 1
     training = [_mean(training[i : i + width]) for i in range(0, len(training), width)]
     steps = [step for step, _ in (*training, *validation)]
     first, last = min(steps), max(steps)
-    y_values = _ticks(0.0, max(loss for _, loss in (*training, *validation)), 4)
+    y_values = _ticks(0.0, max(_LEAST_TOP, *(loss for _, loss in (*training, *validation))), 4)
     top = y_values[-1]
 
     def place(kind: str, step: float, loss: float) -> Point:
@@ -72,6 +72,11 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> LossCurve | None:
     )
 
 
+def _losses(log: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Step and loss, by step. A resumed run has taken some steps twice: the later line counts."""
+    return sorted({line["step"]: line[key] for line in log if line.get(key) is not None}.items())
+
+
 def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return points[-1][0], sum(loss for _, loss in points) / len(points)
 
@@ -83,7 +88,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
     """Round values a step of 1, 2 or 5 times a power of ten apart, about `count` of them, the last not below `high`."""
-    span = (high - low) or abs(high) or 1.0
+    span = (high - low) or 1.0
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))

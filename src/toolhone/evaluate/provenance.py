@@ -15,6 +15,14 @@ from toolhone.evaluate.run_files import RunFiles
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows that do not count, with the reason in a sentence, and each one's id and what is known of it."""
+
+    sentence: str
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A plain table: its head, its rows, and for each column "l" or "r", as it holds words or figures."""
 
@@ -30,12 +38,25 @@ def facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     if isinstance(model, dict) and "name" in model:
         yield "Model", str(model["name"])
     device = [str(manifest[key]) for key in ("device", "dtype") if manifest.get(key)]
-    if device:
-        yield "Device", ", ".join(device)
+    if manifest.get("hardware") or device:
+        yield "Device", str(manifest.get("hardware") or ", ".join(device))
     if manifest.get("machine"):
         yield "Machine", str(manifest["machine"])
     if manifest.get("created"):
         yield "Made", str(manifest["created"])[:16].replace("T", " ")
+
+
+def left_out(run: RunFiles) -> Iterator[LeftOut]:
+    """The rows that were left out of the figures or of training."""
+    quarantined = run.metrics.get("provenance", {}).get("quarantined") or {}
+    if quarantined:
+        count = f"{len(quarantined):,} test row{' is' if len(quarantined) == 1 else 's are'}"
+        rows = tuple(f"{wording.visible(id_)}: {why}" for id_, why in quarantined.items())
+        yield LeftOut(f"{count} in no figure here, as even the gold answer does not score.", rows)
+    dropped = (run.manifest or {}).get("dropped") or []
+    if dropped:
+        count = f"{len(dropped):,} turn{' was' if len(dropped) == 1 else 's were'}"
+        yield LeftOut(f"{count} left out of training, as longer than the config allows.", tuple(map(str, dropped)))
 
 
 def training(run: RunFiles) -> Iterator[tuple[str, str]]:
@@ -97,4 +118,7 @@ def commands(run: RunFiles) -> tuple[str, ...]:
     commit, config = manifest.get("git_commit"), manifest.get("config")
     source = config if isinstance(config, str) else f"runs/{run.name}/config.yaml"
     train = f"make train CONFIG={source}"
-    return (f"git checkout {commit}", train) if commit else (train,)
+    if not commit:
+        return (train,)
+    clean = str(commit).removesuffix("-dirty")
+    return (f"git checkout {clean}{'' if clean == commit else '   # and changes that were not committed'}", train)

@@ -15,6 +15,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate import wording
 from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
 from toolhone.records import Score
+from toolhone.run import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +36,25 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         UserError: where metrics.json or a model's scores are missing, unreadable, or not of the same run.
     """
-    metrics = _read_json(folder / "metrics.json", "run `toolhone score` first")
-    _check_metrics(metrics, folder / "metrics.json")
-    scores = {name: _read_scores(folder / "scores" / f"{name}.jsonl") for name in metrics["models"]}
+    run = RunFolder(folder)
+    remedy = f"run `toolhone score --run {folder}`"
+    metrics = _read_json(run.metrics, remedy)
+    _check_metrics(metrics, run.metrics, remedy)
+    scores = {name: _read_scores(run.scores(name), remedy) for name in metrics["models"]}
     for name, rows in scores.items():
         counted = metrics["models"][name]["rows"]
         if len(rows) != counted:
             raise UserError(
-                f"{folder / 'metrics.json'}: models.{name}.rows is {counted}, but scores/{name}.jsonl has {len(rows)} "
-                "lines; the two are of different runs, so run `toolhone score` again"
+                f"{run.metrics}: models.{name}.rows is {counted}, but {run.scores(name)} has {len(rows)} lines; "
+                f"the two are of different runs, so {remedy}"
             )
-    log, manifest, config = (folder / name for name in ("train_log.jsonl", "manifest.json", "config.yaml"))
     return RunFiles(
         name=folder.resolve().name,
         metrics=metrics,
         scores=scores,
-        train_log=[row for _, row in read_jsonl(log)] if log.exists() else [],
-        manifest=_read_json(manifest, "") if manifest.exists() else None,
-        config=config.read_text(encoding="utf-8") if config.exists() else None,
+        train_log=[row for _, row in read_jsonl(run.train_log)] if run.train_log.exists() else [],
+        manifest=_read_json(run.manifest, remedy) if run.manifest.exists() else None,
+        config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
     )
 
 
@@ -72,25 +74,25 @@ def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     return value
 
 
-def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
+def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
     models = metrics.get("models")
     if not isinstance(models, dict) or not models:
-        raise UserError(f"{path}: models: expected at least one model's figures; run `toolhone score` again")
+        raise UserError(f"{path}: models: expected at least one model's figures; {remedy}")
     needed = ("rows", *(measure.key for measure in wording.MEASURES), "per_tool", "confusion", "by")
     for name, model in models.items():
         absent = [key for key in (*needed, "prompt_tokens", "completion_tokens", "latency_ms") if key not in model]
         if absent:
             raise UserError(
                 f"{path}: models.{name}: {', '.join(absent)} missing, expected every measure of this version of "
-                "toolhone; run `toolhone score` again"
+                f"toolhone; {remedy}"
             )
 
 
-def _read_scores(path: Path) -> list[Score]:
+def _read_scores(path: Path, remedy: str) -> list[Score]:
     scores = []
     for where, row in read_jsonl(path):
         try:
             scores.append(Score.from_json(row))
         except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: not a score ({error}); run `toolhone score` again") from None
+            raise UserError(f"{where}: not a score ({error}); {remedy}") from None
     return scores

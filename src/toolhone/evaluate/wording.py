@@ -46,29 +46,32 @@ HEADLINE = (
 )
 
 ARGUMENTS = (
-    Measure("argument_precision", "Argument precision", "Right arguments among those given."),
-    Measure("argument_recall", "Argument recall", "Right arguments among those expected."),
+    Measure("argument_precision", "Argument precision", "Right arguments among all that were given."),
+    Measure("argument_recall", "Argument recall", "Right arguments among all that were expected."),
     Measure("argument_f1", "Argument F1", "Harmonic mean of the two."),
+    Measure("argument_precision_given_name", "Precision, right tool", "The same in calls to the right tool alone."),
+    Measure("argument_recall_given_name", "Recall, right tool", "The same in calls to the right tool alone."),
+    Measure("argument_f1_given_name", "F1, right tool", "Harmonic mean of these two."),
 )
 
 ARGUMENT_ERRORS = (
-    Measure("missing_argument_rate", "Missing arguments", "Expected, but not given."),
-    Measure("invented_argument_rate", "Invented arguments", "Given, but not expected."),
-    Measure("wrong_argument_rate", "Wrong values", "Given and expected, but with another value."),
+    Measure("missing_argument_rate", "Missing arguments", "Expected in a call to the right tool, but not given."),
+    Measure("invented_argument_rate", "Invented arguments", "Given in a call to the right tool, but not expected."),
+    Measure("wrong_argument_rate", "Wrong values", "Expected and given, but with another value."),
 )
 
 BEHAVIOUR_ERRORS = (
-    Measure("over_call", "Over-call", "Called where no call is expected."),
-    Measure("under_call", "Under-call", "Did not call where a call is expected."),
-    Measure("malformed", "Malformed", "Tried to call, and the text cannot be read."),
-    Measure("truncated", "Truncated", "Cut off inside a call by the token limit."),
-    Measure("partial", "Partial", "Some calls could be read, another could not."),
-    Measure("invented_tool", "Invented tool", "Called a tool that was not offered."),
-    Measure("missing_calls", "Missing calls", "Expected calls that were not made."),
-    Measure("extra_calls", "Extra calls", "Calls that were made beyond those expected."),
+    Measure("over_call", "Over-call", "Rows that expect no call and got one."),
+    Measure("under_call", "Under-call", "Rows that expect a call and got none."),
+    Measure("malformed", "Malformed", "Rows that tried to call and cannot be read."),
+    Measure("truncated", "Truncated", "Rows cut off inside a call by the token limit."),
+    Measure("partial", "Partial", "Rows in which one call could be read, another not."),
+    Measure("invented_tool", "Invented tool", "Calls to a tool that was not offered."),
+    Measure("missing_calls", "Missing calls", "Rows in which an expected call was not made."),
+    Measure("extra_calls", "Extra calls", "Rows with a call beyond those expected."),
 )
 
-VALIDITY = (Measure("schema_valid", "Schema-valid", "Calls whose arguments satisfy the tool's JSON Schema."),)
+VALIDITY = (Measure("schema_valid", "Schema-valid", "Rows with calls that all satisfy their tools' JSON Schema."),)
 
 MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
 
@@ -77,6 +80,7 @@ SLICE_TITLES = {
     "calls": "By number of expected calls",
     "turns": "By turn of the conversation",
     "tools": "By number of tools offered",
+    "source": "By source",
     "seen": "By tool seen in training or not",
 }
 

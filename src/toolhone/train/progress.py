@@ -18,26 +18,34 @@ from toolhone.errors import UserError
 class TrainLog(TrainerCallback):  # type: ignore[misc]
     """Writes a JSON line for every logged step and moves the bar.
 
-    `count` is filled by the trainer: examples and tokens (prompt and turn, without padding) of all processes so far.
+    The trainer counts, over all processes: examples, logical tokens (every row in full) and computed tokens (what is
+    left of them when shared prefixes are computed once; no padding is counted).
     """
 
     def __init__(self, path: Path, console: Console) -> None:
         self.path = path
         self.console = console
         self.examples = 0
-        self.tokens = 0
+        self.logical_tokens = 0
+        self.computed_tokens = 0
         self._started = 0.0
         self._earlier_seconds = 0.0
         self._tokens_at_start = 0
         self._bar: Progress | None = None
         self._task: Any = None
 
+    def count(self, examples: int, logical_tokens: int, computed_tokens: int) -> None:
+        """Add a batch."""
+        self.examples += examples
+        self.logical_tokens += logical_tokens
+        self.computed_tokens += computed_tokens
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         self._keep_lines_until(state.global_step)
         self._started = time.perf_counter()
-        self._tokens_at_start = self.tokens
+        self._tokens_at_start = self.logical_tokens
         if self.console.is_terminal:
             columns = (
                 TextColumn("training"),
@@ -91,14 +99,15 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs["grad_norm"],
             "examples": self.examples,
-            "tokens": self.tokens,
-            "tokens_per_second": round((self.tokens - self._tokens_at_start) / elapsed, 1),
+            "tokens": self.logical_tokens,
+            "computed_tokens": self.computed_tokens,
+            "tokens_per_second": round((self.logical_tokens - self._tokens_at_start) / elapsed, 1),
             "elapsed_s": round(self._earlier_seconds + elapsed, 2),
         }
 
     def _show(self, loss: float, state: TrainerState) -> None:
         elapsed = time.perf_counter() - self._started
-        speed = f"{(self.tokens - self._tokens_at_start) / elapsed:,.0f}"
+        speed = f"{(self.logical_tokens - self._tokens_at_start) / elapsed:,.0f}"
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step, loss=f"{loss:.3f}", speed=speed)
         elif state.global_step % max(1, state.max_steps // 20) == 0:
@@ -121,7 +130,8 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         counted = [line for line in kept if "tokens" in line]
         if counted:
             last = counted[-1]
-            self.examples, self.tokens, self._earlier_seconds = last["examples"], last["tokens"], last["elapsed_s"]
+            self.examples, self.logical_tokens = last["examples"], last["tokens"]
+            self.computed_tokens, self._earlier_seconds = last["computed_tokens"], last["elapsed_s"]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def _write(self, line: dict[str, float]) -> None:

@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
+from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -28,9 +29,8 @@ from toolhone.hardware import Hardware, world_size
 from toolhone.memory import peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
+from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window, visible
 from toolhone.train.progress import TrainLog
-
-_IGNORED = -100  # the label of a token that is not learned, in PyTorch's cross-entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,50 @@ class TrainResult:
 
 
 class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that counts the examples and tokens that it has computed, over all processes."""
+    """SFTTrainer that also takes prefix trees, and counts the examples and tokens of all processes."""
 
     log_of_steps: TrainLog
 
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean cross-entropy of the labelled tokens of all processes and accumulated batches, as SFTTrainer's.
+
+        Rows without `ends` are SFTTrainer's own business. For trees only the positions before a label reach the LM
+        head, which is a fifth of a small model's arithmetic and most of its memory otherwise.
+        """
+        if "ends" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["labels"][:, 1:]  # [trees, seq - 1]
+        asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
+        logits = model(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            attention_mask=visible(inputs["ends"]),
+            use_cache=False,
+            logits_to_keep=asked,
+        ).logits.float()  # [trees, asked, vocabulary]
+        total = cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten(), ignore_index=IGNORED, reduction="sum")
+        if num_items_in_batch is None:
+            return total / (targets != IGNORED).sum().clamp(min=1)
+        # Trainer counted the labels of all processes, and DDP takes the mean of their gradients.
+        return total * self.accelerator.num_processes / num_items_in_batch
+
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        counts = torch.tensor([inputs["input_ids"].shape[0], int(inputs["attention_mask"].sum())])
+        counts = _counts(inputs)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(self.args.device), reduction="sum")
-        self.log_of_steps.examples += int(counts[0])
-        self.log_of_steps.tokens += int(counts[1])
+        self.log_of_steps.count(*counts.tolist())
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         return loss
+
+
+def _counts(inputs: dict[str, Any]) -> torch.Tensor:
+    """Examples, logical tokens (each row in full) and computed ones (without padding) of a batch."""
+    if "ends" in inputs:
+        return torch.stack([inputs[name].cpu() for name in ("examples", "logical_tokens", "computed_tokens")])
+    tokens = int(inputs["attention_mask"].sum())
+    return torch.tensor([inputs["input_ids"].shape[0], tokens, tokens])
 
 
 def lora_config(config: LoraConfig) -> PeftLoraConfig:
@@ -92,6 +124,8 @@ def train_adapter(
         UserError: where the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
             resume from.
     """
+    if config.train.packing == "prefix_tree":
+        refuse_sliding_window(model.config, config.model.name)
     checkpoint = str(checkpoint_to_resume(run.checkpoints)) if resume else None
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
@@ -137,6 +171,7 @@ def _trainer(
         return ToolCallTrainer(
             model=model,
             args=training_arguments(config, hardware, run.checkpoints, validates=bool(validation)),
+            data_collator=_collator(config, tokenizer),
             train_dataset=_dataset(rows),
             eval_dataset=_dataset(validation) if validation else None,
             processing_class=tokenizer,
@@ -174,7 +209,8 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=train.optimizer,
-        gradient_checkpointing=train.activation_checkpointing,
+        gradient_checkpointing=None,  # its older name, which TRL sets
+        activation_checkpointing=train.activation_checkpointing,
         logging_steps=train.log_every,
         logging_nan_inf_filter=False,
         eval_strategy=validate if validates else "no",
@@ -188,6 +224,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
+        remove_unused_columns=train.packing == "none",
         ddp_find_unused_parameters=False,
         average_tokens_across_devices=True,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
@@ -195,10 +232,18 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
     )
 
 
+def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
+    """The collator of prefix trees; None leaves SFTTrainer its own."""
+    if config.train.packing == "none":
+        return None
+    return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
+
+
 def _dataset(rows: Sequence[Rendered]) -> Dataset:
     return Dataset.from_dict(
         {
             "input_ids": [row.prompt_ids + row.completion_ids for row in rows],
-            "labels": [[_IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows],
+            "labels": [[IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows],
+            "prompt_length": [len(row.prompt_ids) for row in rows],
         }
     )

@@ -1,0 +1,217 @@
+"""Judge a prediction: read its text, match its calls with the gold's, and say what is right and what is not.
+
+In: an `Example` and the model's `Prediction`. Out: a `Score`. Gold itself goes through the same judgement first
+(`gold_faults`), so that a row which no answer could get right is known before any model is blamed for it.
+
+What is right:
+- gold "calls": the status is calls, and every call has a gold call of the same name with all arguments right, and none
+  is missing or extra.
+- gold "none": the status is none. Malformed, truncated or partial is a call attempted, never an abstention.
+- gold "any": the status is calls and every call names a tool that was offered; exact needs valid arguments too.
+A partial turn is wrong in names and as a whole, since one of its calls is unknown; the calls that could be read are
+still matched, so that a report can show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from toolhone.chat.parse import parse_turn
+from toolhone.errors import UserError
+from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid
+from toolhone.evaluate.values import same_value
+from toolhone.records import (
+    ArgumentError,
+    CallMatch,
+    Example,
+    FormatName,
+    Gold,
+    GoldCall,
+    Prediction,
+    Score,
+    Status,
+    Tool,
+    ToolCall,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a turn's calls compare with the gold; the fields are those of `Score`."""
+
+    matches: tuple[CallMatch, ...]
+    missing_calls: tuple[int, ...]
+    extra_calls: tuple[int, ...]
+    names_right: bool
+    exact: bool
+    schema_valid: bool | None
+
+
+def score(example: Example, prediction: Prediction, format: FormatName) -> Score:
+    """Read and judge one prediction, strictly.
+
+    Raises:
+        UserError: where the prediction is of another example, or a called tool's schema is unusable.
+    """
+    if prediction.id != example.id:
+        raise UserError(f"{example.where}: the prediction of {prediction.id} was held against {example.id}")
+    turn = parse_turn(prediction.text, format, prediction.finish_reason)
+    verdict = judge(example.gold, turn.status, turn.calls, example.tools, example.where)
+    return Score(
+        id=example.id,
+        conversation_id=example.conversation_id,
+        model=prediction.model,
+        status=turn.status,
+        failure=turn.failure,
+        calls=turn.calls,
+        gold=example.gold,
+        tools=tuple(tool.name for tool in example.tools),
+        matches=verdict.matches,
+        missing_calls=verdict.missing_calls,
+        extra_calls=verdict.extra_calls,
+        names_right=verdict.names_right,
+        exact=verdict.exact,
+        schema_valid=verdict.schema_valid,
+        rules=(),
+        question=example.prompt[-1].content if example.prompt else "",
+        text=prediction.text,
+        finish_reason=prediction.finish_reason,
+        prompt_tokens=prediction.prompt_tokens,
+        completion_tokens=prediction.completion_tokens,
+        latency_ms=prediction.latency_ms,
+        gold_source=example.gold_source,
+        # A score stands alone, so what figures are grouped by goes with it.
+        meta={**example.meta, "turn": "later" if any(m.role == "assistant" for m in example.prompt) else "first"},
+    )
+
+
+def judge(gold: Gold, status: Status, calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> Verdict:
+    """Compare what was read of a turn with the gold. `where` begins the message of a `UserError`."""
+    schema_valid = _all_valid(calls, tools, where) if calls else None
+    if gold.status == "any":
+        # Whichever calls were made, none is missing or extra.
+        offered = {tool.name for tool in tools}
+        names_right = status == "calls" and all(call.name in offered for call in calls)
+        return Verdict((), (), (), names_right, names_right and schema_valid is True, schema_valid)
+    matches = match_calls(gold.calls, calls, tools)
+    matched_gold, matched_calls = {match.gold for match in matches}, {match.predicted for match in matches}
+    missing = tuple(i for i in range(len(gold.calls)) if i not in matched_gold)
+    extra = tuple(i for i in range(len(calls)) if i not in matched_calls)
+    names_right = status == gold.status and not missing and not extra
+    exact = names_right and all(match.right for match in matches)
+    return Verdict(matches, missing, extra, names_right, exact, schema_valid)
+
+
+def _all_valid(calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> bool:
+    by_name = {tool.name: tool for tool in tools}
+    return all(call.name in by_name and arguments_valid(call.arguments, by_name[call.name], where) for call in calls)
+
+
+def match_calls(gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool]) -> tuple[CallMatch, ...]:
+    """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order.
+
+    As many pairs as possible are wholly right; then as many arguments as possible; then as few as possible are wrong.
+    What is still tied goes to the pairs whose places in the turn are nearest.
+    """
+    schemas = {tool.name: tool.parameters for tool in tools}
+    matches: list[CallMatch] = []
+    for name in dict.fromkeys(call.name for call in gold):
+        rows = [i for i, call in enumerate(gold) if call.name == name]
+        columns = [i for i, call in enumerate(calls) if call.name == name]
+        if columns:
+            pairs = [[match_arguments(i, gold[i], j, calls[j], schemas.get(name, {})) for j in columns] for i in rows]
+            matches += (pairs[row][column] for row, column in _best_pairs(pairs))
+    return tuple(sorted(matches, key=lambda match: match.gold))
+
+
+def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
+    """The rows and columns of the best matching. Each aim weighs more than all that the aims after it could add up to.
+
+    Weights are exact up to 2**53; beyond that, which takes hundreds of calls of one tool, only ties are decided
+    otherwise.
+    """
+    flat = [match for row in pairs for match in row]
+    size = min(len(pairs), len(pairs[0]))
+    most_right = 1 + size * max(match.arguments_right for match in flat)
+    most_wrong = 1 + size * max(len(match.errors) for match in flat)
+    most_apart = 1 + size * max(len(pairs), len(pairs[0]))
+    weights = np.array(
+        [
+            [
+                ((match.right * most_right + match.arguments_right) * most_wrong - len(match.errors)) * most_apart
+                - abs(row - column)
+                for column, match in enumerate(line)
+            ]
+            for row, line in enumerate(pairs)
+        ],
+        dtype=np.float64,
+    )  # [gold calls, predicted calls]
+    rows, columns = linear_sum_assignment(weights, maximize=True)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def match_arguments(gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema) -> CallMatch:
+    """Compare a call's arguments with those expected of it.
+
+    Left out is wrong, unless the gold lists the argument as optional; an explicit null is a value like any other; an
+    argument that the gold does not know is wrong. The schema's defaults excuse nothing.
+    """
+    schema = Subschemas([parameters], parameters)
+    right = 0
+    errors: list[ArgumentError] = []
+    for name, accepted in gold.arguments.items():
+        if name not in call.arguments:
+            if name not in gold.optional:
+                errors.append(ArgumentError(call.name, name, "missing", accepted, None))
+            continue
+        found, said = call.arguments[name], schema.property(name)
+        if any(same_value(value, found, said) for value in accepted):
+            right += 1
+        else:
+            errors.append(ArgumentError(call.name, name, "wrong", accepted, found))
+    for name, found in call.arguments.items():
+        if name not in gold.arguments:
+            errors.append(ArgumentError(call.name, name, "invented", [], found))
+    return CallMatch(gold_index, index, right, tuple(errors))
+
+
+def gold_faults(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    """The examples whose own gold does not score full marks, each with its id and the reason.
+
+    Such a row says nothing about a model: it is to be quarantined, by id, and counted.
+    """
+    return [(example.id, reason) for example in examples if (reason := _gold_fault(example)) is not None]
+
+
+def _gold_fault(example: Example) -> str | None:
+    gold, tools = example.gold, example.tools
+    offered = {tool.name for tool in tools}
+    if gold.status == "none":
+        return None
+    if gold.status == "any":
+        return None if offered else "some call is expected, but no tool is offered"
+    if not gold.calls:
+        return "calls are expected, but none is listed"
+    for call in gold.calls:
+        if call.name not in offered:
+            return f'tool "{call.name}" is expected, but not offered'
+        for name, accepted in call.arguments.items():
+            if not accepted:
+                return f'"{call.name}": no value of "{name}" is accepted'
+    calls = [ToolCall(call.name, {name: values[0] for name, values in call.arguments.items()}) for call in gold.calls]
+    try:
+        verdict = judge(gold, "calls", calls, tools, example.where)
+    except RecursionError:
+        return "its arguments are nested too deeply to be compared"
+    if not verdict.exact:
+        wrong = [error for match in verdict.matches for error in match.errors]
+        return f'"{wrong[0].call}": the accepted value of "{wrong[0].argument}" is not equal to itself under the schema'
+    if not verdict.schema_valid:
+        by_name = {tool.name: tool for tool in tools}
+        bad = next(call for call in calls if not arguments_valid(call.arguments, by_name[call.name], example.where))
+        return f'"{bad.name}": the expected arguments do not satisfy the tool\'s schema'
+    return None

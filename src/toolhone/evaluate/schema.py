@@ -1,0 +1,116 @@
+"""A tool's JSON Schema, as the scorer asks it: are these arguments valid, and what does it say of a value inside?
+
+In: a tool's `parameters` (Draft 2020-12). Out: valid or not; or the subschemas that speak of a property or an item,
+looked up through `$ref` within the schema, `allOf`, `anyOf` and `oneOf`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import EMPTY_REGISTRY
+
+from toolhone.errors import UserError
+from toolhone.records import Tool
+
+Schema = dict[str, Any]
+
+
+def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
+    """Whether arguments satisfy the tool's schema.
+
+    Raises:
+        UserError: beginning with `where` and naming the tool, where its `parameters` are no usable JSON Schema.
+    """
+    try:
+        return bool(_validator(json.dumps(tool.parameters, ensure_ascii=False)).is_valid(arguments))
+    except SchemaError as error:
+        reason = error.message
+    except Unresolvable as error:
+        reason = f"it refers to what is not in it ({error})"
+    except RecursionError:
+        reason = "its references go round in a circle"
+    except OverflowError:
+        # A whole number beyond any float, held against `multipleOf` a float.
+        return False
+    raise UserError(
+        f'{where}: tool "{tool.name}": its "parameters" are not a JSON Schema (Draft 2020-12): {reason}; mend the tool'
+    )
+
+
+@lru_cache(maxsize=4096)
+def _validator(schema: str) -> Draft202012Validator:
+    parameters = json.loads(schema)
+    Draft202012Validator.check_schema(parameters)
+    # An empty registry, so that no reference is looked up on the network.
+    return Draft202012Validator(parameters, registry=EMPTY_REGISTRY)
+
+
+class Subschemas:
+    """All that a schema says of one value inside an instance: the alternatives of which some or all apply. Empty where
+    it says nothing. `root` is where references start from."""
+
+    __slots__ = ("alternatives", "root")
+
+    def __init__(self, schemas: Sequence[Any], root: Schema) -> None:
+        self.root = root
+        self.alternatives = tuple(_flatten(schemas, root))
+
+    def types(self) -> set[str]:
+        """The type names that any alternative allows."""
+        stated = [schema["type"] for schema in self.alternatives if "type" in schema]
+        return {name for names in stated for name in ([names] if isinstance(names, str) else names)}
+
+    def property(self, name: str) -> Subschemas:
+        """What is said of an object's property."""
+        found = []
+        for schema in self.alternatives:
+            properties = schema.get("properties", {})
+            found.append(properties[name] if name in properties else schema.get("additionalProperties"))
+        return Subschemas(found, self.root)
+
+    def item(self, index: int) -> Subschemas:
+        """What is said of an array's item."""
+        found = []
+        for schema in self.alternatives:
+            first = schema.get("prefixItems", [])
+            found.append(first[index] if index < len(first) else schema.get("items"))
+        return Subschemas(found, self.root)
+
+
+def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
+    """The schemas and all that they refer to or are made of, each once, in order. True, False and None say nothing."""
+    waiting, seen = list(reversed(schemas)), set[int]()
+    while waiting:
+        schema = waiting.pop()
+        if not isinstance(schema, dict) or id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        yield schema
+        for key in ("oneOf", "anyOf", "allOf"):
+            waiting += reversed(schema.get(key, []))
+        if "$ref" in schema:
+            waiting.append(_pointed_at(schema["$ref"], root))
+
+
+def _pointed_at(reference: str, root: Schema) -> Any:
+    """The value at a reference within the schema (RFC 6901, "#/$defs/address"), or None for any other reference."""
+    if reference != "#" and not reference.startswith("#/"):
+        return None
+    found: Any = root
+    for step in reference.split("/")[1:]:
+        key = unquote(step).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, dict) and key in found:
+            found = found[key]
+        else:
+            return None
+    return found

@@ -1,0 +1,173 @@
+"""Prefix-tree batches: what examples share is computed once.
+
+In function-calling data nearly every token is the same system prompt and tool schemas again. Here the examples of a
+batch become the branches of a tree, laid out in one row of tokens, depth first:
+
+    row        [ system + tools | turn A, answer A | turn B, answer B | ... ]
+    position     0 ... p-1        p ...              p ...                     restarts behind the shared prefix
+    end          the index behind the last token that descends from this one
+
+Token i sees token j where `j <= i < end[j]`: its ancestors and itself. Every example thus gets exactly the hidden
+states that it would get alone, and the gradients of the shared prefix are summed over its branches. Prior work: Tree
+Training (arXiv 2511.00413), Prefix Grouper (arXiv 2506.05433).
+
+An example shares at most its prompt without the last token, so that each branch begins with an unlabelled token: no
+token has to predict two successors, and the ordinary shifted loss is right as it stands. Duplicates stay two branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from toolhone.errors import UserError
+
+IGNORED = -100
+"""The label of a token that is not learned, in PyTorch's cross-entropy."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """An example as training takes it: its token ids, of which those from `prompt_length` on are labelled."""
+
+    ids: list[int]
+    prompt_length: int
+
+    @property
+    def shareable(self) -> list[int]:
+        """The ids that other rows may share: the prompt without its last token."""
+        return self.ids[: self.prompt_length - 1]
+
+
+@dataclass(slots=True)
+class PrefixTree:
+    """Rows laid out as a tree. All four lists have one entry a token."""
+
+    ids: list[int]
+    positions: list[int]
+    ends: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def build_tree(rows: Sequence[TrainingRow]) -> PrefixTree:
+    """Lay rows out depth first; rows that share nothing stand side by side."""
+    tree = PrefixTree([], [], [], [])
+    # Lexical order puts rows with a common prefix next to each other, and a prefix before what extends it.
+    _add_branches(tree, sorted(rows, key=lambda row: (row.shareable, row.ids)), depth=0)
+    return tree
+
+
+def _add_branches(tree: PrefixTree, rows: list[TrainingRow], depth: int) -> None:
+    """Add rows that agree on their first `depth` ids, which are in the tree already."""
+    first, last = rows[0].shareable, rows[-1].shareable
+    # In lexical order the first and the last row share the least.
+    common = next((n for n in range(depth, len(first)) if n >= len(last) or first[n] != last[n]), len(first))
+    start = len(tree)
+    _add_tokens(tree, first[depth:common], depth)
+    ending = [row for row in rows if len(row.shareable) == common]
+    for row in ending:
+        leaf = len(tree)
+        _add_tokens(tree, row.ids[common:], common, labelled_from=row.prompt_length)
+        _close(tree, leaf, len(tree))
+    going_on = [row for row in rows if len(row.shareable) > common]
+    for _, branch in groupby(going_on, key=lambda row: row.ids[common]):
+        _add_branches(tree, list(branch), common)
+    _close(tree, start, start + common - depth)
+
+
+def _add_tokens(tree: PrefixTree, ids: list[int], position: int, labelled_from: int | None = None) -> None:
+    positions = range(position, position + len(ids))
+    tree.ids.extend(ids)
+    tree.positions.extend(positions)
+    tree.ends.extend([0] * len(ids))  # known once all that descends from them is there
+    learned = len(ids) + position if labelled_from is None else labelled_from
+    tree.labels.extend(id_ if place >= learned else IGNORED for id_, place in zip(ids, positions, strict=True))
+
+
+def _close(tree: PrefixTree, first: int, last: int) -> None:
+    """Nothing more descends from the tokens `first` to `last` (exclusive)."""
+    tree.ends[first:last] = [len(tree)] * (last - first)
+
+
+def visible(ends: torch.Tensor) -> torch.Tensor:
+    """The attention mask of trees, true where a token is seen.
+
+    Args:
+        ends: [batch, seq], the index behind the last token that sees each token.
+
+    Returns:
+        [batch, 1, seq (query), seq (key)], boolean, as scaled_dot_product_attention takes it.
+    """
+    index = torch.arange(ends.shape[1], device=ends.device)
+    query, key = index[:, None], index[None, :]
+    return ((key <= query) & (query < ends[:, None, :]))[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeCollator:
+    """Makes a batch of rows into trees of at most `max_tokens` computed tokens, one to a line of the batch.
+
+    Rows are taken in lexical order, so that those which share most lie in one tree. A row longer than `max_tokens` has
+    a tree to itself.
+    """
+
+    pad_id: int
+    max_tokens: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [TrainingRow(feature["input_ids"], feature["prompt_length"]) for feature in features]
+        trees = self._trees(rows)
+        width = max(len(tree) for tree in trees)
+        return {
+            "input_ids": _pad([tree.ids for tree in trees], self.pad_id, width),  # [trees, width]
+            "position_ids": _pad([tree.positions for tree in trees], 0, width),
+            "labels": _pad([tree.labels for tree in trees], IGNORED, width),
+            # A padding token sees itself alone: a query without any key would give NaN.
+            "ends": _pad([tree.ends for tree in trees], None, width),
+            "examples": torch.tensor(len(rows)),
+            "logical_tokens": torch.tensor(sum(len(row.ids) for row in rows)),
+            "computed_tokens": torch.tensor(sum(len(tree) for tree in trees)),
+        }
+
+    def _trees(self, rows: list[TrainingRow]) -> list[PrefixTree]:
+        whole = build_tree(rows)
+        if len(whole) <= self.max_tokens or len(rows) == 1:
+            return [whole]
+        ordered = sorted(rows, key=lambda row: (row.shareable, row.ids))
+        trees: list[PrefixTree] = []
+        held: list[TrainingRow] = []
+        for row in ordered:
+            if held and len(build_tree([*held, row])) > self.max_tokens:
+                trees.append(build_tree(held))
+                held = []
+            held.append(row)
+        return [*trees, build_tree(held)]
+
+
+def _pad(lists: list[list[int]], fill: int | None, width: int) -> torch.Tensor:
+    """Stack lists of unequal length; `fill` None continues each with the index behind its own place."""
+    tails = ([fill] * (width - len(x)) if fill is not None else list(range(len(x) + 1, width + 1)) for x in lists)
+    return torch.tensor([[*x, *tail] for x, tail in zip(lists, tails, strict=True)])
+
+
+def refuse_sliding_window(model_config: Any, name: str) -> None:
+    """A tree's mask is not a sliding window's: such models train with `packing: none`.
+
+    Raises:
+        UserError: naming the model.
+    """
+    text = model_config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    windowed = "sliding_attention" in kinds or (not kinds and getattr(text, "sliding_window", None))
+    if windowed or kinds - {"full_attention", "sliding_attention"}:
+        raise UserError(
+            f"train.packing: prefix_tree needs full attention in every layer, and {name} has "
+            f"{', '.join(sorted(kinds - {'full_attention'})) or 'a sliding window'}; set train.packing: none"
+        )

@@ -1,0 +1,415 @@
+"""Judging predictions, case by case as scoring.md lists them, and the matching against every possible matching."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.data.read import examples, read_conversations
+from toolhone.errors import UserError
+from toolhone.evaluate.match import gold_faults, judge, match_calls, score
+from toolhone.jsonl import read_jsonl
+from toolhone.records import (
+    ArgumentError,
+    CallMatch,
+    Example,
+    Gold,
+    GoldCall,
+    Message,
+    Prediction,
+    Score,
+    Tool,
+    ToolCall,
+)
+
+CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
+
+
+def tool(name: str, **properties: dict[str, Any]) -> Tool:
+    return Tool(name, "", {"type": "object", "properties": properties})
+
+
+TOOLS = (
+    tool("move", x={"type": "number"}, y={"type": "integer"}, fast={"type": ["boolean", "null"]}),
+    tool("say", text={"type": "string"}, tone={"enum": ["warm", "cold"]}),
+    tool("stop"),
+    tool("geo.find", where={"anyOf": [{"type": "string"}, {"type": "object", "properties": {"lat": {}}}]}),
+)
+
+
+def gold(*calls: GoldCall) -> Gold:
+    return Gold("calls", calls) if calls else Gold("none")
+
+
+def expect(name: str, *, optional: tuple[str, ...] = (), **arguments: list[Any]) -> GoldCall:
+    return GoldCall(name, arguments, frozenset(optional))
+
+
+def example(expected: Gold, tools: tuple[Tool, ...] = TOOLS, **fields: Any) -> Example:
+    given = {
+        "id": "c/1",
+        "conversation_id": "c",
+        "prompt": (Message("user", "Do it"),),
+        "turn": Message("assistant", ""),
+        "where": "test.jsonl:1",
+        "gold_source": None,
+        "meta": {},
+    }
+    return Example(**{**given, "gold": expected, "tools": tools, **fields})
+
+
+def said(text: str, finish_reason: Any = "stop") -> Prediction:
+    return Prediction("c/1", "tuned", text, finish_reason, 10, 5, 1.5)
+
+
+def call(name: str, **arguments: Any) -> ToolCall:
+    return ToolCall(name, arguments)
+
+
+def written(*calls: ToolCall) -> str:
+    rows = (json.dumps({"name": c.name, "arguments": c.arguments}, ensure_ascii=False) for c in calls)
+    return "\n".join(f"<tool_call>\n{row}\n</tool_call>" for row in rows)
+
+
+def judged(expected: Gold, *calls: ToolCall) -> Score:
+    return score(example(expected), said(written(*calls)), "hermes")
+
+
+def exact(expected: Gold, *calls: ToolCall) -> bool:
+    return judged(expected, *calls).exact
+
+
+# Which call is which
+
+
+def test_the_order_of_arguments_does_not_matter() -> None:
+    assert exact(gold(expect("move", x=[1], y=[2])), call("move", y=2, x=1))
+
+
+def test_parallel_calls_match_in_any_order() -> None:
+    expected = gold(expect("move", y=[1]), expect("say", text=["a"]), expect("move", y=[2]))
+    for calls in itertools.permutations([call("move", y=1), call("say", text="a"), call("move", y=2)]):
+        assert exact(expected, *calls)
+
+
+def test_a_choosy_gold_call_gets_the_one_call_that_fits_it() -> None:
+    either, one = expect("move", y=[1, 2]), expect("move", y=[1])
+    for expected in (gold(either, one), gold(one, either)):
+        assert exact(expected, call("move", y=1), call("move", y=2))
+        assert exact(expected, call("move", y=2), call("move", y=1))
+        assert not exact(expected, call("move", y=2), call("move", y=2))
+
+
+def test_two_identical_calls_need_two_identical_calls() -> None:
+    expected = gold(expect("say", text=["a"]), expect("say", text=["a"]))
+    assert exact(expected, call("say", text="a"), call("say", text="a"))
+    assert judged(expected, call("say", text="a")).missing_calls == (1,)
+    assert judged(expected, *[call("say", text="a")] * 3).extra_calls == (2,)
+
+
+def test_an_extra_or_a_missing_call_is_wrong_in_name_too() -> None:
+    expected = gold(expect("stop"), expect("say", text=["a"]))
+    missing = judged(expected, call("say", text="a"))
+    assert (missing.missing_calls, missing.extra_calls, missing.names_right, missing.exact) == ((0,), (), False, False)
+    extra = judged(gold(expect("stop")), call("say", text="a"), call("stop"))
+    assert (extra.missing_calls, extra.extra_calls, extra.names_right, extra.exact) == ((), (0,), False, False)
+
+
+def test_right_arguments_under_a_wrong_name_do_not_match() -> None:
+    found = judged(gold(expect("move", y=[1])), call("Move", y=1))
+    assert (found.matches, found.missing_calls, found.extra_calls, found.names_right) == ((), (0,), (0,), False)
+
+
+def test_a_wholly_right_pair_is_worth_more_than_many_right_arguments() -> None:
+    rich = expect("move", x=[1], y=[2], fast=[True])
+    poor = expect("move", y=[2])
+    # Crosswise, two arguments are right and no call; straight, the poor gold has its call.
+    found = judged(gold(rich, poor), call("move", y=2), call("move", x=1, y=2))
+    assert [(m.gold, m.predicted, m.right) for m in found.matches] == [(0, 1, False), (1, 0, True)]
+
+
+def test_ties_go_to_the_calls_in_their_order() -> None:
+    same = [expect("say", text=["a"])] * 3
+    assert [m.predicted for m in judged(gold(*same), *[call("say", text="a")] * 3).matches] == [0, 1, 2]
+    assert [m.predicted for m in judged(gold(*same[:2]), *[call("say", text="b")] * 3).matches] == [0, 1]
+
+
+# Which arguments are right
+
+
+@pytest.mark.parametrize(
+    ("accepted", "found", "right"),
+    [
+        ({"x": [5]}, {"x": 5.0}, True),
+        ({"y": [5]}, {"y": 5.0}, True),
+        ({"y": [5]}, {"y": 5.5}, False),
+        ({"y": [5]}, {"y": "5"}, False),
+        ({"y": [-5]}, {"y": 5}, False),
+        ({"x": [1.5]}, {"x": 15}, False),
+        ({"x": [1]}, {"x": True}, False),
+        ({"fast": [None]}, {"fast": None}, True),
+        ({"fast": [True]}, {"fast": None}, False),
+        ({"fast": [True, None]}, {"fast": None}, True),
+    ],
+)
+def test_values_are_compared_by_their_type(accepted: dict[str, Any], found: dict[str, Any], right: bool) -> None:
+    assert exact(gold(expect("move", **accepted)), call("move", **found)) is right
+
+
+def test_a_text_is_right_in_either_unicode_form_and_escaped_or_not() -> None:
+    expected = gold(expect("say", text=["café"]))
+    assert exact(expected, call("say", text="cafe\u0301"))
+    escaped = r'<tool_call>{"name": "say", "arguments": {"text": "caf\u00e9"}}</tool_call>'
+    assert score(example(expected), said(escaped), "hermes").exact
+
+
+def test_each_accepted_value_is_right_and_an_enum_value_is_exact() -> None:
+    expected = gold(expect("say", text=["hi", "hello"], tone=["warm"]))
+    assert exact(expected, call("say", text="hello", tone="warm"))
+    assert not exact(expected, call("say", text="hello", tone="Warm"))
+
+
+def test_dotted_names_and_nested_any_of_are_compared_like_others() -> None:
+    expected = gold(expect("geo.find", where=[{"lat": [1, 2.5]}, "here"]))
+    assert exact(expected, call("geo.find", where={"lat": [1.0, 2.5]}))
+    assert exact(expected, call("geo.find", where="here"))
+    assert not exact(expected, call("geo.find", where={"lat": [2.5, 1]}))
+
+
+def test_missing_invented_and_wrong_arguments_are_told_apart() -> None:
+    (match,) = judged(gold(expect("move", x=[1], y=[2, 3])), call("move", y=4, z=None)).matches
+    assert match == CallMatch(
+        0,
+        0,
+        0,
+        (
+            ArgumentError("move", "x", "missing", [1], None),
+            ArgumentError("move", "y", "wrong", [2, 3], 4),
+            ArgumentError("move", "z", "invented", [], None),
+        ),
+    )
+
+
+def test_only_an_optional_argument_may_be_left_out() -> None:
+    expected = gold(expect("move", optional=("fast",), x=[1], fast=[True]))
+    assert exact(expected, call("move", x=1))
+    assert exact(expected, call("move", x=1, fast=True))
+    assert not exact(expected, call("move", x=1, fast=False))
+    assert not exact(expected, call("move", fast=True))
+
+
+def test_an_explicit_null_is_not_an_argument_left_out() -> None:
+    assert not exact(gold(expect("move", optional=("fast",), x=[1], fast=[True])), call("move", x=1, fast=None))
+    assert not exact(gold(expect("move", x=[1])), call("move", x=1, fast=None))
+    assert not exact(gold(expect("move", x=[1], fast=[None])), call("move", x=1))
+
+
+def test_a_default_excuses_neither_a_left_out_nor_an_added_argument() -> None:
+    with_default = (tool("stock", sku={"type": "string"}, quantity={"type": "integer", "default": 1}),)
+    one = example(gold(expect("stock", sku=["a"])), with_default)
+    assert not score(one, said(written(call("stock", sku="a", quantity=1))), "hermes").exact
+    two = example(gold(expect("stock", sku=["a"], quantity=[1])), with_default)
+    assert not score(two, said(written(call("stock", sku="a"))), "hermes").exact
+
+
+def test_a_call_without_arguments_is_right_with_an_empty_object_or_no_key() -> None:
+    for text in ('{"name": "stop", "arguments": {}}', '{"name": "stop"}'):
+        assert score(example(gold(expect("stop"))), said(f"<tool_call>{text}</tool_call>"), "hermes").exact
+
+
+# Which status is right
+
+
+@pytest.mark.parametrize("text", ["您好", "", "[]"])
+def test_prose_is_right_where_no_call_is_expected(text: str) -> None:
+    found = score(example(gold()), said(text), "hermes")
+    assert (found.status, found.names_right, found.exact, found.schema_valid) == ("none", True, True, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["<tool_call>{x}</tool_call>", '{"name": "stop", "arguments": {}}', written(call("stop"))]
+)
+def test_a_call_even_malformed_is_wrong_where_none_is_expected(text: str) -> None:
+    found = score(example(gold()), said(text), "hermes")
+    assert (found.names_right, found.exact) == (False, False)
+
+
+def test_a_truncated_call_is_wrong_where_none_is_expected() -> None:
+    found = score(example(gold()), said('<tool_call>{"name": "st', "length"), "hermes")
+    assert (found.status, found.names_right, found.exact) == ("truncated", False, False)
+
+
+def test_a_good_call_followed_by_a_broken_one_is_wrong_though_it_matches() -> None:
+    found = score(example(gold(expect("stop"))), said(written(call("stop")) + "<tool_call>{</tool_call>"), "hermes")
+    assert (found.status, found.names_right, found.exact) == ("partial", False, False)
+    assert found.matches[0].right
+
+
+def test_prose_beside_the_right_call_does_not_matter() -> None:
+    text = f"<think>stop?</think>\nOne moment.\n{written(call('stop'))}\nDone."
+    assert score(example(gold(expect("stop"))), said(text), "hermes").exact
+
+
+def test_any_call_is_right_if_it_is_offered_and_exact_if_it_is_valid() -> None:
+    expected = Gold("any")
+    good, invalid, invented = call("say", text="a"), call("say", text=5), call("shout")
+    assert judged(expected, good, good).exact
+    assert (judged(expected, invalid).names_right, judged(expected, invalid).exact) == (True, False)
+    assert (judged(expected, invented).names_right, judged(expected, invented).exact) == (False, False)
+    assert not judged(expected).names_right
+    assert (judged(expected, good).missing_calls, judged(expected, good).extra_calls) == ((), ())
+
+
+def test_schema_valid_needs_every_call_offered_and_valid() -> None:
+    expected = gold(expect("say", text=["a"]))
+    assert judged(expected, call("say", text="b")).schema_valid is True
+    assert judged(expected, call("say", text="a"), call("say", text=1)).schema_valid is False
+    assert judged(expected, call("say", text="a"), call("shout")).schema_valid is False
+    assert judged(expected).schema_valid is None
+
+
+def test_llama3_text_is_judged_like_hermes_text() -> None:
+    text = '{"name": "say", "parameters": {"text": "a;b}"}}; {"name": "stop", "arguments": {}}<|eom_id|>'
+    assert score(example(gold(expect("stop"), expect("say", text=["a;b}"]))), said(text), "llama3").exact
+
+
+def test_a_broken_tool_schema_is_the_users_to_mend() -> None:
+    broken = (Tool("f", "", {"type": "object", "properties": {"a": {"type": "float"}}}),)
+    with pytest.raises(UserError, match=r'^test.jsonl:1: tool "f"'):
+        score(example(gold(expect("f")), broken), said(written(call("f"))), "hermes")
+
+
+def test_a_prediction_of_another_example_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^test.jsonl:1: the prediction of c/1 was held against c/3"):
+        score(example(gold(), id="c/3"), said(""), "hermes")
+
+
+def test_a_score_says_whether_the_turn_is_the_conversations_first() -> None:
+    before = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    assert score(example(gold(), meta={"language": "en"}), said(""), "hermes").meta == {
+        "language": "en",
+        "turn": "first",
+    }
+    later = score(example(gold(), prompt=before), said(""), "hermes")
+    assert (later.meta["turn"], later.question) == ("later", "c")
+
+
+# The matching itself
+
+ACCEPTED = st.lists(st.integers(0, 2), min_size=1, max_size=2, unique=True)
+GOLD_CALLS = st.lists(
+    st.builds(
+        GoldCall,
+        st.sampled_from(["f", "g"]),
+        st.dictionaries(st.sampled_from("ab"), ACCEPTED, max_size=2),
+        st.frozensets(st.sampled_from("ab")),
+    ),
+    max_size=4,
+)
+CALLS = st.lists(
+    st.builds(
+        ToolCall, st.sampled_from(["f", "g"]), st.dictionaries(st.sampled_from("abc"), st.integers(0, 2), max_size=3)
+    ),
+    max_size=4,
+)
+
+
+def worth(matches: tuple[CallMatch, ...]) -> tuple[int, int, int, int]:
+    """Pairs, pairs wholly right, arguments right, and (less is better) arguments not right."""
+    errors = sum(len(match.errors) for match in matches)
+    return len(matches), sum(m.right for m in matches), sum(m.arguments_right for m in matches), -errors
+
+
+@given(GOLD_CALLS, CALLS)
+def test_no_other_matching_is_better(expected: list[GoldCall], calls: list[ToolCall]) -> None:
+    def all_matchings(rows: list[int], free: frozenset[int]) -> Any:
+        if not rows:
+            yield ()
+            return
+        yield from all_matchings(rows[1:], free)
+        for j in free:
+            if calls[j].name == expected[rows[0]].name:
+                (pair,) = match_calls([expected[rows[0]]], [calls[j]], ())
+                for rest in all_matchings(rows[1:], free - {j}):
+                    yield (pair, *rest)
+
+    best = max(map(worth, all_matchings(list(range(len(expected))), frozenset(range(len(calls))))))
+    assert worth(match_calls(expected, calls, ())) == best
+
+
+@given(GOLD_CALLS, CALLS, st.randoms())
+def test_order_on_either_side_changes_nothing_that_counts(
+    expected: list[GoldCall], calls: list[ToolCall], random: Any
+) -> None:
+    tools = (tool("f"), tool("g"))
+    before = judge(gold(*expected), "calls", calls, tools, "")
+    shuffled_gold, shuffled_calls = random.sample(expected, len(expected)), random.sample(calls, len(calls))
+    after = judge(gold(*shuffled_gold), "calls", shuffled_calls, tools, "")
+    assert worth(before.matches) == worth(after.matches)
+    assert (before.names_right, before.exact, before.schema_valid) == (
+        after.names_right,
+        after.exact,
+        after.schema_valid,
+    )
+
+
+@given(GOLD_CALLS)
+def test_gold_scores_full_marks_against_itself(expected: list[GoldCall]) -> None:
+    row = example(gold(*expected), (tool("f"), tool("g")))
+    assert gold_faults([row]) == []
+
+
+# Gold that nothing satisfies
+
+
+@pytest.mark.parametrize(
+    ("expected", "reason"),
+    [
+        (gold(expect("shout")), 'tool "shout" is expected, but not offered'),
+        (gold(expect("say", text=[])), '"say": no value of "text" is accepted'),
+        (gold(expect("move", y=[5.5])), '"move": the accepted value of "y" is not equal to itself under the schema'),
+        (gold(expect("say", text=[5])), '"say": the expected arguments do not satisfy the tool\'s schema'),
+        (Gold("calls"), "calls are expected, but none is listed"),
+    ],
+)
+def test_gold_that_cannot_be_right_is_named_with_its_reason(expected: Gold, reason: str) -> None:
+    rows = [example(gold(), id="a/1"), example(expected, id="b/1"), example(gold(expect("stop")), id="c/1")]
+    assert gold_faults(rows) == [("b/1", reason)]
+
+
+def test_some_call_cannot_be_expected_without_tools() -> None:
+    faults = gold_faults([example(Gold("any"), ()), example(Gold("any"))])
+    assert faults == [("c/1", "some call is expected, but no tool is offered")]
+
+
+# The file
+
+
+def contract_score() -> Score:
+    """The contracts' prediction, which makes one of the two calls, judged against the contracts' conversation."""
+    (conversation,) = read_conversations(CONTRACTS / "conversation.jsonl")
+    ((_, row),) = read_jsonl(CONTRACTS / "prediction.jsonl")
+    prediction = Prediction.from_json(row)
+    (asked,) = [turn for turn in examples(conversation) if turn.id == prediction.id]
+    return score(asked, prediction, "hermes")
+
+
+def test_the_contracts_score_is_what_the_scorer_makes_of_the_contracts_prediction() -> None:
+    made = contract_score()
+    line = json.dumps(made.to_json(), ensure_ascii=False) + "\n"
+    assert line == (CONTRACTS / "score.jsonl").read_text(encoding="utf-8")
+    assert (made.missing_calls, made.names_right, made.exact) == ((1,), False, False)
+
+
+def test_a_score_reads_back_as_it_was_written() -> None:
+    ((_, row),) = read_jsonl(CONTRACTS / "score.jsonl")
+    assert Score.from_json(row) == contract_score()
+    found = judged(gold(expect("move", optional=("y", "fast"), x=[1], y=[2], fast=[True])), call("move", x=2, z=[None]))
+    assert Score.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert Score.from_json(found.to_json()) == found

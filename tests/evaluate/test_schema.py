@@ -1,0 +1,52 @@
+"""Arguments against a tool's schema, and schemas that are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toolhone.errors import UserError
+from toolhone.evaluate.schema import arguments_valid
+from toolhone.records import Tool
+
+
+def valid(arguments: dict[str, Any], parameters: dict[str, Any]) -> bool:
+    return arguments_valid(arguments, Tool("f", "", parameters), "test.jsonl:3")
+
+
+def property_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": schema}, "additionalProperties": False}
+
+
+def test_arguments_are_validated_as_json_schema_says() -> None:
+    assert valid({"a": 5.0}, property_of({"type": "integer"}))
+    assert not valid({"a": True}, property_of({"type": "integer"}))
+    assert not valid({"b": 1}, property_of({}))
+    assert valid({"a": None}, property_of({"type": ["string", "null"]}))
+    assert not valid({"a": None}, property_of({"type": "string"}))
+    assert valid({"a": "late"}, property_of({"enum": ["late", "damaged"]}))
+    assert not valid({"a": 1}, property_of({"enum": [True]}))
+    assert valid({"a": "x"}, {**property_of({"$ref": "#/$defs/text"}), "$defs": {"text": {"type": "string"}}})
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "float"}, "'float' is not valid"),
+        ({"type": "string", "pattern": "("}, "'(' is not a 'regex'"),
+        ({"$ref": "http://["}, "it refers to what is not in it"),
+        ({"$ref": "#/$defs/absent"}, "it refers to what is not in it"),
+        ({"$ref": "https://example.org/schema.json"}, "it refers to what is not in it"),
+        ({"$ref": "#/properties/a"}, "its references go round in a circle"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_names_the_row_and_the_tool(schema: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=r'^test.jsonl:3: tool "f": its "parameters" are not a JSON Schema') as caught:
+        valid({"a": "text"}, property_of(schema))
+    assert reason in str(caught.value)
+
+
+def test_a_number_beyond_any_float_is_judged_without_a_crash() -> None:
+    assert not valid({"a": 10**400}, property_of({"type": "number", "multipleOf": 0.5}))
+    assert valid({"a": 10**400}, property_of({"type": "number", "minimum": 0.5}))
