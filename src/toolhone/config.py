@@ -168,6 +168,8 @@ class TrainConfig(_Section):
 class EvaluateConfig(_Section):
     """How predictions are made and judged."""
 
+    split: Literal["test", "validation"] = "test"
+    """Which rows are judged. Compare settings on validation rows, and judge on test rows once, at the end."""
     base: bool = True
     """Judge the untuned model on the same rows too, with the same prompts."""
     batch_size: int = Field(16, ge=1)
@@ -203,6 +205,8 @@ class Config(_Section):
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
+        if self.evaluate.split == "validation" and self.data.validation == 0:
+            raise ValueError("evaluate.split: there are no validation rows, since data.validation is 0")
         if self.evaluate.max_new_tokens >= self.chat.max_tokens:
             raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
         if self.model.quantize == "nf4" and self.model.dtype == "float16":

@@ -96,6 +96,7 @@ def _manifest_head(prepared: Prepared) -> dict[str, Any]:
             for name, rows in prepared.splits.items()
         },
         "dropped": prepared.dropped,
+        "judged": config.evaluate.split,
     }
 
 
@@ -126,10 +127,10 @@ def _predict(
 ) -> None:
     started = time.perf_counter()
     path, config = run.predictions(label), prepared.config.evaluate
-    predict(model, prepared.renderer, prepared.test, label, config, path, console, fingerprint=made_from)
+    predict(model, prepared.renderer, prepared.judged, label, config, path, console, fingerprint=made_from)
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
-        run.mark_finished(stage, made_from, seconds=seconds, examples=len(prepared.test))
+        run.mark_finished(stage, made_from, seconds=seconds, examples=len(prepared.judged))
     _free(prepared)
     _barrier()
 
@@ -193,5 +194,5 @@ def _training_fingerprint(prepared: Prepared) -> str:
 
 def _prediction_fingerprint(prepared: Prepared, model: str) -> str:
     sections = prepared.config.model_dump(mode="json", include={"model", "evaluate"})
-    ids = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in prepared.test]
+    ids = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in prepared.judged]
     return fingerprint(model, sections, ids, prepared.renderer.template_hash(), prepared.hardware.dtype_name)

@@ -28,7 +28,7 @@ class Prepared:
     renderer: ChatRenderer
     train: list[Rendered]
     validation: list[Rendered]
-    test: list[Example]
+    judged: list[Example]
     dropped: list[str]
 
     def data_fingerprint(self) -> str:
@@ -48,10 +48,10 @@ def prepare(config: Config, *, console: Console) -> Prepared:
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     train, dropped = render_all(renderer, turns(splits.train), config.chat)
     validation, dropped_validation = render_all(renderer, turns(splits.validation), config.chat)
-    # Test examples are rendered to prove that their gold can be written; over-long ones are refused, never left out.
-    test = turns(splits.test)
-    render_all(renderer, test, config.chat.model_copy(update={"over_long": "error"}))
-    prepared = Prepared(config, hardware, splits, renderer, train, validation, test, [*dropped, *dropped_validation])
+    # Judged examples are rendered to prove that their gold can be written; over-long ones are refused, never left out.
+    judged = turns(splits.test if config.evaluate.split == "test" else splits.validation)
+    render_all(renderer, judged, config.chat.model_copy(update={"over_long": "error"}))
+    prepared = Prepared(config, hardware, splits, renderer, train, validation, judged, [*dropped, *dropped_validation])
     if rank() == 0:
         _describe(prepared, console)
     return prepared

@@ -66,6 +66,12 @@ def test_a_call_is_found_in_prose_wherever_it_stands() -> None:
     assert not call_in_prose('The schema is {"parameters": {"a": 1}}; its "name": "f" is {"name": "f"}.')
 
 
+def test_prose_is_searched_for_a_call_in_its_first_hundred_objects() -> None:
+    data, call = '{"parameters": {}} ', '{"parameters": {}, "name": "f"}'
+    assert call_in_prose(data * 99 + call)
+    assert not call_in_prose(data * 100 + call)
+
+
 def test_short_gives_one_line_that_can_be_written() -> None:
     assert short("a\nb\ud800") == "a b�"
     assert len(short("x" * 1000)) == 80

@@ -131,6 +131,13 @@ def test_reading_takes_linear_time(format: FormatName, unit: str) -> None:
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_follows_a_hundred_faults_is_left_unread(format: FormatName) -> None:
+    broken = "<function=f>\n"
+    assert parse_turn(broken * 99 + write([ORDER], format), format).status == "partial"
+    assert parse_turn(broken * 100 + write([ORDER], format), format).status == "malformed"
+
+
 def test_absurd_nesting_and_numbers_are_malformed() -> None:
     for value in ("[" * 100_000, "[" * 65 + "]" * 65, "[" * 900 + "]" * 900, "1" * 5_000, "1e999", "-1e999"):
         turn = parse_turn(tagged('{"name": "f", "arguments": {"a": ' + value + "}}"), "hermes")

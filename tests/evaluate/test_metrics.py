@@ -106,6 +106,11 @@ def test_f1_comes_with_its_counts(figures: dict[str, Any]) -> None:
     assert figures["argument_f1_given_name"] == {"value": 8 / 14, "right": 4, "predicted": 7, "gold": 7}
 
 
+def test_an_optional_argument_of_a_call_that_was_not_made_is_not_expected() -> None:
+    figures = aggregate([row(0, [expect("find", optional=("b",), a=1, b=2)], "Sure.")])
+    assert counts(figures["argument_recall"]) == (0, 1)
+
+
 def test_right_wrong_and_missing_make_up_all_arguments_of_matched_gold_calls(figures: dict[str, Any]) -> None:
     shares = ("argument_recall_given_name", "wrong_argument_rate", "missing_argument_rate")
     assert sum(figures[share]["numerator"] for share in shares) == figures["missing_argument_rate"]["denominator"]

@@ -475,8 +475,13 @@ def test_a_score_line_that_lacks_a_field_is_refused_with_its_line(tmp_path: Path
         write_report(run)
 
 
-def test_the_contract_s_golden_lines_give_a_report(tmp_path: Path) -> None:
-    lines = (CONTRACTS / "score.jsonl").read_text(encoding="utf-8").splitlines()
-    scores = [Score.from_json(json.loads(line)) for line in lines]
-    page = page_of(make_run(tmp_path, {scores[0].model: scores}))
-    assert len(page.failed_rows()) == sum(not score.exact for score in scores)
+def test_the_contract_s_golden_files_give_a_report(tmp_path: Path) -> None:
+    found = json.loads((CONTRACTS / "metrics.json").read_text(encoding="utf-8"))
+    [model] = found["models"]
+    scores = (CONTRACTS / "score.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / f"{model}.jsonl").write_text(scores, encoding="utf-8")
+    write_json(tmp_path / "metrics.json", found)
+    page = page_of(tmp_path)
+    assert verdict(found) in page.text
+    assert len(page.failed_rows()) == sum(not json.loads(line)["exact"] for line in scores.splitlines()) == 1

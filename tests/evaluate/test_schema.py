@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from typing import Any
 
 import pytest
@@ -45,6 +46,14 @@ def test_a_schema_that_cannot_be_used_names_the_row_and_the_tool(schema: dict[st
     with pytest.raises(UserError, match=r'^test.jsonl:3: tool "f": its "parameters" are not a JSON Schema') as caught:
         valid({"a": "text"}, property_of(schema))
     assert reason in str(caught.value)
+
+
+def test_no_reference_is_looked_up_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(urllib.request, "urlopen", asked.append)
+    with pytest.raises(UserError):
+        valid({"a": "text"}, property_of({"$ref": "https://example.org/other.json"}))
+    assert asked == []
 
 
 def test_a_number_beyond_any_float_is_judged_without_a_crash() -> None:
