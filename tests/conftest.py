@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,3 +51,48 @@ def in_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, so that `runs/` and relative paths touch nothing else."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+FETCHED = {
+    "llama3.2": (".cache/tokenizers/llama3.2", "scripts/fetch_tokenizers.py"),
+    "qwen3": (".cache/tokenizers/qwen3", "scripts/fetch_tokenizers.py"),
+    "smollm2": (".cache/models/SmolLM2-135M-Instruct", "scripts/fetch_smollm2.py"),
+}
+
+
+@pytest.fixture(scope="session")
+def fetched_tokenizer() -> Callable[[str], Any]:
+    """Gives a real tokenizer of `FETCHED` by its name; the test is skipped where it was not fetched."""
+
+    @functools.cache
+    def load(name: str) -> Any:
+        from toolhone.config import ModelConfig
+        from toolhone.train.model import load_tokenizer
+
+        folder, script = FETCHED[name]
+        if not (ROOT / folder / "tokenizer.json").is_file():
+            pytest.skip(f"{folder} is not there; {script} fetches it")
+        return load_tokenizer(ModelConfig(name=str(ROOT / folder)))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tiny_llama3_tokenizer() -> Any:
+    """A tokenizer with Llama 3's special tokens and one token for each byte."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE({character: n for n, character in enumerate(alphabet)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    words = ("begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eot_id", "eom_id", "python_tag")
+    bpe.add_special_tokens([AddedToken(f"<|{word}|>", special=True, normalized=False) for word in words])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|end_of_text|>",
+        clean_up_tokenization_spaces=False,
+    )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from toolhone import __version__
 from toolhone.errors import UserError
+from toolhone.quiet import hush_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at every fork otherwise
+    hush_libraries()
     try:
         code: int = options.run(options)
     except UserError as error:
@@ -126,7 +127,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     given = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
     console = _console()
-    run = evaluate_run(options.folder, {key: value for key, value in given.items() if value}, console=console)
+    run = evaluate_run(
+        options.folder, {key: value for key, value in given.items() if value is not None}, console=console
+    )
     _show_result(run.path, console)
     return 0
 

@@ -47,8 +47,15 @@ _RENAMED_KEYS = {
 }
 
 
+# Where pydantic's own words speak of Python rather than of YAML.
+_EXPECTED = {
+    "tuple_type": "expected a list such as [one, two]",
+    "model_type": "expected keys below it (leave it out for the defaults)",
+}
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelConfig(_Section):
@@ -72,9 +79,9 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Which conversations are learned from and judged on."""
 
-    train: tuple[str, ...]
+    train: tuple[str, ...] = Field(min_length=1)
     """JSONL files of conversations in OpenAI's chat fine-tuning format."""
-    test: tuple[str, ...]
+    test: tuple[str, ...] = Field(min_length=1)
     """JSONL files that are never trained or tuned on."""
     tools: str | None = None
     """A JSON file with the list of tools, for rows that carry none of their own."""
@@ -183,7 +190,7 @@ class Config(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's name: everything that it makes lies in runs/<name>."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the adapter's initial weights and the order of the examples."""
     model: ModelConfig
     data: DataConfig
@@ -230,6 +237,8 @@ _Yaml12Loader.add_implicit_resolver(
 def _mapping_without_duplicates(loader: _Yaml12Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands twice', key.start_mark)
         seen.add(key.value)
@@ -249,7 +258,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file{_nearest_file(path)}") from None
-    except (IsADirectoryError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable text file ({error})") from None
     values = _parse_yaml(text, str(path))
     if not isinstance(values, dict):
@@ -258,6 +267,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key = _apply_override(values, override)
         places[key] = f"--set {override}"
+        for section in _sections(key):
+            places.setdefault(section, f"--set {override}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -276,6 +287,9 @@ def _parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = f":{text[: error.position].count(chr(10)) + 1}"
+        raise UserError(f"{where}{line}: not YAML: it holds the character {chr(error.character)!r}") from None
 
 
 def _lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
@@ -301,8 +315,15 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
     return key
 
 
+def _sections(key: str) -> list[str]:
+    """The sections that a dotted key lies in: "a.b.c" lies in "a" and "a.b"."""
+    names = key.split(".")
+    return [".".join(names[:n]) for n in range(1, len(names))]
+
+
 def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
-    names = [str(part) for part in fault["loc"]]
+    # Where a value may be of several types, pydantic adds which of them it tried: no part of the key.
+    names = [str(part) for part in fault["loc"] if "[" not in str(part)]
     key = ".".join(names)
     # The nearest place that is written down: the key itself, else the section that lacks it, else the file.
     place = next((places[".".join(names[:n])] for n in range(len(names), 0, -1) if ".".join(names[:n]) in places), None)
@@ -315,7 +336,7 @@ def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
         message = fault["msg"].removeprefix("Value error, ")
         own_place = places.get(message.partition(":")[0], where)
         return f"{own_place}: {message}"
-    message = fault["msg"][0].lower() + fault["msg"][1:]
+    message = _EXPECTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])
     return f"{where}: {key}: {message}, found {fault['input']!r}"
 
 

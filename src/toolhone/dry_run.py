@@ -8,18 +8,27 @@ from toolhone.config import Config
 from toolhone.prepare import prepare
 from toolhone.train.estimate import estimate
 from toolhone.train.model import load_model_config
+from toolhone.train.pack import TrainingRow
+from toolhone.train.preflight import refuse_untrainable
 
 
 def dry_run(config: Config, console: Console) -> None:
     """Print examples, tokens, steps, parameters, memory and time."""
     prepared = prepare(config, console=console)
-    lengths = [(len(row), len(row.completion_ids)) for row in prepared.train]
-    found = estimate(config, prepared.hardware, load_model_config(config.model), lengths)
+    refuse_untrainable(config)
+    rows = [TrainingRow(row.prompt_ids + row.completion_ids, len(row.prompt_ids)) for row in prepared.train]
+    found = estimate(config, prepared.hardware, load_model_config(config.model), rows)
     share = found.trainable_parameters / found.total_parameters
-    labelled = found.labelled_tokens / found.tokens
+    labelled = found.labelled_tokens / found.logical_tokens
+    ratio = found.logical_tokens / found.computed_tokens
     kind = "GPU memory" if prepared.hardware.device == "cuda" else "memory"
     console.print(f"  examples: {found.examples}, longest {found.longest} tokens (limit {config.chat.max_tokens})")
-    console.print(f"  tokens: {found.tokens:,} a pass, of which {found.labelled_tokens:,} ({labelled:.1%}) are learned")
+    console.print(
+        f"  tokens: {found.logical_tokens:,} a pass, of which {found.labelled_tokens:,} ({labelled:.1%}) are learned"
+    )
+    console.print(
+        f"  computed: {found.computed_tokens:,} tokens a pass with packing {config.train.packing} (1/{ratio:.1f})"
+    )
     console.print(f"  steps: {found.steps} of {found.effective_batch} examples")
     console.print(f"  trainable parameters: {found.trainable_parameters:,} of {found.total_parameters:,} ({share:.2%})")
     console.print(f"  peak {kind}: about {found.memory_gb:.1f} GB")

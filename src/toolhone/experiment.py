@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer
-from toolhone.config import Config
+from toolhone.config import Config, load_config
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_run
@@ -25,11 +25,13 @@ from toolhone.jsonl import write_jsonl
 from toolhone.prepare import Prepared, prepare
 from toolhone.run import RunFolder, existing_run, open_run, provenance
 from toolhone.train.model import load_adapter, load_model
+from toolhone.train.preflight import refuse_untrainable
 
 
 def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Console) -> RunFolder | None:
     """Train and evaluate. Returns the run folder, or None where training was asked to stop early."""
     prepared = prepare(config, console=console)
+    refuse_untrainable(config)
     run = _open_together(prepared, fresh=fresh)
     trained_from = _training_fingerprint(prepared)
     if config.evaluate.base:
@@ -49,15 +51,17 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     Raises:
         UserError: where there is no finished run.
     """
-    run, config = existing_run(path)
+    run, _ = existing_run(path)
     if not (run.adapter / "adapter_config.json").is_file():
         raise UserError(f"{path}: has no adapter yet; `toolhone train` makes it")
-    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=overrides)})
+    trained = run.read_manifest()["stages"].get("train")
+    if trained is None:
+        raise UserError(f"{path}: its training has not finished; `toolhone train --resume` goes on with it")
+    config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     prepared = prepare(config, console=console)
     if config.evaluate.base:
         _predict_base(prepared, run, console)
-    trained_from = run.read_manifest()["stages"]["train"]["fingerprint"]
-    _predict_tuned(prepared, run, trained_from, console)
+    _predict_tuned(prepared, run, trained["fingerprint"], console)
     _judge(run, console)
     return run
 

@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from toolhone.errors import UserError
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 class StrictJsonError(ValueError):
-    """A text that `json` would accept but that has no single meaning: NaN, Infinity, or a key given twice."""
+    """A text that is JSON by its grammar, or nearly, but has no single meaning or no end in reason."""
 
 
 def parse_strict(text: str) -> Any:
-    """Decode JSON, refusing NaN, Infinity and duplicate keys.
+    """Decode JSON, refusing NaN, Infinity, duplicate keys, and what is too long or too deep for the interpreter.
 
     Raises:
-        StrictJsonError: for one of those three.
+        StrictJsonError: for one of those.
         json.JSONDecodeError: where the text is not JSON at all.
     """
-    return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+    try:
+        return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, StrictJsonError):
+        raise
+    except ValueError:  # Python's limit on the digits of a whole number
+        raise StrictJsonError("a number with too many digits") from None
+    except RecursionError:
+        raise StrictJsonError("JSON that is nested too deeply") from None
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     decoded = dict(pairs)
     if len(decoded) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise StrictJsonError(f'the key "{twice}" stands twice in one object')
     return decoded
 
@@ -46,21 +57,24 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         UserError: naming file and line, where the file is missing, is not UTF-8, or a line is not a JSON object.
     """
     try:
-        with path.open(encoding="utf-8-sig") as lines:
+        # As bytes, so that a line that is not UTF-8 can be named.
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip():
+                if line.removeprefix(BOM_UTF8).strip():
                     yield f"{path}:{number}", _parse_row(line, f"{path}:{number}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a JSONL file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except PermissionError:
+        raise UserError(f"{path}: may not be read; give yourself the right to") from None
 
 
-def _parse_row(line: str, where: str) -> dict[str, Any]:
+def _parse_row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = parse_strict(line)
+        row = parse_strict(line.decode("utf-8-sig").rstrip("\r\n"))  # else a cut line is told as column 1 of the next
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
     except StrictJsonError as error:
@@ -72,7 +86,13 @@ def _parse_row(line: str, where: str) -> dict[str, Any]:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one row a line. The file appears under its name only when it is complete."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(_line(row) for row in rows))
+
+
+def _line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    # Half of a surrogate pair, as a model's text may have it, can be written in JSON, though not in UTF-8.
+    return (json.dumps(row) if _SURROGATE.search(line) else line) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from toolhone import __version__
-from toolhone.config import Config, config_yaml, knobs
+from toolhone.config import Config, config_yaml, knobs, load_config
 from toolhone.errors import UserError
 from toolhone.jsonl import write_json, write_text
 
@@ -80,7 +80,10 @@ class RunFolder:
     def read_manifest(self) -> dict[str, Any]:
         if not self.manifest.is_file():
             return {"stages": {}}
-        manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+        try:
+            manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.manifest}: broken ({error}); start anew with --fresh (FRESH=1)") from None
         return manifest
 
     def note(self, **facts: Any) -> None:
@@ -126,7 +129,7 @@ def existing_run(path: Path) -> tuple[RunFolder, Config]:
     if not run.config.is_file():
         known = sorted(str(p.parent) for p in RUNS.glob("*/config.yaml"))
         raise UserError(f"{path}: is no run folder; known: {', '.join(known) or 'none yet, run `make train`'}")
-    return run, Config.model_validate(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+    return run, load_config(run.config)
 
 
 def provenance(config: Config) -> dict[str, Any]:

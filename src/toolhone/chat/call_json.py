@@ -72,10 +72,6 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
         value = parse_strict(text[start:end])
     except StrictJsonError as error:
         return Decoded(None, end, short(str(error)))
-    except ValueError:
-        return Decoded(None, end, "a number with too many digits")
-    except RecursionError:
-        return Decoded(None, end, "JSON that is nested too deeply")
     fault = _unfit(value)
     return Decoded(value if fault is None else None, end, fault)
 

@@ -10,7 +10,10 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import jsonschema
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import EMPTY_REGISTRY
 
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
@@ -40,6 +43,7 @@ def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
         # Rows of one file mostly share one tuple of tools: its schemas are compiled once.
         if id(row.tools) not in checkers:
             checkers[id(row.tools)] = _Tools(row.tools)
+            yield from (Finding(row.where, "bad-schema", text) for text in checkers[id(row.tools)].unusable.values())
         tools = checkers[id(row.tools)]
         for number, turn in enumerate(row.messages):
             for call in turn.tool_calls:
@@ -61,12 +65,9 @@ class _Tools:
 
     def __init__(self, tools: tuple[Tool, ...]) -> None:
         self.tools = tools  # kept, so that the id that this is stored under stays taken
-        self.validators = {tool.name: jsonschema.Draft202012Validator(tool.parameters) for tool in tools}
-        for tool in tools:
-            try:
-                jsonschema.Draft202012Validator.check_schema(tool.parameters)
-            except jsonschema.SchemaError as error:
-                raise UserError(f'tool "{tool.name}": its parameters are not a JSON Schema: {error.message}') from None
+        # An empty registry, so that no reference is looked up on the network.
+        self.validators = {tool.name: Draft202012Validator(tool.parameters, registry=EMPTY_REGISTRY) for tool in tools}
+        self.unusable = dict(_unusable_schemas(tools))
 
     def faults(self, call: ToolCall) -> Iterator[tuple[str, str]]:
         if call.name not in self.validators:
@@ -74,9 +75,29 @@ class _Tools:
             hint = f' (did you mean "{near[0]}"?)' if near else f"; known: {', '.join(self.validators) or 'none'}"
             yield "unknown-tool", f'tool call "{call.name}" is not in tools{hint}'
             return
-        for error in self.validators[call.name].iter_errors(call.arguments):
-            path = error.json_path.removeprefix("$").removeprefix(".")
-            yield "schema", f'arguments of "{call.name}": {path + ": " if path else ""}{error.message}'
+        if call.name in self.unusable:  # told once already
+            return
+        try:
+            faults = list(self.validators[call.name].iter_errors(call.arguments))
+        except Unresolvable as error:
+            yield "bad-schema", f'tool "{call.name}": its parameters refer to what is not in them ({error}); mend it'
+        except RecursionError:
+            yield "bad-schema", f'tool "{call.name}": references in its parameters go round in a circle; mend it'
+        except OverflowError:  # a whole number beyond any float, held against `multipleOf` a float
+            yield "schema", f'arguments of "{call.name}": a number is too large'
+        else:
+            for fault in faults:
+                path = fault.json_path.removeprefix("$").removeprefix(".")
+                yield "schema", f'arguments of "{call.name}": {path + ": " if path else ""}{fault.message}'
+
+
+def _unusable_schemas(tools: tuple[Tool, ...]) -> Iterator[tuple[str, str]]:
+    for tool in tools:
+        try:
+            Draft202012Validator.check_schema(tool.parameters)
+        except SchemaError as error:
+            text = f'tool "{tool.name}": its parameters are not a JSON Schema: {error.message}; mend the tool'
+            yield tool.name, text
 
 
 def _turn_order(row: Conversation) -> Iterator[Finding]:

@@ -37,8 +37,9 @@ def read_tools(path: Path) -> tuple[Tool, ...]:
         raise UserError(f"{path}: no such file; data.tools names the list of tools") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
-    except (StrictJsonError, UnicodeDecodeError) as error:
+    except (StrictJsonError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error}") from None
+    _refuse_unwritable(rows, str(path))
     return _tools(rows, str(path))
 
 
@@ -64,6 +65,7 @@ def conversation(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...
     rows = row.get("messages")
     if not isinstance(rows, list) or not rows:
         raise RowError(f'{where}: expected "messages", a list of messages, found {_short(rows)}')
+    _refuse_unwritable(row, where)
     tools = _tools(row["tools"], where) if row.get("tools") is not None else default_tools
     found = Conversation(
         id=str(row["id"]) if row.get("id") is not None else "",
@@ -150,7 +152,20 @@ def _arguments(found: Any, where: str) -> dict[str, Any]:
         raise RowError(f"{where}: the arguments are encoded twice (JSON in a JSON text): {_short(found)}")
     if not isinstance(arguments, dict):
         raise RowError(f"{where}: expected arguments as a JSON object, found {_short(found)}")
+    if isinstance(found, str):  # escapes in a JSON text inside the row's JSON
+        _refuse_unwritable(arguments, where)
     return arguments
+
+
+def _refuse_unwritable(value: Any, where: str) -> None:
+    """Refuse what JSON's grammar lets in and no tokenizer or file can hold: half of a surrogate pair, 1e999."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise RowError(f"{where}: holds {half!r}, half of a surrogate pair; write the whole character") from None
+    except ValueError:
+        raise RowError(f"{where}: holds a number that is too large for a float; write it as a text") from None
 
 
 def _tools(rows: Any, where: str) -> tuple[Tool, ...]:
@@ -192,7 +207,11 @@ def _gold_call(row: Any, where: str) -> GoldCall:
     for name, accepted in arguments.items():
         if not isinstance(accepted, list) or not accepted:
             raise RowError(f"{where}: expected the accepted values of {name} as a list, found {_short(accepted)}")
-    return GoldCall(row["name"], arguments, frozenset(row.get("optional", ())))
+    optional = _typed(row, "optional", list, [], where)
+    for name in optional:
+        if not isinstance(name, str) or name not in arguments:
+            raise RowError(f'{where}: "optional" names {_short(name)}, which is not among the arguments')
+    return GoldCall(row["name"], arguments, frozenset(optional))
 
 
 def _typed(row: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:

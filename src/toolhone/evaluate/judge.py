@@ -25,6 +25,8 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
         UserError: where there are no predictions, or they do not answer the run's test rows.
     """
     manifest = run.read_manifest()
+    if "judged" not in manifest:
+        raise UserError(f"{run.manifest}: does not say which rows were judged; `toolhone train` writes it")
     examples = turns(read_conversations(run.split(manifest["judged"])))
     quarantined = dict(gold_faults(examples))
     judged = {example.id: example for example in examples if example.id not in quarantined}
@@ -54,8 +56,9 @@ def _score_file(
     foreign = [id_ for id_ in predictions if id_ not in examples and id_ not in quarantined]
     if lacking or foreign:
         raise UserError(
-            f"{path}: does not answer the {manifest['judged']} rows in {path.parent.parent}/splits: {len(lacking)} lack an "
-            f"answer, {len(foreign)} are no such rows (first: {(lacking + foreign)[0]}); run `toolhone eval`"
+            f"{path}: does not answer the {manifest['judged']} rows in {path.parent.parent}/splits: "
+            f"{len(lacking)} lack an answer, {len(foreign)} are no such rows (first: {(lacking + foreign)[0]}); "
+            "run `toolhone eval`"
         )
     chat_format = manifest["chat"]["format"]
     return [score(example, predictions[id_], chat_format) for id_, example in examples.items()]

@@ -1,12 +1,13 @@
 """What a run would take, by formula, before any weight is loaded: steps, tokens, parameters, memory and time.
 
 The architecture is built on PyTorch's meta device, which has shapes but no storage, so parameters are counted and not
-guessed.
+guessed; and one pass over the data is laid out in batches as training would, so computed tokens are counted too.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,22 +19,32 @@ from transformers import AutoModelForCausalLM
 
 from toolhone.config import Config
 from toolhone.hardware import Hardware, world_size
+from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
 
-# What Python, torch, transformers and the tokenizer hold before any weight, measured as resident memory on Linux.
-_RUNTIME_GB = 0.9
-# The share of the measured matrix-product rate that a whole training step reaches.
-_STEP_EFFICIENCY = {"cpu": 0.75, "cuda": 0.4}
+# What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.
+_RUNTIME_GB = {"cpu": 0.8, "cuda": 0.5}
+# The share of a bare matrix product's speed that a whole training step reaches, measured on two cores; on a GPU, the
+# 35 to 45% model-FLOPs utilisation that others report for LoRA.
+_STEP_EFFICIENCY = {"cpu": 0.7, "cuda": 0.35}
+# Float32 copies of the logits that are alive at once, in toolhone's loss and in TRL's.
+_LOGIT_COPIES = {"prefix_tree": 4, "none": 12}
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One run by formula. `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on CUDA."""
+    """One run by formula.
+
+    `logical_tokens` counts a pass with every row in full, `computed_tokens` what is left with shared prefixes computed
+    once (or what padding adds). `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on
+    CUDA. `seconds` is for training alone.
+    """
 
     examples: int
-    tokens: int
-    labelled_tokens: int
     longest: int
+    logical_tokens: int
+    computed_tokens: int
+    labelled_tokens: int
     steps: int
     effective_batch: int
     trainable_parameters: int
@@ -42,125 +53,126 @@ class Estimate:
     seconds: float
 
 
-def estimate(config: Config, hardware: Hardware, model_config: Any, lengths: Sequence[tuple[int, int]]) -> Estimate:
-    """Estimate a training run.
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a forward pass computes: tokens, positions at the LM head, and pairs of query and key."""
 
-    Args:
-        lengths: for each example, its tokens and how many of them are labelled.
-    """
-    model, trainable, total = _on_meta_device(config, model_config)
-    effective = config.train.batch_size * config.train.gradient_accumulation * world_size()
-    steps_per_epoch = math.ceil(len(lengths) / effective)
+    tokens: int
+    head_positions: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """A model's sizes: weights that every token is multiplied with, all frozen weights, and the adapter's."""
+
+    body: int
+    frozen: int
+    trainable: int
+    hidden: int
+    inner: int
+    layers: int
+    vocabulary: int
+
+
+def estimate(config: Config, hardware: Hardware, model_config: Any, rows: Sequence[TrainingRow]) -> Estimate:
+    """Estimate a training run on these rows."""
+    sizes = _sizes(config, model_config)
+    batches = _batches(config, rows)
+    per_step = config.train.gradient_accumulation * world_size()
+    steps_per_epoch = math.ceil(len(batches) / per_step)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
-    share = min(1.0, steps / steps_per_epoch) if steps < steps_per_epoch else steps / steps_per_epoch
-    tokens = sum(length for length, _ in lengths)
-    labelled = sum(count for _, count in lengths)
-    flops = share * _flops(model, model_config, trainable, tokens, _padded_tokens(config, lengths))
+    flops = sum(_flops(sizes, batch) for batch in batches) * steps / steps_per_epoch
     rate = _matrix_product_rate(hardware) * _STEP_EFFICIENCY[hardware.device] * world_size()
     return Estimate(
-        examples=len(lengths),
-        tokens=tokens,
-        labelled_tokens=labelled,
-        longest=max(length for length, _ in lengths),
+        examples=len(rows),
+        longest=max(len(row.ids) for row in rows),
+        logical_tokens=sum(len(row.ids) for row in rows),
+        computed_tokens=sum(batch.tokens for batch in batches),
+        labelled_tokens=sum(len(row.ids) - row.prompt_length for row in rows),
         steps=steps,
-        effective_batch=effective,
-        trainable_parameters=trainable,
-        total_parameters=total,
-        memory_gb=_memory_gb(config, hardware, model, model_config, trainable, lengths),
+        effective_batch=config.train.batch_size * per_step,
+        trainable_parameters=sizes.trainable,
+        total_parameters=sizes.frozen + sizes.trainable,
+        memory_gb=round(_memory_gb(config, hardware, sizes, batches), 2),
         seconds=flops / rate,
     )
 
 
-def _on_meta_device(config: Config, model_config: Any) -> tuple[Any, int, int]:
+def _batches(config: Config, rows: Sequence[TrainingRow]) -> list[_Batch]:
+    """One pass in shuffled batches, as training draws them."""
+    order = list(rows)
+    random.Random(config.seed).shuffle(order)
+    size = config.train.batch_size
+    chunks = [order[first : first + size] for first in range(0, len(order), size)]
+    return [
+        _tree_batch(config, chunk) if config.train.packing == "prefix_tree" else _plain_batch(chunk) for chunk in chunks
+    ]
+
+
+def _tree_batch(config: Config, rows: list[TrainingRow]) -> _Batch:
+    collator = TreeCollator(0, config.train.tree_tokens)
+    batch = collator([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
+    ends = batch["ends"]  # [trees, seq]
+    # Token j is seen by the tokens from itself to its end.
+    pairs = int((ends - torch.arange(ends.shape[1])).sum())
+    labelled = int((batch["labels"] != IGNORED).any(dim=0).sum()) * ends.shape[0]
+    return _Batch(int(batch["computed_tokens"]), labelled, pairs)
+
+
+def _plain_batch(rows: list[TrainingRow]) -> _Batch:
+    longest = max(len(row.ids) for row in rows)
+    return _Batch(len(rows) * longest, len(rows) * longest, len(rows) * longest * longest // 2)
+
+
+def _sizes(config: Config, model_config: Any) -> _Sizes:
+    text = model_config.get_text_config()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
-        adapted = get_peft_model(model, lora_config(config.lora))
-    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    return model, trainable, sum(p.numel() for p in adapted.parameters())
-
-
-def _body_parameters(model: Any) -> int:
-    """Weights that every token is multiplied with: all but the embeddings, norms and adapters."""
-    return sum(
-        p.numel()
-        for name, p in model.named_parameters()
-        if p.dim() == 2 and not {"lora_", "embed", "lm_head"} & _words(name)
+        get_peft_model(model, lora_config(config.lora))
+    weights = [(name, p.numel(), p.dim()) for name, p in model.named_parameters()]
+    apart = ("lora_", "embed", "lm_head")
+    return _Sizes(
+        body=sum(count for name, count, dim in weights if dim == 2 and not any(word in name for word in apart)),
+        frozen=sum(count for name, count, _ in weights if "lora_" not in name),
+        trainable=sum(count for name, count, _ in weights if "lora_" in name),
+        hidden=int(text.hidden_size),
+        inner=int(text.intermediate_size),
+        layers=int(text.num_hidden_layers),
+        vocabulary=int(text.vocab_size),
     )
 
 
-def _words(name: str) -> set[str]:
-    return {word for word in ("lora_", "embed", "lm_head") if word in name}
+def _flops(sizes: _Sizes, batch: _Batch) -> float:
+    """Floating-point operations of one forward and backward pass with LoRA.
 
-
-def _flops(model: Any, model_config: Any, trainable: int, tokens: int, padded: int) -> float:
-    """Floating-point operations of one pass over the data with LoRA.
-
-    A weight costs 2 operations a token forward and 2 for the gradient of its input; the frozen ones need no gradient of
-    their own, which full tuning adds as 2 more (6 N, Kaplan et al. 2020, section 2.1): LoRA saves a third. The adapters
-    cost 6, and the LM head, which is frozen, 4 at every position.
+    A weight costs 2 operations a token forward, 2 for the gradient of its input and 2 for its own (Kaplan et al. 2020,
+    section 2.1: 6 N). The frozen ones need none of their own, so LoRA costs 4 N and saves a third of full tuning's
+    arithmetic. Attention multiplies each visible pair twice forward (4 h), and two and a half times that backward.
     """
-    text = model_config.get_text_config()
-    head = text.vocab_size * text.hidden_size
-    attention = 4 * text.num_hidden_layers * text.hidden_size * (padded / max(1, tokens))
-    return float(padded * (4 * _body_parameters(model) + 6 * trainable + 4 * head) + attention * tokens)
+    head = sizes.vocabulary * sizes.hidden
+    weights = batch.tokens * (4 * sizes.body + 6 * sizes.trainable) + batch.head_positions * 4 * head
+    return float(weights + 14 * batch.pairs * sizes.hidden * sizes.layers)
 
 
-def _padded_tokens(config: Config, lengths: Sequence[tuple[int, int]]) -> int:
-    """Tokens that are computed, each row being padded to the longest of its batch."""
-    size = config.train.batch_size
-    ordered = sorted((length for length, _ in lengths), reverse=True)
-    # The expected maximum of `size` draws without replacement, over the ordered lengths.
-    count = len(ordered)
-    if size >= count:
-        return ordered[0] * count
-    expected, left = 0.0, 1.0
-    for place, length in enumerate(ordered):
-        chance = left * size / (count - place)
-        expected += min(1.0, chance) * length
-        left = max(0.0, left - chance)
-    return round(expected * count)
-
-
-def _memory_gb(
-    config: Config,
-    hardware: Hardware,
-    model: Any,
-    model_config: Any,
-    trainable: int,
-    lengths: Sequence[tuple[int, int]],
-) -> float:
-    text = model_config.get_text_config()
+def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Sequence[_Batch]) -> float:
     width = hardware.dtype.itemsize
-    batch_tokens = config.train.batch_size * max(length for length, _ in lengths)
-    frozen = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
-    body = _body_parameters(model)
-    # NF4 with double quantisation takes 4.127 bits a weight (QLoRA, section 3); embeddings and norms stay as they are.
-    weights = body * 4.127 / 8 + (frozen - body) * width if config.model.quantize == "nf4" else frozen * width
-    adapter = trainable * (
-        4 + 4 + (2 if "8bit" in config.train.optimizer else 8)
-    )  # weights, gradients, AdamW's moments
-    total = weights + adapter + batch_tokens * _activation_bytes(config, text, width)
-    return round(total / 1e9 + (_RUNTIME_GB if hardware.device == "cpu" else 0.3), 2)
-
-
-def _activation_bytes(config: Config, text: Any, width: int) -> float:
-    """Bytes a token that the forward pass keeps for the backward pass, and the LM head's while it lasts."""
-    hidden, inner = text.hidden_size, text.intermediate_size
-    key_value = hidden * text.num_key_value_heads / text.num_attention_heads
-    # Kept in a Llama layer: the two norms' inputs and outputs and the residuals (6 h), q and attention output (2 h, and
-    # once more rotated), k and v with their rotated copy, gate, up, their activation and product (4 inner), and the
-    # adapters' inner values, which are small.
-    layer = (8 * hidden + 3 * key_value + 4 * inner) * width
-    kept = (
-        hidden * width * text.num_hidden_layers + layer
-        if config.train.activation_checkpointing
-        else (layer * text.num_hidden_layers)
-    )
-    return float(kept + _HEAD_COPIES * text.vocab_size * 4)
-
-
-# Float32 copies of the logits that are alive at once in the LM head and its gradient.
-_HEAD_COPIES = 3
+    frozen = float(sizes.frozen * width)
+    if config.model.quantize == "nf4":
+        # NF4 with double quantisation takes 4.127 bits a weight (QLoRA, section 3); embeddings and norms stay wide.
+        frozen = sizes.body * 4.127 / 8 + (sizes.frozen - sizes.body) * width
+    moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
+    adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
+    # Kept in a layer for the backward pass, in numbers a token: the inputs of two norms and of what follows them (6 h),
+    # query, key and value as attention takes them and its output (5 h), and in the MLP gate, its activation, up, and
+    # their product (4 inner).
+    layer = (11 * sizes.hidden + 4 * sizes.inner) * width
+    per_token = layer * sizes.layers
+    if config.train.activation_checkpointing:
+        per_token = layer + sizes.hidden * width * sizes.layers
+    logits = _LOGIT_COPIES[config.train.packing] * sizes.vocabulary * 4
+    batch = max(batch.tokens * per_token + batch.head_positions * logits for batch in batches)
+    return (frozen + adapter + batch) / 1e9 + _RUNTIME_GB[hardware.device]
 
 
 def _matrix_product_rate(hardware: Hardware) -> float:
@@ -168,7 +180,7 @@ def _matrix_product_rate(hardware: Hardware) -> float:
     size = 1024 if hardware.device == "cpu" else 8192
     left = torch.randn(size, size, dtype=hardware.dtype, device=hardware.device)
     left @ left
-    repeats = 8
+    repeats = 16
     _wait(hardware)
     started = time.perf_counter()
     for _ in range(repeats):

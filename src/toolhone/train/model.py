@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -49,7 +52,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
             bnb_4bit_quant_storage=hardware.dtype if hardware.device == "cuda" else torch.uint8,
         )
         options["device_map"] = {"": local_rank() if hardware.device == "cuda" else "cpu"}
-    with _quiet():
+    with _no_progress_bar():
         model = _from_pretrained(AutoModelForCausalLM, config, **options)
     model.config.use_cache = False
     return model
@@ -68,13 +71,13 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return PeftModel.from_pretrained(model, str(folder))
 
 
-class _quiet:  # noqa: N801 - reads as a statement: with _quiet()
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
     """Keeps transformers' weight-loading bar off the terminal."""
-
-    def __enter__(self) -> None:
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
         transformers_logging.enable_progress_bar()
 
 
@@ -84,15 +87,18 @@ def _from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, 
     if not local.is_dir() and _is_path(name):
         fetch = " (scripts/fetch_smollm2.py makes it; `make train` calls it)" if "SmolLM2" in name else ""
         raise UserError(f"model.name: no such folder: {name}{fetch}")
-    if local.is_dir() and not (local / "config.json").is_file() and loader is not AutoTokenizer:
+    if local.is_dir() and name == config.name and not (local / "config.json").is_file():
         raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
     revision = {} if local.is_dir() else {"revision": config.revision}
     try:
         return loader.from_pretrained(name, **revision, **options)
     except (OSError, HfHubHTTPError) as error:
         raise UserError(_why_missing(name, error)) from None
+    except SafetensorError as error:
+        raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
     except ValueError as error:  # an architecture that transformers does not know, a broken config
-        raise UserError(f"model.name: {name} cannot be loaded: {error}") from None
+        what = "holds no tokenizer that" if loader is AutoTokenizer else "holds a model that"
+        raise UserError(f"model.name: {name} {what} transformers can load: {_first_line(error)}") from None
 
 
 def _is_path(name: str) -> bool:
@@ -113,8 +119,11 @@ def _why_missing(name: str, error: BaseException) -> str:
         )
     if any(isinstance(c, RepositoryNotFoundError) for c in causes) or 404 in statuses:
         return f"model.name: no folder and no hub model is called {name}; check the spelling"
-    first_line = str(error).strip().split("\n")[0]
     return (
-        f"model.name: {name} cannot be had ({first_line}); offline, name a local folder, "
+        f"model.name: {name} cannot be had ({_first_line(error)}); offline, name a local folder, "
         f"for example one under {_FETCHED_FOLDER}"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

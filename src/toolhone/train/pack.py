@@ -17,9 +17,8 @@ token has to predict two successors, and the ordinary shifted loss is right as i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -59,55 +58,61 @@ class PrefixTree:
 def build_tree(rows: Sequence[TrainingRow]) -> PrefixTree:
     """Lay rows out depth first; rows that share nothing stand side by side."""
     tree = PrefixTree([], [], [], [])
-    # Lexical order puts rows with a common prefix next to each other, and a prefix before what extends it.
-    _add_branches(tree, sorted(rows, key=lambda row: (row.shareable, row.ids)), depth=0)
+    before: list[int] = []  # the ids that the last row could share ...
+    path: list[int] = []  # ... and where in the tree they stand
+    for row in sorted(rows, key=_lexical):
+        shareable = row.shareable
+        # In lexical order a row shares most with the one before it.
+        common = _common_length(before, shareable)
+        _close(tree, path[common:])
+        path = [*path[:common], *_add_tokens(tree, shareable[common:], common)]
+        _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), labelled_from=row.prompt_length))
+        before = shareable
+    _close(tree, path)
     return tree
 
 
-def _add_branches(tree: PrefixTree, rows: list[TrainingRow], depth: int) -> None:
-    """Add rows that agree on their first `depth` ids, which are in the tree already."""
-    first, last = rows[0].shareable, rows[-1].shareable
-    # In lexical order the first and the last row share the least.
-    common = next((n for n in range(depth, len(first)) if n >= len(last) or first[n] != last[n]), len(first))
-    start = len(tree)
-    _add_tokens(tree, first[depth:common], depth)
-    ending = [row for row in rows if len(row.shareable) == common]
-    for row in ending:
-        leaf = len(tree)
-        _add_tokens(tree, row.ids[common:], common, labelled_from=row.prompt_length)
-        _close(tree, leaf, len(tree))
-    going_on = [row for row in rows if len(row.shareable) > common]
-    for _, branch in groupby(going_on, key=lambda row: row.ids[common]):
-        _add_branches(tree, list(branch), common)
-    _close(tree, start, start + common - depth)
+def _lexical(row: TrainingRow) -> tuple[list[int], list[int]]:
+    """Puts rows with a common prefix next to each other, and a prefix before what extends it."""
+    return row.shareable, row.ids
 
 
-def _add_tokens(tree: PrefixTree, ids: list[int], position: int, labelled_from: int | None = None) -> None:
+def _common_length(left: list[int], right: list[int]) -> int:
+    """How many ids two lists have in common at their start."""
+    pairs = zip(left, right, strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)))
+
+
+def _add_tokens(tree: PrefixTree, ids: list[int], position: int, labelled_from: int | None = None) -> range:
+    """Append ids that start at a position, and tell where in the tree they stand."""
     positions = range(position, position + len(ids))
+    first = len(tree)
     tree.ids.extend(ids)
     tree.positions.extend(positions)
     tree.ends.extend([0] * len(ids))  # known once all that descends from them is there
     learned = len(ids) + position if labelled_from is None else labelled_from
     tree.labels.extend(id_ if place >= learned else IGNORED for id_, place in zip(ids, positions, strict=True))
+    return range(first, len(tree))
 
 
-def _close(tree: PrefixTree, first: int, last: int) -> None:
-    """Nothing more descends from the tokens `first` to `last` (exclusive)."""
-    tree.ends[first:last] = [len(tree)] * (last - first)
+def _close(tree: PrefixTree, indices: Iterable[int]) -> None:
+    """Nothing more descends from these tokens."""
+    for index in indices:
+        tree.ends[index] = len(tree)
 
 
-def visible(ends: torch.Tensor) -> torch.Tensor:
-    """The attention mask of trees, true where a token is seen.
+def visible(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Which queries see which keys of a tree.
 
     Args:
-        ends: [batch, seq], the index behind the last token that sees each token.
+        ends: [seq], `PrefixTree.ends`.
+        queries: [queries], indices of tokens.
+        keys: [keys], indices of tokens.
 
     Returns:
-        [batch, 1, seq (query), seq (key)], boolean, as scaled_dot_product_attention takes it.
+        [queries, keys], boolean, true where the token is seen, as scaled_dot_product_attention takes it.
     """
-    index = torch.arange(ends.shape[1], device=ends.device)
-    query, key = index[:, None], index[None, :]
-    return ((key <= query) & (query < ends[:, None, :]))[:, None]
+    return (keys <= queries[:, None]) & (queries[:, None] < ends[keys])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,7 @@ class TreeCollator:
         whole = build_tree(rows)
         if len(whole) <= self.max_tokens or len(rows) == 1:
             return [whole]
-        ordered = sorted(rows, key=lambda row: (row.shareable, row.ids))
+        ordered = sorted(rows, key=_lexical)
         trees: list[PrefixTree] = []
         held: list[TrainingRow] = []
         for row in ordered:

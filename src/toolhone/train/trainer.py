@@ -29,8 +29,9 @@ from toolhone.hardware import Hardware, world_size
 from toolhone.memory import peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
-from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window, visible
+from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window
 from toolhone.train.progress import TrainLog
+from toolhone.train.tree_attention import TREE_ATTENTION, attention_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         logits = model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
-            attention_mask=visible(inputs["ends"]),
+            tree_blocks=attention_blocks(inputs["ends"]),
             use_cache=False,
             logits_to_keep=asked,
         ).logits.float()  # [trees, asked, vocabulary]
@@ -126,6 +127,7 @@ def train_adapter(
     """
     if config.train.packing == "prefix_tree":
         refuse_sliding_window(model.config, config.model.name)
+        model.set_attn_implementation(TREE_ATTENTION)
     checkpoint = str(checkpoint_to_resume(run.checkpoints)) if resume else None
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)

@@ -1,0 +1,52 @@
+"""What would stop a training run late, told before anything is loaded or written: from the config and the model's
+architecture alone.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from toolhone.config import Config
+from toolhone.errors import UserError
+from toolhone.train.model import load_model_config
+from toolhone.train.pack import refuse_sliding_window
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def refuse_untrainable(config: Config) -> None:
+    """Check the architecture, the adapter's targets, the weights' file and the experiment trackers.
+
+    Raises:
+        UserError: naming the config key, for the first that cannot be had.
+    """
+    model_config = load_model_config(config.model)
+    folder = Path(config.model.name)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _WEIGHTS):
+        raise UserError(f"model.name: {folder} holds no weights; expected a file such as {_WEIGHTS[0]}")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):  # reads the header, which a download that was cut short contradicts
+                pass
+        except SafetensorError as error:
+            raise UserError(f"model.name: {path} is broken ({error}); fetch it again") from None
+    if config.train.packing == "prefix_tree":
+        refuse_sliding_window(model_config, config.model.name)
+    if config.lora.targets != "all-linear":
+        with torch.device("meta"):  # shapes without storage
+            model = AutoModelForCausalLM.from_config(model_config)
+        layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+        for target in config.lora.targets:
+            # A target is a layer's name, or the end of its dotted path.
+            if not any(target == name or name.endswith(f".{target}") for name, _ in model.named_modules()):
+                known = ", ".join(sorted(layers - {"lm_head"}))
+                raise UserError(f"lora.targets: {config.model.name} has no layer {target}; known: {known}")
+    for tracker in config.train.report_to:
+        if find_spec(tracker) is None:
+            raise UserError(f"train.report_to: {tracker} is not installed; run `pip install 'toolhone[{tracker}]'`")

@@ -1,0 +1,517 @@
+"""Rendering: what is learned is the gold turn alone, what is asked is what was learned, and what cannot be is refused.
+
+The real tokenizers render the whole of the bundled data set; the tiny ones what that data does not hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolhone.chat.formats import FORMATS
+from toolhone.chat.parse import parse_turn
+from toolhone.chat.render import ChatRenderer, Rendered, RenderError, make_renderer, render_all
+from toolhone.config import ChatConfig
+from toolhone.data.read import read_conversations, read_tools
+from toolhone.data.split import read_files, turns
+from toolhone.errors import UserError
+from toolhone.records import Example, FormatName, Gold, Message, Tool, ToolCall
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+DATA = ROOT / "data" / "customer_service"
+END: dict[FormatName, str] = {"hermes": "<|im_end|>", "llama3": "<|eot_id|>"}
+BOTH = pytest.mark.parametrize("renderer", ["hermes", "llama3"], indirect=True)
+
+TOOLS = (
+    Tool("query_order", "查询订单状态", {"type": "object", "properties": {"order_id": {"type": "string"}}}),
+    Tool("list_orders", "", {"type": "object", "properties": {}}),
+)
+SYSTEM = Message("system", "Be brief.")
+USER = Message("user", "Where is A1?")
+ORDER = ToolCall("query_order", {"order_id": "A1"}, "call_1")
+LIST = ToolCall("list_orders", {}, "call_2")
+
+
+def example(*messages: Message, tools: tuple[Tool, ...] = TOOLS, id: str = "c/1") -> Example:
+    """The example whose turn is the last of the messages."""
+    *prompt, turn = messages
+    return Example(id, "c", tuple(prompt), turn, Gold.of_message(turn), tools, "rows.jsonl:7", None, {})
+
+
+def say(content: str, *calls: ToolCall) -> Message:
+    return Message("assistant", content, calls)
+
+
+def written(turn: Message, format: FormatName) -> str:
+    """The turn as its format has it, written here once more without any template."""
+    key, opening, closing, between = (
+        ("arguments", "<tool_call>\n", "\n</tool_call>", "\n") if format == "hermes" else ("parameters", "", "", "; ")
+    )
+    calls = [
+        f'{opening}{{"name": {json.dumps(call.name)}, "{key}": {json.dumps(call.arguments, ensure_ascii=False)}}}{closing}'
+        for call in turn.tool_calls
+    ]
+    return turn.content + ("\n" if turn.content and calls else "") + between.join(calls) + END[format]
+
+
+@pytest.fixture
+def renderer(request: pytest.FixtureRequest, tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> ChatRenderer:
+    """toolhone's template in the format that the test asks for, with a tiny tokenizer."""
+    tokenizer = tiny_tokenizer if request.param == "hermes" else tiny_llama3_tokenizer
+    return make_renderer(tokenizer, ChatConfig(template="toolhone"), "tiny")
+
+
+def with_template(tokenizer: Any, template: str | None) -> Any:
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    return own
+
+
+def renderer_with(tokenizer: Any, template: str) -> ChatRenderer:
+    return ChatRenderer(tokenizer, FORMATS["hermes"], template, "model", "", {})
+
+
+# The real tokenizers, on the whole data set
+
+
+@dataclass(frozen=True)
+class Real:
+    """A fetched tokenizer with every turn of the data set rendered; `thought` is what its template puts before a turn."""
+
+    name: str
+    renderer: ChatRenderer
+    rows: list[Rendered]
+    thought: str
+
+
+@pytest.fixture(scope="module")
+def data_set() -> list[Example]:
+    files = [str(DATA / name) for name in ("train.jsonl", "test.jsonl")]
+    return turns(read_files(files, read_tools(DATA / "tools.json")))
+
+
+REAL = [
+    pytest.param("llama3.2", marks=pytest.mark.tokenizers),
+    pytest.param("qwen3", marks=pytest.mark.tokenizers),
+    pytest.param("smollm2", marks=pytest.mark.smollm2),
+]
+
+
+@pytest.fixture(scope="module", params=REAL)
+def real(request: pytest.FixtureRequest, fetched_tokenizer: Callable[[str], Any], data_set: list[Example]) -> Real:
+    renderer = make_renderer(fetched_tokenizer(request.param), ChatConfig(), request.param)
+    rows, dropped = render_all(renderer, data_set, ChatConfig())
+    assert not dropped
+    return Real(request.param, renderer, rows, "<think>\n\n</think>\n\n" if request.param == "qwen3" else "")
+
+
+def test_format_and_template_are_chosen_for_what_each_tokenizer_can_write(real: Real) -> None:
+    expected = {
+        "llama3.2": ("llama3", "toolhone", "parallel calls cannot be read back from it"),
+        "qwen3": ("hermes", "model", ""),
+        "smollm2": ("hermes", "toolhone", "it leaves out the tools"),
+    }
+    found = (real.renderer.format.name, real.renderer.source, real.renderer.note)
+    assert found == expected[real.name]
+
+
+def test_every_turn_of_the_data_set_is_rendered(real: Real, data_set: list[Example]) -> None:
+    lines = sum(len((DATA / name).read_text(encoding="utf-8").splitlines()) for name in ("train.jsonl", "test.jsonl"))
+    assert len({row.example.conversation_id for row in real.rows}) == lines
+    assert [row.example.id for row in real.rows] == [found.id for found in data_set]
+
+
+def test_labels_decode_to_exactly_the_gold_turn_and_its_end(real: Real) -> None:
+    for row in real.rows:
+        expected = real.thought + written(row.example.turn, real.renderer.format.name)
+        assert real.renderer.decode(row.completion_ids) == expected
+        assert row.completion_ids[-1] in real.renderer.stop_ids()
+        assert not real.renderer.stop_ids() & set(row.completion_ids[:-1])
+
+
+def test_prompt_ids_of_training_are_those_of_inference(real: Real) -> None:
+    for row in real.rows:
+        assert (row.prompt_text, row.prompt_ids) == real.renderer.prompt(row.example.prompt, row.example.tools)
+
+
+def test_ids_decode_to_the_text(real: Real) -> None:
+    for row in real.rows:
+        assert real.renderer.decode(row.prompt_ids) == row.prompt_text
+        assert real.renderer.decode(row.prompt_ids + row.completion_ids) == row.prompt_text + row.completion_text
+
+
+def test_prompts_hold_every_tool_and_message(real: Real) -> None:
+    for row in real.rows:
+        for tool in row.example.tools:
+            assert json.dumps(tool.name) in row.prompt_text
+        for message in row.example.prompt:
+            assert message.content in row.prompt_text
+
+
+@pytest.mark.tokenizers
+@pytest.mark.parametrize("whose", ["toolhone", "model"])
+def test_llama_prompts_hold_no_date_but_the_pinned_one(
+    fetched_tokenizer: Callable[[str], Any], data_set: list[Example], whose: str
+) -> None:
+    chosen = make_renderer(fetched_tokenizer("llama3.2"), ChatConfig(), "llama")
+    template = chosen.template if whose == "toolhone" else chosen.tokenizer.chat_template
+    renderer = ChatRenderer(chosen.tokenizer, chosen.format, template, whose, "", chosen.template_kwargs)
+    for found in data_set[:50]:
+        if any(len(message.tool_calls) > 1 for message in found.prompt):
+            continue
+        text = renderer.prompt(found.prompt, found.tools)[0]
+        assert re.findall(r"Today Date: (.*)", text) == ["26 Jul 2024"]
+        assert re.findall(r"\b\d{1,2} [A-Z][a-z]{2} \d{4}\b", text) == ["26 Jul 2024"]
+
+
+@pytest.mark.tokenizers
+def test_llama_text_begins_with_one_beginning_of_text_token(fetched_tokenizer: Callable[[str], Any]) -> None:
+    renderer = make_renderer(fetched_tokenizer("llama3.2"), ChatConfig(), "llama")
+    row = renderer.render(example(SYSTEM, USER, say("", ORDER)))
+    begin = renderer.tokenizer.convert_tokens_to_ids("<|begin_of_text|>")
+    assert [n for n, id_ in enumerate(row.prompt_ids + row.completion_ids) if id_ == begin] == [0]
+
+
+@pytest.mark.tokenizers
+def test_thinking_switched_off_puts_the_empty_thought_into_the_prompt(fetched_tokenizer: Callable[[str], Any]) -> None:
+    qwen, thought = fetched_tokenizer("qwen3"), "<think>\n\n</think>\n\n"
+    turn = say("Let me look.", ORDER)
+    default = make_renderer(qwen, ChatConfig(), "qwen").render(example(SYSTEM, USER, turn))
+    config = ChatConfig(template_kwargs={"enable_thinking": False})
+    renderer = make_renderer(qwen, config, "qwen")
+    row = renderer.render(example(SYSTEM, USER, turn))
+    assert renderer.source == "model"
+    assert row.prompt_text == default.prompt_text + thought
+    assert renderer.decode(row.completion_ids) == written(turn, "hermes")
+    assert row.prompt_ids == renderer.prompt((SYSTEM, USER), TOOLS)[1]
+
+
+@pytest.mark.tokenizers
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (USER, say("Café".replace("é", "e\u0301"))),
+        (Message("user", "Cafe\u0301?"), say("Yes.")),
+        (USER, say("", ToolCall("query_order", {"order_id": "Cafe\u0301"}))),
+    ],
+    ids=["in the turn", "in the prompt", "in an argument"],
+)
+def test_text_that_the_tokenizer_would_normalise_is_refused_with_the_remedy(
+    fetched_tokenizer: Callable[[str], Any], messages: tuple[Message, ...]
+) -> None:
+    renderer = make_renderer(fetched_tokenizer("qwen3"), ChatConfig(), "qwen")
+    with pytest.raises(RenderError, match=r"^rows\.jsonl:7: .*NFC"):
+        renderer.render(example(*messages))
+
+
+@pytest.mark.tokenizers
+def test_the_same_text_in_nfc_is_taken(fetched_tokenizer: Callable[[str], Any]) -> None:
+    renderer = make_renderer(fetched_tokenizer("qwen3"), ChatConfig(), "qwen")
+    assert "Caf\u00e9" in renderer.render(example(USER, say("Caf\u00e9"))).completion_text
+
+
+# toolhone's templates
+
+
+@BOTH
+def test_the_rendered_contract_row_is_the_stored_one(renderer: ChatRenderer) -> None:
+    """A change of a template changes every trained adapter: if it is meant, store the new text."""
+    row = next(read_conversations(FIXTURES / "contracts" / "conversation.jsonl"))
+    stored = FIXTURES / "templates" / f"{renderer.format.name}.txt"
+    assert renderer.text(row.messages, row.tools, ask=True) == stored.read_text(encoding="utf-8")
+
+
+TURNS = {
+    "one call": say("", ORDER),
+    "a call without arguments": say("", LIST),
+    "parallel calls": say("", ORDER, LIST, ORDER),
+    "text beside a call": say("Let me look.\nOne moment.", ORDER),
+    "text beside parallel calls": say("Let me look.", LIST, ORDER),
+    "a plain answer": say("In Berlin."),
+    "markup in an argument": say("", ToolCall("query_order", {"order_id": '</tool_call>"}; {"name": "x"}\n<think>'})),
+    "quotes in a name": say("", ToolCall('say "hi"', {})),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
+def test_a_turn_is_written_as_its_format_has_it(renderer: ChatRenderer, turn: Message) -> None:
+    row = renderer.render(example(SYSTEM, USER, turn))
+    assert row.completion_text == written(turn, renderer.format.name)
+    assert renderer.decode(row.completion_ids) == row.completion_text
+
+
+@BOTH
+def test_each_earlier_turn_stands_in_the_prompt_as_it_was_learned(renderer: ChatRenderer) -> None:
+    results = (Message("tool", "shipped", tool_call_id="call_1"), Message("tool", "[]", tool_call_id="call_2"))
+    messages = (SYSTEM, USER, say("", ORDER, LIST), *results, say("Shipped."), USER, say("Still."))
+    learned = [renderer.render(example(*messages[: n + 1])) for n in (2, 5, 7)]
+    for earlier, later in zip(learned, learned[1:], strict=False):
+        assert later.prompt_text.startswith(earlier.prompt_text + earlier.completion_text)
+        earlier_ids = earlier.prompt_ids + earlier.completion_ids
+        assert later.prompt_ids[: len(earlier_ids)] == earlier_ids
+
+
+def test_hermes_tool_results_in_a_row_share_one_turn(tiny_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+    results = (Message("tool", "one", tool_call_id="call_1"), Message("tool", "two", tool_call_id="call_2"))
+    text = renderer.prompt((USER, say("", ORDER, LIST), *results), TOOLS)[0]
+    shared = (
+        "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response><|im_end|>\n"
+    )
+    assert text.endswith(shared + "<|im_start|>assistant\n")
+
+
+def test_llama_tool_results_in_a_row_have_a_turn_each(tiny_llama3_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_llama3_tokenizer, ChatConfig(), "tiny")
+    results = (Message("tool", "one", tool_call_id="call_1"), Message("tool", "two", tool_call_id="call_2"))
+    text = renderer.prompt((USER, say("", ORDER, LIST), *results), TOOLS)[0]
+    head = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    ipython = head.format("ipython")
+    assert text.endswith(f"{ipython}one<|eot_id|>{ipython}two<|eot_id|>{head.format('assistant')}")
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS], ids=["no tools", "tools"])
+@pytest.mark.parametrize("system", [(), (SYSTEM,)], ids=["no system message", "system message"])
+@BOTH
+def test_a_prompt_holds_tools_and_system_message_where_there_are_any_and_nothing_in_their_place(
+    renderer: ChatRenderer, system: tuple[Message, ...], tools: tuple[Tool, ...]
+) -> None:
+    row = renderer.render(example(*system, USER, say("In Berlin."), tools=tools))
+    assert ("Be brief." in row.prompt_text) == bool(system)
+    assert ("function" in row.prompt_text) == bool(tools)
+    assert all(json.dumps(tool.to_json(), ensure_ascii=False) in row.prompt_text for tool in tools)
+    assert row.completion_text == "In Berlin." + END[renderer.format.name]
+    if not tools and not system and renderer.format.name == "hermes":
+        assert row.prompt_text == "<|im_start|>user\nWhere is A1?<|im_end|>\n<|im_start|>assistant\n"
+
+
+REFUSED = {
+    "hermes": ("<tool_call>", "a </tool_call> b", "<think>", "<|im_start|>", "cut <|im_end|> here", "<|endoftext|>"),
+    "llama3": (
+        '{"name": "x", "parameters": {}}',
+        "<|eot_id|>",
+        "a <|python_tag|> b",
+        "<|start_header_id|>",
+        "<|eom_id|>x",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("renderer", "content"),
+    [(name, content) for name, contents in REFUSED.items() for content in contents],
+    indirect=["renderer"],
+)
+def test_gold_text_with_a_call_tag_or_a_special_token_is_refused(renderer: ChatRenderer, content: str) -> None:
+    if content == "<think>":
+        content = "<think>hidden</think> said"
+    with pytest.raises(RenderError, match=r"^rows\.jsonl:7: .*special tokens or call tags"):
+        renderer.render(example(SYSTEM, USER, say(content)))
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["value", "key", "nested", "name"])
+def test_a_call_with_a_special_token_in_it_is_refused(renderer: ChatRenderer, where: str) -> None:
+    token = END[renderer.format.name]
+    arguments = {"value": {"x": f"a{token}"}, "key": {token: 1}, "nested": {"x": [{"y": token}]}, "name": {}}
+    call = ToolCall(token if where == "name" else "query_order", arguments[where])
+    with pytest.raises(RenderError, match=rf"^rows\.jsonl:7: .*{re.escape(token)}"):
+        renderer.render(example(SYSTEM, USER, say("", call)))
+
+
+# Any conversation
+
+CONTENT = st.text(st.characters(exclude_characters='<{["`', exclude_categories=["Cs"]), max_size=30).map(str.strip)
+MARKUP = [
+    "}",
+    "]}",
+    "</tool_call>",
+    "<tool_call>",
+    "; {",
+    '"',
+    "\\",
+    "<think>",
+    "</think>",
+    "\n{",
+    "é",
+    "e\u0301",
+    "查",
+]
+STRINGS = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(MARKUP), max_size=4).map("".join))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | STRINGS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(STRINGS, inner, max_size=3),
+    max_leaves=6,
+)
+CALLS = st.builds(ToolCall, st.text(min_size=1, max_size=12), st.dictionaries(STRINGS, VALUES, max_size=3))
+SAID = st.builds(Message, st.just("assistant"), CONTENT, st.lists(CALLS, max_size=3).map(tuple))
+BEFORE = st.lists(st.builds(Message, st.sampled_from(["user", "tool"]), st.text(max_size=20)) | SAID, max_size=4)
+
+
+@BOTH
+@settings(max_examples=60, deadline=None)
+@given(st.booleans(), BEFORE, SAID, st.sampled_from([(), TOOLS]))
+def test_any_conversation_renders_and_reads_back(
+    renderer: ChatRenderer, system: bool, before: list[Message], turn: Message, tools: tuple[Tool, ...]
+) -> None:
+    found = example(*([SYSTEM] if system else []), *before, turn, tools=tools)
+    row = renderer.render(found)
+    text = renderer.decode(row.completion_ids)
+    read = parse_turn(text, renderer.format.name)
+    assert text == written(turn, renderer.format.name)
+    assert read.content == turn.content
+    assert json.dumps([[c.name, c.arguments] for c in read.calls]) == json.dumps(
+        [[c.name, c.arguments] for c in turn.tool_calls]
+    )
+    assert row.prompt_ids == renderer.prompt(found.prompt, found.tools)[1]
+
+
+# Templates that cannot be used
+
+OWN = FORMATS["hermes"].own_template()
+SPEECH_ONLY = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BAD_TEMPLATES = {
+    "drops calls": (SPEECH_ONLY, "does not survive the hermes format"),
+    "refuses": ("{{ raise_exception('no tools here') }}", "the chat template refuses the row: no tools here"),
+    "is not Jinja": ("{% for %}", "the chat template refuses the row"),
+    "has no end of turn": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+        r"does not end the turn with <\|im_end\|>",
+    ),
+    "goes on after the end of turn": (
+        OWN + "{% if not add_generation_prompt %}{{ 'END' }}{% endif %}",
+        r"does not end the turn with <\|im_end\|>",
+    ),
+    "writes history otherwise": (
+        "{{ messages | length }} messages\n" + OWN,
+        "writes the messages before turn 2 otherwise",
+    ),
+    "trims text": (OWN.replace("message.content }}", "message.content[:5] }}"), "does not survive the hermes format"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_TEMPLATES)
+def test_a_template_that_loses_something_is_an_error_that_names_the_row(tiny_tokenizer: Any, fault: str) -> None:
+    template, message = BAD_TEMPLATES[fault]
+    with pytest.raises(RenderError, match=rf"^rows\.jsonl:7: .*{message}"):
+        renderer_with(tiny_tokenizer, template).render(example(SYSTEM, USER, say("Let me look.", ORDER)))
+
+
+@pytest.mark.parametrize(
+    ("template", "note"),
+    [
+        (SPEECH_ONLY, "it leaves out the tools"),
+        ("{{ raise_exception('none') }}", "it refuses tools (none)"),
+        (
+            OWN.replace("message.tool_calls or []", "(message.tool_calls or [])[:1]"),
+            "parallel calls cannot be read back",
+        ),
+        (
+            OWN.replace("+ message.content }}\n        {%- for", "}}\n        {%- for"),
+            "text beside a call cannot be read",
+        ),
+        ("{{ messages | length }}" + OWN, "one call cannot be read back"),
+        (None, "the tokenizer has no chat template of its own"),
+    ],
+)
+def test_an_unfit_template_gives_way_to_toolhones_and_is_refused_where_asked_for(
+    tiny_tokenizer: Any, template: str | None, note: str
+) -> None:
+    tokenizer = with_template(tiny_tokenizer, template)
+    chosen = make_renderer(tokenizer, ChatConfig(), "tiny")
+    assert (chosen.source, chosen.template) == ("toolhone", OWN)
+    assert note in chosen.note
+    with pytest.raises(UserError, match=rf"^chat\.template: .*tiny.*{re.escape(note)}.*auto or toolhone"):
+        make_renderer(tokenizer, ChatConfig(template="model"), "tiny")
+
+
+def test_a_fit_template_of_the_model_is_used_unless_toolhones_is_asked_for(tiny_tokenizer: Any) -> None:
+    theirs = OWN.replace("You may call one or more functions", "You may call functions")
+    tokenizer = with_template(tiny_tokenizer, theirs)
+    auto = make_renderer(tokenizer, ChatConfig(), "tiny")
+    assert (auto.source, auto.note, auto.template) == ("model", "", theirs)
+    forced = make_renderer(tokenizer, ChatConfig(template="toolhone"), "tiny")
+    assert (forced.source, forced.template) == ("toolhone", OWN)
+
+
+def test_template_hash_changes_with_the_template_and_its_variables_alone(tiny_tokenizer: Any) -> None:
+    def hash_of(template: str, **variables: Any) -> str:
+        return ChatRenderer(tiny_tokenizer, FORMATS["hermes"], template, "model", "", variables).template_hash()
+
+    assert hash_of(OWN, a=1, b=2) == hash_of(OWN, b=2, a=1)
+    assert len({hash_of(OWN), hash_of(OWN + " "), hash_of(OWN, a=1), hash_of(OWN, a=2)}) == 4
+
+
+def test_stop_ids_are_the_formats_tokens_that_the_tokenizer_knows(
+    tiny_tokenizer: Any, tiny_llama3_tokenizer: Any
+) -> None:
+    for tokenizer, tokens in (
+        (tiny_tokenizer, ("<|im_end|>", "<|endoftext|>")),
+        (tiny_llama3_tokenizer, ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")),
+    ):
+        renderer = make_renderer(tokenizer, ChatConfig(), "tiny")
+        assert renderer.stop_ids() == set(tokenizer.convert_tokens_to_ids(list(tokens)))
+
+
+# Rendering many
+
+
+def long_and_short() -> tuple[Example, Example]:
+    """An example of over 500 tokens, and one of less than 100."""
+    short = example(USER, say("Yes."), tools=(), id="short/1")
+    return example(USER, say("查" * 500), tools=(), id="long/1"), short
+
+
+def test_an_over_long_example_is_an_error_with_its_length_and_the_limit(tiny_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+    length = len(renderer.render(long_and_short()[0]))
+    config = ChatConfig(max_tokens=100)
+    with pytest.raises(UserError, match=rf"^rows\.jsonl:7: turn 1 is {length} tokens .* is 100; .*over_long: drop"):
+        render_all(renderer, long_and_short(), config)
+
+
+def test_an_over_long_example_is_dropped_whole_and_named_where_asked(tiny_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+    rows, dropped = render_all(renderer, long_and_short(), ChatConfig(max_tokens=100, over_long="drop"))
+    assert [row.example.id for row in rows] == ["short/1"]
+    assert dropped == ["long/1"]
+    assert rows[0] == renderer.render(long_and_short()[1])
+
+
+def test_an_example_of_just_the_limit_is_kept(tiny_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+    length = len(renderer.render(long_and_short()[1]))
+    assert len(render_all(renderer, long_and_short()[1:], ChatConfig(max_tokens=length))[0]) == 1
+    with pytest.raises(UserError, match=rf"is {length} tokens"):
+        render_all(renderer, long_and_short()[1:], ChatConfig(max_tokens=length - 1))
+
+
+def test_dropping_every_example_is_an_error(tiny_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+    with pytest.raises(UserError, match=r"^chat\.max_tokens: every example is longer than 16"):
+        render_all(renderer, long_and_short(), ChatConfig(max_tokens=16, over_long="drop"))
+
+
+def test_all_rows_that_cannot_be_rendered_are_told_in_one_error(tiny_tokenizer: Any) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+    bad = [example(USER, say(f"<tool_call> {n}"), id=f"bad-{n}/1") for n in range(23)]
+    with pytest.raises(UserError) as caught:
+        render_all(renderer, [bad[0], long_and_short()[1], *bad[1:]], ChatConfig())
+    lines = str(caught.value).split("\n")
+    assert [f"'<tool_call> {n}<|im_end|>'" in line for n, line in enumerate(lines[:20])] == [True] * 20
+    assert lines[20:] == ["... and 3 more"]

@@ -1,0 +1,187 @@
+"""Splits and subsets: stable by content, groups whole, proportions kept, no row on both sides."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.config import DataConfig
+from toolhone.data.read import read_conversations
+from toolhone.data.split import balanced_subset, make_splits, read_files, split_validation, turns
+from toolhone.errors import UserError
+from toolhone.records import Conversation, Message, ToolCall
+
+SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
+TRAIN, TEST, TOOLS = (str(SHIPPED / name) for name in ("train.jsonl", "test.jsonl", "tools.json"))
+
+
+def row(number: int, *called: str, template: str | None = None) -> Conversation:
+    turn = Message("assistant", "", tuple(ToolCall(name, {}) for name in called))
+    meta = {} if template is None else {"template": template}
+    return Conversation(f"r{number}", (Message("user", f"question {number}"), turn), (), f"x:{number}", meta=meta)
+
+
+def ids(rows: list[Conversation]) -> list[str]:
+    return [row.id for row in rows]
+
+
+def kinds(rows: list[Conversation]) -> Counter[str]:
+    return Counter(",".join(sorted(c.name for m in row.messages for c in m.tool_calls)) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[Conversation]:
+    return list(read_conversations(Path(TRAIN)))
+
+
+# Validation rows
+
+
+def test_validation_rows_are_about_the_share_that_was_asked_for() -> None:
+    rows = [row(n) for n in range(2000)]
+    train, validation = split_validation(rows, 0.1, None)
+    assert 150 <= len(validation) <= 250
+    assert sorted(ids(train) + ids(validation)) == sorted(ids(rows))
+    assert ids(train) == [id for id in ids(rows) if id in set(ids(train))], "the order of the file is kept"
+
+
+def test_a_row_keeps_its_side_when_rows_are_added_moved_or_renamed() -> None:
+    rows = [row(n) for n in range(200)]
+    _, before = split_validation(rows, 0.2, None)
+    _, after = split_validation([*(row(n) for n in range(500, 700)), *reversed(rows)], 0.2, None)
+    assert set(ids(before)) == {id for id in ids(after) if int(id[1:]) < 200}
+
+
+def test_a_larger_share_keeps_the_rows_of_a_smaller_one() -> None:
+    rows = [row(n) for n in range(300)]
+    small, large = (set(ids(split_validation(rows, share, None)[1])) for share in (0.1, 0.3))
+    assert small < large
+
+
+@given(st.lists(st.sampled_from("abcdefghij"), max_size=40))
+def test_no_group_stands_on_both_sides(templates: list[str]) -> None:
+    # Each of the ten groups is there at least once, so that neither side is empty.
+    rows = [row(n, template=template) for n, template in enumerate([*templates, *"abcdefghij"])]
+    train, validation = split_validation(rows, 0.5, "template")
+    assert {r.meta["template"] for r in train} & {r.meta["template"] for r in validation} == set()
+    assert len(train) + len(validation) == len(rows)
+
+
+def test_rows_without_the_group_s_key_go_their_own_ways() -> None:
+    train, validation = split_validation([row(n) for n in range(100)], 0.5, "template")
+    assert len(train) > 20
+    assert len(validation) > 20
+
+
+def test_no_phrasing_of_the_shipped_data_is_on_both_sides(shipped: list[Conversation]) -> None:
+    train, validation = split_validation(shipped, 0.1, "template")
+    assert 30 <= len(validation) <= 90
+    assert {r.meta["template"] for r in train} & {r.meta["template"] for r in validation} == set()
+
+
+def test_a_share_of_0_leaves_all_rows_for_training() -> None:
+    rows = [row(n) for n in range(3)]
+    assert split_validation(rows, 0.0, None) == (rows, [])
+
+
+def test_a_split_that_leaves_a_side_empty_is_refused() -> None:
+    rows = [row(n, template="one") for n in range(50)]
+    with pytest.raises(UserError, match=r"^data\.validation: a share of 0\.1 by data\.group_by 'template' leaves no "):
+        split_validation(rows, 0.1, "template")
+
+
+# Subsets
+
+
+@given(
+    st.lists(st.sampled_from(["", "a", "b", "a,b"]), min_size=1, max_size=80).flatmap(
+        lambda found: st.tuples(st.just(found), st.integers(1, len(found) + 5))
+    )
+)
+def test_a_subset_has_its_size_keeps_the_order_and_every_kind_s_proportion(drawn: tuple[list[str], int]) -> None:
+    called, limit = drawn
+    rows = [row(n, *filter(None, names.split(","))) for n, names in enumerate(called)]
+    chosen = balanced_subset(rows, limit)
+    assert len(chosen) == min(limit, len(rows))
+    assert ids(chosen) == [id for id in ids(rows) if id in set(ids(chosen))]
+    wanted, found = kinds(rows), kinds(chosen)
+    for kind, count in wanted.items():
+        # Every so-many-th of the sorted rows: a kind gets its share, rounded up or down.
+        assert abs(found[kind] - count * len(chosen) / len(rows)) < 1
+
+
+def test_no_limit_takes_all_rows() -> None:
+    rows = [row(n) for n in range(3)]
+    assert balanced_subset(rows, None) == rows
+    assert balanced_subset([], 5) == []
+
+
+def test_a_subset_does_not_depend_on_the_order_of_the_file(shipped: list[Conversation]) -> None:
+    assert set(ids(balanced_subset(shipped, 50))) == set(ids(balanced_subset(shipped[::-1], 50)))
+
+
+def test_identical_questions_under_two_ids_do_not_make_a_subset_larger_or_smaller() -> None:
+    twins = [Conversation(f"t{n}", row(0).messages, (), f"x:{n}") for n in range(10)]
+    assert len(balanced_subset(twins, 4)) == 4
+
+
+# Files
+
+
+def config(**values: Any) -> DataConfig:
+    return DataConfig(**{"train": (TRAIN,), "test": (TEST,), "tools": TOOLS, **values})
+
+
+def test_splits_of_the_shipped_data_are_made_as_the_config_says() -> None:
+    splits = make_splits(config(train_rows=40, validation_rows=5, test_rows=20))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 5, 20)
+    assert splits.available["train"] + splits.available["validation"] == 600
+    assert splits.available["test"] == 200
+    assert [name for name, _ in splits.items()] == ["train", "validation", "test"]
+    assert all(row.tools for _, rows in splits.items() for row in rows)
+
+
+def test_turns_are_the_examples_of_all_rows_in_order() -> None:
+    splits = make_splits(config())
+    found = turns(splits.test)
+    assert len(found) > len(splits.test)
+    places = {row.id: n for n, row in enumerate(splits.test)}
+    order = [places[example.conversation_id] for example in found]
+    assert order == sorted(order)
+
+
+def test_a_test_row_that_is_trained_on_is_refused_with_both_places(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+        {"id": "b", "messages": [{"role": "user", "content": "bye"}, {"role": "assistant", "content": "see you"}]},
+    ]
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    train.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    test.write_text("\n" + json.dumps({**lines[1], "id": "c", "meta": {"language": "en"}}), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        make_splits(config(train=(str(train),), test=(str(test),), validation=0.0))
+    assert str(caught.value) == (
+        f"{test}:2: the row stands at {train}:2 too (1 such rows); a test row may not be trained on"
+    )
+
+
+def test_ids_must_differ_across_the_files_of_one_side(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for number, path in enumerate(paths):
+        messages = [{"role": "user", "content": str(number)}, {"role": "assistant", "content": "yes"}]
+        path.write_text(json.dumps({"id": "same", "messages": messages}), encoding="utf-8")
+    with pytest.raises(UserError, match=f'^{paths[1]}:1: the id "same" stands at {paths[0]}:1 already'):
+        read_files([str(path) for path in paths])
+
+
+def test_files_without_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"^{path}: no rows$"):
+        read_files([str(path)])

@@ -1,0 +1,60 @@
+"""What a command imports: looking at data and asking for help must not wait for torch."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
+SHIPPED = ROOT / "data" / "customer_service"
+CHECK = ["data", "check", str(SHIPPED / "test.jsonl"), "--tools", str(SHIPPED / "tools.json")]
+
+_RUN_AND_LIST = """
+import contextlib, io, sys
+import toolhone.cli
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    toolhone.cli.main(sys.argv[1:])
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The top-level packages in memory after a command, run in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_AND_LIST, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = imported_by("--help")
+    assert "toolhone" in loaded
+    assert loaded & (HEAVY | {"numpy", "scipy", "pydantic", "jsonschema", "yaml"}) == set()
+
+
+@pytest.mark.parametrize("arguments", [["config"], CHECK], ids=["config", "data-check"])
+def test_commands_that_need_no_model_import_no_model_library(arguments: list[str]) -> None:
+    loaded = imported_by(*arguments)
+    assert "pydantic" in loaded, "the command did not get as far as its work"
+    assert loaded & HEAVY == set()
+
+
+def test_a_missing_run_is_told_before_scorer_or_report_load_a_model_library() -> None:
+    for command in ("score", "report"):
+        assert imported_by(command, "--run", "no-such-run") & HEAVY == set()
+
+
+def test_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "toolhone", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    # It takes a tenth of a second; the bound leaves room for a busy machine and is far below any import of torch.
+    assert statistics.median(seconds) < 1.0

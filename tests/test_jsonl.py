@@ -1,0 +1,163 @@
+"""JSON lines on disk: what is refused, how it is named, and that files are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolhone.errors import UserError
+from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl, write_json, write_jsonl, write_text
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("NaN", "NaN is not JSON"),
+        ('{"a": [-Infinity]}', "-Infinity is not JSON"),
+        ('{"a": 1, "b": 2, "a": 1}', 'the key "a" stands twice in one object'),
+        ('{"x": {"a": 1, "a": 2}}', 'the key "a" stands twice in one object'),
+        ("1" * 5000, "a number with too many digits"),
+        ("[" * 100_000 + "]" * 100_000, "JSON that is nested too deeply"),
+    ],
+    ids=["nan", "infinity", "key-twice", "inner-key-twice", "many-digits", "deep"],
+)
+def test_json_without_a_single_meaning_is_refused(text: str, fault: str) -> None:
+    with pytest.raises(StrictJsonError) as caught:
+        parse_strict(text)
+    assert str(caught.value) == fault
+
+
+def test_the_same_key_in_two_objects_is_no_duplicate() -> None:
+    assert parse_strict('[{"a": 1}, {"a": {"a": 2}}]') == [{"a": 1}, {"a": {"a": 2}}]
+
+
+def test_broken_json_stays_a_decode_error_with_its_place() -> None:
+    with pytest.raises(json.JSONDecodeError) as caught:
+        parse_strict('{"a": 1,\n "b" 2}')
+    assert (caught.value.lineno, caught.value.colno) == (2, 6)
+
+
+def test_a_duplicate_in_a_huge_object_is_found_in_linear_time() -> None:
+    keys = [*range(100_000), 99_999]
+    text = "{" + ", ".join(f'"k{key}": 0' for key in keys) + "}"
+    started = time.perf_counter()
+    with pytest.raises(StrictJsonError, match='"k99999" stands twice'):
+        parse_strict(text)
+    # Counting every name against all others took minutes for this many; one pass takes a tenth of a second.
+    assert time.perf_counter() - started < 10
+
+
+@settings(max_examples=50)  # every file is flushed to the disk
+@given(st.lists(st.dictionaries(st.text(), JSON, max_size=4)))
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+    path = tmp_path_factory.getbasetemp() / "rows.jsonl"
+    write_jsonl(path, rows)
+    assert [row for _, row in read_jsonl(path)] == rows
+
+
+def test_rows_are_named_by_file_and_line_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\r\n\r\n   \n{"b": 2}')
+    assert list(read_jsonl(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:4", {"b": 2})]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "查"}\n', encoding="utf-8-sig")
+    assert list(read_jsonl(path)) == [(f"{path}:1", {"a": "查"})]
+    path.write_text("", encoding="utf-8-sig")
+    assert list(read_jsonl(path)) == []
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x1c"])
+def test_a_line_ends_at_a_newline_alone(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"a": f"x{separator}y"}, {"a": "z"}])
+    assert [row["a"] for _, row in read_jsonl(path)] == [f"x{separator}y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'{"a": ', "broken JSON: Expecting value at column 7"),
+        (b'{"a": 1} {"b": 2}', "broken JSON: Extra data at column 10"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": 1, "a": 1}', 'the key "a" stands twice in one object'),
+        (b"[" * 100_000, "JSON that is nested too deeply"),
+        ('{"a": "é"}'.encode("latin-1"), "not UTF-8 (invalid continuation byte at byte 7); save it as UTF-8"),
+    ],
+    ids=["cut", "two-objects", "list", "nan", "key-twice", "deep", "latin-1"],
+)
+def test_a_faulty_line_is_named_by_file_and_line(tmp_path: Path, line: bytes, fault: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(UserError) as caught:
+        list(read_jsonl(path))
+    assert str(caught.value) == f"{path}:2: {fault}"
+
+
+def test_a_missing_file_is_named_with_the_folder_that_was_looked_in(in_workspace: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        list(read_jsonl(Path("data/rows.jsonl")))
+    assert str(caught.value) == f"data/rows.jsonl: no such file (looked in {in_workspace})"
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, expected a JSONL file"):
+        list(read_jsonl(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom file permissions bind")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.touch(mode=0)
+    with pytest.raises(UserError, match="may not be read"):
+        list(read_jsonl(path))
+
+
+def test_chinese_is_written_as_it_is_one_row_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "rows.jsonl"
+    write_jsonl(path, [{"a": "查订单"}, {"b": "1\n2"}])
+    assert path.read_bytes().decode() == '{"a": "查订单"}\n{"b": "1\\n2"}\n'
+
+
+def test_half_of_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"text": "查\ud83d"}])
+    assert path.read_bytes() == b'{"text": "\\u67e5\\ud83d"}\n'
+    assert [row for _, row in read_jsonl(path)] == [{"text": "查\ud83d"}]
+
+
+def test_a_value_is_written_indented(tmp_path: Path) -> None:
+    write_json(tmp_path / "value.json", {"a": ["查"]})
+    assert (tmp_path / "value.json").read_text(encoding="utf-8") == '{\n  "a": [\n    "查"\n  ]\n}\n'
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"a": 1}
+        raise KeyboardInterrupt
+
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"old": True}])
+    with pytest.raises(KeyboardInterrupt):
+        write_jsonl(path, rows())
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half of a pair: \ud83d")
+    assert path.read_text(encoding="utf-8") == '{"old": true}\n'
+    assert os.listdir(tmp_path) == ["rows.jsonl"]

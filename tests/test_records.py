@@ -1,0 +1,196 @@
+"""The records against the golden lines of the contracts: each is what is written, and what is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolhone.data.read import conversation
+from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.records import (
+    ArgumentError,
+    CallMatch,
+    Conversation,
+    Gold,
+    GoldCall,
+    Message,
+    Prediction,
+    Score,
+    Token,
+    Tool,
+    ToolCall,
+)
+
+CONTRACTS = Path(__file__).parent / "fixtures" / "contracts"
+
+
+def golden(name: str) -> tuple[str, dict[str, Any]]:
+    """The line of a contract as text and as a row."""
+    path = CONTRACTS / f"{name}.jsonl"
+    ((_, row),) = read_jsonl(path)
+    return path.read_text(encoding="utf-8"), row
+
+
+def order_schema(properties: dict[str, Any], required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [required], "additionalProperties": False}
+
+
+CONVERSATION = Conversation(
+    id="order-1",
+    messages=(
+        Message("system", "你是客服 Agent,负责查询订单和物流。"),
+        Message("user", "帮我查订单 ORD-001,再看看 SKU4471 有没有货"),
+        Message(
+            "assistant",
+            "",
+            (
+                ToolCall("query_order", {"order_id": "ORD-001"}, "call_1"),
+                ToolCall("query_stock", {"sku": "SKU4471"}, "call_2"),
+            ),
+        ),
+        Message("tool", '{"status": "已发货"}', tool_call_id="call_1"),
+        Message("tool", '{"stock": 3}', tool_call_id="call_2"),
+        Message("assistant", "订单 ORD-001 已发货,SKU4471 还有 3 件。"),
+    ),
+    tools=(
+        Tool("query_order", "查询订单状态", order_schema({"order_id": {"type": "string"}}, "order_id")),
+        Tool(
+            "query_stock",
+            "查询商品库存",
+            order_schema({"sku": {"type": "string"}, "quantity": {"type": "integer", "default": 1}}, "sku"),
+        ),
+    ),
+    where="conversation.jsonl:1",
+    meta={"language": "zh", "template": "parallel-1"},
+)
+TEXT = '<tool_call>\n{"name": "query_order", "arguments": {"order_id": "ORD-001"}}\n</tool_call>'
+PREDICTION = Prediction(
+    id="order-1/2",
+    model="tuned",
+    text=TEXT,
+    finish_reason="stop",
+    prompt_tokens=512,
+    completion_tokens=2,
+    latency_ms=41.5,
+    tokens=(Token(44, b"<t", -0.01), Token(2, b"", -0.002)),
+)
+SCORE = Score(
+    id="order-1/2",
+    conversation_id="order-1",
+    model="tuned",
+    status="calls",
+    failure=None,
+    calls=(ToolCall("query_order", {"order_id": "ORD-001"}),),
+    gold=Gold(
+        "calls",
+        (GoldCall("query_order", {"order_id": ["ORD-001"]}), GoldCall("query_stock", {"sku": ["SKU4471"]})),
+    ),
+    tools=("query_order", "query_stock"),
+    matches=(CallMatch(0, 0, 1, ()),),
+    missing_calls=(1,),
+    extra_calls=(),
+    names_right=False,
+    exact=False,
+    schema_valid=True,
+    rules=(),
+    question="帮我查订单 ORD-001,再看看 SKU4471 有没有货",
+    text=TEXT,
+    finish_reason="stop",
+    prompt_tokens=512,
+    completion_tokens=2,
+    latency_ms=41.5,
+    gold_source=None,
+    meta={"language": "zh", "template": "parallel-1", "turn": "first"},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"), [("conversation", CONVERSATION), ("prediction", PREDICTION), ("score", SCORE)]
+)
+def test_a_record_is_written_as_the_golden_line(
+    tmp_path: Path, name: str, record: Conversation | Prediction | Score
+) -> None:
+    line, _ = golden(name)
+    write_jsonl(tmp_path / "written.jsonl", [record.to_json()])
+    assert (tmp_path / "written.jsonl").read_text(encoding="utf-8") == line
+
+
+def test_the_golden_lines_are_read_as_the_records() -> None:
+    assert conversation(golden("conversation")[1], "conversation.jsonl:1") == CONVERSATION
+    assert Prediction.from_json(golden("prediction")[1]) == PREDICTION
+    assert Score.from_json(golden("score")[1]) == SCORE
+
+
+def test_what_the_golden_lines_leave_out_survives_the_way_through_json() -> None:
+    error = ArgumentError("f", "x", "missing", [1, {"y": None}], None)
+    score = replace(
+        SCORE,
+        gold=Gold("calls", (GoldCall("f", {"x": [1, 2], "y": ["a"]}, frozenset({"y"})),)),
+        matches=(CallMatch(0, 0, 0, (error,)),),
+        rules=("number-as-text",),
+        gold_source="teacher",
+        schema_valid=None,
+    )
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+
+
+def test_figures_are_rounded_where_they_are_written() -> None:
+    row = replace(PREDICTION, latency_ms=1.23456, tokens=(Token(1, b"\xe6", -0.123456789),)).to_json()
+    assert row["latency_ms"] == 1.235
+    assert row["tokens"] == [{"id": 1, "bytes": [0xE6], "logprob": -0.123457}]
+
+
+def test_defaults_are_left_out_of_a_conversation_and_all_else_is_written() -> None:
+    plain = Conversation("1", (Message("user", "hi"), Message("assistant", "")), (), "x:1")
+    assert plain.to_json() == {
+        "id": "1",
+        "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}],
+    }
+    full = replace(
+        plain,
+        messages=(Message("assistant", "a", (ToolCall("f", {}),), weight=0.0),),
+        parallel_tool_calls=False,
+        expected=Gold("any"),
+        gold_source="teacher",
+        meta={"k": 1},
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert full.to_json() == {
+        "id": "1",
+        "messages": [{"role": "assistant", "content": "a", "tool_calls": [call], "weight": 0.0}],
+        "parallel_tool_calls": False,
+        "expected": {"status": "any", "calls": []},
+        "gold_source": "teacher",
+        "meta": {"k": 1},
+    }
+
+
+def test_the_content_hash_depends_on_messages_and_tools_alone() -> None:
+    found = CONVERSATION.content_hash()
+    assert len(found) == 16
+    assert replace(CONVERSATION, id="other", where="y:9", meta={}, gold_source="teacher").content_hash() == found
+    assert replace(CONVERSATION, messages=CONVERSATION.messages[:-1]).content_hash() != found
+    assert replace(CONVERSATION, tools=CONVERSATION.tools[:1]).content_hash() != found
+
+
+def test_the_gold_of_a_turn_is_its_calls_each_argument_with_one_value() -> None:
+    assert Gold.of_message(Message("assistant", "Hello")) == Gold("none")
+    assert Gold.of_message(Message("assistant", "", (ToolCall("f", {"x": 1}, "call_1"), ToolCall("g", {})))) == Gold(
+        "calls", (GoldCall("f", {"x": [1]}), GoldCall("g", {}))
+    )
+
+
+def test_a_match_is_right_where_no_argument_is_wrong() -> None:
+    assert CallMatch(0, 0, 2, ()).right
+    assert not CallMatch(0, 0, 1, (ArgumentError("f", "x", "wrong", [1], 2),)).right
+
+
+@pytest.mark.parametrize("record", [CONVERSATION, CONVERSATION.messages[0], PREDICTION, SCORE])
+def test_records_are_frozen(record: Any) -> None:
+    field = "role" if isinstance(record, Message) else "id"
+    with pytest.raises(FrozenInstanceError):
+        setattr(record, field, "changed")

@@ -1,0 +1,142 @@
+"""Stopping at a signal and going on: the same adapter, bit for bit, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolhone.chat.render import Rendered
+from toolhone.errors import UserError
+from toolhone.train.checkpoint import StopOnSignal, checkpoint_to_resume, last_checkpoint
+from toolhone.train.trainer import ToolCallTrainer
+
+KEYS = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 5, "learning_rate": 1e-2, "scheduler": "cosine"}
+Train = Callable[..., Any]
+
+
+def weights(run: Any) -> bytes:
+    return bytes((run.adapter / "adapter_model.safetensors").read_bytes())
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+
+
+@pytest.fixture
+def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sends this process a signal in the middle of a step, once."""
+    original = ToolCallTrainer.training_step
+
+    def arrange(step: int, number: int = signal.SIGINT, times: int = 1) -> None:
+        def training_step(self: ToolCallTrainer, *args: Any, **kwargs: Any) -> Any:
+            if self.state.global_step == step - 1:
+                monkeypatch.setattr(ToolCallTrainer, "training_step", original)
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(ToolCallTrainer, "training_step", training_step)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("number", "packing"), [(signal.SIGINT, "prefix_tree"), (signal.SIGTERM, "none")], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_stopped_run_resumes_to_the_same_bits(
+    train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None], number: int, packing: str
+) -> None:
+    keys = {**KEYS, "packing": packing}
+    whole = train(short_rows, "whole", **keys)
+    signal_in_step(2, number)
+    stopped = train(short_rows, "stopped", **keys)
+    assert not stopped.result.finished
+    assert stopped.result.steps == 2
+    assert not stopped.run.adapter.exists()
+    assert last_checkpoint(stopped.run.checkpoints) == stopped.run.checkpoints / "checkpoint-2"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    resumed = train(short_rows, "stopped", resume=True, **keys)
+    assert resumed.result.finished
+    assert resumed.result.steps == 5
+    assert weights(resumed.run) == weights(whole.run)
+    assert [line["step"] for line in resumed.log] == [1, 2, 3, 4, 5]
+    kept = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples", "tokens", "computed_tokens")
+    assert [[line[k] for k in kept] for line in resumed.log] == [[line[k] for k in kept] for line in whole.log]
+
+
+def test_a_second_signal_interrupts_at_once(
+    train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None]
+) -> None:
+    signal_in_step(2, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(short_rows, **KEYS)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_in_the_last_step_lets_the_run_finish(
+    train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None]
+) -> None:
+    signal_in_step(2)
+    done = train(short_rows, **{**KEYS, "max_steps": 2})
+    assert done.result.finished
+    assert (done.run.adapter / "adapter_config.json").is_file()
+
+
+def test_a_checkpoint_without_its_marker_is_passed_over(
+    train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None]
+) -> None:
+    keys = {**KEYS, "save_every": 1, "keep_checkpoints": 5}
+    whole = train(short_rows, "whole", **keys)
+    signal_in_step(3)
+    stopped = train(short_rows, "stopped", **keys)
+    folder = stopped.run.checkpoints
+    # As a crash leaves it that came while the third checkpoint was written.
+    (folder / "checkpoint-3" / "complete").unlink()
+    (folder / "checkpoint-3" / "optimizer.pt").unlink()
+    assert checkpoint_to_resume(folder) == folder / "checkpoint-2"
+    resumed = train(short_rows, "stopped", resume=True, **keys)
+    assert weights(resumed.run) == weights(whole.run)
+    assert [line["step"] for line in resumed.log] == [1, 2, 3, 4, 5]
+    assert last_checkpoint(folder) == folder / "checkpoint-5"
+
+
+def test_resuming_where_there_is_nothing_says_so(train: Train, short_rows: list[Rendered], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"checkpoints: holds no complete checkpoint .*--resume"):
+        train(short_rows, resume=True, **KEYS)
+    (tmp_path / "checkpoint-7").mkdir()
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_the_newest_complete_checkpoint_is_found_by_number_not_by_name(tmp_path: Path) -> None:
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "complete").touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_only_the_newest_checkpoints_are_kept_and_all_are_complete(
+    train: Train, short_rows: list[Rendered], keep: int
+) -> None:
+    run = train(short_rows, save_every=1, keep_checkpoints=keep, **KEYS).run
+    assert steps(run.checkpoints) == [1, 2, 3, 4, 5][-keep:]
+    for path in run.checkpoints.glob("checkpoint-*"):
+        assert (path / "complete").is_file()
+        assert (path / "adapter_model.safetensors").is_file()
+        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        assert f"checkpoint-{state['global_step']}" == path.name
+
+
+def test_signals_are_the_former_handlers_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopOnSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+    assert signal.getsignal(signal.SIGTERM) is before

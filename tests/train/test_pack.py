@@ -1,0 +1,369 @@
+"""Prefix trees against stock LlamaForCausalLM + PEFT, a row at a time and with no toolhone code between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from toolhone.errors import UserError
+from toolhone.train import tree_attention
+from toolhone.train.pack import (
+    IGNORED,
+    PrefixTree,
+    TrainingRow,
+    TreeCollator,
+    build_tree,
+    refuse_sliding_window,
+    visible,
+)
+from toolhone.train.trainer import ToolCallTrainer
+from toolhone.train.tree_attention import TREE_ATTENTION
+
+PAD = 31
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+def adapted(kind: str, layers: int = 2) -> Any:
+    """A random model whose adapter is not zero, in double precision."""
+    torch.manual_seed(0)
+    if kind == "llama":
+        model: Any = LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, **SIZES))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=layers, head_dim=16, **SIZES))
+    # Weights of this size make attention far from uniform, so that a wrong mask shows.
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.3)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def in_double(model: Any) -> Any:
+    """The model in float64, its norms too: transformers' own round to float32 whatever they are given."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return model.double()
+
+
+@pytest.fixture
+def _double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes the libraries' (and compute_loss's) casts of logits and rotary angles to float32 keep float64."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return {kind: in_double(adapted(kind)) for kind in ("llama", "qwen3")}
+
+
+Result = tuple[float, dict[str, torch.Tensor]]
+
+
+def result(model: Any, loss: torch.Tensor) -> Result:
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    return loss.item(), gradients
+
+
+def one_by_one(model: Any, rows: Sequence[TrainingRow]) -> Result:
+    """The mean loss over all labelled tokens and its gradients, from a stock forward pass of each row alone."""
+    model.zero_grad()
+    model.get_base_model().set_attn_implementation("sdpa")
+    labelled = [len(row.ids) - row.prompt_length for row in rows]
+    whole = torch.zeros(())
+    for row, count in zip(rows, labelled, strict=True):
+        labels = [IGNORED] * row.prompt_length + row.ids[row.prompt_length :]
+        loss = model(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss * count / sum(labelled)
+        loss.backward()
+        whole = whole + loss.detach()
+    return result(model, whole)
+
+
+def collate(rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, torch.Tensor]:
+    return TreeCollator(PAD, max_tokens)([{"input_ids": r.ids, "prompt_length": r.prompt_length} for r in rows])
+
+
+def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The trainer's own loss of a batch, on one process."""
+    model.get_base_model().set_attn_implementation(TREE_ATTENTION)
+    alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
+    count = (batch["labels"] != IGNORED).sum()
+    loss: torch.Tensor = ToolCallTrainer.compute_loss(alone, model, batch, num_items_in_batch=count)
+    return loss
+
+
+def as_trees(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> Result:
+    """Loss and gradients of the rows laid out as trees."""
+    model.zero_grad()
+    loss = tree_loss(model, collate(rows, max_tokens))
+    loss.backward()
+    return result(model, loss)
+
+
+def assert_equal(found: Result, expected: Result, tolerance: float) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        # Where a row has nothing to attend to but itself, a query's gradient is nought but for rounding.
+        assert (found[1][name] - gradient).norm() <= tolerance * gradient.norm() + 1e-14, name
+
+
+PROMPT = [5, 6, 7, 8, 9, 10]
+CASES = {
+    "another first label": [TrainingRow([*PROMPT, 1, 2, 3], 6), TrainingRow([*PROMPT, 4, 2, 3], 6)],
+    "the same first label": [TrainingRow([*PROMPT, 1, 2, 3], 6), TrainingRow([*PROMPT, 1, 2, 9, 9], 6)],
+    "exact duplicates": [TrainingRow([*PROMPT, 1, 2], 6)] * 3,
+    "turns of one conversation": [
+        TrainingRow([*PROMPT, 1, 2], 6),
+        TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
+        TrainingRow([*PROMPT, 1, 2, 11, 12, 3, 13, 14, 4, 4], 13),
+    ],
+    "one prompt inside another": [TrainingRow([*PROMPT, 1], 6), TrainingRow([*PROMPT[:4], 2, 2], 4)],
+    "unequal lengths": [
+        TrainingRow([*PROMPT, 1], 6),
+        TrainingRow([*PROMPT[:3], *range(11, 25), 1, 2, 3, 4, 5, 6, 7], 17),
+        TrainingRow([*PROMPT, 15, 16, 2, 2], 8),
+    ],
+    "a single row": [TrainingRow([*PROMPT, 1, 2, 3], 6)],
+    "the shortest row": [TrainingRow([3, 4], 1), TrainingRow([3, 5, 6], 1)],
+    "nothing shared": [TrainingRow([n, *PROMPT, n], 7) for n in (1, 2, 3)],
+}
+
+
+@pytest.fixture(params=[1, 3, 256])
+def _block_queries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention in blocks of so many queries: every segment its own, some joined, all in one."""
+    monkeypatch.setattr(tree_attention, "_BLOCK_QUERIES", request.param)
+
+
+@pytest.mark.usefixtures("_double", "_block_queries")
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_every_lora_gradient_equal_those_of_the_rows_alone(
+    models: dict[str, Any], kind: str, case: str
+) -> None:
+    rows = CASES[case]
+    expected = one_by_one(models[kind], rows)
+    assert all(gradient.norm() > 1e-4 for gradient in expected[1].values())
+    assert_equal(as_trees(models[kind], rows, max_tokens=1000), expected, 1e-9)
+
+
+@pytest.mark.usefixtures("_double", "_block_queries")
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_several_padded_trees_in_a_batch_give_the_same_loss_and_gradients(models: dict[str, Any], kind: str) -> None:
+    rows = [row for case in CASES.values() for row in case]
+    random.Random(0).shuffle(rows)
+    expected = one_by_one(models[kind], rows)
+    for max_tokens in (1, 25, 40):
+        assert collate(rows, max_tokens)["input_ids"].shape[0] > 1
+        assert_equal(as_trees(models[kind], rows, max_tokens), expected, 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: str) -> None:
+    rows = [row for case in CASES.values() for row in case]
+    model = adapted(kind)
+    assert_equal(as_trees(model, rows, max_tokens=40), one_by_one(model, rows), 1e-5)
+
+
+ids = st.integers(0, 2)
+
+
+@st.composite
+def training_rows(draw: st.DrawFn) -> TrainingRow:
+    prompt = draw(st.lists(ids, min_size=1, max_size=6))
+    return TrainingRow([*prompt, *draw(st.lists(ids, min_size=1, max_size=3))], len(prompt))
+
+
+tries = st.lists(training_rows(), min_size=1, max_size=8)
+
+
+def naive_count(rows: Sequence[TrainingRow]) -> int:
+    """Nodes of the trie of what may be shared, and everything else once a row."""
+    nodes = {tuple(row.ids[:n]) for row in rows for n in range(1, row.prompt_length)}
+    return len(nodes) + sum(len(row.ids) - row.prompt_length + 1 for row in rows)
+
+
+def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels of each row, found from its last token by what that token sees."""
+    index = torch.arange(len(tree))
+    mask = visible(torch.tensor(tree.ends), index, index)
+    rows = []
+    # Only a row's last token has no descendant.
+    for last in (n for n, end in enumerate(tree.ends) if end == n + 1):
+        seen = mask[last].nonzero().squeeze(1).tolist()
+        assert [tree.positions[n] for n in seen] == list(range(len(seen)))
+        for depth, token in enumerate(seen):
+            assert mask[token].nonzero().squeeze(1).tolist() == seen[: depth + 1]
+        rows.append(([tree.ids[n] for n in seen], [tree.labels[n] for n in seen]))
+    return rows
+
+
+@given(tries)
+@settings(deadline=None, max_examples=200)
+def test_every_token_sees_exactly_its_own_row_so_far(rows: list[TrainingRow]) -> None:
+    expected = [(r.ids, [IGNORED] * r.prompt_length + r.ids[r.prompt_length :]) for r in rows]
+    assert sorted(rows_read_back(build_tree(rows))) == sorted(expected)
+
+
+@given(tries)
+@settings(deadline=None)
+def test_a_tree_holds_each_shared_prefix_once(rows: list[TrainingRow]) -> None:
+    assert len(build_tree(rows)) == naive_count(rows)
+
+
+@given(tries, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_a_tree_does_not_depend_on_the_order_of_its_rows(rows: list[TrainingRow], shuffler: random.Random) -> None:
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    assert build_tree(shuffled) == build_tree(rows)
+
+
+@pytest.mark.usefixtures("_double", "_block_queries")
+@given(tries, st.integers(1, 40))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_rows_give_the_loss_of_the_rows_alone(
+    models: dict[str, Any], rows: list[TrainingRow], max_tokens: int
+) -> None:
+    assert_equal(as_trees(models["llama"], rows, max_tokens), one_by_one(models["llama"], rows), 1e-9)
+
+
+TEETH = [TrainingRow([5, 6, 7, 1, 2], 3), TrainingRow([5, 6, 8, 3], 3), TrainingRow([5, 6, 7, 1, 2, 9, 4], 6)]
+
+
+def leaf_ends(tree: PrefixTree) -> set[int]:
+    """The last tokens of rows: nothing is predicted from them, so what they see does not matter."""
+    return {n for n, end in enumerate(tree.ends) if end == n + 1}
+
+
+@pytest.mark.usefixtures("_double")
+def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
+    models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = build_tree(TEETH)
+    queries = [n for n in range(len(tree)) if n not in leaf_ends(tree)]
+    assert len(queries) == len(tree) - len(TEETH)
+    batch = collate(TEETH, 100)
+    with torch.no_grad():
+        right = tree_loss(models["llama"], batch).item()
+        for query, key in product(queries, range(len(tree))):
+
+            def flipped(*of: torch.Tensor, place: tuple[int, int] = (query, key)) -> torch.Tensor:
+                mask = visible(*of)
+                mask[place] ^= True
+                return mask
+
+            monkeypatch.setattr(tree_attention, "visible", flipped)
+            loss = tree_loss(models["llama"], batch).item()
+            assert not abs(loss - right) <= 1e-9 * right, (query, key)
+
+
+@pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("shift", [1, -2])
+def test_each_single_wrong_end_changes_the_loss(models: dict[str, Any], shift: int) -> None:
+    tree = build_tree(TEETH)
+    mattering = 0
+    with torch.no_grad():
+        right = tree_loss(models["llama"], collate(TEETH, 100)).item()
+        for index, end in enumerate(tree.ends):
+            # The token that now sees this one, or no longer does; from a row's last token nothing is predicted.
+            query = end if shift == 1 else end - 2
+            if query >= len(tree) or query < index or query in leaf_ends(tree):
+                continue
+            mattering += 1
+            batch = collate(TEETH, 100)
+            batch["ends"][0, index] += shift
+            loss = tree_loss(models["llama"], batch).item()
+            assert not abs(loss - right) <= 1e-9 * right, index
+    assert mattering >= 4
+
+
+def test_two_thousand_rows_that_each_extend_the_one_before_do_not_overflow() -> None:
+    rows = [TrainingRow([1] * n + [2, 3], n + 1) for n in range(1, 2001)]
+    assert len(build_tree(rows)) == 2000 + 2 * 2000
+
+
+@given(tries, st.integers(1, 40))
+@settings(deadline=None)
+def test_the_collator_keeps_within_its_limit_and_counts_what_it_lays_out(
+    rows: list[TrainingRow], max_tokens: int
+) -> None:
+    batch = collate(rows, max_tokens)
+    real = batch["input_ids"] != PAD  # PAD is in no row
+    assert batch["examples"] == len(rows)
+    assert batch["logical_tokens"] == sum(len(row.ids) for row in rows)
+    assert batch["computed_tokens"] == real.sum()
+    assert batch["labels"][~real].eq(IGNORED).all()
+    found = []
+    for line, kept in enumerate(real):
+        columns = ("input_ids", "position_ids", "ends", "labels")
+        tree = PrefixTree(*(batch[name][line][kept].tolist() for name in columns))
+        one_tree = rows_read_back(tree)
+        assert len(tree) <= max_tokens or len(one_tree) == 1
+        laid_out = [TrainingRow(row, labels.count(IGNORED)) for row, labels in one_tree]
+        assert len(tree) == naive_count(laid_out)
+        found += one_tree
+    assert sorted(ids for ids, _ in found) == sorted(row.ids for row in rows)
+
+
+def test_rows_that_fit_one_tree_are_one() -> None:
+    assert collate(TEETH, len(build_tree(TEETH)))["input_ids"].shape[0] == 1
+    assert collate(TEETH, len(build_tree(TEETH)) - 1)["input_ids"].shape[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("model_config", "kind"),
+    [
+        (AutoConfig.for_model("gemma3_text"), "sliding_attention"),
+        (MistralConfig(sliding_window=16), "a sliding window"),
+        (AutoConfig.for_model("qwen3_next"), "linear_attention"),
+    ],
+)
+def test_models_without_full_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"org/windowed has .*{kind}.*packing: none"):
+        refuse_sliding_window(model_config, "org/windowed")
+
+
+@pytest.mark.parametrize(
+    "model_config", [LlamaConfig(), Qwen3Config(), Qwen3Config(sliding_window=16), MistralConfig(sliding_window=None)]
+)
+def test_models_of_full_attention_are_taken(model_config: PreTrainedConfig) -> None:
+    refuse_sliding_window(model_config, "org/full")

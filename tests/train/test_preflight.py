@@ -1,0 +1,67 @@
+"""What would stop a training run late is told before it starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from toolhone.config import Config
+from toolhone.errors import UserError
+from toolhone.train.preflight import refuse_untrainable
+
+
+@pytest.fixture
+def model(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, to be spoilt."""
+    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+
+
+def config(model: Path, section: str = "train", **values: object) -> Config:
+    sections = {"model": {"name": str(model), "device": "cpu"}, "data": {"train": ["a"], "test": ["b"]}}
+    return Config.model_validate({"name": "try", **sections, section: values})
+
+
+def fault(found: Config) -> str:
+    with pytest.raises(UserError) as caught:
+        refuse_untrainable(found)
+    return str(caught.value)
+
+
+def test_a_sound_config_passes(model: Path) -> None:
+    refuse_untrainable(config(model))
+    refuse_untrainable(config(model, "lora", targets=["q_proj", "mlp.down_proj"]))
+
+
+def test_a_target_that_names_no_layer_is_told_even_beside_one_that_does(model: Path) -> None:
+    assert fault(config(model, "lora", targets=["q_proj", "qkv"])) == (
+        f"lora.targets: {model} has no layer qkv; "
+        "known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    )
+
+
+def test_a_folder_without_weights_is_told(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    assert fault(config(model)) == f"model.name: {model} holds no weights; expected a file such as model.safetensors"
+
+
+def test_weights_of_a_download_that_was_cut_short_are_told(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert fault(config(model)).startswith(f"model.name: {weights} is broken (")
+
+
+def test_an_architecture_that_is_not_known_is_told_in_one_line(model: Path) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "model_type": "zzz"}), encoding="utf-8")
+    message = fault(config(model))
+    assert message.startswith(f"model.name: {model} holds a model that transformers can load: ") is False or "zzz" in message
+    assert "\n" not in message
+
+
+def test_a_tracker_that_is_not_installed_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolhone.train.preflight.find_spec", lambda _: None)
+    message = fault(config(model, report_to=["wandb"]))
+    assert message == "train.report_to: wandb is not installed; run `pip install 'toolhone[wandb]'`"

@@ -1,0 +1,189 @@
+"""Training on the tiny Llama: both packings against each other and against TRL's SFTTrainer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig as PeftLoraConfig
+from transformers import AutoModelForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from toolhone.chat.render import Rendered
+from toolhone.config import LoraConfig, ModelConfig
+from toolhone.errors import UserError
+from toolhone.hardware import Hardware
+from toolhone.train.model import load_adapter, load_model
+
+CPU = Hardware("cpu", torch.float32, ())
+SGD = {"optimizer": "sgd", "scheduler": "constant", "warmup": 0, "learning_rate": 0.3}
+ADAMW = {"scheduler": "constant", "warmup": 0, "learning_rate": 2e-3}
+Train = Callable[..., Any]
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
+
+
+def assert_has_moved(adapter: dict[str, torch.Tensor]) -> None:
+    """B starts at zero."""
+    assert all(tensor.norm() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+
+
+def test_twenty_sgd_steps_give_the_same_adapter_with_either_packing(train: Train, short_rows: list[Rendered]) -> None:
+    keys = {**SGD, "max_steps": 20, "batch_size": 4}
+    tree = train(short_rows, "tree", packing="prefix_tree", **keys)
+    plain = train(short_rows, "plain", packing="none", **keys)
+    assert_has_moved(plain.adapter)
+    assert_close(tree.adapter, plain.adapter, 1e-5)
+    assert tree.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert tree.log[-1]["computed_tokens"] < plain.log[-1]["computed_tokens"] / 2
+
+
+def test_small_trees_give_the_same_adapter(train: Train, short_rows: list[Rendered]) -> None:
+    keys = {**SGD, "max_steps": 4, "batch_size": 4}
+    whole = train(short_rows, "whole", **keys)
+    cut = train(short_rows, "cut", tree_tokens=400, **keys)
+    assert cut.log[-1]["computed_tokens"] > whole.log[-1]["computed_tokens"]
+    assert_close(cut.adapter, whole.adapter, 1e-5)
+
+
+def test_adamw_losses_agree_step_by_step_and_so_does_the_validation_loss(
+    train: Train, short_rows: list[Rendered]
+) -> None:
+    keys = {**ADAMW, "max_steps": 10, "batch_size": 4, "validate_every": 10, "validation": short_rows[-5:]}
+    tree = train(short_rows, "tree", packing="prefix_tree", **keys)
+    plain = train(short_rows, "plain", packing="none", **keys)
+    assert tree.losses == pytest.approx(plain.losses, rel=1e-3)
+    validated = [[line["eval_loss"] for line in one.log if "eval_loss" in line] for one in (tree, plain)]
+    assert len(validated[0]) == 1
+    assert validated[0] == pytest.approx(validated[1], rel=1e-3)
+
+
+def test_packing_none_is_what_sfttrainer_does_alone(
+    train: Train, short_rows: list[Rendered], tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    ours = train(short_rows, packing="none", batch_size=4, max_steps=6, **ADAMW)
+    set_seed(42)
+    rows = [
+        {"input_ids": r.prompt_ids + r.completion_ids, "labels": [-100] * len(r.prompt_ids) + r.completion_ids}
+        for r in short_rows
+    ]
+    theirs = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32),
+        args=SFTConfig(
+            output_dir=str(tmp_path / "sft"),
+            seed=42,
+            data_seed=42,
+            use_cpu=True,
+            bf16=False,
+            max_steps=6,
+            per_device_train_batch_size=4,
+            optim="adamw_torch",
+            learning_rate=2e-3,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            logging_steps=1,
+            max_length=None,
+            gradient_checkpointing=None,
+            activation_checkpointing=False,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer,
+        peft_config=PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    theirs.train()
+    assert ours.losses == [line["loss"] for line in theirs.state.log_history if "loss" in line]
+    alone = {name: p for name, p in theirs.model.get_base_model().named_parameters() if "lora_" in name}
+    assert_close(ours.adapter, alone, 0)
+
+
+@pytest.mark.parametrize("packing", ["prefix_tree", "none"])
+def test_two_accumulated_batches_of_four_equal_one_of_eight(
+    train: Train, short_rows: list[Rendered], packing: str
+) -> None:
+    keys = {**SGD, "max_steps": 3, "packing": packing}
+    one = train(short_rows, "one", batch_size=8, **keys)
+    two = train(short_rows, "two", batch_size=4, gradient_accumulation=2, **keys)
+    assert_has_moved(one.adapter)
+    assert_close(two.adapter, one.adapter, 1e-5)
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    assert [line["examples"] for line in two.log] == [line["examples"] for line in one.log] == [8, 16, 24]
+
+
+def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) -> None:
+    keys = {**ADAMW, "learning_rate": 1e-2, "max_steps": 40, "batch_size": 2}
+    losses = train(short_rows[:2], lora=LoraConfig(rank=16), **keys).losses
+    # The frozen head of so small a model cannot tell tokens apart by more than two and a half nats.
+    assert losses[-1] < losses[0] - 0.5
+
+
+def nodes(rows: Sequence[Rendered]) -> int:
+    """Distinct prefixes of what the rows may share, and the rest of each: what a tree computes."""
+    shared = {tuple(row.prompt_ids[:n]) for row in rows for n in range(1, len(row.prompt_ids))}
+    return len(shared) + sum(len(row.completion_ids) + 1 for row in rows)
+
+
+@pytest.mark.parametrize("packing", ["prefix_tree", "none"])
+def test_the_log_counts_examples_and_tokens(train: Train, short_rows: list[Rendered], packing: str) -> None:
+    rows = short_rows[:6]
+    log = train(rows, packing=packing, epochs=2, batch_size=6, **ADAMW).log
+    tokens = sum(len(row) for row in rows)
+    computed = nodes(rows) if packing == "prefix_tree" else tokens
+    assert [line["step"] for line in log] == [1, 2]
+    assert [line["epoch"] for line in log] == [1, 2]
+    assert [line["examples"] for line in log] == [6, 12]
+    assert [line["tokens"] for line in log] == [tokens, 2 * tokens]
+    assert [line["computed_tokens"] for line in log] == [computed, 2 * computed]
+    assert computed == tokens or computed < tokens / 2
+
+
+def test_a_loss_that_is_no_number_stops_training(train: Train, short_rows: list[Rendered]) -> None:
+    with pytest.raises(UserError, match=r"train: \w+ is (nan|inf) at step \d.*lower train.learning_rate"):
+        train(short_rows, batch_size=2, max_steps=10, **{**SGD, "learning_rate": 1e38})
+
+
+def test_nf4_trains_the_adapter_and_leaves_the_base_weights_alone(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch, tiny_llama: Path
+) -> None:
+    fresh = load_model(ModelConfig(name=str(tiny_llama), device="cpu", quantize="nf4"), CPU)
+    done = train(short_rows, quantize="nf4", batch_size=2, max_steps=2, **ADAMW)
+    before = dict(fresh.named_parameters())
+    after = {name.replace(".base_layer", ""): p for name, p in done.model.named_parameters() if "lora_" not in name}
+    packed = [name for name, p in before.items() if p.dtype == torch.uint8]
+    assert len(packed) == 4 * 7
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_has_moved(done.adapter)
+    assert done.losses[1] != done.losses[0]
+
+
+def test_targets_that_name_no_layer_are_refused(train: Train, short_rows: list[Rendered]) -> None:
+    with pytest.raises(UserError, match=r"lora.targets: \['W_pack'\] names no layer of .*tiny-llama"):
+        train(short_rows, lora=LoraConfig(targets=("W_pack",)), max_steps=1)
+
+
+def test_a_saved_adapter_comes_back_with_the_same_logits(
+    train: Train, short_rows: list[Rendered], tiny_llama: Path
+) -> None:
+    done = train(short_rows, batch_size=4, max_steps=3, packing="none", **{**ADAMW, "learning_rate": 1e-2})
+    base = load_model(ModelConfig(name=str(tiny_llama), device="cpu"), CPU)
+    ids = torch.tensor([short_rows[0].prompt_ids])
+    with torch.no_grad():
+        untuned = base(input_ids=ids).logits
+        trained = done.model.eval()(input_ids=ids).logits
+        reloaded = load_adapter(base, done.run.adapter).eval()(input_ids=ids).logits
+    assert not torch.allclose(trained, untuned, atol=1e-3)
+    assert torch.equal(reloaded, trained)
+    assert done.result.finished
+    assert done.result.steps == 3
