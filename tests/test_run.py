@@ -119,7 +119,7 @@ def test_fresh_deletes_what_the_folder_held() -> None:
 def test_a_folder_that_is_no_run_is_not_written_into() -> None:
     Path("runs/try").mkdir(parents=True)
     Path("runs/try/notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="^runs/try: is not empty and is no run folder; choose another name"):
+    with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
         open_run(config())
     assert [path.name for path in Path("runs/try").iterdir()] == ["notes.txt"]
 
@@ -165,7 +165,7 @@ def test_a_missing_run_is_told_with_those_that_are_there() -> None:
     assert str(caught.value) == "runs/x: is no run folder; known: none yet, run `make train`"
     open_run(config())
     open_run(config(name="a"))
-    with pytest.raises(UserError, match="known: runs/a, runs/try$"):
+    with pytest.raises(UserError, match=r"known: runs/a, runs/try$"):
         existing_run(Path("runs/x"))
 
 

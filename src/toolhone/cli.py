@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--base", action="store_true", help="ask the untuned model instead")
     ask.set_defaults(run=_ask)
 
+    doctor = commands.add_parser("doctor", help="what this machine can do, with a ten-second self-test")
+    doctor.set_defaults(run=_doctor)
+
     config = commands.add_parser("config", help="list every key of a config file, with its default and meaning")
     config.set_defaults(run=_config)
 
@@ -159,6 +162,12 @@ def _ask(options: argparse.Namespace) -> int:
 
     ask(options.folder, options.question, base=options.base, console=_console())
     return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from toolhone.doctor import doctor
+
+    return 0 if doctor(_console()) else 1
 
 
 def _config(_: argparse.Namespace) -> int:

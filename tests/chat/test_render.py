@@ -6,6 +6,7 @@ The real tokenizers render the whole of the bundled data set; the tiny ones what
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -57,14 +58,15 @@ def written(turn: Message, format: FormatName) -> str:
     key, opening, closing, between = (
         ("arguments", "<tool_call>\n", "\n</tool_call>", "\n") if format == "hermes" else ("parameters", "", "", "; ")
     )
+    arguments = [json.dumps(call.arguments, ensure_ascii=False) for call in turn.tool_calls]
     calls = [
-        f'{opening}{{"name": {json.dumps(call.name)}, "{key}": {json.dumps(call.arguments, ensure_ascii=False)}}}{closing}'
-        for call in turn.tool_calls
+        f'{opening}{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{key}": {written}}}{closing}'
+        for call, written in zip(turn.tool_calls, arguments, strict=True)
     ]
     return turn.content + ("\n" if turn.content and calls else "") + between.join(calls) + END[format]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def renderer(request: pytest.FixtureRequest, tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> ChatRenderer:
     """toolhone's template in the format that the test asks for, with a tiny tokenizer."""
     tokenizer = tiny_tokenizer if request.param == "hermes" else tiny_llama3_tokenizer
@@ -86,7 +88,7 @@ def renderer_with(tokenizer: Any, template: str) -> ChatRenderer:
 
 @dataclass(frozen=True)
 class Real:
-    """A fetched tokenizer with every turn of the data set rendered; `thought` is what its template puts before a turn."""
+    """A fetched tokenizer with every turn of the data set rendered; `thought` is what its template opens turns with."""
 
     name: str
     renderer: ChatRenderer
@@ -132,11 +134,12 @@ def test_every_turn_of_the_data_set_is_rendered(real: Real, data_set: list[Examp
 
 
 def test_labels_decode_to_exactly_the_gold_turn_and_its_end(real: Real) -> None:
+    stop_ids = real.renderer.stop_ids()
     for row in real.rows:
         expected = real.thought + written(row.example.turn, real.renderer.format.name)
         assert real.renderer.decode(row.completion_ids) == expected
-        assert row.completion_ids[-1] in real.renderer.stop_ids()
-        assert not real.renderer.stop_ids() & set(row.completion_ids[:-1])
+        assert row.completion_ids[-1] in stop_ids
+        assert not stop_ids & set(row.completion_ids[:-1])
 
 
 def test_prompt_ids_of_training_are_those_of_inference(real: Real) -> None:
@@ -256,7 +259,7 @@ def test_each_earlier_turn_stands_in_the_prompt_as_it_was_learned(renderer: Chat
     results = (Message("tool", "shipped", tool_call_id="call_1"), Message("tool", "[]", tool_call_id="call_2"))
     messages = (SYSTEM, USER, say("", ORDER, LIST), *results, say("Shipped."), USER, say("Still."))
     learned = [renderer.render(example(*messages[: n + 1])) for n in (2, 5, 7)]
-    for earlier, later in zip(learned, learned[1:], strict=False):
+    for earlier, later in itertools.pairwise(learned):
         assert later.prompt_text.startswith(earlier.prompt_text + earlier.completion_text)
         earlier_ids = earlier.prompt_ids + earlier.completion_ids
         assert later.prompt_ids[: len(earlier_ids)] == earlier_ids

@@ -114,9 +114,7 @@ def test_a_sound_conversation_has_no_findings(messages: tuple[dict[str, Any], ..
         ),
     ],
 )
-def test_each_fault_is_found_once_at_its_place(
-    messages: tuple[dict[str, Any], ...], rule: str, message: str
-) -> None:
+def test_each_fault_is_found_once_at_its_place(messages: tuple[dict[str, Any], ...], rule: str, message: str) -> None:
     clean = row(USER, ANSWER, line=1, id="clean")
     assert list(check([clean, row(*messages)])) == [Finding("train.jsonl:4", rule, message)]
 
@@ -167,7 +165,7 @@ def test_a_schema_that_is_none_is_found_once_with_tool_and_row() -> None:
     rows = [conversation(line, f"train.jsonl:{n}", tools) for n, line in enumerate(lines, 1)]
     (found,) = check(rows)
     assert (found.where, found.rule) == ("train.jsonl:1", "bad-schema")
-    assert found.message.startswith('tool "f": its parameters are not a JSON Schema: \'text\' is not valid')
+    assert found.message.startswith("tool \"f\": its parameters are not a JSON Schema: 'text' is not valid")
 
 
 def read_rows_tools(tools: list[dict[str, Any]]) -> Any:

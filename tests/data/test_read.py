@@ -157,7 +157,7 @@ def test_a_faulty_row_is_told_with_what_was_found(row: dict[str, Any], message: 
     [
         ("hi", 'expected an object, found "hi"'),
         ({"content": "hi"}, 'expected a "role" of system, user, assistant, tool, found nothing'),
-        ({"role": "function", "content": "hi"}, "expected a \"role\" of system, user, assistant, tool, found \"function\""),
+        ({"role": "function", "content": "hi"}, 'expected a "role" of system, user, assistant, tool, found "function"'),
         ({"role": ["user"], "content": "hi"}, 'expected a "role" of system'),
         (
             {"role": "assistant", "function_call": {"name": "f"}},
@@ -198,7 +198,9 @@ def test_faulty_arguments_are_told_with_message_and_call(arguments: Any, message
     assert fault(call_row(arguments)).startswith(f"message 1: call 0: {message}")
 
 
-@pytest.mark.parametrize("call", ["f", {}, {"function": "f"}, {"function": {"arguments": {}}}, {"function": {"name": 1}}])
+@pytest.mark.parametrize(
+    "call", ["f", {}, {"function": "f"}, {"function": {"arguments": {}}}, {"function": {"name": 1}}]
+)
 def test_a_call_without_a_name_is_refused(call: Any) -> None:
     row = {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
     assert fault(row).startswith('message 1: call 0: expected {"function": {"name": ..., "arguments": ...}}, found ')

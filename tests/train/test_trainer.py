@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
+from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -18,6 +19,7 @@ from toolhone.config import LoraConfig, ModelConfig
 from toolhone.errors import UserError
 from toolhone.hardware import Hardware
 from toolhone.train.model import load_adapter, load_model
+from toolhone.train.trainer import ToolCallTrainer
 
 CPU = Hardware("cpu", torch.float32, ())
 SGD = {"optimizer": "sgd", "scheduler": "constant", "warmup": 0, "learning_rate": 0.3}
@@ -36,6 +38,13 @@ def assert_has_moved(adapter: dict[str, torch.Tensor]) -> None:
     assert all(tensor.norm() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 
+@pytest.fixture
+def _in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows come as they stand, so that runs of another packing or batch size see the same rows in each step."""
+    monkeypatch.setattr(ToolCallTrainer, "_get_train_sampler", lambda self, *_: SequentialSampler(self.train_dataset))
+
+
+@pytest.mark.usefixtures("_in_order")
 def test_twenty_sgd_steps_give_the_same_adapter_with_either_packing(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**SGD, "max_steps": 20, "batch_size": 4}
     tree = train(short_rows, "tree", packing="prefix_tree", **keys)
@@ -46,6 +55,7 @@ def test_twenty_sgd_steps_give_the_same_adapter_with_either_packing(train: Train
     assert tree.log[-1]["computed_tokens"] < plain.log[-1]["computed_tokens"] / 2
 
 
+@pytest.mark.usefixtures("_in_order")
 def test_small_trees_give_the_same_adapter(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**SGD, "max_steps": 4, "batch_size": 4}
     whole = train(short_rows, "whole", **keys)
@@ -54,6 +64,7 @@ def test_small_trees_give_the_same_adapter(train: Train, short_rows: list[Render
     assert_close(cut.adapter, whole.adapter, 1e-5)
 
 
+@pytest.mark.usefixtures("_in_order")
 def test_adamw_losses_agree_step_by_step_and_so_does_the_validation_loss(
     train: Train, short_rows: list[Rendered]
 ) -> None:
@@ -108,6 +119,7 @@ def test_packing_none_is_what_sfttrainer_does_alone(
     assert_close(ours.adapter, alone, 0)
 
 
+@pytest.mark.usefixtures("_in_order")
 @pytest.mark.parametrize("packing", ["prefix_tree", "none"])
 def test_two_accumulated_batches_of_four_equal_one_of_eight(
     train: Train, short_rows: list[Rendered], packing: str
@@ -122,10 +134,10 @@ def test_two_accumulated_batches_of_four_equal_one_of_eight(
 
 
 def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) -> None:
-    keys = {**ADAMW, "learning_rate": 1e-2, "max_steps": 40, "batch_size": 2}
+    keys = {**ADAMW, "learning_rate": 1e-2, "max_steps": 25, "batch_size": 2}
     losses = train(short_rows[:2], lora=LoraConfig(rank=16), **keys).losses
     # The frozen head of so small a model cannot tell tokens apart by more than two and a half nats.
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 0.3
 
 
 def nodes(rows: Sequence[Rendered]) -> int:

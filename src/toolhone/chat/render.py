@@ -108,6 +108,7 @@ class ChatRenderer:
             raise RenderError(f"{example.where}: the chat template refuses the row: {error}") from None
         completion_text = self._completion(example, prompt_text, whole_text)
         self._check_round_trip(example, completion_text)
+        self._check_special_tokens(example)
         prompt_ids, completion_ids = self.encode(prompt_text), self.encode(completion_text)
         if self.decode(prompt_ids + completion_ids) != prompt_text + completion_text:
             raise RenderError(
@@ -139,6 +140,16 @@ class ChatRenderer:
                 f"{completion_text!r}, read back status {parsed.status}, calls {_as_read(parsed.calls)}, "
                 f"text {parsed.content!r}; special tokens or call tags inside a text cannot be written"
             )
+
+    def _check_special_tokens(self, example: Example) -> None:
+        # Read back as text they look unharmed, but a model would learn to end or begin a turn in the middle of its own.
+        said = example.turn.content + _as_read(example.turn.tool_calls)
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.special and token.content in said:
+                raise RenderError(
+                    f"{example.where}: turn {len(example.prompt)} holds {token.content}; special tokens or call tags "
+                    "inside a text cannot be written: take it out of the row"
+                )
 
 
 def _as_read(calls: Sequence[ToolCall]) -> str:

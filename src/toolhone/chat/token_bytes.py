@@ -28,7 +28,9 @@ class TokenBytes:
             self._bytes(id_, token) for id_, token in zip(ids, self._tokenizer.convert_ids_to_tokens(ids), strict=True)
         ]
 
-    def _bytes(self, id_: int, token: str) -> bytes:
+    def _bytes(self, id_: int, token: str | None) -> bytes:
+        if token is None:
+            return b""  # Models have more output rows than the tokenizer has tokens; such an id decodes to no text.
         if id_ in self._added:
             return self._added[id_].encode()
         if self._byte_level:

@@ -51,7 +51,11 @@ def _prediction_files(run: RunFolder) -> list[Path]:
 def _score_file(
     path: Path, examples: dict[str, Example], quarantined: dict[str, str], manifest: dict[str, Any]
 ) -> list[Score]:
-    predictions = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
+    predictions: dict[str, Prediction] = {}
+    for where, row in read_jsonl(path):
+        if row["id"] in predictions:
+            raise UserError(f"{where}: {row['id']} is answered twice, expected once; run `toolhone eval`")
+        predictions[row["id"]] = Prediction.from_json(row)
     lacking = [id_ for id_ in examples if id_ not in predictions]
     foreign = [id_ for id_ in predictions if id_ not in examples and id_ not in quarantined]
     if lacking or foreign:

@@ -172,8 +172,9 @@ def _read_part(part: Path) -> dict[str, dict[str, Any]]:
     """The answers of a share so far; a last line that an interruption cut short is answered again."""
     if not part.is_file():
         return {}
-    text = part.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        part.write_text(whole, encoding="utf-8")
-    return {row["id"]: row for row in map(json.loads, whole.splitlines())}
+    # As bytes: the cut may go through a character, and a text may hold what `str.splitlines` takes for a line's end.
+    written = part.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if whole != written:
+        part.write_bytes(whole)
+    return {row["id"]: row for row in map(json.loads, whole.split(b"\n")[:-1])}

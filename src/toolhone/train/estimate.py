@@ -54,7 +54,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class BatchCount:
     """What a forward pass computes: tokens, positions at the LM head, and pairs of query and key."""
 
     tokens: int
@@ -78,7 +78,7 @@ class _Sizes:
 def estimate(config: Config, hardware: Hardware, model_config: Any, rows: Sequence[TrainingRow]) -> Estimate:
     """Estimate a training run on these rows."""
     sizes = _sizes(config, model_config)
-    batches = _batches(config, rows)
+    batches = count_batches(config, rows)
     per_step = config.train.gradient_accumulation * world_size()
     steps_per_epoch = math.ceil(len(batches) / per_step)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
@@ -99,7 +99,7 @@ def estimate(config: Config, hardware: Hardware, model_config: Any, rows: Sequen
     )
 
 
-def _batches(config: Config, rows: Sequence[TrainingRow]) -> list[_Batch]:
+def count_batches(config: Config, rows: Sequence[TrainingRow]) -> list[BatchCount]:
     """One pass in shuffled batches, as training draws them."""
     order = list(rows)
     random.Random(config.seed).shuffle(order)
@@ -110,19 +110,19 @@ def _batches(config: Config, rows: Sequence[TrainingRow]) -> list[_Batch]:
     ]
 
 
-def _tree_batch(config: Config, rows: list[TrainingRow]) -> _Batch:
+def _tree_batch(config: Config, rows: list[TrainingRow]) -> BatchCount:
     collator = TreeCollator(0, config.train.tree_tokens)
     batch = collator([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
     ends = batch["ends"]  # [trees, seq]
     # Token j is seen by the tokens from itself to its end.
     pairs = int((ends - torch.arange(ends.shape[1])).sum())
     labelled = int((batch["labels"] != IGNORED).any(dim=0).sum()) * ends.shape[0]
-    return _Batch(int(batch["computed_tokens"]), labelled, pairs)
+    return BatchCount(int(batch["computed_tokens"]), labelled, pairs)
 
 
-def _plain_batch(rows: list[TrainingRow]) -> _Batch:
+def _plain_batch(rows: list[TrainingRow]) -> BatchCount:
     longest = max(len(row.ids) for row in rows)
-    return _Batch(len(rows) * longest, len(rows) * longest, len(rows) * longest * longest // 2)
+    return BatchCount(len(rows) * longest, len(rows) * longest, len(rows) * longest * longest // 2)
 
 
 def _sizes(config: Config, model_config: Any) -> _Sizes:
@@ -143,7 +143,7 @@ def _sizes(config: Config, model_config: Any) -> _Sizes:
     )
 
 
-def _flops(sizes: _Sizes, batch: _Batch) -> float:
+def _flops(sizes: _Sizes, batch: BatchCount) -> float:
     """Floating-point operations of one forward and backward pass with LoRA.
 
     A weight costs 2 operations a token forward, 2 for the gradient of its input and 2 for its own (Kaplan et al. 2020,
@@ -155,7 +155,7 @@ def _flops(sizes: _Sizes, batch: _Batch) -> float:
     return float(weights + 14 * batch.pairs * sizes.hidden * sizes.layers)
 
 
-def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Sequence[_Batch]) -> float:
+def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Sequence[BatchCount]) -> float:
     width = hardware.dtype.itemsize
     frozen = float(sizes.frozen * width)
     if config.model.quantize == "nf4":

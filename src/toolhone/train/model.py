@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
@@ -93,32 +93,39 @@ def _from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, 
     try:
         return loader.from_pretrained(name, **revision, **options)
     except (OSError, HfHubHTTPError) as error:
-        raise UserError(_why_missing(name, error)) from None
+        raise UserError(_why_missing(name, config.revision, error)) from None
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
     except ValueError as error:  # an architecture that transformers does not know, a broken config
-        what = "holds no tokenizer that" if loader is AutoTokenizer else "holds a model that"
-        raise UserError(f"model.name: {name} {what} transformers can load: {_first_line(error)}") from None
+        what = "tokenizer" if loader is AutoTokenizer else "model"
+        raise UserError(f"model.name: {name} holds no {what} that can be loaded: {_first_line(error)}") from None
 
 
 def _is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep in name and Path(name).parent.is_dir())
 
 
-def _why_missing(name: str, error: BaseException) -> str:
+def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
     causes = []
     cause: BaseException | None = error
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     statuses = {getattr(getattr(c, "response", None), "status_code", None) for c in causes}
-    if any(isinstance(c, GatedRepoError) for c in causes) or statuses & {401, 403}:
+    gated = any(isinstance(c, GatedRepoError) for c in causes)
+    # To someone who is not logged in, the hub answers 401 for a name that does not exist.
+    if not gated and any(isinstance(c, RepositoryNotFoundError) for c in causes):
+        return (
+            f"model.name: no folder and no hub model is called {name}; check the spelling, "
+            "or run `hf auth login` if it is private"
+        )
+    if any(isinstance(c, RevisionNotFoundError) for c in causes):
+        return f"model.revision: {name} has no branch, tag or commit {revision}; see its page on the hub"
+    if gated or statuses & {401, 403}:
         return (
             f"model.name: {name} is gated or private on the hub: accept its licence on its page and run "
             f"`hf auth login`, or take an ungated model such as {_UNGATED}"
         )
-    if any(isinstance(c, RepositoryNotFoundError) for c in causes) or 404 in statuses:
-        return f"model.name: no folder and no hub model is called {name}; check the spelling"
     return (
         f"model.name: {name} cannot be had ({_first_line(error)}); offline, name a local folder, "
         f"for example one under {_FETCHED_FOLDER}"

@@ -18,20 +18,21 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
-from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from toolhone.chat.render import Rendered
 from toolhone.config import Config, LoraConfig
 from toolhone.errors import UserError
+from toolhone.fingerprint import fingerprint
 from toolhone.hardware import Hardware, world_size
 from toolhone.memory import peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
 from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window
 from toolhone.train.progress import TrainLog
-from toolhone.train.tree_attention import TREE_ATTENTION, attention_blocks
+from toolhone.train.sampler import PrefixSampler, TellEpoch
+from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +52,27 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
 
     log_of_steps: TrainLog
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        """Batches of trees share their prefix; plain rows are drawn as SFTTrainer draws them."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if "group" not in rows.column_names:
+            return super()._get_train_sampler(train_dataset)
+        sampler = PrefixSampler(rows["group"], self.args.train_batch_size, self.args.seed)
+        self.add_callback(TellEpoch(sampler))
+        return sampler
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean cross-entropy of the labelled tokens of all processes and accumulated batches, as SFTTrainer's.
 
-        Rows without `ends` are SFTTrainer's own business. For trees only the positions before a label reach the LM
-        head, which is a fifth of a small model's arithmetic and most of its memory otherwise.
+        Rows without `ends` are SFTTrainer's own business.
         """
         if "ends" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        targets = inputs["labels"][:, 1:]  # [trees, seq - 1]
-        asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
-        logits = model(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            tree_blocks=attention_blocks(inputs["ends"]),
-            use_cache=False,
-            logits_to_keep=asked,
-        ).logits.float()  # [trees, asked, vocabulary]
-        total = cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten(), ignore_index=IGNORED, reduction="sum")
+        total = tree_loss(model, inputs)
         if num_items_in_batch is None:
-            return total / (targets != IGNORED).sum().clamp(min=1)
+            return total / (inputs["labels"] != IGNORED).sum().clamp(min=1)
         # Trainer counted the labels of all processes, and DDP takes the mean of their gradients.
         return total * self.accelerator.num_processes / num_items_in_batch
 
@@ -125,15 +125,11 @@ def train_adapter(
         UserError: where the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
             resume from.
     """
-    if config.train.packing == "prefix_tree":
-        refuse_sliding_window(model.config, config.model.name)
-        model.set_attn_implementation(TREE_ATTENTION)
     checkpoint = str(checkpoint_to_resume(run.checkpoints)) if resume else None
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
-    trainer = _trainer(config, hardware, model, tokenizer, rows, validation, run, [log, stop, MarkComplete()])
-    trainer.log_of_steps = log
+    trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, [log, stop, MarkComplete()])
     trainer.remove_callback(PrinterCallback)
     if trainer.args.world_size != world_size():
         raise UserError(
@@ -159,7 +155,7 @@ def train_adapter(
     return result
 
 
-def _trainer(
+def make_trainer(
     config: Config,
     hardware: Hardware,
     model: Any,
@@ -169,13 +165,21 @@ def _trainer(
     run: RunFolder,
     callbacks: list[Any],
 ) -> ToolCallTrainer:
+    """The trainer of a config. The first of the callbacks is the `TrainLog` that it counts for.
+
+    Raises:
+        UserError: where the adapter fits no layer of the model.
+    """
+    if config.train.packing == "prefix_tree":
+        refuse_sliding_window(model.config, config.model.name)
+        model.set_attn_implementation(TREE_ATTENTION)
     try:
-        return ToolCallTrainer(
+        trainer = ToolCallTrainer(
             model=model,
             args=training_arguments(config, hardware, run.checkpoints, validates=bool(validation)),
             data_collator=_collator(config, tokenizer),
-            train_dataset=_dataset(rows),
-            eval_dataset=_dataset(validation) if validation else None,
+            train_dataset=_dataset(rows, config.train.packing),
+            eval_dataset=_dataset(validation, config.train.packing) if validation else None,
             processing_class=tokenizer,
             peft_config=lora_config(config.lora),
             callbacks=callbacks,
@@ -184,6 +188,8 @@ def _trainer(
         if "Target modules" not in str(error):
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
+    trainer.log_of_steps = callbacks[0]
+    return trainer
 
 
 def training_arguments(config: Config, hardware: Hardware, folder: Path, *, validates: bool) -> SFTConfig:
@@ -226,7 +232,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
-        remove_unused_columns=train.packing == "none",
+        remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         average_tokens_across_devices=True,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
@@ -241,11 +247,16 @@ def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
     return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
 
 
-def _dataset(rows: Sequence[Rendered]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.prompt_ids + row.completion_ids for row in rows],
-            "labels": [[IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows],
-            "prompt_length": [len(row.prompt_ids) for row in rows],
-        }
-    )
+def _dataset(rows: Sequence[Rendered], packing: str) -> Dataset:
+    ids = [row.prompt_ids + row.completion_ids for row in rows]
+    if packing == "none":
+        labels = [[IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows]
+        return Dataset.from_dict({"input_ids": ids, "labels": labels})
+    lengths = [len(row.prompt_ids) for row in rows]
+    return Dataset.from_dict({"input_ids": ids, "prompt_length": lengths, "group": [_group(row) for row in rows]})
+
+
+def _group(row: Rendered) -> str:
+    """What rows with the same system prompt and tools have in common."""
+    system = [message.content for message in row.example.prompt[:1] if message.role == "system"]
+    return fingerprint(system, [tool.to_json() for tool in row.example.tools])

@@ -1,4 +1,4 @@
-"""Attention over prefix trees that computes only what the tree's mask lets through.
+"""Attention and loss over prefix trees: only what the tree's mask lets through is computed.
 
 PyTorch's attention with a dense mask multiplies every query with every key and throws most of it away: of 16 branches
 of 75 tokens behind 850 shared ones, two thirds. Here the queries are cut into blocks along the tree; each block is
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from toolhone.train.pack import visible
+from toolhone.train.pack import IGNORED, visible
 
 TREE_ATTENTION = "prefix_tree"
 """The name under which transformers finds `tree_attention`: model.set_attn_implementation(TREE_ATTENTION)."""
@@ -106,3 +106,22 @@ def tree_attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, tree_attention)
+
+
+def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch.
+
+    The model must attend by `TREE_ATTENTION`. Only the positions before a label reach the LM head: scoring all of them
+    would be a fifth of a small model's arithmetic and most of its memory.
+    """
+    targets = batch["labels"][:, 1:]  # [trees, seq - 1]
+    asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
+    logits = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        tree_blocks=attention_blocks(batch["ends"]),
+        use_cache=False,
+        logits_to_keep=asked,
+    ).logits  # [trees, asked, vocabulary]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten(), ignore_index=IGNORED, reduction="sum")

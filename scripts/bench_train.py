@@ -1,0 +1,250 @@
+"""Measure training speed: toolhone's prefix trees, its stock path, and TRL's SFTTrainer as its documentation has it.
+
+All three get the same rows, model, number type, optimizer and learning rate. Each measurement is a process of its own,
+so that its peak memory is its own, and the contenders take turns, so that a machine whose speed drifts is fair to all.
+The first step of each is a warm-up and not counted.
+
+    .venv/bin/python scripts/bench_train.py                        # SmolLM2-135M on what is at hand
+    .venv/bin/python scripts/bench_train.py --random-llama 1b      # random weights of Llama-3.2-1B's shape, no hub
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+CONTENDERS = ("toolhone prefix_tree", "toolhone none", "TRL as documented")
+# hidden, inner, layers, heads, key-value heads of Llama-3.2
+SHAPES = {"1b": (2048, 8192, 16, 32, 8), "3b": (3072, 8192, 28, 24, 8)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
+    parser.add_argument("--random-llama", choices=SHAPES, help="random weights of this shape instead")
+    parser.add_argument("--batch", type=int, nargs=3, default=(8, 8, 4), help="batch size of each (default: 8 8 4)")
+    parser.add_argument("--steps", type=int, default=3, help="counted steps of each turn")
+    parser.add_argument("--turns", type=int, default=2, help="how often each contender runs")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # the child process: a contender's name
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options)))
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.random_llama:
+            options.model = str(make_llama(Path(scratch) / options.random_llama, SHAPES[options.random_llama]))
+        found = [run_child(name, options) for _ in range(options.turns) for name in CONTENDERS]
+    show(found, options)
+    return 0
+
+
+def run_child(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one contender in a process of its own; one that runs out of memory is reported as such."""
+    command = [sys.executable, __file__, "--measure", name, "--model", options.model, "--steps", str(options.steps)]
+    command += ["--batch", *map(str, options.batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.strip().split("\n")[-1] if done.returncode > 0 else f"killed by signal {-done.returncode}"
+        print(f"{name}: {reason}", file=sys.stderr)
+        return {"contender": name, "failed": reason}
+    found: dict[str, Any] = json.loads(done.stdout.strip().split("\n")[-1])
+    print(f"{name}: {found['examples_per_second']:.3f} examples/s", file=sys.stderr)
+    return found
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train a few steps and time all but the first."""
+    from toolhone.quiet import hush_libraries
+
+    hush_libraries()
+    import torch
+    from transformers import PrinterCallback, TrainerCallback
+
+    from toolhone.config import Config
+    from toolhone.data.split import make_splits, turns
+    from toolhone.hardware import choose_hardware
+    from toolhone.memory import peak_memory_gb
+
+    batch = options.batch[CONTENDERS.index(name)]
+    config = Config.model_validate(
+        {
+            "name": "bench",
+            "model": {"name": options.model},
+            "data": {
+                "train": ["data/customer_service/train.jsonl"],
+                "test": ["data/customer_service/test.jsonl"],
+                "tools": "data/customer_service/tools.json",
+            },
+            "train": {
+                "max_steps": options.steps + 1,
+                "batch_size": batch,
+                "packing": "none" if name == "toolhone none" else "prefix_tree",
+                "scheduler": "constant",
+                "warmup": 0,
+                "learning_rate": 2e-4,
+            },
+        }
+    )
+    hardware = choose_hardware(config.model)
+    examples = turns(make_splits(config.data).train)
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.ends: list[float] = []
+            self.losses: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if hardware.device == "cuda":
+                torch.cuda.synchronize()
+            self.ends.append(time.perf_counter())
+
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            if "loss" in logs:
+                self.losses.append(logs["loss"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        build = trl_as_documented if name.startswith("TRL") else toolhone_trainer
+        trainer, tokens_a_row = build(config, hardware, examples, Path(folder), batch)
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    seconds = clock.ends[-1] - clock.ends[0]
+    rate = options.steps * batch / seconds
+    return {
+        "contender": name,
+        "batch": batch,
+        "examples_per_second": rate,
+        "computed_tokens_per_second": rate * tokens_a_row,
+        "peak_memory_gb": peak_memory_gb(hardware.device),
+        "last_loss": clock.losses[-1],
+        "device": hardware.describe(),
+    }
+
+
+def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, batch: int) -> tuple[Any, float]:
+    """toolhone's trainer on rows that are all rendered, as `toolhone train` makes it."""
+    from rich.console import Console
+
+    from toolhone.chat.render import make_renderer, render_all
+    from toolhone.run import RunFolder
+    from toolhone.train.estimate import count_batches
+    from toolhone.train.model import load_model, load_tokenizer
+    from toolhone.train.pack import TrainingRow
+    from toolhone.train.progress import TrainLog
+    from toolhone.train.trainer import make_trainer
+
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    rows, _ = render_all(renderer, examples, config.chat)
+    run = RunFolder(folder)
+    model = load_model(config.model, hardware)
+    log = TrainLog(run.train_log, Console(quiet=True))
+    trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
+    packed = [TrainingRow(row.prompt_ids + row.completion_ids, len(row.prompt_ids)) for row in rows]
+    return trainer, sum(b.tokens for b in count_batches(config, packed)) / len(rows)
+
+
+def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, batch: int) -> tuple[Any, float]:
+    """SFTTrainer on prompt and completion texts, its own defaults but for those that would cut or differ in kind."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from toolhone.chat.render import make_renderer, render_all
+    from toolhone.train.model import load_tokenizer
+    from toolhone.train.trainer import lora_config
+
+    tokenizer = load_tokenizer(config.model)
+    rows, _ = render_all(make_renderer(tokenizer, config.chat, config.model.name), examples, config.chat)
+    texts = Dataset.from_list([{"prompt": row.prompt_text, "completion": row.completion_text} for row in rows])
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(config.model.name, dtype=hardware.dtype),
+        args=SFTConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=batch,
+            max_steps=config.train.max_steps,
+            learning_rate=config.train.learning_rate,
+            lr_scheduler_type="constant",
+            optim="adamw_torch",
+            max_length=None,
+            use_cpu=hardware.device == "cpu",
+            bf16=hardware.dtype == torch.bfloat16,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=texts,
+        processing_class=tokenizer,
+        peft_config=lora_config(config.lora),
+    )
+    return trainer, sum(len(row) for row in rows) / len(rows)
+
+
+def make_llama(folder: Path, shape: tuple[int, int, int, int, int]) -> Path:
+    """Random weights of a Llama-3.2 shape, with SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    hidden, inner, layers, heads, key_value_heads = shape
+    tokenizer = AutoTokenizer.from_pretrained(".cache/models/SmolLM2-135M-Instruct")
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        dtype="bfloat16",
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the medians as a Markdown table, and write the single figures where asked."""
+    device = next((row["device"] for row in found if "device" in row), "no contender ran")
+    print(f"\n{Path(options.model).name}, {device}, {platform.machine()}, {date.today().isoformat()}\n")
+    print("| | batch | examples/s | against TRL | computed tokens/s | peak GB | last loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rates = {name: _median(found, name, "examples_per_second") for name in CONTENDERS}
+    for name in CONTENDERS:
+        rate, reference = rates[name], rates["TRL as documented"]
+        if rate is None:
+            print(f"| {name} | did not run | | | | | |")
+            continue
+        ratio = f"{rate / reference:.1f}x" if reference else "-"
+        figures = {
+            key: _median(found, name, key) for key in ("computed_tokens_per_second", "peak_memory_gb", "last_loss")
+        }
+        print(
+            f"| {name} | {_median(found, name, 'batch'):.0f} | {rate:.3f} | {ratio} | "
+            f"{figures['computed_tokens_per_second']:.0f} | {figures['peak_memory_gb']:.1f} | {figures['last_loss']:.3f} |"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _median(found: list[dict[str, Any]], name: str, key: str) -> float | None:
+    values = [row[key] for row in found if row["contender"] == name and key in row]
+    return statistics.median(values) if values else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

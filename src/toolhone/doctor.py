@@ -1,0 +1,243 @@
+"""`toolhone doctor`: what this machine can do, and a self-test of what results rest on, in ten seconds.
+
+The self-test runs on the device at hand, on a tiny random Llama: a batch laid out as a prefix tree must give the
+gradients of plain rows, a step on NF4 weights must move the adapter, and answers over a cached prefix must be those
+without a cache. It is what to run first on a new machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+from urllib.request import Request, urlopen
+
+import psutil
+import torch
+from huggingface_hub.constants import ENDPOINT
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from toolhone.errors import UserError
+from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
+from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
+from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
+
+_TESTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
+_COLOURS = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: what was looked at, how it stands, and what was found."""
+
+    name: str
+    status: Literal["ok", "note", "FAIL"]
+    detail: str
+
+
+def doctor(console: Console) -> bool:
+    """Print every check as it is made; True where none failed."""
+    sound = True
+    for check in diagnose():
+        console.print(f"[{_COLOURS[check.status]}]{check.status:>4}[/]  {check.name}: ", end="")
+        console.print(check.detail, markup=False)
+        sound = sound and check.status != "FAIL"
+    return sound
+
+
+def diagnose() -> Iterator[Check]:
+    """The machine first, then the self-test on its device."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    yield _accelerator()
+    yield _bfloat16(device)
+    memory = psutil.virtual_memory()
+    yield Check("memory", "ok", f"{memory.total / 1e9:.0f} GB, {memory.available / 1e9:.0f} GB free")
+    yield Check("cores", "ok", f"{psutil.cpu_count(logical=False) or '?'} ({torch.get_num_threads()} threads in use)")
+    yield _disk()
+    yield _hub()
+    yield from _versions()
+    tests: tuple[tuple[str, Callable[[str], str]], ...] = (
+        ("packed gradients", packed_gradients),
+        ("NF4 step", nf4_step),
+        ("cached generation", cached_generation),
+    )
+    for name, test in tests:
+        try:
+            yield Check(f"{name} on {device}", "ok", test(device))
+        except (UserError, RuntimeError, ImportError, AssertionError) as error:
+            yield Check(f"{name} on {device}", "FAIL", str(error).strip().split("\n")[0] or type(error).__name__)
+
+
+def packed_gradients(device: str) -> str:
+    """Compare the loss and every LoRA gradient of a prefix tree with those of plain rows, one at a time.
+
+    Raises:
+        UserError: where they differ by more than float32's rounding.
+    """
+    torch.manual_seed(0)
+    model = _tiny_llama(device)
+    rows = [TrainingRow(ids, len(ids) - 5) for ids in _prompts(with_answers=5)]
+    plain = sum(_plain_loss(model, row, device) for row in rows)
+    plain.backward()  # type: ignore[union-attr]
+    expected = _take_gradients(model)
+    batch = TreeCollator(0, 4096)([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
+    model.get_base_model().set_attn_implementation(TREE_ATTENTION)
+    tree_loss(model, {name: tensor.to(device) for name, tensor in batch.items()}).backward()  # type: ignore[no-untyped-call]
+    worst = max(_relative(found, expected[name]) for name, found in _take_gradients(model).items())
+    if worst > 1e-3:
+        raise UserError(f"a gradient differs by {worst:.1e}: prefix-tree training is wrong here; use packing: none")
+    ratio = int(batch["logical_tokens"]) / int(batch["computed_tokens"])
+    return f"equal to plain rows ({worst:.0e} relative), {ratio:.1f} times fewer tokens"
+
+
+def nf4_step(device: str) -> str:
+    """Train one step on 4-bit weights.
+
+    Raises:
+        UserError: where the loss is no number or nothing moves.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(_tiny_config())
+    for layer in model.model.layers:
+        for parent, name in ((layer.self_attn, "q_proj"), (layer.mlp, "up_proj")):
+            dense = getattr(parent, name)
+            quantised = Linear4bit(
+                dense.in_features, dense.out_features, bias=False, quant_type="nf4", compute_dtype=torch.float32
+            )
+            quantised.load_state_dict(dense.state_dict())
+            setattr(parent, name, quantised)
+    model = get_peft_model(model.to(device), LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = _plain_loss(model, TrainingRow(_prompts(with_answers=5)[0], 30), device)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    if not losses[1] < losses[0]:
+        raise UserError(f"the loss went from {losses[0]:.4f} to {losses[1]:.4f}: do not use quantize: nf4 here")
+    return f"loss {losses[0]:.3f} to {losses[1]:.3f}"
+
+
+def cached_generation(device: str) -> str:
+    """Compare answers over a cached prefix with those computed anew for every token.
+
+    Raises:
+        UserError: where a token differs.
+    """
+    torch.manual_seed(0)
+    model = _tiny_llama(device).eval()
+    prompts = _prompts(with_answers=0)
+    prefix = compute_prefix(model, shared_prefix(prompts))
+    answers = decode_greedily(model, prompts, prefix, frozenset(), max_new_tokens=8)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = list(prompt)
+        with torch.inference_mode():
+            for _ in range(8):
+                ids.append(int(model(torch.tensor([ids], device=device)).logits[0, -1].argmax()))
+        if ids[len(prompt) :] != answer.ids:
+            raise UserError("answers over a cached prefix differ from plain ones: evaluation cannot be trusted here")
+    return f"{len(prompts)} answers equal to those without a cache"
+
+
+def _tiny_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="sdpa",
+    )
+
+
+def _tiny_llama(device: str) -> Any:
+    """A random Llama with an adapter whose both matrices are random, so that every gradient is there."""
+    model = get_peft_model(LlamaForCausalLM(_tiny_config()), LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.to(device)
+
+
+def _prompts(with_answers: int) -> list[list[int]]:
+    """Five prompts of unequal length behind 24 shared ids, each followed by so many more."""
+    generator = torch.Generator().manual_seed(1)
+    shared: list[int] = torch.randint(256, (24,), generator=generator).tolist()
+    own = [torch.randint(256, (6 + n + with_answers,), generator=generator).tolist() for n in range(5)]
+    return [[*shared, *ids] for ids in own]
+
+
+def _plain_loss(model: Any, row: TrainingRow, device: str) -> torch.Tensor:
+    labels = [IGNORED] * row.prompt_length + row.ids[row.prompt_length :]
+    logits = model(torch.tensor([row.ids], device=device)).logits[0, :-1]
+    return cross_entropy(logits, torch.tensor(labels[1:], device=device), ignore_index=IGNORED, reduction="sum")
+
+
+def _take_gradients(model: Any) -> dict[str, torch.Tensor]:
+    taken = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return taken
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def _accelerator() -> Check:
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+        free, total = torch.cuda.mem_get_info()
+        return Check("CUDA", "ok", f"{', '.join(names)}; {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
+    why = "this build of torch has none" if torch.version.cuda is None else "no device is visible"
+    return Check("CUDA", "note", f"none ({why}): training runs on the CPU, which suits models of 0.1B")
+
+
+def _bfloat16(device: str) -> Check:
+    if device == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Check("bfloat16", "ok" if has else "note", "yes" if has else "no: float32 is used")
+    return Check("bfloat16", "ok", "not used on a CPU, where float32 is faster")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    return Check("disk", "ok" if free > 5 else "note", f"{free:.0f} GB free here")
+
+
+def _hub() -> Check:
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return Check("model hub", "note", "switched off by HF_HUB_OFFLINE; name local folders as model.name")
+    try:
+        urlopen(Request(ENDPOINT, method="HEAD"), timeout=3).close()
+    except OSError:
+        return Check("model hub", "note", "not reached; name local folders as model.name")
+    return Check("model hub", "ok", f"{ENDPOINT} answers")
+
+
+def _versions() -> Iterator[Check]:
+    tested = _tested_versions()
+    for name in _TESTED:
+        found = metadata.version(name)
+        wanted = tested.get(name, found)
+        same = found.split("+")[0] == wanted
+        yield Check(name, "ok" if same else "note", found if same else f"{found}; tested with {wanted}")
+
+
+def _tested_versions() -> dict[str, str]:
+    """The versions of constraints.txt, which lies in the wheel, or at the top of a checkout."""
+    here = Path(__file__).parent
+    path = next((p for p in (here / "constraints.txt", here.parents[1] / "constraints.txt") if p.is_file()), None)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    return {name: version for name, separator, version in (line.partition("==") for line in lines) if separator}

@@ -1,0 +1,95 @@
+"""The bytes of tokens: joined they are the text, whatever the tokenizer and the script."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolhone.chat.token_bytes import TokenBytes
+
+CHINESE = "帮我查订单 ORD-001,再看看 SKU4471 有没有货。𠮷野家的“龘”字🐉"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "tiny",
+        "tiny_llama3",
+        pytest.param("llama3.2", marks=pytest.mark.tokenizers),
+        pytest.param("qwen3", marks=pytest.mark.tokenizers),
+        pytest.param("smollm2", marks=pytest.mark.smollm2),
+    ],
+)
+def tokenizer(
+    request: pytest.FixtureRequest,
+    tiny_tokenizer: Any,
+    tiny_llama3_tokenizer: Any,
+    fetched_tokenizer: Callable[[str], Any],
+) -> Any:
+    tiny = {"tiny": tiny_tokenizer, "tiny_llama3": tiny_llama3_tokenizer}
+    return tiny[request.param] if request.param in tiny else fetched_tokenizer(request.param)
+
+
+@pytest.fixture(scope="module")
+def token_bytes(tokenizer: Any) -> TokenBytes:
+    return TokenBytes(tokenizer)
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+@settings(max_examples=100, deadline=None)
+# SmolLM2's vocabulary lacks the bytes of the planes from U+40000 on, in which nothing is assigned but U+E0000.
+@given(st.text(st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"])))
+def test_bytes_of_any_text_join_to_it(tokenizer: Any, token_bytes: TokenBytes, text: str) -> None:
+    # Qwen's tokenizer writes text in NFC; to the others it is a text like any other.
+    text = unicodedata.normalize("NFC", text)
+    assert b"".join(token_bytes.of(ids_of(tokenizer, text))) == text.encode()
+
+
+def test_bytes_of_chinese_join_to_it_though_single_tokens_are_no_text(tokenizer: Any, token_bytes: TokenBytes) -> None:
+    pieces = token_bytes.of(ids_of(tokenizer, CHINESE))
+    assert b"".join(pieces) == CHINESE.encode()
+    # The case that bytes are kept for: some token is part of a character.
+    assert any("�" in piece.decode(errors="replace") for piece in pieces)
+
+
+def test_there_is_one_piece_for_each_token(tokenizer: Any, token_bytes: TokenBytes) -> None:
+    ids = ids_of(tokenizer, CHINESE)
+    assert [token_bytes.of([id_]) for id_ in ids] == [[piece] for piece in token_bytes.of(ids)]
+
+
+def test_special_tokens_stand_as_they_are_written(tokenizer: Any, token_bytes: TokenBytes) -> None:
+    text = f"好{tokenizer.eos_token}好"
+    ids = ids_of(tokenizer, text)
+    assert b"".join(token_bytes.of(ids)) == text.encode()
+    assert token_bytes.of([tokenizer.eos_token_id]) == [tokenizer.eos_token.encode()]
+
+
+def test_every_token_of_the_vocabulary_has_bytes(tokenizer: Any, token_bytes: TokenBytes) -> None:
+    assert all(token_bytes.of(sorted(tokenizer.get_vocab().values())))
+
+
+def test_an_id_past_the_vocabulary_has_no_bytes(tokenizer: Any, token_bytes: TokenBytes) -> None:
+    """Models pad their output layer, so such an id can be generated; it decodes to nothing."""
+    beyond = max(tokenizer.get_vocab().values()) + 1
+    assert token_bytes.of([beyond]) == [b""]
+    assert tokenizer.decode([beyond]) == ""
+
+
+def test_sentencepiece_tokens_are_spaces_bytes_and_text() -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "▁查": 1, "▁": 2, "<0x0A>": 3, "<0xE6>": 4, "<0x9F>": 5, "<0xA5>": 6, "a<0x0A>": 7}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    token_bytes = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
+    assert token_bytes.of([1, 2, 3, 4, 5, 6, 7]) == [" 查".encode(), b" ", b"\n", b"\xe6", b"\x9f", b"\xa5", b"a<0x0A>"]

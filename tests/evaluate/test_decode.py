@@ -1,0 +1,204 @@
+"""Batched greedy decoding against the plain way: one row, no cache, the whole sequence anew for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.evaluate.decode import batches_by_length, compute_prefix, decode_greedily, shared_prefix
+
+VOCABULARY = 64
+NEW_TOKENS = 12
+SHARED = [5, 9, 33, 2, 17, 8, 41]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A random Llama whose weights are large, so that its answers differ and its choices are clear."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    return LlamaForCausalLM(config).float().eval()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    """Eight prompts of mixed lengths that begin alike."""
+    draw = torch.Generator().manual_seed(1)
+    lengths = (1, 9, 3, 17, 2, 9, 5, 12)
+    return [SHARED + torch.randint(0, VOCABULARY, (n,), generator=draw).tolist() for n in lengths]
+
+
+@torch.inference_mode()
+def plainly(model: Any, prompt: list[int], stop_ids: frozenset[int], limit: int) -> tuple[list[int], list[float]]:
+    """The tokens of one prompt and their log-probabilities, by a full forward pass for each."""
+    ids: list[int] = []
+    logprobs: list[float] = []
+    while len(ids) < limit and not (ids and ids[-1] in stop_ids):
+        logits = model(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[0, -1]  # [vocabulary]
+        logprob, token = torch.log_softmax(logits, dim=-1).max(dim=-1)
+        ids.append(int(token))
+        logprobs.append(float(logprob))
+    return ids, logprobs
+
+
+@pytest.fixture(scope="module")
+def stop_ids(model: Any, prompts: list[list[int]]) -> frozenset[int]:
+    """Two tokens that some answers hit early, some late and some never."""
+    answers = [plainly(model, prompt, frozenset(), NEW_TOKENS)[0] for prompt in prompts]
+    chosen = frozenset({answers[0][1], answers[3][4]})
+    lengths = {next((n for n, id_ in enumerate(answer) if id_ in chosen), NEW_TOKENS) for answer in answers}
+    assert len(lengths) >= 3, "the random model does not make the case that these tests need"
+    assert NEW_TOKENS in lengths
+    return chosen
+
+
+@pytest.fixture
+def forward_shapes(model: Any) -> Iterator[list[tuple[int, int]]]:
+    """The rows and columns of every forward pass."""
+    shapes: list[tuple[int, int]] = []
+
+    def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        rows, columns = kwargs["input_ids"].shape
+        shapes.append((rows, columns))
+
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    yield shapes
+    hook.remove()
+
+
+@pytest.mark.parametrize("prefix_length", [0, 3, len(SHARED)])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_every_row_gets_the_tokens_and_log_probabilities_that_it_gets_alone(
+    model: Any, prompts: list[list[int]], stop_ids: frozenset[int], batch_size: int, prefix_length: int
+) -> None:
+    prefix = compute_prefix(model, SHARED[:prefix_length])
+    for first in range(0, len(prompts), batch_size):
+        batch = prompts[first : first + batch_size]
+        for prompt, found in zip(batch, decode_greedily(model, batch, prefix, stop_ids, NEW_TOKENS), strict=True):
+            ids, logprobs = plainly(model, prompt, stop_ids, NEW_TOKENS)
+            assert found.ids == ids
+            assert found.logprobs == pytest.approx(logprobs, abs=1e-4)
+            assert found.stopped == (ids[-1] in stop_ids)
+
+
+def test_a_prefix_can_be_used_again(model: Any, prompts: list[list[int]], stop_ids: frozenset[int]) -> None:
+    prefix = compute_prefix(model, SHARED)
+    first = decode_greedily(model, prompts[:3], prefix, stop_ids, NEW_TOKENS)
+    decode_greedily(model, prompts[3:], prefix, stop_ids, NEW_TOKENS)
+    assert decode_greedily(model, prompts[:3], prefix, stop_ids, NEW_TOKENS) == first
+
+
+def test_the_prefix_is_computed_once_and_prompts_go_on_from_it(
+    model: Any, prompts: list[list[int]], forward_shapes: list[tuple[int, int]]
+) -> None:
+    prefix = compute_prefix(model, SHARED)
+    decode_greedily(model, prompts[:3], prefix, frozenset(), 1)
+    decode_greedily(model, prompts[3:5], prefix, frozenset(), 1)
+    assert forward_shapes == [(1, len(SHARED)), (3, 9), (2, 17)]
+
+
+def test_a_row_that_stops_leaves_the_batch(
+    model: Any, prompts: list[list[int]], stop_ids: frozenset[int], forward_shapes: list[tuple[int, int]]
+) -> None:
+    lengths = [len(plainly(model, prompt, stop_ids, NEW_TOKENS)[0]) for prompt in prompts]
+    forward_shapes.clear()
+    decode_greedily(model, prompts, compute_prefix(model, []), stop_ids, NEW_TOKENS)
+    # A row takes part in as many passes as it has tokens.
+    assert [rows for rows, _ in forward_shapes] == [
+        sum(length > step for length in lengths) for step in range(max(lengths))
+    ]
+    assert all(columns == 1 for _, columns in forward_shapes[1:])
+
+
+def test_decoding_ends_with_the_last_row(model: Any, prompts: list[list[int]]) -> None:
+    first_token = plainly(model, prompts[1], frozenset(), 1)[0][0]
+    [found] = decode_greedily(model, prompts[1:2], compute_prefix(model, []), frozenset({first_token}), NEW_TOKENS)
+    assert (found.ids, found.stopped) == ([first_token], True)
+    assert len(found.logprobs) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_no_more_than_the_limit_is_generated(
+    model: Any, prompts: list[list[int]], forward_shapes: list[tuple[int, int]], limit: int
+) -> None:
+    found = decode_greedily(model, prompts, compute_prefix(model, []), frozenset(), limit)
+    assert [(len(one.ids), len(one.logprobs), one.stopped) for one in found] == [(limit, limit, False)] * len(prompts)
+    assert len(forward_shapes) == limit
+
+
+def test_a_stop_token_at_the_very_limit_counts_as_stopped(model: Any, prompts: list[list[int]]) -> None:
+    ids, _ = plainly(model, prompts[0], frozenset(), 2)
+    stop = frozenset({ids[1]} - {ids[0]})
+    assert stop
+    [found] = decode_greedily(model, prompts[:1], compute_prefix(model, []), stop, 2)
+    assert (found.ids, found.stopped) == (ids, True)
+
+
+def test_log_probabilities_are_of_the_raw_distribution(model: Any, prompts: list[list[int]]) -> None:
+    """A generation config with a temperature or a ban on tokens changes nothing."""
+    kept: list[torch.Tensor] = []
+    hook = model.register_forward_hook(lambda _, __, output: kept.append(output.logits[:, -1].double()))
+    model.generation_config.temperature = 0.1
+    try:
+        found = decode_greedily(model, prompts[:3], compute_prefix(model, []), frozenset(), NEW_TOKENS)
+    finally:
+        model.generation_config.temperature = None
+        hook.remove()
+    for row, completion in enumerate(found):
+        for step, (id_, logprob) in enumerate(zip(completion.ids, completion.logprobs, strict=True)):
+            probabilities = kept[step][row].exp() / kept[step][row].exp().sum()
+            assert float(probabilities.sum()) == pytest.approx(1.0)
+            assert logprob == pytest.approx(float(probabilities[id_].log()), abs=1e-5)
+            assert logprob <= 0
+
+
+IDS = st.lists(st.integers(0, 3), min_size=1, max_size=8)
+
+
+@given(IDS, st.lists(IDS, min_size=1, max_size=6), st.booleans())
+def test_shared_prefix_is_the_longest_that_leaves_each_prompt_a_token(
+    head: list[int], tails: list[list[int]], headed: bool
+) -> None:
+    prompts = [head + tail for tail in tails] if headed else tails
+    prefix = shared_prefix(prompts)
+    assert all(prompt[: len(prefix)] == prefix and len(prompt) > len(prefix) for prompt in prompts)
+    longer = len(prefix) + 1
+    assert any(len(prompt) <= longer for prompt in prompts) or len({tuple(p[:longer]) for p in prompts}) > 1
+
+
+@given(st.permutations([[1, 2, 3], [1, 2, 4, 5], [1, 2]]))
+def test_shared_prefix_does_not_depend_on_the_order(prompts: list[list[int]]) -> None:
+    assert shared_prefix(prompts) == [1]
+
+
+def test_no_prompts_share_nothing() -> None:
+    assert shared_prefix([]) == []
+
+
+@given(st.lists(IDS, max_size=20), st.integers(1, 7))
+def test_batches_hold_every_prompt_once_the_longest_first(prompts: list[list[int]], batch_size: int) -> None:
+    batches = list(batches_by_length(prompts, batch_size))
+    order = [n for batch in batches for n in batch]
+    assert sorted(order) == list(range(len(prompts)))
+    lengths = [len(prompts[n]) for n in order]
+    assert lengths == sorted(lengths, reverse=True)
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)

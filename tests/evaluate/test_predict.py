@@ -1,0 +1,259 @@
+"""Predicting: the file that comes out, and that an interrupted prediction goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import toolhone.evaluate.predict as predict_module
+from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.config import ChatConfig, EvaluateConfig
+from toolhone.evaluate.decode import decode_greedily
+from toolhone.evaluate.predict import answer_one, predict
+from toolhone.jsonl import read_jsonl
+from toolhone.records import Example, Gold, Message, Prediction, Tool
+
+TOOL = Tool("query_order", "查询订单状态", {"type": "object", "properties": {"order_id": {"type": "string"}}})
+CONFIG = EvaluateConfig(batch_size=3, max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    # Larger weights make the answers of different rows differ.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(8)
+    return model
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_tokenizer: Any) -> ChatRenderer:
+    return make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """Eleven questions of mixed lengths, under two system prompts that alternate, and one without tools."""
+    found = []
+    for n in range(11):
+        system = Message("system", "Be brief." if n % 2 else "你是客服。")
+        prompt = (system, Message("user", f"Order {n}{'?' * (7 * n % 11)} 查"))
+        tools = () if n == 4 else (TOOL,)
+        turn = Message("assistant", "Yes.")
+        found.append(Example(f"c{n}/2", f"c{n}", prompt, turn, Gold("none"), tools, f"rows.jsonl:{n}", None, {}))
+    return found
+
+
+@pytest.fixture
+def run(model: Any, renderer: ChatRenderer, examples: list[Example], tmp_path: Path) -> Callable[..., str]:
+    """Predicts into predictions/tuned.jsonl of an empty folder, and returns what was printed."""
+
+    def call(*, fingerprint: str = "f1", config: EvaluateConfig = CONFIG, name: str = "tuned") -> str:
+        printed = StringIO()
+        path = tmp_path / "predictions" / f"{name}.jsonl"
+        predict(model, renderer, examples, name, config, path, Console(file=printed), fingerprint=fingerprint)
+        return printed.getvalue()
+
+    return call
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each batch that was decoded. A negative number put in it beforehand, -n, interrupts the n-th."""
+    sizes: list[int] = []
+    interrupt_at = [0]
+
+    def counted(model: Any, prompts: list[list[int]], *others: Any) -> Any:
+        if sizes and sizes[0] < 0:
+            interrupt_at[0] = -sizes.pop(0)
+        if interrupt_at[0] == len(sizes) + 1:
+            interrupt_at[0] = 0
+            raise KeyboardInterrupt
+        sizes.append(len(prompts))
+        return decode_greedily(model, prompts, *others)
+
+    monkeypatch.setattr(predict_module, "decode_greedily", counted)
+    return sizes
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows without their latency and their model's name."""
+    return [
+        {key: value for key, value in row.items() if key not in ("latency_ms", "model")} for _, row in read_jsonl(path)
+    ]
+
+
+def interrupt(run: Callable[..., str], decoded: list[int], batch: int, **options: Any) -> None:
+    decoded[:] = [-batch]
+    with pytest.raises(KeyboardInterrupt):
+        run(**options)
+
+
+def part_of(tmp_path: Path) -> Path:
+    [part] = (tmp_path / "predictions").glob(".tuned.jsonl.*.part")
+    return part
+
+
+def test_predictions_stand_in_the_order_of_the_examples(
+    run: Callable[..., str], examples: list[Example], tmp_path: Path
+) -> None:
+    run()
+    rows = [Prediction.from_json(row) for _, row in read_jsonl(tmp_path / "predictions" / "tuned.jsonl")]
+    assert [row.id for row in rows] == [found.id for found in examples]
+    assert {row.model for row in rows} == {"tuned"}
+    assert len({row.text for row in rows}) > 3
+    assert list((tmp_path / "predictions").iterdir()) == [tmp_path / "predictions" / "tuned.jsonl"]
+
+
+def test_each_prediction_is_what_the_example_gets_alone(
+    run: Callable[..., str], model: Any, renderer: ChatRenderer, examples: list[Example], tmp_path: Path
+) -> None:
+    run()
+    for found, (_, row) in zip(examples, read_jsonl(tmp_path / "predictions" / "tuned.jsonl"), strict=True):
+        batched, alone = Prediction.from_json(row), answer_one(model, renderer, found, CONFIG.max_new_tokens)
+        assert (batched.text, batched.finish_reason) == (alone.text, alone.finish_reason)
+        assert [t.id for t in batched.tokens] == [t.id for t in alone.tokens]
+        assert [t.logprob for t in batched.tokens] == pytest.approx([t.logprob for t in alone.tokens], abs=1e-4)
+        assert batched.prompt_tokens == alone.prompt_tokens == len(renderer.prompt(found.prompt, found.tools)[1])
+
+
+def test_batch_size_changes_no_answer(run: Callable[..., str], tmp_path: Path) -> None:
+    for size in (1, 4, 64):
+        run(name=f"by-{size}", config=EvaluateConfig(batch_size=size, max_new_tokens=6))
+    texts = {
+        tuple(row["text"] for row in rows_of(path)) for path in sorted((tmp_path / "predictions").glob("by-*.jsonl"))
+    }
+    assert len(list((tmp_path / "predictions").glob("by-*.jsonl"))) == 3
+    assert len(texts) == 1
+
+
+def test_answers_run_to_the_limit_or_to_a_stop_token(
+    run: Callable[..., str], renderer: ChatRenderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(name="free")
+    free = rows_of(tmp_path / "predictions" / "free.jsonl")
+    stop = free[0]["tokens"][2]["id"]
+    monkeypatch.setattr(ChatRenderer, "stop_ids", lambda self: frozenset({stop}))
+    run(name="stopped")
+    rows = [Prediction.from_json(row) for _, row in read_jsonl(tmp_path / "predictions" / "stopped.jsonl")]
+    assert {row.finish_reason for row in rows} == {"stop", "length"}
+    for row in rows:
+        ids = [token.id for token in row.tokens]
+        assert row.completion_tokens == len(ids)
+        assert (row.finish_reason == "stop") == (ids[-1] == stop)
+        assert stop not in ids[:-1]
+        if row.finish_reason == "length":
+            assert len(ids) == CONFIG.max_new_tokens
+        # The stop token is among the tokens, and not in the text.
+        said = ids[:-1] if row.finish_reason == "stop" else ids
+        assert row.text == renderer.decode(said)
+        in_text = b"".join(token.bytes for token in row.tokens[: len(said)])
+        assert in_text.decode(errors="replace") == row.text
+
+
+def test_an_interrupted_prediction_goes_on_where_it_stopped(
+    run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path
+) -> None:
+    run(name="whole")
+    whole = list(decoded)
+    interrupt(run, decoded, batch=2)
+    assert not (tmp_path / "predictions" / "tuned.jsonl").exists()
+    assert decoded == whole[:1]
+    decoded.clear()
+    printed = run()
+    assert sum(decoded) == len(examples) - whole[0]
+    assert f"tuned: {whole[0]} answers are there from before, {sum(decoded)} to go" in printed
+    found, expected = (rows_of(tmp_path / "predictions" / f"{name}.jsonl") for name in ("tuned", "whole"))
+    for row in (*found, *expected):
+        # Batches differ, and with them the last digit of a log-probability.
+        for token in row["tokens"]:
+            token["logprob"] = pytest.approx(token["logprob"], abs=1e-4)
+    assert found == [_plain(row) for row in expected]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "tokens": [{**token, "logprob": token["logprob"].expected} for token in row["tokens"]]}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_an_answer_whose_line_was_cut_is_made_again(
+    run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path, cut: int
+) -> None:
+    run(name="whole")
+    interrupt(run, decoded, batch=2)
+    answered = decoded[0]
+    part = part_of(tmp_path)
+    part.write_bytes(part.read_bytes()[:-cut])
+    decoded.clear()
+    run()
+    assert sum(decoded) == len(examples) - answered + 1
+    found, expected = (rows_of(tmp_path / "predictions" / f"{name}.jsonl") for name in ("tuned", "whole"))
+    assert [(row["id"], row["text"]) for row in found] == [(row["id"], row["text"]) for row in expected]
+
+
+def test_a_line_cut_within_a_character_is_made_again(
+    run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path
+) -> None:
+    interrupt(run, decoded, batch=2)
+    answered = decoded[0]
+    with part_of(tmp_path).open("ab") as part:
+        part.write('{"id": "c1/2", "text": "查'.encode()[:-1])
+    decoded.clear()
+    run()
+    assert sum(decoded) == len(examples) - answered
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_line_separators_in_an_answer_do_not_break_it_in_two(
+    run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path, character: str
+) -> None:
+    interrupt(run, decoded, batch=2)
+    answered = decoded[0]
+    part = part_of(tmp_path)
+    first, *others = part.read_text(encoding="utf-8").split("\n")
+    row = json.loads(first) | {"text": f"one{character}two"}
+    part.write_text("\n".join([json.dumps(row, ensure_ascii=False), *others]), encoding="utf-8")
+    decoded.clear()
+    run()
+    assert sum(decoded) == len(examples) - answered
+    texts = {found["id"]: found["text"] for found in rows_of(tmp_path / "predictions" / "tuned.jsonl")}
+    assert texts[row["id"]] == f"one{character}two"
+
+
+def test_answers_made_from_something_else_are_not_reused(
+    run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path
+) -> None:
+    interrupt(run, decoded, batch=2, fingerprint="old")
+    decoded.clear()
+    printed = run(fingerprint="new")
+    assert sum(decoded) == len(examples)
+    assert "from before" not in printed
+    assert not list((tmp_path / "predictions").glob(".*.part"))
+
+
+def test_a_systems_prompt_is_computed_once_for_all_its_rows(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    compute = predict_module.compute_prefix
+
+    def counted(model: Any, ids: list[int]) -> Any:
+        computed.append(len(ids))
+        return compute(model, ids)
+
+    monkeypatch.setattr(predict_module, "compute_prefix", counted)
+    run(config=EvaluateConfig(batch_size=2, max_new_tokens=1))
+    # Two system prompts with the tool; the row without tools is alone, and computed in one go.
+    assert len([length for length in computed if length]) == 2
+    assert min(length for length in computed if length) > 50

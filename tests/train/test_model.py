@@ -1,0 +1,204 @@
+"""Loading: what is said when a model cannot be had, and which device and number type is taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from toolhone.config import ModelConfig
+from toolhone.errors import UserError
+from toolhone.hardware import choose_hardware
+from toolhone.train.model import load_adapter, load_model, load_model_config, load_tokenizer
+
+NAME = "org/some-model"
+
+
+def model_config(**keys: Any) -> ModelConfig:
+    return ModelConfig.model_validate({"name": NAME, **keys})
+
+
+def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    """The error that huggingface_hub makes of a response of this status."""
+    response: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    return kind(f"{status} Client Error.", response=response)
+
+
+LOADERS: list[tuple[Any, Callable[[ModelConfig], Any]]] = [
+    (AutoTokenizer, load_tokenizer),
+    (AutoConfig, load_model_config),
+    (AutoModelForCausalLM, lambda config: load_model(config, choose_hardware(config))),
+]
+
+
+def message_for(monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError | LocalEntryNotFoundError, which: int) -> str:
+    """What a user reads where the hub gives this error, which transformers raises again as an OSError."""
+    loader, load = LOADERS[which]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(f"transformers says something long about {NAME}\nand more") from error
+
+    monkeypatch.setattr(loader, "from_pretrained", refuse)
+    with pytest.raises(UserError) as raised:
+        load(model_config(device="cpu", revision="v9"))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("which", range(3), ids=["tokenizer", "config", "model"])
+@pytest.mark.parametrize(
+    "error", [answered(GatedRepoError, 401), answered(GatedRepoError, 403), answered(HfHubHTTPError, 403)]
+)
+def test_a_gated_model_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError, which: int
+) -> None:
+    message = message_for(monkeypatch, error, which)
+    assert message.startswith(f"model.name: {NAME} is gated or private")
+    assert "hf auth login" in message
+    assert "Qwen/Qwen3-0.6B" in message
+
+
+@pytest.mark.parametrize("status", [401, 404])  # 401 is the hub's answer to someone who is not logged in
+def test_a_name_that_does_not_exist_is_a_matter_of_spelling(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    message = message_for(monkeypatch, answered(RepositoryNotFoundError, status), 0)
+    assert message.startswith(f"model.name: no folder and no hub model is called {NAME}; check the spelling")
+
+
+def test_a_revision_that_does_not_exist_is_told_apart_from_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = message_for(monkeypatch, answered(RevisionNotFoundError, 404), 1)
+    assert message.startswith(f"model.revision: {NAME} has no branch, tag or commit v9")
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("outgoing traffic has been disabled"), answered(HfHubHTTPError, 503)]
+)
+def test_without_a_network_a_local_folder_is_proposed(
+    monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError | LocalEntryNotFoundError
+) -> None:
+    message = message_for(monkeypatch, error, 0)
+    assert message.startswith(f"model.name: {NAME} cannot be had (transformers says")
+    assert "offline, name a local folder" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("which", range(3), ids=["tokenizer", "config", "model"])
+def test_transformers_own_offline_error_is_mended_too(which: int) -> None:
+    with pytest.raises(UserError, match=rf"^model.name: {NAME} cannot be had"):
+        LOADERS[which][1](model_config(device="cpu"))
+
+
+def test_a_missing_folder_is_named_with_the_script_that_makes_it() -> None:
+    with pytest.raises(UserError, match=r"^model.name: no such folder: ./models/none$"):
+        load_tokenizer(model_config(name="./models/none"))
+    with pytest.raises(UserError, match=r"no such folder: .cache/models/SmolLM2-1 \(scripts/fetch_smollm2.py makes it"):
+        load_tokenizer(model_config(name=".cache/models/SmolLM2-1"))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no config.json"):
+        load_model_config(model_config(name=str(tmp_path)))
+
+
+def test_an_unknown_architecture_is_told_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "abacus"}), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^model.name: {tmp_path} holds no model that can be loaded: .*abacus"):
+        load_model_config(model_config(name=str(tmp_path)))
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no adapter; run `toolhone train` first"):
+        load_adapter(None, tmp_path)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_token(
+    tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    tiny_tokenizer.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    del settings["pad_token"]
+    (tmp_path / "config.json").write_bytes((tiny_llama / "config.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert AutoTokenizer.from_pretrained(tmp_path).pad_token is None
+    assert load_tokenizer(model_config(name=str(tmp_path))).pad_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_loaded_in_the_dtype_asked_for(tiny_llama: Path, dtype: str) -> None:
+    config = model_config(name=str(tiny_llama), device="cpu", dtype=dtype)
+    model = load_model(config, choose_hardware(config))
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+
+
+@pytest.fixture
+def _no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("_no_cuda")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_cpu_computes_in_float32_unless_told_otherwise(device: str) -> None:
+    hardware = choose_hardware(model_config(device=device))
+    assert (hardware.device, hardware.dtype, hardware.notes) == ("cpu", torch.float32, ())
+
+
+@pytest.mark.usefixtures("_no_cuda")
+def test_bfloat16_on_a_cpu_is_taken_with_a_word_about_its_speed() -> None:
+    hardware = choose_hardware(model_config(dtype="bfloat16"))
+    assert hardware.dtype == torch.bfloat16
+    assert "fifty times slower" in hardware.notes[0]
+
+
+@pytest.mark.usefixtures("_no_cuda")
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"device": "cuda"}, "model.device: cuda was asked for, but .* set it to auto or cpu"),
+        ({"dtype": "float16"}, "model.dtype: float16 does not train on a CPU"),
+        ({"attention": "flash_attention_2"}, "model.attention: flash_attention_2 needs CUDA"),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_refused(keys: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_hardware(model_config(**keys))
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "asked", "taken"),
+    [
+        (True, "auto", torch.bfloat16),
+        (False, "auto", torch.float32),
+        (True, "float16", torch.float16),
+        (True, "float32", torch.float32),
+    ],
+)
+def test_a_gpu_computes_in_bfloat16_where_it_has_it(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, asked: str, taken: torch.dtype
+) -> None:
+    pretend_gpu(monkeypatch, has_bfloat16)
+    hardware = choose_hardware(model_config(dtype=asked))
+    assert (hardware.device, hardware.dtype) == ("cuda", taken)
+    assert choose_hardware(model_config(device="cpu", dtype="float32")).device == "cpu"
+
+
+def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch, has_bfloat16=False)
+    with pytest.raises(UserError, match=r"model.dtype: this GPU has no bfloat16"):
+        choose_hardware(model_config(dtype="bfloat16"))
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
