@@ -230,13 +230,9 @@ def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
             print(f"| {name} | did not run | | | | | |")
             continue
         ratio = f"{rate / reference:.1f}x" if reference else "-"
-        figures = {
-            key: _median(found, name, key) for key in ("computed_tokens_per_second", "peak_memory_gb", "last_loss")
-        }
-        print(
-            f"| {name} | {_median(found, name, 'batch'):.0f} | {rate:.3f} | {ratio} | "
-            f"{figures['computed_tokens_per_second']:.0f} | {figures['peak_memory_gb']:.1f} | {figures['last_loss']:.3f} |"
-        )
+        keys = ("batch", "computed_tokens_per_second", "peak_memory_gb", "last_loss")
+        batch, tokens, memory, loss = (_median(found, name, key) for key in keys)
+        print(f"| {name} | {batch:.0f} | {rate:.3f} | {ratio} | {tokens:.0f} | {memory:.1f} | {loss:.3f} |")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

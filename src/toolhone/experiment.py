@@ -23,7 +23,8 @@ from toolhone.fingerprint import fingerprint
 from toolhone.hardware import Hardware, local_rank, rank, world_size
 from toolhone.jsonl import write_jsonl
 from toolhone.prepare import Prepared, prepare
-from toolhone.run import RunFolder, existing_run, open_run, provenance
+from toolhone.run import RUNS, RunFolder, existing_run, open_run, provenance
+from toolhone.train.checkpoint import checkpoint_to_resume
 from toolhone.train.model import load_adapter, load_model
 from toolhone.train.preflight import refuse_untrainable
 
@@ -32,6 +33,8 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
     """Train and evaluate. Returns the run folder, or None where training was asked to stop early."""
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
+    if resume:
+        checkpoint_to_resume(RunFolder(RUNS / config.name).checkpoints)  # told before the base model's long answers
     run = _open_together(prepared, fresh=fresh)
     trained_from = _training_fingerprint(prepared)
     if config.evaluate.base:

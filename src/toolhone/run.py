@@ -109,7 +109,7 @@ def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
         UserError: where the folder holds a run whose training rests on other values, naming them.
     """
     run = RunFolder(RUNS / config.name)
-    if fresh and run.path.exists():
+    if fresh and run.config.is_file():
         shutil.rmtree(run.path)
     if run.config.is_file():
         _refuse_other_config(run, config)

@@ -45,9 +45,14 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-@settings(max_examples=100, deadline=None)
-# SmolLM2's vocabulary lacks the bytes of the planes from U+40000 on, in which nothing is assigned but U+E0000.
-@given(st.text(st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"])))
+# SmolLM2's vocabulary lacks the bytes of some control characters and of unassigned planes; it drops them.
+TEXT = st.text(
+    st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d")
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT)
 def test_bytes_of_any_text_join_to_it(tokenizer: Any, token_bytes: TokenBytes, text: str) -> None:
     # Qwen's tokenizer writes text in NFC; to the others it is a text like any other.
     text = unicodedata.normalize("NFC", text)

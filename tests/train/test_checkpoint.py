@@ -52,17 +52,18 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_stopped_run_resumes_to_the_same_bits(
     train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None], number: int, packing: str
 ) -> None:
-    keys = {**KEYS, "packing": packing}
-    whole = train(short_rows, "whole", **keys)
-    signal_in_step(2, number)
-    stopped = train(short_rows, "stopped", **keys)
+    keys = {**KEYS, "packing": packing, "save_every": 10}
+    rows = short_rows[:8]  # two steps an epoch: stopped in the middle of the second, resumed into a third
+    whole = train(rows, "whole", **keys)
+    signal_in_step(3, number)
+    stopped = train(rows, "stopped", **keys)
     assert not stopped.result.finished
-    assert stopped.result.steps == 2
+    assert stopped.result.steps == 3
     assert not stopped.run.adapter.exists()
-    assert last_checkpoint(stopped.run.checkpoints) == stopped.run.checkpoints / "checkpoint-2"
+    assert last_checkpoint(stopped.run.checkpoints) == stopped.run.checkpoints / "checkpoint-3"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    resumed = train(short_rows, "stopped", resume=True, **keys)
+    resumed = train(rows, "stopped", resume=True, **keys)
     assert resumed.result.finished
     assert resumed.result.steps == 5
     assert weights(resumed.run) == weights(whole.run)

@@ -83,7 +83,7 @@ def in_double(model: Any) -> Any:
 
 @pytest.fixture
 def _double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the libraries' (and compute_loss's) casts of logits and rotary angles to float32 keep float64."""
+    """Makes transformers' casts of logits and rotary angles to float32 keep float64."""
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         yield
@@ -120,7 +120,7 @@ def collate(rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, torch.Ten
     return TreeCollator(PAD, max_tokens)([{"input_ids": r.ids, "prompt_length": r.prompt_length} for r in rows])
 
 
-def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss_of_trees(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The trainer's own loss of a batch, on one process."""
     model.get_base_model().set_attn_implementation(TREE_ATTENTION)
     alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
@@ -132,7 +132,7 @@ def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def as_trees(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> Result:
     """Loss and gradients of the rows laid out as trees."""
     model.zero_grad()
-    loss = tree_loss(model, collate(rows, max_tokens))
+    loss = loss_of_trees(model, collate(rows, max_tokens))
     loss.backward()
     return result(model, loss)
 
@@ -283,7 +283,7 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
     assert len(queries) == len(tree) - len(TEETH)
     batch = collate(TEETH, 100)
     with torch.no_grad():
-        right = tree_loss(models["llama"], batch).item()
+        right = loss_of_trees(models["llama"], batch).item()
         for query, key in product(queries, range(len(tree))):
 
             def flipped(*of: torch.Tensor, place: tuple[int, int] = (query, key)) -> torch.Tensor:
@@ -292,7 +292,7 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
                 return mask
 
             monkeypatch.setattr(tree_attention, "visible", flipped)
-            loss = tree_loss(models["llama"], batch).item()
+            loss = loss_of_trees(models["llama"], batch).item()
             assert not abs(loss - right) <= 1e-9 * right, (query, key)
 
 
@@ -302,7 +302,7 @@ def test_each_single_wrong_end_changes_the_loss(models: dict[str, Any], shift: i
     tree = build_tree(TEETH)
     mattering = 0
     with torch.no_grad():
-        right = tree_loss(models["llama"], collate(TEETH, 100)).item()
+        right = loss_of_trees(models["llama"], collate(TEETH, 100)).item()
         for index, end in enumerate(tree.ends):
             # The token that now sees this one, or no longer does; from a row's last token nothing is predicted.
             query = end if shift == 1 else end - 2
@@ -311,7 +311,7 @@ def test_each_single_wrong_end_changes_the_loss(models: dict[str, Any], shift: i
             mattering += 1
             batch = collate(TEETH, 100)
             batch["ends"][0, index] += shift
-            loss = tree_loss(models["llama"], batch).item()
+            loss = loss_of_trees(models["llama"], batch).item()
             assert not abs(loss - right) <= 1e-9 * right, index
     assert mattering >= 4
 

@@ -8,6 +8,7 @@ or whose ids do not decode to the same text, is an error that names the row.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -91,9 +92,11 @@ class ChatRenderer:
 
     def stop_ids(self) -> frozenset[int]:
         """The tokens at which generation stops."""
-        vocabulary = self.tokenizer.get_vocab()
-        stops = (self.format.end_of_turn, *self.format.other_stops)
-        return frozenset(vocabulary[token] for token in stops if token in vocabulary)
+        stops = [self.format.end_of_turn, *self.format.other_stops]
+        ids: list[int | None] = self.tokenizer.convert_tokens_to_ids(stops)
+        # For a token that it does not know a tokenizer gives None, or the id of its unknown token.
+        known = [(id_, token) for id_, token in zip(ids, stops, strict=True) if id_ is not None]
+        return frozenset(id_ for id_, token in known if self.tokenizer.convert_ids_to_tokens(id_) == token)
 
     def render(self, example: Example) -> Rendered:
         """Render an example and prove that it can be read back.
@@ -104,7 +107,7 @@ class ChatRenderer:
         try:
             prompt_text = self.text(example.prompt, example.tools, ask=True)
             whole_text = self.text((*example.prompt, example.turn), example.tools, ask=False)
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RenderError(f"{example.where}: the chat template refuses the row: {error}") from None
         completion_text = self._completion(example, prompt_text, whole_text)
         self._check_round_trip(example, completion_text)
@@ -144,12 +147,17 @@ class ChatRenderer:
     def _check_special_tokens(self, example: Example) -> None:
         # Read back as text they look unharmed, but a model would learn to end or begin a turn in the middle of its own.
         said = example.turn.content + _as_read(example.turn.tool_calls)
-        for token in self.tokenizer.added_tokens_decoder.values():
-            if token.special and token.content in said:
+        for token in _special_tokens(self.tokenizer):
+            if token in said:
                 raise RenderError(
-                    f"{example.where}: turn {len(example.prompt)} holds {token.content}; special tokens or call tags "
+                    f"{example.where}: turn {len(example.prompt)} holds {token}; special tokens or call tags "
                     "inside a text cannot be written: take it out of the row"
                 )
+
+
+@functools.lru_cache(maxsize=4)
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def _as_read(calls: Sequence[ToolCall]) -> str:

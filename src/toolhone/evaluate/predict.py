@@ -6,6 +6,7 @@ Under a launcher each process answers its share of the examples, and the first o
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import defaultdict
@@ -130,11 +131,11 @@ def _answer(
     prefixes: _PrefixCache,
     batch: _Batch,
 ) -> list[Prediction]:
+    stop_ids, token_bytes = renderer.stop_ids(), _token_bytes(renderer.tokenizer)
     started = time.perf_counter()
     prefix = prefixes.get(batch.prefix_ids)
-    completions = decode_greedily(model, batch.prompts, prefix, renderer.stop_ids(), config.max_new_tokens)
+    completions = decode_greedily(model, batch.prompts, prefix, stop_ids, config.max_new_tokens)
     latency_ms = (time.perf_counter() - started) * 1000 / len(batch.prompts)
-    token_bytes = TokenBytes(renderer.tokenizer)
     return [
         _prediction(renderer, label, token_bytes, example, len(prompt), completion, latency_ms)
         for example, prompt, completion in zip(batch.examples, batch.prompts, completions, strict=True)
@@ -162,6 +163,12 @@ def _prediction(
         latency_ms=latency_ms,
         tokens=tuple(Token(id_, piece, logprob) for id_, piece, logprob in tokens),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _token_bytes(tokenizer: Any) -> TokenBytes:
+    # Made once: it reads the whole tokenizer, which takes longer than a batch of a small model.
+    return TokenBytes(tokenizer)
 
 
 def _part(path: Path, number: int, fingerprint: str) -> Path:

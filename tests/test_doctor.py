@@ -1,0 +1,79 @@
+"""The self-test must be able to fail: each fault that it is there for is planted once."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import pytest
+import torch
+
+import toolhone.doctor as doctor_module
+from toolhone.cli import main
+from toolhone.errors import UserError
+
+
+def test_the_doctor_finds_no_fault_on_a_sound_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "FAIL" not in printed
+    for line in ("packed gradients", "NF4 step", "cached generation", "torch", "memory", "cores", "disk", "model hub"):
+        assert line in printed
+
+
+def test_a_wrong_mask_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each token also sees the branches beside its own, as with a plain causal mask."""
+    import toolhone.train.tree_attention as tree_attention
+
+    def causal(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        return keys <= queries[:, None]
+
+    monkeypatch.setattr(tree_attention, "visible", causal)
+    assert main(["doctor"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "packed gradients" in line]
+    assert lines[0].strip().startswith("FAIL")
+    assert "packing: none" in lines[0]
+
+
+def test_a_failing_nf4_step_turns_its_line_red(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bitsandbytes.nn
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel image is available for this device")
+
+    monkeypatch.setattr(bitsandbytes.nn.Linear4bit, "forward", broken)
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert any(line.strip().startswith("FAIL") and "no kernel image" in line for line in printed.splitlines())
+
+
+def test_nf4_weights_that_train_nothing_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)
+    with pytest.raises(UserError, match="do not use quantize: nf4"):
+        doctor_module.nf4_step("cpu")
+
+
+def test_a_stale_cache_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cache is that of another prefix."""
+    import toolhone.evaluate.decode as decode
+
+    compute = decode.compute_prefix
+
+    def stale(model: object, ids: list[int]) -> decode.Prefix:
+        other = [(id_ + 1) % 256 for id_ in ids]
+        return decode.Prefix(ids, copy.deepcopy(compute(model, other).cache))
+
+    monkeypatch.setattr(doctor_module, "compute_prefix", stale)
+    assert main(["doctor"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "cached generation" in line]
+    assert lines[0].strip().startswith("FAIL")
+
+
+def test_a_missing_library_is_a_failed_line_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+    assert main(["doctor"]) == 1
+    assert "FAIL  NF4 step" in capsys.readouterr().out
