@@ -24,7 +24,7 @@ from toolhone.hardware import Hardware, local_rank, rank, world_size
 from toolhone.jsonl import write_jsonl
 from toolhone.prepare import Prepared, prepare
 from toolhone.run import RUNS, RunFolder, existing_run, open_run, provenance
-from toolhone.train.checkpoint import checkpoint_to_resume
+from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint
 from toolhone.train.model import load_adapter, load_model
 from toolhone.train.preflight import refuse_untrainable
 
@@ -37,9 +37,12 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
         checkpoint_to_resume(RunFolder(RUNS / config.name).checkpoints)  # told before the base model's long answers
     run = _open_together(prepared, fresh=fresh)
     trained_from = _training_fingerprint(prepared)
+    is_trained = run.is_finished("train", trained_from)
+    if not is_trained and not resume:
+        _refuse_to_lose(run)
     if config.evaluate.base:
         _predict_base(prepared, run, console)
-    if run.is_finished("train", trained_from):
+    if is_trained:
         console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains anew)")
     elif not _train(prepared, run, trained_from, console, resume=resume):
         return None
@@ -67,6 +70,15 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     _predict_tuned(prepared, run, trained["fingerprint"], console)
     _judge(run, console)
     return run
+
+
+def _refuse_to_lose(run: RunFolder) -> None:
+    checkpoint = last_checkpoint(run.checkpoints)
+    if checkpoint is not None:
+        raise UserError(
+            f"{checkpoint}: is of a training that was interrupted; --resume (make: RESUME=1) goes on from it, --fresh "
+            "(FRESH=1) deletes the run and starts anew"
+        )
 
 
 def _open_together(prepared: Prepared, *, fresh: bool) -> RunFolder:

@@ -465,6 +465,12 @@ def test_a_fit_template_of_the_model_is_used_unless_toolhones_is_asked_for(tiny_
     assert (forced.source, forced.template) == ("toolhone", OWN)
 
 
+def test_a_template_is_told_that_there_are_no_tools_rather_than_given_an_empty_list(tiny_tokenizer: Any) -> None:
+    renderer = renderer_with(tiny_tokenizer, "{{ 'none' if tools is none else tools | length }}")
+    assert renderer.text((USER,), (), ask=True) == "none"
+    assert renderer.text((USER,), TOOLS, ask=True) == "2"
+
+
 def test_template_hash_changes_with_the_template_and_its_variables_alone(tiny_tokenizer: Any) -> None:
     def hash_of(template: str, **variables: Any) -> str:
         return ChatRenderer(tiny_tokenizer, FORMATS["hermes"], template, "model", "", variables).template_hash()

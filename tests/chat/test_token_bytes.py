@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,14 @@ def test_special_tokens_stand_as_they_are_written(tokenizer: Any, token_bytes: T
     ids = ids_of(tokenizer, text)
     assert b"".join(token_bytes.of(ids)) == text.encode()
     assert token_bytes.of([tokenizer.eos_token_id]) == [tokenizer.eos_token.encode()]
+
+
+def test_an_added_token_may_be_written_with_any_characters(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["<订单 号>"])
+    ids = ids_of(tokenizer, "a<订单 号>b")
+    assert len(ids) == 3
+    assert TokenBytes(tokenizer).of(ids) == [b"a", "<订单 号>".encode(), b"b"]
 
 
 def test_every_token_of_the_vocabulary_has_bytes(tokenizer: Any, token_bytes: TokenBytes) -> None:

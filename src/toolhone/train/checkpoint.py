@@ -82,3 +82,8 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         # A run that has just done its last step ends by itself.
         if asked.item() and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Trainer ends the epoch when it stops, and would then validate and save once more: whoever asked is waiting.
+        if self.stopped:
+            control.should_evaluate = control.should_save = False

@@ -1,8 +1,7 @@
 """The order of training examples: shuffled, and such that a batch shares its prefix.
 
 Examples with the same system prompt and tools are a group. In each epoch every group is shuffled and cut into batches,
-what is left over of the groups is chained and cut likewise, and the batches are shuffled. With one group, as where all
-rows have the same tools, this is a plain shuffle.
+what is left over of the groups is chained and cut likewise, and the batches are shuffled.
 """
 
 from __future__ import annotations

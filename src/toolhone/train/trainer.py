@@ -53,9 +53,9 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     log_of_steps: TrainLog
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        """Batches of trees share their prefix; plain rows are drawn as SFTTrainer draws them."""
+        """Batches of trees share their prefix; where all rows do, or none need to, the order is SFTTrainer's."""
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if "group" not in rows.column_names:
+        if "group" not in rows.column_names or len(set(rows["group"])) == 1:
             return super()._get_train_sampler(train_dataset)
         sampler = PrefixSampler(rows["group"], self.args.train_batch_size, self.args.seed)
         self.add_callback(TellEpoch(sampler))
