@@ -14,7 +14,8 @@ import pytest
 
 from toolhone import __version__
 from toolhone.cli import main
-from toolhone.config import knobs, load_config
+from toolhone.config import knobs
+from toolhone.config_file import load_config
 from toolhone.run import open_run
 
 SHIPPED = Path(__file__).parent.parent / "data" / "customer_service"

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from toolhone.config import Config, config_yaml, knobs, load_config
+from toolhone.config import Config, config_yaml, knobs
+from toolhone.config_file import load_config
 from toolhone.errors import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from toolhone import __version__
-from toolhone.config import Config, load_config
+from toolhone.config import Config
+from toolhone.config_file import load_config
 from toolhone.errors import UserError
 from toolhone.run import RunFolder, existing_run, open_run, provenance
 

@@ -107,7 +107,7 @@ def _console() -> Console:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from toolhone.config import load_config
+    from toolhone.config_file import load_config
 
     config = load_config(options.config, options.set)
     console = _console()
@@ -192,7 +192,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _preview(options: argparse.Namespace) -> int:
-    from toolhone.config import load_config
+    from toolhone.config_file import load_config
     from toolhone.preview import preview
 
     preview(load_config(options.config, options.set), options.rows, _console())

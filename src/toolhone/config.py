@@ -1,57 +1,15 @@
 """One YAML file is one experiment: here is every key that it may have, what it means and what it defaults to.
 
-`load_config` reads the file, applies `--set a.b=c` overrides and returns a frozen `Config`; what is wrong is told
-with the file's line and the key. There is no inheritance and no interpolation: a config can be read alone.
+There is no inheritance and no interpolation: a config can be read alone. `config_file.py` reads the file.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from toolhone.errors import UserError
-
-_RENAMED_KEYS = {
-    "warmup_ratio": 'is "warmup" here: a share of the steps when below 1, a number of steps otherwise',
-    "warmup_steps": 'is "warmup" here: a share of the steps when below 1, a number of steps otherwise',
-    "num_train_epochs": 'is "epochs" here',
-    "per_device_train_batch_size": 'is "batch_size" here (examples a device)',
-    "gradient_accumulation_steps": 'is "gradient_accumulation" here',
-    "gradient_checkpointing": 'is "activation_checkpointing" here',
-    "lr_scheduler_type": 'is "scheduler" here',
-    "optim": 'is "optimizer" here',
-    "logging_steps": 'is "log_every" here',
-    "save_steps": 'is "save_every" here',
-    "eval_steps": 'is "validate_every" here',
-    "save_total_limit": 'is "keep_checkpoints" here',
-    "max_length": 'is "chat.max_tokens" here',
-    "max_seq_length": 'is "chat.max_tokens" here',
-    "load_in_4bit": 'is "model.quantize: nf4" here',
-    "bf16": 'is "model.dtype: bfloat16" here',
-    "fp16": 'is "model.dtype: float16" here',
-    "r": 'is "rank" here',
-    "lora_r": 'is "lora.rank" here',
-    "lora_alpha": 'is "lora.alpha" here',
-    "lora_dropout": 'is "lora.dropout" here',
-    "target_modules": 'is "targets" here',
-    "overwrite_output_dir": "is gone: a run folder is started anew by the flag --fresh",
-    "output_dir": "is gone: a run lies in runs/<name>",
-    "group_by_length": "is gone from transformers 5",
-    "save_safetensors": "is gone: adapters are always safetensors",
-}
-
-
-# Where pydantic's own words speak of Python rather than of YAML.
-_EXPECTED = {
-    "tuple_type": "expected a list such as [one, two]",
-    "model_type": "expected keys below it (leave it out for the defaults)",
-}
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
@@ -223,144 +181,9 @@ class Config(_Section):
         return self
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number (YAML 1.1 makes it a string) and refuses a key given twice."""
-
-
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*(?:\.[\d_]*)?(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?)$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping_without_duplicates(loader: _Yaml12Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands twice', key.start_mark)
-        seen.add(key.value)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file and apply overrides of the form `train.epochs=1`.
-
-    Raises:
-        UserError: one message with every fault, each with its line or override and its key.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file{_nearest_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable text file ({error})") from None
-    values = _parse_yaml(text, str(path))
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys such as name, model and data, found {type(values).__name__}")
-    places = {key: f"{path}:{line}" for key, line in _lines_of_keys(yaml.compose(text, Loader=_Yaml12Loader))}
-    for override in overrides:
-        key = _apply_override(values, override)
-        places[key] = f"--set {override}"
-        for section in _sections(key):
-            places.setdefault(section, f"--set {override}")
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError("\n".join(_describe(fault, path, places) for fault in error.errors())) from None
-
-
 def config_yaml(config: Config) -> str:
     """The resolved config as YAML, every key written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Yaml12Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not YAML: {error.problem}") from None
-    except yaml.reader.ReaderError as error:
-        line = f":{text[: error.position].count(chr(10)) + 1}"
-        raise UserError(f"{where}{line}: not YAML: it holds the character {chr(error.character)!r}") from None
-
-
-def _lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*prefix, str(key.value))
-            yield ".".join(path), key.start_mark.line + 1
-            yield from _lines_of_keys(value, path)
-
-
-def _apply_override(values: dict[str, Any], override: str) -> str:
-    """Set one key in place and return its dotted name."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set {override}: expected key=value, for example train.epochs=1")
-    *sections, last = key.split(".")
-    target = values
-    for section in sections:
-        target = target.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise UserError(f'--set {override}: "{section}" is a value, not a section')
-    target[last] = _parse_yaml(text, f"--set {override}")
-    return key
-
-
-def _sections(key: str) -> list[str]:
-    """The sections that a dotted key lies in: "a.b.c" lies in "a" and "a.b"."""
-    names = key.split(".")
-    return [".".join(names[:n]) for n in range(1, len(names))]
-
-
-def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
-    # Where a value may be of several types, pydantic adds which of them it tried: no part of the key.
-    names = [str(part) for part in fault["loc"] if "[" not in str(part)]
-    key = ".".join(names)
-    # The nearest place that is written down: the key itself, else the section that lacks it, else the file.
-    place = next((places[".".join(names[:n])] for n in range(len(names), 0, -1) if ".".join(names[:n]) in places), None)
-    where = place or str(path)
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{_nearest_key(names)}"
-    if fault["type"] == "missing":
-        return f"{where}: {key}: is required"
-    if fault["type"] == "value_error":  # the cross-field checks, which name their own key
-        message = fault["msg"].removeprefix("Value error, ")
-        own_place = places.get(message.partition(":")[0], where)
-        return f"{own_place}: {message}"
-    message = _EXPECTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])
-    return f"{where}: {key}: {message}, found {fault['input']!r}"
-
-
-def _nearest_key(names: list[str]) -> str:
-    *sections, name = names
-    if name in _RENAMED_KEYS:
-        return f": {name} {_RENAMED_KEYS[name]}"
-    section: type[BaseModel] = Config
-    for part in sections:
-        annotation = section.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
-        section = annotation
-    elsewhere = [full for full, _ in knobs() if full.rpartition(".")[2] == name]
-    near = elsewhere or difflib.get_close_matches(name, section.model_fields, n=1)
-    if near:
-        return f' (did you mean "{near[0]}"?)'
-    return f"; known here: {', '.join(section.model_fields)}"
-
-
-def _nearest_file(path: Path) -> str:
-    siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    return f" (did you mean {path.parent / near[0]}?)" if near else ""
 
 
 def knobs(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

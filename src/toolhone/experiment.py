@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer
-from toolhone.config import Config, load_config
+from toolhone.config import Config
+from toolhone.config_file import load_config
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_run

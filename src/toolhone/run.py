@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from toolhone import __version__
-from toolhone.config import Config, config_yaml, knobs, load_config
+from toolhone.config import Config, config_yaml, knobs
+from toolhone.config_file import load_config
 from toolhone.errors import UserError
 from toolhone.jsonl import write_json, write_text
 
