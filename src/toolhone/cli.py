@@ -84,9 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     preview = data_commands.add_parser("preview", help="show rows as the model sees them: prompt dim, labels bright")
     _add_config(preview)
-    preview.add_argument("--rows", type=int, default=3, help="how many (default: %(default)s)")
+    preview.add_argument("--rows", type=_count, default=3, help="how many (default: %(default)s)")
     preview.set_defaults(run=_preview)
     return parser
+
+
+def _count(text: str) -> int:
+    """A flag's value that counts something: 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -21,9 +21,10 @@ from toolhone.config import Config
 from toolhone.hardware import Hardware, world_size
 from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
+from toolhone.train.tree_attention import attention_blocks
 
 # What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.
-_RUNTIME_GB = {"cpu": 0.8, "cuda": 0.5}
+_RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
 # The share of a bare matrix product's speed that a whole training step reaches, measured on two cores; on a GPU, the
 # 35 to 45% model-FLOPs utilisation that others report for LoRA.
 _STEP_EFFICIENCY = {"cpu": 0.7, "cuda": 0.35}
@@ -55,11 +56,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class BatchCount:
-    """What a forward pass computes: tokens, positions at the LM head, and pairs of query and key."""
+    """What a forward pass computes: tokens, positions at the LM head, pairs of query and key, and keys (those that
+    several blocks of queries see are held once for each)."""
 
     tokens: int
     head_positions: int
     pairs: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +116,16 @@ def count_batches(config: Config, rows: Sequence[TrainingRow]) -> list[BatchCoun
 def _tree_batch(config: Config, rows: list[TrainingRow]) -> BatchCount:
     collator = TreeCollator(0, config.train.tree_tokens)
     batch = collator([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
-    ends = batch["ends"]  # [trees, seq]
-    # Token j is seen by the tokens from itself to its end.
-    pairs = int((ends - torch.arange(ends.shape[1])).sum())
-    labelled = int((batch["labels"] != IGNORED).any(dim=0).sum()) * ends.shape[0]
-    return BatchCount(int(batch["computed_tokens"]), labelled, pairs)
+    blocks = attention_blocks(batch["ends"])
+    pairs = sum((b.last - b.first) * len(b.keys) // (1 if b.mask is not None else 2) for b in blocks)
+    labelled = int((batch["labels"] != IGNORED).any(dim=0).sum()) * len(batch["labels"])
+    return BatchCount(int(batch["computed_tokens"]), labelled, pairs, sum(len(b.keys) for b in blocks))
 
 
 def _plain_batch(rows: list[TrainingRow]) -> BatchCount:
     longest = max(len(row.ids) for row in rows)
-    return BatchCount(len(rows) * longest, len(rows) * longest, len(rows) * longest * longest // 2)
+    tokens = len(rows) * longest
+    return BatchCount(tokens, tokens, tokens * longest // 2, tokens)
 
 
 def _sizes(config: Config, model_config: Any) -> _Sizes:
@@ -163,16 +166,22 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Seque
         frozen = sizes.body * 4.127 / 8 + (sizes.frozen - sizes.body) * width
     moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
     adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
-    # Kept in a layer for the backward pass, in numbers a token: the inputs of two norms and of what follows them (6 h),
-    # query, key and value as attention takes them and its output (5 h), and in the MLP gate, its activation, up, and
-    # their product (4 inner).
-    layer = (11 * sizes.hidden + 4 * sizes.inner) * width
-    per_token = layer * sizes.layers
-    if config.train.activation_checkpointing:
-        per_token = layer + sizes.hidden * width * sizes.layers
     logits = _LOGIT_COPIES[config.train.packing] * sizes.vocabulary * 4
-    batch = max(batch.tokens * per_token + batch.head_positions * logits for batch in batches)
+    batch = max(_kept_bytes(config, sizes, batch, width) + batch.head_positions * logits for batch in batches)
     return (frozen + adapter + batch) / 1e9 + _RUNTIME_GB[hardware.device]
+
+
+def _kept_bytes(config: Config, sizes: _Sizes, batch: BatchCount, width: int) -> float:
+    """Bytes that the forward pass keeps for the backward pass.
+
+    In a layer, in numbers a token: the inputs of two norms and of what follows them (6 h), the query, attention output
+    twice (3 h), and in the MLP gate, its activation, up and their product (4 inner); and for each key, key and value as
+    attention takes them, one for each query head (2 h).
+    """
+    layer = (batch.tokens * (9 * sizes.hidden + 4 * sizes.inner) + batch.keys * 2 * sizes.hidden) * width
+    if config.train.activation_checkpointing:  # one layer at a time, and the input of each
+        return float(layer + batch.tokens * sizes.hidden * width * sizes.layers)
+    return float(layer * sizes.layers)
 
 
 def _matrix_product_rate(hardware: Hardware) -> float:
