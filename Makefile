@@ -9,9 +9,9 @@ VENV   ?= .venv
 # An environment of one's own (make train VENV=$$VIRTUAL_ENV) keeps its versions, a CUDA build of torch among them, where
 # pyproject's ranges allow; ours is made with the exact versions that the tests ran with.
 ifeq ($(VENV),.venv)
-INSTALL = $(PYTHON) -m venv .venv && .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+INSTALL = $(PYTHON) -m venv .venv && .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 else
-INSTALL = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 endif
 
 BIN    = $(VENV)/bin

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Progress and warnings are toolhone's own; a hub is never asked for anything while training.
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
@@ -196,7 +195,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
     """The config in Trainer's words."""
     train = config.train
     validate = "steps" if train.validate_every else "epoch"
-    # TRL would otherwise write these into every tracker's project name.
+    # transformers 5 takes TensorBoard's folder from the environment alone.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
     return SFTConfig(
         output_dir=str(folder),
