@@ -68,7 +68,9 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The GGUF reader forgets that SmolLM2 splits numbers into digits.
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(

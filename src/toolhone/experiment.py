@@ -147,6 +147,8 @@ def _predict(
 ) -> None:
     started = time.perf_counter()
     path, config = run.predictions(label), prepared.config.evaluate
+    if rank() == 0:
+        console.print(f"{label} answers {len(prepared.judged)} turns ...")
     predict(model, prepared.renderer, prepared.judged, label, config, path, console, fingerprint=made_from)
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
