@@ -169,6 +169,8 @@ def _train(prepared: Prepared, run: RunFolder, trained_from: str, console: Conso
     )
     if rank() == 0 and result.finished:
         save_chat(run.adapter, renderer)
+        # Trainer pickles its arguments beside the weights; they can hold a hub token, and nothing here reads them.
+        (run.adapter / "training_args.bin").unlink(missing_ok=True)
         facts = asdict(result)
         del facts["finished"]
         run.mark_finished("train", trained_from, **facts)

@@ -53,6 +53,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None], number: int, packing: str
 ) -> None:
     keys = {**KEYS, "packing": packing, "save_every": 10}
+    handler = signal.getsignal(signal.SIGINT)
     rows = short_rows[:8]  # two steps an epoch: stopped in the middle of the second, resumed into a third
     whole = train(rows, "whole", **keys)
     signal_in_step(3, number)
@@ -61,7 +62,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert stopped.result.steps == 3
     assert not stopped.run.adapter.exists()
     assert last_checkpoint(stopped.run.checkpoints) == stopped.run.checkpoints / "checkpoint-3"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
     resumed = train(rows, "stopped", resume=True, **keys)
     assert resumed.result.finished
@@ -75,10 +76,11 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 def test_a_second_signal_interrupts_at_once(
     train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None]
 ) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     signal_in_step(2, times=2)
     with pytest.raises(KeyboardInterrupt):
         train(short_rows, **KEYS)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_signal_in_the_last_step_lets_the_run_finish(
