@@ -4,7 +4,6 @@ report. Each stage reads files and writes files; one that was finished from the 
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from toolhone.evaluate.predict import predict
 from toolhone.fingerprint import fingerprint
 from toolhone.hardware import Hardware, local_rank, rank, world_size
 from toolhone.jsonl import write_jsonl
+from toolhone.memory import give_back_memory
 from toolhone.prepare import Prepared, prepare
 from toolhone.run import RUNS, RunFolder, existing_run, open_run, provenance
 from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint
@@ -153,7 +153,7 @@ def _predict(
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
         run.mark_finished(stage, made_from, seconds=seconds, examples=len(prepared.judged))
-    _free(prepared)
+    give_back_memory(prepared.hardware.device)
     _barrier()
 
 
@@ -176,7 +176,7 @@ def _train(prepared: Prepared, run: RunFolder, trained_from: str, console: Conso
         run.mark_finished("train", trained_from, **facts)
     if rank() == 0 and not result.finished:
         console.print(f"stopped after step {result.steps}; `--resume` goes on from there")
-    _free(prepared)
+    give_back_memory(prepared.hardware.device)
     _barrier()
     return result.finished
 
@@ -198,12 +198,6 @@ def on_device(model: Any, config: Config, hardware: Hardware) -> Any:
     if config.model.quantize == "none" and hardware.device == "cuda":
         return model.to(f"cuda:{local_rank()}")
     return model
-
-
-def _free(prepared: Prepared) -> None:
-    gc.collect()
-    if prepared.hardware.device == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _barrier() -> None:
