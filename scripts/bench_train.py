@@ -150,7 +150,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     model = load_model(config.model, hardware)
     log = TrainLog(run.train_log, Console(quiet=True))
     trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
-    packed = [TrainingRow(row.prompt_ids + row.completion_ids, len(row.prompt_ids)) for row in rows]
+    packed = [TrainingRow.of(row) for row in rows]
     return trainer, sum(b.tokens for b in count_batches(config, packed)) / len(rows)
 
 

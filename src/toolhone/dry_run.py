@@ -16,7 +16,7 @@ def dry_run(config: Config, console: Console) -> None:
     """Print examples, tokens, steps, parameters, memory and time."""
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
-    rows = [TrainingRow(row.prompt_ids + row.completion_ids, len(row.prompt_ids)) for row in prepared.train]
+    rows = [TrainingRow.of(row) for row in prepared.train]
     found = estimate(config, prepared.hardware, load_model_config(config.model), rows)
     share = found.trainable_parameters / found.total_parameters
     labelled = found.labelled_tokens / found.logical_tokens

@@ -48,9 +48,10 @@ def test_a_format_that_the_tokenizer_cannot_write_is_refused(
         choose_format(name, vocabulary, "my/model")
 
 
+@pytest.mark.parametrize("tools", ["schema", "signatures"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_format_has_a_template_that_ends_turns_as_it_says(name: str) -> None:
+def test_each_format_has_a_template_that_ends_turns_as_it_says(name: str, tools: str) -> None:
     chat_format = next(f for f in FORMATS.values() if f.name == name)
     assert chat_format.end_of_turn in chat_format.special_tokens
-    assert all(token in chat_format.own_template() for token in chat_format.special_tokens)
+    assert all(token in chat_format.own_template(tools) for token in chat_format.special_tokens)
     assert chat_format.end_of_turn not in chat_format.other_stops

@@ -393,9 +393,59 @@ def test_any_conversation_renders_and_reads_back(
     assert row.prompt_ids == renderer.prompt(found.prompt, found.tools)[1]
 
 
+# Tools in the prompt
+
+SIGNATURES = {
+    "no arguments": ({"type": "object", "properties": {}}, "f()"),
+    "no schema at all": ({}, "f()"),
+    "required and optional": (
+        {"properties": {"a": {"type": "string"}, "b": {"type": "number"}}, "required": ["a"]},
+        "f(a: string, b?: number)",
+    ),
+    "a default": ({"properties": {"n": {"type": "integer", "default": 1}}}, "f(n?: integer = 1)"),
+    "a default that is nothing": ({"properties": {"n": {"default": None}}}, "f(n?: any = null)"),
+    "listed values": ({"properties": {"a": {"type": "string", "enum": ["是", "n"]}}}, 'f(a?: "是"|"n")'),
+    "a list": ({"properties": {"a": {"type": "array", "items": {"type": "string"}}}}, "f(a?: list[string])"),
+    "a list of anything": ({"properties": {"a": {"type": "array"}}}, "f(a?: list[any])"),
+    "an object": (
+        {"properties": {"o": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}}},
+        "f(o?: {x: integer})",
+    ),
+    "an object of anything": ({"properties": {"o": {"type": "object"}}}, "f(o?: object)"),
+    "several types": ({"properties": {"a": {"type": ["string", "null"]}}}, "f(a?: string|null)"),
+    "any of several": (
+        {"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}}},
+        "f(a?: string|list[integer])",
+    ),
+    "a schema that is true": ({"properties": {"a": True}}, "f(a?: any)"),
+    "an argument called items": ({"properties": {"items": {"type": "string"}}}, "f(items?: string)"),
+}
+
+
+@pytest.mark.parametrize("case", SIGNATURES)
+@pytest.mark.parametrize("format", ["hermes", "llama3"])
+def test_a_signature_says_names_types_and_what_may_be_left_out(
+    tiny_tokenizer: Any, tiny_llama3_tokenizer: Any, format: str, case: str
+) -> None:
+    parameters, signature = SIGNATURES[case]
+    tokenizer = tiny_tokenizer if format == "hermes" else tiny_llama3_tokenizer
+    renderer = make_renderer(tokenizer, ChatConfig(tools="signatures"), "tiny")
+    text = renderer.text((Message("user", "hi"),), (Tool("f", "does\nit", parameters),), ask=True)
+    assert f"\n{signature}  # does it\n" in text
+    bare = renderer.text((Message("user", "hi"),), (Tool("f", "", parameters),), ask=True)
+    assert f"\n{signature}\n" in bare
+
+
+def test_signatures_take_toolhones_template_though_the_models_own_would_do(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = FORMATS["hermes"].own_template("schema")
+    assert make_renderer(tokenizer, ChatConfig(), "tiny").source == "model"
+    assert make_renderer(tokenizer, ChatConfig(tools="signatures"), "tiny").source == "toolhone"
+
+
 # Templates that cannot be used
 
-OWN = FORMATS["hermes"].own_template()
+OWN = FORMATS["hermes"].own_template("schema")
 SPEECH_ONLY = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from toolhone.chat.render import make_renderer
+from toolhone.config import ChatConfig
+from toolhone.data.read import read_conversations, read_tools
+from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.train import tree_attention
 from toolhone.train.pack import (
@@ -39,6 +44,7 @@ from toolhone.train.trainer import ToolCallTrainer
 from toolhone.train.tree_attention import TREE_ATTENTION
 
 PAD = 31
+DATA = Path(__file__).parents[2] / "data" / "customer_service"
 SIZES = {
     "vocab_size": 32,
     "hidden_size": 32,
@@ -201,6 +207,27 @@ def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: s
     rows = [row for case in CASES.values() for row in case]
     model = adapted(kind)
     assert_equal(as_trees(model, rows, max_tokens=40), one_by_one(model, rows), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_smollm2_has_the_loss_and_gradients_of_real_rows_alone(
+    fetched_tokenizer: Callable[[str], Any],
+) -> None:
+    """Three rows of 900 tokens and a shared prefix of 850, in float32, on the weights that `make train` tunes."""
+    tokenizer = fetched_tokenizer("smollm2")
+    renderer = make_renderer(tokenizer, ChatConfig(), "smollm2")
+    examples = turns(list(read_conversations(DATA / "train.jsonl", read_tools(DATA / "tools.json")))[:8])
+    rows = sorted((TrainingRow.of(renderer.render(example)) for example in examples), key=lambda row: len(row.ids))[:3]
+    assert len(collate(rows, 10_000)["input_ids"][0]) < 0.5 * sum(len(row.ids) for row in rows)
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM.from_pretrained(tokenizer.name_or_path, dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.01)
+    model.eval()
+    assert_equal(as_trees(model, rows, max_tokens=10_000), one_by_one(model, rows), 1e-4)
 
 
 ids = st.integers(0, 2)

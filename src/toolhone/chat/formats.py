@@ -29,9 +29,10 @@ class ChatFormat:
     other_stops: tuple[str, ...] = ()
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def own_template(self) -> str:
-        """toolhone's Jinja template for the format."""
-        return (files("toolhone.chat") / "templates" / f"{self.name}.jinja").read_text(encoding="utf-8")
+    def own_template(self, tools: str) -> str:
+        """toolhone's Jinja template for the format, with the macro that writes a tool as "schema" or "signatures"."""
+        folder = files("toolhone.chat") / "templates"
+        return "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in (f"tools_{tools}", self.name))
 
 
 FORMATS: dict[FormatName, ChatFormat] = {

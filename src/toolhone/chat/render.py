@@ -182,15 +182,16 @@ def make_renderer(tokenizer: Any, config: ChatConfig, model: str) -> ChatRendere
     """Choose format and template for a model's tokenizer.
 
     The model's own template is taken where it names the tools and every probe turn (parallel calls, text beside a
-    call, a call without arguments) comes back from it unchanged.
+    call, a call without arguments) comes back from it unchanged. It writes tools in its own way, so that signatures are
+    toolhone's template's alone.
 
     Raises:
         UserError: where no format fits, or `chat.template: model` asks for a template that is not there or not fit.
     """
     chat_format = choose_format(config.format, tokenizer.get_vocab(), model)
     template_kwargs = {**chat_format.template_kwargs, **config.template_kwargs}
-    own = ChatRenderer(tokenizer, chat_format, chat_format.own_template(), "toolhone", "", template_kwargs)
-    if config.template == "toolhone":
+    own = ChatRenderer(tokenizer, chat_format, chat_format.own_template(config.tools), "toolhone", "", template_kwargs)
+    if config.template == "toolhone" or config.tools == "signatures":
         return own
     theirs = tokenizer.chat_template
     if not isinstance(theirs, str):

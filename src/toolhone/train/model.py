@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.hardware import Hardware, local_rank
+from toolhone.memory import give_large_tensors_back_at_once
 
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 _FETCHED_FOLDER = ".cache/models"
@@ -41,6 +42,8 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
     Raises:
         UserError: naming model.name, where the model cannot be had, with what to try.
     """
+    if hardware.device == "cpu":
+        give_large_tensors_back_at_once()
     options: dict[str, Any] = {"dtype": hardware.dtype, "attn_implementation": config.attention}
     if config.quantize == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(

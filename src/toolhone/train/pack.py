@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from toolhone.chat.render import Rendered
 from toolhone.errors import UserError
 
 IGNORED = -100
@@ -35,6 +36,11 @@ class TrainingRow:
 
     ids: list[int]
     prompt_length: int
+
+    @classmethod
+    def of(cls, row: Rendered) -> TrainingRow:
+        """An example's prompt and turn, joined."""
+        return cls(row.prompt_ids + row.completion_ids, len(row.prompt_ids))
 
     @property
     def shareable(self) -> list[int]:

@@ -86,19 +86,23 @@ def tree_attention(
     Returns:
         [batch, seq, heads, dim].
     """
-    groups = query.shape[1] // key.shape[1]
+    # On a CPU the kernel serves a group of query heads from one key-value head, with nothing copied; CUDA's kernel for
+    # masks wants a copy for each.
+    grouped = query.device.type == "cpu"
+    copies = 1 if grouped else query.shape[1] // key.shape[1]
     rows: list[list[torch.Tensor]] = [[] for _ in range(query.shape[0])]
     for block in tree_blocks:
         one = slice(block.tree, block.tree + 1)
         rows[block.tree].append(
             scaled_dot_product_attention(
                 query[one, :, block.first : block.last],
-                key[one].index_select(2, block.keys).repeat_interleave(groups, dim=1),
-                value[one].index_select(2, block.keys).repeat_interleave(groups, dim=1),
+                key[one].index_select(2, block.keys).repeat_interleave(copies, dim=1),
+                value[one].index_select(2, block.keys).repeat_interleave(copies, dim=1),
                 attn_mask=block.mask,
                 is_causal=block.mask is None,
                 dropout_p=dropout,
                 scale=scaling,
+                enable_gqa=grouped,
             )
         )
     output = torch.cat([torch.cat(row, dim=2) for row in rows])  # [batch, heads, seq, dim]

@@ -1,0 +1,170 @@
+"""Does grouping batches by prefix cost accuracy? Three seeds, grouped against shuffled batches of the same size.
+
+customer_service has one prefix, so the rows are dealt out to four agents of two tools or fewer: each offers its own
+tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. Both orders see the same rows, the
+same number of steps and the same rate; shuffled batches hold several prefixes and so compute more tokens.
+
+    .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about half an hour on two cores
+    .venv/bin/python scripts/compare_grouping.py --seeds 1 --rows 40   # a quick look
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+AGENTS = (
+    ("query_order", "cancel_order"),
+    ("query_logistics", "transfer_to_human"),
+    ("request_refund", "update_address"),
+    ("query_stock",),
+)
+DATA = "data/customer_service"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=320, help="training rows (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    options = parser.parse_args()
+
+    from toolhone.quiet import hush_libraries
+
+    hush_libraries()
+    found = []
+    for seed in range(1, options.seeds + 1):
+        for order in ("grouped", "shuffled"):
+            found.append(train_and_judge(options, seed, order))
+            print(json.dumps(found[-1]), file=sys.stderr)
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    show(found)
+    return 0
+
+
+def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[str, Any]:
+    """Train one adapter on the agents' rows in one order, and judge it on held-out rows of all agents."""
+    from rich.console import Console
+
+    from toolhone.chat.render import make_renderer, render_all
+    from toolhone.config import Config
+    from toolhone.data.split import make_splits
+    from toolhone.evaluate.match import score
+    from toolhone.evaluate.predict import predict
+    from toolhone.hardware import choose_hardware
+    from toolhone.jsonl import read_jsonl
+    from toolhone.records import Prediction
+    from toolhone.run import RunFolder
+    from toolhone.train.model import load_model, load_tokenizer
+    from toolhone.train.progress import TrainLog
+    from toolhone.train.trainer import make_trainer, set_seed
+
+    config = Config.model_validate(
+        {
+            "name": "grouping",
+            "seed": seed,
+            "model": {"name": options.model},
+            "data": {
+                "train": [f"{DATA}/train.jsonl"],
+                "test": [f"{DATA}/test.jsonl"],
+                "tools": f"{DATA}/tools.json",
+                "validation": 0.2,
+            },
+            "train": {
+                "epochs": options.epochs,
+                "batch_size": options.batch,
+                "learning_rate": options.rate,
+                "scheduler": "linear",
+            },
+            "evaluate": {"batch_size": 32, "max_new_tokens": 96},
+        }
+    )
+    hardware = choose_hardware(config.model)
+    splits = make_splits(config.data)
+    learned, held_out = of_agents(splits.train)[: options.rows], of_agents(splits.validation)
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    rows, _ = render_all(renderer, learned, config.chat)
+    set_seed(seed)
+    model = load_model(config.model, hardware)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder))
+        log = TrainLog(run.train_log, Console(quiet=True))
+        trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
+        if order == "shuffled":  # one group: the order is SFTTrainer's own
+            data = trainer.train_dataset.remove_columns("group")
+            trainer.train_dataset = data.add_column("group", ["all"] * len(rows))
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+        trainer.model.set_attn_implementation("sdpa")
+        answers = run.predictions("tuned")
+        predict(
+            trainer.model,
+            renderer,
+            held_out,
+            "tuned",
+            config.evaluate,
+            answers,
+            Console(quiet=True),
+            fingerprint=f"{seed}-{order}",
+        )
+        predictions = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(answers)}
+        tokens = sum(json.loads(line).get("computed_tokens", 0) for line in run.train_log.open(encoding="utf-8"))
+    scores = [score(example, predictions[example.id], renderer.format.name) for example in held_out]
+    return {
+        "seed": seed,
+        "order": order,
+        "rows": len(rows),
+        "steps": trainer.state.global_step,
+        "computed_tokens": tokens,
+        "seconds": round(seconds),
+        "judged": len(scores),
+        "exact": sum(one.exact for one in scores),
+        "names_right": sum(one.names_right for one in scores),
+    }
+
+
+def of_agents(conversations: Sequence[Any]) -> list[Any]:
+    """The single-call turns, each offered the tools of the agent that makes its call, and no others."""
+    from toolhone.data.split import turns
+
+    agent_of = {name: agent for agent in AGENTS for name in agent}
+    found = []
+    for example in turns(conversations):
+        if len(example.turn.tool_calls) == 1 and len(example.prompt) == 2:
+            agent = agent_of[example.turn.tool_calls[0].name]
+            found.append(replace(example, tools=tuple(tool for tool in example.tools if tool.name in agent)))
+    return found
+
+
+def show(found: Sequence[dict[str, Any]]) -> None:
+    """Print a row for each run, and each order's mean."""
+    print("| seed | order | steps | computed tokens | seconds | exact match | tool names |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for one in found:
+        exact, names = (
+            f"{one[key] / one['judged']:.1%} ({one[key]}/{one['judged']})" for key in ("exact", "names_right")
+        )
+        print(
+            f"| {one['seed']} | {one['order']} | {one['steps']} | {one['computed_tokens']:,} | {one['seconds']} "
+            f"| {exact} | {names} |"
+        )
+    for order in ("grouped", "shuffled"):
+        runs = [one for one in found if one["order"] == order]
+        print(f"{order}: {sum(one['exact'] / one['judged'] for one in runs) / len(runs):.1%} exact on average")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
