@@ -130,8 +130,8 @@ def test_data_check_counts_what_it_found_sound(capsys: pytest.CaptureFixture[str
     arguments = [str(SHIPPED / name) for name in ("train.jsonl", "test.jsonl")]
     assert main(["data", "check", *arguments, "--tools", str(SHIPPED / "tools.json")]) == 0
     counted = capsys.readouterr().out
-    assert counted.startswith("800 conversations, ")
-    assert counted.endswith(" calls: no faults found\n")
+    assert "800 conversations, 940 assistant turns, 759 calls, 7 tools" in counted
+    assert counted.endswith("no faults found\n")
 
 
 @pytest.mark.usefixtures("workspace")
@@ -164,10 +164,10 @@ def test_python_dash_m_gives_the_exit_code(tmp_path: Path) -> None:
 def test_an_interrupted_command_exits_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolhone.data.split.read_files", interrupted)
+    monkeypatch.setattr("toolhone.data.check.command.check_files", interrupted)
     assert main(["data", "check", "x.jsonl"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
@@ -223,11 +223,13 @@ def test_a_missing_file_of_tools_is_told(fails: Fails) -> None:
     ],
     ids=["broken-json", "unknown-tool", "wrong-type", "missing-argument", "encoded-twice", "unknown-key", "same-id"],
 )
-def test_a_faulty_row_is_told_with_its_line_by_check_and_by_train(fails: Fails, text: str, message: str) -> None:
+def test_a_faulty_row_is_told_with_its_line_by_check_and_by_train(
+    fails: Fails, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
     Path("train.jsonl").write_text(f"{line(0)}\n\n{text}\n", encoding="utf-8")
-    checked = fails("data", "check", "train.jsonl", "--tools", "tools.json")
-    assert checked.startswith(f"train.jsonl:3: {message}")
-    assert fails(*train()) == checked
+    assert main(["data", "check", "train.jsonl", "--tools", "tools.json"]) == 1
+    assert f"  train.jsonl:3: {message}" in capsys.readouterr().out
+    assert fails(*train()).startswith(f"train.jsonl:3: {message}")
 
 
 def test_every_faulty_row_is_told_in_one_message(fails: Fails) -> None:

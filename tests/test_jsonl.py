@@ -6,12 +6,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from toolhone.errors import UserError
 from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl, write_json, write_jsonl, write_text
@@ -161,3 +163,39 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         write_text(path, "half of a pair: \ud83d")
     assert path.read_text(encoding="utf-8") == '{"old": true}\n'
     assert [left.name for left in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_rows_go_to_the_disk_as_they_come_under_another_name(tmp_path: Path) -> None:
+    """A file of a million rows must not stand in memory first, nor be seen half-written."""
+    sizes: list[int] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(4):
+            written = list(tmp_path.iterdir())
+            assert [path.name for path in written if path.name == "rows.jsonl"] == []
+            sizes.extend(path.stat().st_size for path in written)
+            yield {"number": number, "text": "x" * 100_000}
+
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, rows())
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 200_000, "nothing had been written before the last row came"
+    assert [row["number"] for _, row in read_jsonl(path)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "rows", "shown"), [(True, 20_001, True), (True, 20_000, False), (False, 20_001, False)]
+)
+def test_a_long_file_shows_a_bar_on_a_terminal_alone(tmp_path: Path, terminal: bool, rows: int, shown: bool) -> None:
+    console = Console(file=StringIO(), force_terminal=terminal, width=100)
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, ({"n": n} for n in range(rows)), console)
+    assert isinstance(console.file, StringIO)
+    assert ("writing" in console.file.getvalue()) == shown
+    assert [row["n"] for _, row in read_jsonl(path)] == list(range(rows))
+
+
+def test_a_row_that_json_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_jsonl(tmp_path / "rows.jsonl", [{"a": 1}, {"a": {1, 2}}])
+    assert list(tmp_path.iterdir()) == []

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolhone import __version__
+from toolhone.cli_data import add_data_commands
 from toolhone.errors import UserError
 from toolhone.quiet import hush_libraries
+from toolhone.terminal import plain_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,25 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="list every key of a config file, with its default and meaning")
     config.set_defaults(run=_config)
 
-    data = commands.add_parser("data", help="look at conversations: check, preview")
-    data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    check = data_commands.add_parser("check", help="find what a model must not be taught")
-    check.add_argument("files", nargs="+", help="JSONL files of conversations")
-    check.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
-    check.set_defaults(run=_check)
-    preview = data_commands.add_parser("preview", help="show rows as the model sees them: prompt dim, labels bright")
-    _add_config(preview)
-    preview.add_argument("--rows", type=_count, default=3, help="how many (default: %(default)s)")
-    preview.set_defaults(run=_preview)
+    add_data_commands(commands.add_parser("data", help="conversations: check, split, stats, convert, make, review"))
     return parser
-
-
-def _count(text: str) -> int:
-    """A flag's value that counts something: 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
-    return value
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -108,17 +93,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="a run folder, for example runs/cpu")
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True)
-
-
 def _train(options: argparse.Namespace) -> int:
     from toolhone.config_file import load_config
 
     config = load_config(options.config, options.set)
-    console = _console()
+    console = plain_console()
     if options.dry_run:
         from toolhone.dry_run import dry_run
 
@@ -137,7 +116,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from toolhone.experiment import evaluate_run
 
     given = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
-    console = _console()
+    console = plain_console()
     run = evaluate_run(
         options.folder, {key: value for key, value in given.items() if value is not None}, console=console
     )
@@ -151,7 +130,7 @@ def _score(options: argparse.Namespace) -> int:
 
     run, _ = existing_run(options.folder)
     judge_run(run)
-    _show_result(run.path, _console())
+    _show_result(run.path, plain_console())
     return 0
 
 
@@ -161,49 +140,31 @@ def _report(options: argparse.Namespace) -> int:
 
     run, _ = existing_run(options.folder)
     write_report(run.path)
-    _show_result(run.path, _console())
+    _show_result(run.path, plain_console())
     return 0
 
 
 def _ask(options: argparse.Namespace) -> int:
     from toolhone.ask import ask
 
-    ask(options.folder, options.question, base=options.base, console=_console())
+    ask(options.folder, options.question, base=options.base, console=plain_console())
     return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:
     from toolhone.doctor import doctor
 
-    return 0 if doctor(_console()) else 1
+    return 0 if doctor(plain_console()) else 1
 
 
 def _config(_: argparse.Namespace) -> int:
     from toolhone.config import knobs
 
-    console = _console()
+    console = plain_console()
     for name, field in knobs():
         default = "(required)" if field.is_required() else repr(field.get_default())
         console.print(f"[bold]{name}[/] = {default}", markup=True)
         console.print(f"    {' '.join((field.description or '').split())}", markup=False)
-    return 0
-
-
-def _check(options: argparse.Namespace) -> int:
-    from toolhone.data.read import read_tools
-    from toolhone.data.split import read_files
-
-    rows = read_files(options.files, read_tools(options.tools) if options.tools else ())
-    calls = sum(len(message.tool_calls) for row in rows for message in row.messages)
-    print(f"{len(rows)} conversations, {calls} calls: no faults found")
-    return 0
-
-
-def _preview(options: argparse.Namespace) -> int:
-    from toolhone.config_file import load_config
-    from toolhone.preview import preview
-
-    preview(load_config(options.config, options.set), options.rows, _console())
     return 0
 
 

@@ -38,9 +38,12 @@ class DataConfig(_Section):
     """Which conversations are learned from and judged on."""
 
     train: tuple[str, ...] = Field(min_length=1)
-    """JSONL files of conversations in OpenAI's chat fine-tuning format."""
+    """Files, folders, globs or hub:owner/name[:split], in any format that `toolhone data check` reads. `path=0.5` takes
+    half of a source's rows, `path=2` each twice."""
     test: tuple[str, ...] = Field(min_length=1)
-    """JSONL files that are never trained or tuned on."""
+    """Sources that are never trained or tuned on."""
+    format: Literal["auto", "openai", "logs", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl"] = "auto"
+    """The rows' format; auto: told from the first rows of each file."""
     tools: str | None = None
     """A JSON file with the list of tools, for rows that carry none of their own."""
     validation: float = Field(0.1, ge=0.0, lt=1.0)

@@ -9,3 +9,11 @@ from __future__ import annotations
 
 class UserError(Exception):
     """Bad input. The message starts with `file:line` or the config key, and says how to mend it."""
+
+
+class RowError(UserError):
+    """A row that is not a conversation. `rule` is the kind of fault, as `toolhone data check` names it."""
+
+    def __init__(self, message: str, *, rule: str = "row") -> None:
+        super().__init__(message)
+        self.rule = rule

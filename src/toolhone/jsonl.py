@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
+from toolhone.counted import counted
 from toolhone.errors import UserError
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class StrictJsonError(ValueError):
@@ -84,15 +86,25 @@ def _parse_row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one row a line. The file appears under its name only when it is complete."""
-    write_text(path, "".join(_line(row) for row in rows))
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], console: Console | None = None) -> None:
+    """Write one row a line, as the rows come. The file appears under its name only when it is complete.
+
+    Args:
+        console: where a long file shows how many rows it has so far.
+    """
+    with _whole_file(path) as out:
+        out.writelines(map(_line, counted(rows, console, "writing")))
 
 
-def _line(row: dict[str, Any]) -> str:
-    line = json.dumps(row, ensure_ascii=False)
-    # Half of a surrogate pair, as a model's text may have it, can be written in JSON, though not in UTF-8.
-    return (json.dumps(row) if _SURROGATE.search(line) else line) + "\n"
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        return (_encode(row) + "\n").encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, as a model's text may have it, can be written in JSON, though not in UTF-8.
+        return (json.dumps(row) + "\n").encode()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,12 +113,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all: to a neighbour first, which then takes the file's name."""
+    """Write a text, whole or not at all."""
+    with _whole_file(path) as out:
+        out.write(text.encode())
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A neighbour of the file to write into, which takes the file's name once all is written and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
+        with os.fdopen(handle, "wb") as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         Path(neighbour).chmod(0o644)

@@ -1,28 +1,221 @@
 """Reading conversations: foreign rows become `Conversation`s here, once, and what is wrong is said with file and line.
 
-A row is OpenAI's chat fine-tuning format. The naive variants of it are taken too: calls without ids or type, arguments
-as JSON text or as an object, `content` absent or null, and no `tools` (those of the config's `data.tools` then stand
-in).
+`read_source` takes any of the formats in `formats/`, detected or told; each row gives a conversation or a fault.
+`read_conversations` takes toolhone's own format (OpenAI's) and stops at the first fault, as a training run should.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from toolhone.errors import UserError
+from toolhone.data.files import SourceRow, expand_source, iter_file
+from toolhone.data.formats.openai import conversation, refuse_unwritable
+from toolhone.data.formats.tool_list import read_tool_list
+from toolhone.errors import RowError, UserError
 from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
-from toolhone.records import Conversation, Example, Gold, GoldCall, Message, Role, Tool, ToolCall
+from toolhone.records import Conversation, Example, Gold, Tool
 
-_ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
-_ROW_KEYS = {"id", "messages", "tools", "parallel_tool_calls", "expected", "gold_source", "meta"}
+__all__ = [
+    "RowError",
+    "RowFault",
+    "conversation",
+    "detect_format",
+    "examples",
+    "read_conversations",
+    "read_source",
+    "read_sources",
+    "read_tools",
+]
+
+_FORMATS = {
+    "openai": ("openai", "looks_like", "read"),
+    "hermes": ("sharegpt", "looks_like_hermes", "read_hermes"),
+    "glaive": ("sharegpt", "looks_like_glaive", "read_glaive"),
+    "toolace": ("sharegpt", "looks_like_toolace", "read_toolace"),
+    "llamafactory": ("sharegpt", "looks_like_llamafactory", "read_llamafactory"),
+    "xlam": ("xlam", "looks_like", "read"),
+    "bfcl": ("bfcl", "looks_like", "read"),
+}
+"""A format's module in `formats/`, and its two functions, in the order in which they are tried. Logs come before them:
+they are no format of single rows, since one conversation spans many."""
+
+FORMAT_NAMES = ("auto", "logs", *_FORMATS)
+_SAMPLE = 100
+
+RowReader = Callable[[dict[str, Any], str, tuple[Tool, ...]], Conversation]
 
 
-class RowError(UserError):
-    """A row that is not a conversation."""
+@dataclass(frozen=True, slots=True)
+class RowFault:
+    """A row that gave no conversation, or a fault beside one: `rule` tells which. `message` does not repeat `where`."""
+
+    where: str
+    rule: str
+    message: str
+
+
+def read_source(
+    source: str | Path, default_tools: tuple[Tool, ...] = (), format: str = "auto"
+) -> Iterator[Conversation | RowFault]:
+    """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
+
+    With "auto", each file's format is what most of its first rows look like, and a row that is plainly of another is
+    read as that. Log lines that are steps of one conversation give one; they come last, for all files of the source,
+    and are held in memory until then. All else is read row by row.
+
+    Raises:
+        UserError: where a file cannot be opened, or the format's name is not known.
+    """
+    if format not in FORMAT_NAMES:
+        raise UserError(f'format: unknown name "{format}"; expected one of {", ".join(FORMAT_NAMES)}')
+    from toolhone.data.formats import logs
+
+    if format == "bfcl" and Path(source).is_dir():  # its questions and their gold are in different files
+        from toolhone.data.formats.bfcl import read_bfcl_folder
+
+        yield from read_bfcl_folder(Path(source))
+        return
+    fold = logs.Fold(default_tools)
+    for file in expand_source(source):
+        name, rows = _with_format(iter_file(file), format)
+        if name == "tools":
+            message = "a list of tools, not of conversations: it is left out here; name it as the tools' file"
+            yield RowFault(f"{file}:1", "tools-file", message)
+            continue
+        for row in rows:
+            yield from (RowFault(row.where, rule, message) for rule, message in row.notes)
+            if row.fault is not None:
+                yield RowFault(row.where, *row.fault)
+            elif row.row is not None:
+                yield from _read_row(row.row, row.where, name, format == "auto", default_tools, fold)
+    yield from fold.conversations()
+
+
+def read_sources(
+    sources: Sequence[str], default_tools: tuple[Tool, ...] = (), format: str = "auto"
+) -> Iterator[Conversation | RowFault]:
+    """Yield the rows of several sources, each `path` or `path=weight`.
+
+    A weight of 0.5 keeps the half of the rows whose content's hash is in the lower half, so the same rows whatever
+    else is in the file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
+
+    Raises:
+        UserError: as `read_source`, and for a weight that is no number above 0.
+    """
+    for source in sources:
+        path, weight = split_weight(source)
+        for row in read_source(path, default_tools, format):
+            if isinstance(row, RowFault):
+                yield row
+                continue
+            for copy in range(1, _copies(row, weight) + 1):
+                yield row if copy == 1 else replace(row, id=f"{row.id}#{copy}")
+
+
+def split_weight(source: str) -> tuple[str, float]:
+    """`path=weight` as both; a path alone weighs 1, and a path that exists as it stands is one, "=" and all.
+
+    Raises:
+        UserError: for a weight that is not above 0 and finite.
+    """
+    path, equals, text = source.rpartition("=")
+    if not equals or Path(source).exists():
+        return source, 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        return source, 1.0
+    if not 0 < weight < float("inf"):
+        raise UserError(f"{source}: expected a weight above 0, found {text}; leave the source out instead of 0")
+    return path, weight
+
+
+def detect_format(rows: Iterable[dict[str, Any]]) -> str:
+    """The name of the format that most of the rows look like; "tools" where all are tools; "openai", whose faults tell
+    what a row should have, where they look like none."""
+    votes = Counter(map(_looks_like, rows))
+    if set(votes) == {"tools"}:
+        return "tools"
+    known = [name for name, _ in votes.most_common() if name not in (None, "tools")]
+    return str(known[0]) if known else "openai"
+
+
+def detected_formats(source: str | Path) -> dict[str, str]:
+    """The format of each file of a source, by its first rows: for a command to say what it takes them for.
+
+    Raises:
+        UserError: where a file cannot be opened.
+    """
+    return {file: _with_format(iter_file(file), "auto")[0] for file in expand_source(source)}
+
+
+def _with_format(rows: Iterator[SourceRow], format: str) -> tuple[str, Iterator[SourceRow]]:
+    if format != "auto":
+        return format, rows
+    sample = list(islice(rows, _SAMPLE))
+    return detect_format(row.row for row in sample if row.row is not None), chain(sample, rows)
+
+
+def _looks_like(row: dict[str, Any]) -> str | None:
+    from toolhone.data.formats import logs
+
+    if logs.looks_like(row):
+        return "logs"
+    for name in _FORMATS:
+        if _function(name, 1)(row):
+            return name
+    function = row.get("function") if row.get("type") == "function" else row
+    is_tool = isinstance(function, dict) and "parameters" in function and isinstance(function.get("name"), str)
+    return "tools" if is_tool else None
+
+
+def _read_row(
+    row: dict[str, Any], where: str, name: str, detect: bool, default_tools: tuple[Tool, ...], fold: Any
+) -> Iterator[Conversation | RowFault]:
+    try:
+        if name == "logs":
+            yield from fold.add(row, where)
+        else:
+            yield _reader(name)(row, where, default_tools)
+    except RowError as error:
+        other = _looks_like(row) if detect else None
+        if other in (None, "tools", name):
+            yield RowFault(where, error.rule, str(error).removeprefix(f"{where}: "))
+        else:
+            yield from _read_row(row, where, str(other), False, default_tools, fold)
+
+
+@cache
+def _function(name: str, which: int) -> Callable[..., Any]:
+    """A format's function; its module is imported when it is first needed, so that none waits for the others."""
+    names = _FORMATS[name]
+    found: Callable[..., Any] = getattr(import_module(f"toolhone.data.formats.{names[0]}"), names[which])
+    return found
+
+
+def _reader(name: str) -> RowReader:
+    return _function(name, 2)
+
+
+def _copies(row: Conversation, weight: float) -> int:
+    whole, part = divmod(weight, 1)
+    if not part:
+        return int(whole)
+    # Not the plain content hash: a split by it would then fall on one side of what is kept.
+    digest = hashlib.sha256(f"weight:{row.content_hash()}".encode()).digest()
+    return int(whole) + (int.from_bytes(digest[:8], "big") / 2**64 < part)
+
+
+# toolhone's own format, for training
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
@@ -39,8 +232,8 @@ def read_tools(path: Path) -> tuple[Tool, ...]:
         raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
     except (StrictJsonError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error}") from None
-    _refuse_unwritable(rows, str(path))
-    return _tools(rows, str(path))
+    refuse_unwritable(rows, str(path))
+    return read_tool_list(rows, str(path))
 
 
 def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterator[Conversation]:
@@ -51,35 +244,6 @@ def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterat
     """
     for where, row in read_jsonl(path):
         yield conversation(row, where, tuple(default_tools))
-
-
-def conversation(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row as a `Conversation`. A row without `id` is named by a hash of its content.
-
-    Raises:
-        RowError: naming `where`, what was found and what was expected.
-    """
-    unknown = sorted(set(row) - _ROW_KEYS)
-    if unknown:
-        raise RowError(f'{where}: unknown key "{unknown[0]}"; a row has {", ".join(sorted(_ROW_KEYS))}')
-    rows = row.get("messages")
-    if not isinstance(rows, list) or not rows:
-        raise RowError(f'{where}: expected "messages", a list of messages, found {_short(rows)}')
-    _refuse_unwritable(row, where)
-    tools = _tools(row["tools"], where) if row.get("tools") is not None else default_tools
-    found = Conversation(
-        id=str(row["id"]) if row.get("id") is not None else "",
-        messages=tuple(_message(message, f"{where}: message {n}") for n, message in enumerate(rows)),
-        tools=tools,
-        where=where,
-        parallel_tool_calls=_typed(row, "parallel_tool_calls", bool, True, where),
-        expected=_gold(row["expected"], where) if row.get("expected") is not None else None,
-        gold_source=_typed(row, "gold_source", str, None, where),
-        meta=_typed(row, "meta", dict, {}, where),
-    )
-    if found.id:
-        return found
-    return replace(found, id=found.content_hash())
 
 
 def examples(conversation: Conversation) -> list[Example]:
@@ -100,132 +264,3 @@ def examples(conversation: Conversation) -> list[Example]:
         for n, turn in enumerate(conversation.messages)
         if turn.role == "assistant" and turn.weight > 0
     ]
-
-
-def _message(row: Any, where: str) -> Message:
-    if not isinstance(row, dict):
-        raise RowError(f"{where}: expected an object, found {_short(row)}")
-    role = row.get("role")
-    if role not in _ROLES:
-        raise RowError(f'{where}: expected a "role" of {", ".join(_ROLES)}, found {_short(role)}')
-    unknown = sorted(set(row) - {"role", "content", "tool_calls", "tool_call_id", "name", "weight", "refusal"})
-    if unknown:
-        raise RowError(f'{where}: unknown key "{unknown[0]}" in a message of role {role}')
-    content = row.get("content")
-    if content is not None and not isinstance(content, str):
-        raise RowError(f'{where}: expected "content" to be a text, found {_short(content)}')
-    calls = row.get("tool_calls") or ()
-    if calls and role != "assistant":
-        raise RowError(f"{where}: only an assistant calls tools, found tool_calls in a message of role {role}")
-    if not isinstance(calls, list | tuple):
-        raise RowError(f'{where}: expected "tool_calls" to be a list, found {_short(calls)}')
-    if content is None and not calls:
-        raise RowError(f'{where}: a message of role {role} has neither "content" nor "tool_calls"')
-    weight = row.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        raise RowError(f'{where}: expected "weight" to be 0 or 1, found {_short(weight)}')
-    return Message(
-        role=role,
-        content=content or "",
-        tool_calls=tuple(_call(call, f"{where}: call {n}") for n, call in enumerate(calls)),
-        tool_call_id=_typed(row, "tool_call_id", str, None, where),
-        weight=float(weight),
-    )
-
-
-def _call(row: Any, where: str) -> ToolCall:
-    function = row.get("function", row) if isinstance(row, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f'{where}: expected {{"function": {{"name": ..., "arguments": ...}}}}, found {_short(row)}')
-    return ToolCall(function["name"], _arguments(function.get("arguments"), where), _typed(row, "id", str, None, where))
-
-
-def _arguments(found: Any, where: str) -> dict[str, Any]:
-    """Decode arguments once; None is a call without arguments."""
-    arguments = {} if found is None else found
-    if isinstance(found, str):
-        try:
-            arguments = parse_strict(found) if found.strip() else {}
-        except (json.JSONDecodeError, StrictJsonError) as error:
-            raise RowError(f"{where}: the arguments are not JSON ({error}): {_short(found)}") from None
-    if isinstance(arguments, str):
-        raise RowError(f"{where}: the arguments are encoded twice (JSON in a JSON text): {_short(found)}")
-    if not isinstance(arguments, dict):
-        raise RowError(f"{where}: expected arguments as a JSON object, found {_short(found)}")
-    if isinstance(found, str):  # escapes in a JSON text inside the row's JSON
-        _refuse_unwritable(arguments, where)
-    return arguments
-
-
-def _refuse_unwritable(value: Any, where: str) -> None:
-    """Refuse what JSON's grammar lets in and no tokenizer or file can hold: half of a surrogate pair, 1e999."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise RowError(f"{where}: holds {half!r}, half of a surrogate pair; write the whole character") from None
-    except ValueError:
-        raise RowError(f"{where}: holds a number that is too large for a float; write it as a text") from None
-
-
-def _tools(rows: Any, where: str) -> tuple[Tool, ...]:
-    if not isinstance(rows, list):
-        raise RowError(f"{where}: expected a list of tools, found {_short(rows)}")
-    tools = tuple(_tool(row, f"{where}: tool {n}") for n, row in enumerate(rows))
-    names = [tool.name for tool in tools]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RowError(f'{where}: the tool "{twice[0]}" is defined twice')
-    return tools
-
-
-def _tool(row: Any, where: str) -> Tool:
-    function = row.get("function", row) if isinstance(row, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise RowError(f'{where}: expected {{"type": "function", "function": {{"name": ...}}}}, found {_short(row)}')
-    parameters = function.get("parameters")
-    if parameters is None:
-        parameters = {"type": "object", "properties": {}}
-    if not isinstance(parameters, dict):
-        raise RowError(f'{where}: expected "parameters" to be a JSON Schema, found {_short(parameters)}')
-    return Tool(function["name"], _typed(function, "description", str, "", where), parameters)
-
-
-def _gold(row: Any, where: str) -> Gold:
-    if not isinstance(row, dict) or row.get("status") not in ("calls", "none", "any"):
-        raise RowError(f'{where}: expected "expected" to have a "status" of calls, none or any, found {_short(row)}')
-    calls = row.get("calls", [])
-    if not isinstance(calls, list) or bool(calls) != (row["status"] == "calls"):
-        raise RowError(f'{where}: "expected" lists "calls" where, and only where, its status is calls')
-    return Gold(row["status"], tuple(_gold_call(call, f"{where}: expected call {n}") for n, call in enumerate(calls)))
-
-
-def _gold_call(row: Any, where: str) -> GoldCall:
-    arguments = row.get("arguments") if isinstance(row, dict) else None
-    if not isinstance(arguments, dict) or not isinstance(row.get("name"), str):
-        raise RowError(f'{where}: expected "name" and "arguments", found {_short(row)}')
-    for name, accepted in arguments.items():
-        if not isinstance(accepted, list) or not accepted:
-            raise RowError(f"{where}: expected the accepted values of {name} as a list, found {_short(accepted)}")
-    optional = _typed(row, "optional", list, [], where)
-    for name in optional:
-        if not isinstance(name, str) or name not in arguments:
-            raise RowError(f'{where}: "optional" names {_short(name)}, which is not among the arguments')
-    return GoldCall(row["name"], arguments, frozenset(optional))
-
-
-def _typed(row: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
-    """An optional value of one type; null counts as absent."""
-    value = row.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise RowError(f'{where}: expected "{key}" to be of type {kind.__name__}, found {_short(value)}')
-    return value
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."

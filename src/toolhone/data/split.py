@@ -13,7 +13,8 @@ from pathlib import Path
 
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
-from toolhone.data.read import examples, read_conversations, read_tools
+from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.read import examples, read_sources, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Example, Tool
 
@@ -38,8 +39,8 @@ def make_splits(config: DataConfig) -> Splits:
         UserError: with every fault found, each with its file and line.
     """
     tools = read_tools(Path(config.tools)) if config.tools else ()
-    learned = read_files(config.train, tools)
-    test = read_files(config.test, tools)
+    learned = read_files(config.train, tools, config.format)
+    test = read_files(config.test, tools, config.format)
     _refuse_shared_rows(learned, test)
     train, validation = split_validation(learned, config.validation, config.group_by)
     return Splits(
@@ -50,15 +51,16 @@ def make_splits(config: DataConfig) -> Splits:
     )
 
 
-def read_files(paths: Iterable[str], tools: Sequence[Tool] = ()) -> list[Conversation]:
-    """Read and check files together: ids must differ across them.
+def read_files(sources: Iterable[str], tools: Sequence[Tool] = (), format: str = "auto") -> list[Conversation]:
+    """Read and check sources together, in any format: ids must differ across them.
 
     Raises:
-        UserError: with the first row that cannot be read, or every finding of the check.
+        UserError: with every row that cannot be read, or every error of the check.
     """
-    rows = [row for path in paths for row in read_conversations(Path(path), tools)]
+    named = list(sources)
+    rows = list(sound_rows(read_sources(named, tuple(tools), format)))
     if not rows:
-        raise UserError(f"{', '.join(paths)}: no rows")
+        raise UserError(f"{', '.join(named)}: no rows")
     refuse_faults(rows)
     return rows
 

@@ -11,6 +11,7 @@ A template is one conversation in short hand. `user` is what the user writes, `c
           - query_order: {order_id: "{order_id}"}
 
 A slot is filled by the caller's filler of that name, once a row; `{order_id_2}` is a second value of the same filler.
+An `answer` may be a list of texts, of which a row takes one.
 A value that is one slot and nothing else keeps the filler's type. Unquoted values have the types that they would have
 in JSON: `9:00`, `yes` and `2026-01-31` are texts.
 """
@@ -26,10 +27,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
-
 from toolhone.data.check import refuse_faults
 from toolhone.data.generate import build_conversation
+from toolhone.data.json_yaml import Entries, YamlFile
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool
 
@@ -48,8 +48,8 @@ _TURN_KEYS = ("user", "calls", "tool", "answer")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """One phrasing. `turns` are pairs: "user" and "answer" with a text, "calls" with a list of {tool: arguments},
-    "tool" with what the call gave back."""
+    """One phrasing. `turns` are pairs: "user" with a text, "answer" with one or a list of them, "calls" with a list of
+    {tool: arguments}, "tool" with what the call gave back."""
 
     id: str
     language: str
@@ -88,7 +88,12 @@ def load_templates(path: Path, tools: tuple[Tool, ...], fillers: Mapping[str, Fi
         UserError: naming the file, the line and the template, for broken YAML, an unknown key, slot, tool or argument,
             an id given twice, or a slot in a call or answer that no message before it holds.
     """
-    templates = tuple(_parse_template(entry, where, fillers) for where, entry in _read_entries(path))
+    return parse_templates(_read_entries(path), tools, fillers)
+
+
+def parse_templates(entries: Entries, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
+    """Read the entries of a list of templates, as `load_templates` does those of a file."""
+    templates = tuple(_parse_template(entry, where, fillers) for where, entry in entries)
     for id, count in Counter(template.id for template in templates).items():
         if count > 1:
             places = [template.where for template in templates if template.id == id]
@@ -152,6 +157,8 @@ def _conversation(
     messages: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
     for key, unfilled in template.turns:
         value = _fill(unfilled, values)
+        if key == "answer" and isinstance(value, list):
+            value = rng.choice(value)
         if key == "calls":
             calls = [{"function": {"name": name, "arguments": args}} for call in value for name, args in call.items()]
             messages.append({"role": "assistant", "content": None, "tool_calls": calls})
@@ -204,51 +211,13 @@ def _base(slot: str) -> str:
     return re.sub(r"_[2-9]$", "", slot)
 
 
-class _JsonTypesLoader(yaml.SafeLoader):
-    """Unquoted values have JSON's types: YAML 1.1 would make `9:00` the number 540 and `no` a boolean. A key given
-    twice is refused."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f'the key "{name}" stands twice', mark)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|false", "tf"),
-    ("null", r"null|~|", "n~"),
-    ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
-    ("float", r"-?(?:0|[1-9][0-9]*)\.[0-9]+", "-0123456789"),
-):
-    _JsonTypesLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})$"), [*_first, *([""] if _tag == "null" else [])]
-    )
-
-
-def _read_entries(path: Path) -> list[tuple[str, Any]]:
+def _read_entries(path: Path) -> Entries:
     """The entries under `templates`, each with its `file:line`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such template file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    try:
-        loader = _JsonTypesLoader(text)
-        root = loader.get_single_node()
-        pairs = root.value if isinstance(root, yaml.MappingNode) else []
-        if [key.value for key, _ in pairs] != ["templates"] or not isinstance(pairs[0][1], yaml.SequenceNode):
-            raise UserError(f'{path}: expected the one key "templates" with a list')
-        nodes = pairs[0][1].value
-        return [(f"{path}:{node.start_mark.line + 1}", loader.construct_object(node, deep=True)) for node in nodes]
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not YAML: {error.problem}") from None
+    file = YamlFile(path, "template")
+    entries = file.entries("templates")
+    if entries is None or len(file.value) != 1:
+        raise UserError(f'{path}: expected the one key "templates" with a list')
+    return entries
 
 
 def _parse_template(entry: Any, where: str, fillers: Mapping[str, Filler]) -> Template:
@@ -285,7 +254,8 @@ def _parse_turns(turns: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _check_turn(key: str, value: Any, where: str, fillers: Mapping[str, Filler]) -> None:
-    if key in ("user", "answer") and not isinstance(value, str):
+    worded = value if key == "answer" and isinstance(value, list) and value else [value]
+    if key in ("user", "answer") and not all(isinstance(text, str) for text in worded):
         raise UserError(f"{where}: {key}: expected a text, found {value!r}; put it in quotes")
     if key == "calls":
         shaped = isinstance(value, list) and all(

@@ -187,6 +187,12 @@ def gold_faults(examples: Sequence[Example]) -> list[tuple[str, str]]:
     return [(example.id, reason) for example in examples if (reason := _gold_fault(example)) is not None]
 
 
+def _least_call(call: GoldCall, tool: Tool) -> ToolCall:
+    """The call that gold asks for, without what may be left out: BFCL accepts there what the schema does not allow."""
+    left_out = call.optional - set(tool.parameters.get("required", ()))
+    return ToolCall(call.name, {name: values[0] for name, values in call.arguments.items() if name not in left_out})
+
+
 def _gold_fault(example: Example) -> str | None:
     gold, tools = example.gold, example.tools
     offered = {tool.name for tool in tools}
@@ -202,7 +208,8 @@ def _gold_fault(example: Example) -> str | None:
         for name, accepted in call.arguments.items():
             if not accepted:
                 return f'"{call.name}": no value of "{name}" is accepted'
-    calls = [ToolCall(call.name, {name: values[0] for name, values in call.arguments.items()}) for call in gold.calls]
+    by_name = {tool.name: tool for tool in tools}
+    calls = [_least_call(call, by_name[call.name]) for call in gold.calls]
     try:
         verdict = judge(gold, "calls", calls, tools, example.where)
     except RecursionError:
@@ -211,7 +218,6 @@ def _gold_fault(example: Example) -> str | None:
         wrong = [error for match in verdict.matches for error in match.errors]
         return f'"{wrong[0].call}": the accepted value of "{wrong[0].argument}" is not equal to itself under the schema'
     if not verdict.schema_valid:
-        by_name = {tool.name: tool for tool in tools}
         bad = next(call for call in calls if not arguments_valid(call.arguments, by_name[call.name], example.where))
         return f'"{bad.name}": the expected arguments do not satisfy the tool\'s schema'
     return None

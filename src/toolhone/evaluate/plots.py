@@ -56,18 +56,18 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> LossCurve | None:
     training = [_mean(training[i : i + width]) for i in range(0, len(training), width)]
     steps = [step for step, _ in (*training, *validation)]
     first, last = min(steps), max(steps)
-    y_values = _ticks(0.0, max(_LEAST_TOP, *(loss for _, loss in (*training, *validation))), 4)
+    y_values = ticks(0.0, max(_LEAST_TOP, *(loss for _, loss in (*training, *validation))), 4)
     top = y_values[-1]
 
     def place(kind: str, step: float, loss: float) -> Point:
-        return Point(_share(step, first, last), 100 - _share(loss, 0, top), f"step {step:g}: {kind} {loss:.4f}")
+        return Point(share(step, first, last), 100 - share(loss, 0, top), f"step {step:g}: {kind} {loss:.4f}")
 
-    x_values = [step for step in _ticks(first, last, 6) if step == int(step) and first <= step <= last]
+    x_values = [step for step in ticks(first, last, 6) if step == int(step) and first <= step <= last]
     return LossCurve(
         training=tuple(place("training loss", *point) for point in training),
         validation=tuple(place("validation loss", *point) for point in validation),
-        x_ticks=tuple(Tick(_share(step, first, last), f"{step:,.0f}") for step in x_values or [first]),
-        y_ticks=tuple(Tick(100 - _share(loss, 0, top), f"{loss:g}") for loss in y_values),
+        x_ticks=tuple(Tick(share(step, first, last), f"{step:,.0f}") for step in x_values or [first]),
+        y_ticks=tuple(Tick(100 - share(loss, 0, top), f"{loss:g}") for loss in y_values),
         steps_a_point=width,
     )
 
@@ -81,12 +81,12 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return points[-1][0], sum(loss for _, loss in points) / len(points)
 
 
-def _share(value: float, low: float, high: float) -> float:
+def share(value: float, low: float, high: float) -> float:
     """Where a value lies between two others, in percent; the middle where the two are the same."""
     return 50.0 if high == low else round(100 * (value - low) / (high - low), 3)
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def ticks(low: float, high: float, count: int) -> list[float]:
     """Round values a step of 1, 2 or 5 times a power of ten apart, about `count` of them, the last not below `high`."""
     span = (high - low) or 1.0
     rough = span / count

@@ -14,7 +14,7 @@ from toolhone.data.read import conversation, read_conversations, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
-SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
+SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 PARAMETERS = {
     "type": "object",
     "properties": {

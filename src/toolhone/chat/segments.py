@@ -1,0 +1,119 @@
+"""Which tokens of a rendered example belong to which message, and which to the tools.
+
+A template says nothing of borders. They are found by rendering the first message, the first two, and so on: where such
+a text stops being the prompt's beginning, the message ends. The tools are what is there with them and not without.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+import jinja2
+
+from toolhone.chat.render import ChatRenderer, Rendered
+from toolhone.chat.token_bytes import TokenBytes
+from toolhone.records import Message, Role
+
+Part = Role | Literal["tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of an example's tokens: those from `start` to before `end` of its prompt and completion, joined.
+
+    `message` is the index among the conversation's messages; the tools have that of the message which they stand in.
+    The opening of the turn that is asked for has the turn's index and is not `learned`; the turn itself is.
+    """
+
+    part: Part
+    message: int
+    start: int
+    end: int
+    learned: bool = False
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> list[Segment]:
+    """The example's tokens, cut at the borders of messages and tools; every token is in exactly one segment.
+
+    A token belongs where its first byte stands: a template may well let one token span a border.
+    """
+    prompt, turn = row.example.prompt, len(row.example.prompt)
+    borders = _borders(renderer, row)
+    spans: list[tuple[Part, int, int, int]] = []
+    tools_from, tools_to = _tools_span(renderer, row, borders)
+    start = 0
+    for index, (message, end) in enumerate(zip(prompt, borders, strict=True)):
+        head, tail = max(start, min(tools_from, end)), min(end, max(tools_to, start))
+        if head < tail:
+            spans += [
+                (message.role, index, start, head),
+                ("tools", index, head, tail),
+                (message.role, index, tail, end),
+            ]
+        else:
+            spans.append((message.role, index, start, end))
+        start = end
+    spans.append(("assistant", turn, start, len(row.prompt_text)))
+
+    begins = [0, *accumulate(map(len, token_bytes.of(row.prompt_ids)))][: len(row.prompt_ids)]
+
+    def token(place: int) -> int:
+        """The first token that begins at or behind a character of the prompt."""
+        return bisect_left(begins, len(row.prompt_text[:place].encode()))
+
+    cut = [Segment(part, index, token(first), token(last)) for part, index, first, last in spans if first < last]
+    if cut:  # whatever a tokenizer adds at the end, as a trailing space, is the last segment's
+        last = cut[-1]
+        cut[-1] = Segment(last.part, last.message, last.start, len(row.prompt_ids))
+    cut.append(Segment("assistant", turn, len(row.prompt_ids), len(row), learned=True))
+    return [segment for segment in cut if len(segment)]
+
+
+def _borders(renderer: ChatRenderer, row: Rendered) -> list[int]:
+    """Where each message of the prompt ends, in characters of the prompt's text."""
+    borders: list[int] = []
+    before = 0
+    for count in range(1, len(row.example.prompt) + 1):
+        before = max(before, _border(renderer, row, row.example.prompt[:count], before))
+        borders.append(before)
+    return borders
+
+
+def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], before: int) -> int:
+    try:
+        text = renderer.text(messages, row.example.tools, ask=False)
+    except (jinja2.TemplateError, TypeError, ValueError):
+        # Some templates refuse a conversation without a question: the message then ends where its content does.
+        content = messages[-1].content
+        place = row.prompt_text.find(content, before)
+        return before if place < 0 else place + len(content)
+    return len(text) if row.prompt_text.startswith(text) else _common_length(text, row.prompt_text)
+
+
+def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -> tuple[int, int]:
+    """Where the tools stand in the prompt's text: what a rendering without them lacks, within one message."""
+    if not row.example.tools:
+        return 0, 0
+    text = row.prompt_text
+    try:
+        bare = renderer.text(row.example.prompt, (), ask=True)
+    except (jinja2.TemplateError, TypeError, ValueError):
+        return 0, 0
+    first = _common_length(text, bare)
+    last = len(text) - _common_length(text[first:][::-1], bare[first:][::-1])
+    while first and text[first - 1] == text[last - 1]:  # "<s>[tools]<s>": what repeats belongs to the tools' front
+        first, last = first - 1, last - 1
+    return first, min(last, next((border for border in borders if border > first), last))
+
+
+def _common_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))

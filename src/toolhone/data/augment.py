@@ -1,0 +1,180 @@
+"""`toolhone data augment`: training rows go in, the same rows with other tool lists come out.
+
+Four changes, each of which a model can otherwise learn to do without: the order of the tools is shuffled, tools that
+are not wanted are added, names are masked (`mask.py`), and copies of rows are made in which the right tool is missing
+and the answer says so. What happens to a row depends on the seed and its content alone, and stands in its
+`meta.augment`. Rows for testing are refused: a test set with other tools is another test.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.identity import called_tools
+from toolhone.data.mask import mask, mentions_a_tool
+from toolhone.data.read import read_source
+from toolhone.errors import UserError
+from toolhone.jsonl import write_jsonl
+from toolhone.records import Conversation, Message, Tool
+
+_HAN = re.compile(r"[\u3400-\u9fff]")
+_DECLINES = {
+    "zh": (
+        "抱歉，我目前没有能处理这个请求的工具。",
+        "不好意思，这件事我现在办不了：没有合适的工具。",
+        "很抱歉，我手头的工具做不了这件事。",
+    ),
+    "en": (
+        "I'm sorry, none of the tools I have can do that.",
+        "Sorry, I can't do that with the tools available to me.",
+        "I'm afraid I have no tool for this request.",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What to do. `mask_names` and `irrelevance` are the shares of rows that are masked, and that get a copy without
+    the right tool; `distractors` is how many tools are added to each row that lists any."""
+
+    shuffle_tools: bool = False
+    distractors: int = 0
+    mask_names: float = 0.0
+    irrelevance: float = 0.0
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        for flag, share in (("--mask-names", self.mask_names), ("--irrelevance", self.irrelevance)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{flag}: expected a share from 0 to 1, found {share}")
+        if self.distractors < 0:
+            raise UserError(f"--distractors: expected 0 or more, found {self.distractors}")
+        if not (self.shuffle_tools or self.distractors or self.mask_names or self.irrelevance):
+            raise UserError("nothing to do; give --shuffle-tools, --distractors, --mask-names or --irrelevance")
+
+
+def augment_file(
+    source: str,
+    out: Path,
+    augmentation: Augmentation,
+    *,
+    default_tools: tuple[Tool, ...] = (),
+    pool: Sequence[Tool] = (),
+) -> Counter[str]:
+    """Read a file, augment its rows and write them to `out`, whole or not at all; count what was done.
+
+    Distractors come from `pool` or, without one, from all tools of the file.
+
+    Raises:
+        UserError: where the file or a row of it is for testing, or a row cannot be read.
+    """
+    _refuse_test_file(Path(source))
+    if out.resolve() == Path(source).resolve():
+        raise UserError(f"--out {out}: is the file that is read; name another")
+    known = {
+        tool.name: tool
+        for tool in pool or (tool for row in sound_rows(read_source(source, default_tools)) for tool in row.tools)
+    }
+    done: Counter[str] = Counter()
+    write_jsonl(
+        out,
+        (row.to_json() for row in augment(sound_rows(read_source(source, default_tools)), augmentation, known, done)),
+    )
+    return done
+
+
+def augment(
+    rows: Iterable[Conversation], augmentation: Augmentation, pool: Mapping[str, Tool], done: Counter[str]
+) -> Iterator[Conversation]:
+    """Yield each row augmented and, for some, a copy without the right tool after it. `done` counts the rows, and what
+    was done and could not be.
+
+    Raises:
+        UserError: at a row whose meta says that it is for testing.
+    """
+    ordered = [pool[name] for name in sorted(pool)]
+    for row in rows:
+        if row.meta.get("split") == "test":
+            raise UserError(f"{row.where}: is marked as a test row (meta.split); augment training rows only")
+        rng = Random(f"{augmentation.seed}/{row.content_hash()}")
+        lacking = _without_the_right_tool(row, rng) if rng.random() < augmentation.irrelevance else None
+        done["rows"] += 1
+        done["irrelevance rows"] += lacking is not None
+        yield _with_other_tools(row, (), augmentation, ordered, rng, done)
+        if lacking is not None:
+            dropped = tuple(sorted({tool.name for tool in row.tools} - {tool.name for tool in lacking.tools}))
+            yield _with_other_tools(lacking, dropped, augmentation, ordered, rng, done)
+
+
+def _with_other_tools(
+    row: Conversation,
+    dropped: tuple[str, ...],
+    augmentation: Augmentation,
+    pool: Sequence[Tool],
+    rng: Random,
+    done: Counter[str],
+) -> Conversation:
+    """The row with distractors, in another order, masked; `dropped` may not come in again as distractors."""
+    record: dict[str, Any] = {"seed": augmentation.seed, "of": row.content_hash()}
+    if dropped:
+        record["dropped"] = list(dropped)
+    tools = list(row.tools)
+    if tools and augmentation.distractors:
+        taken = {tool.name for tool in tools} | {*dropped} | called_tools(row)
+        free = [tool for tool in pool if tool.name not in taken]
+        added = rng.sample(free, min(augmentation.distractors, len(free)))
+        tools += added
+        record["distractors"] = [tool.name for tool in added]
+        done["distractors"] += len(added)
+        done["rows short of distractors"] += len(added) < augmentation.distractors
+    if tools and augmentation.shuffle_tools:
+        rng.shuffle(tools)
+        record["shuffled"] = True
+        done["rows shuffled"] += 1
+    changed = replace(row, tools=tuple(tools))
+    if tools and rng.random() < augmentation.mask_names:
+        if mentions_a_tool(changed):
+            done["rows not masked, for a message names a tool"] += 1
+        else:
+            changed, record["masked"] = mask(changed, rng)
+            done["rows masked"] += 1
+    return replace(changed, meta={**row.meta, "augment": record}) if len(record) > 2 else changed
+
+
+def _without_the_right_tool(row: Conversation, rng: Random) -> Conversation | None:
+    """The row up to its first call, without the tools that are called there and with an answer that says so. None where
+    nothing is called, or no tool would be left to choose from."""
+    first = next((n for n, message in enumerate(row.messages) if message.tool_calls), None)
+    if first is None:
+        return None
+    right = {call.name for call in row.messages[first].tool_calls}
+    if row.expected is not None and not any(message.tool_calls for message in row.messages[first + 1 :]):
+        right |= {call.name for call in row.expected.calls}
+    left = tuple(tool for tool in row.tools if tool.name not in right)
+    if not left or len(left) == len(row.tools):
+        return None
+    asked = next((m.content for m in reversed(row.messages[:first]) if m.role == "user"), "")
+    answer = Message("assistant", rng.choice(_DECLINES["zh" if _HAN.search(asked) else "en"]))
+    messages = (*row.messages[:first], answer)
+    return replace(row, id=f"{row.id}-irrelevant", messages=messages, tools=left, expected=None)
+
+
+def _refuse_test_file(path: Path) -> None:
+    """Refuse the file that a split.json beside it names as the test side."""
+    listing = path.parent / "split.json"
+    if not listing.is_file():
+        return
+    try:
+        files = json.loads(listing.read_text(encoding="utf-8")).get("files", {})
+    except (ValueError, AttributeError):
+        return  # somebody else's split.json
+    if isinstance(files, dict) and path.name == "test.jsonl" and path.name in files:
+        raise UserError(f"{path}: {listing} lists it as the test rows; augment training rows only")

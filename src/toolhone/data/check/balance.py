@@ -1,0 +1,96 @@
+"""How many rows there are and what they call: advice on a data set as a whole, with every band's bounds.
+
+Rows, n: below 50 too few; 50 <= n < 100 a trial; 100 <= n < 500 workable; 500 <= n < 2,000 the sweet spot;
+2,000 <= n <= 5,000 fine if varied; above 5,000 look at the learning curve. Rows without a call: under 5% of all expect
+over-calling, over 80% expect a model that hardly calls. Tools: fewer than 10 calls of a tool that is called are rare;
+more than half of all calls to one of three or more tools lean to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from toolhone.data.check.finding import Finding
+from toolhone.records import Conversation
+
+_BANDS: tuple[tuple[int, str], ...] = (
+    (50, "too few to learn from (under 50); aim at 100 at least"),
+    (100, "enough for a trial (50 to 99); 100 and more are workable"),
+    (500, "workable (100 to 499); 500 to 2,000 is the sweet spot"),
+    (2_000, "in the sweet spot (500 to 1,999)"),
+    (5_001, "fine if they are varied (2,000 to 5,000); look at near duplicates with --near"),
+)
+_MANY = "more than 5,000: look at the learning curve and at overfitting; fewer, more varied rows may do as well"
+
+FEW_CALLS = 10
+NO_CALL_LOW = 0.05
+NO_CALL_HIGH = 0.80
+LEANING = 0.5
+
+
+class Balance:
+    """Counts over all rows."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.rows_without_call = 0
+        self.turns = 0
+        self.calls: Counter[str] = Counter()
+        self.offered: Counter[str] = Counter()
+        self.languages: Counter[str] = Counter()
+        self._pending: tuple[object, int] = (None, 0)
+
+    def add(self, row: Conversation) -> None:
+        self.rows += 1
+        called = False
+        for message in row.messages:
+            if message.role == "assistant":
+                self.turns += 1
+                for call in message.tool_calls:
+                    self.calls[call.name] += 1
+                    called = True
+        self.rows_without_call += not called
+        if row.tools is not self._pending[0]:  # rows mostly share their tools
+            for tool in row.tools:
+                self.offered[tool.name] += 1
+            self._pending = (row.tools, 1)
+        language = row.meta.get("language")
+        if isinstance(language, str):
+            self.languages[language] += 1
+
+    def findings(self, where: str) -> Iterator[Finding]:
+        """Advice on the whole; none where there are no rows."""
+        if not self.rows:
+            return
+        yield Finding(where, "count", f"{self.rows:,} rows: {count_band(self.rows)}", "advice")
+        yield from self._tool_findings(where)
+        share = self.rows_without_call / self.rows
+        told = f"{self.rows_without_call:,} of {self.rows:,} rows ({share:.1%}) call no tool"
+        if share < NO_CALL_LOW:
+            remedy = "add rows in which no tool is wanted, 5% to 20% of all: expect over-calling else"
+            yield Finding(where, "no-call-share", told, "advice", remedy)
+        elif share > NO_CALL_HIGH:
+            remedy = "add rows with calls: expect a model that hardly calls else"
+            yield Finding(where, "no-call-share", told, "advice", remedy)
+
+    def _tool_findings(self, where: str) -> Iterator[Finding]:
+        unused = sorted(set(self.offered) - set(self.calls))
+        for name in unused:
+            remedy = "add rows that call it; a model learns not to call it else"
+            yield Finding(where, "unused-tool", f'the tool "{name}" is offered and never called', "advice", remedy)
+        for name, count in sorted(self.calls.items()):
+            if count < FEW_CALLS:
+                text = f'the tool "{name}" is called {count} time(s), fewer than {FEW_CALLS}'
+                yield Finding(where, "rare-tool", text, "advice", "add rows that call it")
+        total = self.calls.total()
+        if len(self.calls) >= 3:
+            name, count = self.calls.most_common(1)[0]
+            if count > LEANING * total:
+                text = f'{count:,} of {total:,} calls ({count / total:.0%}) are to "{name}"'
+                yield Finding(where, "class-balance", text, "advice", "add rows that call the others")
+
+
+def count_band(rows: int) -> str:
+    """What so many rows are good for."""
+    return next((text for bound, text in _BANDS if rows < bound), _MANY)

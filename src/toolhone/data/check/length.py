@@ -1,0 +1,136 @@
+"""Rows held against a chat format and a tokenizer: what does not come back from the format, what is too long.
+
+In: conversations, and the tokenizer's name or folder; without one, toolhone's own template of a format is rendered as
+text alone. Out: findings. Tokenizers are heavy, and are imported by what asks for one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolhone.data.check.finding import Finding
+from toolhone.data.read import examples
+from toolhone.errors import UserError
+from toolhone.records import Conversation
+
+MAX_TOKENS = 2048
+"""The limit where none is given: the default of `chat.max_tokens`."""
+
+
+class RenderChecks:
+    """Renders every assistant turn as training would.
+
+    Args:
+        tokenizer: a name on the hub or a folder; None to check the format's text alone, and no lengths.
+        chat_format: "auto", which needs a tokenizer, or the format's name.
+        max_tokens: the longest example, prompt and turn together.
+
+    Raises:
+        UserError: where the tokenizer cannot be had, or the format does not fit it.
+    """
+
+    def __init__(self, tokenizer: str | None, chat_format: str, max_tokens: int | None) -> None:
+        from toolhone.chat.formats import FORMATS
+        from toolhone.chat.render import make_renderer
+        from toolhone.config import ChatConfig
+
+        known = ("auto", *FORMATS)
+        if chat_format not in known:
+            raise UserError(f'--chat-format: unknown format "{chat_format}"; known: {", ".join(known)}')
+        if tokenizer is None and chat_format == "auto":
+            raise UserError("--chat-format: auto is told from a tokenizer; give --tokenizer, or name the format")
+        if tokenizer is None and max_tokens is not None:
+            raise UserError("--max-tokens: tokens are counted with a tokenizer; give --tokenizer")
+        self._max_tokens = None if tokenizer is None else max_tokens or MAX_TOKENS
+        loaded = _load_tokenizer(tokenizer) if tokenizer else _Characters(FORMATS[_format_name(chat_format)])
+        config = ChatConfig.model_validate({"format": chat_format})
+        self._renderer = make_renderer(loaded, config, tokenizer or chat_format)
+
+    def findings(self, row: Conversation) -> Iterator[Finding]:
+        """One finding for each turn that the format does not give back, or that is too long."""
+        from toolhone.chat.render import RenderError
+
+        for example in examples(row):
+            turn = f"turn {len(example.prompt)}"
+            try:
+                rendered = self._renderer.render(example)
+            except RenderError as error:
+                text = str(error).removeprefix(f"{example.where}: ")
+                text = text if text.startswith(turn) else f"{turn}: {text}"
+                remedy = "mend the row, or choose another chat format"
+                yield Finding(row.where, "round-trip", text, remedy=remedy)
+                continue
+            if self._max_tokens is not None and len(rendered) > self._max_tokens:
+                text = f"{turn}: {len(rendered):,} tokens with its prompt, more than {self._max_tokens:,}"
+                remedy = "raise chat.max_tokens, shorten the row, or set chat.over_long: drop"
+                yield Finding(row.where, "over-long", text, "warning", remedy)
+
+
+def _format_name(name: str) -> Any:
+    return name
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"--tokenizer: {name} cannot be loaded ({reason}); give a folder or a name on the hub"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Special:
+    content: str
+    special: bool = True
+
+
+class _Characters:
+    """Stands in for a tokenizer: one token a character, and the special tokens of one format. It has no template."""
+
+    chat_template = None
+
+    def __init__(self, chat_format: Any) -> None:
+        self._special = (*chat_format.special_tokens, *chat_format.other_stops)
+        self.added_tokens_decoder = {n: _Special(token) for n, token in enumerate(self._special)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: n for n, token in enumerate(self._special)}
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(character) for character in text]}
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "".join(map(chr, ids))
+
+    def apply_chat_template(self, messages: list[Any], *, tools: Any, chat_template: str, **variables: Any) -> str:
+        """As transformers renders templates: blocks trimmed, and JSON without escapes."""
+        if chat_template not in _TEMPLATES:
+            _TEMPLATES[chat_template] = _environment().from_string(chat_template)
+        rendered: str = _TEMPLATES[chat_template].render(messages=messages, tools=tools, **variables)
+        return rendered
+
+
+_TEMPLATES: dict[str, Any] = {}
+
+
+def _environment() -> Any:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def as_json(value: Any, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = as_json
+    environment.globals["raise_exception"] = refuse
+    return environment

@@ -1,0 +1,221 @@
+"""OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse, before it does.
+
+They are held against the rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes
+arguments as objects, results without ids, and keys of its own. From OpenAI's documentation of supervised fine-tuning
+and of the chat completions API; it changes, and the service has the last word.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from toolhone.data.check.finding import Finding, Severity
+from toolhone.data.files import SourceRow
+
+MIN_EXAMPLES = 10
+MAX_BYTES = 512 * 1024 * 1024
+MAX_TOOLS = 128
+MAX_TOKENS = 65_536
+"""Of an example, by most of its models; counted as a quarter of the characters, so roughly."""
+MAX_DESCRIPTION = 1_024
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_ROW_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
+_MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal"}
+_CALL_KEYS = {"id", "type", "function"}
+
+
+class OpenAIProfile:
+    """The rules, over all rows of all files."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+
+    def file(self, path: str) -> Iterator[Finding]:
+        """What is wrong with a file as such."""
+        if not path.endswith(".jsonl"):
+            yield Finding(path, "openai-file", "the file's name does not end in .jsonl", remedy="convert it to JSONL")
+        if Path(path).is_file() and (size := Path(path).stat().st_size) > MAX_BYTES:
+            text = f"{size / 2**20:,.0f} MB, more than the {MAX_BYTES // 2**20} MB that may be uploaded"
+            yield Finding(path, "openai-file", text, remedy="take fewer rows")
+
+    def row(self, row: SourceRow) -> Iterator[Finding]:
+        """What is wrong with a row. A row that is no JSON object is told by reading."""
+        if row.row is None:
+            return
+        self._rows += 1
+        for severity, rule, text in _row_faults(row.row):
+            yield Finding(row.where, rule, text, severity, _REMEDIES[rule])
+
+    def end(self, where: str) -> Iterator[Finding]:
+        if self._rows < MIN_EXAMPLES:
+            text = f"{self._rows} rows, fewer than the {MIN_EXAMPLES} that OpenAI takes"
+            yield Finding(where, "openai-count", text, remedy="add rows; 50 to 100 are its advice for a start")
+
+
+_Fault = tuple[Severity, str, str]
+
+
+def _row_faults(row: dict[str, Any]) -> Iterator[_Fault]:
+    for key in sorted(row.keys() - _ROW_KEYS):
+        yield "warning", "openai-key", f'the key "{key}" is none that OpenAI knows in a row'
+    if "tools" in row and "functions" in row:
+        yield "error", "openai-tools", "both tools and functions"
+    if "parallel_tool_calls" in row and not isinstance(row["parallel_tool_calls"], bool):
+        yield "error", "openai-tools", "parallel_tool_calls is not true or false"
+    offered = yield from _tool_faults(row)
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        yield "error", "openai-messages", "no list of messages"
+        return
+    open_calls: dict[str, str] = {}
+    for number, message in enumerate(messages):
+        place = f"message {number}"
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            role = message.get("role") if isinstance(message, dict) else message
+            yield "error", "openai-messages", f"{place}: the role {_shown(role)} is none of {', '.join(_ROLES)}"
+            continue
+        if open_calls and message["role"] != "tool":
+            yield "error", "openai-results", f"{place}: the calls {', '.join(open_calls)} before it have no result"
+            open_calls = {}
+        yield from _message_faults(message, place)
+        if message["role"] == "assistant":
+            yield from _call_faults(message, place, offered, open_calls)
+        elif message["role"] == "tool":
+            id = message.get("tool_call_id")
+            if not isinstance(id, str) or open_calls.pop(id, None) is None:
+                yield "error", "openai-results", f"{place}: tool_call_id {_shown(id)} names no open call"
+    last = messages[-1]
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        yield "error", "openai-messages", "the last message is not the assistant's"
+    assistants = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
+    if assistants and all(message.get("weight") == 0 for message in assistants):
+        yield "error", "openai-weight", "every assistant message has weight 0"
+    tokens = len(json.dumps(row, ensure_ascii=False)) // 4
+    if tokens > MAX_TOKENS:
+        yield "warning", "openai-length", f"some {tokens:,} tokens, more than {MAX_TOKENS:,}"
+
+
+def _message_faults(message: dict[str, Any], place: str) -> Iterator[_Fault]:
+    role = message["role"]
+    for key in sorted(message.keys() - _MESSAGE_KEYS):
+        yield "error", "openai-key", f'{place}: the key "{key}" is none that OpenAI knows in a message'
+    if "weight" in message:
+        if role != "assistant":
+            yield "error", "openai-weight", f"{place}: weight in a message of role {role}"
+        elif isinstance(message["weight"], bool) or message["weight"] not in (0, 1):
+            yield "error", "openai-weight", f"{place}: weight {_shown(message['weight'])} is not 0 or 1"
+    name = message.get("name")
+    if name is not None and not _is_name(name):
+        yield "error", "openai-name", f"{place}: the name {_shown(name)}"
+    calls = bool(message.get("tool_calls") or message.get("function_call"))
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
+            yield "error", "openai-messages", f"{place}: content is a list, but not of parts with a type"
+    elif not isinstance(content, str) and not (content is None and (calls or message.get("refusal"))):
+        yield "error", "openai-messages", f"{place}: content is {_shown(content)}, expected a text"
+    if role != "assistant" and calls:
+        yield "error", "openai-calls", f"{place}: a message of role {role} calls"
+
+
+def _call_faults(
+    message: dict[str, Any], place: str, offered: set[str], open_calls: dict[str, str]
+) -> Iterator[_Fault]:
+    calls = message.get("tool_calls", [None] if "tool_calls" in message else ())
+    if "tool_calls" in message and (not isinstance(calls, list) or not calls):
+        yield "error", "openai-calls", f"{place}: tool_calls is {_shown(calls)}, expected a list with calls in it"
+        return
+    legacy = message.get("function_call")
+    if legacy is not None:
+        yield from _function_faults(legacy, place, offered)
+    for n, call in enumerate(calls):
+        at = f"{place}: call {n}"
+        if not isinstance(call, dict):
+            yield "error", "openai-calls", f"{at}: {_shown(call)} is no call"
+            continue
+        if not isinstance(call.get("id"), str) or not call["id"]:
+            yield "error", "openai-calls", f"{at}: no id"
+        elif call["id"] in open_calls:
+            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" stands twice'
+        else:
+            open_calls[call["id"]] = at
+        if call.get("type") != "function":
+            yield "error", "openai-calls", f'{at}: type is {_shown(call.get("type"))}, expected "function"'
+        for key in sorted(call.keys() - _CALL_KEYS):
+            yield "error", "openai-key", f'{at}: the key "{key}" is none that OpenAI knows in a call'
+        yield from _function_faults(call.get("function"), at, offered)
+
+
+def _function_faults(function: Any, at: str, offered: set[str]) -> Iterator[_Fault]:
+    if not isinstance(function, dict) or not _is_name(function.get("name")):
+        yield "error", "openai-name", f"{at}: expected a function with a name, found {_shown(function)}"
+        return
+    if function["name"] not in offered:
+        yield "error", "openai-tools", f'{at}: the tool "{function["name"]}" is not in the row\'s tools'
+    arguments = function.get("arguments")
+    try:
+        decoded = json.loads(arguments) if isinstance(arguments, str) else None
+    except (ValueError, RecursionError):
+        decoded = None
+    if not isinstance(decoded, dict):
+        yield "error", "openai-calls", f"{at}: arguments are {_shown(arguments)}, expected a JSON object as a text"
+
+
+def _tool_faults(row: dict[str, Any]) -> Generator[_Fault, None, set[str]]:
+    """Yield the faults of the tools; return their names."""
+    names: set[str] = set()
+    tools = row.get("tools", row.get("functions", []))
+    legacy = "tools" not in row
+    if not isinstance(tools, list):
+        yield "error", "openai-tools", f"tools is {_shown(tools)}, expected a list"
+        return names
+    if len(tools) > MAX_TOOLS:
+        yield "error", "openai-tools", f"{len(tools)} tools, more than {MAX_TOOLS}"
+    for n, tool in enumerate(tools):
+        function = tool if legacy else tool.get("function") if isinstance(tool, dict) else None
+        if not legacy and isinstance(tool, dict) and tool.get("type") != "function":
+            yield "error", "openai-tools", f'tool {n}: type is {_shown(tool.get("type"))}, expected "function"'
+        if not isinstance(function, dict) or not _is_name(function.get("name")):
+            yield "error", "openai-name", f"tool {n}: the name of {_shown(function)}"
+            continue
+        if function["name"] in names:
+            yield "error", "openai-tools", f'tool {n}: "{function["name"]}" is defined twice'
+        names.add(function["name"])
+        description = function.get("description", "")
+        if not isinstance(description, str) or len(description) > MAX_DESCRIPTION:
+            yield (
+                "error",
+                "openai-tools",
+                f"tool {n}: the description is no text of at most {MAX_DESCRIPTION} characters",
+            )
+        parameters = function.get("parameters", {"type": "object"})
+        if not isinstance(parameters, dict) or (parameters and parameters.get("type") != "object"):
+            yield "error", "openai-tools", f'tool {n}: the parameters are no JSON Schema of type "object"'
+    return names
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_REMEDIES = {
+    "openai-key": "toolhone data convert --to openai leaves it out",
+    "openai-tools": "write tools as OpenAI's API takes them",
+    "openai-messages": "write messages as OpenAI's API takes them",
+    "openai-results": "answer each call by one tool message with its id, before anything else is said",
+    "openai-weight": "weight is 0 or 1, on assistant messages alone, and 1 on one of them at least",
+    "openai-name": "names are 1 to 64 letters, digits, _ and -",
+    "openai-calls": "write calls as OpenAI's API takes them",
+    "openai-length": "shorten the row: what is over the limit is cut off in training",
+}

@@ -1,0 +1,194 @@
+"""Secrets and personal data by pattern, with checksums where the numbers have them. None is printed in full.
+
+Keys by the prefixes that their issuers publish; private keys; JSON Web Tokens (RFC 7519); Chinese resident identity
+numbers (GB 11643-1999: check character by ISO 7064 MOD 11-2); US social security numbers; bank cards (issuer's prefix
+and length, Luhn's check digit); IBANs (ISO 13616, remainder 1 of 97). E-mail addresses and telephone numbers are
+advice: many data sets hold them by right. Those that are set aside for examples (RFC 2606, 555-01xx) are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+from toolhone.data.check.finding import Finding, Severity
+from toolhone.records import Conversation
+
+_KEYS: tuple[tuple[str, str, str], ...] = (
+    # what it is, what every one of them contains, the pattern
+    ("an Anthropic key", "sk-ant-", r"sk-ant-[A-Za-z0-9_-]{20,}"),
+    ("an OpenAI key", "sk-", r"(?<![A-Za-z0-9_-])sk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*[A-Za-z0-9]{20,}"),
+    ("an AWS access key", "KIA", r"(?<![A-Z0-9])AKIA[A-Z0-9]{16}(?![A-Z0-9])"),
+    ("an AWS access key", "ASIA", r"(?<![A-Z0-9])ASIA[A-Z0-9]{16}(?![A-Z0-9])"),
+    ("a Google API key", "AIza", r"AIza[A-Za-z0-9_-]{35}"),
+    ("a GitHub token", "gh", r"(?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9]{36,}"),
+    ("a GitHub token", "github_pat_", r"github_pat_[A-Za-z0-9_]{40,}"),
+    ("a GitLab token", "glpat-", r"glpat-[A-Za-z0-9_-]{20,}"),
+    ("a Slack token", "xox", r"xox[abeprs]-[A-Za-z0-9-]{10,}"),
+    ("a Stripe key", "k_live_", r"[rs]k_live_[A-Za-z0-9]{16,}"),
+    ("a Hugging Face token", "hf_", r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}"),
+    ("an npm token", "npm_", r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}"),
+    ("a PyPI token", "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,}"),
+    ("a SendGrid key", "SG.", r"(?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
+    ("an Alibaba Cloud key", "LTAI", r"(?<![A-Za-z0-9])LTAI[A-Za-z0-9]{12,30}(?![A-Za-z0-9])"),
+    ("a Tencent Cloud key", "AKID", r"(?<![A-Za-z0-9])AKID[A-Za-z0-9]{20,40}(?![A-Za-z0-9])"),
+    ("a private key", "PRIVATE KEY-----", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"),
+    ("a JSON Web Token", "eyJ", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
+)
+_KEY_PATTERNS = tuple((kind, mark, re.compile(pattern)) for kind, mark, pattern in _KEYS)
+
+_CHINESE_ID = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{9}[\dXx](?![0-9A-Za-z])")
+_SSN = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+_CARD = re.compile(r"(?<![0-9A-Za-z.-])\d(?:[ -]?\d){12,18}(?![0-9A-Za-z]|[.-]\d)")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}")
+_EXAMPLE_EMAIL = re.compile(r"@(?:[a-z0-9-]+\.)*(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.I)
+_PHONE = re.compile(
+    r"(?<![0-9A-Za-z])(?:(?:\+?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}|\+[1-9]\d{0,2}(?:[ -]?\(?\d{2,4}\)?){2,5}|"
+    r"\(\d{3}\) ?\d{3}-\d{4}|\d{3}-\d{3}-\d{4})(?![0-9A-Za-z])"
+)
+_EXAMPLE_PHONE = re.compile(r"555[ -]?01\d\d$")
+
+# Nearly no row holds any of these. Two passes over its bytes rule them out, far faster than the patterns would: every
+# key is a long run of such characters as keys are made of, and every number has a run of digits once separators are
+# out (or, for an IBAN, two capitals before).
+_KEY_LIKE = bytes(ord("k") if (chr(n).isalnum() and n < 128) or chr(n) in "_-." else ord(" ") for n in range(256))
+_NUMBER_LIKE = bytes(
+    ord("0") if chr(n) in "0123456789" else ord("A") if "A" <= chr(n) <= "Z" else n if chr(n) == "-" else ord("x")
+    for n in range(256)
+)
+_KEY_RUN, _DIGIT_RUN, _SSN_RUN, _IBAN_RUN = b"k" * 15, b"0" * 10, b"000-00-0000", re.compile(rb"AA00[A0]{11}")
+_LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z])[+(]?\d(?:[ ()-]{0,2}\d){9}")
+
+
+def private_findings(row: Conversation) -> list[Finding]:
+    """Secrets and personal data in a row's messages and arguments, each once a row."""
+    texts: list[str] = []
+    for message in row.messages:
+        texts.append(message.content)
+        for call in message.tool_calls:
+            for value in call.arguments.values():
+                if type(value) is str:
+                    texts.append(value)
+                else:
+                    texts += _texts(value)
+    if not _may_hold_any("\n".join(texts)):
+        return []
+    findings: list[Finding] = []
+    told: set[str] = set()
+    numbered = [
+        (number, text)
+        for number, message in enumerate(row.messages)
+        for text in (message.content, *(text for call in message.tool_calls for text in _texts(call.arguments)))
+    ]
+    for number, text in numbered:
+        for kind, found, severity in private_in(text):
+            if found in told:
+                continue
+            told.add(found)
+            rule = "personal" if severity == "advice" or kind in _PERSONAL else "secret"
+            remedy = "put a made-up value of the same shape in its place"
+            if rule == "secret":
+                remedy += ", and revoke it"
+            findings.append(Finding(row.where, rule, f"message {number}: {kind} ({_masked(found)})", severity, remedy))
+    return findings
+
+
+_PERSONAL = {"a Chinese identity number", "a US social security number", "a bank card number", "an IBAN"}
+
+
+def _may_hold_any(text: str) -> bool:
+    if "@" in text or "PRIVATE KEY" in text:
+        return True
+    written = text.encode("utf-8", "replace")
+    if _KEY_RUN in written.translate(_KEY_LIKE) and any(mark in text for _, mark, _ in _KEY_PATTERNS):
+        return True
+    if "-" in text and _SSN_RUN in written.translate(_NUMBER_LIKE):
+        return True
+    numbers = written.translate(_NUMBER_LIKE, b" -()+")
+    if _DIGIT_RUN in numbers and _LONG_NUMBER.search(text):
+        return True
+    return _IBAN_RUN.search(numbers) is not None
+
+
+def private_in(text: str) -> Iterator[tuple[str, str, Severity]]:
+    """Kind, value and severity of each secret or personal datum in a text."""
+    for kind, mark, pattern in _KEY_PATTERNS:
+        if mark in text:
+            yield from ((kind, match, "warning") for match in pattern.findall(text))
+    if "@" in text:
+        yield from (
+            ("an e-mail address", match, "advice") for match in _EMAIL.findall(text) if not _EXAMPLE_EMAIL.search(match)
+        )
+    numbers: list[str] = []
+    for kind, pattern, valid in _NUMBERS:
+        for match in pattern.findall(text):
+            # One number is one finding: the digits of a card are no telephone's.
+            if valid(match) and not any(match in number for number in numbers):
+                numbers.append(match)
+                yield kind, match, "advice" if kind == "a telephone number" else "warning"
+
+
+def _is_chinese_id(number: str) -> bool:
+    try:
+        born = date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+    except ValueError:
+        return False
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    total = sum(int(digit) * weight for digit, weight in zip(number, weights, strict=False))
+    return born.year >= 1850 and number[17].upper() == "10X98765432"[total % 11]
+
+
+def _is_card(number: str) -> bool:
+    digits = re.sub("[ -]", "", number)
+    length, start = len(digits), int(digits[:4])
+    issued = (
+        (digits[0] == "4" and length in (16, 19))
+        or (length == 16 and (51 <= start // 100 <= 55 or 2221 <= start <= 2720))
+        or (length == 15 and start // 100 in (34, 37))
+        or (length == 16 and (start == 6011 or start // 100 == 65 or 3528 <= start <= 3589))
+        or (16 <= length <= 19 and start // 100 == 62)
+        or (length == 14 and start // 100 in (30, 36, 38))
+    )
+    if not issued or len(set(digits)) < 2:
+        return False
+    doubled = [int(digit) * (1 + n % 2) for n, digit in enumerate(reversed(digits))]
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def _is_iban(found: str) -> bool:
+    number = found.replace(" ", "")
+    if not 15 <= len(number) <= 34:
+        return False
+    return int("".join(str(int(character, 36)) for character in number[4:] + number[:4])) % 97 == 1
+
+
+def _is_phone(found: str) -> bool:
+    return not _EXAMPLE_PHONE.search(found) and 10 <= sum(character.isdigit() for character in found) <= 15
+
+
+_NUMBERS = (
+    ("an IBAN", _IBAN, _is_iban),
+    ("a Chinese identity number", _CHINESE_ID, _is_chinese_id),
+    ("a bank card number", _CARD, _is_card),
+    ("a US social security number", _SSN, lambda found: found != "123-45-6789"),
+    ("a telephone number", _PHONE, _is_phone),
+)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) < 10**20:
+            yield str(value)
+    elif isinstance(value, dict | list):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _texts(entry)
+
+
+def _masked(found: str) -> str:
+    shown = " ".join(found.split())
+    return f"{shown[:4]}...{shown[-2:]}, {len(shown)} characters"

@@ -1,0 +1,194 @@
+"""Asking an OpenAI-compatible endpoint, within a budget of calls and dollars.
+
+In: a model, its address, and the messages of a request. Out: the answer's text, or why there is none. Every attempt is
+told to the caller, so that what was paid for is on record before the next one starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from toolhone.errors import UserError
+
+_LONGEST_WAIT_S = 60.0
+
+
+class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, no fault)
+    """The next call would not fit into the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of the endpoint. `text` is None where it failed, and `failure` then says how. The tokens are those that
+    may be charged: of a call that timed out, as many as it could have used."""
+
+    text: str | None
+    failure: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    retry: bool = False
+    wait_s: float | None = None
+
+
+class Budget:
+    """Counts calls and dollars, over all threads. A call starts only where even its dearest outcome still fits."""
+
+    def __init__(self, max_calls: int | None, max_usd: float | None, price_in: float, price_out: float) -> None:
+        """Prices are in dollars for a million tokens."""
+        self.calls = 0
+        self.usd = 0.0
+        self._max_calls, self._max_usd = max_calls, max_usd
+        self._prices = price_in, price_out
+        self._reserved = 0.0
+        self._running = 0
+        self._changed = threading.Condition()
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars."""
+        return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
+
+    def spend(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count a call of an earlier run."""
+        self.usd += self.cost(prompt_tokens, completion_tokens)
+        self.calls += 1
+
+    def reserve(self, bound_usd: float) -> None:
+        """Take room for a call; where it only does not fit for now, wait for those that run.
+
+        Raises:
+            OutOfBudget: where it will not fit.
+        """
+        with self._changed:
+            while True:
+                # A call that runs is counted already, and its room is given back when its price is known.
+                if self._max_calls is not None and self.calls >= self._max_calls:
+                    raise OutOfBudget
+                if self._max_usd is None or self.usd + self._reserved + bound_usd <= self._max_usd:
+                    break
+                if not self._running:
+                    raise OutOfBudget
+                self._changed.wait()
+            self.calls += 1
+            self._reserved += bound_usd
+            self._running += 1
+
+    def settle(self, bound_usd: float, usd: float) -> None:
+        """Put what a call cost in the place of what was reserved for it."""
+        with self._changed:
+            self._running -= 1
+            # Sums of rounded numbers must not leave a crumb that no call ever pays back.
+            self._reserved = self._reserved - bound_usd if self._running else 0.0
+            self.usd += usd
+            self._changed.notify_all()
+
+
+class Endpoint:
+    """A model behind `/chat/completions`."""
+
+    def __init__(
+        self, model: str, base_url: str, *, max_tokens: int, timeout_s: float, retries: int, first_wait_s: float = 1.0
+    ) -> None:
+        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+
+        Raises:
+            UserError: for an address that is none, or a missing key or package.
+        """
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise UserError("the package openai is not installed; `pip install openai` brings it") from None
+        address = urlsplit(base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise UserError(f"--base-url {base_url}: expected an address such as http://127.0.0.1:8000/v1")
+        key = os.environ.get("OPENAI_API_KEY")
+        if not key and address.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise UserError(f"OPENAI_API_KEY is not set; put the key for {address.hostname} into the environment")
+        self._model, self._max_tokens, self._retries, self._first_wait_s = model, max_tokens, retries, first_wait_s
+        self._limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+        # Retries are ours, so that each is counted.
+        self._client = OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout_s, max_retries=0)
+
+    def ask(
+        self,
+        messages: list[dict[str, str]],
+        budget: Budget,
+        record: Callable[[Attempt], None],
+        stop: threading.Event,
+    ) -> Attempt | None:
+        """Ask until there is an answer or no retry is left; None where `stop` was set. `record` gets each attempt.
+
+        Raises:
+            OutOfBudget: before a call that would not fit.
+            UserError: where no call can succeed: a wrong key, model or address.
+        """
+        # A token is at least a byte; the role and the marks around a message are a few tokens more.
+        most_prompt_tokens = sum(len(message["content"].encode()) + 16 for message in messages)
+        bound = budget.cost(most_prompt_tokens, self._max_tokens)
+        number = 0
+        while not stop.is_set():
+            budget.reserve(bound)
+            attempt = Attempt(None, "interrupted", most_prompt_tokens, self._max_tokens)
+            try:
+                attempt = self._attempt(messages, most_prompt_tokens)
+            finally:
+                budget.settle(bound, budget.cost(attempt.prompt_tokens, attempt.completion_tokens))
+            record(attempt)
+            if not attempt.retry or number == self._retries:
+                return attempt
+            # Full jitter, so that threads that failed together do not come back together.
+            longest = min(_LONGEST_WAIT_S, self._first_wait_s * 2**number)
+            asked = 0.0 if attempt.wait_s is None else min(attempt.wait_s, _LONGEST_WAIT_S)
+            stop.wait(asked + random.uniform(0, longest))
+            number += 1
+        return None
+
+    def _attempt(self, messages: list[dict[str, str]], most_prompt_tokens: int) -> Attempt:
+        import openai
+
+        try:
+            limit = {self._limit_key: self._max_tokens}
+            create: Any = self._client.chat.completions.create
+            reply = create(model=self._model, messages=messages, **limit)
+        except openai.APITimeoutError:
+            # It may have been answered, and charged, all the same.
+            return Attempt(None, "timeout", most_prompt_tokens, self._max_tokens, retry=True)
+        except openai.APIConnectionError as error:
+            return Attempt(None, f"no connection: {error.__cause__ or error}", 0, 0, retry=True)
+        except openai.APIStatusError as error:
+            return self._status(error.status_code, str(error), error.response.headers.get("retry-after"))
+        except (openai.APIError, json.JSONDecodeError):
+            return Attempt(None, "malformed answer", most_prompt_tokens, self._max_tokens, retry=True)
+        try:
+            text = reply.choices[0].message.content
+            usage = reply.usage
+        except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
+            return Attempt(None, "malformed answer", most_prompt_tokens, self._max_tokens, retry=True)
+        charged = (most_prompt_tokens, self._max_tokens)
+        if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
+            charged = (usage.prompt_tokens, usage.completion_tokens)
+        return Attempt(text if isinstance(text, str) else "", None, *charged)
+
+    def _status(self, status: int, message: str, retry_after: str | None) -> Attempt:
+        if status in (408, 409, 429) or status >= 500:
+            return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=_seconds(retry_after))
+        if status in (401, 403, 404):
+            remedy = "look at --model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
+            raise UserError(f"the endpoint answered {status}: {message[:300]}; {remedy}")
+        if self._limit_key == "max_tokens" and "max_completion_tokens" in message:
+            self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
+            return Attempt(None, "wants max_completion_tokens", 0, 0, retry=True, wait_s=0.0)
+        return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        return None if retry_after is None else max(0.0, float(retry_after))
+    except ValueError:  # a date, which the jittered wait stands in for
+        return None

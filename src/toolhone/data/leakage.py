@@ -1,0 +1,195 @@
+"""Leakage: how much of a file a model has been trained on, row by row, with the places of the nearest pairs.
+
+Five ways for a row to be known from training, each counted by itself: the same row; the same prompt (all before the
+last assistant turn), whatever its gold; user's words that are nearly the same; the same template; a part of the same
+conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from toolhone.data.identity import NOTHING, RowKeys, row_keys, user_words
+from toolhone.data.near import nearest
+from toolhone.errors import UserError
+from toolhone.records import Conversation
+
+Kind = Literal["row", "prompt", "words", "template", "conversation"]
+KINDS: Mapping[Kind, str] = {
+    "row": "the same messages and tools",
+    "prompt": "the same prompt",
+    "words": "nearly the same words of the user",
+    "template": "the same template",
+    "conversation": "the same conversation",
+}
+
+_BATCH = 20_000
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A row that is known from training: its place, that of the training row, and how near the two are (1.0 but for
+    near words)."""
+
+    where: str
+    train_where: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """What was found. `pairs` has for each kind one pair for each row that is known, the nearest first. `known` counts
+    the rows known in any way, of `rows`."""
+
+    rows: int
+    known: int
+    pairs: Mapping[Kind, tuple[Pair, ...]]
+
+    @property
+    def share(self) -> float:
+        return self.known / self.rows if self.rows else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        kinds = {
+            kind: {
+                "rows": len(pairs),
+                "nearest": [
+                    {"row": p.where, "train_row": p.train_where, "similarity": round(p.similarity, 4)}
+                    for p in pairs[:_SHOWN]
+                ],
+            }
+            for kind, pairs in self.pairs.items()
+        }
+        return {"rows": self.rows, "known": self.known, "kinds": kinds}
+
+    def __str__(self) -> str:
+        lines = [f"{self.known} of {self.rows} rows ({self.share:.1%}) are known from training"]
+        for kind, pairs in self.pairs.items():
+            if pairs:
+                lines.append(f"  {len(pairs)} with {KINDS[kind]}:")
+                lines += [
+                    f"    {pair.where} and {pair.train_where}"
+                    + (f" ({pair.similarity:.2f})" if kind == "words" else "")
+                    for pair in pairs[:_SHOWN]
+                ]
+                if len(pairs) > _SHOWN:
+                    lines.append(f"    ... and {len(pairs) - _SHOWN} more")
+        return "\n".join(lines)
+
+
+def measure_leakage(
+    train_rows: Iterable[Conversation],
+    other_rows: Iterable[Conversation],
+    *,
+    threshold: float = 0.8,
+    group_by: str | None = "template",
+) -> Leakage:
+    """Find which of the other rows are known from the training rows.
+
+    The training rows are taken as they come and not kept; of the other rows their keys and the user's words are. Near
+    words have a Jaccard index of character 5-grams of at least `threshold`.
+    """
+    others = _Others(other_rows, group_by)
+    for batch in _batches(train_rows):
+        others.meet(batch, threshold)
+    pairs: dict[Kind, tuple[Pair, ...]] = {
+        kind: tuple(
+            Pair(others.places[n], train_where, similarity)
+            for n, (similarity, train_where) in sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+        )
+        for kind, found in others.known.items()
+    }
+    known = set[int]().union(*others.known.values())
+    return Leakage(len(others.places), len(known), pairs)
+
+
+def refuse_leakage(
+    train_rows: Iterable[Conversation],
+    other_rows: Iterable[Conversation],
+    *,
+    allow: bool = False,
+    threshold: float = 0.8,
+    group_by: str | None = "template",
+) -> Leakage:
+    """Measure leakage, and return it where there is none or `allow` says that it may be.
+
+    Raises:
+        UserError: with the counts and the nearest pairs.
+    """
+    found = measure_leakage(train_rows, other_rows, threshold=threshold, group_by=group_by)
+    if found.known and not allow:
+        first = next(pairs[0] for pairs in found.pairs.values() if pairs)
+        raise UserError(
+            f"{first.where}: leakage: {found}\n"
+            "what is measured on these rows says little about new ones; take them out of either file, or give "
+            "--allow-leakage and say so wherever the figures stand"
+        )
+    return found
+
+
+class _Others:
+    """The rows that may be known, by their keys. `known` has for each kind the rows (by number) that are, each with the
+    similarity and place of the nearest training row."""
+
+    def __init__(self, rows: Iterable[Conversation], group_by: str | None) -> None:
+        self.group_by = group_by
+        self.places: list[str] = []
+        self.words: list[str] = []
+        self.by_key: dict[Kind, dict[int, list[int]]] = {kind: {} for kind in KINDS}
+        self.by_prefix: dict[int, list[int]] = {}
+        self.known: dict[Kind, dict[int, tuple[float, str]]] = {kind: {} for kind in KINDS}
+        for number, row in enumerate(rows):
+            keys = row_keys(row, group_by)
+            self.places.append(row.where)
+            self.words.append(user_words(row))
+            for kind, key in _keys_by_kind(keys):
+                self.by_key[kind].setdefault(key, []).append(number)
+            for prefix in keys.prefixes:
+                self.by_prefix.setdefault(prefix, []).append(number)
+
+    def meet(self, train: list[Conversation], threshold: float) -> None:
+        """Hold some training rows against the other rows."""
+        for row in train:
+            keys = row_keys(row, self.group_by)
+            for kind, key in _keys_by_kind(keys):
+                self._note(kind, self.by_key[kind].get(key, ()), row.where)
+            # One row the beginning of the other, in either direction.
+            self._note("conversation", self.by_prefix.get(keys.messages, ()), row.where)
+            for prefix in keys.prefixes:
+                self._note("conversation", self.by_key["conversation"].get(prefix, ()), row.where)
+        words, places = [], []
+        for row in train:
+            if text := user_words(row):
+                words.append(text)
+                places.append(row.where)
+        asked = [n for n, text in enumerate(self.words) if text]
+        for n, found in zip(asked, nearest(words, [self.words[n] for n in asked], threshold), strict=True):
+            if found is not None:
+                self._note("words", (n,), places[found[0]], found[1])
+
+    def _note(self, kind: Kind, numbers: Iterable[int], train_where: str, similarity: float = 1.0) -> None:
+        for number in numbers:
+            if similarity > self.known[kind].get(number, (0.0, ""))[0]:
+                self.known[kind][number] = (similarity, train_where)
+
+
+def _keys_by_kind(keys: RowKeys) -> Iterator[tuple[Kind, int]]:
+    """The keys that a training row and another must share to be of one kind; near words have none."""
+    found: tuple[tuple[Kind, int], ...] = (
+        ("row", keys.content),
+        ("prompt", keys.prompt),
+        ("template", keys.template),
+        ("conversation", keys.stem),
+        ("conversation", keys.messages),
+    )
+    return ((kind, key) for kind, key in found if key != NOTHING)
+
+
+def _batches(rows: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    iterator = iter(rows)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,297 @@
+"""A person's marks, read back into the data: what turns agreement with a model into accuracy.
+
+In: conversations, and the marks of a review sheet (CSV, or the page's JSON). Out: the conversations without what is
+wrong and with what is mended, the counts, and the gold's accuracy.
+
+A conversation whose every learned turn was found right or mended has a person's word for its gold: its `gold_source`
+becomes null, so that figures against it are accuracy, and `meta.reviewed` says "right" or "mended" (and
+`meta.gold_source` whose answers they were). One that was looked at in part keeps its `gold_source`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from toolhone.data.check import refuse_faults
+from toolhone.data.read import examples, read_conversations
+from toolhone.data.review import turn_hash
+from toolhone.errors import UserError
+from toolhone.evaluate.rates import Rate, rate
+from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
+from toolhone.records import Conversation, Example, Message, Tool, ToolCall
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Verdict = Literal["right", "wrong", "mended"]
+VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "mended")
+_NEEDED = ("id", "mark", "mended", "reason", "hash")
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a person said of a turn. `mended` holds the calls, and the text where there are none, that are right."""
+
+    where: str
+    id: str
+    verdict: Verdict | None
+    reason: str
+    hash: str
+    mended: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewReport:
+    """`accuracy` is the share of right gold among the random turns that were marked; `unmarked_random` counts those
+    that were not, which the share says nothing about."""
+
+    marked: Counter[str]
+    dropped: int
+    unlearned: int
+    mended: int
+    accuracy: Rate
+    unmarked_random: int
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        marks = ", ".join(f"{self.marked[verdict]} {verdict}" for verdict in VERDICTS)
+        said = [
+            f"marks: {marks}, {self.marked['unmarked']} without a mark",
+            f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns mended: {self.mended}",
+        ]
+        if self.accuracy["value"] is None:
+            return [*said, "accuracy of the gold: unknown, for no turn of the random share is marked"]
+        counted = f"{self.accuracy['numerator']} of {self.accuracy['denominator']} random turns"
+        said += [
+            f"accuracy of the gold: {self.accuracy['value']:.1%} [{self.accuracy['low']:.1%}, "
+            f"{self.accuracy['high']:.1%}] (95%, Wilson; {counted})",
+            "from the random share alone: the other turns were chosen because they look wrong, and would make the gold "
+            "seem worse than it is",
+        ]
+        if self.unmarked_random:
+            said.append(
+                f"{self.unmarked_random} random turns are without a mark; were they left out for being hard, the true "
+                "figure is lower"
+            )
+        return said
+
+
+def apply_marks(
+    source: Path,
+    marks: Path,
+    out: Path,
+    console: Console,
+    *,
+    tools: Sequence[Tool] = (),
+    wrong: Literal["drop", "weight"] = "drop",
+) -> ReviewReport:
+    """Write the data as the marks have it. A wrong turn takes its row with it, or with `wrong` "weight" gets weight 0.
+
+    Raises:
+        UserError: with every mark that cannot be read, is of another row than there is, or mends to what breaks the
+            tools; nothing is then written.
+    """
+    shared = tuple(tools)
+    rows = list(read_conversations(source, shared))
+    turns = {example.id: example for row in rows for example in examples(row)}
+    read = read_marks(marks)
+    answered = {f"{row.id}/{n - 1}" for row in rows for n, m in enumerate(row.messages) if m.role == "tool"}
+    refused = [text for mark in read for text in _faults(mark, turns, answered, source)]
+    refused += [f'{where}: "{id}" is marked twice' for id, where in _twice(read)]
+    if refused:
+        more = [f"... and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+        raise UserError("\n".join(refused[:_SHOWN] + more))
+    by_id = {mark.id: mark for mark in read if mark.verdict is not None}
+    kept: list[Conversation] = []
+    unlearned = 0
+    for row in rows:
+        own = [by_id[example.id] for example in examples(row) if example.id in by_id]
+        wrongs = sum(mark.verdict == "wrong" for mark in own)
+        if wrongs and wrong == "drop":
+            continue
+        unlearned += wrongs
+        kept.append(marked(row, {mark.id: mark for mark in own}))
+    bare = [replace(row, tools=()) if row.tools is shared else row for row in kept]  # as the source had it
+    write_jsonl(out, (row.to_json() for row in bare))
+    at_random = [mark for mark in read if mark.reason == "random"]
+    verdicts = [mark.verdict for mark in at_random if mark.verdict is not None]
+    report = ReviewReport(
+        marked=Counter(mark.verdict or "unmarked" for mark in read),
+        dropped=len(rows) - len(kept),
+        unlearned=unlearned,
+        mended=sum(mark.verdict == "mended" for mark in read),
+        accuracy=rate(verdicts.count("right"), len(verdicts)),
+        unmarked_random=len(at_random) - len(verdicts),
+    )
+    for line in report.lines():
+        console.print(line, markup=False)
+    console.print(f"written: {out} ({len(kept)} rows)", markup=False)
+    return report
+
+
+def marked(row: Conversation, marks: dict[str, Mark]) -> Conversation:
+    """A conversation with its marks: mended turns replaced, wrong ones no longer learned, and whose gold it now is."""
+    if not marks:
+        return row
+    messages = list(row.messages)
+    last = max(n for n, message in enumerate(messages) if message.role == "assistant")
+    expected = row.expected
+    for id, mark in marks.items():
+        number = int(id.rpartition("/")[2])
+        if mark.verdict == "wrong":
+            messages[number] = replace(messages[number], weight=0.0)
+        if mark.mended is not None:
+            messages[number] = _with_ids(mark.mended, row, number)
+            expected = None if number == last else expected
+    meta, gold_source = dict(row.meta), row.gold_source
+    if all(mark.verdict != "wrong" for mark in marks.values()) and len(marks) == len(examples(row)):
+        meta["reviewed"] = "mended" if any(mark.mended for mark in marks.values()) else "right"
+        if gold_source is not None:
+            meta["gold_source"], gold_source = gold_source, None
+    return replace(row, messages=tuple(messages), expected=expected, gold_source=gold_source, meta=meta)
+
+
+def _with_ids(mended: Message, row: Conversation, number: int) -> Message:
+    """The mended turn with the ids of the calls whose places its own take, so that results still answer them."""
+    ids = [call.id for call in row.messages[number].tool_calls]
+    taken = {call.id for message in row.messages for call in message.tool_calls}
+    fresh = (name for name in (f"mended_{n}" for n in range(1, 1000)) if name not in taken)
+    calls = [replace(c, id=ids[n] if n < len(ids) else next(fresh)) for n, c in enumerate(mended.tool_calls)]
+    return replace(mended, tool_calls=tuple(calls))
+
+
+def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: Path) -> list[str]:
+    """What stands against a mark. `answered` are the ids of the turns whose calls have results in the conversation."""
+    if mark.id not in turns:
+        return [f'{mark.where}: {source} has no learned turn "{mark.id}"; the marks are of other data']
+    turn = turns[mark.id]
+    if mark.hash != turn_hash(turn):
+        return [
+            f'{mark.where}: "{mark.id}" is not the turn that was marked ({turn.where} has changed); review it again'
+        ]
+    if mark.mended is None:
+        return []
+    found, written = len(mark.mended.tool_calls), len(turn.turn.tool_calls)
+    if mark.id in answered and found != written:
+        counts = f"{found} calls in the place of {written}, whose results follow in the conversation"
+        return [f'{mark.where}: mended: {counts}; mark "{mark.id}" wrong instead']
+    alone = (Message("user", "-"), mark.mended)
+    try:
+        refuse_faults([Conversation(mark.id, alone, turn.tools, f"{mark.where}: mended")])
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _twice(marks: Sequence[Mark]) -> list[tuple[str, str]]:
+    counts = Counter(mark.id for mark in marks)
+    return [(mark.id, mark.where) for mark in marks if counts[mark.id] > 1][1:]
+
+
+def read_marks(path: Path) -> list[Mark]:
+    """Read a file of marks, CSV or JSON by its name.
+
+    Raises:
+        UserError: with every line that cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the page's button exports the marks") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; in Excel, save it as CSV UTF-8") from None
+    rows = _json_rows(path, text) if path.suffix == ".json" else _csv_rows(path, text)
+    marks: list[Mark] = []
+    faults: list[str] = []
+    for where, row in rows:
+        try:
+            marks.append(_mark(where, row))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        more = [f"... and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise UserError("\n".join(faults[:_SHOWN] + more))
+    if not marks:
+        raise UserError(f"{path}: no marks")
+    return marks
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+    header = text.partition("\n")[0]
+    # Excel writes semicolons where a comma is the decimal sign.
+    delimiter = max(",;\t", key=header.count)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    _refuse_lacking(path, table.fieldnames or ())
+    rows: list[tuple[str, dict[str, Any]]] = []
+    start = 2
+    try:
+        for row in table:
+            rows.append((f"{path}:{start}", {key: value or "" for key, value in row.items() if isinstance(key, str)}))
+            start = table.line_num + 1  # a row may span lines
+    except csv.Error as error:
+        raise UserError(f"{path}:{start}: not CSV: {error}") from None
+    return rows
+
+
+def _json_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        rows = parse_strict(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
+    except StrictJsonError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a list of marks, as the page exports it")
+    for row in rows:
+        _refuse_lacking(path, row)
+    return [(f"{path}: mark {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _refuse_lacking(path: Path, names: Any) -> None:
+    lacking = [name for name in _NEEDED if name not in names]
+    if lacking:
+        raise UserError(f"{path}: the column {lacking[0]} is missing; expected {', '.join(_NEEDED)}, as in the sheet")
+
+
+def _mark(where: str, row: dict[str, Any]) -> Mark:
+    word = str(row["mark"] or "").strip().lower()
+    verdict = next((verdict for verdict in VERDICTS if verdict == word), None)
+    if word and verdict is None:
+        raise UserError(f'{where}: expected the mark right, wrong or mended, found "{word}"')
+    mended = row["mended"]
+    if isinstance(mended, str):
+        mended = mended.strip() or None
+    if (mended is not None) != (verdict == "mended"):
+        found = "a mended turn" if mended is not None else "none"
+        raise UserError(f'{where}: the mark is "{word}" and there is {found}; fill in both or neither')
+    message = None if mended is None else _mended(where, mended)
+    return Mark(where, str(row["id"]), verdict, str(row["reason"]), str(row["hash"]), message)
+
+
+def _mended(where: str, mended: Any) -> Message:
+    """The turn that is right: a list of calls, or {"calls": [...], "content": "..."}."""
+    example = 'expected [{"name": "...", "arguments": {...}}], or {"calls": [], "content": "the answer"}'
+    if isinstance(mended, str):
+        try:
+            mended = parse_strict(mended)
+        except (json.JSONDecodeError, StrictJsonError) as error:
+            raise UserError(f"{where}: mended: not JSON ({error}); {example}") from None
+    turn = {"calls": mended} if isinstance(mended, list) else mended
+    if not isinstance(turn, dict) or not set(turn) <= {"calls", "content"}:
+        raise UserError(f"{where}: mended: {example}")
+    calls, content = turn.get("calls", []), turn.get("content") or ""
+    shaped = isinstance(calls, list) and all(
+        isinstance(c, dict) and isinstance(c.get("name"), str) and isinstance(c.get("arguments", {}), dict)
+        for c in calls
+    )
+    if not shaped or not isinstance(content, str) or not (calls or content.strip()):
+        raise UserError(f"{where}: mended: {example}")
+    return Message("assistant", content, tuple(ToolCall(c["name"], c.get("arguments", {})) for c in calls))

@@ -1,0 +1,224 @@
+"use strict";
+
+const COLUMNS = ["id", "reason", "probability", "hash", "mark", "mended", "note"];
+
+// A mark is {mark: "right" | "wrong" | "mended" | "", mended: {calls, content} | null, note: text}; marks are by id.
+function marksOf(sheet, marks) {
+  return sheet.items.map((item) => {
+    const { mark = "", mended = null, note = "" } = marks[item.id] || {};
+    return { id: item.id, reason: item.reason, probability: item.probability, hash: item.hash, mark, mended, note };
+  });
+}
+
+function marksCsv(sheet, marks) {
+  const quoted = (value) => {
+    const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+    return /[",;\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const rows = marksOf(sheet, marks).map((row) => COLUMNS.map((name) => quoted(row[name])).join(","));
+  return "\ufeff" + [COLUMNS.join(","), ...rows].join("\n") + "\n";
+}
+
+// The mended turn, or a sentence on what is wrong with it. The schemas are held against it when marks are applied.
+function readMended(text, tools) {
+  let turn;
+  try {
+    turn = JSON.parse(text);
+  } catch (error) {
+    return `Not JSON: ${error.message}`;
+  }
+  if (Array.isArray(turn)) turn = { calls: turn };
+  if (turn === null || typeof turn !== "object") return "Expected {\"calls\": [...], \"content\": \"...\"}";
+  const { calls = [], content = "", ...others } = turn;
+  if (Object.keys(others).length) return `Unknown key ${Object.keys(others)[0]}; expected calls and content`;
+  if (!Array.isArray(calls) || typeof content !== "string") return "calls is a list, content a text";
+  if (!calls.length && !content.trim()) return "Neither a call nor a text";
+  for (const call of calls) {
+    const tool = tools.find((one) => call !== null && typeof call === "object" && one.name === call.name);
+    if (!tool) return `Unknown tool in ${JSON.stringify(call)}; there are ${tools.map((one) => one.name).join(", ")}`;
+    const given = call.arguments === undefined ? {} : call.arguments;
+    if (given === null || typeof given !== "object" || Array.isArray(given)) return `${call.name}: arguments is an object`;
+    const lacking = (tool.parameters.required || []).find((name) => !(name in given));
+    if (lacking) return `${call.name}: ${lacking} is required`;
+    const known = tool.parameters.properties || {};
+    const invented = Object.keys(given).find((name) => !(name in known));
+    if (invented && tool.parameters.additionalProperties === false) return `${call.name}: there is no ${invented}`;
+  }
+  return { calls, content };
+}
+
+function start() {
+  const sheet = JSON.parse(document.getElementById("sheet").textContent);
+  const key = `toolhone-review-${sheet.name}`;
+  const at = (id) => document.getElementById(id);
+  let state = { place: 0, marks: {}, history: [] };
+
+  const warn = (text) => {
+    at("warning").textContent = text;
+    at("warning").hidden = false;
+  };
+  try {
+    const kept = JSON.parse(localStorage.getItem(key));
+    if (kept && kept.marks && Array.isArray(kept.history)) state = kept;
+  } catch (error) {
+    warn(`What was marked before cannot be read (${error.message}).`);
+  }
+  state.place = Math.min(Math.max(0, Number(state.place) || 0), sheet.items.length - 1);
+
+  const keep = () => {
+    try {
+      localStorage.setItem(key, JSON.stringify(state));
+    } catch (error) {
+      warn(`The browser keeps no marks for this page (${error.message}): export them before you close it.`);
+    }
+  };
+  const current = () => sheet.items[state.place];
+  const markOf = (item) => state.marks[item.id] || { mark: "", mended: null, note: "" };
+  const toolsOf = (item) => sheet.toolsets[item.toolset];
+
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    made.className = className;
+    made.textContent = text;
+    return made;
+  }
+
+  function callsText(calls) {
+    return calls.map((call) => `${call.name} ${JSON.stringify(call.arguments, null, 2)}`).join("\n\n");
+  }
+
+  function messageElement(message) {
+    const box = element("div", `message ${message.role}`, "");
+    const calls = (message.tool_calls || []).map((call) => `${call.function.name} ${call.function.arguments}`);
+    box.append(element("div", "role", message.role));
+    box.append(element("div", "text", [message.content || "", ...calls].filter(Boolean).join("\n")));
+    return box;
+  }
+
+  function turnElements(turn) {
+    const made = [];
+    if (turn.content) made.push(element("div", "text", turn.content));
+    if (turn.calls.length) made.push(element("pre", "", callsText(turn.calls)));
+    if (turn.status === "any") made.push(element("div", "role", "any call to a tool that is offered"));
+    return made;
+  }
+
+  function show() {
+    const item = current();
+    const mark = markOf(item);
+    const marked = sheet.items.filter((one) => markOf(one).mark).length;
+    at("title").textContent = sheet.title;
+    at("count").textContent = `${marked} of ${sheet.items.length} marked`;
+    at("progress").value = marked;
+    at("progress").max = sheet.items.length;
+    at("place").textContent = `${state.place + 1}: ${item.id}${item.source ? `, gold by ${item.source}` : ""}`;
+    at("messages").replaceChildren(...item.messages.map(messageElement));
+    const mended = mark.mended ? [element("div", "role", "mended:"), ...turnElements(mark.mended)] : [];
+    at("gold").replaceChildren(...turnElements(item.gold), ...mended);
+    at("doubts").textContent = [...item.doubts, item.predicted && `the model: ${item.predicted}`].filter(Boolean).join("\n");
+    at("why").hidden = !item.doubts.length && !item.predicted;
+    at("why").open = false; // it is to be judged by itself first
+    at("tools").textContent = JSON.stringify(toolsOf(item), null, 2);
+    at("note").value = mark.note;
+    for (const [id, word] of [["right", "right"], ["wrong", "wrong"], ["mend", "mended"]]) {
+      at(id).setAttribute("aria-pressed", String(mark.mark === word));
+    }
+    at("editor").hidden = true;
+  }
+
+  function set(id, mark) {
+    state.history.push({ id, before: state.marks[id] || null });
+    state.marks[id] = mark;
+    keep();
+  }
+
+  function go(step) {
+    const place = Math.min(Math.max(0, state.place + step), sheet.items.length - 1);
+    if (place !== state.place) scrollTo(0, 0);
+    state.place = place;
+    keep();
+    show();
+  }
+
+  function mark(word) {
+    set(current().id, { ...markOf(current()), mark: word, mended: null });
+    go(1);
+  }
+
+  function undo() {
+    const last = state.history.pop();
+    if (!last) return;
+    if (last.before) state.marks[last.id] = last.before;
+    else delete state.marks[last.id];
+    state.place = sheet.items.findIndex((item) => item.id === last.id);
+    keep();
+    show();
+  }
+
+  function openEditor() {
+    const { calls, content } = markOf(current()).mended || current().gold;
+    at("mended").value = JSON.stringify({ calls, content }, null, 2);
+    at("fault").textContent = "";
+    at("editor").hidden = false;
+    at("mended").focus();
+  }
+
+  function save() {
+    const mended = readMended(at("mended").value, toolsOf(current()));
+    if (typeof mended === "string") {
+      at("fault").textContent = mended;
+      return;
+    }
+    set(current().id, { ...markOf(current()), mark: "mended", mended });
+    at("mended").blur();
+    go(1);
+  }
+
+  function closeEditor() {
+    at("mended").blur();
+    show();
+  }
+
+  function download(text, type, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  const actions = {
+    r: () => mark("right"), w: () => mark("wrong"), m: openEditor, j: () => go(1), k: () => go(-1), u: undo,
+  };
+  const buttons = { right: "r", wrong: "w", mend: "m", next: "j", back: "k", undo: "u" };
+  for (const [id, name] of Object.entries(buttons)) at(id).addEventListener("click", actions[name]);
+  at("save").addEventListener("click", save);
+  at("cancel").addEventListener("click", closeEditor);
+  at("note").addEventListener("input", () => {
+    state.marks[current().id] = { ...markOf(current()), note: at("note").value };
+    keep();
+  });
+  at("csv").addEventListener("click", () => download(marksCsv(sheet, state.marks), "text/csv", "marks.csv"));
+  at("json").addEventListener("click", () => {
+    download(JSON.stringify(marksOf(sheet, state.marks), null, 2) + "\n", "application/json", "marks.json");
+  });
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.tagName === "TEXTAREA" || event.target.tagName === "INPUT";
+    if (event.isComposing) return; // an input method is at work
+    if (typing) {
+      if (event.key === "Escape") {
+        event.target.blur();
+        if (event.target.id === "mended") closeEditor();
+      } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "mended") save();
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (Object.hasOwn(actions, event.key)) {
+      event.preventDefault();
+      actions[event.key]();
+    }
+  });
+  show();
+}
+
+if (typeof document !== "undefined") start();

@@ -1,0 +1,192 @@
+"""Conversations as rows of foreign formats: OpenAI's, Hermes' and xLAM's. `convert.py` proves each by reading it back.
+
+A row that the format has no room for at all raises `DoesNotFit`. What is lost on the way is not told here but found out
+by the reading, so that no loss can be forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from toolhone.records import Conversation, Message, Tool, ToolCall
+
+Row = dict[str, Any]
+
+_EXTRA = ("expected", "gold_source")
+# The sentences with which Hermes' prompts introduce tools, as toolhone's own template for these models has them too.
+_TOOLS_BEFORE = (
+    "You are provided with function signatures within <tools></tools> XML tags. "
+    "You may call one or more functions to assist with the user query. Here are the available tools:\n<tools>\n"
+)
+_TOOLS_AFTER = (
+    "\n</tools>\nFor each function call return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags as follows:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
+_ANNOTATIONS = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "list",
+    "object": "dict",
+    "null": "None",
+}
+
+
+class DoesNotFit(Exception):  # noqa: N818  (an outcome that is counted, not a fault)
+    """The format has no room for a row; the message says why, in the same words for all such rows."""
+
+
+def to_openai(row: Conversation, keep_extra: bool) -> Row:
+    """OpenAI's chat fine-tuning format, strictly: every call with an id, every result with the id that it answers.
+
+    With `keep_extra` the row keeps toolhone's own keys (`id`, `expected`, `gold_source`, `meta`), which OpenAI refuses.
+    """
+    written = replace(row, messages=with_ids(row.messages)).to_json()
+    for message in written["messages"]:
+        if "weight" in message:
+            message["weight"] = int(message["weight"])
+    if not keep_extra:
+        for key in ("id", "meta", *_EXTRA):
+            written.pop(key, None)
+    return written
+
+
+def to_hermes(row: Conversation, keep_extra: bool) -> Row:
+    """Hermes' function-calling format in ShareGPT's shape: tools in the system prompt, calls in `<tool_call>` tags,
+    the results of a turn together in the order of its calls. With `keep_extra` meta's keys stand as columns."""
+    turns = []
+    messages = list(row.messages)
+    if row.tools and (not messages or messages[0].role != "system"):
+        messages.insert(0, Message("system", ""))
+    for role, run in groupby(in_call_order(with_ids(messages)), key=lambda message: message.role):
+        if role == "tool":
+            texts = ["\n".join(f"<tool_response>\n{message.content}\n</tool_response>" for message in run)]
+        else:
+            texts = [_hermes_text(message) for message in run]
+        turns += [{"from": _SPEAKERS[role], "value": text} for text in texts]
+    if row.tools:
+        tools = _untagged(json.dumps([tool.to_json() for tool in row.tools], ensure_ascii=False), "tools>")
+        told = turns[0]["value"]
+        turns[0]["value"] = f"{told}\n\n{_TOOLS_BEFORE}{tools}{_TOOLS_AFTER}".lstrip("\n")
+    written: Row = {"id": row.id, "conversations": turns}
+    return {**written, **_columns(row, {"system", "tools", *written})} if keep_extra else written
+
+
+def _hermes_text(message: Message) -> str:
+    calls = [f"<tool_call>\n{_call_text(call)}\n</tool_call>" for call in message.tool_calls]
+    return "\n".join(([message.content] if message.content or not calls else []) + calls)
+
+
+def _call_text(call: ToolCall) -> str:
+    text = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return _untagged(text, "tool_call>")
+
+
+def _untagged(text: str, tag: str) -> str:
+    """JSON in which no value holds the tag that would end it: "<" as an escape says the same."""
+    return text.replace("<", "\\u003c") if tag in text else text
+
+
+def to_xlam(row: Conversation, keep_extra: bool) -> Row:
+    """xLAM's format: one question and the calls that answer it, tools with flat parameters in Python's types.
+
+    Raises:
+        DoesNotFit: for a row of more than one turn.
+    """
+    spoken = [message for message in row.messages if message.role != "system"]
+    if [message.role for message in spoken] != ["user", "assistant"]:
+        raise DoesNotFit("more or less than one question and one turn: xLAM has room for just these")
+    question, turn = spoken
+    if turn.weight == 0:
+        raise DoesNotFit("its only turn has weight 0, which xLAM cannot say")
+    answers = [{"name": call.name, "arguments": call.arguments} for call in turn.tool_calls]
+    written: Row = {
+        "id": row.id,
+        "query": question.content,
+        "tools": json.dumps([_flat_tool(tool) for tool in row.tools], ensure_ascii=False),
+        "answers": json.dumps(answers, ensure_ascii=False),
+    }
+    return {**written, **_columns(row, set(written))} if keep_extra else written
+
+
+def _flat_tool(tool: Tool) -> Row:
+    properties = tool.parameters.get("properties", {})
+    required = tool.parameters.get("required", [])
+    flat = {name: _flat_parameter(schema, name in required) for name, schema in properties.items()}
+    return {"name": tool.name, "description": tool.description, "parameters": flat}
+
+
+def _flat_parameter(schema: Any, required: bool) -> Row:
+    """A parameter with its type as a Python annotation; all else that its schema says stands beside it."""
+    schema = schema if isinstance(schema, dict) else {}
+    annotation, used = _annotation(schema)
+    rest = {key: value for key, value in schema.items() if key not in used}
+    plain = required or "default" in schema  # which makes it optional by itself
+    return {"type": annotation if plain else f"{annotation}, optional", **rest}
+
+
+def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
+    """The annotation, and the keywords that it says all of."""
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        names = ", ".join(_ANNOTATIONS.get(str(kind), "Any") for kind in kinds)
+        return f"Union[{names}]", frozenset({"type"})
+    items = schema.get("items")
+    if kinds == "array" and isinstance(items, dict) and "type" in items:
+        inner, used = _annotation(items)
+        if used >= items.keys():
+            return f"List[{inner}]", frozenset({"type", "items"})
+    return _ANNOTATIONS.get(str(kinds), "Any"), frozenset({"type"})
+
+
+def _columns(row: Conversation, taken: set[str]) -> Row:
+    extra = {key: value for key, value in row.to_json().items() if key in (*_EXTRA, "parallel_tool_calls")}
+    return {key: value for key, value in {**row.meta, **extra}.items() if key not in taken}
+
+
+def with_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages with an id for every call, and each result without one tied to the first call still open.
+
+    Raises:
+        DoesNotFit: for a result that no call is open for.
+    """
+    taken = {call.id for message in messages for call in message.tool_calls}
+    fresh = (id for id in (f"call_{n}" for n in range(1, 1 << 62)) if id not in taken)
+    made: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message.role == "tool":
+            answered = message.tool_call_id
+            if answered is None:
+                if not waiting:
+                    raise DoesNotFit("a tool result without a call before it")
+                answered = waiting[0]
+            if answered in waiting:
+                waiting.remove(answered)
+            made.append(replace(message, tool_call_id=answered))
+            continue
+        calls = tuple(call if call.id is not None else replace(call, id=next(fresh)) for call in message.tool_calls)
+        waiting = [str(call.id) for call in calls]
+        made.append(replace(message, tool_calls=calls))
+    return tuple(made)
+
+
+def in_call_order(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages with each run of results in the order of the calls that they answer."""
+    made: list[Message] = []
+    order: dict[str | None, int] = {}
+    for is_result, run in groupby(messages, key=lambda message: message.role == "tool"):
+        found = list(run)
+        if is_result:
+            found.sort(key=lambda message: order.get(message.tool_call_id, len(order)))
+        else:
+            order = {call.id: n for n, call in enumerate(found[-1].tool_calls)}
+        made += found
+    return tuple(made)

@@ -1,0 +1,325 @@
+"""The command: what it prints, its exit code, the mended copy, and OpenAI's profile."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from toolhone.data.check.command import check_files
+from toolhone.errors import UserError
+
+Row = dict[str, Any]
+Check = Callable[..., dict[str, Any]]
+USER = {"role": "user", "content": "where is ORD-1?"}
+ANSWER = {"role": "assistant", "content": "On its way."}
+
+
+def call(arguments: Any = '{"order_id": "ORD-1"}', name: str = "query_order", **more: Any) -> Row:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+def turn(*calls: Row) -> Row:
+    return {"role": "assistant", "content": None, "tool_calls": list(calls)}
+
+
+def printed(path: Path, tools: Path, **options: Any) -> tuple[int, str]:
+    out = io.StringIO()
+    code = check_files([str(path)], tools, console=Console(file=out, soft_wrap=True), **options)
+    return code, out.getvalue()
+
+
+def write(path: Path, *rows: Any) -> Path:
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+# What is printed
+
+
+def test_findings_are_grouped_by_rule_with_place_and_remedy(tmp_path: Path, tools_file: Path) -> None:
+    rows = [
+        {"id": str(n), "messages": [{**USER, "content": f"?{n}"}, turn(call(name="qury_order"))]} for n in range(14)
+    ]
+    code, text = printed(write(tmp_path / "a.jsonl", *rows), tools_file)
+    assert code == 1
+    assert "error unknown-tool (14)\n" in text
+    assert (
+        f'  {tmp_path}/a.jsonl:1: message 1: tool call "qury_order" is not in tools (did you mean "query_order"?)'
+        in text
+    )
+    assert "a.jsonl:10:" in text
+    assert "a.jsonl:11:" not in text.partition("warning")[0]
+    assert "  ... and 4 more\n  mend: offer the tool, or mend the name\n" in text
+    assert "14 conversations, 14 assistant turns, 14 calls" in text
+    assert "\n14 errors, " in text
+
+
+def test_sound_rows_end_with_no_faults_found(tmp_path: Path, tools_file: Path) -> None:
+    code, text = printed(write(tmp_path / "a.jsonl", {"messages": [USER, ANSWER]}), tools_file)
+    assert code == 0
+    assert text.endswith("no faults found\n")
+    assert "1 rows: too few to learn from (under 50)" in text
+
+
+def test_markup_in_data_is_printed_as_it_is(tmp_path: Path, tools_file: Path) -> None:
+    _, text = printed(write(tmp_path / "a.jsonl", {"messages": [USER, turn(call(name="[bold]x[/]"))]}), tools_file)
+    assert "[bold]x[/]" in text
+
+
+def test_a_file_without_rows_is_an_error(tmp_path: Path, tools_file: Path) -> None:
+    code, text = printed(write(tmp_path / "a.jsonl", b""), tools_file)
+    assert code == 1
+    assert "no-rows" in text
+
+
+def test_json_gives_every_finding_and_the_summary(run_check: Check) -> None:
+    rows = [{"id": str(n), "messages": [{**USER, "content": f"?{n}"}, turn(call(name="f"))]} for n in range(30)]
+    report = run_check(rows)
+    unknown = [finding for finding in report["findings"] if finding["rule"] == "unknown-tool"]
+    assert len(unknown) == 30
+    assert unknown[0].keys() == {"where", "rule", "severity", "message", "remedy"}
+    assert report["summary"]["errors"] == report["summary"]["findings_by_rule"]["unknown-tool"] == 30
+    assert (report["summary"]["rows"], report["summary"]["calls"], report["code"]) == (30, 30, 1)
+
+
+def test_a_wrong_argument_is_told_and_prints_nothing(tmp_path: Path, tools_file: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"messages": [USER, ANSWER]})
+    for options, message in (
+        ({"profile": "opnai"}, '--profile: unknown profile "opnai"'),
+        ({"chat_format": "hermez"}, '--chat-format: unknown format "hermez"'),
+        ({"max_tokens": 5}, "--chat-format: auto is told from a tokenizer"),
+        ({"max_tokens": 5, "chat_format": "hermes"}, "--max-tokens: tokens are counted with a tokenizer"),
+        ({"fix": path}, "is the file itself"),
+    ):
+        out = io.StringIO()
+        with pytest.raises(UserError) as caught:
+            check_files([str(path)], tools_file, json_output=True, console=Console(file=out), **options)
+        assert message in str(caught.value)
+        assert out.getvalue() == ""
+    with pytest.raises(UserError, match="no such file"):
+        check_files([str(tmp_path / "absent.jsonl")], tools_file, json_output=True, console=Console(file=out))
+    assert out.getvalue() == ""
+
+
+def test_tokens_are_counted_with_a_tokenizer(tiny_llama: Path, run_check: Check) -> None:
+    rows = [
+        {"id": "a", "messages": [USER, ANSWER]},
+        {"id": "b", "messages": [{**USER, "content": "?"}, {**ANSWER, "content": "x " * 9000}]},
+    ]
+    report = run_check(rows, tokenizer=str(tiny_llama), max_tokens=8000)
+    (found,) = [finding for finding in report["findings"] if finding["severity"] != "advice"]
+    assert (found["where"].rpartition(":")[2], found["rule"]) == ("2", "over-long")
+    assert "more than 8,000" in found["message"]
+
+
+# Bands
+
+
+@pytest.mark.parametrize(
+    ("rows", "band"),
+    [
+        (1, "too few"),
+        (49, "too few"),
+        (50, "trial"),
+        (99, "trial"),
+        (100, "workable"),
+        (499, "workable"),
+        (500, "sweet spot"),
+        (1_999, "sweet spot"),
+        (2_000, "fine if they are varied"),
+        (5_000, "fine if they are varied"),
+        (5_001, "learning curve"),
+    ],
+)
+def test_each_band_of_the_count_starts_where_it_should(rows: int, band: str) -> None:
+    from toolhone.data.check.balance import count_band
+
+    text = count_band(rows)
+    head = text.partition(";")[0] if band not in ("learning curve",) else text
+    assert band in head
+
+
+@pytest.mark.parametrize(("without", "told"), [(4, True), (5, False), (80, False), (81, True)])
+def test_the_share_of_rows_without_a_call_is_told_below_5_and_above_80_percent(
+    without: int, told: bool, run_check: Check
+) -> None:
+    rows = [
+        {"id": str(n), "messages": [{**USER, "content": f"{n} ORD-1"}, ANSWER if n < without else turn(call())]}
+        for n in range(100)
+    ]
+    rules = {finding["rule"] for finding in run_check(rows)["findings"]}
+    assert ("no-call-share" in rules) is told
+
+
+def test_tools_that_are_never_or_hardly_called_are_told(run_check: Check) -> None:
+    rows = [{"id": str(n), "messages": [{**USER, "content": f"{n} ORD-1"}, turn(call())]} for n in range(9)]
+    found = {(f["rule"], f["message"].split('"')[1]) for f in run_check(rows)["findings"] if '"' in f["message"]}
+    assert ("rare-tool", "query_order") in found
+    assert ("unused-tool", "query_stock") in found
+    rows.append({"id": "x", "messages": [{**USER, "content": "x ORD-1"}, turn(call())]})
+    assert not any(f["rule"] == "rare-tool" for f in run_check(rows)["findings"])
+
+
+# The mended copy
+
+BROKEN = b'{"messages": ['
+TWICE = json.dumps('{"order_id": "ORD-1"}')
+
+
+def test_the_copy_is_mended_where_it_can_be_and_says_what_was_done(tmp_path: Path, run_check: Check) -> None:
+    sound = {"id": "s", "messages": [USER, ANSWER], "meta": {"source": "x"}}
+    rows = [
+        b"\xef\xbb\xbf" + json.dumps(sound).encode(),
+        {"id": "t", "messages": [USER, turn(call(TWICE))]},
+        b"",
+        BROKEN,
+        {**sound, "id": "again"},
+        {
+            "id": "u",
+            "messages": [{**USER, "content": "ORD-1!"}, turn(call()), {"role": "tool", "content": "x"}, ANSWER],
+        },
+        b"",
+        b"",
+    ]
+    copy = tmp_path / "mended.jsonl"
+    report = run_check(rows, fix=copy)
+    lines = copy.read_bytes().splitlines()
+    assert json.loads(lines[0]) == sound
+    assert json.loads(lines[1])["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"order_id": "ORD-1"}'
+    assert lines[2] == BROKEN
+    assert json.loads(lines[3])["messages"][2]["tool_call_id"] == "call_1"
+    assert len(lines) == 4
+    done = [(entry["where"].rpartition(":")[2], entry["rule"]) for entry in report["mended"]]
+    assert done == [
+        ("1", "bom"),
+        ("2", "arguments-encoded-twice"),
+        ("5", "duplicate"),
+        ("6", "missing-call-id"),
+        ("6", "missing-call-id"),
+    ]
+    graver = [(f["where"], f["rule"]) for f in report["findings"] if f["severity"] == "error"]
+    assert graver == [(f"{copy}:3", "broken-json")]
+    assert report["code"] == 1
+
+
+def test_a_copy_of_a_copy_mends_nothing(tmp_path: Path, run_check: Check) -> None:
+    rows = [
+        {"id": "t", "messages": [USER, turn(call(TWICE))]},
+        BROKEN,
+        {"id": "v", "messages": [USER, turn(call(TWICE))]},
+    ]
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    assert run_check(rows, fix=first)["mended"]
+    out = io.StringIO()
+    check_files([str(first)], None, json_output=True, fix=second, console=Console(file=out))
+    assert json.loads(out.getvalue())["mended"] == []
+    assert second.read_bytes() == first.read_bytes()
+
+
+def test_sound_rows_come_through_as_they_were(clean_rows: list[Row], tmp_path: Path, run_check: Check) -> None:
+    copy = tmp_path / "copy.jsonl"
+    assert run_check(clean_rows, fix=copy)["mended"] == []
+    assert [json.loads(line) for line in copy.read_text(encoding="utf-8").splitlines()] == clean_rows
+
+
+def test_several_files_are_copied_into_a_folder(tmp_path: Path, tools_file: Path) -> None:
+    one = write(tmp_path / "one.jsonl", {"id": "1", "messages": [USER, turn(call(TWICE))]})
+    two = tmp_path / "two.jsonl.gz"
+    two.write_bytes(
+        gzip.compress(json.dumps({"id": "2", "messages": [USER, ANSWER]}).encode() + b"\n" + BROKEN + b"\n")
+    )
+    out = io.StringIO()
+    code = check_files(
+        [str(one), str(two)], tools_file, fix=tmp_path / "mended", console=Console(file=out, soft_wrap=True)
+    )
+    assert code == 1
+    assert sorted(path.name for path in (tmp_path / "mended").iterdir()) == ["one.jsonl", "two.jsonl"]
+    assert (tmp_path / "mended" / "two.jsonl").read_bytes().splitlines()[1] == BROKEN
+    assert "mended (arguments-encoded-twice): message 1: call 0: arguments encoded once" in out.getvalue()
+
+
+# OpenAI's own rules
+
+TOOLS = [
+    {"type": "function", "function": {"name": "query_order", "description": "d", "parameters": {"type": "object"}}}
+]
+
+
+def openai_rows(*changed: Row) -> list[Row]:
+    rows: list[Row] = [
+        {"messages": [{**USER, "content": f"{n}: where is ORD-1?"}, turn(call(id="c"))], "tools": TOOLS}
+        for n in range(12)
+    ]
+    rows[5:5] = changed
+    return rows
+
+
+def openai_rules(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (f["where"].rpartition(":")[2], f["rule"], f["severity"])
+        for f in report["findings"]
+        if f["rule"].startswith("openai")
+    ]
+
+
+def test_rows_as_openai_takes_them_have_no_finding_of_its_profile(run_check: Check) -> None:
+    assert openai_rules(run_check(openai_rows(), profile="openai")) == []
+    assert run_check(openai_rows(), profile="openai")["code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule", "severity"),
+    [
+        ({"messages": [USER, ANSWER], "id": "x"}, "openai-key", "warning"),
+        ({"messages": [USER, {**ANSWER, "sender": "x"}]}, "openai-key", "error"),
+        ({"messages": [USER, ANSWER, USER]}, "openai-messages", "error"),
+        ({"messages": [{**USER, "weight": 1}, ANSWER]}, "openai-weight", "error"),
+        ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "openai-weight", "error"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, "openai-weight", "error"),
+        ({"messages": [{**USER, "name": "Jane Doe"}, ANSWER]}, "openai-name", "error"),
+        ({"messages": [USER, turn(call())], "tools": TOOLS}, "openai-calls", "error"),
+        ({"messages": [USER, turn(call({"order_id": "ORD-1"}, id="c"))], "tools": TOOLS}, "openai-calls", "error"),
+        ({"messages": [USER, turn()], "tools": TOOLS}, "openai-calls", "error"),
+        ({"messages": [USER, turn(call(id="c"))]}, "openai-tools", "error"),
+        ({"messages": [USER, ANSWER], "tools": [{**TOOLS[0], "type": "f"}]}, "openai-tools", "error"),
+        ({"messages": [USER, ANSWER], "parallel_tool_calls": "no"}, "openai-tools", "error"),
+        (
+            {"messages": [USER, ANSWER], "tools": [{"type": "function", "function": {"name": "a b"}}]},
+            "openai-name",
+            "error",
+        ),
+        (
+            {"messages": [USER, ANSWER], "tools": [{"type": "function", "function": {"name": "a" * 65}}]},
+            "openai-name",
+            "error",
+        ),
+        ({"messages": [USER, turn(call(id="c")), ANSWER], "tools": TOOLS}, "openai-results", "error"),
+        (
+            {"messages": [USER, turn(call(id="c")), {"role": "tool", "content": "x"}, ANSWER], "tools": TOOLS},
+            "openai-results",
+            "error",
+        ),
+        ({"messages": [{**USER, "content": "x" * 300_000}, ANSWER]}, "openai-length", "warning"),
+    ],
+)
+def test_what_openai_would_refuse_is_found_at_its_line(
+    changed: Row, rule: str, severity: str, run_check: Check
+) -> None:
+    found = openai_rules(run_check(openai_rows(changed), profile="openai"))
+    assert ("6", rule, severity) in found
+    assert {line for line, _, _ in found} == {"6"}
+    assert openai_rules(run_check(openai_rows(changed))) == []
+
+
+@pytest.mark.parametrize(("count", "told"), [(9, True), (10, False)])
+def test_openai_takes_ten_rows_at_least(count: int, told: bool, run_check: Check) -> None:
+    rules = {rule for _, rule, _ in openai_rules(run_check(openai_rows()[:count], profile="openai"))}
+    assert ("openai-count" in rules) is told

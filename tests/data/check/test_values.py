@@ -1,0 +1,208 @@
+"""Values that nothing holds, and values that should not be there: what is told and, as much, what is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.data.check.invented import Vocabulary, invented_values
+from toolhone.data.check.numbers import numbers_in
+from toolhone.data.check.private import private_findings, private_in
+from toolhone.records import Conversation, Message, Tool, ToolCall
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "unit": {"type": "string", "enum": ["celsius", "kelvin"]},
+        "limit": {"type": "integer", "default": 25},
+        "lang": {"type": "string", "description": "a code such as en or zh"},
+    },
+}
+TOOLS = (Tool("f", "", PARAMETERS),)
+
+
+def told(question: str, value: Any, *, tool_result: str = "", name: str = "q") -> bool:
+    asked = [Message("user", question)]
+    if tool_result:
+        asked += [Message("assistant", "", (ToolCall("f", {}, "1"),)), Message("tool", tool_result, (), "1")]
+    row = Conversation("r", (*asked, Message("assistant", "", (ToolCall("f", {name: value}),))), TOOLS, "w:1")
+    return bool(list(invented_values(row, Vocabulary(TOOLS))))
+
+
+@pytest.mark.parametrize(
+    ("question", "value"),
+    [
+        ("where is ORD-204?", "ORD-204"),
+        ("where is ord 204?", "ORD-204"),
+        ("where is order 204?", "ORD-204"),
+        ("order 204 and 7", ["ORD-204", {"id": "ORD-7"}]),
+        ("what's the weather in paris", "Paris"),
+        ("the weather in San Francisco", "San Francisco, CA"),
+        ("weather in New York City tomorrow", "NYC"),
+        ("北京天气怎么样", "Beijing"),
+        ("weather in Beijing", "北京"),
+        ("three tickets please", 3),
+        ("两张票", 2),
+        ("我要一百二十个", 120),
+        ("a dozen eggs", 12),
+        ("一打鸡蛋", 12),
+        ("twenty-one days", 21),
+        ("two hundred and five", 205),
+        ("1,500 dollars", 1500),
+        ("5% off", 0.05),
+        ("five million", 5_000_000),
+        ("3.5万", 35_000),
+        ("it is -4 outside", -4),
+        ("any", 0),
+        ("any", 1),
+        ("any", True),
+        ("any", None),
+        ("any", "celsius"),
+        ("any", 25),
+        ("any", "zh"),
+        ("book it for tomorrow", "2024-05-02"),
+        ("book it for May 2nd, 2024", "2024-05-02"),
+        ("请明天下午三点提醒我", "15:00"),
+        ("remind me to call mum and buy milk", "call mum and buy some milk"),
+        ("any", ""),
+        ("any", "--"),
+    ],
+)
+def test_what_the_conversation_or_the_tool_holds_is_not_invented(question: str, value: Any) -> None:
+    assert not told(question, value)
+
+
+@pytest.mark.parametrize(
+    ("question", "value"),
+    [
+        ("where is my order?", "ORD-204"),
+        ("where is order 205?", "ORD-204"),
+        ("where is my order", "12345"),
+        ("three tickets please", 4),
+        ("两张票", 3),
+        ("weather please", "Paris"),
+        ("weather please", 17),
+        ("send it", {"to": [{"mail": "jane@acme.com"}]}),
+        ("remind me", "take the bins out on the kerb"),
+        ("any", "fahrenheit"),
+        ("book a table", "2024-05-02"),
+        ("查一下", "订单A881"),
+    ],
+)
+def test_what_nothing_holds_is_told(question: str, value: Any) -> None:
+    assert told(question, value)
+
+
+def test_a_tool_s_result_is_a_source_and_what_comes_after_the_call_is_none() -> None:
+    assert not told("track my order", "SF-88", tool_result='{"tracking": "SF-88"}')
+    row = Conversation(
+        "r",
+        (Message("user", "hi"), Message("assistant", "", (ToolCall("f", {"q": "SF-88"}),)), Message("tool", "SF-88")),
+        TOOLS,
+        "w:1",
+    )
+    (found,) = invented_values(row, Vocabulary(TOOLS))
+    assert found.message == 'message 1: argument q of "f" is "SF-88", which no message before it holds'
+    assert found.severity == "warning"
+
+
+@given(st.integers(1, 9999))
+def test_a_number_is_found_again_in_digits(number: int) -> None:
+    assert number in numbers_in(f"take {number} of them")
+    assert number in numbers_in(f"共{number}个")
+
+
+@given(st.text(), st.one_of(st.text(), st.floats(allow_nan=False), st.integers()))
+def test_no_text_makes_the_rules_fall_over(text: str, value: Any) -> None:
+    told(text, value)
+    list(private_in(text))
+
+
+# Secrets and personal data
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("sk-" + "ant-" + "aB3d" * 8, "an Anthropic key"),
+        ("sk-abcdefghijklmnopqrstuvwxyz012345", "an OpenAI key"),
+        ("sk-svcacct-AbCd_EfGh-IjKlMnOpQrStUvWxYz0123", "an OpenAI key"),
+        ("ghp_" + "a1B2" * 9, "a GitHub token"),
+        ("glpat-abcdefghij0123456789", "a GitLab token"),
+        ("xoxb-123456789012-abcdefghij", "a Slack token"),
+        ("sk_live_" + "a1B2" * 6, "a Stripe key"),
+        ("hf_" + "aBcD" * 9, "a Hugging Face token"),
+        ("AIza" + "a1B2c" * 7, "a Google API key"),
+        ("LTAI5tAbCdEfGhIjKlMnOp", "an Alibaba Cloud key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc123DEF456-_ghi", "a JSON Web Token"),
+        ("11010519491231002X", "a Chinese identity number"),
+        ("536-22-1234", "a US social security number"),
+        ("4242424242424242", "a bank card number"),
+        ("3782 822463 10005", "a bank card number"),
+        ("6222021234567890128", "a bank card number"),
+        ("GB29 NWBK 6016 1331 9268 19", "an IBAN"),
+        ("DE89370400440532013000", "an IBAN"),
+        ("jane.doe+x@mail.acme.co.uk", "an e-mail address"),
+        ("13812345678", "a telephone number"),
+        ("+86 138 1234 5678", "a telephone number"),
+        ("(415) 866-2671", "a telephone number"),
+    ],
+)
+def test_each_kind_is_found_in_a_sentence_and_never_shown_in_full(text: str, kind: str) -> None:
+    for sentence in (text, f"it is {text}, thanks", f"号码是{text}。"):
+        assert kind in {found for found, _, _ in private_in(sentence)}
+        row = Conversation("r", (Message("user", sentence),), (), "w:1")
+        messages = [finding.message for finding in private_findings(row)]
+        assert any(kind in message for message in messages)
+        assert not any(text in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "11010519491231002Y",
+        "110105194912310021",  # the check character is X
+        "110105194913310029",  # no such month
+        "4242424242424241",  # Luhn
+        "1234567890123452",  # Luhn holds, no issuer
+        "000-12-3456",
+        "666-12-3456",
+        "536-00-1234",
+        "123-45-6789",
+        "DE89370400440532013001",
+        "order 7741902 and 407520646",
+        "SF1098234476",
+        "parcel YT5567012348, JD0031188274",
+        "2024-05-02 10:30:00",
+        "jane@example.com",
+        "someone@host.invalid",
+        "555-0123",
+        "sk-learn and sk-image",
+        "the eyJ prefix",
+        "AKIA is a prefix",
+        "1.23456789012345678",
+        "https://acme.org/a/very/long-path-with-words_and_more/index.html",
+    ],
+)
+def test_what_only_looks_like_one_is_left(text: str) -> None:
+    row = Conversation("r", (Message("user", text), Message("assistant", f"so: {text}")), (), "w:1")
+    assert private_findings(row) == []
+
+
+@pytest.mark.parametrize("kind", ["an e-mail address", "a telephone number"])
+def test_mail_and_telephone_are_advice(kind: str) -> None:
+    texts = {"an e-mail address": "a@acme.com", "a telephone number": "13812345678"}
+    assert {severity for _, _, severity in private_in(texts[kind])} == {"advice"}
+
+
+def test_a_value_inside_arguments_is_found_and_told_once_a_row() -> None:
+    card = "4242 4242 4242 4242"
+    turn = Message("assistant", "", (ToolCall("f", {"pay": [{"card": card}]}),))
+    row = Conversation("r", (Message("user", f"pay with {card}"), turn), (), "w:1")
+    assert [finding.message[:9] for finding in private_findings(row)] == ["message 0"]
+    row = Conversation("r", (Message("user", "pay"), turn), (), "w:1")
+    assert [finding.message[:9] for finding in private_findings(row)] == ["message 1"]

@@ -1,0 +1,320 @@
+"""Augmentation: rows stay valid, gold stays right, masks come off, and test rows are left alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolhone.data.augment import Augmentation, augment, augment_file
+from toolhone.data.check import check
+from toolhone.data.mask import mask, unmask
+from toolhone.data.partition import Shares
+from toolhone.data.partition_files import split_files
+from toolhone.data.read import conversation, read_conversations, read_tools
+from toolhone.errors import UserError
+from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
+
+SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
+ALL = Augmentation(shuffle_tools=True, distractors=2, mask_names=0.5, irrelevance=0.5)
+
+BOOK = Tool(
+    "book_table",
+    "Books a table.",
+    {
+        "type": "object",
+        "properties": {
+            "place": {"type": "string", "enum": ["place", "garden"], "description": "Where: the place."},
+            "guests": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+            },
+            "host": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "place": {"type": "string"}},
+                "required": ["name"],
+                "additionalProperties": False,
+                "default": {"name": "nobody"},
+            },
+        },
+        "required": ["place", "guests"],
+        "additionalProperties": False,
+    },
+)
+WEATHER = Tool("get_weather", "Tells the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
+CLOCK = Tool("clock", "Tells the time.", {"type": "object", "properties": {}})
+POOL = {
+    name: Tool(name, f"Does {name}.", {"type": "object", "properties": {"x": {"type": "integer"}}})
+    for name in ("alpha", "beta", "gamma", "clock")
+}
+ARGUMENTS = {"place": "garden", "guests": [{"name": "Ann"}, {"name": "Bo"}], "host": {"name": "Cy", "place": "up"}}
+
+
+def row(*, number: int = 1, **more: Any) -> Conversation:
+    messages = (
+        Message("system", "You help."),
+        Message("user", f"a table for two, number {number}"),
+        Message("assistant", "", (ToolCall("book_table", ARGUMENTS, "call_1"),)),
+        Message("tool", '{"place": 3}', tool_call_id="call_1"),
+        Message("assistant", "Booked. Anything else?"),
+    )
+    return replace(Conversation(f"r{number}", messages, (BOOK, WEATHER, CLOCK), f"x:{number}"), **more)
+
+
+def run(rows: list[Conversation], augmentation: Augmentation = ALL) -> tuple[list[Conversation], Counter[str]]:
+    done: Counter[str] = Counter()
+    return list(augment(rows, augmentation, POOL, done)), done
+
+
+def calls(one: Conversation) -> list[ToolCall]:
+    return [call for message in one.messages for call in message.tool_calls]
+
+
+# Rows as hypothesis draws them: tools with nested parameters, and calls that fit them.
+
+NAMES = st.sampled_from(["id", "name", "city", "when", "func", "arg"])
+SCHEMAS: st.SearchStrategy[dict[str, Any]] = st.recursive(
+    st.sampled_from([{"type": "string"}, {"type": "integer"}, {"type": "string", "enum": ["id", "name"]}]),
+    lambda inner: st.one_of(
+        st.dictionaries(NAMES, inner, max_size=3).map(
+            lambda properties: {"type": "object", "properties": properties, "required": sorted(properties)}
+        ),
+        inner.map(lambda items: {"type": "array", "items": items}),
+        inner.map(lambda one: {"anyOf": [one, {"type": "null"}]}),
+    ),
+    max_leaves=6,
+)
+
+
+def fitting(schema: dict[str, Any]) -> Any:
+    """A value that the schema takes."""
+    if "anyOf" in schema:
+        return fitting(schema["anyOf"][0])
+    if schema["type"] == "object":
+        return {name: fitting(inner) for name, inner in schema["properties"].items()}
+    if schema["type"] == "array":
+        return [fitting(schema["items"]), fitting(schema["items"])]
+    return 3 if schema["type"] == "integer" else "name"
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Conversation:
+    parameters = st.dictionaries(NAMES, SCHEMAS, max_size=3)
+    tools = [
+        Tool(name, f"Does {name}.", {"type": "object", "properties": draw(parameters), "required": []})
+        for name in draw(st.lists(st.sampled_from(["a", "b_c", "get.d", "clock"]), min_size=1, unique=True))
+    ]
+    called = draw(st.lists(st.sampled_from(tools), max_size=3))
+    turn = Message("assistant", "" if called else "No.", tuple(ToolCall(t.name, fitting(t.parameters)) for t in called))
+    gold = Gold(
+        "calls",
+        tuple(
+            GoldCall(t.name, {k: [v, None] for k, v in fitting(t.parameters).items()}, frozenset(fitting(t.parameters)))
+            for t in called
+        ),
+    )
+    user = Message("user", draw(st.text("xyz 订单", min_size=1, max_size=8)).strip() or "x")
+    return Conversation(
+        "r", (user, turn), tuple(tools), "x:1", expected=gold if called and draw(st.booleans()) else None
+    )
+
+
+@settings(deadline=None)
+@given(rows(), st.randoms(use_true_random=False))
+def test_a_mask_renames_every_tool_keeps_the_row_valid_and_comes_off(one: Conversation, rng: Any) -> None:
+    masked, names = mask(one, rng)
+    assert {tool.name for tool in masked.tools}.isdisjoint({tool.name for tool in one.tools})
+    assert [tool.description for tool in masked.tools] == [tool.description for tool in one.tools]
+    assert list(check([masked])) == list(check([one])) == []
+    assert unmask(masked, json.loads(json.dumps(names))) == one
+
+
+@settings(deadline=None)
+@given(rows(), st.integers(0, 50))
+def test_rows_stay_valid_and_their_gold_calls_what_is_there(one: Conversation, seed: int) -> None:
+    made, _ = run([one], replace(ALL, seed=seed, mask_names=0.5, irrelevance=0.7))
+    assert list(check(made)) == []
+    for found in made:
+        assert conversation(found.to_json(), found.where) == found, "read back as it was written"
+        offered = {tool.name for tool in found.tools}
+        assert {call.name for call in calls(found)} <= offered
+        if found.expected is not None:
+            assert {call.name for call in found.expected.calls} <= offered
+            for gold, call in zip(found.expected.calls, calls(found), strict=True):
+                assert gold.name == call.name
+                assert set(gold.arguments) == set(call.arguments) == gold.optional
+    assert run([one], replace(ALL, seed=seed, irrelevance=0.7))[0] == made
+
+
+# Masking
+
+
+def test_a_mask_reaches_calls_gold_and_nested_parameters_and_leaves_values_and_texts() -> None:
+    gold = Gold("calls", (GoldCall("book_table", {"place": ["garden", "place"], "guests": [ARGUMENTS["guests"]]}),))
+    one = row(expected=gold)
+    made, done = run([one], Augmentation(mask_names=1.0))
+    masked = made[0]
+    text = json.dumps(masked.to_json()["tools"]) + json.dumps([call.to_json() for call in calls(masked)])
+    assert "book_table" not in text
+    for name in ("guests", "host", "city"):
+        assert f'"{name}"' not in text.replace("\\", "")
+    book = masked.tools[0]
+    place = next(iter(book.parameters["properties"].values()))
+    assert place == {"type": "string", "enum": ["place", "garden"], "description": "Where: the place."}
+    assert book.parameters["required"] == list(book.parameters["properties"])[:2]
+    place, guests, host = calls(masked)[0].arguments.values()
+    assert place == "garden"
+    assert [list(guest.values()) for guest in guests] == [["Ann"], ["Bo"]]
+    assert list(host.values()) == ["Cy", "up"]
+    assert {"name", "place"}.isdisjoint({*guests[0], *host})
+    assert masked.messages[3] == one.messages[3]
+    assert masked.expected is not None
+    assert masked.expected.calls[0].name == book.name == calls(masked)[0].name
+    assert list(masked.expected.calls[0].arguments) == book.parameters["required"]
+    record = masked.meta["augment"]
+    assert record["of"] == one.content_hash()
+    assert unmask(replace(masked, meta={}), record["masked"]) == one
+    assert done["rows masked"] == 1
+
+
+def test_a_schema_that_refers_to_its_own_places_keeps_its_parameters_names() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": "#/properties/a"}}}
+    dependent = {"type": "object", "properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}}
+    turn = Message("assistant", "", (ToolCall("one_x", {"a": "1", "b": "2"}), ToolCall("two_x", {"a": "1", "b": "2"})))
+    tools = (Tool("one_x", "", schema), Tool("two_x", "", dependent))
+    one = Conversation("r", (Message("user", "do both"), turn), tools, "x:1")
+    made, _ = run([one], Augmentation(mask_names=1.0))
+    assert [tool.parameters for tool in made[0].tools] == [schema, dependent]
+    assert [set(call.arguments) for call in calls(made[0])] == [{"a", "b"}] * 2
+    assert list(check(made)) == []
+
+
+def test_a_row_whose_message_writes_a_tool_s_name_out_is_not_masked_and_counted() -> None:
+    one = row()
+    told = replace(one, messages=(Message("system", "Use book_table for tables."), *one.messages[1:]))
+    made, done = run([told], Augmentation(mask_names=1.0))
+    assert made == [told]
+    assert done["rows not masked, for a message names a tool"] == 1
+
+
+# Tools added, shuffled, dropped
+
+
+def test_distractors_are_other_tools_and_what_was_done_is_recorded() -> None:
+    made, done = run([row()], Augmentation(shuffle_tools=True, distractors=3))
+    names = [tool.name for tool in made[0].tools]
+    assert sorted(names) == ["alpha", "beta", "book_table", "clock", "gamma", "get_weather"]
+    assert made[0].tools[names.index("clock")] == CLOCK
+    assert made[0].messages == row().messages
+    assert made[0].meta["augment"] == {
+        "seed": 7,
+        "of": row().content_hash(),
+        "distractors": made[0].meta["augment"]["distractors"],
+        "shuffled": True,
+    }
+    assert sorted(made[0].meta["augment"]["distractors"]) == ["alpha", "beta", "gamma"]
+    assert done["distractors"] == 3
+    assert run([row()], Augmentation(distractors=9))[1]["rows short of distractors"] == 1
+
+
+def test_orders_differ_from_row_to_row_and_depend_on_the_row_alone() -> None:
+    some = [row(number=n) for n in range(40)]
+    made = run(some, Augmentation(shuffle_tools=True))[0]
+    assert len({tuple(tool.name for tool in one.tools) for one in made}) == 6
+    assert run(some[::-1], Augmentation(shuffle_tools=True))[0][::-1] == made
+    assert run(some, Augmentation(shuffle_tools=True, seed=8))[0] != made
+
+
+def test_an_irrelevance_row_is_cut_at_the_call_and_lacks_the_tool_for_good() -> None:
+    made, done = run([row(meta={"template": "t"})], Augmentation(irrelevance=1.0, distractors=9))
+    plain, lacking = made
+    assert plain.messages == row().messages
+    assert lacking.id == "r1-irrelevant"
+    assert lacking.messages[:2] == row().messages[:2]
+    assert [message.role for message in lacking.messages] == ["system", "user", "assistant"]
+    assert "tool" in lacking.messages[-1].content
+    assert not calls(lacking)
+    assert "book_table" not in {tool.name for tool in lacking.tools}
+    assert {"get_weather", "clock"} < {tool.name for tool in lacking.tools}
+    assert lacking.meta["augment"]["dropped"] == ["book_table"]
+    assert lacking.meta["template"] == "t"
+    assert done["irrelevance rows"] == 1
+
+
+def test_the_dropped_tool_does_not_come_back_as_a_distractor() -> None:
+    done: Counter[str] = Counter()
+    pool = {**POOL, "book_table": BOOK}
+    _, lacking = augment([row()], Augmentation(irrelevance=1.0, distractors=9), pool, done)
+    assert "book_table" not in {tool.name for tool in lacking.tools}
+
+
+def test_a_chinese_question_is_declined_in_chinese() -> None:
+    one = row()
+    asked = replace(one, messages=(Message("user", "订两个人的桌子"), *one.messages[2:]))
+    _, lacking = run([asked], Augmentation(irrelevance=1.0))[0]
+    assert "工具" in lacking.messages[-1].content
+
+
+def test_a_row_that_calls_nothing_or_has_but_the_right_tool_makes_no_irrelevance_row() -> None:
+    silent = replace(row(), messages=(Message("user", "hi"), Message("assistant", "hello")))
+    assert run([silent, row(tools=(BOOK,))], Augmentation(irrelevance=1.0))[1]["irrelevance rows"] == 0
+
+
+def test_shares_are_about_what_was_asked_for() -> None:
+    _, done = run([row(number=n) for n in range(1000)], Augmentation(mask_names=0.3, irrelevance=0.1))
+    assert done["rows"] == 1000
+    assert 60 < done["irrelevance rows"] < 140
+    assert 0.25 < done["rows masked"] / (1000 + done["irrelevance rows"]) < 0.35
+
+
+# Refusals and files
+
+
+def test_rows_and_files_for_testing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^x:1: is marked as a test row"):
+        run([row(meta={"split": "test"})])
+    split_files([str(SHIPPED / "train.jsonl")], tmp_path / "split", Shares())
+    with pytest.raises(UserError, match=r"test\.jsonl: .*split\.json lists it as the test rows"):
+        augment_file(str(tmp_path / "split" / "test.jsonl"), tmp_path / "out.jsonl", ALL)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("values", [{}, {"mask_names": 1.1}, {"irrelevance": -0.1}, {"distractors": -1}])
+def test_an_augmentation_that_does_nothing_or_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        Augmentation(**values)
+
+
+def test_a_file_is_not_overwritten_by_itself_and_bad_rows_are_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps(row().to_json()) + "\n{\n")
+    with pytest.raises(UserError, match=r"name another"):
+        augment_file(str(bad), bad, ALL)
+    with pytest.raises(UserError, match=r"bad\.jsonl:2: "):
+        augment_file(str(bad), tmp_path / "out.jsonl", ALL)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_shipped_rows_are_augmented_validly(tmp_path: Path) -> None:
+    tools = read_tools(SHIPPED / "tools.json")
+    out = tmp_path / "out.jsonl"
+    done = augment_file(
+        str(SHIPPED / "train.jsonl"), out, replace(ALL, mask_names=0.3, irrelevance=0.1), default_tools=tools
+    )
+    made = list(read_conversations(out))
+    assert done["rows"] == 600
+    assert len(made) == 600 + done["irrelevance rows"] > 620
+    assert done["rows masked"] > 100
+    assert list(check(made)) == []
+    before = {one.id: one for one in read_conversations(SHIPPED / "train.jsonl", tools)}
+    for one in made:
+        if "masked" in one.meta["augment"] and "dropped" not in one.meta["augment"]:
+            plain = unmask(one, one.meta["augment"]["masked"])
+            assert plain.messages == before[one.id].messages
+            assert {t.name: t for t in plain.tools} == {t.name: t for t in before[one.id].tools}

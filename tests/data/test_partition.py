@@ -1,0 +1,412 @@
+"""Splits: groups whole, sides stable when rows are added, shares within their bound, kept tools unseen, files whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolhone.data import partition_files
+from toolhone.data.partition import (
+    NO_CALL,
+    SIDES,
+    Ledger,
+    Partition,
+    Shares,
+    kept_tools,
+    partition,
+    rows_by_tool,
+    share_bound,
+    tie,
+)
+from toolhone.data.partition_files import show, split_files
+from toolhone.data.read import read_conversations
+from toolhone.errors import UserError
+from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
+
+SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
+HALVES = Shares(0.2, 0.1, 0.3)
+
+
+def tool(name: str) -> Tool:
+    return Tool(name, f"Does {name}.", {"type": "object", "properties": {"id": {"type": "string"}}})
+
+
+def words(number: int) -> str:
+    """Texts that are near to no other."""
+    return " ".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=30))
+
+
+def row(number: int, *called: str, text: str | None = None, offers: tuple[str, ...] = (), **more: Any) -> Conversation:
+    turn = Message("assistant", "" if called else "Hello.", tuple(ToolCall(name, {"id": "1"}) for name in called))
+    tools = tuple(map(tool, dict.fromkeys((*called, *offers))))
+    messages = (Message("user", words(number) if text is None else text), turn)
+    return replace(Conversation(f"r{number}", messages, tools, f"x:{number}"), **more)
+
+
+def ledger(rows: list[Conversation], **more: Any) -> Ledger:
+    found = Ledger(**more)
+    for one in rows:
+        found.add(one)
+    return found
+
+
+def roots(rows: list[Conversation], **more: Any) -> list[int]:
+    found: list[int] = tie(ledger(rows, **more)).tolist()
+    return found
+
+
+def sides(rows: list[Conversation], shares: Shares = HALVES, **more: Any) -> dict[str, str]:
+    """The side of each row by its id; a lone side without rows is let be."""
+    book = ledger(rows)
+    parted = partition(book, shares, **more)
+    return {one.id: SIDES[side] for one, side in zip(rows, parted.sides.tolist(), strict=True)}
+
+
+def some_rows(count: int, *names: str) -> list[Conversation]:
+    return [row(n, names[n % len(names)] if names else "track") for n in range(count)]
+
+
+# What is tied together
+
+
+def test_unlike_rows_are_each_their_own_group() -> None:
+    assert roots([row(n) for n in range(50)]) == list(range(50))
+
+
+@pytest.mark.parametrize("case", ["copy", "same words", "near words", "template", "id", "growing", "through a third"])
+def test_rows_of_one_kind_are_one_group(case: str) -> None:
+    one = row(1, "track", meta={"template": "t1"}, id="chat-1/0")
+    longer = (*one.messages, Message("tool", "{}"), Message("assistant", "ok"), Message("user", words(9) * 3))
+    near = one.messages[0].content.upper() + " ?"
+    others = {
+        "copy": [replace(one, id="other", meta={})],
+        "same words": [row(2, text=one.messages[0].content)],
+        "near words": [row(2, text=near)],
+        "template": [row(2, meta={"template": "t1"})],
+        "id": [row(2, id="chat-1/1")],
+        "growing": [replace(one, id="other", meta={}, messages=(*longer, Message("assistant", "ok")))],
+        "through a third": [row(2, meta={"template": "t2"}), row(3, text=near, meta={"template": "t2"})],
+    }[case]
+    rows = [row(100), one, *others, row(101)]
+    assert roots(rows) == [0, *[1] * (1 + len(others)), 2 + len(others)]
+
+
+def test_rows_without_user_s_words_are_not_tied_by_that() -> None:
+    rows = [Conversation(f"r{n}", (Message("assistant", f"turn {n}"),), (), f"x:{n}") for n in range(3)]
+    assert roots(rows) == [0, 1, 2]
+
+
+def test_without_near_duplicates_only_equal_words_tie() -> None:
+    rows = [row(1), row(2, text=words(1) + " ?"), row(3, text=words(1))]
+    assert roots(rows) == [0, 0, 0]
+    assert roots(rows, near_rows=2) == [0, 1, 0]
+    assert roots(rows, near_rows=0) == [0, 1, 0]
+
+
+def test_another_meta_key_or_none_can_group() -> None:
+    rows = [row(n, meta={"template": "t", "source": "abc"[n]}) for n in range(3)]
+    assert roots(rows) == [0, 0, 0]
+    assert roots(rows, group_by="source") == roots(rows, group_by=None) == [0, 1, 2]
+
+
+# What moves
+
+
+ROWS = st.builds(
+    lambda number, template, stem, near: row(
+        number % 40,
+        text=words(number % 40) + "!" * near,
+        meta={} if template is None else {"template": template},
+        id=f"chat-{stem}/{number}" if stem else f"r{number}",
+    ),
+    st.integers(0, 90),
+    st.sampled_from([None, None, "a", "b", "c"]),
+    st.integers(0, 12),
+    st.integers(0, 2),
+)
+
+
+def sides_of(rows: list[Conversation]) -> Partition:
+    book = ledger(rows)
+    try:
+        return partition(book, Shares(0.2, 0.2, 0.3))
+    except UserError:  # a side without a row: only the sides of the rows are looked at here
+        return partition(ledger([*rows, *(row(n) for n in range(1000, 1100))]), Shares(0.2, 0.2, 0.3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ROWS, min_size=1, max_size=25), st.lists(ROWS, max_size=15))
+def test_rows_added_at_the_end_move_no_group_unless_they_tie_two(
+    old: list[Conversation], new: list[Conversation]
+) -> None:
+    before, after = sides_of(old), sides_of([*old, *new])
+    for n in range(len(old)):
+        group = {before.roots[m] for m in range(len(old)) if after.roots[m] == after.roots[n]}
+        if len(group) == 1:
+            assert before.sides[n] == after.sides[n]
+        else:  # tied by a new row: to the side of the one that was first
+            assert after.sides[n] == before.sides[min(group)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(ROWS, min_size=1, max_size=30))
+def test_a_group_is_on_one_side(rows: list[Conversation]) -> None:
+    parted = sides_of(rows)
+    by_group: dict[int, set[int]] = {}
+    for root, side in zip(parted.roots.tolist(), parted.sides.tolist(), strict=True):
+        by_group.setdefault(root, set()).add(side)
+    assert all(len(found) == 1 for found in by_group.values())
+    template: dict[str, set[int]] = {}
+    for n, one in enumerate(rows):
+        if "template" in one.meta:
+            template.setdefault(one.meta["template"], set()).add(int(parted.sides[n]))
+    assert all(len(found) == 1 for found in template.values())
+
+
+def test_the_order_of_lone_rows_and_of_a_template_s_does_not_count() -> None:
+    rows = [row(n, meta={"template": f"t{n % 20}"} if n % 2 else {}) for n in range(200)]
+    assert sides(rows) == sides(rows[::-1])
+
+
+def test_a_salt_deals_anew_and_a_larger_test_share_keeps_the_rows_of_a_smaller_one() -> None:
+    rows = some_rows(300)
+    assert sides(rows) != sides(rows, salt="x")
+    small, large = sides(rows, Shares(0.1, 0.1, 0.1)), sides(rows, Shares(0.2, 0.1, 0.4))
+    assert {id for id, side in small.items() if side == "test"} < {id for id, side in large.items() if side == "test"}
+
+
+# Shares
+
+
+def test_shares_are_about_what_was_asked_for() -> None:
+    found = list(sides(some_rows(4000), Shares()).values())
+    for side in SIDES:
+        assert abs(found.count(side) / 4000 - getattr(Shares(), side)) < share_bound([1] * 4000)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 60, [5] * 12, [20, 8, 8, 4, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1]])
+def test_a_tool_s_share_is_off_by_more_than_its_bound_in_fewer_than_one_case_of_a_thousand(sizes: list[int]) -> None:
+    rows = [row(n, "track", meta={"template": f"t{n}"}) for n in range(len(sizes))]
+    rows = [replace(one, id=f"{one.id}-{m}") for one, size in zip(rows, sizes, strict=True) for m in range(size)]
+    book = ledger(rows, near_rows=0)
+    bound, worst, misses = share_bound(sizes), 0.0, 0
+    for salt in range(1500):
+        try:
+            counts, told = rows_by_tool(book, partition(book, Shares(0, 0, 0.3), salt=str(salt)))["track"]
+        except UserError:
+            continue
+        assert told == pytest.approx(bound)
+        off = abs(counts[SIDES.index("test")] / sum(sizes) - 0.3)
+        worst, misses = max(worst, off), misses + (off > bound)
+    assert misses <= 1
+    assert worst > bound / 2.5, "a bound that says nothing"
+
+
+def test_the_bound_falls_with_the_number_of_groups_and_never_says_more_than_everything() -> None:
+    assert share_bound([1]) == 1.0
+    assert share_bound([3] * 100) == share_bound([1] * 100)
+    assert share_bound([1] * 400) == pytest.approx(share_bound([1] * 100) / 2)
+
+
+def test_the_salt_auto_balances_the_tools_better_and_is_named() -> None:
+    rows = some_rows(240, *(f"tool_{n}" for n in range(12)))
+    book = ledger(rows)
+
+    def off(salt: str) -> float:
+        parted = partition(book, Shares(), salt=salt)
+        found = rows_by_tool(book, parted).values()
+        return sum(abs(counts[3] / sum(counts) - 0.2) for counts, _ in found)
+
+    chosen = partition(book, Shares(), salt="auto").salt
+    assert chosen.startswith("auto-")
+    assert off(chosen) < off("")
+    assert (
+        partition(book, Shares(), salt=chosen).sides.tolist() == partition(book, Shares(), salt="auto").sides.tolist()
+    )
+
+
+@pytest.mark.parametrize("shares", [{"test": 1.0}, {"test": -0.1}, {"validation": 0.5, "test": 0.5}])
+def test_shares_that_leave_nothing_to_train_on_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"^--(test|validation)"):
+        Shares(**shares)
+
+
+def test_a_side_without_rows_is_refused_unless_its_share_is_0() -> None:
+    rows = [row(n, meta={"template": "one"}) for n in range(30)]
+    with pytest.raises(UserError, match=r"gets no row of 30 in 1 groups; give more rows"):
+        sides(rows)
+    assert set(sides(rows, Shares(0, 0, 0)).values()) == {"train"}
+
+
+# Kept tools
+
+
+def test_about_the_share_of_the_tools_is_kept_at_least_one_and_never_all() -> None:
+    names = [f"tool_{n}" for n in range(20)]
+    assert len(kept_tools(names, 0.2)) == 4
+    assert len(kept_tools(names[:3], 0.05)) == 1
+    assert kept_tools(names, 0.0) == ()
+    assert kept_tools(names, 0.2) == kept_tools(names[::-1], 0.2) != kept_tools(names, 0.2, "x")
+    for found, share in ((names[:1], 0.2), (names, 0.99), (names, 1.0)):
+        with pytest.raises(UserError, match=r"^--unseen-tools"):
+            kept_tools(found, share)
+
+
+def test_groups_that_call_a_kept_tool_are_for_the_test_and_all_others_where_they_were() -> None:
+    names = [f"tool_{n}" for n in range(10)]
+    rows = some_rows(300, *names)
+    kept = set(kept_tools(names, 0.2))
+    expecting = replace(
+        row(900, offers=tuple(names)), expected=Gold("calls", tuple(GoldCall(name, {}) for name in sorted(kept)))
+    )
+    mates = [row(901, min(kept), meta={"template": "t"}), row(902, "tool_0", meta={"template": "t"})]
+    rows += [expecting, *mates]
+    plain, found = sides(rows), sides(rows, unseen_tools=0.2)
+    moved = {one.id for one in rows if kept & {c.name for m in one.messages for c in m.tool_calls}} | {"r900", "r902"}
+    assert {found[id] for id in moved} == {"test"}
+    assert {id: side for id, side in found.items() if id not in moved} == {
+        id: side for id, side in plain.items() if id not in moved
+    }
+
+
+# Files
+
+
+def write(path: Path, rows: list[Conversation]) -> str:
+    path.write_text("".join(json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(folder: Path) -> dict[str, list[Conversation]]:
+    return {side: list(read_conversations(folder / f"{side}.jsonl")) for side in SIDES}
+
+
+def test_files_hold_every_row_once_in_order_and_split_json_says_what_they_hold(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", some_rows(300, "track", "cancel"))
+    result = split_files([source], tmp_path / "out" / "deep", Shares())
+    found = read(tmp_path / "out" / "deep")
+    assert sorted((one.to_json() for rows in found.values() for one in rows), key=lambda one: int(one["id"][1:])) == [
+        one.to_json() for one in read_conversations(Path(source))
+    ]
+    for side, rows in found.items():
+        assert [int(one.id[1:]) for one in rows] == sorted(int(one.id[1:]) for one in rows)
+        content = (tmp_path / "out" / "deep" / f"{side}.jsonl").read_bytes()
+        assert result.summary["files"][f"{side}.jsonl"]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert result.summary["sides"][side]["rows"] == len(rows)
+    assert json.loads((tmp_path / "out" / "deep" / "split.json").read_text()) == result.summary
+    assert {path.name for path in (tmp_path / "out" / "deep").iterdir()} == {f"{s}.jsonl" for s in SIDES} | {
+        "split.json"
+    }
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["deep"]
+    assert set(result.summary["tools"]) == {"track", "cancel"}
+
+
+def test_no_row_outside_the_test_calls_or_offers_a_kept_tool(tmp_path: Path) -> None:
+    names = tuple(f"tool_{n}" for n in range(10))
+    rows = [row(n, names[n % 10], offers=names) for n in range(200)]
+    rows += [row(500 + n, offers=kept_tools(names, 0.2)) for n in range(20)]
+    result = split_files([write(tmp_path / "in.jsonl", rows)], tmp_path / "out", Shares(), unseen_tools=0.2)
+    kept = set(result.summary["unseen_tools"])
+    assert kept == set(kept_tools(names, 0.2))
+    found = read(tmp_path / "out")
+    assert any(kept & {c.name for m in one.messages for c in m.tool_calls} for one in found["test"])
+    for side in SIDES[:3]:
+        for one in found[side]:
+            assert kept.isdisjoint(
+                {tool.name for tool in one.tools} | {c.name for m in one.messages for c in m.tool_calls}
+            )
+    others = sum(len(found[side]) for side in SIDES[:3])
+    assert set(result.summary["unseen_tools_taken_from_rows"].values()) == {others}
+    emptied = [one for side in SIDES[:3] for one in found[side] if not one.tools]
+    assert emptied
+    lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
+    assert all("tools" in json.loads(line) for line in lines), "an empty list is kept, lest a default step in"
+
+
+def test_kept_tools_need_to_know_what_rows_are_offered(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [replace(one, tools=()) for one in some_rows(50, "track", "cancel")])
+    with pytest.raises(UserError, match=r"in\.jsonl:1: calls a tool and lists none; --unseen-tools needs --tools"):
+        split_files([source], tmp_path / "out", Shares(), unseen_tools=0.5)
+    given = (tool("track"), tool("cancel"))
+    split_files([source], tmp_path / "out", Shares(), unseen_tools=0.5, default_tools=given)
+    assert {len(one.tools) for one in read(tmp_path / "out")["train"]} == {1}
+
+
+def test_a_bad_row_is_named_and_nothing_written(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    write(source, some_rows(3))
+    source.write_text(source.read_text() + '{"messages": [}\n' + '{"messages": []}\n')
+    with pytest.raises(UserError, match=r"in\.jsonl:4: [\s\S]*in\.jsonl:5: [\s\S]*toolhone data check"):
+        split_files([str(source)], tmp_path / "out", Shares())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_an_interrupted_split_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.jsonl", some_rows(100))
+    split_files([source], tmp_path / "out", Shares())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(partition_files, "write_json", stop)
+    with pytest.raises(KeyboardInterrupt):
+        split_files([source], tmp_path / "out", Shares(), salt="other")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_split_is_replaced_and_another_s_files_are_not(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", some_rows(100))
+    split_files([source], tmp_path / "out", Shares())
+    assert split_files([source], tmp_path / "out", Shares(), salt="x").summary["salt"] == "x"
+    with pytest.raises(UserError, match=r"test\.jsonl is read from there"):
+        split_files([str(tmp_path / "out" / "test.jsonl")], tmp_path / "out", Shares())
+    (tmp_path / "out" / "split.json").unlink()
+    with pytest.raises(UserError, match=r"holds a train\.jsonl that no split\.json there tells of"):
+        split_files([source], tmp_path / "out", Shares())
+
+
+def test_leakage_against_another_file_is_refused_or_told(tmp_path: Path) -> None:
+    rows = some_rows(100)
+    source, other = write(tmp_path / "in.jsonl", rows), write(tmp_path / "other.jsonl", rows[:60])
+    with pytest.raises(UserError, match=r"other\.jsonl:\d+: leakage: \d+ of 60 rows"):
+        split_files([source], tmp_path / "out", Shares(), against=[other])
+    assert not (tmp_path / "out").exists()
+    result = split_files([source], tmp_path / "out", Shares(), against=[other], allow_leakage=True)
+    trained = {one.id for one in read(tmp_path / "out")["train"]}
+    assert result.summary["leakage"]["known"] == len(trained & {one.id for one in rows[:60]})
+    assert any("leakage allowed" in warning for warning in result.warnings)
+
+
+def test_what_is_off_is_warned_of(tmp_path: Path) -> None:
+    rows = [row(n, "track", meta={"template": "t"}) for n in range(60)] + [row(100 + n, "rare") for n in range(14)]
+    rows += [row(200 + n) for n in range(80)]
+    source = write(tmp_path / "in.jsonl", rows)
+    result = split_files([source], tmp_path / "out", Shares(), near_rows=50)
+    told = "\n".join(result.warnings)
+    assert "near duplicates were not looked for (over 50 rows)" in told
+    assert "one group holds 60 of 154 rows" in told
+    assert "tools that a side lacks: track (" in told
+    assert split_files([source], tmp_path / "out", Shares(), near=False).summary["near_duplicates"] == "off (--no-near)"
+    assert NO_CALL in result.summary["tools"]
+
+
+def test_the_shipped_rows_split_with_every_template_on_one_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    result = split_files([str(SHIPPED / "train.jsonl")], tmp_path / "out", Shares())
+    show(result, Console(soft_wrap=True))
+    assert "600 rows in" in capsys.readouterr().out
+    found = {side: {one.meta["template"] for one in rows} for side, rows in read(tmp_path / "out").items()}
+    assert sum(map(len, found.values())) == len(set[str]().union(*found.values()))

@@ -1,0 +1,340 @@
+"""A spec of templates, slots and a mix makes the rows that it says, and tells what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from toolhone.data.fillers import Codes, Shapes, SlotSpec, deal, fillers
+from toolhone.data.phrasings import choose, grams, share, similarity
+from toolhone.data.read import read_conversations
+from toolhone.data.spec import generate, load_spec, make, refuse_made_up_text, refuse_slot_in_other_argument
+from toolhone.data.templates import Template
+from toolhone.errors import UserError
+from toolhone.records import Conversation, Message, Tool, ToolCall
+
+TOOLS = [
+    {"name": "find", "parameters": {"type": "object", "properties": {"code": {"type": "string"}}}},
+    {
+        "name": "order",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "count": {"type": "integer"}, "size": {"enum": ["s", "l"]}},
+        },
+    },
+]
+
+SPEC = """\
+tools: tools.json
+system_prompt: You sell things.
+seed: 3
+slots:
+  code: {codes: [{of: [AB-###, "@^##"], weight: 2}, {of: [X####]}], lower_case: 0.5}
+  city: {lists: {en: [Leeds, York, Hull, Bath, Ely, Ripon], zh: [北京, 上海, 广州, 深圳]}}
+  count: {integers: [1, 40]}
+mix:
+  no call: 1/4
+outputs:
+  train:
+    rows: 40
+    templates:
+      - {id: find-en, language: en, user: "where is {code}?", calls: [{find: {code: "{code}"}}]}
+      - {id: find-zh, language: zh, user: "{code} 在哪", calls: [{find: {code: "{code}"}}]}
+      - id: order-en
+        language: en
+        user: "{count} large ones to {city}"
+        calls: [{order: {city: "{city}", count: "{count}", size: l}}]
+      - {id: order-zh, language: zh, user: "发到{city}, 小的", calls: [{order: {city: "{city}", size: s}}]}
+      - {id: lost, language: en, user: "I lost {code}, help", answer: ["Which shop?", "Where was it?"]}
+  test:
+    rows: 8
+    templates:
+      - {id: t-find, language: en, user: "tell me about {code} please", calls: [{find: {code: "{code}"}}]}
+      - id: t-order
+        language: zh
+        user: "我要{count}个送{city}去"
+        calls: [{order: {city: "{city}", count: "{count}"}}]
+      - {id: t-hello, language: zh, user: "{code}!", answer: 您好}
+max_similarity: 0.5
+checks: [own_argument, said_before]
+"""
+
+
+def write(folder: Path, text: str = SPEC) -> Path:
+    (folder / "tools.json").write_text(json.dumps(TOOLS), encoding="utf-8")
+    path = folder / "spec.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def rows_of(folder: Path, text: str = SPEC) -> dict[str, list[Conversation]]:
+    return {name: made.rows for name, made in make(*load_spec(write(folder, text))).items()}
+
+
+def changed(old: str, new: str) -> str:
+    assert old in SPEC
+    return SPEC.replace(old, new, 1)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), soft_wrap=True)
+
+
+def arguments(rows: list[Conversation], name: str) -> list[Any]:
+    calls = [call for row in rows for message in row.messages for call in message.tool_calls]
+    return [call.arguments[name] for call in calls if name in call.arguments]
+
+
+def test_a_spec_makes_so_many_rows_of_each_kind_with_prompt_and_tools(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    kinds = Counter(row.messages[-1].tool_calls[0].name if row.messages[-1].tool_calls else "" for row in rows["train"])
+    assert kinds == {"": 10, "find": 15, "order": 15}
+    assert [row.id for row in rows["test"]] == [f"test-{n:04}" for n in range(1, 9)]
+    for row in [*rows["train"], *rows["test"]]:
+        assert row.messages[0] == Message("system", "You sell things.")
+        assert [tool.name for tool in row.tools] == ["find", "order"]
+    answers = {row.messages[-1].content for row in rows["train"] if row.meta["template"] == "lost"}
+    assert answers == {"Which shop?", "Where was it?"}
+
+
+def test_the_same_spec_makes_the_same_rows_and_another_seed_others(tmp_path: Path) -> None:
+    assert rows_of(tmp_path) == rows_of(tmp_path)
+    other = rows_of(tmp_path, changed("seed: 3", "seed: 4"))
+    assert other["train"] != rows_of(tmp_path)["train"]
+    assert Counter(row.meta["language"] for row in other["test"]).total() == 8
+
+
+def test_codes_have_their_shapes_and_stand_in_one_row_alone(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    every = [*rows["train"], *rows["test"]]
+    found = [re.findall(r"[A-Za-z]+-?\d{3,4}", row.messages[1].content) for row in every]
+    typed = [code for codes in found for code in codes]
+    assert len(typed) > 25
+    assert all(re.fullmatch(r"AB-\d{3}|[A-HJ-NP-Z][1-9]\d\d|X\d{4}", code.upper()) for code in typed)
+    assert len({code.lower() for code in typed}) == len(typed)
+    assert any(code.islower() for code in typed)
+    assert any(code.isupper() for code in typed)
+
+
+def test_no_value_of_a_slot_stands_in_two_outputs(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    for name in ("code", "city", "count"):
+        train, test = (set(arguments(rows[split], name)) for split in ("train", "test"))
+        assert train
+        assert test
+        assert train & test == set()
+
+
+def test_a_shared_slot_takes_all_its_values_for_every_output() -> None:
+    slot = SlotSpec(integers=(1, 2), shared=True)
+    for output in ("a", "b"):
+        fill = fillers({"n": slot}, output, {"a": 5, "b": 5}, 0, Codes(), "spec.yaml")["n"]
+        assert {fill(Random(seed), "en", True) for seed in range(20)} == {1, 2}
+
+
+def test_lists_by_output_are_taken_as_they_are_and_may_not_overlap(tmp_path: Path) -> None:
+    (tmp_path / "cities.yaml").write_text("train: {en: [Leeds], zh: [北京]}\ntest: {zh: [上海], en: [York]}\n")
+    lists = "city: {lists: {en: [Leeds, York, Hull, Bath, Ely, Ripon], zh: [北京, 上海, 广州, 深圳]}}"
+    text = changed(lists, "city: {lists: cities.yaml}")
+    rows = rows_of(tmp_path, text)
+    assert set(arguments(rows["train"], "city")) == {"Leeds", "北京"}
+    assert set(arguments(rows["test"], "city")) == {"上海"}
+    (tmp_path / "cities.yaml").write_text("train: {en: [Leeds], zh: [北京]}\ntest: {zh: [北京], en: [York]}\n")
+    with pytest.raises(UserError, match=r'slots\.city: "北京" is listed for train and test'):
+        rows_of(tmp_path, text)
+    assert rows_of(tmp_path, text.replace("lists: cities.yaml", "lists: cities.yaml, shared: true"))
+
+
+@given(
+    values=st.lists(st.integers(), unique=True, min_size=4, max_size=60),
+    rows=st.lists(st.integers(1, 500), min_size=1, max_size=4),
+)
+def test_dealing_gives_every_value_to_one_output_and_each_output_some(values: list[int], rows: list[int]) -> None:
+    counts = {str(n): count for n, count in enumerate(rows)}
+    dealt = deal(values, counts, "seed", "here")
+    assert sorted(value for part in dealt.values() for value in part) == sorted(values)
+    assert min(len(part) for part in dealt.values()) >= 1
+    spare = len(values) - len(rows)
+    for name, count in counts.items():
+        assert abs(len(dealt[name]) - 1 - spare * count / sum(rows)) <= 1
+
+
+def test_usual_shapes_come_up_by_their_weight_and_few_codes_in_lower_case() -> None:
+    slot = SlotSpec(codes=(Shapes(of=("U#####",), weight=3), Shapes(of=("R#####",))), lower_case=0.1)
+    fill = Codes().filler(slot, "spec.yaml")
+    rng = Random(1)
+    codes = [str(fill(rng, "en", True)) for _ in range(2000)]
+    assert 0.7 < sum(code.upper().startswith("U") for code in codes) / 2000 < 0.8
+    assert 0.07 < sum(code.islower() for code in codes) / 2000 < 0.13
+    assert not any(str(fill(rng, "en", False)).islower() for _ in range(200))
+
+
+def test_codes_that_are_used_up_are_told() -> None:
+    fill = Codes().filler(SlotSpec(codes=(Shapes(of=("A#",)),)), "spec.yaml: slots.code")
+    assert {fill(Random(seed), "en", False) for seed in range(10)} == {f"A{n}" for n in range(10)}
+    with pytest.raises(UserError, match=r"spec.yaml: slots.code: .* no new code"):
+        fill(Random(0), "en", False)
+
+
+def template(id: str, *turns: tuple[str, Any], language: str = "en") -> Template:
+    return Template(id, language, turns, "spec.yaml:1")
+
+
+def test_rows_are_shared_evenly_as_far_as_the_templates_reach() -> None:
+    slotted = [template(str(n), ("user", "{sku}")) for n in range(4)]
+    plain = [template(str(n), ("user", "hello")) for n in range(2)]
+    groups = {"slotted": slotted, "plain": plain}
+    assert share(5, groups, repeat=False) == {"slotted": 3, "plain": 2}
+    assert share(20, groups, repeat=True) == {"slotted": 18, "plain": 2}
+    with pytest.raises(UserError, match="1 more than the templates make"):
+        share(7, groups, repeat=False)
+
+
+def pool() -> list[Template]:
+    made = [
+        template(
+            f"{name}-{size}-{language}-{n}", ("user", "{code}"), ("calls", [{name: {"size": size}}]), language=language
+        )
+        for name, size, language, n in (
+            (name, size, language, n)
+            for name in ("find", "order")
+            for size in ("s", "l")
+            for language in ("en", "zh")
+            for n in range(4)
+        )
+    ]
+    return [*made, *(template(f"no-{n}", ("user", "{code}"), ("answer", "no")) for n in range(3))]
+
+
+def picked(rows: int, **given: Any) -> list[Template]:
+    options: dict[str, Any] = {"mix": {}, "evenly_by": {}, "languages": {}, "repeat": True, "rng": Random(1)}
+    return choose(pool(), rows, **{**options, **given})
+
+
+def test_a_mix_counts_rows_or_takes_a_share_that_is_rounded_down() -> None:
+    kinds = Counter(t.kind for t in picked(100, mix={"find": 7, "no call": Fraction(1, 6)}))
+    assert kinds == {"find": 7, "no call": 16, "order": 77}
+
+
+def test_rows_are_shared_evenly_over_an_arguments_values() -> None:
+    chosen = picked(60, mix={"order": 30}, evenly_by={"order": "size"})
+    assert Counter(t.calls[0][1]["size"] for t in chosen if t.kind == "order") == {"s": 15, "l": 15}
+
+
+def test_languages_have_their_shares_in_all_and_in_each_kind() -> None:
+    chosen = picked(100, mix={"no call": 0}, languages={"en": 0.3, "zh": 0.7})
+    assert Counter(t.language for t in chosen) == {"en": 30, "zh": 70}
+    for kind in ("find", "order"):
+        assert abs(sum(t.language == "en" for t in chosen if t.kind == kind) - 15) <= 1
+
+
+def test_a_language_that_the_templates_do_not_reach_is_told() -> None:
+    with pytest.raises(UserError, match="languages: zh: the templates make 50 of 100 rows, expected 70%"):
+        picked(100, mix={"no call": 50}, languages={"en": 0.3, "zh": 0.7})
+
+
+def test_every_template_makes_a_row_before_any_makes_two() -> None:
+    assert len({t.id for t in picked(40)}) == 35
+    assert len({t.id for t in picked(20, repeat=False)}) == 20
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        ({"fnd": 3}, 'mix or evenly_by names "fnd"'),
+        ({"find": 60}, "mix asks for 60 rows, more than the 40 rows"),
+        ({"find": 10, "order": 10, "no call": 10}, "leaves no other kind"),
+    ],
+)
+def test_a_mix_that_does_not_add_up_is_told(mix: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        picked(40, mix=mix)
+
+
+FAULTS = {
+    "unknown key": ("seed: 3", "sed: 3", r'spec.yaml:3: sed: unknown key \(did you mean "seed"\?\)'),
+    "missing key": ("tools: tools.json\n", "", r"spec.yaml: tools: is required"),
+    "wrong type": ("rows: 40", "rows: many", r"spec.yaml:12: outputs.train.rows: .*found 'many'"),
+    "two kinds of slot": (
+        "count: {integers: [1, 40]}",
+        "count: {integers: [1, 40], codes: [{of: [A]}]}",
+        r"spec.yaml:7: slots.count: expected one of codes, integers and lists, found codes and integers",
+    ),
+    "empty range": ("[1, 40]", "[40, 1]", "the least is 40"),
+    "bad share": ("no call: 1/4", "no call: 5/4", "mix: no call: expected a count, or a share of 0 to 1"),
+    "no share": ("no call: 1/4", "no call: a lot", "expected a count or a share such as 0.1 or 1/6"),
+    "unknown kind": ("no call: 1/4", "nocall: 1/4", r'spec.yaml:11: outputs.train: mix or evenly_by names "nocall"'),
+    "unknown slot": ("where is {code}?", "where is {cod}?", r"spec.yaml:14: .*unknown slot \{cod\}"),
+    "breaks the tools": ("size: l", "size: xl", "order-en"),
+    "made up": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" stands in no message'),
+    "another argument": ('find: {code: "{code}"}', 'order: {city: "{code}"}', "expected the slot {city}"),
+    "no language": ("zh: [北京, 上海, 广州, 深圳]", "fr: [Lyon, Metz]", 'no values for the language "zh"'),
+    "too few values": ("[北京, 上海, 广州, 深圳]", "[北京]", "1 values for 2 outputs"),
+    "too alike": ("tell me about {code} please", "where is {code}", r"max_similarity: 1 pairs are over 0.5"),
+    "broken YAML": ("mix:", "mix: [", "not YAML"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_told_and_nothing_is_written(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write(tmp_path, changed(old, new))
+    with pytest.raises(UserError, match=message):
+        generate(path, quiet())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["spec.yaml", "tools.json"]
+
+
+def test_generating_writes_a_file_for_each_output_and_comparing_tells_what_differs(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert generate(path, quiet(), out=tmp_path / "made")
+    written = {name: list(read_conversations(tmp_path / "made" / f"{name}.jsonl")) for name in ("train", "test")}
+    assert {name: len(rows) for name, rows in written.items()} == {"train": 40, "test": 8}
+    assert generate(path, quiet(), out=tmp_path / "made", compare=True)
+    with (tmp_path / "made" / "test.jsonl").open("a") as file:
+        file.write("\n")
+    assert not generate(path, quiet(), out=tmp_path / "made", compare=True)
+    assert not generate(path, quiet(), compare=True)
+
+
+def test_one_output_is_written_to_the_file_that_out_names(tmp_path: Path) -> None:
+    alone = SPEC[: SPEC.index("  test:\n")]
+    path = write(tmp_path, alone)
+    assert generate(path, quiet(), out=tmp_path / "rows.jsonl")
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 40
+    with pytest.raises(UserError, match="has the outputs train, test, so expected a folder"):
+        generate(write(tmp_path), quiet(), out=tmp_path / "rows.jsonl")
+
+
+def test_rows_go_without_tools_where_the_spec_says_so(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, changed("seed: 3", "seed: 3\ntools_in_rows: false"))
+    assert all(row.tools == () for row in rows["train"])
+
+
+def test_a_parcels_number_as_an_orders_is_refused() -> None:
+    wrong = template("a", ("user", "{tracking_no}"), ("calls", [{"query_order": {"order_id": "{tracking_no}"}}]))
+    with pytest.raises(UserError, match=r"order_id is \{tracking_no\}"):
+        refuse_slot_in_other_argument(wrong)
+
+
+def test_an_argument_that_nobody_said_before_the_call_is_refused() -> None:
+    tools = tuple(Tool(row["name"], "", row["parameters"]) for row in TOOLS)  # type: ignore[arg-type]
+    call = Message("assistant", "", (ToolCall("order", {"city": "Leeds", "size": "l"}),))
+    refuse_made_up_text(Conversation("1", (Message("user", "to Leeds"), call), tools, "here"))
+    with pytest.raises(UserError, match='city "Leeds" stands in no message before the call'):
+        refuse_made_up_text(Conversation("1", (Message("user", "to York"), call, Message("user", "Leeds")), tools, ""))
+
+
+def test_texts_shorter_than_five_characters_are_one_gram() -> None:
+    assert grams("□ 取消") == frozenset({"□ 取消"})
+    assert grams("abcdef") == frozenset({"abcde", "bcdef"})
+    assert similarity(grams("abcdef"), grams("abcde")) == 0.5
