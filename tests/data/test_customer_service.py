@@ -26,7 +26,7 @@ TOOLS = read_tools(FOLDER / "tools.json")
 SPLITS = ("train", "test")
 
 COMPOSITION = {
-    "train": {"no call": 100, "two calls": 60, "several turns": 60, "single call": 380},
+    "train": {"no call": 108, "two calls": 50, "several turns": 60, "single call": 382},
     "test": {"no call": 33, "two calls": 20, "several turns": 20, "single call": 127},
 }
 
@@ -153,16 +153,18 @@ def test_codes_and_addresses_are_the_users_own_words(committed: Any, split: str)
                         assert value == value.strip(" \t\n#,.;:!?，。；：！？、“”\"'()（）「」"), row.id
 
 
-NUMBERS = {
-    2: "两|two|couple",
-    3: "三|three",
-    4: "四|four",
-    5: "五|five",
-    6: "六|six",
-    10: "十|ten",
-    12: "一打|十二|dozen",
-}
-NUMBERS |= {24: "twenty-four", 40: "四十"}
+DIGITS = "零一二三四五六七八九"
+ENGLISH = ("-", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+TENS = {15: "fifteen", 20: "twenty", 24: "twenty-four", 30: "thirty", 40: "forty", 50: "fifty", 100: "hundred"}
+IDIOMS = {2: "两|俩|couple|pair", 6: "半打|half a dozen", 12: "一打|dozen", 100: "一百"}
+
+
+def spoken(number: int) -> str:
+    """What may stand for a number, as a regular expression."""
+    tens, ones = divmod(number, 10)
+    chinese = (DIGITS[tens] if 1 < tens < 10 else "") + ("十" if tens else "") + (DIGITS[ones] if ones else "")
+    english = ENGLISH[number] if number < len(ENGLISH) else TENS.get(number, "$^")
+    return "|".join([rf"\b{number}\b", rf"{number}\D", chinese, english, IDIOMS.get(number, "$^")])
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -172,8 +174,7 @@ def test_a_quantity_is_given_where_a_number_is_named_and_nowhere_else(committed:
             arguments = calls_of(row)[0].arguments
             rest = question(row).replace(arguments["sku"], "")
             if "quantity" in arguments:
-                number = arguments["quantity"]
-                assert re.search(rf"\b{number}\b|{number}\D|{NUMBERS.get(number, '$^')}", rest, re.IGNORECASE), rest
+                assert re.search(spoken(arguments["quantity"]), rest, re.IGNORECASE), rest
             else:
                 assert not re.search(r"\d", rest), rest
 
@@ -270,13 +271,17 @@ def test_an_argument_that_nobody_said_is_refused(script: ModuleType, committed: 
 
 
 def test_rows_are_shared_evenly_as_far_as_the_templates_reach(script: ModuleType) -> None:
-    slotted = [template(str(n), ("user", "{sku}")) for n in range(4)]
-    plain = [template(str(n), ("user", "hello")) for n in range(2)]
-    groups = {"slotted": slotted, "plain": plain}
-    assert script.share(5, groups, repeat=False) == {"slotted": 3, "plain": 2}
-    assert script.share(20, groups, repeat=True) == {"slotted": 18, "plain": 2}
+    groups = {name: [template(str(n), ("user", "hello")) for n in range(size)] for name, size in (("a", 4), ("b", 2))}
+    assert script.share(3, groups) == {"a": 2, "b": 1}
+    assert script.share(5, groups) == {"a": 3, "b": 2}
     with pytest.raises(UserError, match="1 more than the templates make"):
-        script.share(7, groups, repeat=False)
+        script.share(7, groups)
+
+
+def test_each_kind_has_the_rows_that_the_mix_says_and_no_template_twice(script: ModuleType, made: Any) -> None:
+    chosen = made[0]["train"]
+    assert Counter(one.kind for one in chosen) == script.TRAINING_MIX
+    assert len({one.id for one in chosen}) == len(chosen) == 600
 
 
 def test_texts_shorter_than_five_characters_are_one_gram(script: ModuleType) -> None:
