@@ -67,8 +67,8 @@ class BatchCount:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """A model's sizes: weights that every token is multiplied with, all frozen weights, and the adapter's; the widths of
-    its hidden states, of the MLP's inner ones and of a token's key (or value), all heads together."""
+    """A model's sizes: weights that every token is multiplied with, all frozen weights, and the adapter's; the widths
+    of its hidden states, of the MLP's inner ones and of a token's key (or value), all heads together."""
 
     body: int
     frozen: int
