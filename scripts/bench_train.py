@@ -6,6 +6,7 @@ The first step of each is a warm-up and not counted.
 
     .venv/bin/python scripts/bench_train.py                        # SmolLM2-135M on what is at hand
     .venv/bin/python scripts/bench_train.py --random-llama 1b      # random weights of Llama-3.2-1B's shape, no hub
+    .venv/bin/python scripts/bench_train.py --largest 16           # only the largest batch of each within 16 GB
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs=3, default=(8, 8, 4), help="batch size of each (default: 8 8 4)")
     parser.add_argument("--steps", type=int, default=3, help="counted steps of each turn")
     parser.add_argument("--turns", type=int, default=2, help="how often each contender runs")
+    parser.add_argument("--tools", choices=("schema", "signatures"), default="schema", help="as chat.tools in a config")
+    parser.add_argument("--largest", type=float, metavar="GB", help="find the largest batch within so much memory")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # the child process: a contender's name
     options = parser.parse_args()
@@ -43,22 +47,38 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         if options.random_llama:
             options.model = str(make_llama(Path(scratch) / options.random_llama, SHAPES[options.random_llama]))
-        found = [run_child(name, options) for _ in range(options.turns) for name in CONTENDERS]
+        if options.largest:
+            show_largest({name: largest_batch(name, options) for name in CONTENDERS}, options)
+            return 0
+        found = [run_child(name, options, options.batch) for _ in range(options.turns) for name in CONTENDERS]
     show(found, options)
     return 0
 
 
-def run_child(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def largest_batch(name: str, options: argparse.Namespace) -> int:
+    """The largest power of two whose steps stay within `options.largest` GB; 0 where not even one row does."""
+    options.steps = 1
+    batch = 0
+    while batch < 512:
+        found = run_child(name, options, [max(1, 2 * batch)] * 3)
+        if "failed" in found or found["peak_memory_gb"] > options.largest:
+            break
+        batch = found["batch"]
+    return batch
+
+
+def run_child(name: str, options: argparse.Namespace, batch: Sequence[int]) -> dict[str, Any]:
     """Measure one contender in a process of its own; one that runs out of memory is reported as such."""
     command = [sys.executable, __file__, "--measure", name, "--model", options.model, "--steps", str(options.steps)]
-    command += ["--batch", *map(str, options.batch)]
+    command += ["--batch", *map(str, batch), "--tools", options.tools]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.strip().split("\n")[-1] if done.returncode > 0 else f"killed by signal {-done.returncode}"
         print(f"{name}: {reason}", file=sys.stderr)
         return {"contender": name, "failed": reason}
     found: dict[str, Any] = json.loads(done.stdout.strip().split("\n")[-1])
-    print(f"{name}: {found['examples_per_second']:.3f} examples/s", file=sys.stderr)
+    rate, memory = found["examples_per_second"], found["peak_memory_gb"]
+    print(f"{name}: batch {found['batch']}, {rate:.3f} examples/s, {memory:.1f} GB", file=sys.stderr)
     return found
 
 
@@ -85,6 +105,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 "test": ["data/customer_service/test.jsonl"],
                 "tools": "data/customer_service/tools.json",
             },
+            "chat": {"tools": options.tools},
             "train": {
                 "max_steps": options.steps + 1,
                 "batch_size": batch,
@@ -235,6 +256,17 @@ def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
         print(f"| {name} | {batch:.0f} | {rate:.3f} | {ratio} | {tokens:.0f} | {memory:.1f} | {loss:.3f} |")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def show_largest(batches: dict[str, int], options: argparse.Namespace) -> None:
+    """Print the largest batch of each contender."""
+    print(
+        f"\n{Path(options.model).name}, largest batch (a power of two) within {options.largest:g} GB, {date.today()}\n"
+    )
+    print("| | batch |")
+    print("| --- | --- |")
+    for name, batch in batches.items():
+        print(f"| {name} | {batch} |")
 
 
 def _median(found: list[dict[str, Any]], name: str, key: str) -> float | None:

@@ -26,7 +26,8 @@ class ModelConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a CUDA device where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on CUDA devices that have it, float32 on a CPU (where bfloat16 can be fifty times slower)."""
+    """auto: bfloat16 on GPUs and CPUs that multiply it (CPUs with AVX512-BF16 or AMX, where it halves the time of a
+    step), float32 elsewhere."""
     quantize: Literal["none", "nf4"] = "none"
     """nf4 holds the frozen weights in 4 bits (QLoRA): a quarter of bfloat16's memory, slower steps. Not needed where
     the model fits."""

@@ -146,15 +146,34 @@ def _no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
+def pretend_cpu(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **capabilities})
+
+
 @pytest.mark.usefixtures("_no_cuda")
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_cpu_computes_in_float32_unless_told_otherwise(device: str) -> None:
+@pytest.mark.parametrize(
+    ("capabilities", "taken"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], taken: torch.dtype, device: str
+) -> None:
+    pretend_cpu(monkeypatch, **capabilities)
     hardware = choose_hardware(model_config(device=device))
-    assert (hardware.device, hardware.dtype, hardware.notes) == ("cpu", torch.float32, ())
+    assert (hardware.device, hardware.dtype, hardware.notes) == ("cpu", taken, ())
+    assert choose_hardware(model_config(device=device, dtype="float32")).dtype == torch.float32
+    assert choose_hardware(model_config(device=device, quantize="nf4")).dtype == torch.float32
 
 
 @pytest.mark.usefixtures("_no_cuda")
-def test_bfloat16_on_a_cpu_is_taken_with_a_word_about_its_speed() -> None:
+def test_bfloat16_on_a_cpu_without_it_is_taken_with_a_word_about_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cpu(monkeypatch)
     hardware = choose_hardware(model_config(dtype="bfloat16"))
     assert hardware.dtype == torch.bfloat16
     assert "fifty times slower" in hardware.notes[0]

@@ -67,13 +67,15 @@ class BatchCount:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """A model's sizes: weights that every token is multiplied with, all frozen weights, and the adapter's."""
+    """A model's sizes: weights that every token is multiplied with, all frozen weights, and the adapter's; the widths
+    of its hidden states, of the MLP's inner ones and of a token's key (or value), all heads together."""
 
     body: int
     frozen: int
     trainable: int
     hidden: int
     inner: int
+    key_value: int
     layers: int
     vocabulary: int
 
@@ -133,6 +135,8 @@ def _sizes(config: Config, model_config: Any) -> _Sizes:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
         get_peft_model(model, lora_config(config.lora))
+    heads = int(text.num_attention_heads)
+    dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     weights = [(name, p.numel(), p.dim()) for name, p in model.named_parameters()]
     apart = ("lora_", "embed", "lm_head")
     return _Sizes(
@@ -141,6 +145,7 @@ def _sizes(config: Config, model_config: Any) -> _Sizes:
         trainable=sum(count for name, count, _ in weights if "lora_" in name),
         hidden=int(text.hidden_size),
         inner=int(text.intermediate_size),
+        key_value=int(getattr(text, "num_key_value_heads", None) or heads) * dim,
         layers=int(text.num_hidden_layers),
         vocabulary=int(text.vocab_size),
     )
@@ -167,18 +172,22 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Seque
     moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
     adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
     logits = _LOGIT_COPIES[config.train.packing] * sizes.vocabulary * 4
-    batch = max(_kept_bytes(config, sizes, batch, width) + batch.head_positions * logits for batch in batches)
+    # On CUDA every query head is given keys and values of its own (see tree_attention).
+    key_width = sizes.key_value if hardware.device == "cpu" else sizes.hidden
+    batch = max(
+        _kept_bytes(config, sizes, batch, width, key_width) + batch.head_positions * logits for batch in batches
+    )
     return (frozen + adapter + batch) / 1e9 + _RUNTIME_GB[hardware.device]
 
 
-def _kept_bytes(config: Config, sizes: _Sizes, batch: BatchCount, width: int) -> float:
+def _kept_bytes(config: Config, sizes: _Sizes, batch: BatchCount, width: int, key_width: int) -> float:
     """Bytes that the forward pass keeps for the backward pass.
 
     In a layer, in numbers a token: the inputs of two norms and of what follows them (6 h), the query, attention output
     twice (3 h), and in the MLP gate, its activation, up and their product (4 inner); and for each key, key and value as
-    attention takes them, one for each query head (2 h).
+    attention takes them (2 `key_width`).
     """
-    layer = (batch.tokens * (9 * sizes.hidden + 4 * sizes.inner) + batch.keys * 2 * sizes.hidden) * width
+    layer = (batch.tokens * (9 * sizes.hidden + 4 * sizes.inner) + batch.keys * 2 * key_width) * width
     if config.train.activation_checkpointing:  # one layer at a time, and the input of each
         return float(layer + batch.tokens * sizes.hidden * width * sizes.layers)
     return float(layer * sizes.layers)
