@@ -92,11 +92,11 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], console: Console | N
     Args:
         console: where a long file shows how many rows it has so far.
     """
-    with _whole_file(path) as out:
-        out.writelines(map(_line, counted(rows, console, "writing")))
+    with whole_file(path) as out:
+        out.writelines(map(json_line, counted(rows, console, "writing")))
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def json_line(row: dict[str, Any]) -> bytes:
     try:
         return (_encode(row) + "\n").encode()
     except UnicodeEncodeError:
@@ -114,12 +114,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
-    with _whole_file(path) as out:
+    with whole_file(path) as out:
         out.write(text.encode())
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A neighbour of the file to write into, which takes the file's name once all is written and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -37,9 +37,9 @@ class Balance:
         self.rows_without_call = 0
         self.turns = 0
         self.calls: Counter[str] = Counter()
-        self.offered: Counter[str] = Counter()
+        self.offered: set[str] = set()
         self.languages: Counter[str] = Counter()
-        self._pending: tuple[object, int] = (None, 0)
+        self._last_tools: object = None
 
     def add(self, row: Conversation) -> None:
         self.rows += 1
@@ -51,10 +51,9 @@ class Balance:
                     self.calls[call.name] += 1
                     called = True
         self.rows_without_call += not called
-        if row.tools is not self._pending[0]:  # rows mostly share their tools
-            for tool in row.tools:
-                self.offered[tool.name] += 1
-            self._pending = (row.tools, 1)
+        if row.tools is not self._last_tools:  # rows mostly share their tools
+            self.offered.update(tool.name for tool in row.tools)
+            self._last_tools = row.tools
         language = row.meta.get("language")
         if isinstance(language, str):
             self.languages[language] += 1
@@ -75,7 +74,7 @@ class Balance:
             yield Finding(where, "no-call-share", told, "advice", remedy)
 
     def _tool_findings(self, where: str) -> Iterator[Finding]:
-        unused = sorted(set(self.offered) - set(self.calls))
+        unused = sorted(self.offered - set(self.calls))
         for name in unused:
             remedy = "add rows that call it; a model learns not to call it else"
             yield Finding(where, "unused-tool", f'the tool "{name}" is offered and never called', "advice", remedy)

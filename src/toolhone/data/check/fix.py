@@ -25,7 +25,7 @@ from toolhone.data.decode import Undecodable, decode_line
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.formats import openai
 from toolhone.errors import RowError, UserError
-from toolhone.jsonl import _line, _whole_file
+from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
 
 
@@ -71,7 +71,7 @@ class Fixer:
 
     def write(self, file: str, copy: Path) -> Iterator[Mended]:
         """Write the copy of one file, and yield what was done, row by row. The copy appears when all is written."""
-        with _whole_file(copy) as out, ExitStack() as open_files:
+        with whole_file(copy) as out, ExitStack() as open_files:
             lines = _Lines(file, open_files)
             for source in iter_file(file):
                 line, done = self._row(source, lines)
@@ -92,7 +92,7 @@ class Fixer:
         place = self._seen.setdefault(self._key(row), where)
         if place != where:
             return None, [*done, Mended(where, "duplicate", f"left out: the same row stands at {place}")]
-        return _line(row), done
+        return json_line(row), done
 
     def _key(self, row: dict[str, Any]) -> Any:
         if openai.looks_like(row):

@@ -136,7 +136,7 @@ Report = TextReport | JsonReport
 
 
 def _counted(balance: Balance) -> str:
-    calls, tools = balance.calls.total(), len(set(balance.offered) | set(balance.calls))
+    calls, tools = balance.calls.total(), len(balance.offered | set(balance.calls))
     text = f"{balance.rows:,} conversations, {balance.turns:,} assistant turns, {calls:,} calls, {tools:,} tools"
     if balance.languages:
         text += "; " + ", ".join(f"{name} {count:,}" for name, count in balance.languages.most_common(8))
