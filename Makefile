@@ -24,7 +24,7 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke test test-slow check format tokenizers bench doctor data clean
+.PHONY: help install model train eval report smoke test test-slow check format tokenizers bench bench-eval bench-data doctor data clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -78,11 +78,17 @@ tokenizers: $(READY) ## fetch the Llama-3.2 and Qwen3 tokenizers, which some tes
 bench: $(READY) ## training speed: prefix trees, the stock path, and TRL as documented
 	@$(BIN)/python scripts/fetch_smollm2.py && $(BIN)/python scripts/bench_train.py
 
+bench-eval: $(READY) ## evaluation speed of RUN: cached prefix against plain generate
+	@$(BIN)/python scripts/bench_eval.py --run $(RUN)
+
+bench-data: $(READY) ## how many rows a second are read, checked, written and split
+	@$(BIN)/python scripts/bench_data.py
+
 doctor: $(READY) ## what this machine can do, with a ten-second self-test
 	@$(BIN)/toolhone doctor
 
-data: $(READY) ## make data/customer_service/*.jsonl from its templates again
-	@$(BIN)/python scripts/make_customer_service.py
+data: $(READY) ## make data/customer_service/*.jsonl from its spec again
+	@$(BIN)/toolhone data generate data/customer_service/spec.yaml
 
 clean: ## delete the environment and caches (runs and fetched models stay)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
