@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from toolhone.chat.render import Rendered
@@ -25,7 +25,7 @@ from toolhone.config import Config, LoraConfig
 from toolhone.errors import UserError
 from toolhone.fingerprint import fingerprint
 from toolhone.hardware import Hardware, world_size
-from toolhone.memory import peak_memory_gb
+from toolhone.memory import give_back_memory, peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
 from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window
@@ -84,6 +84,17 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         return loss
 
 
+class GiveMemoryBack(TrainerCallback):  # type: ignore[misc]
+    """Every few steps, what the allocator of a CPU holds and does not need: batches of unequal lengths leave gaps of
+    unequal sizes, and the memory of SmolLM2's training grew from 3.9 GB after 12 steps to 6.3 after 252."""
+
+    _STEPS = 8
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self._STEPS == 0:
+            give_back_memory("cpu")
+
+
 def _counts(inputs: dict[str, Any]) -> torch.Tensor:
     """Examples, logical tokens (each row in full) and computed ones (without padding) of a batch."""
     if "ends" in inputs:
@@ -128,7 +139,8 @@ def train_adapter(
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
-    trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, [log, stop, MarkComplete()])
+    callbacks = [log, stop, MarkComplete(), *([GiveMemoryBack()] if hardware.device == "cpu" else [])]
+    trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, callbacks)
     trainer.remove_callback(PrinterCallback)
     if trainer.args.world_size != world_size():
         raise UserError(
