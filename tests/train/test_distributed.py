@@ -71,7 +71,7 @@ def run(data: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) 
         name = f"{packing}-{processes}"
         config = {
             "name": name,
-            "model": {"name": str(tiny_llama), "device": "cpu"},
+            "model": {"name": str(tiny_llama), "device": "cpu", "dtype": "float32"},
             "data": {"train": [str(data / "train.jsonl")], "test": [str(data / "test.jsonl")], "validation": 0},
             "lora": {"rank": 4, "alpha": 8},
             "train": {
