@@ -199,3 +199,12 @@ def test_a_saved_adapter_comes_back_with_the_same_logits(
     assert torch.equal(reloaded, trained)
     assert done.result.finished
     assert done.result.steps == 3
+
+
+def test_freed_memory_is_given_back_every_eight_steps(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("toolhone.train.trainer.give_back_memory", asked.append)
+    train(short_rows, max_steps=17, batch_size=1)
+    assert asked == ["cpu", "cpu"]
