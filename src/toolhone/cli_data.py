@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-from toolhone.records import Tool
+from toolhone.records import RowFormat, Tool
 from toolhone.terminal import plain_console
-
-FORMATS = ("auto", "logs", "openai", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl")
-"""Names of the formats of rows: `toolhone.data.read.FORMAT_NAMES`, which is not imported before a command runs."""
 
 
 def add_data_commands(data: argparse.ArgumentParser) -> None:
@@ -295,7 +293,9 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     _add_tools(parser)
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="the rows' format (default: told from them)")
+    parser.add_argument(
+        "--format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
+    )
 
 
 def _add_tools(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from toolhone.records import RowFormat
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -43,7 +45,7 @@ class DataConfig(_Section):
     half of a source's rows, `path=2` each twice."""
     test: tuple[str, ...] = Field(min_length=1)
     """Sources that are never trained or tuned on."""
-    format: Literal["auto", "openai", "logs", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl"] = "auto"
+    format: RowFormat = "auto"
     """The rows' format; auto: told from the first rows of each file."""
     tools: str | None = None
     """A JSON file with the list of tools, for rows that carry none of their own."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.data.read import (
+    FORMAT_NAMES,
     RowFault,
     detect_format,
     detected_formats,
@@ -191,3 +192,10 @@ def test_every_line_that_is_not_blank_gives_a_conversation_or_a_fault(
     others = {row.where for row in found if isinstance(row, RowFault) or not row.gold_source}
     assert len(others) + steps >= len(lines)
     assert told <= {f"{path}:{n}" for n in range(1, len(lines) + 1)}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name not in ("auto", "logs")])
+def test_every_format_that_can_be_named_has_a_reader(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"of": "no format"}\n', encoding="utf-8")
+    found = list(read_source(tmp_path / "x.jsonl", format=name))
+    assert [type(row) for row in found] == [RowFault]

@@ -79,15 +79,14 @@ def augment_file(
     _refuse_test_file(Path(source))
     if out.resolve() == Path(source).resolve():
         raise UserError(f"--out {out}: is the file that is read; name another")
-    known = {
-        tool.name: tool
-        for tool in pool or (tool for row in sound_rows(read_source(source, default_tools)) for tool in row.tools)
-    }
+
+    def rows() -> Iterator[Conversation]:
+        return sound_rows(read_source(source, default_tools))
+
+    offered = pool or (tool for row in rows() for tool in row.tools)
+    known = {tool.name: tool for tool in offered} if augmentation.distractors else {}
     done: Counter[str] = Counter()
-    write_jsonl(
-        out,
-        (row.to_json() for row in augment(sound_rows(read_source(source, default_tools)), augmentation, known, done)),
-    )
+    write_jsonl(out, (row.to_json() for row in augment(rows(), augmentation, known, done)))
     return done
 
 

@@ -15,14 +15,14 @@ from functools import cache
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.formats.openai import conversation, refuse_unwritable
 from toolhone.data.formats.tool_list import read_tool_list
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
-from toolhone.records import Conversation, Example, Gold, Tool
+from toolhone.records import Conversation, Example, Gold, RowFormat, Tool
 
 __all__ = [
     "RowError",
@@ -48,7 +48,7 @@ _FORMATS = {
 """A format's module in `formats/`, and its two functions, in the order in which they are tried. Logs come before them:
 they are no format of single rows, since one conversation spans many."""
 
-FORMAT_NAMES = ("auto", "logs", *_FORMATS)
+FORMAT_NAMES = get_args(RowFormat)
 _SAMPLE = 100
 
 RowReader = Callable[[dict[str, Any], str, tuple[Tool, ...]], Conversation]
