@@ -127,8 +127,8 @@ def _in_child(stage: str, folder: Path, near: bool) -> dict[str, Any]:
 def run_stage(stage: str, folder: Path, near: bool) -> dict[str, Any]:
     """Run one stage in this process and tell what it took."""
     from toolhone.data.check import Survey
-    from toolhone.data.partition import Shares
-    from toolhone.data.partition_files import split_files
+    from toolhone.data.partition.files import split_files
+    from toolhone.data.partition.partition import Shares
     from toolhone.data.read import RowFault, read_source
     from toolhone.jsonl import write_jsonl
     from toolhone.records import Conversation

@@ -72,8 +72,8 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _split(options: argparse.Namespace) -> int:
-    from toolhone.data.partition import Shares
-    from toolhone.data.partition_files import show, split_files
+    from toolhone.data.partition.files import show, split_files
+    from toolhone.data.partition.partition import Shares
 
     console = plain_console()
     result = split_files(
@@ -103,7 +103,7 @@ def _add_stats(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from toolhone.data.stats import data_stats
+    from toolhone.data.stats.measure import data_stats
 
     data_stats(
         options.sources,
@@ -187,7 +187,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from toolhone.data.spec import generate
+    from toolhone.data.generate.spec import generate
 
     return 0 if generate(options.spec, plain_console(), out=options.out, compare=options.check) else 1
 
@@ -212,7 +212,7 @@ def _add_paraphrase(parser: argparse.ArgumentParser) -> None:
 
 
 def _paraphrase(options: argparse.Namespace) -> int:
-    from toolhone.data.paraphrase import ParaphraseSettings, paraphrase
+    from toolhone.data.paraphrase.paraphrase import ParaphraseSettings, paraphrase
 
     settings = ParaphraseSettings(
         model=options.model,
@@ -249,8 +249,8 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
 
 
 def _review(options: argparse.Namespace) -> int:
-    from toolhone.data.marks import apply_marks
-    from toolhone.data.review import write_sheet
+    from toolhone.data.review.marks import apply_marks
+    from toolhone.data.review.sheet import write_sheet
 
     tools = _tools(options)
     if options.apply:

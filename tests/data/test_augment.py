@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from toolhone.data.augment import Augmentation, augment, augment_file
 from toolhone.data.check import check
 from toolhone.data.mask import mask, unmask
-from toolhone.data.partition import Shares
-from toolhone.data.partition_files import split_files
+from toolhone.data.partition.files import split_files
+from toolhone.data.partition.partition import Shares
 from toolhone.data.read import conversation, read_conversations, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall

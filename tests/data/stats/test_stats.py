@@ -23,15 +23,15 @@ from toolhone.config import ChatConfig
 from toolhone.config_file import load_config
 from toolhone.data.language import guess_language
 from toolhone.data.read import RowFault, conversation, examples, read_conversations, read_tools
-from toolhone.data.stats import Stats, data_stats, measure
-from toolhone.data.stats_page import build_page, stats_page
-from toolhone.data.token_stats import TokenCounter, tree_gain
+from toolhone.data.stats.measure import Stats, data_stats, measure
+from toolhone.data.stats.page import build_page, stats_page
+from toolhone.data.stats.tokens import TokenCounter, tree_gain
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool
 from toolhone.train.estimate import count_batches
 from toolhone.train.pack import TrainingRow, build_tree
 
-SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
+SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 TOOLS = [
     {"name": name, "description": name, "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}
     for name in ("look", "send", "never")
@@ -191,7 +191,7 @@ def test_the_expected_gain_is_the_packer_s_own_count(counted: Stats, training_ro
     assert counted.tokens is not None
     for gain in counted.tokens.gains:
         config = load_config(
-            Path(__file__).parents[2] / "configs" / "smoke.yaml",
+            Path(__file__).parents[3] / "configs" / "smoke.yaml",
             [f"train.batch_size={gain.batch_size}", "train.packing=prefix_tree", "seed=42", "train.tree_tokens=8192"],
         )
         assert gain.computed_tokens == sum(batch.tokens for batch in count_batches(config, training_rows))
@@ -327,7 +327,7 @@ def test_a_file_without_a_conversation_is_an_error_with_its_first_fault(tmp_path
 def test_without_a_tokenizer_no_model_library_is_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from rich.console import Console\n"
-        "from toolhone.data.stats import data_stats\n"
+        "from toolhone.data.stats.measure import data_stats\n"
         "data_stats([sys.argv[1]], html=Path('stats.html'), console=Console())\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )

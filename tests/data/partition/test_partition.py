@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.data import partition_files
-from toolhone.data.partition import (
+from toolhone.data.partition import files as partition_files
+from toolhone.data.partition.files import show, split_files
+from toolhone.data.partition.partition import (
     NO_CALL,
     SIDES,
     Ledger,
@@ -26,12 +27,11 @@ from toolhone.data.partition import (
     share_bound,
     tie,
 )
-from toolhone.data.partition_files import show, split_files
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
-SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
+SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 HALVES = Shares(0.2, 0.1, 0.3)
 
 

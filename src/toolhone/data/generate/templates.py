@@ -28,8 +28,8 @@ from random import Random
 from typing import Any
 
 from toolhone.data.check import refuse_faults
-from toolhone.data.generate import build_conversation
-from toolhone.data.json_yaml import Entries, YamlFile
+from toolhone.data.generate.generator import build_conversation
+from toolhone.data.generate.json_yaml import Entries, YamlFile
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from toolhone.data.check import check
+from toolhone.data.generate.spec import Made, load_spec, make
 from toolhone.data.read import read_conversations, read_tools
-from toolhone.data.spec import Made, load_spec, make
 from toolhone.records import Conversation
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "data" / "customer_service"
 TOOLS = read_tools(FOLDER / "tools.json")
 SPLITS = ("train", "test")

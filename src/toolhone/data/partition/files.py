@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolhone.data.check.row_faults import sound_rows
 from toolhone.data.identity import called_tools
-from toolhone.data.leakage import Leakage, refuse_leakage
-from toolhone.data.partition import NEAR_ROWS, SIDES, Ledger, Partition, Shares, partition, rows_by_tool
+from toolhone.data.partition.leakage import Leakage, refuse_leakage
+from toolhone.data.partition.partition import NEAR_ROWS, SIDES, Ledger, Partition, Shares, partition, rows_by_tool
 from toolhone.data.read import conversation, read_sources, split_weight
 from toolhone.errors import UserError
 from toolhone.jsonl import parse_strict, write_json

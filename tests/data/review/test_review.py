@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from toolhone.data.marks import ReviewReport, apply_marks, read_marks
 from toolhone.data.read import examples, read_conversations, read_tools
-from toolhone.data.review import write_sheet
-from toolhone.data.sample import Sampled, find_doubts, sample
+from toolhone.data.review.marks import ReviewReport, apply_marks, read_marks
+from toolhone.data.review.sample import Sampled, find_doubts, sample
+from toolhone.data.review.sheet import write_sheet
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
 
-FOLDER = Path(__file__).parents[2] / "data" / "customer_service"
-FILES = Path(__file__).parents[2] / "src" / "toolhone" / "data"
+FOLDER = Path(__file__).parents[3] / "data" / "customer_service"
+FILES = Path(__file__).parents[3] / "src" / "toolhone" / "data" / "review"
 TOOLS = read_tools(FOLDER / "tools.json")
 ORDER = Tool(
     "order",
@@ -170,7 +170,7 @@ def test_predictions_that_differ_from_the_gold_are_disagreements(tmp_path: Path)
 
 
 def test_scores_serve_as_predictions_do(tmp_path: Path) -> None:
-    contracts = Path(__file__).parents[1] / "fixtures" / "contracts"
+    contracts = Path(__file__).parents[2] / "fixtures" / "contracts"
     source = contracts / "conversation.jsonl"
     chosen = write_sheet(source, tmp_path / "review.csv", quiet(), predictions=contracts / "score.jsonl")
     assert {one.example.id: set(one.doubts) for one in chosen}["order-1/2"] >= {"disagreement"}
@@ -438,7 +438,7 @@ def test_what_a_row_says_cannot_break_out_of_the_page(tmp_path: Path) -> None:
 @needs_node
 def test_the_pages_script_is_javascript() -> None:
     read = subprocess.run(
-        ["node", "--check", str(FILES / "review_page.js")], check=False, capture_output=True, text=True
+        ["node", "--check", str(FILES / "page.js")], check=False, capture_output=True, text=True
     )
     assert (read.returncode, read.stderr) == (0, "")
 

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from toolhone.data.fillers import Codes, SlotSpec, fillers
-from toolhone.data.json_yaml import YamlFile
-from toolhone.data.phrasings import choose, nearest_pairs
+from toolhone.data.generate.fillers import Codes, SlotSpec, fillers
+from toolhone.data.generate.json_yaml import YamlFile
+from toolhone.data.generate.phrasings import choose, nearest_pairs
+from toolhone.data.generate.templates import Template, expand, load_templates, parse_templates
 from toolhone.data.read import read_tools
-from toolhone.data.templates import Template, expand, load_templates, parse_templates
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
 from toolhone.records import Conversation

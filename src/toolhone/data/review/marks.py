@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.read import examples, read_conversations
-from toolhone.data.review import turn_hash
+from toolhone.data.review.sheet import turn_hash
 from toolhone.errors import UserError
 from toolhone.evaluate.rates import Rate, rate
 from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from toolhone.data.fillers import Codes, Shapes, SlotSpec, deal, fillers
-from toolhone.data.phrasings import choose, grams, share, similarity
+from toolhone.data.generate.fillers import Codes, Shapes, SlotSpec, deal, fillers
+from toolhone.data.generate.phrasings import choose, grams, share, similarity
+from toolhone.data.generate.spec import generate, load_spec, make, refuse_made_up_text, refuse_slot_in_other_argument
+from toolhone.data.generate.templates import Template
 from toolhone.data.read import read_conversations
-from toolhone.data.spec import generate, load_spec, make, refuse_made_up_text, refuse_slot_in_other_argument
-from toolhone.data.templates import Template
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
 

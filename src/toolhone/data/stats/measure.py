@@ -23,7 +23,7 @@ from toolhone.records import Conversation
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolhone.data.token_stats import TokenStats
+    from toolhone.data.stats.tokens import TokenStats
 
 _PLACES = 3
 _WITH_TOKENIZER = 200
@@ -130,14 +130,14 @@ def data_stats(
         why = f" (first fault, {fault.rule}: {fault.places[0]})" if fault else ""
         raise UserError(f"{', '.join(sources)}: no row that is a conversation{why}; try `toolhone data check`")
     if html:
-        from toolhone.data.stats_page import stats_page
+        from toolhone.data.stats.page import stats_page
 
         write_text(html, stats_page(found, sources))
     if as_json:
         text = json.dumps({"sources": list(sources), **found.to_json()}, ensure_ascii=False, indent=2)
         console.file.write(text + "\n")  # not console.print, which would fold and colour it
         return
-    from toolhone.data.stats_table import show
+    from toolhone.data.stats.table import show
 
     show(found, sources, console)
     if html:
@@ -150,7 +150,7 @@ def measure(
     """Count the rows as they pass. With a tokenizer (a folder or a name on the hub) their tokens too."""
     if tokenizer is None:
         return _count(counted(rows, console, "reading"))
-    from toolhone.data.token_stats import TokenCounter
+    from toolhone.data.stats.tokens import TokenCounter
 
     counter = TokenCounter(tokenizer)
     return _count(counted(rows, console, "reading", short=_WITH_TOKENIZER), counter)

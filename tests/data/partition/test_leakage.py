@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from toolhone.data.leakage import Kind, Leakage, measure_leakage, refuse_leakage
+from toolhone.data.partition.leakage import Kind, Leakage, measure_leakage, refuse_leakage
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
 

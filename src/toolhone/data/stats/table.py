@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolhone.data.stats import Stats
-from toolhone.data.stats_page import PART_NAMES, agreement, languages, remark, verdict
-from toolhone.data.token_stats import TokenStats
+from toolhone.data.stats.measure import Stats
+from toolhone.data.stats.page import PART_NAMES, agreement, languages, remark, verdict
+from toolhone.data.stats.tokens import TokenStats
 from toolhone.evaluate.wording import fraction, number, percent, visible
 
 _MOST_TOOLS = 30

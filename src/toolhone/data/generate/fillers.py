@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolhone.data.templates import Filler
+from toolhone.data.generate.templates import Filler
 from toolhone.errors import UserError
 
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"

@@ -8,12 +8,12 @@ from random import Random
 
 import pytest
 
+from toolhone.data.generate.templates import MASK, Filler, Template, expand, load_templates, spread
 from toolhone.data.read import read_tools
-from toolhone.data.templates import MASK, Filler, Template, expand, load_templates, spread
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
-TOOLS = read_tools(Path(__file__).parents[2] / "data" / "customer_service" / "tools.json")
+TOOLS = read_tools(Path(__file__).parents[3] / "data" / "customer_service" / "tools.json")
 
 FILLERS: dict[str, Filler] = {
     "order_id": lambda rng, language, typed: f"{'ord' if typed else 'ORD'}-{rng.randint(100, 999)}",

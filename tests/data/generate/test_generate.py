@@ -15,7 +15,7 @@ from toolhone.data.generate import FineTuneDataGenerator
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.errors import UserError
 
-TOOLS_FILE = Path(__file__).parents[2] / "data" / "customer_service" / "tools.json"
+TOOLS_FILE = Path(__file__).parents[3] / "data" / "customer_service" / "tools.json"
 SYSTEM = "你是客服 Agent,负责查询订单和物流。"
 
 NESTED = {

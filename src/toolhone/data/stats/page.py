@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from toolhone.data.stats import FaultCount, Stats, ToolCount
-from toolhone.data.token_stats import Gain, TokenStats
+from toolhone.data.stats.measure import FaultCount, Stats, ToolCount
+from toolhone.data.stats.tokens import Gain, TokenStats
 from toolhone.evaluate.plots import Tick, share, ticks
 from toolhone.evaluate.wording import number, percent, visible
 from toolhone.html_page import html_page

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from toolhone.data.check import refuse_faults
-from toolhone.data.endpoint import Attempt, Budget, Endpoint, OutOfBudget
+from toolhone.data.paraphrase.reword import fault, plain, read_wordings, request, reworded, template_of, user_turns
 from toolhone.data.read import read_conversations
-from toolhone.data.reword import fault, plain, read_wordings, request, reworded, template_of, user_turns
+from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
 from toolhone.records import Conversation, Tool

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.read import examples, read_conversations
-from toolhone.data.sample import Sampled, gold_calls, sample
+from toolhone.data.review.sample import Sampled, gold_calls, sample
 from toolhone.errors import UserError
 from toolhone.jsonl import read_jsonl, write_text
 from toolhone.records import Example, FormatName, Prediction, Score, Tool, ToolCall
@@ -147,7 +147,7 @@ def page(title: str, items: list[dict[str, Any]], toolsets: list[tuple[Tool, ...
     name = hashlib.sha256(json.dumps([title, [one["hash"] for one in items]]).encode()).hexdigest()[:12]
     tools = [[tool.to_json()["function"] for tool in toolset] for toolset in toolsets]
     data = json.dumps({"title": title, "name": name, "items": items, "toolsets": tools}, ensure_ascii=False)
-    script = (_FOLDER / "review_page.js").read_text(encoding="utf-8")
+    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     parts = {
         # The page's content policy lets this one script run, by its hash, and loads nothing from anywhere.
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -155,7 +155,7 @@ def page(title: str, items: list[dict[str, Any]], toolsets: list[tuple[Tool, ...
         # Inside a script element only "</" and "<!--" mean anything to a browser.
         "sheet": _encodable(data.replace("<", "\\u003c")),
     }
-    html = (_FOLDER / "review_page.html").read_text(encoding="utf-8")
+    html = (_FOLDER / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html)
 
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import product
 from random import Random
 
-from toolhone.data.templates import Template, spread
+from toolhone.data.generate.templates import Template, spread
 from toolhone.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""Other words for the same request, from an endpoint, every argument value kept."""

@@ -1,0 +1,1 @@
+"""Rows to sides (train, val, calibration, test), and what one file gives away of another."""

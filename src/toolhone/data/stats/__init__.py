@@ -1,0 +1,1 @@
+"""What a data set is made of: counts, tokens, the expected gain of prefix trees."""
