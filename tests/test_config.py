@@ -204,6 +204,7 @@ def test_a_missing_key_is_told_at_its_section(tmp_path: Path) -> None:
             "model.attention: flash_attention_2 needs CUDA",
         ),
         (["model.device=cpu", "train.optimizer=paged_adamw_8bit"], "train.optimizer: paged_adamw_8bit needs CUDA"),
+        (["chat.template=model", "chat.tools=names"], "chat.tools: names needs toolhone's template"),
         (["chat.template=model", "chat.tools=signatures"], "chat.tools: signatures needs toolhone's template"),
         (["model.attention=eager", "train.packing=prefix_tree"], "train.packing: prefix_tree needs model.attention"),
         (["data.validation=0", "evaluate.split=validation"], "evaluate.split: there are no validation rows"),

@@ -71,9 +71,11 @@ class ChatConfig(_Section):
     template: Literal["auto", "model", "toolhone"] = "auto"
     """Whose chat template: auto takes the model's own where it knows tools and calls can be read back from it,
     otherwise toolhone's for the format. Either is saved with the adapter."""
-    tools: Literal["schema", "signatures"] = "schema"
-    """How toolhone's template writes the tools into the prompt: each as its JSON Schema, or as a signature of one line,
-    a third as long. A model that is tuned on its tools needs no more; it saves tokens in training and at every call."""
+    tools: Literal["schema", "signatures", "names"] = "schema"
+    """How toolhone's template writes the tools into the prompt: each as its JSON Schema, as a signature of one line, a
+    third as long, or as its name and its arguments' names alone, without a word on how to call. A model that is tuned on
+    its tools needs no more; it saves tokens in training and at every call. With names, the untuned model, which cannot
+    know what it was not told, is still asked with schemas."""
     template_kwargs: dict[str, Any] = {}
     """Extra variables for the template, for example {enable_thinking: false} for Qwen3."""
     max_tokens: int = Field(2048, ge=16)
@@ -185,8 +187,10 @@ class Config(_Section):
             raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
         if self.model.quantize == "nf4" and self.model.dtype == "float16":
             raise ValueError("model.quantize: nf4 computes in bfloat16 or float32; set model.dtype to auto")
-        if self.chat.tools == "signatures" and self.chat.template == "model":
-            raise ValueError("chat.tools: signatures needs toolhone's template, but chat.template is model; use auto")
+        if self.chat.tools != "schema" and self.chat.template == "model":
+            raise ValueError(
+                f"chat.tools: {self.chat.tools} needs toolhone's template, but chat.template is model; use auto"
+            )
         if "lm_head" in self.lora.targets:
             raise ValueError("lora.targets: lm_head cannot carry an adapter, since TRL reads its weight directly")
         return self

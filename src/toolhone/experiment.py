@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer
+from toolhone.chat.render import ChatRenderer, make_base_renderer
 from toolhone.config import Config
 from toolhone.config_file import load_config
 from toolhone.data.split import turns
@@ -122,34 +122,43 @@ def _manifest_head(prepared: Prepared) -> dict[str, Any]:
 
 def _predict_base(prepared: Prepared, run: RunFolder, console: Console) -> None:
     stage = "predict:base"
-    made_from = _prediction_fingerprint(prepared, "base")
+    config = prepared.config
+    renderer = make_base_renderer(prepared.renderer.tokenizer, config.chat, config.model.name)
+    made_from = _prediction_fingerprint(prepared, renderer, "base")
     if run.is_finished(stage, made_from):
         console.print(f"reusing {run.predictions('base')}")
         return
-    model = on_device(load_model(prepared.config.model, prepared.hardware), prepared.config, prepared.hardware)
-    _predict(prepared, run, model, "base", stage, made_from, console)
+    model = on_device(load_model(config.model, prepared.hardware), config, prepared.hardware)
+    _predict(prepared, run, model, renderer, "base", stage, made_from, console)
 
 
 def _predict_tuned(prepared: Prepared, run: RunFolder, trained_from: str, console: Console) -> None:
     stage = "predict:tuned"
-    made_from = _prediction_fingerprint(prepared, trained_from)
+    made_from = _prediction_fingerprint(prepared, prepared.renderer, trained_from)
     if run.is_finished(stage, made_from):
         console.print(f"reusing {run.predictions('tuned')}")
         return
     # The model is loaded anew: what is judged is the adapter as it was saved.
     model = load_adapter(load_model(prepared.config.model, prepared.hardware), run.adapter)
     model = on_device(model, prepared.config, prepared.hardware)
-    _predict(prepared, run, model, "tuned", stage, made_from, console)
+    _predict(prepared, run, model, prepared.renderer, "tuned", stage, made_from, console)
 
 
 def _predict(
-    prepared: Prepared, run: RunFolder, model: Any, label: str, stage: str, made_from: str, console: Console
+    prepared: Prepared,
+    run: RunFolder,
+    model: Any,
+    renderer: ChatRenderer,
+    label: str,
+    stage: str,
+    made_from: str,
+    console: Console,
 ) -> None:
     started = time.perf_counter()
     path, config = run.predictions(label), prepared.config.evaluate
     if rank() == 0:
         console.print(f"{label} answers {len(prepared.judged)} turns ...")
-    predict(model, prepared.renderer, prepared.judged, label, config, path, console, fingerprint=made_from)
+    predict(model, renderer, prepared.judged, label, config, path, console, fingerprint=made_from)
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
         run.mark_finished(stage, made_from, seconds=seconds, examples=len(prepared.judged))
@@ -210,7 +219,7 @@ def _training_fingerprint(prepared: Prepared) -> str:
     return fingerprint(sections, prepared.data_fingerprint(), world_size())
 
 
-def _prediction_fingerprint(prepared: Prepared, model: str) -> str:
+def _prediction_fingerprint(prepared: Prepared, renderer: ChatRenderer, model: str) -> str:
     sections = prepared.config.model_dump(mode="json", include={"model", "evaluate"})
     ids = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in prepared.judged]
-    return fingerprint(model, sections, ids, prepared.renderer.template_hash(), prepared.hardware.dtype_name)
+    return fingerprint(model, sections, ids, renderer.template_hash(), prepared.hardware.dtype_name)

@@ -48,7 +48,7 @@ def test_a_format_that_the_tokenizer_cannot_write_is_refused(
         choose_format(name, vocabulary, "my/model")
 
 
-@pytest.mark.parametrize("tools", ["schema", "signatures"])
+@pytest.mark.parametrize("tools", ["schema", "signatures", "names"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_has_a_template_that_ends_turns_as_it_says(name: str, tools: str) -> None:
     chat_format = next(f for f in FORMATS.values() if f.name == name)

@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 
 from toolhone.chat.formats import FORMATS
 from toolhone.chat.parse import parse_turn
-from toolhone.chat.render import ChatRenderer, Rendered, RenderError, make_renderer, render_all
+from toolhone.chat.render import (
+    ChatRenderer,
+    Rendered,
+    RenderError,
+    make_base_renderer,
+    make_renderer,
+    render_all,
+)
 from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.data.split import read_files, turns
@@ -434,6 +441,30 @@ def test_a_signature_says_names_types_and_what_may_be_left_out(
     assert f"\n{signature}  # does it\n" in text
     bare = renderer.text((Message("user", "hi"),), (Tool("f", "", parameters),), ask=True)
     assert f"\n{signature}\n" in bare
+
+
+LOOK_UP = Tool("look_up", "finds an order", {"type": "object", "properties": {"id": {}, "n": {}}, "required": ["id"]})
+
+
+def test_names_say_which_tools_there_are_and_nothing_else(tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> None:
+    asked = (Message("system", "Be brief."), Message("user", "hi"))
+    tools = (LOOK_UP, Tool("wait", "", {}))
+    hermes = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
+    assert hermes == (
+        "<|im_start|>system\nBe brief.\n\n<tools>\nlook_up(id, n?)\nwait()\n</tools><|im_end|>\n"
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    llama3 = make_renderer(tiny_llama3_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
+    assert "26 Jul 2024\n\nlook_up(id, n?)\nwait()\n\nBe brief.<|eot_id|>" in llama3
+    assert "finds an order" not in hermes + llama3
+
+
+@pytest.mark.parametrize(("tools", "told"), [("names", "schema"), ("signatures", "signatures"), ("schema", "schema")])
+def test_an_untuned_model_is_never_asked_with_names_alone(tiny_tokenizer: Any, tools: Any, told: Any) -> None:
+    asked, offered = (Message("user", "hi"),), (LOOK_UP,)
+    base = make_base_renderer(tiny_tokenizer, ChatConfig(tools=tools, template="auto"), "tiny")
+    same = make_renderer(tiny_tokenizer, ChatConfig(tools=told, template="auto"), "tiny")
+    assert base.text(asked, offered, ask=True) == same.text(asked, offered, ask=True)
 
 
 def test_signatures_take_toolhones_template_though_the_models_own_would_do(tiny_tokenizer: Any) -> None:

@@ -30,7 +30,8 @@ class ChatFormat:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def own_template(self, tools: str) -> str:
-        """toolhone's Jinja template for the format, with the macro that writes a tool as "schema" or "signatures"."""
+        """toolhone's Jinja template for the format, with the macro that writes a tool as "schema", "signatures" or
+        "names"."""
         folder = files("toolhone.chat") / "templates"
         return "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in (f"tools_{tools}", self.name))
 
