@@ -143,8 +143,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _add_augment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="training rows")
-    _add_reading(parser)
+    _add_sources(parser)
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--shuffle-tools", action="store_true", help="put each row's tools in another order")
     parser.add_argument("--distractors", type=int, default=0, help="tools of other rows to offer as well")
@@ -158,8 +157,9 @@ def _add_augment(parser: argparse.ArgumentParser) -> None:
 
 
 def _augment(options: argparse.Namespace) -> int:
-    from toolhone.data.augment import Augmentation, augment_file
+    from toolhone.data.augment import Augmentation, augment_files
     from toolhone.data.read import read_tools
+    from toolhone.data.sources import say_formats
 
     augmentation = Augmentation(
         shuffle_tools=options.shuffle_tools,
@@ -168,11 +168,13 @@ def _augment(options: argparse.Namespace) -> int:
         irrelevance=options.irrelevance,
         seed=options.seed,
     )
-    done = augment_file(
-        options.source,
+    say_formats(options.sources, options.format, plain_console())
+    done = augment_files(
+        options.sources,
         options.out,
         augmentation,
         default_tools=_tools(options),
+        format=options.format,
         pool=read_tools(options.pool) if options.pool else (),
     )
     print(f"{options.out}: " + ", ".join(f"{count:,} {what}" for what, count in done.items() if count))
@@ -193,11 +195,10 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _add_paraphrase(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="training rows; the key of the endpoint is read from OPENAI_API_KEY")
-    _add_tools(parser)
+    _add_sources(parser)
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--model", required=True, help="the model to ask")
-    parser.add_argument("--base-url", required=True, help="an OpenAI-compatible endpoint")
+    parser.add_argument("--base-url", required=True, help="an OpenAI-compatible endpoint; its key: OPENAI_API_KEY")
     parser.add_argument("--per-row", type=_count, default=3, help="paraphrases of a row (default: %(default)s)")
     parser.add_argument("--max-calls", type=int, help="stop after so many calls")
     parser.add_argument("--max-usd", type=float, help="stop before so many dollars are spent")
@@ -228,16 +229,15 @@ def _paraphrase(options: argparse.Namespace) -> int:
         max_tokens=options.max_tokens,
         only_new=options.only_new,
     )
-    paraphrase(options.source, options.out, settings, plain_console(), _tools(options))
+    paraphrase(options.sources, options.out, settings, plain_console(), tools=_tools(options), format=options.format)
     return 0
 
 
 def _add_review(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="the rows to review")
-    _add_tools(parser)
+    _add_sources(parser)
     parser.add_argument("--out", type=Path, required=True, help="the sheet (.html or .csv); with --apply the new rows")
     parser.add_argument("--predictions", type=Path, help="a model's predictions or scores: disagreement is doubt")
-    parser.add_argument("--format", choices=("hermes", "llama3"), default="hermes", help="of the predictions' texts")
+    parser.add_argument("--chat-format", choices=("hermes", "llama3"), default="hermes", help="of predictions' texts")
     parser.add_argument("--rows", type=_count, default=200, help="turns on the sheet (default: %(default)s)")
     parser.add_argument("--random-share", type=float, default=0.5, help="share drawn at random, for the accuracy")
     parser.add_argument("--seed", type=int, default=7)
@@ -252,17 +252,26 @@ def _review(options: argparse.Namespace) -> int:
     from toolhone.data.review.marks import apply_marks
     from toolhone.data.review.sheet import write_sheet
 
-    tools = _tools(options)
+    console, tools = plain_console(), _tools(options)
     if options.apply:
-        apply_marks(options.source, options.apply, options.out, plain_console(), tools=tools, wrong=options.wrong)
+        apply_marks(
+            options.sources,
+            options.apply,
+            options.out,
+            console,
+            tools=tools,
+            format=options.format,
+            wrong=options.wrong,
+        )
         return 0
     write_sheet(
-        options.source,
+        options.sources,
         options.out,
-        plain_console(),
+        console,
         tools=tools,
-        predictions=options.predictions,
         format=options.format,
+        predictions=options.predictions,
+        chat_format=options.chat_format,
         rows=options.rows,
         random_share=options.random_share,
         seed=options.seed,
@@ -288,18 +297,10 @@ def _preview(options: argparse.Namespace) -> int:
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", help="files, folders, globs or hub:owner/name[:split]")
-    _add_reading(parser)
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    _add_tools(parser)
+    parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
     parser.add_argument(
         "--format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
     )
-
-
-def _add_tools(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
 
 
 def _tools(options: argparse.Namespace) -> tuple[Tool, ...]:

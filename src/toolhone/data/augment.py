@@ -18,9 +18,11 @@ from random import Random
 from typing import Any
 
 from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.files import expand_source
 from toolhone.data.identity import called_tools
 from toolhone.data.mask import mask, mentions_a_tool
-from toolhone.data.read import read_source
+from toolhone.data.read import read_sources, split_weight
+from toolhone.data.sources import refuse_to_overwrite
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool
@@ -61,27 +63,29 @@ class Augmentation:
             raise UserError("nothing to do; give --shuffle-tools, --distractors, --mask-names or --irrelevance")
 
 
-def augment_file(
-    source: str,
+def augment_files(
+    sources: Sequence[str],
     out: Path,
     augmentation: Augmentation,
     *,
     default_tools: tuple[Tool, ...] = (),
+    format: str = "auto",
     pool: Sequence[Tool] = (),
 ) -> Counter[str]:
-    """Read a file, augment its rows and write them to `out`, whole or not at all; count what was done.
+    """Read sources in any format, augment their rows and write them to `out` as toolhone's own JSONL, whole or not at
+    all; count what was done.
 
-    Distractors come from `pool` or, without one, from all tools of the file.
+    Distractors come from `pool` or, without one, from all tools of the sources.
 
     Raises:
-        UserError: where the file or a row of it is for testing, or a row cannot be read.
+        UserError: where a file or a row of it is for testing, or a row cannot be read.
     """
-    _refuse_test_file(Path(source))
-    if out.resolve() == Path(source).resolve():
-        raise UserError(f"--out {out}: is the file that is read; name another")
+    for file in (file for source in sources for file in expand_source(split_weight(source)[0])):
+        _refuse_test_file(Path(file))
+    refuse_to_overwrite(out, sources, "rows are augmented into a file of their own")
 
     def rows() -> Iterator[Conversation]:
-        return sound_rows(read_source(source, default_tools))
+        return sound_rows(read_sources(sources, default_tools, format))
 
     offered = pool or (tool for row in rows() for tool in row.tools)
     known = {tool.name: tool for tool in offered} if augmentation.distractors else {}

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from toolhone.data.paraphrase.paraphrase import ParaphraseReport, ParaphraseSettings, paraphrase
 from toolhone.data.paraphrase.reword import fault, read_wordings, request
-from toolhone.data.read import read_conversations, read_tools
+from toolhone.data.read import read_conversations, read_source, read_tools
 from toolhone.data.values import codes, leaves, stands_in
 from toolhone.endpoint import Budget, OutOfBudget
 from toolhone.errors import UserError
@@ -149,7 +149,7 @@ def many(count: int) -> list[Conversation]:
 def ask(server: Server, source: Path, tools: tuple[Tool, ...] = (), **given: Any) -> ParaphraseReport:
     options = {"per_row": 2, "first_wait_s": 0.001, "retries": 2, "timeout_s": 60.0, **given}
     settings = ParaphraseSettings("writer-1", server.url, **options)
-    return paraphrase(source, source.with_name("out.jsonl"), settings, quiet(), tools)
+    return paraphrase([str(source)], source.with_name("out.jsonl"), settings, quiet(), tools=tools)
 
 
 def quiet() -> Console:
@@ -204,6 +204,41 @@ def test_rows_whose_tools_come_from_a_file_are_written_without_them(server: Serv
     source = write(tmp_path, *(replace(one, tools=()) for one in many(2)))
     ask(server, source, (ANY_TOOL,))
     assert all(one.tools == () for one in out_rows(source))
+
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.parametrize(
+    ("file", "format"),
+    [("formats/hermes.json", "hermes"), ("formats/xlam.jsonl", "xlam"), ("logs/chat.jsonl", "logs")],
+)
+def test_rows_of_any_format_are_paraphrased_and_written_as_toolhone_s_own(
+    server: Server, tmp_path: Path, file: str, format: str
+) -> None:
+    source, said = str(FIXTURES / file), Console(file=io.StringIO(), width=500)
+    settings = ParaphraseSettings("writer-1", server.url, per_row=1)
+    report = paraphrase([source], tmp_path / "out.jsonl", settings, said)
+    assert f"{file}: read as {format}\n" in said.file.getvalue()  # type: ignore[attr-defined]
+    before = [one for one in read_source(source) if isinstance(one, Conversation)]
+    made = list(read_conversations(tmp_path / "out.jsonl"))
+    assert [one.messages for one in made if "paraphrase_of" not in one.meta] == [one.messages for one in before]
+    assert [one.meta["paraphrase_of"] for one in made if "paraphrase_of" in one.meta] == [one.id for one in before]
+    assert report.kept == len(before) > 0
+    assert {one.id: one.tools for one in made}.items() >= {one.id: one.tools for one in before}.items()
+
+
+def test_a_source_with_errors_is_refused_before_anything_is_asked_for(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'rows\.jsonl:2: .*"r1"'):
+        ask(server, write(tmp_path, row(), row()))
+    assert server.requests == []
+
+
+def test_the_source_is_not_written_over(server: Server, tmp_path: Path) -> None:
+    source = write(tmp_path, row())
+    with pytest.raises(UserError, match=r"rows\.jsonl: is one of the files to read"):
+        paraphrase([str(tmp_path)], source, ParaphraseSettings("m", server.url), quiet())
+    assert server.requests == []
 
 
 def test_new_rows_alone_are_written_where_asked_for(server: Server, tmp_path: Path) -> None:
@@ -475,7 +510,7 @@ def test_a_missing_key_is_told_where_the_endpoint_is_elsewhere(tmp_path: Path, m
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     settings = ParaphraseSettings("m", "https://models.example/v1")
     with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set; put the key for models\.example"):
-        paraphrase(write(tmp_path, row()), tmp_path / "out.jsonl", settings, quiet())
+        paraphrase([str(write(tmp_path, row()))], tmp_path / "out.jsonl", settings, quiet())
 
 
 SETTINGS = {
@@ -495,7 +530,7 @@ def test_a_setting_that_makes_no_sense_is_told_by_its_flag(flag: str, given: dic
 
 def test_a_wrong_address_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--base-url models"):
-        paraphrase(write(tmp_path, row()), tmp_path / "o.jsonl", ParaphraseSettings("m", "models"), quiet())
+        paraphrase([str(write(tmp_path, row()))], tmp_path / "o.jsonl", ParaphraseSettings("m", "models"), quiet())
 
 
 def test_a_call_waits_for_room_that_running_calls_may_leave() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from toolhone.data.read import examples, read_conversations, read_tools
+from toolhone.data.read import examples, read_conversations, read_source, read_tools
 from toolhone.data.review.marks import ReviewReport, apply_marks, read_marks
 from toolhone.data.review.sample import Sampled, find_doubts, sample
 from toolhone.data.review.sheet import write_sheet
@@ -162,7 +162,7 @@ def test_predictions_that_differ_from_the_gold_are_disagreements(tmp_path: Path)
     answers = [prediction(n, "other" if n % 20 == 0 else f"K{n}") for n in range(300)]
     write_jsonl(tmp_path / "predictions.jsonl", answers)
     predictions = tmp_path / "predictions.jsonl"
-    chosen = write_sheet(source, tmp_path / "review.html", quiet(), predictions=predictions, rows=30)
+    chosen = write_sheet([str(source)], tmp_path / "review.html", quiet(), predictions=predictions, rows=30)
     differing = [one for one in chosen if one.reason == "disagreement"]
     assert len(differing) > 8
     assert all(int(one.example.conversation_id[1:]) % 20 == 0 for one in differing)
@@ -172,7 +172,7 @@ def test_predictions_that_differ_from_the_gold_are_disagreements(tmp_path: Path)
 def test_scores_serve_as_predictions_do(tmp_path: Path) -> None:
     contracts = Path(__file__).parents[2] / "fixtures" / "contracts"
     source = contracts / "conversation.jsonl"
-    chosen = write_sheet(source, tmp_path / "review.csv", quiet(), predictions=contracts / "score.jsonl")
+    chosen = write_sheet([str(source)], tmp_path / "review.csv", quiet(), predictions=contracts / "score.jsonl")
     assert {one.example.id: set(one.doubts) for one in chosen}["order-1/2"] >= {"disagreement"}
 
 
@@ -180,12 +180,12 @@ def test_predictions_of_other_data_are_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "predictions.jsonl", [{**prediction(1, "x"), "id": "other/1"}])
     source = write(tmp_path, [row(1)])
     with pytest.raises(UserError, match=r"predictions.jsonl: answers no turn of the data; expected ids such as r1/1"):
-        write_sheet(source, tmp_path / "r.html", quiet(), predictions=tmp_path / "predictions.jsonl")
+        write_sheet([str(source)], tmp_path / "r.html", quiet(), predictions=tmp_path / "predictions.jsonl")
 
 
 def test_a_sheet_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected review.html or review.csv"):
-        write_sheet(write(tmp_path, [row(1)]), tmp_path / "review.xlsx", quiet())
+        write_sheet([str(write(tmp_path, [row(1)]))], tmp_path / "review.xlsx", quiet())
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -194,7 +194,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def sheet_of(tmp_path: Path, data: list[Conversation], **given: Any) -> tuple[Path, list[dict[str, str]]]:
     source = write(tmp_path, data)
-    write_sheet(source, tmp_path / "review.csv", quiet(), **given)
+    write_sheet([str(source)], tmp_path / "review.csv", quiet(), **given)
     return source, table(tmp_path / "review.csv")
 
 
@@ -214,7 +214,7 @@ def fill(path: Path, rows: list[dict[str, str]], marks: dict[str, Any], delimite
 def applied(tmp_path: Path, rows: list[Conversation], marks: dict[str, Any], **given: Any) -> tuple[Any, ReviewReport]:
     source, lines = sheet_of(tmp_path, rows)
     filled = fill(tmp_path / "marks.csv", lines, marks)
-    report = apply_marks(source, filled, tmp_path / "out.jsonl", quiet(), **given)
+    report = apply_marks([str(source)], filled, tmp_path / "out.jsonl", quiet(), **given)
     return {one.id: one for one in read_conversations(tmp_path / "out.jsonl")}, report
 
 
@@ -295,7 +295,7 @@ def test_accuracy_counts_the_random_share_alone(tmp_path: Path) -> None:
     assert len(by_reason["invented value"]) > 30
     marks = {one["id"]: "wrong" for one in lines} | {one["id"]: "right" for one in random[4:]}
     del marks[random[49]["id"]]
-    report = apply_marks(source, fill(tmp_path / "m.csv", lines, marks), tmp_path / "out.jsonl", quiet())
+    report = apply_marks([str(source)], fill(tmp_path / "m.csv", lines, marks), tmp_path / "out.jsonl", quiet())
     assert (report.accuracy["numerator"], report.accuracy["denominator"]) == (45, 49)
     # Wilson's interval for 45 of 49, worked out by hand: centre 0.8878, half width 0.0799.
     assert report.accuracy["low"] == pytest.approx(0.8081, abs=5e-4)
@@ -311,7 +311,7 @@ def test_without_a_mark_in_the_random_share_there_is_no_figure(tmp_path: Path) -
     source, lines = sheet_of(tmp_path, crowd(), rows=40)
     doubtful = next(one for one in lines if one["reason"] != "random")
     filled = fill(tmp_path / "m.csv", lines, {doubtful["id"]: "wrong"})
-    report = apply_marks(source, filled, tmp_path / "out.jsonl", quiet())
+    report = apply_marks([str(source)], filled, tmp_path / "out.jsonl", quiet())
     assert report.accuracy["value"] is None
     assert "unknown" in "\n".join(report.lines())
 
@@ -359,17 +359,17 @@ def test_marks_of_data_that_has_changed_are_refused(tmp_path: Path) -> None:
     filled = fill(tmp_path / "marks.csv", lines, {"r1/1": "right", "r2/1": "right"})
     write(tmp_path, [row(1, "K7"), row(2)])
     with pytest.raises(UserError, match=r'"r1/1" is not the turn that was marked \(.*rows.jsonl:1 has changed\)'):
-        apply_marks(source, filled, tmp_path / "out.jsonl", quiet())
+        apply_marks([str(source)], filled, tmp_path / "out.jsonl", quiet())
     write(tmp_path, [row(2)])
     with pytest.raises(UserError, match=r'has no learned turn "r1/1"'):
-        apply_marks(source, filled, tmp_path / "out.jsonl", quiet())
+        apply_marks([str(source)], filled, tmp_path / "out.jsonl", quiet())
 
 
 def test_a_turn_that_is_marked_twice_is_told(tmp_path: Path) -> None:
     source, lines = sheet_of(tmp_path, [row(1)])
     filled = fill(tmp_path / "marks.csv", lines * 2, {"r1/1": "right"})
     with pytest.raises(UserError, match='"r1/1" is marked twice'):
-        apply_marks(source, filled, tmp_path / "out.jsonl", quiet())
+        apply_marks([str(source)], filled, tmp_path / "out.jsonl", quiet())
 
 
 FILES_OF_MARKS = {
@@ -407,13 +407,63 @@ def test_the_csv_sheet_shows_the_conversation_and_the_gold(tmp_path: Path) -> No
     assert 'order({"code": "K1"})' in by_id["r1/3"]["conversation"]
 
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.parametrize(
+    ("file", "format", "turns_there"),
+    [
+        ("formats/hermes.json", "hermes", 2),
+        ("formats/glaive.jsonl", "glaive", 6),
+        ("formats/llamafactory.json", "llamafactory", 6),
+        ("formats/xlam.jsonl", "xlam", 1),
+        ("logs/chat.jsonl", "logs", 4),
+        ("logs/responses.jsonl", "logs", 4),
+    ],
+)
+def test_rows_of_any_format_are_reviewed_and_come_back_as_toolhone_s_own(
+    tmp_path: Path, file: str, format: str, turns_there: int
+) -> None:
+    source, said = str(FIXTURES / file), Console(file=io.StringIO(), width=500)
+    write_sheet([source], tmp_path / "review.csv", said)
+    assert f"{file}: read as {format}\n" in said.file.getvalue()  # type: ignore[attr-defined]
+    lines = table(tmp_path / "review.csv")
+    assert len(lines) == turns_there
+    marks = fill(tmp_path / "m.csv", lines, {lines[0]["id"]: "wrong"})
+    apply_marks([source], marks, tmp_path / "out.jsonl", quiet(), wrong="weight")
+    before = [one for one in read_source(source) if isinstance(one, Conversation)]
+    after = list(read_conversations(tmp_path / "out.jsonl"))
+    assert [one.id for one in after] == [one.id for one in before]
+    assert [one.tools for one in after] == [one.tools for one in before]
+    kept = {one.id for one in turns(before)} - {one.id for one in turns(after)}
+    assert kept == {lines[0]["id"]}, "what was marked wrong is no longer learned, and all else still is"
+
+
+def test_several_sources_make_one_sheet_and_none_of_them_is_written_over(tmp_path: Path) -> None:
+    one, other = str(FIXTURES / "formats" / "xlam.jsonl"), str(write(tmp_path, [row(1)]))
+    assert len(write_sheet([one, other], tmp_path / "review.csv", quiet())) == 2
+    marks = fill(tmp_path / "m.csv", table(tmp_path / "review.csv"), {"r1/1": "right"})
+    with pytest.raises(UserError, match=r"rows\.jsonl: is one of the files to read"):
+        apply_marks([one, str(tmp_path)], marks, Path(other), quiet())
+    apply_marks([one, other], marks, tmp_path / "out.jsonl", quiet())
+    assert len(list(read_conversations(tmp_path / "out.jsonl"))) == 2
+
+
+def test_a_row_that_cannot_be_read_keeps_the_sheet_from_being_written(tmp_path: Path) -> None:
+    source = write(tmp_path, [row(1)])
+    source.write_text(source.read_text() + "{\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: [\s\S]*toolhone data check"):
+        write_sheet([str(source)], tmp_path / "review.html", quiet())
+    assert not (tmp_path / "review.html").exists()
+
+
 def test_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='the id "r1/1" stands twice'):
-        write_sheet(write(tmp_path, [row(1), row(1)]), tmp_path / "review.csv", quiet())
+        write_sheet([str(write(tmp_path, [row(1), row(1)]))], tmp_path / "review.csv", quiet())
 
 
 def page_of(tmp_path: Path, data: list[Conversation], **given: Any) -> str:
-    write_sheet(write(tmp_path, data), tmp_path / "review.html", quiet(), **given)
+    write_sheet([str(write(tmp_path, data))], tmp_path / "review.html", quiet(), **given)
     return (tmp_path / "review.html").read_text(encoding="utf-8")
 
 
@@ -437,9 +487,7 @@ def test_what_a_row_says_cannot_break_out_of_the_page(tmp_path: Path) -> None:
 
 @needs_node
 def test_the_pages_script_is_javascript() -> None:
-    read = subprocess.run(
-        ["node", "--check", str(FILES / "page.js")], check=False, capture_output=True, text=True
-    )
+    read = subprocess.run(["node", "--check", str(FILES / "page.js")], check=False, capture_output=True, text=True)
     assert (read.returncode, read.stderr) == (0, "")
 
 
@@ -503,7 +551,7 @@ def browse(page: Path, steps: str, stored: list[str] | None = None) -> dict[str,
 @needs_node
 def test_marks_made_with_the_pages_keys_come_back_into_the_data(tmp_path: Path) -> None:
     rows = [row(n, gold_source="gpt-4o") for n in range(1, 6)]
-    chosen = write_sheet(write(tmp_path, rows), tmp_path / "review.html", quiet())
+    chosen = write_sheet([str(write(tmp_path, rows))], tmp_path / "review.html", quiet())
     ids = [one.example.id for one in chosen]
     mended = json.dumps({"calls": [{"name": "order", "arguments": {"code": 'K9, "new"\n查'}}]})
     steps = f"""press("r"); press("w"); press("m"); at("mended").value = {json.dumps(mended)};
@@ -515,7 +563,7 @@ def test_marks_made_with_the_pages_keys_come_back_into_the_data(tmp_path: Path) 
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
         marks = {mark.id: mark for mark in read_marks(tmp_path / name)}
         assert [marks[id].verdict for id in ids] == ["right", "wrong", "mended", None, None]
-        report = apply_marks(tmp_path / "rows.jsonl", tmp_path / name, tmp_path / "out.jsonl", quiet())
+        report = apply_marks([str(tmp_path / "rows.jsonl")], tmp_path / name, tmp_path / "out.jsonl", quiet())
         assert report.marked == {"right": 1, "wrong": 1, "mended": 1, "unmarked": 2}
         out = {f"{one.id}/1": one for one in read_conversations(tmp_path / "out.jsonl")}
         assert out[ids[2]].messages[1].tool_calls[0].arguments == {"code": 'K9, "new"\n查'}
@@ -569,7 +617,7 @@ def test_a_mended_turn_that_cannot_be_is_told_in_the_editor(tmp_path: Path, text
 @needs_node
 def test_the_page_shows_the_gold_and_the_models_answer_of_real_rows(tmp_path: Path) -> None:
     source = FOLDER / "test.jsonl"
-    write_sheet(source, tmp_path / "review.html", quiet(), tools=TOOLS, rows=40)
+    write_sheet([str(source)], tmp_path / "review.html", quiet(), tools=TOOLS, rows=40)
     steps = '[...Array(40)].map(() => { const shown = at("gold").text; press("j"); return shown; })'
     shown = browse(tmp_path / "review.html", steps)["out"]
     assert len(shown) == 40

@@ -20,7 +20,8 @@ from typing import IO, TYPE_CHECKING
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.paraphrase.reword import fault, plain, read_wordings, request, reworded, template_of, user_turns
-from toolhone.data.read import read_conversations
+from toolhone.data.sources import refuse_to_overwrite, say_formats
+from toolhone.data.split import read_files
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
@@ -136,20 +137,28 @@ class _AnswerFile:
 
 
 def paraphrase(
-    source: Path, out: Path, settings: ParaphraseSettings, console: Console, tools: Sequence[Tool] = ()
+    sources: Sequence[str],
+    out: Path,
+    settings: ParaphraseSettings,
+    console: Console,
+    *,
+    tools: Sequence[Tool] = (),
+    format: str = "auto",
 ) -> ParaphraseReport:
-    """Paraphrase the rows of a file, and write them with their paraphrases. `tools` are for rows without any.
+    """Paraphrase the rows of sources in any format, and write them with their paraphrases as toolhone's own JSONL.
+    `tools` are for rows without any.
 
     A run that is stopped by its budget writes what it has; one that is interrupted leaves the side file alone.
 
     Raises:
-        UserError: for a test row, a row that cannot be read, and an endpoint that cannot be used.
+        UserError: before anything is asked for, for a test row and for rows that cannot be read or have errors; for an
+            endpoint that cannot be used.
     """
+    refuse_to_overwrite(out, sources, "paraphrases go into a file of their own")
     shared = tuple(tools)
-    rows = list(read_conversations(source, shared))
+    say_formats(sources, format, console)
+    rows = read_files(sources, shared, format)
     _refuse_test_rows(rows)
-    if out.resolve() == source.resolve():
-        raise UserError(f"--out {out}: is the source; paraphrases go into a file of their own")
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
     report = ParaphraseReport(rows=len(rows))
     wanted = [row for row in rows if "paraphrase_of" not in row.meta and any(t.strip() for t in user_turns(row))]

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolhone.data.check import refuse_faults
-from toolhone.data.read import examples, read_conversations
+from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.read import examples, read_sources
 from toolhone.data.review.sheet import turn_hash
+from toolhone.data.sources import name_of, refuse_to_overwrite, say_formats
 from toolhone.errors import UserError
 from toolhone.evaluate.rates import Rate, rate
 from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
@@ -85,22 +87,27 @@ class ReviewReport:
 
 
 def apply_marks(
-    source: Path,
+    sources: Sequence[str],
     marks: Path,
     out: Path,
     console: Console,
     *,
     tools: Sequence[Tool] = (),
+    format: str = "auto",
     wrong: Literal["drop", "weight"] = "drop",
 ) -> ReviewReport:
-    """Write the data as the marks have it. A wrong turn takes its row with it, or with `wrong` "weight" gets weight 0.
+    """Write the data as the marks have it, as toolhone's own JSONL. The sources are those that the sheet was made of. A
+    wrong turn takes its row with it, or with `wrong` "weight" gets weight 0.
 
     Raises:
         UserError: with every mark that cannot be read, is of another row than there is, or mends to what breaks the
             tools; nothing is then written.
     """
     shared = tuple(tools)
-    rows = list(read_conversations(source, shared))
+    source = name_of(sources)
+    refuse_to_overwrite(out, sources, "what was marked wrong would be gone for good")
+    say_formats(sources, format, console)
+    rows = list(sound_rows(read_sources(sources, shared, format)))
     turns = {example.id: example for row in rows for example in examples(row)}
     read = read_marks(marks)
     answered = {f"{row.id}/{n - 1}" for row in rows for n, m in enumerate(row.messages) if m.role == "tool"}
@@ -168,7 +175,7 @@ def _with_ids(mended: Message, row: Conversation, number: int) -> Message:
     return replace(mended, tool_calls=tuple(calls))
 
 
-def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: Path) -> list[str]:
+def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: str) -> list[str]:
     """What stands against a mark. `answered` are the ids of the turns whose calls have results in the conversation."""
     if mark.id not in turns:
         return [f'{mark.where}: {source} has no learned turn "{mark.id}"; the marks are of other data']

@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolhone.data.read import examples, read_conversations
+from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.read import examples, read_sources
 from toolhone.data.review.sample import Sampled, gold_calls, sample
+from toolhone.data.sources import name_of, say_formats
 from toolhone.errors import UserError
 from toolhone.jsonl import read_jsonl, write_text
 from toolhone.records import Example, FormatName, Prediction, Score, Tool, ToolCall
@@ -45,20 +47,22 @@ COLUMNS = (
 
 
 def write_sheet(
-    source: Path,
+    sources: Sequence[str],
     out: Path,
     console: Console,
     *,
     tools: Sequence[Tool] = (),
+    format: str = "auto",
     predictions: Path | None = None,
-    format: FormatName = "hermes",
+    chat_format: FormatName = "hermes",
     rows: int = 200,
     random_share: float = 0.5,
     seed: int = 7,
 ) -> list[Sampled]:
     """Choose the turns to look at (see `sample.py`) and write the sheet, as a page or as CSV by the name of `out`.
 
-    `predictions` is a file of predictions, whose text is read in `format`, or of scores.
+    The rows of the sources are read in `format`. `predictions` is a file of predictions, whose text is read in
+    `chat_format`, or of scores.
 
     Raises:
         UserError: for files that cannot be read or do not belong together, and for a sheet of another kind.
@@ -67,18 +71,23 @@ def write_sheet(
         raise UserError(f"--out {out}: expected review.html or review.csv")
     if rows < 1 or not 0 < random_share <= 1:
         raise UserError(f"expected --rows of 1 or more and a --random-share in (0, 1], found {rows}, {random_share}")
-    turns = [example for row in read_conversations(source, tools) for example in examples(row)]
+    source = name_of(sources)
+    say_formats(sources, format, console)
+    turns = [example for row in sound_rows(read_sources(sources, tuple(tools), format)) for example in examples(row)]
     twice = [id for id, count in Counter(example.id for example in turns).items() if count > 1]
     if twice:
         raise UserError(f'{source}: the id "{twice[0]}" stands twice; give each row its own, else marks are ambiguous')
     if not turns:
         raise UserError(f"{source}: no assistant turn to look at")
-    answered = {} if predictions is None else read_answers(predictions, turns, format)
+    answered = {} if predictions is None else read_answers(predictions, turns, chat_format)
     differing = {id: answer for id, (agrees, answer) in answered.items() if not agrees}
     chosen = sample(turns, differing, rows=rows, random_share=random_share, seed=seed)
     toolsets: list[tuple[Tool, ...]] = []  # each once: rows of one file mostly share theirs
     items = [item(one, answered.get(one.example.id, (True, ""))[1], toolsets) for one in chosen]
-    write_text(out, page(source.name, items, toolsets) if out.suffix == ".html" else sheet(items))
+    write_text(
+        out,
+        page(", ".join(Path(one).name for one in sources), items, toolsets) if out.suffix == ".html" else sheet(items),
+    )
     reasons = Counter(one.reason for one in chosen)
     shown = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     console.print(f"written: {out}: {len(chosen)} of {len(turns)} assistant turns ({shown})", markup=False)

@@ -2,7 +2,7 @@
 
 In: conversations, and the faults of rows that gave none. Out: frozen `Stats`, which the table, the JSON and the page
 show. Calls are those of learned turns: what a turn of weight 0 calls is taught to nobody. Tokens need a tokenizer and
-are counted in `token_stats.py`.
+are counted in `tokens.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toolhone.counted import counted
 from toolhone.data.language import guess_language
 from toolhone.data.read import RowFault, read_sources, read_tools
+from toolhone.data.sources import say_formats
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
 from toolhone.records import Conversation
@@ -123,6 +124,8 @@ def data_stats(
     import json
 
     default_tools = read_tools(tools) if tools else ()
+    if not as_json:
+        say_formats(sources, format, console)
     rows = read_sources(sources, default_tools, format)
     found = measure(rows, tokenizer=tokenizer, console=console)
     if not found.rows:
