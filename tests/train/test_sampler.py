@@ -10,7 +10,7 @@ groups = st.lists(st.sampled_from("abcd"), max_size=60)
 
 @given(groups, st.integers(1, 9), st.integers(0, 3))
 def test_every_example_comes_once_an_epoch(found: list[str], batch_size: int, epoch: int) -> None:
-    sampler = PrefixSampler(found, batch_size, seed=1)
+    sampler = PrefixSampler(found, range(len(found)), batch_size, seed=1)
     sampler.epoch = epoch
     assert sorted(sampler) == list(range(len(found)))
     assert len(sampler) == len(found)
@@ -18,7 +18,7 @@ def test_every_example_comes_once_an_epoch(found: list[str], batch_size: int, ep
 
 @given(groups, st.integers(1, 9))
 def test_batches_share_their_group_but_for_what_is_left_over(found: list[str], batch_size: int) -> None:
-    order = list(PrefixSampler(found, batch_size, seed=1))
+    order = list(PrefixSampler(found, range(len(found)), batch_size, seed=1))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     pure = sum(len({found[index] for index in batch}) == 1 and len(batch) == batch_size for batch in batches)
     assert pure >= sum(found.count(group) // batch_size for group in set(found))
@@ -27,7 +27,7 @@ def test_batches_share_their_group_but_for_what_is_left_over(found: list[str], b
 
 def test_the_order_changes_with_seed_and_epoch_and_with_nothing_else() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        sampler = PrefixSampler(["a"] * 40, 4, seed)
+        sampler = PrefixSampler(["a"] * 40, range(40), 4, seed)
         sampler.epoch = epoch
         return list(sampler)
 
@@ -38,7 +38,14 @@ def test_the_order_changes_with_seed_and_epoch_and_with_nothing_else() -> None:
 
 def test_groups_do_not_come_one_after_the_other() -> None:
     found = ["a"] * 40 + ["b"] * 40
-    order = list(PrefixSampler(found, 4, seed=1))
+    order = list(PrefixSampler(found, range(80), 4, seed=1))
     kinds = [found[order[first]] for first in range(0, 80, 4)]
     assert "a" in kinds[10:]
     assert "b" in kinds[:10]
+
+
+def test_the_turns_of_a_conversation_lie_side_by_side() -> None:
+    conversations = [index % 20 for index in range(60)]
+    order = [conversations[index] for index in PrefixSampler(["a"] * 60, conversations, 6, seed=1)]
+    assert all(len(set(order[first : first + 3])) == 1 for first in range(0, 60, 3))
+    assert order[::3] != sorted(order[::3])

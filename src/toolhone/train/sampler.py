@@ -1,7 +1,8 @@
 """The order of training examples: shuffled, and such that a batch shares its prefix.
 
 Examples with the same system prompt and tools are a group. In each epoch every group is shuffled and cut into batches,
-what is left over of the groups is chained and cut likewise, and the batches are shuffled.
+what is left over of the groups is chained and cut likewise, and the batches are shuffled. The turns of one conversation
+stay side by side, since each shares all that came before it with the next.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ class PrefixSampler(Sampler[int]):
 
     Args:
         groups: the group of each example.
+        conversations: the conversation of each example.
         batch_size: examples that lie in one batch.
     """
 
-    def __init__(self, groups: Sequence[Hashable], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, groups: Sequence[Hashable], conversations: Sequence[Hashable], batch_size: int, seed: int
+    ) -> None:
         self.groups = groups
+        self.conversations = conversations
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -34,13 +39,15 @@ class PrefixSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = random.Random(f"{self.seed}/{self.epoch}")
-        members: dict[Hashable, list[int]] = defaultdict(list)
-        for index, group in enumerate(self.groups):
-            members[group].append(index)
+        members: dict[Hashable, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for index, (group, conversation) in enumerate(zip(self.groups, self.conversations, strict=True)):
+            members[group][conversation].append(index)
         batches: list[list[int]] = []
         left_over: list[int] = []
-        for indices in members.values():
-            generator.shuffle(indices)
+        for of_group in members.values():
+            conversations = list(of_group.values())
+            generator.shuffle(conversations)
+            indices = [index for conversation in conversations for index in conversation]
             whole = len(indices) - len(indices) % self.batch_size
             batches += self._cut(indices[:whole])
             left_over += indices[whole:]

@@ -52,11 +52,15 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     log_of_steps: TrainLog
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        """Batches of trees share their prefix; where all rows do, or none need to, the order is SFTTrainer's."""
+        """Batches of trees share their prefix; where no rows share more than all do, or none need to, the order is
+        SFTTrainer's."""
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if "group" not in rows.column_names or len(set(rows["group"])) == 1:
+        is_flat = "group" not in rows.column_names or (
+            len(set(rows["group"])) == 1 and len(set(rows["conversation"])) == len(rows)
+        )
+        if is_flat:
             return super()._get_train_sampler(train_dataset)
-        sampler = PrefixSampler(rows["group"], self.args.train_batch_size, self.args.seed)
+        sampler = PrefixSampler(rows["group"], rows["conversation"], self.args.train_batch_size, self.args.seed)
         self.add_callback(TellEpoch(sampler))
         return sampler
 
@@ -263,8 +267,14 @@ def _dataset(rows: Sequence[Rendered], packing: str) -> Dataset:
     if packing == "none":
         labels = [[IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows]
         return Dataset.from_dict({"input_ids": ids, "labels": labels})
-    lengths = [len(row.prompt_ids) for row in rows]
-    return Dataset.from_dict({"input_ids": ids, "prompt_length": lengths, "group": [_group(row) for row in rows]})
+    return Dataset.from_dict(
+        {
+            "input_ids": ids,
+            "prompt_length": [len(row.prompt_ids) for row in rows],
+            "group": [_group(row) for row in rows],
+            "conversation": [row.example.conversation_id for row in rows],
+        }
+    )
 
 
 def _group(row: Rendered) -> str:

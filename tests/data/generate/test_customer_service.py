@@ -16,6 +16,7 @@ import pytest
 
 from toolhone.data.check import check
 from toolhone.data.generate.spec import Made, load_spec, make
+from toolhone.data.generate.templates import Template
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.records import Conversation
 
@@ -25,8 +26,8 @@ TOOLS = read_tools(FOLDER / "tools.json")
 SPLITS = ("train", "test")
 
 COMPOSITION = {
-    "train": {"no call": 108, "two calls": 50, "several turns": 60, "single call": 382},
-    "test": {"no call": 33, "two calls": 20, "several turns": 20, "single call": 127},
+    "train": {"no call": 222, "several calls": 108, "several turns": 60, "single call": 810},
+    "test": {"no call": 33, "several calls": 20, "several turns": 20, "single call": 127},
 }
 
 
@@ -52,12 +53,8 @@ def committed() -> dict[str, list[Conversation]]:
     return {split: list(read_conversations(FOLDER / f"{split}.jsonl", TOOLS)) for split in SPLITS}
 
 
-def kind(row: Conversation) -> str:
-    if any(message.role == "tool" for message in row.messages):
-        return "several turns"
-    calls = [len(message.tool_calls) for message in row.messages if message.role == "assistant"]
-    assert len(calls) == 1
-    return {0: "no call", 1: "single call", 2: "two calls"}[calls[0]]
+def kind(template: Template) -> str:
+    return template.kind if template.kind in COMPOSITION["test"] else "single call"
 
 
 def calls_of(row: Conversation) -> list[Any]:
@@ -75,8 +72,8 @@ def test_the_files_are_what_the_spec_makes(made: dict[str, Made]) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_kinds_of_rows_are_as_the_readme_counts_them(committed: Any, split: str) -> None:
-    assert Counter(kind(row) for row in committed[split]) == COMPOSITION[split]
+def test_kinds_of_requests_are_as_the_readme_counts_them(made: dict[str, Made], split: str) -> None:
+    assert Counter(kind(template) for template in made[split].chosen) == COMPOSITION[split]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -110,20 +107,19 @@ def test_every_tool_and_every_reason_occurs(committed: Any, split: str) -> None:
     assert min(reasons.values()) >= 5
 
 
-def test_every_tool_has_25_training_phrasings_of_its_own(committed: Any) -> None:
-    phrasings: dict[str, set[str]] = {tool.name: set() for tool in TOOLS}
-    for row in committed["train"]:
-        if kind(row) == "single call":
-            phrasings[calls_of(row)[0].name].add(row.meta["template"])
-    assert {name: len(ids) for name, ids in phrasings.items() if len(ids) < 25} == {}
+def test_every_tool_has_75_training_phrasings_of_its_own(made: dict[str, Made]) -> None:
+    phrasings = Counter(template.kind for template in made["train"].chosen)
+    assert {tool.name: phrasings[tool.name] for tool in TOOLS if phrasings[tool.name] < 75} == {}
 
 
 def test_every_test_row_has_a_template_of_its_own(committed: Any) -> None:
     assert len({row.meta["template"] for row in committed["test"]}) == 200
 
 
-def test_no_template_makes_two_training_rows(committed: Any) -> None:
-    assert len({row.meta["template"] for row in committed["train"]}) == 600
+def test_every_training_row_holds_two_requests_and_no_template_makes_two(committed: Any) -> None:
+    parts = [row.meta["template"].split("+") for row in committed["train"]]
+    assert {len(part) for part in parts} == {2}
+    assert len({id for part in parts for id in part}) == 1200
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -170,15 +166,18 @@ def spoken(number: int) -> str:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_quantity_is_given_where_a_number_is_named_and_nowhere_else(committed: Any, split: str) -> None:
-    for row in committed[split]:
-        if kind(row) == "single call" and calls_of(row)[0].name == "query_stock":
-            arguments = calls_of(row)[0].arguments
-            rest = question(row).replace(arguments["sku"], "")
-            if "quantity" in arguments:
-                assert re.search(spoken(arguments["quantity"]), rest, re.IGNORECASE), rest
+def test_a_quantity_is_given_where_a_number_is_named_and_nowhere_else(made: dict[str, Made], split: str) -> None:
+    for template in made[split].chosen:
+        if template.kind == "query_stock":
+            ((_, arguments),) = template.calls
+            asked = template.masked_question
+            quantity = arguments.get("quantity")
+            if quantity == "{quantity}":
+                assert any("{quantity}" in text for key, text in template.turns if key == "user"), asked
+            elif quantity is not None:
+                assert re.search(spoken(quantity), asked, re.IGNORECASE), asked
             else:
-                assert not re.search(r"\d", rest), rest
+                assert not re.search(r"\d", asked), asked
 
 
 def test_no_code_and_no_address_is_in_both_files(committed: Any) -> None:

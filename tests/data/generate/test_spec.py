@@ -338,3 +338,17 @@ def test_texts_shorter_than_five_characters_are_one_gram() -> None:
     assert grams("□ 取消") == frozenset({"□ 取消"})
     assert grams("abcdef") == frozenset({"abcde", "bcdef"})
     assert similarity(grams("abcdef"), grams("abcde")) == 0.5
+
+
+def test_several_requests_a_row_take_as_many_templates_and_need_results(tmp_path: Path) -> None:
+    text = changed("    rows: 40\n", "    rows: 20\n    requests: 2\n")
+    with pytest.raises(UserError, match=r"spec.yaml:\d+: outputs.train: requests needs the spec's `results`"):
+        rows_of(tmp_path, text)
+    (tmp_path / "results.yaml").write_text(
+        "results:\n  find: [{tool: 1, answer: {en: a, zh: b}}]\n  order: [{tool: 1, answer: {en: a, zh: b}}]\n"
+    )
+    rows = rows_of(tmp_path, "results: results.yaml\n" + text)
+    assert len(rows["train"]) == 20
+    assert all(sum(message.role == "user" for message in row.messages) == 2 for row in rows["train"])
+    assert all(row.meta["template"].count("+") == 1 for row in rows["train"])
+    assert len(rows["test"]) == 8

@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from toolhone.data.generate.fillers import Codes, SlotSpec, fillers
 from toolhone.data.generate.json_yaml import YamlFile
 from toolhone.data.generate.phrasings import choose, nearest_pairs
+from toolhone.data.generate.requests import join_requests, load_results
 from toolhone.data.generate.templates import Template, expand, load_templates, parse_templates
 from toolhone.data.read import read_tools
 from toolhone.errors import UserError
@@ -61,7 +62,9 @@ class OutputSpec(_Section):
     repeat_templates: bool = True
     """Whether a template may make several rows, each with other values."""
     mix: dict[str, int | float | str] | None = None
-    """As the spec's own mix, for this output alone."""
+    """As the spec's own mix, for this output alone; counts are of requests."""
+    requests: int = Field(1, ge=1)
+    """How many requests a row holds, one after another; each takes a template (see data/generate/requests.py)."""
 
 
 class Spec(_Section):
@@ -85,6 +88,8 @@ class Spec(_Section):
     """For a tool: the argument over whose values the rows of single calls are shared evenly."""
     languages: dict[str, float] = {}
     """The languages' shares of the rows; empty: as the templates have it."""
+    results: str | None = None
+    """A YAML file of what calls give back, for outputs of several requests a row."""
     outputs: dict[str, OutputSpec] = Field(min_length=1)
     """The files to make, by name: <name>.jsonl."""
     max_similarity: float = Field(1.0, ge=0.0, le=1.0)
@@ -180,7 +185,7 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
         try:
             chosen = choose(
                 templates,
-                output.rows,
+                output.rows * output.requests,
                 mix={kind: _part(kind, part) for kind, part in mix.items()},
                 evenly_by=spec.evenly_by,
                 languages=spec.languages,
@@ -197,6 +202,12 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
             tools=tools,
             prefix=output.ids or name,
         )
+        if output.requests > 1:
+            if spec.results is None:
+                place = file.place(["outputs", name])
+                raise UserError(f"{place}: outputs.{name}: requests needs the spec's `results`, a YAML file")
+            results, rng = load_results(folder / spec.results), Random(f"{seed}/{name}/requests")
+            rows = join_requests(rows, output.requests, results, rng=rng, tools=tools, prefix=output.ids or name)
         if "said_before" in spec.checks:
             for row in rows:
                 refuse_made_up_text(row)
