@@ -10,7 +10,8 @@ import json
 import os
 import random
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -27,7 +28,9 @@ class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, no fault)
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call of the endpoint. `text` is None where it failed, and `failure` then says how. The tokens are those that
-    may be charged: of a call that timed out, as many as it could have used."""
+    may be charged: of a call that timed out, as many as it could have used. `choice` is the answer as the endpoint gave
+    it, whatever is in it; `latency_ms` runs from the request to the whole answer; without `usage_told` the tokens are
+    not the endpoint's own count."""
 
     text: str | None
     failure: str | None
@@ -35,6 +38,9 @@ class Attempt:
     completion_tokens: int
     retry: bool = False
     wait_s: float | None = None
+    choice: Any = None
+    latency_ms: float = 0.0
+    usage_told: bool = False
 
 
 class Budget:
@@ -89,13 +95,41 @@ class Budget:
             self._changed.notify_all()
 
 
+class Pace:
+    """Lets calls start at even distances, over all threads, so that no minute sees more than so many."""
+
+    def __init__(self, calls_a_minute: float | None) -> None:
+        self._distance_s = 60.0 / calls_a_minute if calls_a_minute else 0.0
+        self._next = time.monotonic()
+        self._lock = threading.Lock()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Return when the next call may start, or `stop` is set."""
+        if not self._distance_s:
+            return
+        with self._lock:
+            start = max(self._next, time.monotonic())
+            self._next = start + self._distance_s
+        stop.wait(max(0.0, start - time.monotonic()))
+
+
 class Endpoint:
     """A model behind `/chat/completions`."""
 
     def __init__(
-        self, model: str, base_url: str, *, max_tokens: int, timeout_s: float, retries: int, first_wait_s: float = 1.0
+        self,
+        model: str,
+        base_url: str,
+        *,
+        max_tokens: int,
+        timeout_s: float,
+        retries: int,
+        first_wait_s: float = 1.0,
+        calls_a_minute: float | None = None,
+        wishes: Mapping[str, Any] | None = None,
     ) -> None:
-        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none. `wishes`
+        are keys of the request that are left out once the endpoint has refused them by name.
 
         Raises:
             UserError: for an address that is none, or a missing key or package.
@@ -112,15 +146,18 @@ class Endpoint:
             raise UserError(f"OPENAI_API_KEY is not set; put the key for {address.hostname} into the environment")
         self._model, self._max_tokens, self._retries, self._first_wait_s = model, max_tokens, retries, first_wait_s
         self._limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+        self._pace = Pace(calls_a_minute)
+        self.wishes = dict(wishes or {})
         # Retries are ours, so that each is counted.
         self._client = OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout_s, max_retries=0)
 
     def ask(
         self,
-        messages: list[dict[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         budget: Budget,
         record: Callable[[Attempt], None],
         stop: threading.Event,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Attempt | None:
         """Ask until there is an answer or no retry is left; None where `stop` was set. `record` gets each attempt.
 
@@ -129,14 +166,15 @@ class Endpoint:
             UserError: where no call can succeed: a wrong key, model or address.
         """
         # A token is at least a byte; the role and the marks around a message are a few tokens more.
-        most_prompt_tokens = sum(len(message["content"].encode()) + 16 for message in messages)
+        most_prompt_tokens = sum(_bytes(message) + 16 for message in messages) + sum(map(_json_bytes, tools))
         bound = budget.cost(most_prompt_tokens, self._max_tokens)
         number = 0
         while not stop.is_set():
+            self._pace.wait(stop)
             budget.reserve(bound)
             attempt = Attempt(None, "interrupted", most_prompt_tokens, self._max_tokens)
             try:
-                attempt = self._attempt(messages, most_prompt_tokens)
+                attempt = self._attempt(messages, tools, most_prompt_tokens)
             finally:
                 budget.settle(bound, budget.cost(attempt.prompt_tokens, attempt.completion_tokens))
             record(attempt)
@@ -149,42 +187,64 @@ class Endpoint:
             number += 1
         return None
 
-    def _attempt(self, messages: list[dict[str, str]], most_prompt_tokens: int) -> Attempt:
+    def _attempt(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], most_prompt_tokens: int
+    ) -> Attempt:
         import openai
 
+        options = {self._limit_key: self._max_tokens, **self.wishes, **({"tools": tools} if tools else {})}
         try:
-            limit = {self._limit_key: self._max_tokens}
             create: Any = self._client.chat.completions.create
-            reply = create(model=self._model, messages=messages, **limit)
+            started = time.perf_counter()
+            reply = create(model=self._model, messages=messages, **options)
+            latency_ms = (time.perf_counter() - started) * 1000
         except openai.APITimeoutError:
             # It may have been answered, and charged, all the same.
             return Attempt(None, "timeout", most_prompt_tokens, self._max_tokens, retry=True)
         except openai.APIConnectionError as error:
             return Attempt(None, f"no connection: {error.__cause__ or error}", 0, 0, retry=True)
         except openai.APIStatusError as error:
-            return self._status(error.status_code, str(error), error.response.headers.get("retry-after"))
+            return self._status(error.status_code, str(error), error.response.headers.get("retry-after"), options)
         except (openai.APIError, json.JSONDecodeError):
             return Attempt(None, "malformed answer", most_prompt_tokens, self._max_tokens, retry=True)
         try:
-            text = reply.choices[0].message.content
+            choice = reply.choices[0]
+            text = choice.message.content
             usage = reply.usage
         except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
             return Attempt(None, "malformed answer", most_prompt_tokens, self._max_tokens, retry=True)
-        charged = (most_prompt_tokens, self._max_tokens)
+        charged, usage_told = (most_prompt_tokens, self._max_tokens), False
         if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
-            charged = (usage.prompt_tokens, usage.completion_tokens)
-        return Attempt(text if isinstance(text, str) else "", None, *charged)
+            charged, usage_told = (usage.prompt_tokens, usage.completion_tokens), True
+        text = text if isinstance(text, str) else ""
+        return Attempt(text, None, *charged, choice=choice, latency_ms=latency_ms, usage_told=usage_told)
 
-    def _status(self, status: int, message: str, retry_after: str | None) -> Attempt:
+    def _status(self, status: int, message: str, retry_after: str | None, sent: Mapping[str, Any]) -> Attempt:
         if status in (408, 409, 429) or status >= 500:
             return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=_seconds(retry_after))
         if status in (401, 403, 404):
             remedy = "look at --model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
             raise UserError(f"the endpoint answered {status}: {message[:300]}; {remedy}")
-        if self._limit_key == "max_tokens" and "max_completion_tokens" in message:
+        # What was sent counts, since another thread may have learned the same in the meantime.
+        if "max_tokens" in sent and "max_completion_tokens" in message:
             self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
             return Attempt(None, "wants max_completion_tokens", 0, 0, retry=True, wait_s=0.0)
+        refused = [
+            key for key in sent if key in message and key not in ("tools", "max_tokens", "max_completion_tokens")
+        ]
+        if refused:
+            self.wishes = {key: value for key, value in self.wishes.items() if key not in refused}
+            return Attempt(None, f"wants no {', '.join(refused)}", 0, 0, retry=True, wait_s=0.0)
         return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
+
+
+def _bytes(message: Mapping[str, Any]) -> int:
+    """The bytes of a message's content and calls."""
+    return len((message["content"] or "").encode()) + sum(map(_json_bytes, message.get("tool_calls", ())))
+
+
+def _json_bytes(value: Any) -> int:
+    return len(json.dumps(value).encode())
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -30,6 +30,7 @@ from toolhone.evaluate.decode import (
     decode_greedily,
     shared_prefix,
 )
+from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.hardware import rank, world_size
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Example, Prediction, Token
@@ -51,8 +52,8 @@ def predict(
     `label` names the model in the records. Answers of an interrupted call are reused if `fingerprint` is the same.
     """
     share = list(examples)[rank() :: world_size()]
-    part = _part(path, rank(), fingerprint)
-    done = _read_part(part)
+    part = part_path(path, rank(), fingerprint)
+    done = {row["id"] for row in read_part(part)}
     waiting = [example for example in share if example.id not in done]
     if done and rank() == 0:
         console.print(f"{label}: {len(done)} answers are there from before, {len(waiting)} to go")
@@ -69,11 +70,10 @@ def predict(
     if world_size() > 1:
         torch.distributed.barrier()
     if rank() == 0:
-        parts = [_part(path, n, fingerprint) for n in range(world_size())]
-        rows = {id_: row for one in parts for id_, row in _read_part(one).items()}
+        parts = [part_path(path, n, fingerprint) for n in range(world_size())]
+        rows = {row["id"]: row for part in parts for row in read_part(part)}
         write_jsonl(path, (rows[example.id] for example in examples))
-        for stale in path.parent.glob(f".{path.name}.*.part"):
-            stale.unlink()
+        remove_parts(path)
     if world_size() > 1:
         torch.distributed.barrier()
 
@@ -169,19 +169,3 @@ def _prediction(
 def _token_bytes(tokenizer: Any) -> TokenBytes:
     # Made once: it reads the whole tokenizer, which takes longer than a batch of a small model.
     return TokenBytes(tokenizer)
-
-
-def _part(path: Path, number: int, fingerprint: str) -> Path:
-    return path.parent / f".{path.name}.{fingerprint}.{number}.part"
-
-
-def _read_part(part: Path) -> dict[str, dict[str, Any]]:
-    """The answers of a share so far; a last line that an interruption cut short is answered again."""
-    if not part.is_file():
-        return {}
-    # As bytes: the cut may go through a character, and a text may hold what `str.splitlines` takes for a line's end.
-    written = part.read_bytes()
-    whole = written[: written.rfind(b"\n") + 1]
-    if whole != written:
-        part.write_bytes(whole)
-    return {row["id"]: row for row in map(json.loads, whole.split(b"\n")[:-1])}

@@ -1,0 +1,479 @@
+"""Predictions of an endpoint, against a server on this machine that answers well, badly, late or not at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from toolhone.chat.parse import parse_turn
+from toolhone.endpoint import Pace
+from toolhone.errors import UserError
+from toolhone.evaluate.match import score
+from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
+from toolhone.evaluate.wire import request_of
+from toolhone.jsonl import read_jsonl
+from toolhone.records import Example, FormatName, Gold, Message, Prediction, Tool, ToolCall
+
+TOOL = Tool("query_order", "", {"type": "object", "properties": {"id": {"type": "string"}}})
+
+Answer = Callable[[dict[str, Any]], tuple[int, Any]]
+"""Status and body for a request's JSON body."""
+
+
+class Server(ThreadingHTTPServer):
+    """An endpoint on this machine. `answers` are used up one a request, and then the last goes on."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: list[Answer] = [calls_the_tool]
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.requests.append(body)
+            self.server.keys.append(self.headers["authorization"])
+            answer = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
+        if answer is hangs:
+            self.server.closing.wait()
+            return
+        status, content = answer(body)
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        if status == 429:
+            self.send_header("retry-after", "0")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.closing.set()
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def says(message: Any, finish_reason: str = "stop", logprobs: Any = None, **usage: int) -> tuple[int, Any]:
+    counted = {"prompt_tokens": 100, "completion_tokens": 20, **usage}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message, "logprobs": logprobs}
+    return 200, {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": counted,
+    }
+
+
+def calls(*functions: Any, **more: Any) -> dict[str, Any]:
+    """A message that calls, each call's function as given."""
+    rows = [{"id": f"c{n}", "type": "function", "function": function} for n, function in enumerate(functions)]
+    return {"role": "assistant", "content": None, "tool_calls": rows, **more}
+
+
+def calls_the_tool(body: dict[str, Any]) -> tuple[int, Any]:
+    """The right call for the question "order N?"."""
+    number = body["messages"][-1]["content"].split()[-1].rstrip("?")
+    name = body["tools"][0]["function"]["name"]
+    return says(calls({"name": name, "arguments": json.dumps({"id": number})}), "tool_calls")
+
+
+def hangs(body: dict[str, Any]) -> tuple[int, Any]:
+    raise AssertionError("never called: the handler waits instead")
+
+
+def fails(status: int, message: str = "no") -> Answer:
+    return lambda body: (status, {"error": {"message": message}})
+
+
+def always(*answer: Any, **more: Any) -> Answer:
+    return lambda body: says(*answer, **more)
+
+
+def example(number: int = 7, tool: Tool = TOOL) -> Example:
+    turn = Message("assistant", "", (ToolCall(tool.name, {"id": str(number)}, "c1"),))
+    prompt = (Message("user", f"order {number}?"),)
+    return Example(f"r{number}/1", f"r{number}", prompt, turn, Gold.of_message(turn), (tool,), "rows:1", None, {})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "predictions" / "gpt.jsonl"
+
+
+def ask(server: Server, path: Path, examples: list[Example] | None = None, **given: Any) -> dict[str, Any]:
+    options = {"first_wait_s": 0.001, "retries": 2, **given}
+    settings = EndpointSettings("gpt-x", server.url, **options)
+    return predict_endpoint(examples or [example()], "gpt", settings, path, Console(file=StringIO()))
+
+
+def predictions(path: Path) -> list[Prediction]:
+    return [Prediction.from_json(row) for _, row in read_jsonl(path)]
+
+
+def test_answers_stand_in_the_order_of_the_examples_and_are_judged_right(server: Server, path: Path) -> None:
+    rows = [example(n) for n in range(20)]
+    summary = ask(server, path, rows, price_in=1.0, price_out=10.0)
+    made = predictions(path)
+    assert [one.id for one in made] == [row.id for row in rows]
+    assert all(score(row, one, "hermes").exact for row, one in zip(rows, made, strict=True))
+    assert made[0].finish_reason == "stop"
+    assert (made[0].model, made[0].prompt_tokens, made[0].completion_tokens) == ("gpt", 100, 20)
+    assert made[0].latency_ms > 0
+    assert (summary["rows"], summary["calls"], summary["prompt_tokens"]) == (20, 20, 2000)
+    assert summary["cost_usd"] == pytest.approx(20 * (100 * 1 + 20 * 10) / 1e6)
+    assert json.loads(path.with_suffix(".json").read_text()) == summary
+    assert sorted(file.name for file in path.parent.iterdir()) == ["gpt.json", "gpt.jsonl"]
+
+
+def test_the_request_carries_tools_greedy_settings_and_no_key_of_ours(server: Server, path: Path) -> None:
+    ask(server, path, max_tokens=77)
+    body = server.requests[0]
+    assert body["tools"] == [TOOL.to_json()]
+    assert body["messages"] == [{"role": "user", "content": "order 7?"}]
+    assert (body["model"], body["temperature"], body["max_tokens"], body["logprobs"]) == ("gpt-x", 0.0, 77, True)
+
+
+def test_earlier_calls_and_results_are_tied_by_ids_and_weights_are_not_sent() -> None:
+    call = ToolCall("query.order", {"id": "1"})
+    prompt = (
+        Message("user", "both?"),
+        Message("assistant", "", (call, call), weight=0.0),
+        Message("tool", "one"),
+        Message("tool", "two"),
+        Message("user", "and?"),
+    )
+    tool = Tool("query.order", "", {"type": "object"})
+    row = Example("r/5", "r", prompt, Message("assistant", "ok"), Gold("none"), (tool,), "rows:1", None, {})
+    messages = request_of(row).messages
+    ids = [one["id"] for one in messages[1]["tool_calls"]]
+    assert len(set(ids)) == 2
+    assert [messages[2]["tool_call_id"], messages[3]["tool_call_id"]] == ids
+    assert "weight" not in messages[1]
+    assert messages[1]["tool_calls"][0]["function"]["name"] == "query_order"
+
+
+@pytest.mark.parametrize("format", ["hermes", "llama3"])
+def test_parallel_calls_are_written_in_the_format_asked_for(server: Server, path: Path, format: FormatName) -> None:
+    one = {"name": "query_order", "arguments": '{"id": "1"}'}
+    two = {"name": "query_order", "arguments": '{"id": "}; </tool_call>"}'}
+    server.answers = [always(calls(one, two, content="Both."), "tool_calls")]
+    assert ask(server, path, format=format)["chat_format"] == format
+    turn = parse_turn(predictions(path)[0].text, format)
+    assert [call.arguments["id"] for call in turn.calls] == ["1", "}; </tool_call>"]
+    assert (turn.status, turn.content) == ("calls", "Both.")
+
+
+MALFORMED: dict[str, Any] = {
+    "broken arguments": calls({"name": "query_order", "arguments": '{"id": '}),
+    "arguments that are a list": calls({"name": "query_order", "arguments": "[1]"}),
+    "arguments encoded twice": calls({"name": "query_order", "arguments": '"{\\"id\\": \\"7\\"}"'}),
+    "a number as arguments": calls({"name": "query_order", "arguments": 7}),
+    "no name": calls({"arguments": "{}"}),
+    "a name that is no text": calls({"name": 5, "arguments": "{}"}),
+    "function is a text": calls("query_order"),
+    "another type of call": {"content": None, "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "x"}}]},
+    "a call that is null": {"content": None, "tool_calls": [None]},
+    "calls that are no list": {"content": None, "tool_calls": {"a": 1}},
+    "half a character": calls({"name": "query_order", "arguments": '{"id": "\\ud83d"}'}),
+}
+
+
+@pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED.keys())
+def test_calls_that_cannot_be_read_are_malformed(server: Server, path: Path, message: Any) -> None:
+    server.answers = [always({"role": "assistant", **message}, "tool_calls")]
+    ask(server, path)
+    [made] = predictions(path)
+    judged = score(example(), made, "hermes")
+    assert (judged.status, judged.exact) == ("malformed", False)
+
+
+SOUND: dict[str, tuple[Any, str]] = {
+    "arguments as an object": (calls({"name": "query_order", "arguments": {"id": "7"}}), "calls"),
+    "the older form": ({"content": None, "function_call": {"name": "query_order", "arguments": '{"id":"7"}'}}, "calls"),
+    "null for no calls": ({"content": "Hello.", "tool_calls": None}, "none"),
+    "content in parts": ({"content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}]}, "none"),
+    "a refusal": ({"content": None, "refusal": "I cannot."}, "none"),
+    "nothing at all": ({"content": None}, "none"),
+    "half a character": ({"content": "\ud83d"}, "none"),
+    "the model's own text": (
+        {"content": '<tool_call>\n{"name": "query_order", "arguments": {"id": "7"}}\n</tool_call>'},
+        "calls",
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "status"), SOUND.values(), ids=SOUND.keys())
+def test_other_ways_to_answer_are_read(server: Server, path: Path, message: Any, status: str) -> None:
+    server.answers = [always({"role": "assistant", **message})]
+    ask(server, path)
+    judged = score(example(), predictions(path)[0], "hermes")
+    assert judged.status == status
+    assert judged.exact == (status == "calls")
+
+
+CUT: dict[str, Any] = {
+    "inside a call": calls({"name": "query_order", "arguments": '{"id": "7'}),
+    "before anything was said": {"content": None},
+    "in its thoughts": {"content": "", "reasoning_content": "The user wants"},
+}
+
+
+@pytest.mark.parametrize("message", CUT.values(), ids=CUT.keys())
+def test_an_answer_cut_at_the_limit_is_truncated(server: Server, path: Path, message: Any) -> None:
+    server.answers = [always({"role": "assistant", **message}, "length")]
+    ask(server, path)
+    [made] = predictions(path)
+    assert made.finish_reason == "length"
+    assert score(example(), made, "hermes").status == "truncated"
+
+
+def test_names_that_endpoints_refuse_are_mapped_there_and_back(server: Server, path: Path) -> None:
+    dotted, plain, chinese = (Tool(name, "", TOOL.parameters) for name in ("math.add", "math_add", "查"))
+    row = example(3, dotted)
+    row = Example(
+        row.id, row.conversation_id, row.prompt, row.turn, row.gold, (dotted, plain, chinese), "r:1", None, {}
+    )
+    summary = ask(server, path, [row])
+    assert [tool["function"]["name"] for tool in server.requests[0]["tools"]] == ["math_add_2", "math_add", "_"]
+    assert score(row, predictions(path)[0], "hermes").exact
+    assert summary["tools_renamed"] == ["math.add", "查"]
+
+
+def token(text: str | bytes, logprob: float = -0.5) -> dict[str, Any]:
+    said = text.encode() if isinstance(text, str) else text
+    return {"token": said.decode(errors="replace"), "bytes": list(said), "logprob": logprob, "top_logprobs": []}
+
+
+def test_tokens_of_a_text_are_kept_with_their_bytes(server: Server, path: Path) -> None:
+    first, second = "查".encode()[:1], "查".encode()[1:]
+    rows = [token(first, -0.1), token(second, -0.2), token("<|im_end|>", -0.3)]
+    server.answers = [always({"content": "查"}, logprobs={"content": rows})]
+    ask(server, path)
+    [made] = predictions(path)
+    assert [(one.bytes, one.logprob) for one in made.tokens] == [(first, -0.1), (second, -0.2), (b"<|im_end|>", -0.3)]
+
+
+def test_tokens_of_the_model_s_own_call_are_kept_and_its_text_with_them(server: Server, path: Path) -> None:
+    raw = '<tool_call>{"name":"query_order",  "arguments":{"id":"7"}}</tool_call>'
+    message = calls({"name": "query_order", "arguments": '{"id": "7"}'})
+    server.answers = [always(message, "tool_calls", logprobs={"content": [token(raw)]})]
+    ask(server, path)
+    [made] = predictions(path)
+    assert made.text == raw
+    assert len(made.tokens) == 1
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": [token("something else")]},
+        {"content": [{"token": "Hello.", "bytes": ["x"], "logprob": -1}]},
+        {"content": [{"token": "Hello.", "bytes": [999], "logprob": -1}]},
+        {"content": [{"token": None, "bytes": None, "logprob": -1}]},
+        {"content": [{}]},
+        {"content": ["a"]},
+        {"content": "a"},
+        [],
+        "no",
+    ],
+)
+def test_tokens_that_are_not_the_text_s_are_left_out(server: Server, path: Path, logprobs: Any) -> None:
+    server.answers = [always(calls({"name": "query_order", "arguments": '{"id": "7"}'}), logprobs=logprobs)]
+    ask(server, path)
+    [made] = predictions(path)
+    assert made.tokens == ()
+    assert score(example(), made, "hermes").exact
+
+
+PASSING: dict[str, Answer] = {
+    "429": fails(429),
+    "500": fails(500),
+    "503": fails(503),
+    "broken JSON": lambda body: (200, b'{"choices": ['),
+    "a page": lambda body: (200, b"<html>"),
+    "no choices": lambda body: (200, {"choices": []}),
+    "null choices": lambda body: (200, {"choices": None}),
+    "an error inside": lambda body: (200, {"error": {"message": "busy"}}),
+    "a choice without a message": lambda body: (200, {"choices": [{"index": 0}]}),
+    "a message that is a text": lambda body: (200, {"choices": [{"message": "hello"}]}),
+}
+
+
+@pytest.mark.parametrize("failure", PASSING.values(), ids=PASSING.keys())
+def test_a_passing_failure_is_asked_again_and_counted(server: Server, path: Path, failure: Answer) -> None:
+    server.answers = [failure, calls_the_tool]
+    summary = ask(server, path)
+    assert score(example(), predictions(path)[0], "hermes").exact
+    assert (summary["calls"], sum(summary["failures"].values())) == (2, 1)
+
+
+def test_an_endpoint_that_hangs_is_given_up_and_asked_again(server: Server, path: Path) -> None:
+    server.answers = [hangs, calls_the_tool]
+    assert ask(server, path, timeout_s=0.3)["failures"] == {"timeout": 1}
+    assert len(predictions(path)) == 1
+
+
+def test_what_an_endpoint_does_not_take_is_left_out_of_the_next_request(server: Server, path: Path) -> None:
+    server.answers = [
+        fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        fails(400, "'temperature' does not support 0 with this model"),
+        fails(400, "logprobs are not available"),
+        calls_the_tool,
+    ]
+    summary = ask(server, path, retries=3)
+    last = server.requests[-1]
+    assert last["max_completion_tokens"] == 1024
+    assert not {"max_tokens", "temperature", "logprobs"} & last.keys()
+    assert (summary["temperature"], summary["logprobs"]) == (None, False)
+
+
+def test_rows_without_an_answer_are_told_and_the_others_kept_for_the_next_call(server: Server, path: Path) -> None:
+    def but_one(body: dict[str, Any]) -> tuple[int, Any]:
+        return fails(500)(body) if "order 2?" in str(body) else calls_the_tool(body)
+
+    server.answers = [but_one]
+    rows = [example(n) for n in range(4)]
+    with pytest.raises(UserError, match=r"1 of 4 rows have no answer \(1 x status 500; the first is r2/1\)"):
+        ask(server, path, rows)
+    assert not path.exists()
+    server.answers = [calls_the_tool]
+    asked = len(server.requests)
+    summary = ask(server, path, rows)
+    assert len(server.requests) == asked + 1
+    assert (len(predictions(path)), summary["failures"]) == (4, {"status 500": 3})
+    ask(server, path, rows)
+    assert len(server.requests) == asked + 1, "a finished file is reused"
+    ask(server, path, rows[:3])
+    assert len(server.requests) == asked + 4, "other rows are asked anew"
+
+
+def test_a_last_line_that_was_cut_is_asked_again(server: Server, path: Path) -> None:
+    rows = [example(n) for n in range(3)]
+    with pytest.raises(UserError, match="budget"):
+        ask(server, path, rows, max_calls=2, concurrency=1)
+    [part] = path.parent.glob(".*.part")
+    part.write_bytes(part.read_bytes()[:-9])
+    ask(server, path, rows, concurrency=1)
+    assert [one.id for one in predictions(path)] == ["r0/1", "r1/1", "r2/1"]
+    assert len(server.requests) == 4
+
+
+def test_refused_rows_are_left_out_only_where_asked_for(server: Server, path: Path) -> None:
+    server.answers = [lambda body: fails(400)(body) if "order 2?" in str(body) else calls_the_tool(body)]
+    rows = [example(n) for n in range(4)]
+    with pytest.raises(UserError, match=r"refused with status 400.*--leave-out-refused"):
+        ask(server, path, rows)
+    summary = ask(server, path, rows, leave_out_refused=True)
+    assert [one.id for one in predictions(path)] == ["r0/1", "r1/1", "r3/1"]
+    assert list(summary["left_out"]) == ["r2/1"]
+    assert summary["rows"] == 3
+
+
+def test_a_filtered_answer_is_none(server: Server, path: Path) -> None:
+    server.answers = [always({"content": ""}, "content_filter")]
+    with pytest.raises(UserError, match="content filter"):
+        ask(server, path)
+
+
+def test_the_budget_in_dollars_stops_before_it_is_spent_and_counts_across_calls(server: Server, path: Path) -> None:
+    rows = [example(n) for n in range(8)]
+    # A call costs 0.0003; before it starts, its dearest outcome (1,024 tokens and the prompt's bytes) must fit.
+    options = {"price_in": 1.0, "price_out": 10.0, "concurrency": 1}
+    with pytest.raises(UserError, match=r"budget is used up with \d of 8 rows"):
+        ask(server, path, rows, max_usd=0.0115, **options)
+    spent = len(server.requests)
+    assert 0 < spent < 8
+    with pytest.raises(UserError, match="budget"):
+        ask(server, path, rows, max_usd=0.0115, **options)
+    assert len(server.requests) == spent
+    assert ask(server, path, rows, max_usd=1.0, **options)["cost_usd"] == pytest.approx(8 * 0.0003)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_wrong_key_or_model_ends_it_at_once(server: Server, path: Path, status: int) -> None:
+    server.answers = [fails(status)]
+    with pytest.raises(UserError, match=str(status)):
+        ask(server, path, [example(n) for n in range(50)], concurrency=2)
+    assert len(server.requests) < 10
+
+
+def test_the_key_comes_from_the_environment(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-1")
+    ask(server, path)
+    assert server.keys == ["Bearer sk-test-1"]
+    assert "sk-test-1" not in path.with_suffix(".json").read_text()
+
+
+def test_an_answer_without_usage_is_counted(server: Server, path: Path) -> None:
+    status, body = calls_the_tool({"messages": [{"content": "order 7?"}], "tools": [TOOL.to_json()]})
+    server.answers = [lambda _: (status, {**body, "usage": None})]
+    assert ask(server, path)["answers_without_usage"] == 1
+    assert predictions(path)[0].prompt_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_usd": 1.0}, "--max-usd needs --price-in"),
+        ({"concurrency": 0}, "--concurrency: expected 1 or more"),
+        ({"timeout_s": 0.0}, "--timeout: expected more than 0"),
+        ({"calls_a_minute": -1.0}, "--calls-a-minute: expected more than 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        EndpointSettings("m", "http://127.0.0.1:1/v1", **given)
+
+
+def test_calls_start_at_even_distances_whatever_thread_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import toolhone.endpoint
+
+    now, waits = [100.0], []
+    monkeypatch.setattr(toolhone.endpoint.time, "monotonic", lambda: now[0])
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return False
+
+    pace = Pace(120)
+    for _ in range(3):
+        pace.wait(Stop())
+    now[0] += 10
+    pace.wait(Stop())
+    assert waits == [0.0, 0.5, 1.0, 0.0]
