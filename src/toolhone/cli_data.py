@@ -159,7 +159,6 @@ def _add_augment(parser: argparse.ArgumentParser) -> None:
 def _augment(options: argparse.Namespace) -> int:
     from toolhone.data.augment import Augmentation, augment_files
     from toolhone.data.read import read_tools
-    from toolhone.data.sources import say_formats
 
     augmentation = Augmentation(
         shuffle_tools=options.shuffle_tools,
@@ -168,7 +167,6 @@ def _augment(options: argparse.Namespace) -> int:
         irrelevance=options.irrelevance,
         seed=options.seed,
     )
-    say_formats(options.sources, options.format, plain_console())
     done = augment_files(
         options.sources,
         options.out,
@@ -176,6 +174,7 @@ def _augment(options: argparse.Namespace) -> int:
         default_tools=_tools(options),
         format=options.format,
         pool=read_tools(options.pool) if options.pool else (),
+        console=plain_console(),
     )
     print(f"{options.out}: " + ", ".join(f"{count:,} {what}" for what, count in done.items() if count))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from toolhone.data.augment import Augmentation, augment, augment_files
 from toolhone.data.check import check
@@ -276,12 +278,16 @@ def test_shares_are_about_what_was_asked_for() -> None:
 # Refusals and files
 
 
+def to_file(sources: list[str], out: Path, augmentation: Augmentation, **more: Any) -> Counter[str]:
+    return augment_files(sources, out, augmentation, console=Console(file=io.StringIO()), **more)
+
+
 def test_rows_and_files_for_testing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^x:1: is marked as a test row"):
         run([row(meta={"split": "test"})])
     split_files([str(SHIPPED / "train.jsonl")], tmp_path / "split", Shares())
     with pytest.raises(UserError, match=r"test\.jsonl: .*split\.json lists it as the test rows"):
-        augment_files([str(tmp_path / "split" / "test.jsonl")], tmp_path / "out.jsonl", ALL)
+        to_file([str(tmp_path / "split" / "test.jsonl")], tmp_path / "out.jsonl", ALL)
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -295,16 +301,16 @@ def test_a_file_is_not_overwritten_by_itself_and_bad_rows_are_named(tmp_path: Pa
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(row().to_json()) + "\n{\n")
     with pytest.raises(UserError, match=r"name another"):
-        augment_files([str(bad)], bad, ALL)
+        to_file([str(bad)], bad, ALL)
     with pytest.raises(UserError, match=r"bad\.jsonl:2: "):
-        augment_files([str(bad)], tmp_path / "out.jsonl", ALL)
+        to_file([str(bad)], tmp_path / "out.jsonl", ALL)
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_the_shipped_rows_are_augmented_validly(tmp_path: Path) -> None:
     tools = read_tools(SHIPPED / "tools.json")
     out = tmp_path / "out.jsonl"
-    done = augment_files(
+    done = to_file(
         [str(SHIPPED / "train.jsonl")], out, replace(ALL, mask_names=0.3, irrelevance=0.1), default_tools=tools
     )
     made = list(read_conversations(out))
@@ -323,7 +329,7 @@ def test_the_shipped_rows_are_augmented_validly(tmp_path: Path) -> None:
 def test_rows_of_any_format_are_augmented_and_written_as_toolhone_s_own(tmp_path: Path) -> None:
     formats = Path(__file__).parents[1] / "fixtures" / "formats"
     sources = [str(formats / "glaive.jsonl"), str(formats / "xlam.jsonl")]
-    done = augment_files(sources, tmp_path / "out.jsonl", Augmentation(distractors=1))
+    done = to_file(sources, tmp_path / "out.jsonl", Augmentation(distractors=1))
     before = [one for one in read_sources(sources) if isinstance(one, Conversation)]
     made = list(read_conversations(tmp_path / "out.jsonl"))
     assert [one.messages for one in made] == [one.messages for one in before]
@@ -336,10 +342,10 @@ def test_rows_of_any_format_are_augmented_and_written_as_toolhone_s_own(tmp_path
 def test_a_format_that_is_named_is_the_one_that_is_read(tmp_path: Path) -> None:
     xlam = Path(__file__).parents[1] / "fixtures" / "formats" / "xlam.jsonl"
     with pytest.raises(UserError, match=r"xlam\.jsonl:1: "):
-        augment_files([str(xlam)], tmp_path / "out.jsonl", ALL, format="hermes")
+        to_file([str(xlam)], tmp_path / "out.jsonl", ALL, format="hermes")
 
 
 def test_a_folder_with_the_test_rows_of_a_split_is_refused(tmp_path: Path) -> None:
     split_files([str(SHIPPED / "train.jsonl")], tmp_path / "split", Shares())
     with pytest.raises(UserError, match=r"test\.jsonl: .*split\.json lists it as the test rows"):
-        augment_files([str(tmp_path / "split")], tmp_path / "out.jsonl", ALL)
+        to_file([str(tmp_path / "split")], tmp_path / "out.jsonl", ALL)

@@ -15,17 +15,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check.row_faults import sound_rows
 from toolhone.data.files import expand_source
 from toolhone.data.identity import called_tools
 from toolhone.data.mask import mask, mentions_a_tool
 from toolhone.data.read import read_sources, split_weight
-from toolhone.data.sources import refuse_to_overwrite
+from toolhone.data.sources import refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _DECLINES = {
@@ -71,6 +74,7 @@ def augment_files(
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
     pool: Sequence[Tool] = (),
+    console: Console,
 ) -> Counter[str]:
     """Read sources in any format, augment their rows and write them to `out` as toolhone's own JSONL, whole or not at
     all; count what was done.
@@ -83,14 +87,13 @@ def augment_files(
     for file in (file for source in sources for file in expand_source(split_weight(source)[0])):
         _refuse_test_file(Path(file))
     refuse_to_overwrite(out, sources, "rows are augmented into a file of their own")
-
-    def rows() -> Iterator[Conversation]:
-        return sound_rows(read_sources(sources, default_tools, format))
-
-    offered = pool or (tool for row in rows() for tool in row.tools)
-    known = {tool.name: tool for tool in offered} if augmentation.distractors else {}
+    known: dict[str, Tool] = {}
+    if augmentation.distractors:
+        others = sound_rows(read_sources(sources, default_tools, format))
+        known = {tool.name: tool for tool in pool or (tool for row in others for tool in row.tools)}
+    rows = told_rows(sources, default_tools, format, console)
     done: Counter[str] = Counter()
-    write_jsonl(out, (row.to_json() for row in augment(rows(), augmentation, known, done)))
+    write_jsonl(out, (row.to_json() for row in augment(rows, augmentation, known, done)))
     return done
 
 

@@ -1,15 +1,17 @@
-"""The sources on a command line: what they are taken for is said, and none of them is written over."""
+"""The sources on a command line: what they are taken for and what is left out is said, and none is written over."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolhone.data.check.row_faults import sound_rows
 from toolhone.data.files import expand_source
-from toolhone.data.read import detected_formats, split_weight
+from toolhone.data.read import detected_formats, read_sources, split_weight
 from toolhone.errors import UserError
+from toolhone.records import Conversation, Tool
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +36,21 @@ def say_formats(sources: Sequence[str], format: str, console: Console) -> None:
     files = f", {sum(names.values())} files" if sum(names.values()) > 1 else ""
     said = ", ".join(f"{name} ({count})" if len(names) > 1 else name for name, count in names.most_common())
     console.print(f"{name_of(sources)}{files}: read as {said}", markup=False)
+
+
+def told_rows(sources: Sequence[str], tools: tuple[Tool, ...], format: str, console: Console) -> Iterator[Conversation]:
+    """Yield the conversations of sources. Their format is printed before the first, and after the last how many rows
+    were left out without need of mending, such as a log's failed requests. `tools` are for rows without any.
+
+    Raises:
+        UserError: where a source cannot be opened and, after the last conversation, for rows that must be mended.
+    """
+    say_formats(sources, format, console)
+    left_out: Counter[str] = Counter()
+    yield from sound_rows(read_sources(sources, tools, format), left_out)
+    if left_out:
+        rules = ", ".join(f"{count:,} {rule}" for rule, count in left_out.items())
+        console.print(f"left out: {rules} (`toolhone data check` names them)", markup=False)
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[str], why: str) -> None:

@@ -508,6 +508,7 @@ class Element {
   setAttribute(name, value) { this.attributes[name] = value; }
   focus() { document.activeElement = this; }
   blur() { document.activeElement = body; }
+  scrollIntoView() {}
   click() { if (this.listeners.click) this.listeners.click(); }
   get text() { return [this.textContent, ...this.children.map((child) => child.text)].filter(Boolean).join(" "); }
 }
@@ -575,14 +576,36 @@ def test_marks_made_with_the_pages_keys_come_back_into_the_data(tmp_path: Path) 
 def test_the_page_moves_undoes_and_keeps_its_marks(tmp_path: Path) -> None:
     page_of(tmp_path, [row(n) for n in range(1, 6)])
     page = tmp_path / "review.html"
-    place = 'at("place").textContent.split(":")[0]'
+    place = 'at("place").text.split(" ")[0]'
     assert browse(page, f'press("j"); press("j"); press("k"); {place}')["out"] == "2"
     assert browse(page, f'press("k"); {place}')["out"] == "1"
-    undone = 'press("r"); press("w"); press("u"); at("count").textContent + " at " + at("place").textContent[0]'
+    undone = 'press("r"); press("w"); press("u"); at("count").textContent + " at " + at("place").text[0]'
     assert browse(page, undone)["out"] == "1 of 5 marked at 2"
     first = browse(page, 'press("r"); press("w")')
     again = browse(page, 'press("u"); at("count").textContent', first["stored"])
     assert again["out"] == "1 of 5 marked"
+
+
+@needs_node
+def test_after_the_last_turn_the_page_goes_to_the_one_that_was_passed_over_and_then_asks_for_the_export(
+    tmp_path: Path,
+) -> None:
+    page_of(tmp_path, [row(n) for n in range(1, 4)])
+    page = tmp_path / "review.html"
+    passed = 'press("r"); press("j"); press("W"); at("place").text.split(" ")[0]'
+    assert browse(page, passed)["out"] == "2"
+    assert browse(page, passed + '; press("r"); at("count").textContent')["out"] == "3 of 3 marked: export them"
+
+
+@needs_node
+def test_undo_keeps_the_note_and_a_turn_that_is_being_mended_takes_no_other_mark(tmp_path: Path) -> None:
+    page_of(tmp_path, [row(n) for n in range(1, 4)])
+    page = tmp_path / "review.html"
+    noted = 'press("r"); press("k"); at("note").value = "odd"; at("note").listeners.input(); press("u"); '
+    assert browse(page, noted + '[at("note").value, at("count").textContent]')["out"] == ["odd", "0 of 3 marked"]
+    left = 'press("m"); at("mended").blur(); press("r"); press("ArrowRight"); '
+    assert browse(page, left + 'at("count").textContent + at("place").text[0]')["out"] == "0 of 3 marked1"
+    assert browse(page, left + 'press("Escape"); press("r"); at("count").textContent')["out"] == "1 of 3 marked"
 
 
 @needs_node

@@ -285,17 +285,21 @@ def raw() -> list[dict[str, Any]]:
     return [json.loads(line) for line in (SHIPPED / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def learned(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [message for message in row["messages"] if message["role"] == "assistant" and message.get("weight", 1)]
+
+
 def called(row: dict[str, Any]) -> list[str]:
-    return [call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls") or ()]
+    return [call["function"]["name"] for message in learned(row) for call in message.get("tool_calls") or ()]
 
 
 def test_the_table_has_the_shipped_figures(raw: list[dict[str, Any]]) -> None:
     shown = run([str(SHIPPED / "train.jsonl")], tools=SHIPPED / "tools.json")
-    turns = sum(message["role"] == "assistant" for row in raw for message in row["messages"])
+    turns = sum(len(learned(row)) for row in raw)
     names = [name for row in raw for name in called(row)]
     silent = sum(not called(row) for row in raw)
     assert (
-        f"{len(raw)} rows, {turns} learned turns, {len(names)} calls to {len(set(names))} tools; "
+        f"{len(raw)} rows, {turns:,} learned turns, {len(names):,} calls to {len(set(names))} tools; "
         f"{silent / len(raw):.1%} of rows call nothing"
     ) in shown
     assert re.search(rf"query_stock\s+│\s+{names.count('query_stock')} │\s+{len(raw)}", shown)

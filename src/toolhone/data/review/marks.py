@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolhone.data.check import refuse_faults
-from toolhone.data.check.row_faults import sound_rows
-from toolhone.data.read import examples, read_sources
+from toolhone.data.read import examples
 from toolhone.data.review.sheet import turn_hash
-from toolhone.data.sources import name_of, refuse_to_overwrite, say_formats
+from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
 from toolhone.evaluate.rates import Rate, rate
 from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
@@ -106,8 +105,7 @@ def apply_marks(
     shared = tuple(tools)
     source = name_of(sources)
     refuse_to_overwrite(out, sources, "what was marked wrong would be gone for good")
-    say_formats(sources, format, console)
-    rows = list(sound_rows(read_sources(sources, shared, format)))
+    rows = list(told_rows(sources, shared, format, console))
     turns = {example.id: example for row in rows for example in examples(row)}
     read = read_marks(marks)
     answered = {f"{row.id}/{n - 1}" for row in rows for n, m in enumerate(row.messages) if m.role == "tool"}

@@ -83,22 +83,24 @@ function start() {
     return made;
   }
 
-  function callsText(calls) {
-    return calls.map((call) => `${call.name} ${JSON.stringify(call.arguments, null, 2)}`).join("\n\n");
+  function callElement(name, given) {
+    const made = element("pre", "", "");
+    made.append(element("span", "name", name), element("span", "", ` ${given}`));
+    return made;
   }
 
   function messageElement(message) {
     const box = element("div", `message ${message.role}`, "");
-    const calls = (message.tool_calls || []).map((call) => `${call.function.name} ${call.function.arguments}`);
     box.append(element("div", "role", message.role));
-    box.append(element("div", "text", [message.content || "", ...calls].filter(Boolean).join("\n")));
+    if (message.content) box.append(element("div", "text", message.content));
+    for (const call of message.tool_calls || []) box.append(callElement(call.function.name, call.function.arguments));
     return box;
   }
 
   function turnElements(turn) {
     const made = [];
     if (turn.content) made.push(element("div", "text", turn.content));
-    if (turn.calls.length) made.push(element("pre", "", callsText(turn.calls)));
+    for (const call of turn.calls) made.push(callElement(call.name, JSON.stringify(call.arguments, null, 2)));
     if (turn.status === "any") made.push(element("div", "role", "any call to a tool that is offered"));
     return made;
   }
@@ -108,13 +110,26 @@ function start() {
     const mark = markOf(item);
     const marked = sheet.items.filter((one) => markOf(one).mark).length;
     at("title").textContent = sheet.title;
-    at("count").textContent = `${marked} of ${sheet.items.length} marked`;
+    at("title").title = sheet.title; // in full, should it be cut off
+    const done = marked === sheet.items.length;
+    at("count").textContent = `${marked} of ${sheet.items.length} marked${done ? ": export them" : ""}`;
+    at("csv").className = done ? "due" : "";
     at("progress").value = marked;
     at("progress").max = sheet.items.length;
-    at("place").textContent = `${state.place + 1}: ${item.id}${item.source ? `, gold by ${item.source}` : ""}`;
+    at("place").replaceChildren(
+      element("strong", "", `${state.place + 1} of ${sheet.items.length}`),
+      element("span", "id", item.id),
+      ...(item.source ? [element("span", "", `gold by ${item.source}`)] : []),
+    );
+    at("back").disabled = state.place === 0;
+    at("next").disabled = state.place === sheet.items.length - 1;
+    at("undo").disabled = state.history.length === 0;
     at("messages").replaceChildren(...item.messages.map(messageElement));
+    const gold = turnElements(item.gold);
+    if (mark.mended) for (const part of gold) part.className += " replaced";
     const mended = mark.mended ? [element("div", "role", "mended:"), ...turnElements(mark.mended)] : [];
-    at("gold").replaceChildren(...turnElements(item.gold), ...mended);
+    at("gold").className = `gold ${mark.mark}`;
+    at("gold").replaceChildren(...gold, ...mended);
     at("doubts").textContent = [...item.doubts, item.predicted && `the model: ${item.predicted}`].filter(Boolean).join("\n");
     at("why").hidden = !item.doubts.length && !item.predicted;
     at("why").open = false; // it is to be judged by itself first
@@ -124,6 +139,7 @@ function start() {
       at(id).setAttribute("aria-pressed", String(mark.mark === word));
     }
     at("editor").hidden = true;
+    at("actions").hidden = false;
   }
 
   function set(id, mark) {
@@ -133,7 +149,17 @@ function start() {
   }
 
   function go(step) {
-    const place = Math.min(Math.max(0, state.place + step), sheet.items.length - 1);
+    goTo(Math.min(Math.max(0, state.place + step), sheet.items.length - 1));
+  }
+
+  // After a mark: the turn after it or, past the last one, the first that was passed over.
+  function goOn() {
+    const open = sheet.items.findIndex((item) => !markOf(item).mark);
+    if (state.place === sheet.items.length - 1 && open !== -1) goTo(open);
+    else go(1);
+  }
+
+  function goTo(place) {
     if (place !== state.place) scrollTo(0, 0);
     state.place = place;
     keep();
@@ -142,14 +168,14 @@ function start() {
 
   function mark(word) {
     set(current().id, { ...markOf(current()), mark: word, mended: null });
-    go(1);
+    goOn();
   }
 
   function undo() {
     const last = state.history.pop();
     if (!last) return;
-    if (last.before) state.marks[last.id] = last.before;
-    else delete state.marks[last.id];
+    const { note } = state.marks[last.id]; // written since then, perhaps: a note is not a mark
+    state.marks[last.id] = { ...(last.before || { mark: "", mended: null }), note };
     state.place = sheet.items.findIndex((item) => item.id === last.id);
     keep();
     show();
@@ -160,7 +186,9 @@ function start() {
     at("mended").value = JSON.stringify({ calls, content }, null, 2);
     at("fault").textContent = "";
     at("editor").hidden = false;
+    at("actions").hidden = true; // a turn that is being mended is neither right nor wrong yet
     at("mended").focus();
+    at("editor").scrollIntoView({ block: "nearest" });
   }
 
   function save() {
@@ -171,7 +199,7 @@ function start() {
     }
     set(current().id, { ...markOf(current()), mark: "mended", mended });
     at("mended").blur();
-    go(1);
+    goOn();
   }
 
   function closeEditor() {
@@ -189,6 +217,7 @@ function start() {
 
   const actions = {
     r: () => mark("right"), w: () => mark("wrong"), m: openEditor, j: () => go(1), k: () => go(-1), u: undo,
+    ArrowRight: () => go(1), ArrowLeft: () => go(-1),
   };
   const buttons = { right: "r", wrong: "w", mend: "m", next: "j", back: "k", undo: "u" };
   for (const [id, name] of Object.entries(buttons)) at(id).addEventListener("click", actions[name]);
@@ -205,17 +234,17 @@ function start() {
   document.addEventListener("keydown", (event) => {
     const typing = event.target.tagName === "TEXTAREA" || event.target.tagName === "INPUT";
     if (event.isComposing) return; // an input method is at work
+    if (event.key === "Escape" && !at("editor").hidden) return closeEditor();
     if (typing) {
-      if (event.key === "Escape") {
-        event.target.blur();
-        if (event.target.id === "mended") closeEditor();
-      } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "mended") save();
+      if (event.target.id === "note" && (event.key === "Escape" || event.key === "Enter")) event.target.blur();
+      else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "mended") save();
       return;
     }
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (Object.hasOwn(actions, event.key)) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || !at("editor").hidden) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // with the capitals locked too
+    if (Object.hasOwn(actions, key)) {
       event.preventDefault();
-      actions[event.key]();
+      actions[key]();
     }
   });
   show();

@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolhone.data.check.row_faults import sound_rows
-from toolhone.data.read import examples, read_sources
+from toolhone.data.read import examples
 from toolhone.data.review.sample import Sampled, gold_calls, sample
-from toolhone.data.sources import name_of, say_formats
+from toolhone.data.sources import name_of, told_rows
 from toolhone.errors import UserError
 from toolhone.jsonl import read_jsonl, write_text
 from toolhone.records import Example, FormatName, Prediction, Score, Tool, ToolCall
@@ -72,8 +71,7 @@ def write_sheet(
     if rows < 1 or not 0 < random_share <= 1:
         raise UserError(f"expected --rows of 1 or more and a --random-share in (0, 1], found {rows}, {random_share}")
     source = name_of(sources)
-    say_formats(sources, format, console)
-    turns = [example for row in sound_rows(read_sources(sources, tuple(tools), format)) for example in examples(row)]
+    turns = [example for row in told_rows(sources, tuple(tools), format, console) for example in examples(row)]
     twice = [id for id, count in Counter(example.id for example in turns).items() if count > 1]
     if twice:
         raise UserError(f'{source}: the id "{twice[0]}" stands twice; give each row its own, else marks are ambiguous')
