@@ -134,6 +134,8 @@ def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
     Weights are exact up to 2**53; beyond that, which takes hundreds of calls of one tool, only ties are decided
     otherwise.
     """
+    if len(pairs) == len(pairs[0]) == 1:
+        return [(0, 0)]
     flat = [match for row in pairs for match in row]
     size = min(len(pairs), len(pairs[0]))
     most_right = 1 + size * max(match.arguments_right for match in flat)

@@ -30,7 +30,7 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
         UserError: beginning with `where` and naming the tool, where its `parameters` are no usable JSON Schema.
     """
     try:
-        return bool(_validator(json.dumps(tool.parameters, ensure_ascii=False)).is_valid(arguments))
+        return bool(_validator_of(tool.parameters).is_valid(arguments))
     except SchemaError as error:
         reason = error.message
     except Unresolvable as error:
@@ -45,7 +45,23 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     )
 
 
-@lru_cache(maxsize=4096)
+_MOST_VALIDATORS = 4096
+_validators: dict[int, tuple[Schema, Draft202012Validator]] = {}
+
+
+def _validator_of(parameters: Schema) -> Draft202012Validator:
+    """The compiled schema. Rows that were read with equal tools share them, so it is found by identity, without making
+    the schema's text for every call; the schema is kept with it, so that no other can come to have its identity."""
+    known = _validators.get(id(parameters))
+    if known is None:
+        validator = _validator(json.dumps(parameters, ensure_ascii=False))
+        if len(_validators) >= _MOST_VALIDATORS:
+            _validators.clear()
+        known = _validators[id(parameters)] = (parameters, validator)
+    return known[1]
+
+
+@lru_cache(maxsize=_MOST_VALIDATORS)
 def _validator(schema: str) -> Draft202012Validator:
     parameters = json.loads(schema)
     Draft202012Validator.check_schema(parameters)
@@ -55,13 +71,21 @@ def _validator(schema: str) -> Draft202012Validator:
 
 class Subschemas:
     """All that a schema says of one value inside an instance: the alternatives of which some or all apply. Empty where
-    it says nothing. `root` is where references start from."""
+    it says nothing. `root` is where references start from. They are gathered when first asked for: of most values, such
+    as strings, nothing need be known."""
 
-    __slots__ = ("alternatives", "root")
+    __slots__ = ("_gathered", "_schemas", "root")
 
     def __init__(self, schemas: Sequence[Any], root: Schema) -> None:
         self.root = root
-        self.alternatives = tuple(_flatten(schemas, root))
+        self._schemas = schemas
+        self._gathered: tuple[Schema, ...] | None = None
+
+    @property
+    def alternatives(self) -> tuple[Schema, ...]:
+        if self._gathered is None:
+            self._gathered = tuple(_flatten(self._schemas, self.root))
+        return self._gathered
 
     def types(self) -> set[str]:
         """The type names that any alternative allows."""
