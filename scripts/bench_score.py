@@ -26,7 +26,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 MODELS = ("base", "tuned")
-_WORDS = "order parcel refund shirt lamp chair Paris Lyon Köln 北京 上海 tomorrow late broken blue small".split()
+_WORDS = ("order", "parcel", "refund", "shirt", "Paris", "Lyon", "Köln", "北京", "上海", "tomorrow", "late", "blue")
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def measure(folder: Path, predictions: int, *, tokens: bool = False, profile: bool = False) -> dict[str, Any]:
-    """Generate `predictions` answers, half of each model, score them, and return the processor seconds of each stage."""
+    """Generate `predictions` answers, half of each model, score them, and return each stage's processor seconds."""
     from toolhone.data.read import examples, read_conversations
     from toolhone.evaluate.match import gold_faults, score
     from toolhone.evaluate.metrics import metrics

@@ -118,13 +118,16 @@ def test_right_wrong_and_missing_make_up_all_arguments_of_matched_gold_calls(fig
 
 def test_per_tool_counts_gold_calls_and_predicted_calls(figures: dict[str, Any]) -> None:
     found = {
-        tool: (entry["support"], entry["called"], counts(entry["name_recall"]), counts(entry["exact"]))
+        tool: (
+            *(entry["support"], entry["called"]),
+            *(counts(entry[key]) for key in ("name_recall", "name_precision", "exact")),
+        )
         for tool, entry in figures["per_tool"].items()
     }
     assert found == {
-        "find": (5, 4, (3, 5), (1, 5)),
-        "send": (4, 2, (1, 4), (1, 4)),
-        "stop": (2, 2, (2, 2), (2, 2)),
+        "find": (5, 4, (3, 5), (3, 4), (1, 5)),
+        "send": (4, 2, (1, 4), (1, 2), (1, 4)),
+        "stop": (2, 2, (2, 2), (2, 2), (2, 2)),
     }
 
 
@@ -198,9 +201,11 @@ def test_gold_from_another_model_is_named() -> None:
 
 
 def test_models_scored_on_other_examples_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^scores/tuned: expected the same examples as scores/base, but 2 are in one"):
+    with pytest.raises(
+        UserError, match=r"^base and tuned cannot be compared, for they were not scored on the same rows"
+    ):
         metrics({"base": SCORES[:3], "tuned": SCORES[1:4]}, {})
-    with pytest.raises(UserError, match=r"^scores/base: c0/1 stands twice"):
+    with pytest.raises(UserError, match=r"^base: c0/1 is scored twice"):
         metrics({"base": [SCORES[0], SCORES[0]]}, {})
 
 
@@ -209,6 +214,18 @@ def test_models_keep_their_order_and_the_order_of_scores_changes_nothing() -> No
     assert list(found["models"]) == ["base", "again"]
     assert found["provenance"] == {"seed": 1}
     assert json.dumps(found["models"]["base"]) == json.dumps(found["models"]["again"])
+
+
+def test_rows_are_counted_by_each_leniency_that_fired() -> None:
+    scores = [replace(SCORES[0], rules=("b", "a", "b")), replace(SCORES[1], rules=("b",)), SCORES[2]]
+    assert aggregate(scores)["rules"] == {"a": 1, "b": 2}
+    assert aggregate(SCORES)["rules"] == {}
+
+
+def test_models_are_compared_and_one_model_alone_is_not() -> None:
+    found = metrics({"base": SCORES, "tuned": SCORES}, {})["compare"]
+    assert [entry["measure"] for entry in found] == ["exact_match", "tool_name_accuracy", "argument_accuracy"]
+    assert metrics({"base": SCORES}, {})["compare"] == []
 
 
 def contract_metrics() -> dict[str, Any]:

@@ -13,6 +13,7 @@ The denominators:
 - schema_valid: rows in which a call could be read. invented_tool: predicted calls.
 - over_call (some call could be read): rows whose gold is none. under_call (status none): rows whose gold is some call.
 - missing_calls, extra_calls (one at least): rows whose gold lists calls.
+- rules: in how many rows each leniency of the policy fired.
 An optional argument counts as the gold's only where it was given. The calls that could be read of a partial row count
 like any others. Rows whose gold is "any" list no calls, and stay out of all that is counted by call or argument but
 for invented_tool.
@@ -24,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from toolhone.errors import UserError
+from toolhone.evaluate.compare import compare_all
 from toolhone.evaluate.rates import f1, rate, rate_of, spread
 from toolhone.records import Score
 
@@ -40,7 +41,7 @@ def metrics(
     provenance: Mapping[str, Any],
     seen_tools: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json, with the models in the order given.
+    """The content of metrics.json, with the models in the order given, and under `compare` each pair of them.
 
     Args:
         scores_by_model: each model's scores, over the same examples.
@@ -48,11 +49,11 @@ def metrics(
         seen_tools: the tools that training called, to report on them and on others apart.
 
     Raises:
-        UserError: where a model has an example twice, or not all have the same ones.
+        UserError: where a model has an example twice, or not all have the same ones with the same gold.
     """
-    _check_same_examples(scores_by_model)
+    comparisons = compare_all(scores_by_model)
     models = {model: aggregate(scores, seen_tools) for model, scores in scores_by_model.items()}
-    return {"models": models, "provenance": dict(provenance)}
+    return {"models": models, "compare": comparisons, "provenance": dict(provenance)}
 
 
 def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None
         "tool_name_accuracy": rate_of(score.names_right for score in scores),
         **_arguments(scores),
         **_behaviour(scores),
+        "rules": dict(sorted(Counter(rule for score in scores for rule in set(score.rules)).items())),
         "per_tool": _per_tool(scores),
         "confusion": _confusion(scores),
         "by": _by(scores, seen_tools),
@@ -72,23 +74,6 @@ def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None
         "completion_tokens": spread([score.completion_tokens for score in scores]),
         "latency_ms": spread([score.latency_ms for score in scores]),
     }
-
-
-def _check_same_examples(scores_by_model: Mapping[str, Sequence[Score]]) -> None:
-    first_model, first_ids = None, set[str]()
-    for model, scores in scores_by_model.items():
-        counts = Counter(score.id for score in scores)
-        twice = [id_ for id_, count in counts.items() if count > 1]
-        if twice:
-            raise UserError(f"scores/{model}: {twice[0]} stands twice, expected each example once; score it again")
-        if first_model is None:
-            first_model, first_ids = model, set(counts)
-        elif counts.keys() != first_ids:
-            only_one = sorted(counts.keys() ^ first_ids)
-            raise UserError(
-                f"scores/{model}: expected the same examples as scores/{first_model}, but {len(only_one)} are in one "
-                f"alone (such as {only_one[0]}); predict and score both on one split"
-            )
 
 
 def _arguments(scores: Sequence[Score]) -> dict[str, Any]:
@@ -138,7 +123,7 @@ def _behaviour(scores: Sequence[Score]) -> dict[str, Any]:
 
 def _per_tool(scores: Sequence[Score]) -> dict[str, Any]:
     """For each tool that is expected or, having been offered, called: how often it is expected (`support`) and called,
-    and the shares of its gold calls that were called and that were right."""
+    the shares of its gold calls that were called and that were right, and the share of its calls that were expected."""
     listed = [score for score in scores if score.gold.status != "any"]
     support = Counter(call.name for score in listed for call in score.gold.calls)
     called = Counter(call.name for score in listed for call in score.calls if call.name in score.tools)
@@ -153,6 +138,7 @@ def _per_tool(scores: Sequence[Score]) -> dict[str, Any]:
             "support": support[tool],
             "called": called[tool],
             "name_recall": rate(matched[tool], support[tool]),
+            "name_precision": rate(matched[tool], called[tool]),
             "exact": rate(right[tool], support[tool]),
         }
         for tool in sorted(support | called)
