@@ -5,6 +5,7 @@ tokens on; the contenders take turns on the same chunk of rows, so that a machin
 float32 the answers must be the same token for token, and the script says how many are.
 
     .venv/bin/python scripts/bench_eval.py --run runs/cpu                # a finished run's tuned model
+    .venv/bin/python scripts/bench_eval.py --run runs/cpu --tools schema # with longer prompts, as the base model has
     .venv/bin/python scripts/bench_eval.py --run runs/cpu --rows 96 --batch 16 --json eval.json
 """
 
@@ -28,6 +29,9 @@ def main() -> int:
     parser.add_argument("--run", type=Path, default=Path("runs/cpu"), help="a finished run (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=64, help="test turns to answer (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="rows generated together (default: %(default)s)")
+    parser.add_argument(
+        "--tools", choices=("schema", "signatures", "names"), help="as chat.tools; default: the run's own"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
 
@@ -59,7 +63,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     run, config = existing_run(options.run)
     hardware = choose_hardware(config.model)
-    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    chat = config.chat.model_copy(update={"tools": options.tools or config.chat.tools})
+    renderer = make_renderer(load_tokenizer(config.model), chat, config.model.name)
     model = load_adapter(load_model(config.model, hardware), run.adapter)
     model = on_device(model, config, hardware).eval()
     examples = turns(read_conversations(run.split("test")))

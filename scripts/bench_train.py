@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs=3, default=(8, 8, 4), help="batch size of each (default: 8 8 4)")
     parser.add_argument("--steps", type=int, default=3, help="counted steps of each turn")
     parser.add_argument("--turns", type=int, default=2, help="how often each contender runs")
-    parser.add_argument("--tools", choices=("schema", "signatures"), default="schema", help="as chat.tools in a config")
+    parser.add_argument("--tools", choices=("schema", "signatures", "names"), default="schema", help="as chat.tools")
     parser.add_argument("--largest", type=float, metavar="GB", help="find the largest batch within so much memory")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # the child process: a contender's name
