@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from toolhone.evaluate.differences import Piece
 from toolhone.evaluate.failures import Argument, Call, count_kinds, failures, kinds_of_error
 from toolhone.records import ArgumentError, CallMatch, Gold, GoldCall, Score, ToolCall
 
@@ -85,13 +86,14 @@ def test_a_wrong_argument_is_marked_on_both_sides_and_a_right_one_on_neither() -
     call = ToolCall("query_order", {"order_id": "ORD-002", "detail": True})
     [row] = failures([_score(calls=(call,), matches=(_fault("wrong", found="ORD-002"),))], {})
     [gold], [prediction] = row.gold, row.prediction
+    nearest = (Piece('"ORD-00', False), Piece("1", True), Piece('"', False))
     assert gold.arguments == (
-        Argument("order_id", ('"ORD-001"', '"ord-001"'), False, "wrong"),
-        Argument("detail", ("true",), True, ""),
+        Argument("order_id", (nearest, (Piece('"ord-001"', False),)), False, "wrong"),
+        Argument("detail", ((Piece("true", False),),), True, ""),
     )
     assert prediction.arguments == (
-        Argument("order_id", ('"ORD-002"',), False, "wrong"),
-        Argument("detail", ("true",), False, ""),
+        Argument("order_id", ((Piece('"ORD-00', False), Piece("2", True), Piece('"', False)),), False, "wrong"),
+        Argument("detail", ((Piece("true", False),),), False, ""),
     )
 
 
@@ -158,4 +160,5 @@ def test_the_gold_in_one_text_names_alternatives_and_what_may_be_left_out() -> N
 def test_an_unseen_difference_in_a_value_can_be_seen() -> None:
     call = ToolCall("query_order", {"order_id": "ORD-001\u200b"})
     [row] = failures([_score(calls=(call,), matches=(_fault("wrong"),))], {})
-    assert row.prediction == (Call("query_order", (Argument("order_id", ('"ORD-001\\u200b"',), False, "wrong"),), ""),)
+    value = (Piece('"ORD-001', False), Piece("\\u200b", True), Piece('"', False))
+    assert row.prediction == (Call("query_order", (Argument("order_id", (value,), False, "wrong"),), ""),)

@@ -269,7 +269,7 @@ def test_figures_on_page_and_in_markdown_are_those_of_the_metrics(tmp_path: Path
             assert share in page.text
             assert f"{rate['numerator']}/{rate['denominator']}" in page.text
             assert share in markdown
-    sentence = "base 25.0% to tuned 50.0% exact match"
+    sentence = "base 25.0% to tuned 50.0% exact match, +25.0 points"
     assert sentence in page.text
     assert sentence in markdown
 
@@ -353,11 +353,11 @@ def test_three_models_stand_side_by_side_in_order(tmp_path: Path) -> None:
     scores = {name: [right(1, name), wrong_value(2, name)] for name in ("base", "large", "tuned")}
     run = make_run(tmp_path, scores)
     page = page_of(run)
-    assert "base 50.0% to large 50.0% to tuned 50.0% exact match" in page.text
+    assert "base 50.0% to large 50.0% to tuned 50.0% exact match, +0.0 points" in page.text
     assert {"What base said (wrong)", "What large said (wrong)"} <= set(
         re.findall(r"What \w+ said \(wrong\)", page.text)
     )
-    assert markdown_tables(markdown_of(run))[0][0] == [" Measure ", " base ", " large ", " tuned "]
+    assert markdown_tables(markdown_of(run))[0][0] == [" Measure ", " base ", " large ", " tuned ", " Difference "]
 
 
 def test_a_confusion_matrix_too_large_to_read_becomes_a_list_of_mistakes(tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
 """Failed rows, made ready to be read: gold and prediction side by side, with what differs marked and named.
 
 In: the scores of the model in question and of those that it is compared with. Out: one `Failure` for each row that is
-not an exact match, in the order of the scores. Nothing is judged here; the marks are what the scorer found.
+not an exact match, in the order of the scores. Nothing is judged here; the marks are what the scorer found, and within
+a wrong value the characters that differ. No text is so long that it swamps the page: what is cut is counted.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.evaluate.wording import visible
-from toolhone.records import ArgumentError, Score
+from toolhone.evaluate.differences import Piece, differences, nearest
+from toolhone.evaluate.wording import shortened, visible
+from toolhone.records import ArgumentError, Message, Score
 
 KINDS = (
     "malformed",
@@ -37,12 +40,18 @@ _KIND_OF_FAULT = {"missing": "missing argument", "invented": "invented argument"
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument as it is shown: its accepted values as JSON (a prediction has one), and its mark, "" where right."""
+    """An argument as it is shown: its accepted values as JSON (a prediction has one), each in pieces of which those
+    that differ from the other side are told apart, and its mark, "" where right."""
 
     name: str
-    values: tuple[str, ...]
+    values: tuple[tuple[Piece, ...], ...]
     optional: bool
     mark: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The values, each in one piece."""
+        return tuple("".join(piece.text for piece in value) for value in self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +73,24 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A message before the question, its calls written out as JSON lines."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A row that is not an exact match. `tools` are all names that gold or prediction calls; `regression` is true
-    where the first of the other models got the row right."""
+    where the first of the other models got the row right; `before` are the messages before the question."""
 
     number: int
     id: str
     kinds: tuple[str, ...]
     tools: tuple[str, ...]
     regression: bool
+    before: tuple[Turn, ...]
     question: str
     gold_status: str
     gold: tuple[Call, ...]
@@ -91,15 +109,20 @@ class Failure:
         return "\n".join(f"{call.name}({', '.join(map(_argument_text, call.arguments))})" for call in self.gold)
 
 
-def failures(scores: Sequence[Score], others: Mapping[str, Mapping[str, Score]]) -> list[Failure]:
+def failures(
+    scores: Sequence[Score],
+    others: Mapping[str, Mapping[str, Score]],
+    prompts: Mapping[str, Sequence[Message]] | None = None,
+) -> list[Failure]:
     """One `Failure` for each score that is not exact.
 
     Args:
         scores: of the model in question.
         others: for each other model, its scores by row id; the first is the one to compare with.
+        prompts: the messages that each row's answer follows, where they are at hand.
     """
     failed = (score for score in scores if not score.exact)
-    return [_failure(number, score, others) for number, score in enumerate(failed, 1)]
+    return [_failure(number, score, others, prompts or {}) for number, score in enumerate(failed, 1)]
 
 
 def kinds_of_error(score: Score) -> tuple[str, ...]:
@@ -131,11 +154,21 @@ def kinds_of_error(score: Score) -> tuple[str, ...]:
 
 def count_kinds(rows: Iterable[Failure]) -> dict[str, int]:
     """How many rows show each kind of error; a row with two kinds counts in both."""
-    kinds = [kind for row in rows for kind in row.kinds]
-    return {kind: kinds.count(kind) for kind in KINDS if kind in kinds}
+    counts = Counter(kind for row in rows for kind in row.kinds)
+    return {kind: counts[kind] for kind in KINDS if kind in counts}
 
 
-def _failure(number: int, score: Score, others: Mapping[str, Mapping[str, Score]]) -> Failure:
+def count_tools(rows: Iterable[Failure]) -> dict[str, int]:
+    """How many rows call each tool, in gold or prediction; by name."""
+    return dict(sorted(Counter(tool for row in rows for tool in row.tools).items()))
+
+
+def _failure(
+    number: int,
+    score: Score,
+    others: Mapping[str, Mapping[str, Score]],
+    prompts: Mapping[str, Sequence[Message]],
+) -> Failure:
     answers = {model: by_id[score.id] for model, by_id in others.items() if score.id in by_id}
     reference = next(iter(others), None)
     names = [call.name for call in score.gold.calls] + [call.name for call in score.calls]
@@ -146,41 +179,60 @@ def _failure(number: int, score: Score, others: Mapping[str, Mapping[str, Score]
         kinds=kinds_of_error(score),
         tools=tuple(dict.fromkeys(visible(name) for name in names)),
         regression=reference in answers and answers[reference].exact,
-        question=score.question,
+        before=tuple(map(_turn, prompts.get(score.id, ())[:-1])),
+        question=shortened(score.question),
         gold_status=score.gold.status,
         gold=_gold_calls(score),
         status=score.status,
         reason=score.failure,
         prediction=_predicted_calls(score),
-        text=score.text,
-        others=tuple(Answer(model, answer.exact, answer.text) for model, answer in answers.items()),
+        text=shortened(score.text),
+        others=tuple(Answer(model, answer.exact, shortened(answer.text)) for model, answer in answers.items()),
         tags=(*tags, *(f"rule: {rule}" for rule in score.rules)),
     )
 
 
+def _turn(message: Message) -> Turn:
+    calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
+    return Turn(message.role, shortened("\n".join((*([message.content] if message.content else []), *calls))))
+
+
 def _gold_calls(score: Score) -> tuple[Call, ...]:
-    errors = {match.gold: match.errors for match in score.matches}
+    partners = {match.gold: match for match in score.matches}
     calls = []
     for index, call in enumerate(score.gold.calls):
-        faults = _faults(errors.get(index, ()))
-        arguments = (
-            Argument(visible(name), tuple(map(_json, values)), name in call.optional, faults.get(name, ""))
-            for name, values in call.arguments.items()
-        )
+        match = partners.get(index)
+        faults = _faults(match.errors if match else ())
+        given = score.calls[match.predicted].arguments if match else {}
+        arguments = []
+        for name, values in call.arguments.items():
+            texts = tuple(map(_json, values))
+            fault = faults.get(name, "")
+            shown: tuple[tuple[Piece, ...], ...] = tuple((Piece(text, False),) for text in texts)
+            if fault == "wrong" and name in given:
+                found = _json(given[name])
+                near = nearest(found, texts)
+                shown = tuple(differences(t, found)[0] if t == near else (Piece(t, False),) for t in texts)
+            arguments.append(Argument(visible(name), shown, name in call.optional, fault))
         mark = "not called" if index in score.missing_calls else ""
         calls.append(Call(visible(call.name), tuple(arguments), mark))
     return tuple(calls)
 
 
 def _predicted_calls(score: Score) -> tuple[Call, ...]:
-    errors = {match.predicted: match.errors for match in score.matches}
+    partners = {match.predicted: match for match in score.matches}
     calls = []
     for index, call in enumerate(score.calls):
-        faults = _faults(errors.get(index, ()))
-        arguments = (
-            Argument(visible(name), (_json(value),), False, faults.get(name, ""))
-            for name, value in call.arguments.items()
-        )
+        match = partners.get(index)
+        faults = _faults(match.errors if match else ())
+        accepted = score.gold.calls[match.gold].arguments if match else {}
+        arguments = []
+        for name, value in call.arguments.items():
+            found, fault = _json(value), faults.get(name, "")
+            shown: tuple[Piece, ...] = (Piece(found, False),)
+            if fault == "wrong" and accepted.get(name):
+                shown = differences(nearest(found, tuple(map(_json, accepted[name]))), found)[1]
+            arguments.append(Argument(visible(name), (shown,), False, fault))
         mark = ""
         if call.name not in score.tools:
             mark = "no such tool"
@@ -191,7 +243,7 @@ def _predicted_calls(score: Score) -> tuple[Call, ...]:
 
 
 def _argument_text(argument: Argument) -> str:
-    return f"{argument.name}={' or '.join(argument.values)}{' or left out' if argument.optional else ''}"
+    return f"{argument.name}={' or '.join(argument.texts)}{' or left out' if argument.optional else ''}"
 
 
 def _faults(errors: Iterable[ArgumentError]) -> dict[str, str]:
@@ -199,4 +251,4 @@ def _faults(errors: Iterable[ArgumentError]) -> dict[str, str]:
 
 
 def _json(value: Any) -> str:
-    return visible(json.dumps(value, ensure_ascii=False))
+    return shortened(visible(json.dumps(value, ensure_ascii=False)))

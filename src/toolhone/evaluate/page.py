@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.evaluate import provenance, wording
-from toolhone.evaluate.failures import Failure, count_kinds, failures
-from toolhone.evaluate.plots import LossCurve, loss_curve
+from toolhone.evaluate import between, provenance, wording
+from toolhone.evaluate.failures import Failure, count_kinds, count_tools, failures
+from toolhone.evaluate.plots import Curve, accuracy_curve, loss_curve
 from toolhone.evaluate.provenance import LeftOut, Table
 from toolhone.evaluate.run_files import RunFiles
 from toolhone.evaluate.wording import Measure
-from toolhone.records import Score
 
 _MOST_TOOLS = 60
 _MOST_LABELS = 30
@@ -40,11 +39,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class MeasureRow:
-    """A measure, with a bar for each model."""
+    """A measure, with a bar for each model, and the difference from the first model to the last where it was tested."""
 
     label: str
     definition: str
     bars: tuple[Bar, ...]
+    difference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +86,6 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """How the rows fared from the first model to the last, on the ids that both answered."""
-
-    first: str
-    last: str
-    fixed: int
-    broken: int
-    both_right: int
-    both_wrong: int
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
     """All that the templates show. The two widths are those of the longest model name and count, in characters."""
 
@@ -111,7 +99,9 @@ class Page:
     agreement_with: str | None
     headline: tuple[MeasureRow, ...]
     left_out: tuple[LeftOut, ...]
-    change: Change | None
+    change: between.Change | None
+    clustered_by: str | None
+    comparisons: Table | None
     tools: tuple[GroupRow, ...]
     tools_left_out: int
     matrices: tuple[Matrix, ...]
@@ -120,7 +110,8 @@ class Page:
     behaviour: tuple[MeasureRow, ...]
     validity: tuple[MeasureRow, ...]
     slices: tuple[Slice, ...]
-    curve: LossCurve | None
+    curve: Curve | None
+    accuracy: Curve | None
     training: tuple[tuple[str, str], ...]
     cost: Table
     data: Table | None
@@ -143,9 +134,9 @@ def build_page(run: RunFiles, verdict: str) -> Page:
     names = tuple(models)
     first, last = names[0], names[-1]
     by_id = {name: {score.id: score for score in run.scores[name]} for name in names}
-    rows = failures(run.scores[last], {name: by_id[name] for name in names[:-1]})
-    base_rows = failures(run.scores[first], {}) if len(names) > 1 else []
-    called = [tool for row in rows for tool in row.tools]
+    prompts = {id_: example.prompt for id_, example in run.examples.items()}
+    rows = failures(run.scores[last], {name: by_id[name] for name in names[:-1]}, prompts)
+    base_rows = [score for score in run.scores[first] if not score.exact] if len(names) > 1 else []
     agreement_with = wording.agreement_with(models)
     tools = tuple(_tool_rows(models))
     return Page(
@@ -159,9 +150,11 @@ def build_page(run: RunFiles, verdict: str) -> Page:
             len(wording.fraction(m[measure.key])) for m in models.values() for measure in wording.MEASURES
         ),
         agreement_with=agreement_with,
-        headline=_measure_rows(wording.HEADLINE, models, agreement_with),
+        headline=_measure_rows(wording.HEADLINE, models, agreement_with, run.metrics),
         left_out=tuple(provenance.left_out(run)),
-        change=_change(first, last, by_id) if len(names) > 1 else None,
+        change=between.change(first, last, by_id) if len(names) > 1 else None,
+        clustered_by=between.clustering(run.metrics),
+        comparisons=between.comparisons(run.metrics, agreement_with),
         tools=tools[:_MOST_TOOLS],
         tools_left_out=len(tools[_MOST_TOOLS:]),
         matrices=tuple(_matrix(name, models[name]["confusion"]) for name in reversed(names)),
@@ -171,15 +164,16 @@ def build_page(run: RunFiles, verdict: str) -> Page:
         validity=_measure_rows(wording.VALIDITY, models),
         slices=tuple(_slices(models)),
         curve=loss_curve(run.train_log),
+        accuracy=accuracy_curve(run.train_log),
         training=tuple(provenance.training(run)),
         cost=_cost(models),
         data=provenance.data(run.manifest or {}),
         stages=provenance.stages(run.manifest or {}),
         failures=tuple(rows),
         failure_kinds=count_kinds(rows),
-        failure_tools={tool: called.count(tool) for tool in sorted(set(called))},
+        failure_tools=count_tools(rows),
         regressions=sum(row.regression for row in rows),
-        base_failures=tuple(base_rows[:_BASE_FAILURES]),
+        base_failures=tuple(failures(base_rows[:_BASE_FAILURES], {}, prompts)),
         base_failure_count=len(base_rows),
         commands=provenance.commands(run),
         config=run.config,
@@ -209,13 +203,17 @@ def _place(value: float | None) -> float | None:
 
 
 def _measure_rows(
-    measures: Sequence[Measure], models: Mapping[str, dict[str, Any]], agreement_with: str | None = None
+    measures: Sequence[Measure],
+    models: Mapping[str, dict[str, Any]],
+    agreement_with: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> tuple[MeasureRow, ...]:
     return tuple(
         MeasureRow(
             measure.label_for(agreement_with),
             measure.definition,
-            _bars({name: metrics[measure.key] for name, metrics in models.items()}, tuple(models)),
+            _bars({name: model[measure.key] for name, model in models.items()}, tuple(models)),
+            "" if metrics is None else between.difference(metrics, measure.key),
         )
         for measure in measures
     )
@@ -277,18 +275,6 @@ def _matrix(model: str, confusion: dict[str, Any]) -> Matrix:
         rows=tuple(rows),
         left_out=len(labels) - len(used),
         mistakes=tuple((wording.visible(labels[i]), wording.visible(labels[j]), n) for n, i, j in wrong[:_MOST_LABELS]),
-    )
-
-
-def _change(first: str, last: str, by_id: Mapping[str, Mapping[str, Score]]) -> Change:
-    pairs = [(by_id[first][id_].exact, score.exact) for id_, score in by_id[last].items() if id_ in by_id[first]]
-    return Change(
-        first,
-        last,
-        fixed=pairs.count((False, True)),
-        broken=pairs.count((True, False)),
-        both_right=pairs.count((True, True)),
-        both_wrong=pairs.count((False, False)),
     )
 
 

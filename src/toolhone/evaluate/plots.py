@@ -1,15 +1,17 @@
-"""The geometry of the loss curve: from the lines of train_log.jsonl to places in percent, which the page draws as SVG.
+"""The geometry of the curves of training: from train_log.jsonl to places in percent, which the page draws as SVG.
 
 Percent, not pixels: the plot then takes any width without its text shrinking. x runs from the first step to the last,
-y from the top (the highest loss, rounded up to a tick) to the bottom (0).
+y from the top (the highest loss, rounded up to a tick; or 100%) to the bottom (0).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from toolhone.evaluate.wording import percent
 
 _MOST_POINTS = 240
 _LEAST_TOP = 1e-6
@@ -33,8 +35,8 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class LossCurve:
-    """What the plot shows. Each training point is the mean of `steps_a_point` logged steps."""
+class Curve:
+    """What a plot shows. Each training point is the mean of `steps_a_point` logged steps."""
 
     training: tuple[Point, ...]
     validation: tuple[Point, ...]
@@ -43,37 +45,58 @@ class LossCurve:
     steps_a_point: int
 
 
-def loss_curve(log: Sequence[dict[str, Any]]) -> LossCurve | None:
+def loss_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
     """Place the losses of a training log; None where it holds none.
 
     Args:
         log: lines with `step` and either `loss` or `eval_loss`, in nats a token.
     """
-    training, validation = _losses(log, "loss"), _losses(log, "eval_loss")
+    training, validation = _values(log, "loss"), _values(log, "eval_loss")
     if not training and not validation:
         return None
     width = math.ceil(len(training) / _MOST_POINTS) or 1
     training = [_mean(training[i : i + width]) for i in range(0, len(training), width)]
-    steps = [step for step, _ in (*training, *validation)]
-    first, last = min(steps), max(steps)
     y_values = ticks(0.0, max(_LEAST_TOP, *(loss for _, loss in (*training, *validation))), 4)
     top = y_values[-1]
+    x_ticks, across = _steps(step for step, _ in (*training, *validation))
 
     def place(kind: str, step: float, loss: float) -> Point:
-        return Point(share(step, first, last), 100 - share(loss, 0, top), f"step {step:g}: {kind} {loss:.4f}")
+        return Point(across(step), 100 - share(loss, 0, top), f"step {step:g}: {kind} {loss:.4f}")
 
-    x_values = [step for step in ticks(first, last, 6) if step == int(step) and first <= step <= last]
-    return LossCurve(
+    return Curve(
         training=tuple(place("training loss", *point) for point in training),
         validation=tuple(place("validation loss", *point) for point in validation),
-        x_ticks=tuple(Tick(share(step, first, last), f"{step:,.0f}") for step in x_values or [first]),
+        x_ticks=x_ticks,
         y_ticks=tuple(Tick(100 - share(loss, 0, top), f"{loss:g}") for loss in y_values),
         steps_a_point=width,
     )
 
 
-def _losses(log: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Step and loss, by step. A resumed run has taken some steps twice: the later line counts."""
+def accuracy_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
+    """Place the shares of validation rows that were an exact match while training; None where it did not measure them.
+
+    Args:
+        log: lines with `step` and `eval_exact_match`, a share from 0 to 1.
+    """
+    measured = _values(log, "eval_exact_match")
+    if not measured:
+        return None
+    x_ticks, across = _steps(step for step, _ in measured)
+    points = (Point(across(step), 100 - 100 * value, f"step {step:g}: {percent(value)}") for step, value in measured)
+    y_ticks = tuple(Tick(100 - value, f"{value}%") for value in range(0, 101, 25))
+    return Curve((), tuple(points), x_ticks, y_ticks, steps_a_point=1)
+
+
+def _steps(steps: Iterable[float]) -> tuple[tuple[Tick, ...], Callable[[float], float]]:
+    """The marks under a plot, and where a step stands."""
+    known = set(steps)
+    first, last = min(known), max(known)
+    marks = [step for step in ticks(first, last, 6) if step == int(step) and first <= step <= last] or [first]
+    return tuple(Tick(share(step, first, last), f"{step:,.0f}") for step in marks), lambda at: share(at, first, last)
+
+
+def _values(log: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Step and value, by step. A resumed run has taken some steps twice: the later line counts."""
     return sorted({line["step"]: line[key] for line in log if line.get(key) is not None}.items())
 
 

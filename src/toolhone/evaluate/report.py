@@ -1,8 +1,9 @@
-"""The report of a run: report.html (one file, opens offline), report.md (for a pull request) and a table to print.
+"""The report of a run: report.html (one file, opens offline), report.md (for a pull request) and a table to print;
+beside them samples/ in lm-evaluation-harness's layout, and the adapter's model card.
 
-In: metrics.json, scores/<model>.jsonl, train_log.jsonl, manifest.json and config.yaml of a run folder. Out: the two
-files beside them. Neither a model nor the data set is needed, nothing is judged again, and the same files always give
-the same report, so it can be drawn again at any time.
+In: metrics.json, scores/<model>.jsonl, train_log.jsonl, manifest.json, config.yaml and the judged split of a run. Out:
+the files beside them. No model is needed, nothing is judged again, and the same files always give the same report,
+so it can be drawn again at any time.
 """
 
 from __future__ import annotations
@@ -17,21 +18,36 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
-from toolhone.evaluate import wording
-from toolhone.evaluate.page import build_page
-from toolhone.evaluate.run_files import read_run
+from toolhone.evaluate import between, wording
+from toolhone.evaluate.failure_list import show_failures
+from toolhone.evaluate.page import Page, build_page
+from toolhone.evaluate.run_files import RunFiles, read_run
+from toolhone.evaluate.samples import write_samples
 from toolhone.jsonl import write_text
+from toolhone.run import RunFolder
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_folder: Path) -> None:
-    """Write report.html and report.md into a run folder.
+    """Write report.html, report.md and samples/ into a run folder, and README.md into its adapter, if it has one.
 
     Raises:
         UserError: where metrics.json or a model's scores are missing, unreadable, or do not belong together.
     """
     run = read_run(run_folder)
+    page = draw_report(run, run_folder / "report.html")
+    write_samples(run, run_folder)
+    adapter = RunFolder(run_folder).adapter
+    if (adapter / "adapter_config.json").is_file():
+        # Imported here, as huggingface_hub takes longer than the rest, and a run of an endpoint has no adapter.
+        from toolhone.evaluate.card import write_card
+
+        write_card(run, page, adapter, _environment())
+
+
+def draw_report(run: RunFiles, out: Path) -> Page:
+    """Write the report of what was read of a run to `out`, and as Markdown beside it; returns what it says."""
     page = build_page(run, verdict(run.metrics))
     environment = _environment()
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -40,15 +56,18 @@ def write_report(run_folder: Path) -> None:
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = environment.get_template("report.html.jinja")
     markdown = environment.get_template("report.md.jinja")
-    page_text = html.render(page=page, style=style, script=script, script_hash=script_hash)
-    write_text(run_folder / "report.html", _encodable(page_text))
-    write_text(run_folder / "report.md", _encodable(markdown.render(page=page)))
+    shown = show_failures(page.failures, page.models[0], environment)
+    page_text = html.render(page=page, shown=shown, style=style, script=script, script_hash=script_hash)
+    write_text(out, _encodable(page_text))
+    write_text(out.with_suffix(".md"), _encodable(markdown.render(page=page)))
+    return page
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """The result in one sentence, "base 9.5% to tuned 96.0% exact match [92.3, 98.0], 200 rows".
+    """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
 
-    The interval is the last model's. Where the gold is another model's answers, it says agreement with that model.
+    The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
+    Where the gold is another model's answers, it says agreement with that model.
     """
     models: dict[str, dict[str, Any]] = metrics["models"]
     *_, last = models.values()
@@ -60,7 +79,8 @@ def verdict(metrics: dict[str, Any]) -> str:
         rows = f"{last['rows']:,} row{'' if last['rows'] == 1 else 's'}"
     else:
         rows = " and ".join(f"{model['rows']:,} rows ({name})" for name, model in models.items())
-    result = " ".join(part for part in (measure, wording.interval(last["exact_match"])) if part)
+    difference = between.difference(metrics, "exact_match")
+    result = f"{measure}, {difference}" if difference else f"{measure} {wording.interval(last['exact_match'])}".rstrip()
     return f"{' to '.join(figures)} {result}, {rows}"
 
 

@@ -1,7 +1,7 @@
 """The files of a run folder that a report is drawn from, read and checked to belong together.
 
 In: a run folder with metrics.json and scores/<model>.jsonl, and where they exist train_log.jsonl, manifest.json and
-config.yaml. Out: one `RunFiles`.
+config.yaml and the split that was judged. Out: one `RunFiles`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolhone.data.read import read_conversations
+from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate import wording
 from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
-from toolhone.records import Score
+from toolhone.records import Example, Score
 from toolhone.run import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """A run folder, read. `train_log` is empty, and `manifest` and `config` are None, where the file is absent."""
+    """A run folder, read. `train_log` and `examples` (by id) are empty, and `manifest` and `config` are None, where the
+    file is absent."""
 
     name: str
     metrics: dict[str, Any]
@@ -28,6 +31,13 @@ class RunFiles:
     train_log: list[dict[str, Any]]
     manifest: dict[str, Any] | None
     config: str | None
+    examples: dict[str, Example]
+
+    @property
+    def judged(self) -> str | None:
+        """The split that was judged, where the manifest says so."""
+        split = (self.manifest or {}).get("judged")
+        return None if split is None else str(split)
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -40,7 +50,7 @@ def read_run(folder: Path) -> RunFiles:
     remedy = f"run `toolhone score --run {folder}`"
     metrics = _read_json(run.metrics, remedy)
     _check_metrics(metrics, run.metrics, remedy)
-    scores = {name: _read_scores(run.scores(name), remedy) for name in metrics["models"]}
+    scores = {name: read_scores(run.scores(name), remedy) for name in metrics["models"]}
     for name, rows in scores.items():
         counted = metrics["models"][name]["rows"]
         if len(rows) != counted:
@@ -48,13 +58,16 @@ def read_run(folder: Path) -> RunFiles:
                 f"{run.metrics}: models.{name}.rows is {counted}, but {run.scores(name)} has {len(rows)} lines; "
                 f"the two are of different runs, so {remedy}"
             )
+    manifest = _read_json(run.manifest, remedy) if run.manifest.exists() else None
+    split = run.split(str((manifest or {}).get("judged")))
     return RunFiles(
         name=folder.resolve().name,
         metrics=metrics,
         scores=scores,
         train_log=[row for _, row in read_jsonl(run.train_log)] if run.train_log.exists() else [],
-        manifest=_read_json(run.manifest, remedy) if run.manifest.exists() else None,
+        manifest=manifest,
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
+        examples={example.id: example for example in turns(read_conversations(split))} if split.exists() else {},
     )
 
 
@@ -88,7 +101,8 @@ def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
             )
 
 
-def _read_scores(path: Path, remedy: str) -> list[Score]:
+def read_scores(path: Path, remedy: str) -> list[Score]:
+    """Read a file of scores; `remedy` says in a message what to do about a line that is none."""
     scores = []
     for where, row in read_jsonl(path):
         try:

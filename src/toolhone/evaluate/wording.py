@@ -1,7 +1,7 @@
 """The words of a report: what each measure is called and means, and how figures, times and sizes are written.
 
-In: rates as they stand in metrics.json (`value`, `numerator`, `denominator`, `low`, `high`). Out: short texts. A
-rate without a value is written "–", and a figure is rounded so that only a flawless result reads 100.0%.
+In: rates and differences as they stand in metrics.json (`value`, `numerator`, `denominator`, `low`, `high`). Out: short
+texts. A rate without a value is written "–", and a figure is rounded so that only a flawless result reads 100.0%.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def percent(value: float | None) -> str:
     return text + "%"
 
 
-def interval(rate: dict[str, Any]) -> str:
+def interval(rate: Mapping[str, Any]) -> str:
     """A rate's interval in percent, "[92.3, 98.0]"; "" where it has none."""
     low, high = rate.get("low"), rate.get("high")
     return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
@@ -142,6 +142,29 @@ def duration(seconds: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """A latency, "812 ms"; one decimal below ten."""
     return ABSENT if value is None else f"{value:,.{1 if value < 10 else 0}f} ms"
+
+
+def points(difference: Mapping[str, Any]) -> str:
+    """A difference of two shares with its interval, "+86.5 points [81.0, 91.0]"; "" where there is no value."""
+    if difference.get("value") is None:
+        return ""
+    spread = interval(difference)
+    return f"{100 * difference['value']:+.1f} points{' ' + spread if spread else ''}"
+
+
+def p_value(value: float) -> str:
+    """A probability to two figures, "0.031"; "<0.0001" where it is smaller."""
+    return "<0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+_LONGEST = 6_000
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning and the number of characters that are left out, where it is too long for a page."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"
 
 
 def visible(text: str) -> str:

@@ -2,7 +2,7 @@
 // The filter of the failed rows: by tool, by kind of error, and to those that only the last model got wrong.
 const filter = document.getElementById("filter");
 if (filter) {
-  const rows = [...document.querySelectorAll("article.row[data-kinds]")];
+  const rows = [...document.querySelectorAll(".row[data-kinds]")];
   const [tool, kind, broken] = ["filter-tool", "filter-kind", "filter-broken"].map((id) => document.getElementById(id));
   const shown = document.getElementById("filter-shown");
   const apply = () => {
