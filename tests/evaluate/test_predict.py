@@ -116,6 +116,23 @@ def test_predictions_stand_in_the_order_of_the_examples(
     assert list((tmp_path / "predictions").iterdir()) == [tmp_path / "predictions" / "tuned.jsonl"]
 
 
+def test_rows_that_share_their_tools_with_no_other_are_answered_together(
+    model: Any, renderer: ChatRenderer, decoded: list[int], tmp_path: Path
+) -> None:
+    found = []
+    for n in range(5):
+        tool = Tool(f"tool_{n}", "查" * n, TOOL.parameters)
+        prompt = (Message("user", f"Order {n}?"),)
+        turn = Message("assistant", "Yes.")
+        found.append(Example(f"c{n}/1", f"c{n}", prompt, turn, Gold("none"), (tool,), "rows.jsonl:1", None, {}))
+    path = tmp_path / "own.jsonl"
+    predict(model, renderer, found, "tuned", CONFIG, path, Console(file=StringIO()), fingerprint="f")
+    assert decoded == [3, 2]
+    for example, (_, row) in zip(found, read_jsonl(path), strict=True):
+        alone = answer_one(model, renderer, example, CONFIG.max_new_tokens)
+        assert (row["id"], row["text"]) == (example.id, alone.text)
+
+
 def test_each_prediction_is_what_the_example_gets_alone(
     run: Callable[..., str], model: Any, renderer: ChatRenderer, examples: list[Example], tmp_path: Path
 ) -> None:

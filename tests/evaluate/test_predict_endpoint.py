@@ -14,13 +14,16 @@ import pytest
 from rich.console import Console
 
 from toolhone.chat.parse import parse_turn
+from toolhone.cli import main
+from toolhone.config_file import load_config
 from toolhone.endpoint import Pace
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.wire import request_of
-from toolhone.jsonl import read_jsonl
-from toolhone.records import Example, FormatName, Gold, Message, Prediction, Tool, ToolCall
+from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.records import Conversation, Example, FormatName, Gold, Message, Prediction, Tool, ToolCall
+from toolhone.run import open_run, provenance
 
 TOOL = Tool("query_order", "", {"type": "object", "properties": {"id": {"type": "string"}}})
 
@@ -477,3 +480,94 @@ def test_calls_start_at_even_distances_whatever_thread_asks(monkeypatch: pytest.
     now[0] += 10
     pace.wait(Stop())
     assert waits == [0.0, 0.5, 1.0, 0.0]
+
+
+# From the command line
+
+
+def flags(server: Server, *more: str) -> list[str]:
+    return ["--endpoint-model", "org/gpt", "--base-url", server.url, "--retries", "0", *more]
+
+
+def test_rows_of_a_file_are_answered_and_the_figures_printed(
+    server: Server, in_workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Conversation(f"r{n}", (*example(n).prompt, example(n).turn), (TOOL,), "rows:1") for n in range(3)]
+    write_jsonl(Path("rows.jsonl"), (row.to_json() for row in rows))
+    server.answers = [always({"content": "Sorry."}), calls_the_tool]
+    more = ("--price-in", "1", "--price-out", "2", "--concurrency", "1")
+    assert main(["predict", "--rows", "rows.jsonl", *flags(server, *more)]) == 0
+    shown = capsys.readouterr().out
+    assert "66.7% [20.8, 93.9] 2/3" in shown
+    assert "3 answers, 3 calls, 300 prompt and 60 completion tokens, $0.0004" in shown
+    made = predictions(Path("predictions/org-gpt.jsonl"))
+    assert [one.id for one in made] == ["r0/1", "r1/1", "r2/1"]
+    assert {one.model for one in made} == {"org-gpt"}
+    assert main(["predict", "--rows", "rows.jsonl", *flags(server), "--out", "x/y.jsonl", "--label", "y"]) == 0
+    assert len(predictions(Path("x/y.jsonl"))) == 3
+
+
+def test_a_run_s_rows_are_answered_in_the_run_s_format_and_scored_beside_its_models(
+    server: Server, in_workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("try.yaml").write_text(
+        "name: try\nmodel: {name: tiny}\ndata: {train: [a.jsonl], test: [b.jsonl]}\n", encoding="utf-8"
+    )
+    config = load_config(Path("try.yaml"), [])
+    run = open_run(config)
+    rows = [Conversation(f"r{n}", (*example(n).prompt, example(n).turn), (TOOL,), "rows:1") for n in range(2)]
+    write_jsonl(run.split("test"), (row.to_json() for row in rows))
+    run.note(**provenance(config), judged="test", chat={"format": "llama3", "template": "toolhone"})
+    assert main(["predict", "--run", "runs/try", *flags(server)]) == 0
+    text = predictions(run.predictions("org-gpt"))[0].text
+    assert text == '{"name": "query_order", "parameters": {"id": "0"}}'
+    assert main(["score", "--run", "runs/try"]) == 0
+    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
+    assert metrics["models"]["org-gpt"]["exact_match"]["numerator"] == 2
+
+
+def test_an_endpoint_answers_the_suite_into_a_folder_of_its_own(
+    server: Server, in_workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bfcl = Path(__file__).parents[1] / "fixtures" / "formats" / "bfcl"
+    server.answers = [always({"content": "No tool fits."})]
+    suite = ["--suite", "bfcl", "--suite-data", str(bfcl), "--categories", "simple_python,irrelevance"]
+    assert main(["eval", "--run", "runs/gpt", *suite, *flags(server)]) == 0
+    metrics = json.loads(Path("runs/gpt/suite/bfcl/metrics.json").read_text(encoding="utf-8"))
+    figures = metrics["models"]["org-gpt"]["strict"]["categories"]
+    assert {name: (rate["numerator"], rate["denominator"]) for name, rate in figures.items()} == {
+        "simple_python": (0, 4),
+        "irrelevance": (1, 1),
+    }
+    assert "org-gpt, strict" in capsys.readouterr().out
+    assert all("." not in tool["function"]["name"] for body in server.requests for tool in body["tools"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "rows.jsonl"], "--endpoint-model: name the model"),
+        (["--rows", "no.jsonl", "--endpoint-model", "m", "--base-url", "http://127.0.0.1:1/v1"], "no.jsonl"),
+        (["--rows", "rows.jsonl", "--vllm"], "--vllm takes its rows and its model from --run"),
+        (["--run", "runs/none", "--endpoint-model", "m"], "is no run folder"),
+    ],
+)
+def test_a_command_that_lacks_something_is_told(
+    in_workspace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    row = Conversation("r", (*example().prompt, example().turn), (TOOL,), "rows:1")
+    write_jsonl(Path("rows.jsonl"), [row.to_json()])
+    assert main(["predict", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert [file.name for file in in_workspace.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("label", ["base", "tuned", "..", "a/b"])
+def test_a_label_that_would_take_another_model_s_place_is_refused(
+    in_workspace: Path, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    row = Conversation("r", (*example().prompt, example().turn), (TOOL,), "rows:1")
+    write_jsonl(Path("rows.jsonl"), [row.to_json()])
+    address = ["--endpoint-model", "m", "--base-url", "http://127.0.0.1:1/v1", "--label", label]
+    assert main(["predict", "--rows", "rows.jsonl", *address]) == 2
+    assert f"--label {label}" in capsys.readouterr().err

@@ -108,13 +108,15 @@ class _PrefixCache:
 
 
 def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[_Batch]:
-    """The examples in batches: those with the same system prompt and tools together, of like length within."""
+    """The examples in batches: those with the same system prompt and tools together, and those that share theirs with
+    no other; of like length within."""
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
         system = example.prompt[0].content if example.prompt and example.prompt[0].role == "system" else ""
         groups[(system, *(json.dumps(tool.to_json()) for tool in example.tools))].append(example)
+    alone = [group[0] for group in groups.values() if len(group) == 1]
     batches = []
-    for group in groups.values():
+    for group in [*(group for group in groups.values() if len(group) > 1), *([alone] if alone else [])]:
         prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in group]
         # A row alone has nothing to share: it is computed in one go.
         prefix_ids = shared_prefix(prompts) if len(prompts) > 1 else []

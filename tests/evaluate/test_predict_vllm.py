@@ -1,0 +1,233 @@
+"""Predictions by vLLM: what is asked of it and what is made of its answers. vLLM itself needs a GPU, so a module of its
+public names stands in, which answers with transformers; that real vLLM does as its documentation says is not tested."""
+
+from __future__ import annotations
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.config import ChatConfig, Config
+from toolhone.errors import UserError
+from toolhone.evaluate import predict_vllm as module
+from toolhone.evaluate.decode import Prefix, decode_greedily
+from toolhone.evaluate.predict import predict
+from toolhone.evaluate.predict_vllm import predict_vllm
+from toolhone.jsonl import read_jsonl
+from toolhone.records import Example, Gold, Message, Tool
+
+TOOL = Tool("query_order", "查询", {"type": "object", "properties": {"id": {"type": "string"}}})
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    made = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
+    with torch.no_grad():  # larger weights make the answers of different rows differ
+        for parameter in made.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(8)
+    return made
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_tokenizer: Any) -> ChatRenderer:
+    return make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+
+
+def examples() -> list[Example]:
+    turn = Message("assistant", "Yes.")
+    questions = [(Message("user", f"Order {n}{'?' * n} 查"),) for n in range(5)]
+    return [Example(f"c{n}/1", f"c{n}", q, turn, Gold("none"), (TOOL,), "r", None, {}) for n, q in enumerate(questions)]
+
+
+class Engine:
+    """What vLLM was asked, and its answers."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.options: dict[str, Any] = {}
+        self.batches: list[int] = []
+        self.adapters: list[Any] = []
+        self.break_at: int | None = None
+
+
+@pytest.fixture
+def engine(model: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Puts a stand-in for vllm in place, with the signatures that its documentation gives."""
+    made = Engine(model)
+
+    class SamplingParams:
+        def __init__(
+            self,
+            *,
+            temperature: float = 1.0,
+            max_tokens: int | None = 16,
+            logprobs: int | None = None,
+            stop_token_ids: list[int] | None = None,
+            detokenize: bool = True,
+        ) -> None:
+            self.max_tokens, self.stop_token_ids = max_tokens, stop_token_ids or []
+            assert (temperature, logprobs, detokenize) == (0.0, 0, False)
+
+    class LLM:
+        def __init__(self, model: str, **options: Any) -> None:
+            made.options = {"model": model, **options}
+
+        def generate(
+            self, prompts: Any, sampling_params: Any = None, *, use_tqdm: bool = True, lora_request: Any = None
+        ) -> list[Any]:
+            made.batches.append(len(prompts))
+            made.adapters.append(lora_request)
+            if made.break_at == len(made.batches):
+                raise KeyboardInterrupt
+            ids = [prompt["prompt_token_ids"] for prompt in prompts]
+            stops = frozenset(sampling_params.stop_token_ids)
+            answers = decode_greedily(made.model, ids, Prefix([], None), stops, sampling_params.max_tokens)
+            return [
+                SimpleNamespace(
+                    prompt_token_ids=prompt,
+                    outputs=[
+                        SimpleNamespace(
+                            token_ids=tuple(answer.ids),
+                            logprobs=[
+                                {id_: SimpleNamespace(logprob=value, rank=1, decoded_token=None)}
+                                for id_, value in zip(answer.ids, answer.logprobs, strict=True)
+                            ],
+                            finish_reason="stop" if answer.stopped else "length",
+                        )
+                    ],
+                )
+                for prompt, answer in zip(ids, answers, strict=True)
+            ]
+
+    class LoRARequest:
+        def __init__(self, lora_name: str, lora_int_id: int, lora_path: str) -> None:
+            self.lora_name, self.lora_int_id, self.lora_path = lora_name, lora_int_id, lora_path
+
+    vllm, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
+    vllm.LLM, vllm.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest  # type: ignore[attr-defined]
+    for one in (vllm, lora, request):
+        monkeypatch.setitem(sys.modules, one.__name__, one)
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    return made
+
+
+def config(tiny_llama: Path, **model: Any) -> Config:
+    return Config.model_validate(
+        {
+            "name": "try",
+            "seed": 5,
+            "model": {"name": str(tiny_llama), **model},
+            "data": {"train": ["a.jsonl"], "test": ["b.jsonl"]},
+            "evaluate": {"max_new_tokens": 6, "batch_size": 2},
+        }
+    )
+
+
+def adapter(folder: Path, rank: int) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}), encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+def without_latency(path: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "latency_ms"} for _, row in read_jsonl(path)]
+
+
+def test_the_predictions_are_those_of_the_local_model(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    made, told = tmp_path / "vllm.jsonl", tmp_path / "local.jsonl"
+    settings = config(tiny_llama)
+    predict_vllm(settings, renderer, examples(), "tuned", None, made, quiet())
+    predict(engine.model, renderer, examples(), "tuned", settings.evaluate, told, quiet(), fingerprint="f")
+    ours, theirs = without_latency(made), without_latency(told)
+    for one, other in zip(ours, theirs, strict=True):
+        assert [t.pop("logprob") for t in one["tokens"]] == pytest.approx(
+            [t.pop("logprob") for t in other["tokens"]], abs=1e-4
+        )
+    assert ours == theirs
+    assert len({row["text"] for row in ours}) > 1
+    assert list(tmp_path.iterdir()) == [made] or set(tmp_path.iterdir()) == {made, told}
+
+
+def test_the_engine_gets_the_model_the_adapter_and_room_for_the_longest_row(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "adapter", 12)
+    rows = examples()
+    predict_vllm(config(tiny_llama), renderer, rows, "tuned", folder, tmp_path / "out.jsonl", quiet())
+    longest = max(len(renderer.prompt(row.prompt, row.tools)[1]) for row in rows)
+    assert engine.options == {
+        "model": str(tiny_llama),
+        "dtype": "auto",
+        "max_model_len": longest + 6,
+        "enable_prefix_caching": True,
+        "seed": 5,
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": 16,
+    }
+    assert {(one.lora_name, one.lora_int_id, one.lora_path) for one in engine.adapters} == {
+        ("adapter", 1, str(folder.resolve()))
+    }
+    assert engine.batches == [2, 2, 1]
+
+
+def test_a_quantised_model_is_loaded_as_one(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    settings = config(tiny_llama, quantize="nf4", dtype="bfloat16", revision="abc")
+    predict_vllm(settings, renderer, examples(), "base", None, tmp_path / "out.jsonl", quiet())
+    told = {key: engine.options[key] for key in ("quantization", "dtype", "revision")}
+    assert told == {"quantization": "bitsandbytes", "dtype": "bfloat16", "revision": "abc"}
+    assert "enable_lora" not in engine.options
+    assert engine.adapters == [None, None, None]
+
+
+def test_an_interrupted_prediction_goes_on_where_it_stopped(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "predictions" / "out.jsonl", adapter(tmp_path / "adapter", 8)
+    engine.break_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        predict_vllm(config(tiny_llama), renderer, examples(), "tuned", folder, path, quiet())
+    assert not path.exists()
+    engine.break_at, engine.batches = None, []
+    predict_vllm(config(tiny_llama), renderer, examples(), "tuned", folder, path, quiet())
+    assert engine.batches == [2, 1]
+    assert [row["id"] for _, row in read_jsonl(path)] == [row.id for row in examples()]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_rank_that_vllm_cannot_hold_is_told(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="of rank 1000, and vLLM holds adapters up to rank 512"):
+        predict_vllm(
+            config(tiny_llama), renderer, examples(), "t", adapter(tmp_path / "a", 1000), tmp_path / "o", quiet()
+        )
+
+
+def test_without_vllm_the_extra_is_named(
+    renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r'pip install "toolhone\[vllm\]"'):
+        predict_vllm(config(tiny_llama), renderer, examples(), "t", None, tmp_path / "out.jsonl", quiet())
+    assert not (tmp_path / "out.jsonl").exists()
