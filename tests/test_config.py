@@ -204,6 +204,8 @@ def test_a_missing_key_is_told_at_its_section(tmp_path: Path) -> None:
             "model.attention: flash_attention_2 needs CUDA",
         ),
         (["model.device=cpu", "train.optimizer=paged_adamw_8bit"], "train.optimizer: paged_adamw_8bit needs CUDA"),
+        (["train.select_by=exact_match", "data.validation=0"], "train.select_by: exact_match needs validation rows"),
+        (["train.patience=2"], "train.patience: needs train.select_by: exact_match"),
         (["chat.template=model", "chat.tools=names"], "chat.tools: names needs toolhone's template"),
         (["chat.template=model", "chat.tools=signatures"], "chat.tools: signatures needs toolhone's template"),
         (["model.attention=eager", "train.packing=prefix_tree"], "train.packing: prefix_tree needs model.attention"),
@@ -225,17 +227,25 @@ def test_keys_that_contradict_each_other_are_told_with_the_line(file: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "broken_by"),
     [
-        ["chat.max_tokens=257", "evaluate.max_new_tokens=256"],
-        ["train.packing=none", "model.attention=eager"],
-        ["evaluate.split=validation", "data.validation=0.01"],
-        ["model.quantize=nf4", "model.dtype=bfloat16"],
-        ["train.packing=none", "model.attention=flash_attention_2", "model.dtype=bfloat16"],
+        (["chat.max_tokens=257", "evaluate.max_new_tokens=256"], "chat.max_tokens=256"),
+        (["train.packing=none", "model.attention=eager"], "train.packing=prefix_tree"),
+        (["evaluate.split=validation", "data.validation=0.01"], "data.validation=0"),
+        (["model.quantize=nf4", "model.dtype=bfloat16"], "model.dtype=float32"),
+        (
+            ["train.packing=none", "model.attention=flash_attention_2", "model.dtype=bfloat16"],
+            "model.dtype=float32",
+        ),
     ],
 )
-def test_what_just_agrees_is_taken(file: Path, overrides: list[str]) -> None:
-    load_config(file, overrides)
+def test_what_just_agrees_is_taken_and_a_step_further_is_not(file: Path, overrides: list[str], broken_by: str) -> None:
+    taken = load_config(file, overrides).model_dump()
+    for key, _, value in (override.partition("=") for override in overrides):
+        section, name = key.split(".")
+        assert str(taken[section][name]) == value
+    with pytest.raises(UserError):
+        load_config(file, [*overrides, broken_by])
 
 
 # Overrides

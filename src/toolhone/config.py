@@ -65,17 +65,18 @@ class DataConfig(_Section):
 class ChatConfig(_Section):
     """How a conversation becomes the text that the model reads and writes."""
 
-    format: Literal["auto", "hermes", "llama3"] = "auto"
-    """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2) or llama3 (JSON with
-    "parameters"). auto: told from the tokenizer's special tokens."""
+    format: Literal["auto", "hermes", "llama3", "json"] = "auto"
+    """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 (JSON with
+    "parameters") or json (a JSON object a line, without tags; ChatML models). auto: hermes or llama3, told from the
+    tokenizer's special tokens."""
     template: Literal["auto", "model", "toolhone"] = "auto"
     """Whose chat template: auto takes the model's own where it knows tools and calls can be read back from it,
     otherwise toolhone's for the format. Either is saved with the adapter."""
     tools: Literal["schema", "signatures", "names"] = "schema"
     """How toolhone's template writes the tools into the prompt: each as its JSON Schema, as a signature of one line, a
-    third as long, or as its name and its arguments' names alone, without a word on how to call. A model that is tuned on
-    its tools needs no more; it saves tokens in training and at every call. With names, the untuned model, which cannot
-    know what it was not told, is still asked with schemas."""
+    third as long, or as its name and its arguments' names alone, without a word on how to call. A model that is tuned
+    on its tools needs no more; it saves tokens in training and at every call. With names, the untuned model, which
+    cannot know what it was not told, is still asked with schemas."""
     template_kwargs: dict[str, Any] = {}
     """Extra variables for the template, for example {enable_thinking: false} for Qwen3."""
     max_tokens: int = Field(2048, ge=16)
@@ -132,7 +133,12 @@ class TrainConfig(_Section):
     log_every: int = Field(1, ge=1)
     """Steps between lines of train_log.jsonl."""
     validate_every: int | None = Field(None, ge=1)
-    """Steps between measurements of the validation loss; null: at the end of each epoch."""
+    """Steps between measurements of the validation loss, and of what select_by names; null: at each epoch's end."""
+    select_by: Literal["last", "exact_match"] = "last"
+    """Which adapter is kept: that of the last step, or the one that answered the most validation turns exactly right,
+    by generation as in evaluation. Validation rows should then be some hundred, or chance decides."""
+    patience: int | None = Field(None, ge=1)
+    """With select_by: exact_match, end training after so many measurements in a row without a new best; null: never."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; null: at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -183,6 +189,10 @@ class Config(_Section):
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, since data.validation is 0")
+        if self.train.select_by == "exact_match" and self.data.validation == 0:
+            raise ValueError("train.select_by: exact_match needs validation rows, but data.validation is 0")
+        if self.train.patience is not None and self.train.select_by == "last":
+            raise ValueError("train.patience: needs train.select_by: exact_match, found last")
         if self.evaluate.max_new_tokens >= self.chat.max_tokens:
             raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
         if self.model.quantize == "nf4" and self.model.dtype == "float16":

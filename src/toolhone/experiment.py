@@ -168,13 +168,27 @@ def _predict(
 
 def _train(prepared: Prepared, run: RunFolder, trained_from: str, console: Console, *, resume: bool) -> bool:
     """Train the adapter; False where it was asked to stop early."""
+    from toolhone.train.select import exact_match_on
     from toolhone.train.trainer import train_adapter
 
     config, hardware, renderer = prepared.config, prepared.hardware, prepared.renderer
     model = load_model(config.model, hardware)
     quiet = console if rank() == 0 else Console(quiet=True)
+    measure = None
+    if config.train.select_by == "exact_match":
+        answers = run.checkpoints / "selection" / "answers"
+        measure = exact_match_on(prepared.validation, renderer, config.evaluate, answers)
     result = train_adapter(
-        config, hardware, model, renderer.tokenizer, prepared.train, prepared.validation, run, quiet, resume=resume
+        config,
+        hardware,
+        model,
+        renderer.tokenizer,
+        prepared.train,
+        prepared.validation,
+        run,
+        quiet,
+        resume=resume,
+        measure=measure,
     )
     if rank() == 0 and result.finished:
         save_chat(run.adapter, renderer)

@@ -20,6 +20,7 @@ from toolhone.hardware import Hardware
 from toolhone.records import Tool
 from toolhone.run import RunFolder
 from toolhone.train.model import load_model
+from toolhone.train.select import Measure
 from toolhone.train.trainer import TrainResult, train_adapter
 
 CPU = Hardware("cpu", torch.float32, ())
@@ -66,6 +67,7 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
         lora: LoraConfig | None = None,
         quantize: str = "none",
         resume: bool = False,
+        measure: Measure | None = None,
         **keys: Any,
     ) -> Trained:
         config = Config(
@@ -79,7 +81,9 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
         run.path.mkdir(exist_ok=True)
         model = load_model(config.model, CPU)
         quiet = Console(quiet=True)
-        result = train_adapter(config, CPU, model, tiny_tokenizer, rows, validation, run, quiet, resume=resume)
+        result = train_adapter(
+            config, CPU, model, tiny_tokenizer, rows, validation, run, quiet, resume=resume, measure=measure
+        )
         return Trained(result, run, model, read_log(run))
 
     return run_training

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.errors import UserError
+from toolhone.hardware import rank
 
 
 class TrainLog(TrainerCallback):  # type: ignore[misc]
@@ -89,6 +90,17 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def exact_match(self, step: int, right: int, total: int, *, is_best: bool) -> None:
+        """Note how many validation turns were exactly right after a step."""
+        if rank() == 0:
+            self._write({"step": step, "eval_exact_match": right / total, "eval_turns": total})
+        best = ", the best so far" if is_best else ""
+        self.say(f"step {step}: validation exact match {right / total:.1%} ({right}/{total}){best}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, markup=False)
 
     def _line(self, logs: dict[str, float], state: TrainerState) -> dict[str, float]:
         elapsed = time.perf_counter() - self._started

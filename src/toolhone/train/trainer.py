@@ -31,6 +31,7 @@ from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_
 from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window
 from toolhone.train.progress import TrainLog
 from toolhone.train.sampler import PrefixSampler, TellEpoch
+from toolhone.train.select import Measure, SelectByExactMatch
 from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
 
 
@@ -132,8 +133,10 @@ def train_adapter(
     console: Console,
     *,
     resume: bool,
+    measure: Measure | None = None,
 ) -> TrainResult:
-    """Train on `rows` and leave the adapter in the run folder. The model keeps the adapter on it.
+    """Train on `rows` and leave the adapter in the run folder: that of the last step, or with `measure` the best one by
+    it (see train/select.py).
 
     Raises:
         UserError: where the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
@@ -144,6 +147,10 @@ def train_adapter(
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
     callbacks = [log, stop, MarkComplete(), *([GiveMemoryBack()] if hardware.device == "cpu" else [])]
+    selection = None
+    if measure is not None:
+        selection = SelectByExactMatch(measure, run.checkpoints / "selection", config.train.patience, log)
+        callbacks.append(selection)
     trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, callbacks)
     trainer.remove_callback(PrinterCallback)
     if trainer.args.world_size != world_size():
@@ -167,6 +174,8 @@ def train_adapter(
     )
     if result.finished:
         trainer.save_model(str(run.adapter))
+        if selection is not None and trainer.is_world_process_zero():
+            selection.take_best(run.adapter)
     return result
 
 

@@ -1,0 +1,137 @@
+"""Keeping the adapter of the step whose answers were best, not that of the last step.
+
+The loss falls on long after calls have stopped improving, and may rise while they still do. So the validation turns are
+answered by generation, as the test turns will be, and judged by the same scorer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from toolhone.chat.render import ChatRenderer, Rendered
+from toolhone.config import EvaluateConfig
+from toolhone.errors import UserError
+from toolhone.evaluate.match import score
+from toolhone.evaluate.predict import predict
+from toolhone.hardware import rank
+from toolhone.jsonl import read_json, read_jsonl, write_json
+from toolhone.records import Prediction
+from toolhone.train.progress import TrainLog
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How many of the validation turns were exactly right after a step."""
+
+    step: int
+    right: int
+    total: int
+
+
+Measure = Callable[[Any, int], Measured]
+"""Judges a model as it is after a step. Every process calls it, and gets the same."""
+
+
+def exact_match_on(
+    validation: Sequence[Rendered], renderer: ChatRenderer, config: EvaluateConfig, folder: Path
+) -> Measure:
+    """A measure that answers these turns greedily; the answers stay in `folder`, a file for each step."""
+    examples = [row.example for row in validation]
+
+    def measure(model: Any, step: int) -> Measured:
+        answers = folder / f"step-{step}.jsonl"
+        if rank() == 0:  # what an interrupted run began is not this model's
+            for part in folder.glob(f".{answers.name}.*"):
+                part.unlink()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        attention = model.config._attn_implementation
+        model.set_attn_implementation("sdpa")
+        try:
+            predict(
+                model, renderer, examples, "validation", config, answers, Console(quiet=True), fingerprint=f"step{step}"
+            )
+        finally:
+            model.set_attn_implementation(attention)
+            model.train()
+        predictions = [Prediction.from_json(row) for _, row in read_jsonl(answers)]
+        name = renderer.format.name
+        right = sum(score(e, p, name).exact for e, p in zip(examples, predictions, strict=True))
+        return Measured(step, right, len(examples))
+
+    return measure
+
+
+class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
+    """Measures at each validation and after the last step, and keeps the adapter that was best; of equals, the first.
+
+    With `patience`, training ends after so many measurements in a row without a new best. `folder` holds the adapter
+    and the measurements (`best/`, `selection.json`), so that a resumed run goes on with them.
+    """
+
+    def __init__(self, measure: Measure, folder: Path, patience: int | None, log: TrainLog) -> None:
+        self.measure = measure
+        self.folder = folder
+        self.patience = patience
+        self.log = log
+        self.history: list[Measured] = []
+
+    @property
+    def best(self) -> Measured:
+        """The first of the best measurements."""
+        return max(self.history, key=lambda measured: (measured.right, -measured.step))
+
+    def take_best(self, adapter: Path) -> None:
+        """Put the best adapter where the run's adapter belongs."""
+        shutil.copytree(self.folder / "best", adapter, dirs_exist_ok=True)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.fsdp:
+            raise UserError("train.select_by: exact_match cannot answer with a model that FSDP has cut up; use last")
+        self.history = [measured for measured in self._written() if measured.step <= state.global_step]
+        if self.history and not self._is_saved(self.best):
+            self.history = []  # a later step was the best of the run that is resumed; it will come again
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        self._measure(model, state)
+        since_best = len(self.history) - 1 - self.history.index(self.best)
+        if self.patience is not None and since_best >= self.patience:
+            self.log.say(f"step {state.global_step}: no better after {since_best} measurements; training ends")
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        # A run that was asked to stop before its last step is not measured: whoever asked is waiting.
+        if state.global_step >= state.max_steps and (not self.history or self.history[-1].step != state.global_step):
+            self._measure(model, state)
+
+    def _measure(self, model: Any, state: TrainerState) -> None:
+        found = self.measure(model, state.global_step)
+        self.history.append(found)
+        is_best = self.best == found
+        if state.is_world_process_zero:
+            if is_best:
+                model.save_pretrained(str(self.folder / "best"))
+            rows = [asdict(measured) for measured in self.history]
+            write_json(self.folder / "selection.json", {"best": self.best.step, "measured": rows})
+        self.log.exact_match(found.step, found.right, found.total, is_best=is_best)
+
+    def _written(self) -> list[Measured]:
+        path = self.folder / "selection.json"
+        if not path.is_file():
+            return []
+        return [Measured(**row) for row in read_json(path, "training writes it")["measured"]]
+
+    def _is_saved(self, measured: Measured) -> bool:
+        return max(self._written(), key=lambda m: (m.right, -m.step)) == measured

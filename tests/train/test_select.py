@@ -1,0 +1,107 @@
+"""The adapter that is kept is the one that answered best, and measuring does not disturb training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from toolhone.chat.render import Rendered, make_renderer
+from toolhone.config import ChatConfig, EvaluateConfig
+from toolhone.evaluate.match import score
+from toolhone.records import Prediction
+from toolhone.train.select import Measured, exact_match_on
+
+Train = Callable[..., Any]
+KEYS = {"learning_rate": 2e-3, "scheduler": "constant", "warmup": 0, "batch_size": 4, "validate_every": 2}
+
+
+class Told:
+    """A measure that gives back what it was told, and keeps the adapter that it was shown."""
+
+    def __init__(self, *rights: int) -> None:
+        self.rights = list(rights)
+        self.seen: dict[int, torch.Tensor] = {}
+
+    def __call__(self, model: Any, step: int) -> Measured:
+        weights = [p.detach().clone() for name, p in model.named_parameters() if "lora_B" in name]
+        self.seen[step] = torch.cat([weight.flatten() for weight in weights])
+        return Measured(step, self.rights[len(self.seen) - 1], 10)
+
+
+def saved(folder: Path) -> torch.Tensor:
+    weights = load_file(folder / "adapter_model.safetensors")
+    return torch.cat([weight.flatten() for name, weight in weights.items() if "lora_B" in name])
+
+
+def same_weights(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """The same numbers, whatever the order of the layers in a file."""
+    return torch.equal(one.sort().values, other.sort().values)
+
+
+def test_the_best_adapter_is_kept_and_of_equals_the_first(train: Train, short_rows: list[Rendered]) -> None:
+    told = Told(1, 3, 3, 2)
+    trained = train(short_rows, validation=short_rows[:2], measure=told, max_steps=8, **KEYS)
+    assert list(told.seen) == [2, 4, 6, 8]
+    assert same_weights(saved(trained.run.adapter), told.seen[4])
+    assert not same_weights(told.seen[4], told.seen[6])
+    curve = [line["eval_exact_match"] for line in trained.log if "eval_exact_match" in line]
+    assert curve == [0.1, 0.3, 0.3, 0.2]
+
+
+def test_training_ends_when_patience_does(train: Train, short_rows: list[Rendered]) -> None:
+    told = Told(2, 3, 3, 1, 0)
+    trained = train(short_rows, validation=short_rows[:2], measure=told, max_steps=20, patience=2, **LATER)
+    assert list(told.seen) == [2, 4, 6, 8]
+    assert trained.result.finished
+    assert trained.result.steps == 8
+    assert same_weights(saved(trained.run.adapter), told.seen[4])
+
+
+LATER = {**KEYS, "select_by": "exact_match"}
+
+
+def test_the_last_step_is_measured_though_no_validation_falls_on_it(train: Train, short_rows: list[Rendered]) -> None:
+    told = Told(1, 2)
+    trained = train(short_rows, validation=short_rows[:2], measure=told, max_steps=3, **KEYS)
+    assert list(told.seen) == [2, 3]
+    assert same_weights(saved(trained.run.adapter), told.seen[3])
+
+
+def test_a_resumed_run_goes_on_with_the_measurements(train: Train, short_rows: list[Rendered]) -> None:
+    keys = {**KEYS, "save_every": 4}
+    first = Told(5, 1)
+    train(short_rows, validation=short_rows[:2], measure=first, max_steps=4, **keys)
+    second = Told(2, 4)
+    trained = train(short_rows, validation=short_rows[:2], measure=second, max_steps=8, resume=True, **keys)
+    assert list(second.seen) == [6, 8]
+    assert same_weights(saved(trained.run.adapter), first.seen[2])
+    written = json.loads((trained.run.checkpoints / "selection" / "selection.json").read_text(encoding="utf-8"))
+    assert [row["right"] for row in written["measured"]] == [5, 1, 2, 4]
+
+
+def test_answers_are_judged_as_in_evaluation_and_training_goes_on_as_if_unmeasured(
+    train: Train, short_rows: list[Rendered], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(template="toolhone"), "tiny")
+    shown = short_rows[:3]
+    measure = exact_match_on(shown, renderer, EvaluateConfig(batch_size=2, max_new_tokens=8), tmp_path / "answers")
+    found: list[Measured] = []
+
+    def kept(model: Any, step: int) -> Measured:
+        found.append(measure(model, step))
+        return found[-1]
+
+    measured = train(short_rows, "measured", validation=shown, measure=kept, max_steps=6, **KEYS)
+    plain = train(short_rows, "plain", validation=shown, max_steps=6, **KEYS)
+    assert measured.losses == plain.losses
+    assert [one.step for one in found] == [2, 4, 6]
+    for one in found:
+        lines = (tmp_path / "answers" / f"step-{one.step}.jsonl").read_text(encoding="utf-8").splitlines()
+        answers = [Prediction.from_json(json.loads(line)) for line in lines]
+        right = [score(row.example, answer, "hermes").exact for row, answer in zip(shown, answers, strict=True)]
+        assert (one.right, one.total) == (sum(right), 3)
