@@ -130,7 +130,7 @@ def run_stage(stage: str, folder: Path, near: bool) -> dict[str, Any]:
     from toolhone.data.partition.files import split_files
     from toolhone.data.partition.partition import Shares
     from toolhone.data.read import RowFault, read_source
-    from toolhone.jsonl import write_jsonl
+    from toolhone.jsonl import write_conversations
     from toolhone.records import Conversation
 
     source = folder / "rows.jsonl"
@@ -152,7 +152,7 @@ def run_stage(stage: str, folder: Path, near: bool) -> dict[str, Any]:
         result = split_files([str(source)], folder / "split", Shares(), near=near)
         count = result.summary["rows"]
     elif stage in ("write", "all"):
-        write_jsonl(folder / "written.jsonl", (row.to_json() for row in rows(stage == "all")))
+        write_conversations(folder / "written.jsonl", rows(stage == "all"))
     else:
         for _ in rows(stage == "check"):
             pass

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from toolhone.errors import UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl, write_json, write_jsonl, write_text
+from toolhone.jsonl import StrictJsonError, parse_strict, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -51,6 +51,33 @@ def test_broken_json_stays_a_decode_error_with_its_place() -> None:
     with pytest.raises(json.JSONDecodeError) as caught:
         parse_strict('{"a": 1,\n "b" 2}')
     assert (caught.value.lineno, caught.value.colno) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, ": no such file; make one"),
+        (b"\xff", ": not UTF-8 (invalid start byte at byte 0); save it as UTF-8"),
+        (b'{"a": 1,\n "b" 2}', ":2: broken JSON: Expecting ':' delimiter at column 6"),
+        (b'{"a": 1, "a": 2}', ': the key "a" stands twice in one object'),
+        (b"[NaN]", ": NaN is not JSON"),
+    ],
+    ids=["missing", "not-utf-8", "broken", "key-twice", "nan"],
+)
+def test_a_json_file_that_cannot_be_read_is_told_with_its_line(
+    tmp_path: Path, content: bytes | None, fault: str
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(path, "make one")
+    assert str(caught.value) == f"{path}{fault}"
+
+
+def test_a_json_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": [1]}')
+    assert read_json(tmp_path / "a.json", "") == {"a": [1]}
 
 
 def test_a_duplicate_in_a_huge_object_is_found_in_linear_time() -> None:

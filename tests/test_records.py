@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from toolhone.data.read import conversation
-from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.jsonl import conversation_line, json_line, read_jsonl, write_jsonl
 from toolhone.records import (
     ArgumentError,
     CallMatch,
@@ -175,6 +176,25 @@ def test_the_content_hash_depends_on_messages_and_tools_alone() -> None:
     assert replace(CONVERSATION, id="other", where="y:9", meta={}, gold_source="teacher").content_hash() == found
     assert replace(CONVERSATION, messages=CONVERSATION.messages[:-1]).content_hash() != found
     assert replace(CONVERSATION, tools=CONVERSATION.tools[:1]).content_hash() != found
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        CONVERSATION,
+        replace(CONVERSATION, tools=()),
+        replace(CONVERSATION, meta={}, gold_source=None, expected=None),
+        replace(CONVERSATION, tools=tuple(reversed(CONVERSATION.tools)), parallel_tool_calls=False),
+        replace(CONVERSATION, meta={"half of a pair": "\ud800"}),
+    ],
+    ids=["all", "no-tools", "nothing-after-tools", "other-tools", "surrogate"],
+)
+def test_a_line_is_the_row_as_json_and_the_hash_that_of_its_sorted_json(row: Conversation) -> None:
+    for _ in range(2):  # the second time with the tools' text known
+        assert conversation_line(row) == json_line(row.to_json())
+        content = {"messages": row.to_json()["messages"], "tools": row.to_json().get("tools", [])}
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        assert row.content_hash() == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_the_gold_of_a_turn_is_its_calls_each_argument_with_one_value() -> None:

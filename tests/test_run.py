@@ -149,7 +149,7 @@ def test_notes_stand_beside_each_other_and_beside_the_stages() -> None:
 def test_a_broken_manifest_is_told_with_what_to_do() -> None:
     run = open_run(config())
     run.manifest.write_text('{"stages": ', encoding="utf-8")
-    with pytest.raises(UserError, match=r"^runs/try/manifest\.json: broken .* --fresh"):
+    with pytest.raises(UserError, match=r"^runs/try/manifest\.json:1: broken JSON.* --fresh"):
         run.read_manifest()
 
 

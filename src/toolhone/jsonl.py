@@ -18,6 +18,8 @@ from toolhone.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from toolhone.records import Conversation
+
 
 class StrictJsonError(ValueError):
     """A text that is JSON by its grammar, or nearly, but has no single meaning or no end in reason."""
@@ -50,6 +52,29 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise StrictJsonError(f"{name} is not JSON")
+
+
+def read_json(path: Path, missing: str) -> Any:
+    """The value of a file that is JSON as a whole.
+
+    Args:
+        missing: what the reader should know where there is no such file.
+
+    Raises:
+        UserError: naming the file and the line, where it is missing, not UTF-8 or not strictly JSON.
+    """
+    try:
+        return parse_strict(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {missing}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
+    except StrictJsonError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,6 +119,20 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], console: Console | N
     """
     with whole_file(path) as out:
         out.writelines(map(json_line, counted(rows, console, "writing")))
+
+
+def write_conversations(path: Path, rows: Iterable[Conversation], console: Console | None = None) -> None:
+    """Write one conversation a line, as `write_jsonl` does."""
+    with whole_file(path) as out:
+        out.writelines(map(conversation_line, counted(rows, console, "writing")))
+
+
+def conversation_line(row: Conversation) -> bytes:
+    """The same line as `json_line(row.to_json())`, sooner."""
+    try:
+        return (row.to_text() + "\n").encode()
+    except UnicodeEncodeError:
+        return json_line(row.to_json())
 
 
 def json_line(row: dict[str, Any]) -> bytes:

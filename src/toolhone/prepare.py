@@ -11,7 +11,6 @@ from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer, Rendered, make_renderer, render_all
 from toolhone.config import Config
-from toolhone.data.read import detected_formats, split_weight
 from toolhone.data.split import Splits, make_splits, turns
 from toolhone.fingerprint import fingerprint
 from toolhone.hardware import Hardware, choose_hardware, rank, world_size
@@ -65,7 +64,7 @@ def _describe(prepared: Prepared, console: Console) -> None:
     for note in prepared.hardware.notes:
         console.print(f"  note: {note}")
     if config.data.format == "auto":
-        console.print(f"  data read as: {', '.join(_formats(config))}")
+        console.print(f"  data read as: {', '.join(splits.formats)}")
     for name, rows in splits.items():
         part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
         console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
@@ -75,9 +74,3 @@ def _describe(prepared: Prepared, console: Console) -> None:
     if prepared.dropped:
         shown = ", ".join(prepared.dropped[:5]) + (", ..." if len(prepared.dropped) > 5 else "")
         console.print(f"  dropped as over-long: {len(prepared.dropped)} turns ({shown})")
-
-
-def _formats(config: Config) -> list[str]:
-    """The formats that were detected, each once."""
-    sources = [split_weight(source)[0] for source in (*config.data.train, *config.data.test)]
-    return sorted({name for source in sources for name in detected_formats(source).values()})

@@ -25,8 +25,13 @@ GoldStatus = Literal["calls", "none", "any"]
 RowFormat = Literal["auto", "logs", "openai", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl"]
 """How the rows of a source are written (`data/read.py`); auto: told from the first rows of each file."""
 
-FormatName = Literal["hermes", "llama3"]
+FormatName = Literal["hermes", "llama3", "json"]
 """How calls are written in a model's text; `chat/formats.py` pairs each with its template."""
+
+Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
+"""What may be mended in a model's text, where asked for (`chat/repair.py`). python_literals: single quotes, True, False,
+None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text in place of an object. code_fence:
+a call in a code fence, where the format has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class ToolCall:
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's shape, in which `arguments` is a JSON text."""
-        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        arguments = _encode(self.arguments)
         call: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": arguments}}
         return call if self.id is None else {"id": self.id, **call}
 
@@ -139,6 +144,20 @@ class Conversation:
         row: dict[str, Any] = {"id": self.id, "messages": [message.to_json() for message in self.messages]}
         if self.tools:
             row["tools"] = [tool.to_json() for tool in self.tools]
+        row.update(self._after_tools())
+        return row
+
+    def to_text(self) -> str:
+        """`to_json` as JSON text, in which the text of the tools is made once for all rows that share them."""
+        if not self.tools:
+            return _encode(self.to_json())
+        before = {"id": self.id, "messages": [message.to_json() for message in self.messages]}
+        text = f'{_encode(before)[:-1]}, "tools": {_tools_text(self.tools)}'
+        after = self._after_tools()
+        return f"{text}, {_encode(after)[1:]}" if after else f"{text}}}"
+
+    def _after_tools(self) -> dict[str, Any]:
+        row: dict[str, Any] = {}
         if not self.parallel_tool_calls:
             row["parallel_tool_calls"] = False
         if self.expected is not None:
@@ -151,9 +170,29 @@ class Conversation:
 
     def content_hash(self) -> str:
         """A hash of messages and tools alone (16 hex digits): the same whatever the row's id, meta or place."""
-        content = {"messages": [m.to_json() for m in self.messages], "tools": [t.to_json() for t in self.tools]}
-        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        messages = _encode_sorted([message.to_json() for message in self.messages])
+        text = f'{{"messages": {messages}, "tools": {_tools_text(self.tools, sort_keys=True)}}}'
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_encode_sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
+_TOOL_LISTS = 256
+_tool_texts: dict[tuple[int, bool], tuple[tuple[Tool, ...], str]] = {}
+
+
+def _tools_text(tools: tuple[Tool, ...], sort_keys: bool = False) -> str:
+    """The tools as JSON text. Rows that were read with equal tools share one tuple (`read_tool_list`), by which the
+    text is found again; it is kept with its text, so that no other can come to have its identity."""
+    key = (id(tools), sort_keys)
+    known = _tool_texts.get(key)
+    if known is None:
+        if len(_tool_texts) >= _TOOL_LISTS:
+            _tool_texts.clear()
+        rows = [tool.to_json() for tool in tools]
+        known = _tool_texts[key] = (tools, _encode_sorted(rows) if sort_keys else _encode(rows))
+    return known[1]
 
 
 @dataclass(frozen=True, slots=True)

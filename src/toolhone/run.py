@@ -6,7 +6,6 @@ with the same fingerprint reuses it.
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from toolhone import __version__
 from toolhone.config import Config, config_yaml, knobs
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
-from toolhone.jsonl import write_json, write_text
+from toolhone.jsonl import read_json, write_json, write_text
 
 RUNS = Path("runs")
 
@@ -82,9 +81,9 @@ class RunFolder:
         if not self.manifest.is_file():
             return {"stages": {}}
         try:
-            manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.manifest}: broken ({error}); start anew with --fresh (FRESH=1)") from None
+            manifest: dict[str, Any] = read_json(self.manifest, "it is written when a run begins")
+        except UserError as error:
+            raise UserError(f"{error}; start anew with --fresh (FRESH=1)") from None
         return manifest
 
     def note(self, **facts: Any) -> None:

@@ -145,6 +145,7 @@ def test_splits_of_the_shipped_data_are_made_as_the_config_says() -> None:
     assert splits.available["test"] == 200
     assert [name for name, _ in splits.items()] == ["train", "validation", "test"]
     assert all(row.tools for _, rows in splits.items() for row in rows)
+    assert splits.formats == ("openai",)
 
 
 def test_turns_are_the_examples_of_all_rows_in_order() -> None:

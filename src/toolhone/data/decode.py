@@ -1,7 +1,8 @@
 """JSON in, one meaning out: decoding that names what no row may hold, fast enough for a million lines.
 
 The hook for duplicate keys costs less than half of the decoding itself; a decoder made once saves `json.loads` making
-one for each line, which cost more than that.
+one for each line, which cost more than that. Tools are most of many a row, and mostly those of the row before: such are
+decoded once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections import Counter
+from collections.abc import Callable
+from json.decoder import scanstring
 from typing import Any, NoReturn
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -33,8 +36,12 @@ def decode(text: str) -> Any:
     Raises:
         Undecodable: for duplicate keys, NaN, Infinity, numbers too large, lone surrogates, depth, and what is no JSON.
     """
+    return _decode(text, _whole)
+
+
+def _decode(text: str, decoder: Callable[[str], Any]) -> Any:
     try:
-        value = _DECODER.decode(text)
+        value = decoder(text)
     except Undecodable:
         raise
     except json.JSONDecodeError as error:
@@ -51,6 +58,8 @@ def decode(text: str) -> Any:
 def decode_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """Decode a line of JSON lines; the second part has notes (rule, message): "bom", "nul" where one is escaped.
 
+    Lines that write the same "tools" as the line before share the value, which is not to be changed in place.
+
     Raises:
         Undecodable: as `decode`, and for a line that is not UTF-8 or holds a bare NUL.
     """
@@ -64,7 +73,7 @@ def decode_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
         message = f"not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         raise Undecodable("encoding", message) from None
     try:
-        value = decode(text)
+        value = _decode(text, _ROW_DECODER.decode)
     except Undecodable as error:
         if error.rule == "broken-json" and "\0" in text:
             found = f"a NUL byte at column {text.index(chr(0)) + 1}; the file was cut by a crash or is not text"
@@ -73,6 +82,14 @@ def decode_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
     if "\\u0000" in text and _NUL_ESCAPE.search(text):
         notes = (*notes, ("nul", _NUL))
     return value, notes
+
+
+def _whole(text: str) -> Any:
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)  # else with white space around it, or a fault
 
 
 def refuse_surrogates(value: Any) -> None:
@@ -115,3 +132,46 @@ def _place(error: json.JSONDecodeError) -> str:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
 )
+
+
+class _RowDecoder:
+    """Decodes objects that repeat the "tools" of the one before. A JSON list ends with itself: where a text goes on
+    with the whole text of one, there stands that list, and nothing of it need be decoded again."""
+
+    def __init__(self) -> None:
+        self._text = "[]"
+        self._tools: Any = []
+
+    def decode(self, text: str) -> Any:
+        """As `_DECODER.decode`, which is asked wherever the text is not an object plainly written and without fault."""
+        try:
+            value = self._plain_object(text)
+        except (ValueError, IndexError, StopIteration, RecursionError):
+            value = None
+        return _DECODER.decode(text) if value is None else value
+
+    def _plain_object(self, text: str) -> dict[str, Any] | None:
+        if not text.startswith("{"):
+            return None
+        value: dict[str, Any] = {}
+        at = 0
+        while text[at] == ("," if value else "{"):
+            at += 1 + (text[at + 1] == " ")
+            if text[at] != '"':
+                return None
+            key, at = scanstring(text, at + 1, True)
+            if key in value or text[at] != ":":
+                return None
+            at += 1 + (text[at + 1] == " ")
+            if key == "tools" and text.startswith(self._text, at):
+                value[key], at = self._tools, at + len(self._text)
+                continue
+            start = at
+            value[key], at = _scan(text, at)
+            if key == "tools" and text[start] == "[":
+                self._text, self._tools = text[start:at], value[key]
+        return value if text[at:] == "}" else None
+
+
+_scan = _DECODER.scan_once
+_ROW_DECODER = _RowDecoder()

@@ -111,7 +111,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _text_rows(file: str) -> Iterator[SourceRow]:
-    number = 0
+    row: SourceRow | None = None
     try:
         with _opened(file) as stream:
             head = stream.peek(_HEAD)[:_HEAD]
@@ -120,8 +120,8 @@ def _text_rows(file: str) -> Iterator[SourceRow]:
                 return
             for row in _rows_by_shape(stream, head, file):
                 yield row
-                number = int(row.where.rpartition(":")[2])
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        number = int(row.where.rpartition(":")[2]) if row else 0
         message = f"the compressed file is cut off or damaged here ({error}); what follows is lost: fetch it again"
         yield SourceRow(f"{file}:{number + 1}", None, ("broken-file", message))
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.formats.openai import conversation, refuse_unwritable
 from toolhone.data.formats.tool_list import read_tool_list
 from toolhone.errors import RowError, UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
+from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Conversation, Example, Gold, RowFormat, Tool
 
 __all__ = [
@@ -64,13 +63,19 @@ class RowFault:
 
 
 def read_source(
-    source: str | Path, default_tools: tuple[Tool, ...] = (), format: str = "auto"
+    source: str | Path,
+    default_tools: tuple[Tool, ...] = (),
+    format: str = "auto",
+    taken_for: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
     With "auto", each file's format is what most of its first rows look like, and a row that is plainly of another is
     read as that. Log lines that are steps of one conversation give one; they come last, for all files of the source,
     and are held in memory until then. All else is read row by row.
+
+    Args:
+        taken_for: takes the format of each file, by the file's name, as reading comes to it.
 
     Raises:
         UserError: where a file cannot be opened, or the format's name is not known.
@@ -82,17 +87,22 @@ def read_source(
     if format == "bfcl" and Path(source).is_dir():  # its questions and their gold are in different files
         from toolhone.data.formats.bfcl import read_bfcl_folder
 
+        if taken_for is not None:
+            taken_for[str(source)] = format
         yield from read_bfcl_folder(Path(source))
         return
     fold = logs.Fold(default_tools)
     for file in expand_source(source):
         name, rows = _with_format(iter_file(file), format)
+        if taken_for is not None:
+            taken_for[file] = name
         if name == "tools":
             message = "a list of tools, not of conversations: it is left out here; name it as the tools' file"
             yield RowFault(f"{file}:1", "tools-file", message)
             continue
         for row in rows:
-            yield from (RowFault(row.where, rule, message) for rule, message in row.notes)
+            if row.notes:
+                yield from (RowFault(row.where, rule, message) for rule, message in row.notes)
             if row.fault is not None:
                 yield RowFault(row.where, *row.fault)
             elif row.row is not None:
@@ -101,20 +111,24 @@ def read_source(
 
 
 def read_sources(
-    sources: Sequence[str], default_tools: tuple[Tool, ...] = (), format: str = "auto"
+    sources: Sequence[str],
+    default_tools: tuple[Tool, ...] = (),
+    format: str = "auto",
+    taken_for: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
     """Yield the rows of several sources, each `path` or `path=weight`.
 
     A weight of 0.5 keeps the half of the rows whose content's hash is in the lower half, so the same rows whatever
     else is in the file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
+    `taken_for` takes the formats, as in `read_source`.
 
     Raises:
         UserError: as `read_source`, and for a weight that is no number above 0.
     """
     for source in sources:
         path, weight = split_weight(source)
-        for row in read_source(path, default_tools, format):
-            if isinstance(row, RowFault):
+        for row in read_source(path, default_tools, format, taken_for):
+            if weight == 1 or isinstance(row, RowFault):
                 yield row
                 continue
             for copy in range(1, _copies(row, weight) + 1):
@@ -180,18 +194,16 @@ def _looks_like(row: dict[str, Any]) -> str | None:
 
 def _read_row(
     row: dict[str, Any], where: str, name: str, detect: bool, default_tools: tuple[Tool, ...], fold: Any
-) -> Iterator[Conversation | RowFault]:
+) -> Sequence[Conversation | RowFault]:
     try:
         if name == "logs":
-            yield from fold.add(row, where)
-        else:
-            yield _reader(name)(row, where, default_tools)
+            return list(fold.add(row, where))
+        return (_reader(name)(row, where, default_tools),)
     except RowError as error:
         other = _looks_like(row) if detect else None
         if other in (None, "tools", name):
-            yield RowFault(where, error.rule, str(error).removeprefix(f"{where}: "))
-        else:
-            yield from _read_row(row, where, str(other), False, default_tools, fold)
+            return (RowFault(where, error.rule, str(error).removeprefix(f"{where}: ")),)
+        return _read_row(row, where, str(other), False, default_tools, fold)
 
 
 @cache
@@ -202,6 +214,7 @@ def _function(name: str, which: int) -> Callable[..., Any]:
     return found
 
 
+@cache
 def _reader(name: str) -> RowReader:
     return _function(name, 2)
 
@@ -224,14 +237,7 @@ def read_tools(path: Path) -> tuple[Tool, ...]:
     Raises:
         UserError: naming the file and the tool.
     """
-    try:
-        rows = parse_strict(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; data.tools names the list of tools") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
-    except (StrictJsonError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: {error}") from None
+    rows = read_json(path, "data.tools names the list of tools")
     refuse_unwritable(rows, str(path))
     return read_tool_list(rows, str(path))
 

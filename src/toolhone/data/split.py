@@ -21,12 +21,14 @@ from toolhone.records import Conversation, Example, Tool
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The conversations of a run. `available` counts the training and test conversations before any subset."""
+    """The conversations of a run. `available` counts the training and test conversations before any subset; `formats`
+    are those that their files were read as, each once."""
 
     train: list[Conversation]
     validation: list[Conversation]
     test: list[Conversation]
     available: dict[str, int]
+    formats: tuple[str, ...]
 
     def items(self) -> list[tuple[str, list[Conversation]]]:
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
@@ -39,8 +41,9 @@ def make_splits(config: DataConfig) -> Splits:
         UserError: with every fault found, each with its file and line.
     """
     tools = read_tools(Path(config.tools)) if config.tools else ()
-    learned = read_files(config.train, tools, config.format)
-    test = read_files(config.test, tools, config.format)
+    taken_for: dict[str, str] = {}
+    learned = read_files(config.train, tools, config.format, taken_for)
+    test = read_files(config.test, tools, config.format, taken_for)
     _refuse_shared_rows(learned, test)
     train, validation = split_validation(learned, config.validation, config.group_by)
     return Splits(
@@ -48,17 +51,24 @@ def make_splits(config: DataConfig) -> Splits:
         balanced_subset(validation, config.validation_rows),
         balanced_subset(test, config.test_rows),
         {"train": len(train), "validation": len(validation), "test": len(test)},
+        tuple(sorted(set(taken_for.values()))),
     )
 
 
-def read_files(sources: Iterable[str], tools: Sequence[Tool] = (), format: str = "auto") -> list[Conversation]:
-    """Read and check sources together, in any format: ids must differ across them.
+def read_files(
+    sources: Iterable[str],
+    tools: Sequence[Tool] = (),
+    format: str = "auto",
+    taken_for: dict[str, str] | None = None,
+) -> list[Conversation]:
+    """Read and check sources together, in any format: ids must differ across them. `taken_for` takes the format of each
+    file.
 
     Raises:
         UserError: with every row that cannot be read, or every error of the check.
     """
     named = list(sources)
-    rows = list(sound_rows(read_sources(named, tuple(tools), format)))
+    rows = list(sound_rows(read_sources(named, tuple(tools), format, taken_for)))
     if not rows:
         raise UserError(f"{', '.join(named)}: no rows")
     refuse_faults(rows)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from toolhone.data.check.schema import CompiledTool, null_places, quick_test, without_nulls
+from toolhone.data.check.schema import CompiledTool, quick_test
+from toolhone.data.formats.schema_nulls import null_places, without_nulls
 from toolhone.records import Tool
 
 NAMES = st.sampled_from(["a", "b", "c"])

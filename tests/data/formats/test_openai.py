@@ -157,7 +157,7 @@ def test_schemas_that_a_table_filled_with_nulls_are_refused() -> None:
     assert merged["tools"] != tools
     found = rule({"messages": [USER], **merged})
     assert found[0] == "null-filled-schema"
-    assert found[1].startswith("tool 0: 1 null where JSON Schema has none (properties.sku)")
+    assert found[1].startswith("tool 0: its parameters hold 1 null where JSON Schema has none (properties.sku)")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,8 @@ def test_schemas_that_a_table_filled_with_nulls_are_refused() -> None:
         ({"type": "object", "properties": None}, "properties"),
         ({"type": "object", "required": None}, "required"),
         ({"properties": {"a": {"items": {"type": None}}}}, "properties.a.items.type"),
-        ({"properties": {"a": {"anyOf": [{"type": "string"}, {"pattern": None}]}}}, "properties.a.anyOf.1.pattern"),
+        ({"$defs": {"a": {"maxProperties": None}}}, "$defs.a.maxProperties"),
+        ({"properties": {"a": {"anyOf": [{"type": "string"}, {"pattern": None}]}}}, "properties.a.anyOf[1].pattern"),
     ],
 )
 def test_a_null_is_named_by_its_path(parameters: dict[str, Any], path: str) -> None:

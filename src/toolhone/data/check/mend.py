@@ -17,7 +17,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from toolhone.data.check.schema import CompiledTool, null_places, without_nulls
+from toolhone.data.check.schema import CompiledTool
+from toolhone.data.formats.schema_nulls import null_places, without_nulls
 from toolhone.jsonl import StrictJsonError, parse_strict
 from toolhone.records import Tool
 

@@ -16,6 +16,7 @@ from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
+from toolhone.data.formats.schema_nulls import told_nulls
 from toolhone.records import Tool
 
 Accepts = Callable[[Any], bool]
@@ -37,13 +38,9 @@ class CompiledTool:
             self.unusable = f'tool "{tool.name}": its parameters are nested too deeply; mend the tool'
 
     def _compile(self, tool: Tool) -> None:
-        nulls = list(null_places(tool.parameters))
-        if nulls:
+        if nulls := told_nulls(tool.parameters):
             self.unusable_rule = "null-filled-schema"
-            self.unusable = (
-                f'tool "{tool.name}": its parameters are filled with nulls ({", ".join(nulls[:3])}'
-                f"{', ...' if len(nulls) > 3 else ''}), as tables that merge columns leave them; take them out"
-            )
+            self.unusable = f'tool "{tool.name}": {nulls}'
         else:
             try:
                 Draft202012Validator.check_schema(tool.parameters)
@@ -79,55 +76,6 @@ class CompiledTool:
             for fault in faults:
                 path = fault.json_path.removeprefix("$").removeprefix(".")
                 yield "schema", f'arguments of "{self.name}": {path + ": " if path else ""}{fault.message}'
-
-
-_SUBSCHEMAS = ("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then")
-_SUBSCHEMA_MAPS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
-_SUBSCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_NEVER_NULL = (set(Draft202012Validator.VALIDATORS) - {"const"}) | {
-    *("$comment", "$defs", "$id", "$schema", "definitions", "deprecated", "description", "else", "examples", "then"),
-    *("readOnly", "title", "writeOnly"),
-}
-"""The keywords of JSON Schema but for `const` and `default`, under which null is a value like any other."""
-
-
-def null_places(schema: Any, path: str = "") -> Iterator[str]:
-    """The places in a schema where null stands for what is absent: a property without a schema, a keyword without a
-    value. No JSON Schema has them; rows that went through a table with merged columns do."""
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        place = f"{path}.{key}" if path else key
-        if value is None and key in _NEVER_NULL:
-            yield place
-        elif key in _SUBSCHEMA_MAPS and isinstance(value, dict):
-            for name, sub in value.items():
-                if sub is None:
-                    yield f"{place}.{name}"
-                yield from null_places(sub, f"{place}.{name}")
-        elif key in _SUBSCHEMA_LISTS and isinstance(value, list):
-            for n, sub in enumerate(value):
-                yield from null_places(sub, f"{place}[{n}]")
-        elif key in _SUBSCHEMAS:
-            yield from null_places(value, place)
-
-
-def without_nulls(schema: Any) -> Any:
-    """The schema without what `null_places` lists."""
-    if not isinstance(schema, dict):
-        return schema
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if value is None and key in _NEVER_NULL:
-            continue
-        if key in _SUBSCHEMA_MAPS and isinstance(value, dict):
-            value = {name: without_nulls(sub) for name, sub in value.items() if sub is not None}
-        elif key in _SUBSCHEMA_LISTS and isinstance(value, list):
-            value = [without_nulls(sub) for sub in value]
-        elif key in _SUBSCHEMAS:
-            value = without_nulls(value)
-        kept[key] = value
-    return kept
 
 
 def quick_test(schema: Any) -> Accepts | None:

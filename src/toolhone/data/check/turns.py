@@ -94,7 +94,7 @@ def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[F
             text = f"message {number + offset}: a tool result without a tool_call_id"
             remedy = "name the call that it answers (--fix does, where one call is open)"
             yield Finding(row.where, "missing-call-id", text, "warning", remedy)
-    seen.update(call.id for call in calls if call.id is not None)
+    seen.update([call.id for call in calls if call.id is not None])
 
 
 def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterator[Finding]:

@@ -122,13 +122,9 @@ def _message(row: Any, where: str) -> Message:
         weight = 1
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
         raise RowError(f'{where}: expected "weight" to be 0 or 1, found {short(weight)}', rule="bad-weight")
-    return Message(
-        role=role,
-        content=content or "",
-        tool_calls=tuple([_call(call, f"{where}: call {n}") for n, call in enumerate(calls)]) if calls else (),
-        tool_call_id=typed(row, "tool_call_id", str, None, where) if "tool_call_id" in row else None,
-        weight=float(weight),
-    )
+    called = tuple([_call(call, f"{where}: call {n}") for n, call in enumerate(calls)]) if calls else ()
+    answers = typed(row, "tool_call_id", str, None, where) if "tool_call_id" in row else None
+    return Message(role, content or "", called, answers, float(weight))
 
 
 def _call(row: Any, where: str) -> ToolCall:

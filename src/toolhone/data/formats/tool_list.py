@@ -1,22 +1,15 @@
-"""Lists of tools: OpenAI's shape or the bare function, and schemas that a table has filled with nulls."""
+"""Lists of tools: OpenAI's shape or the bare function."""
 
 from __future__ import annotations
 
 import marshal
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from toolhone.data.formats.fields import short, typed
+from toolhone.data.formats.schema_nulls import told_nulls
 from toolhone.errors import RowError
 from toolhone.records import Tool
-
-_NEVER_NULL = frozenset(
-    {"type", "description", "title", "format", "pattern", "items", "properties", "required", "anyOf", "oneOf", "allOf"}
-    | {"enum", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "uniqueItems", "multipleOf"}
-    | {"additionalProperties", "exclusiveMinimum", "exclusiveMaximum"}
-)
-"""Keywords of JSON Schema that no schema has as null; `default`, `const` and `examples` may be."""
 
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 
@@ -58,34 +51,6 @@ def _tool(row: Any, where: str) -> Tool:
     if not isinstance(parameters, dict):
         text = f'{where}: expected "parameters" to be a JSON Schema, found {short(parameters)}'
         raise RowError(text, rule="bad-tool")
-    _refuse_null_filled(parameters, where)
+    if nulls := told_nulls(parameters):
+        raise RowError(f"{where}: {nulls}", rule="null-filled-schema")
     return Tool(function["name"], typed(function, "description", str, "", where), parameters)
-
-
-def _refuse_null_filled(parameters: dict[str, Any], where: str) -> None:
-    nulls = list(_nulls(parameters, ""))
-    if nulls:
-        text = (
-            f"{where}: {len(nulls)} null{'s' if len(nulls) > 1 else ''} where JSON Schema has none ({nulls[0]}): "
-            "a table has merged the schemas of several tools; write them as JSON texts, or take the nulls out"
-        )
-        raise RowError(text, rule="null-filled-schema")
-
-
-def _nulls(schema: Any, path: str) -> Iterator[str]:
-    """Paths of keywords and of properties that are null."""
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        if value is None and key in _NEVER_NULL:
-            yield f"{path}{key}"
-        elif key == "properties" and isinstance(value, dict):
-            for name, inner in value.items():
-                if inner is None:
-                    yield f"{path}properties.{name}"
-                yield from _nulls(inner, f"{path}properties.{name}.")
-        elif key in ("items", "additionalProperties"):
-            yield from _nulls(value, f"{path}{key}.")
-        elif key in ("anyOf", "oneOf", "allOf") and isinstance(value, list):
-            for number, inner in enumerate(value):
-                yield from _nulls(inner, f"{path}{key}.{number}.")

@@ -25,7 +25,7 @@ from toolhone.data.review.sheet import turn_hash
 from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
 from toolhone.evaluate.rates import Rate, rate
-from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
+from toolhone.jsonl import StrictJsonError, parse_strict, read_json, write_conversations
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ Verdict = Literal["right", "wrong", "mended"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "mended")
 _NEEDED = ("id", "mark", "mended", "reason", "hash")
 _SHOWN = 20
+_EXPORTED = "the page's button exports the marks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def apply_marks(
         unlearned += wrongs
         kept.append(marked(row, {mark.id: mark for mark in own}))
     bare = [replace(row, tools=()) if row.tools is shared else row for row in kept]  # as the source had it
-    write_jsonl(out, (row.to_json() for row in bare))
+    write_conversations(out, bare)
     at_random = [mark for mark in read if mark.reason == "random"]
     verdicts = [mark.verdict for mark in at_random if mark.verdict is not None]
     report = ReviewReport(
@@ -207,13 +208,7 @@ def read_marks(path: Path) -> list[Mark]:
     Raises:
         UserError: with every line that cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the page's button exports the marks") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; in Excel, save it as CSV UTF-8") from None
-    rows = _json_rows(path, text) if path.suffix == ".json" else _csv_rows(path, text)
+    rows = _json_rows(path) if path.suffix == ".json" else _csv_rows(path)
     marks: list[Mark] = []
     faults: list[str] = []
     for where, row in rows:
@@ -229,7 +224,13 @@ def read_marks(path: Path) -> list[Mark]:
     return marks
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {_EXPORTED}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; in Excel, save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
     # Excel writes semicolons where a comma is the decimal sign.
     delimiter = max(",;\t", key=header.count)
@@ -246,13 +247,8 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def _json_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        rows = parse_strict(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
-    except StrictJsonError as error:
-        raise UserError(f"{path}: {error}") from None
+def _json_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    rows = read_json(path, _EXPORTED)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of marks, as the page exports it")
     for row in rows:
