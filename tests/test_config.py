@@ -204,7 +204,7 @@ def test_a_missing_key_is_told_at_its_section(tmp_path: Path) -> None:
             "model.attention: flash_attention_2 needs CUDA",
         ),
         (["model.device=cpu", "train.optimizer=paged_adamw_8bit"], "train.optimizer: paged_adamw_8bit needs CUDA"),
-        (["train.select_by=exact_match", "data.validation=0"], "train.select_by: exact_match needs validation rows"),
+        (["data.validation=0", "train.select_by=exact_match"], "train.select_by: exact_match needs validation rows"),
         (["train.patience=2"], "train.patience: needs train.select_by: exact_match"),
         (["chat.template=model", "chat.tools=names"], "chat.tools: names needs toolhone's template"),
         (["chat.template=model", "chat.tools=signatures"], "chat.tools: signatures needs toolhone's template"),
@@ -232,7 +232,7 @@ def test_keys_that_contradict_each_other_are_told_with_the_line(file: Path) -> N
         (["chat.max_tokens=257", "evaluate.max_new_tokens=256"], "chat.max_tokens=256"),
         (["train.packing=none", "model.attention=eager"], "train.packing=prefix_tree"),
         (["evaluate.split=validation", "data.validation=0.01"], "data.validation=0"),
-        (["model.quantize=nf4", "model.dtype=bfloat16"], "model.dtype=float32"),
+        (["model.quantize=nf4", "model.dtype=bfloat16"], "model.dtype=float16"),
         (
             ["train.packing=none", "model.attention=flash_attention_2", "model.dtype=bfloat16"],
             "model.dtype=float32",
