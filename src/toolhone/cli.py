@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from toolhone import __version__
 from toolhone.cli_data import add_data_commands
+from toolhone.cli_eval import add_predict_commands
 from toolhone.errors import UserError
 from toolhone.quiet import hush_libraries
+from toolhone.records import FormatName, RowFormat
 from toolhone.terminal import plain_console
 
 if TYPE_CHECKING:
@@ -58,13 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--max-new-tokens", type=int, help="token limit of an answer")
     evaluate.set_defaults(run=_evaluate)
 
-    score = commands.add_parser("score", help="score a run's predictions again (no model is loaded)")
-    _add_run(score)
-    score.set_defaults(run=_score)
+    add_predict_commands(commands)
 
-    report = commands.add_parser("report", help="draw a run's report again from its scores")
-    _add_run(report)
-    report.set_defaults(run=_report)
+    _add_score(commands.add_parser("score", help="score predictions, a run's or any (no model is loaded)"))
+    _add_compare(commands.add_parser("compare", help="runs and models side by side, with intervals and tests"))
+    _add_report(commands.add_parser("report", help="draw a report again, from a run or from scores alone"))
 
     ask = commands.add_parser("ask", help="ask a run's tuned model one question")
     _add_run(ask)
@@ -91,6 +91,44 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="a run folder, for example runs/cpu")
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, dest="folder", help="a run folder, for example runs/cpu")
+    what.add_argument("--predictions", type=Path, nargs="+", metavar="FILE", help="files, each of one model")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="SOURCE", help="the rows predicted, with their gold, in any format"
+    )
+    parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
+    parser.add_argument(
+        "--rows-format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
+    )
+    parser.add_argument(
+        *("--format", "--chat-format"),
+        dest="chat_format",
+        choices=get_args(FormatName),
+        default="hermes",
+        help="what calls are written in (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, help="the folder for scores/, metrics.json and the report")
+    parser.set_defaults(run=_score)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", nargs="+", type=Path, metavar="RUN_OR_SCORES", help="run folders and files of scores"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, as in metrics.json")
+    parser.set_defaults(run=_compare)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, dest="folder", help="a run folder, for example runs/cpu")
+    what.add_argument("--scores", type=Path, nargs="+", metavar="RUN_OR_SCORES", help="run folders and files of scores")
+    parser.add_argument("--out", type=Path, help="with --scores: the file, for example report.html")
+    parser.set_defaults(run=_report)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -125,23 +163,74 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    if options.predictions:
+        return _score_files(options)
     from toolhone.evaluate.judge import judge_run
     from toolhone.run import existing_run
 
+    _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
     run, _ = existing_run(options.folder)
     judge_run(run)
     _show_result(run.path, plain_console())
     return 0
 
 
+def _score_files(options: argparse.Namespace) -> int:
+    if not options.rows or not options.out:
+        raise UserError("--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores")
+    from toolhone.data.read import read_tools
+    from toolhone.data.sources import name_of, told_rows
+    from toolhone.evaluate.judge import judge_files
+
+    console = plain_console()
+    tools = read_tools(options.tools) if options.tools else ()
+    rows = list(told_rows(options.rows, tools, options.rows_format, console))
+    judge_files(options.predictions, rows, name_of(options.rows), options.out, options.chat_format)
+    _show_result(options.out, console)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from toolhone.evaluate.score_files import compare_files, models_table, pairs_table
+
+    found = compare_files(options.sources)
+    if options.json:
+        import json
+
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return 0
+    console = plain_console()
+    console.print(models_table(found))
+    if pairs := pairs_table(found):
+        console.print(pairs)
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
+    console = plain_console()
+    if options.scores:
+        if not options.out:
+            raise UserError("--scores: needs --out, the file to write, for example --out report.html")
+        from toolhone.evaluate.report import summary_table
+        from toolhone.evaluate.score_files import report_scores
+
+        console.print(summary_table(report_scores(options.scores, options.out)))
+        console.print(f"report: {options.out}", markup=False)
+        return 0
     from toolhone.evaluate.report import write_report
     from toolhone.run import existing_run
 
+    _refuse_flags(options, ("out",), "the report lies in the run folder")
     run, _ = existing_run(options.folder)
     write_report(run.path)
-    _show_result(run.path, plain_console())
+    _show_result(run.path, console)
     return 0
+
+
+def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    given = [name for name in names if getattr(options, name) is not None]
+    if given:
+        raise UserError(f"--{given[0]}: goes with files, not with --run ({why}); leave it out")
 
 
 def _ask(options: argparse.Namespace) -> int:

@@ -1,10 +1,13 @@
-"""Judging a run: predictions in, scores, metrics and report out. No model and no tokenizer is loaded."""
+"""Judging predictions, a run's or those in files: scores, metrics and report. No model and no tokenizer is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from toolhone import __version__
 from toolhone.data.read import read_conversations
 from toolhone.data.split import turns
 from toolhone.errors import UserError
@@ -12,8 +15,33 @@ from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.report import write_report
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
-from toolhone.records import Example, Prediction, Score
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
 from toolhone.run import RunFolder
+
+_PREDICTION_KEYS = {field.name for field in fields(Prediction)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The rows that were asked: those to judge, and by id the reason why another cannot be. `named` says in a message
+    which rows they are, and `remedy` what to do where they are not the ones that were answered."""
+
+    judged: dict[str, Example]
+    quarantined: dict[str, str]
+    named: str
+    remedy: str
+
+    @classmethod
+    def of(cls, rows: Iterable[Conversation], named: str, remedy: str) -> _Asked:
+        examples = turns(rows)
+        places: dict[str, str] = {}
+        for example in examples:
+            if example.id in places:
+                raise UserError(f"{example.where}: {example.id} stands at {places[example.id]} too; ids must differ")
+            places[example.id] = example.where
+        quarantined = dict(gold_faults(examples))
+        judged = {example.id: example for example in examples if example.id not in quarantined}
+        return cls(judged, quarantined, named, remedy)
 
 
 def judge_run(run: RunFolder) -> dict[str, Any]:
@@ -27,17 +55,70 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     manifest = run.read_manifest()
     if "judged" not in manifest:
         raise UserError(f"{run.manifest}: does not say which rows were judged; `toolhone train` writes it")
-    examples = turns(read_conversations(run.split(manifest["judged"])))
-    quarantined = dict(gold_faults(examples))
-    judged = {example.id: example for example in examples if example.id not in quarantined}
-    scores = {path.stem: _score_file(path, judged, quarantined, manifest) for path in _prediction_files(run)}
+    named = f"the {manifest['judged']} rows in {run.path}/splits"
+    asked = _Asked.of(read_conversations(run.split(manifest["judged"])), named, "run `toolhone eval`")
+    scores = {
+        path.stem: _score_file(path, asked, manifest["chat"]["format"], aliases={}) for path in _prediction_files(run)
+    }
+    facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
+    return _write(run, scores, {**facts, "quarantined": asked.quarantined}, _tools_trained_on(run))
+
+
+def judge_files(
+    predictions: Sequence[Path], rows: Sequence[Conversation], rows_named: str, out: Path, format: FormatName
+) -> dict[str, Any]:
+    """Score files of predictions of the same rows; write scores/, metrics.json and the report into `out`.
+
+    A file's stem is its model's name. A prediction is found by its example's id, or by the conversation's where that
+    has one turn to answer. Tokens may be left out of predictions, which are judged by their text.
+
+    Args:
+        rows_named: what the rows are called in a message, such as their file's name.
+
+    Raises:
+        UserError: where predictions are not of these rows or cannot be read, or `out` is the folder of a run.
+    """
+    run = RunFolder(out)
+    if run.config.exists():
+        raise UserError(f"--out {out}: is the folder of a run, whose figures are its own; name another")
+    twice = [path for path in predictions if [other.stem for other in predictions].count(path.stem) > 1]
+    if twice:
+        raise UserError(
+            f"{twice[0]}: another file is named {twice[0].name} too; a file's name is its model's: rename it"
+        )
+    inside = [path for path in predictions if path.resolve() == run.scores(path.stem).resolve()]
+    if inside:
+        raise UserError(f"--out {out}: {inside[0]} would be written over; name another folder")
+    remedy = "predict these rows, or name with --rows those that were predicted"
+    asked = _Asked.of(rows, f"the rows of {rows_named}", remedy)
+    if not asked.judged and not asked.quarantined:
+        raise UserError(f"{rows_named}: no assistant turn to judge in {len(rows)} rows")
+    ids: dict[str, list[str]] = {}
+    for example in turns(rows):
+        ids.setdefault(example.conversation_id, []).append(example.id)
+    aliases = {conversation: turn_ids[0] for conversation, turn_ids in ids.items() if len(turn_ids) == 1}
+    scores = {path.stem: _score_file(path, asked, format, aliases) for path in predictions}
+    facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
+    return _write(run, scores, {**facts, "chat": {"format": format}, "quarantined": asked.quarantined}, None)
+
+
+def _write(
+    run: RunFolder, scores: Mapping[str, list[Score]], provenance: dict[str, Any], seen_tools: set[str] | None
+) -> dict[str, Any]:
+    found = metrics(scores, provenance, seen_tools)
     for model, rows in scores.items():
         write_jsonl(run.scores(model), (row.to_json() for row in rows))
-    facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
-    found = metrics(scores, {**facts, "quarantined": quarantined})
     write_json(run.metrics, found)
     write_report(run.path)
     return found
+
+
+def _tools_trained_on(run: RunFolder) -> set[str] | None:
+    """The tools that the run's training rows call; None for a run without any such rows."""
+    if not run.split("train").is_file():
+        return None
+    examples = turns(read_conversations(run.split("train")))
+    return {call.name for example in examples for call in example.turn.tool_calls}
 
 
 def _prediction_files(run: RunFolder) -> list[Path]:
@@ -48,21 +129,40 @@ def _prediction_files(run: RunFolder) -> list[Path]:
     return files
 
 
-def _score_file(
-    path: Path, examples: dict[str, Example], quarantined: dict[str, str], manifest: dict[str, Any]
-) -> list[Score]:
+def _score_file(path: Path, asked: _Asked, format: FormatName, aliases: Mapping[str, str]) -> list[Score]:
+    """Judge one file, in the order of the rows. `aliases` gives the ids of examples that go by another id."""
     predictions: dict[str, Prediction] = {}
     for where, row in read_jsonl(path):
-        if row["id"] in predictions:
-            raise UserError(f"{where}: {row['id']} is answered twice, expected once; run `toolhone eval`")
-        predictions[row["id"]] = Prediction.from_json(row)
-    lacking = [id_ for id_ in examples if id_ not in predictions]
-    foreign = [id_ for id_ in predictions if id_ not in examples and id_ not in quarantined]
+        prediction = _prediction(row, where)
+        prediction = replace(prediction, id=aliases.get(prediction.id, prediction.id))
+        if prediction.id in predictions:
+            raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {asked.remedy}")
+        predictions[prediction.id] = prediction
+    lacking = [id_ for id_ in asked.judged if id_ not in predictions]
+    foreign = [id_ for id_ in predictions if id_ not in asked.judged and id_ not in asked.quarantined]
     if lacking or foreign:
         raise UserError(
-            f"{path}: does not answer the {manifest['judged']} rows in {path.parent.parent}/splits: "
-            f"{len(lacking)} lack an answer, {len(foreign)} are no such rows (first: {(lacking + foreign)[0]}); "
-            "run `toolhone eval`"
+            f"{path}: does not answer {asked.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
+            f"(first: {(lacking + foreign)[0]}); {asked.remedy}"
         )
-    chat_format = manifest["chat"]["format"]
-    return [score(example, predictions[id_], chat_format) for id_, example in examples.items()]
+    return [score(example, predictions[id_], format) for id_, example in asked.judged.items()]
+
+
+def _prediction(row: dict[str, Any], where: str) -> Prediction:
+    """A row as a prediction without its tokens, which judging needs none of and which take most of the memory."""
+    absent = sorted(_PREDICTION_KEYS - row.keys() - {"tokens"})
+    unknown = sorted(row.keys() - _PREDICTION_KEYS)
+    if absent or unknown:
+        faults = [f"{', '.join(absent)} missing"] * bool(absent) + [f"{', '.join(unknown)} unknown"] * bool(unknown)
+        known = ", ".join(field.name for field in fields(Prediction))
+        raise UserError(f"{where}: is no prediction: {'; '.join(faults)}; expected {known} (tokens may be left out)")
+    for key in ("id", "text"):
+        if not isinstance(row[key], str):
+            raise UserError(f'{where}: expected "{key}" to be a text, found {type(row[key]).__name__}')
+    if row["finish_reason"] not in get_args(FinishReason):
+        expected = " or ".join(get_args(FinishReason))
+        raise UserError(f'{where}: expected "finish_reason" to be {expected}, found {row["finish_reason"]!r}')
+    for key in ("prompt_tokens", "completion_tokens", "latency_ms"):
+        if isinstance(row[key], bool) or not isinstance(row[key], int | float):
+            raise UserError(f'{where}: expected "{key}" to be a number, found {type(row[key]).__name__}')
+    return Prediction.from_json({**row, "tokens": []})
