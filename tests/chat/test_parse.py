@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from toolhone.chat.parse import parse_turn
 from toolhone.records import FormatName, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
 ORDER = ToolCall("query_order", {"order_id": "ORD-1"})
 STOCK = ToolCall("query_stock", {"sku": "SKU1", "quantity": 2})
 
@@ -25,6 +25,8 @@ def write(calls: tuple[ToolCall, ...] | list[ToolCall], format: FormatName, cont
             f'<tool_call>\n{{"name": {json.dumps(c.name)}, "arguments": {json.dumps(c.arguments)}}}\n</tool_call>'
             for c in calls
         )
+    elif format == "json":
+        written = "\n".join(f'{{"name": {json.dumps(c.name)}, "arguments": {json.dumps(c.arguments)}}}' for c in calls)
     else:
         written = "; ".join(f'{{"name": {json.dumps(c.name)}, "parameters": {json.dumps(c.arguments)}}}' for c in calls)
     return content + ("\n" if content and calls else "") + written
@@ -50,6 +52,9 @@ MARKUP = [
     "</think>",
     "<|python_tag|>",
     "\n{",
+    "```",
+    "\n```json\n",
+    "\x1b",
     "é",
 ]
 STRINGS = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(MARKUP), max_size=4).map("".join))
@@ -197,7 +202,7 @@ def test_an_empty_list_after_the_python_tag_is_no_call() -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_call_without_arguments_may_have_an_empty_object_or_no_key(format: FormatName) -> None:
-    key = "arguments" if format == "hermes" else "parameters"
+    key = "parameters" if format == "llama3" else "arguments"
     for text in (f'{{"name": "transfer", "{key}": {{}}}}', '{"name": "transfer"}'):
         turn = parse_turn(tagged(text) if format == "hermes" else text, format)
         assert (turn.status, turn.calls) == ("calls", (ToolCall("transfer", {}),))
@@ -412,7 +417,7 @@ def test_a_call_cut_in_the_middle_of_a_string_is_truncated(format: FormatName) -
 
 def test_every_cut_of_a_call_is_truncated_once_it_has_begun() -> None:
     call = ToolCall("f", {"t": [True, False, None], "n": [-1.5e-7, 12], "s": "é😀", "o": {"a": {}}})
-    for format, begun in (("hermes", len("<tool")), ("llama3", len("{"))):
+    for format, begun in (("hermes", len("<tool")), ("llama3", len("{")), ("json", len("{"))):
         text = write([call], format)  # type: ignore[arg-type]
         assert r"\ud83d" in text
         statuses = {end: parse_turn(text[:end], format, "length").status for end in range(begun, len(text))}  # type: ignore[arg-type]
@@ -423,7 +428,7 @@ def test_every_cut_of_a_call_is_truncated_once_it_has_begun() -> None:
 def test_a_good_call_beside_a_broken_one_is_partial_in_either_order(format: FormatName) -> None:
     good = write([ORDER], format)
     broken = write([STOCK], format).replace("2}", "two}")
-    separator = "\n" if format == "hermes" else "; "
+    separator = "; " if format == "llama3" else "\n"
     for text in (good + separator + broken, broken + "\n" + good):
         turn = parse_turn(text, format)
         assert (turn.status, turn.calls, turn.failure) == ("partial", (ORDER,), "broken JSON: Expecting value")

@@ -37,8 +37,8 @@ from toolhone.records import Example, FormatName, Gold, Message, Tool, ToolCall
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 DATA = ROOT / "data" / "customer_service"
-END: dict[FormatName, str] = {"hermes": "<|im_end|>", "llama3": "<|eot_id|>"}
-BOTH = pytest.mark.parametrize("renderer", ["hermes", "llama3"], indirect=True)
+END: dict[FormatName, str] = {"hermes": "<|im_end|>", "llama3": "<|eot_id|>", "json": "<|im_end|>"}
+EACH = pytest.mark.parametrize("renderer", list(END), indirect=True)
 
 TOOLS = (
     Tool("query_order", "查询订单状态", {"type": "object", "properties": {"order_id": {"type": "string"}}}),
@@ -62,9 +62,11 @@ def say(content: str, *calls: ToolCall) -> Message:
 
 def written(turn: Message, format: FormatName) -> str:
     """The turn as its format has it, written here once more without any template."""
-    key, opening, closing, between = (
-        ("arguments", "<tool_call>\n", "\n</tool_call>", "\n") if format == "hermes" else ("parameters", "", "", "; ")
-    )
+    key, opening, closing, between = {
+        "hermes": ("arguments", "<tool_call>\n", "\n</tool_call>", "\n"),
+        "llama3": ("parameters", "", "", "; "),
+        "json": ("arguments", "", "", "\n"),
+    }[format]
     arguments = [json.dumps(call.arguments, ensure_ascii=False) for call in turn.tool_calls]
     calls = [
         f'{opening}{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{key}": {written}}}{closing}'
@@ -76,8 +78,8 @@ def written(turn: Message, format: FormatName) -> str:
 @pytest.fixture(scope="module")
 def renderer(request: pytest.FixtureRequest, tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> ChatRenderer:
     """toolhone's template in the format that the test asks for, with a tiny tokenizer."""
-    tokenizer = tiny_tokenizer if request.param == "hermes" else tiny_llama3_tokenizer
-    return make_renderer(tokenizer, ChatConfig(template="toolhone"), "tiny")
+    tokenizer = tiny_llama3_tokenizer if request.param == "llama3" else tiny_tokenizer
+    return make_renderer(tokenizer, ChatConfig(format=request.param, template="toolhone"), "tiny")
 
 
 def with_template(tokenizer: Any, template: str | None) -> Any:
@@ -240,7 +242,7 @@ def test_a_character_that_the_tokenizer_drops_is_refused(fetched_tokenizer: Call
 # toolhone's templates
 
 
-@BOTH
+@EACH
 def test_the_rendered_contract_row_is_the_stored_one(renderer: ChatRenderer) -> None:
     """A change of a template changes every trained adapter: if it is meant, store the new text."""
     row = next(read_conversations(FIXTURES / "contracts" / "conversation.jsonl"))
@@ -260,7 +262,7 @@ TURNS = {
 }
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
 def test_a_turn_is_written_as_its_format_has_it(renderer: ChatRenderer, turn: Message) -> None:
     row = renderer.render(example(SYSTEM, USER, turn))
@@ -268,7 +270,7 @@ def test_a_turn_is_written_as_its_format_has_it(renderer: ChatRenderer, turn: Me
     assert renderer.decode(row.completion_ids) == row.completion_text
 
 
-@BOTH
+@EACH
 def test_each_earlier_turn_stands_in_the_prompt_as_it_was_learned(renderer: ChatRenderer) -> None:
     results = (Message("tool", "shipped", tool_call_id="call_1"), Message("tool", "[]", tool_call_id="call_2"))
     messages = (SYSTEM, USER, say("", ORDER, LIST), *results, say("Shipped."), USER, say("Still."))
@@ -300,7 +302,7 @@ def test_llama_tool_results_in_a_row_have_a_turn_each(tiny_llama3_tokenizer: Any
 
 @pytest.mark.parametrize("tools", [(), TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("system", [(), (SYSTEM,)], ids=["no system message", "system message"])
-@BOTH
+@EACH
 def test_a_prompt_holds_tools_and_system_message_where_there_are_any_and_nothing_in_their_place(
     renderer: ChatRenderer, system: tuple[Message, ...], tools: tuple[Tool, ...]
 ) -> None:
@@ -309,7 +311,7 @@ def test_a_prompt_holds_tools_and_system_message_where_there_are_any_and_nothing
     assert ("function" in row.prompt_text) == bool(tools)
     assert all(json.dumps(tool.to_json(), ensure_ascii=False) in row.prompt_text for tool in tools)
     assert row.completion_text == "In Berlin." + END[renderer.format.name]
-    if not tools and not system and renderer.format.name == "hermes":
+    if not tools and not system and renderer.format.name != "llama3":
         assert row.prompt_text == "<|im_start|>user\nWhere is A1?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -321,6 +323,12 @@ REFUSED = {
         "a <|python_tag|> b",
         "<|start_header_id|>",
         "<|eom_id|>x",
+    ),
+    "json": (
+        '{"name": "x", "arguments": {}}',
+        '```json\n{"name": "x", "arguments": {}}\n```',
+        "<|im_end|>",
+        "<tool_call>",
     ),
 }
 
@@ -337,7 +345,7 @@ def test_gold_text_with_a_call_tag_or_a_special_token_is_refused(renderer: ChatR
         renderer.render(example(SYSTEM, USER, say(content)))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("where", ["value", "key", "nested", "name"])
 def test_a_call_with_a_special_token_in_it_is_refused(renderer: ChatRenderer, where: str) -> None:
     token = END[renderer.format.name]
@@ -347,7 +355,7 @@ def test_a_call_with_a_special_token_in_it_is_refused(renderer: ChatRenderer, wh
         renderer.render(example(SYSTEM, USER, say("", call)))
 
 
-@BOTH
+@EACH
 def test_a_row_that_begins_with_the_turn_is_refused_by_name(renderer: ChatRenderer) -> None:
     with pytest.raises(RenderError, match=r"^rows\.jsonl:7: the chat template refuses the row"):
         renderer.render(example(say("Hello, how can I help?")))
@@ -367,9 +375,16 @@ MARKUP = [
     "<think>",
     "</think>",
     "\n{",
+    "```",
+    "\n```json\n",
+    "; ",
+    "\x00",
+    "\x1b",
+    "\u2028",
     "é",
     "e\u0301",
     "查",
+    "😀",
 ]
 STRINGS = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(MARKUP), max_size=4).map("".join))
 VALUES = st.recursive(
@@ -379,12 +394,23 @@ VALUES = st.recursive(
 )
 CALLS = st.builds(ToolCall, st.text(min_size=1, max_size=12), st.dictionaries(STRINGS, VALUES, max_size=3))
 SAID = st.builds(Message, st.just("assistant"), CONTENT, st.lists(CALLS, max_size=3).map(tuple))
+TOOLS_OF_ANY_KIND = st.lists(
+    st.builds(
+        Tool,
+        st.text(min_size=1, max_size=12),
+        STRINGS,
+        st.fixed_dictionaries(
+            {"type": st.just("object"), "properties": st.dictionaries(STRINGS, st.just({}), max_size=3)}
+        ),
+    ),
+    max_size=3,
+).map(tuple)
 BEFORE = st.lists(st.builds(Message, st.sampled_from(["user", "tool"]), st.text(max_size=20)) | SAID, max_size=4)
 
 
-@BOTH
+@EACH
 @settings(max_examples=40, deadline=None)
-@given(st.booleans(), BEFORE, SAID, st.sampled_from([(), TOOLS]))
+@given(st.booleans(), BEFORE, SAID, TOOLS_OF_ANY_KIND)
 def test_any_conversation_renders_and_reads_back(
     renderer: ChatRenderer, system: bool, before: list[Message], turn: Message, tools: tuple[Tool, ...]
 ) -> None:

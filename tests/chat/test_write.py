@@ -13,7 +13,7 @@ from toolhone.chat.parse import parse_turn
 from toolhone.chat.write import RawCall, write_turn
 from toolhone.records import FormatName, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
 
 # Not the halves of surrogate pairs, which are no characters and make a call malformed.
 texts = st.text(st.characters(exclude_categories=("Cs",)))

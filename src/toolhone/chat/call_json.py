@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from toolhone.jsonl import StrictJsonError, parse_strict
-from toolhone.records import ToolCall
+from toolhone.records import Repair, ToolCall
 
 MAX_NESTING = 64
 """Levels of lists and objects in a call; a fixed limit, so that it does not hang on the interpreter's stack."""
@@ -35,18 +35,26 @@ CALL_START = re.compile(
 )
 """An object that opens as a call does; OpenAI's `id` and `type` may come first."""
 
-_NAME_THEN_ARGUMENTS = re.compile(r'"name"\s*:\s*"[^"\n]*"\s*,\s*"(?:arguments|parameters)"\s*:')
+PYTHON_CALL_START = re.compile(CALL_START.pattern.replace('"', "['\"]").replace("[^['\"]\\n]", "[^'\"\\n]"))
+"""The same in the quotes that Python writes."""
+
+_NAME_THEN_ARGUMENTS = re.compile(
+    r""""name"\s*:\s*"[^"\n]*"\s*,\s*"(?:arguments|parameters)"\s*:"""
+    r"""|'name'\s*:\s*['"][^'"\n]*['"]\s*,\s*'(?:arguments|parameters)'\s*:"""
+)
 _OPENING = re.compile(r"\s*(?:```\w*\s*)?\[?\s*")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A JSON value, and where it ends. Where strict JSON refuses it, `fault` says why and the value is None."""
+    """A JSON value, and where it ends. Where strict JSON refuses it, `fault` says why and the value is None. `repairs`
+    are those that it took to read it."""
 
     value: Any
     end: int
     fault: str | None = None
+    repairs: tuple[Repair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +146,9 @@ def looks_like_call(value: Any, *, name_alone: bool) -> bool:
 def call_in_prose(prose: str) -> bool:
     """Whether prose holds what was meant as a call, though the format does not read one there.
 
-    That is a name directly followed by arguments; a whole object that has both, in any order; or prose that opens, a
-    code fence aside, with a call's name, be the rest whole or broken. JSON of any other kind is no call.
+    That is a name directly followed by arguments, in JSON's quotes or Python's; a whole object that has both, in any
+    order; or prose that opens, a code fence aside, with a call's name, be the rest whole or broken. JSON of any other
+    kind is no call.
     """
     if _NAME_THEN_ARGUMENTS.search(prose):
         return True

@@ -46,6 +46,8 @@ FORMATS: dict[FormatName, ChatFormat] = {
         # Llama's own template prints today's date unless it is given one.
         {"date_string": "26 Jul 2024"},
     ),
+    # Never chosen by "auto": its tokens are those of hermes.
+    "json": ChatFormat("json", ("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<|endoftext|>",)),
 }
 
 

@@ -1,7 +1,8 @@
 """Read the text of a model's turn: its calls and its prose, or why its calls cannot be read.
 
 In: the text, the chat format it should be in, and why generation stopped. Out: a `ParsedTurn`. Reading never raises,
-takes time linear in the text, and mends nothing.
+takes time linear in the text, and mends nothing; `parse_repaired` reads it a second time and mends what it may, so that
+both results can stand side by side.
 
 The formats:
 
@@ -10,16 +11,18 @@ hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, any number o
 llama3: `{"name": ..., "parameters": {...}}` at the start of a line or after `<|python_tag|>`; more of them after `;`
     or white space; or a JSON list of them. `arguments` is read as `parameters` is, but not both in one call. Prose may
     stand before and after.
+json: `{"name": ..., "arguments": {...}}` at the start of a line, more of them after white space, or a JSON list of
+    them; bare or in a code fence that holds nothing else. `parameters` is read as `arguments` is. Prose as in llama3.
 
-In both, `<think>` blocks are passed over with all that they hold (as is what stands before a `</think>` that was
+In all, `<think>` blocks are passed over with all that they hold (as is what stands before a `</think>` that was
 opened by the prompt), and end-of-turn tokens at the end are dropped.
 
 A turn tried to call, and is malformed, where
 - a block or object that opens as a call is not strict JSON, is not closed, or is no call (see `call_json.read_call`);
 - prose holds what is plainly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
 - it has the markers of another format.
-In llama3 an object at the start of a line opens as a call if its first key is a call's; if it then decodes and has
-neither arguments nor is a name alone, it is data, and prose.
+In llama3 and json an object at the start of a line opens as a call if its first key is a call's; if it then decodes and
+has neither arguments nor is a name alone, it is data, and prose.
 
 With `finish_reason` "length" a call that only ends too early is truncated, not malformed. So is a `<think>` that never
 closes: the turn was cut before it said anything. Prose that is cut is prose. With "stop" an unclosed `<think>` is
@@ -28,13 +31,16 @@ prose, unless a call stands in it. Calls beside anything that is malformed or tr
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from toolhone.chat.call_json import CALL_START, Undecodable, call_in_prose, decode, looks_like_call, read_call
-from toolhone.records import FinishReason, FormatName, Status, ToolCall
+from toolhone.chat.bare_json import read_json, read_llama3
+from toolhone.chat.call_json import call_in_prose
+from toolhone.chat.hermes import read_hermes
+from toolhone.chat.pieces import Fault, Piece
+from toolhone.chat.repair import REPAIRS, Mender
+from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
 
@@ -54,17 +60,12 @@ class ParsedTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
-    """What cannot be read. "broken" is so for good; "unfinished" only lacks its end; "begun" may be the start of a
-    call, and is the prose `text` unless the turn was cut there."""
+class RepairedTurn:
+    """A turn as read with repairs. `repairs` counts those that calls of it owe their reading to; it is empty where
+    strict reading says the same."""
 
-    reason: str
-    kind: Literal["broken", "unfinished", "begun"] = "broken"
-    text: str = ""
-
-
-# A piece of a turn: prose, a call or a fault. None says that everything before it was thought.
-_Piece = str | ToolCall | _Fault | None
+    turn: ParsedTurn
+    repairs: Counter[Repair]
 
 
 def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "stop") -> ParsedTurn:
@@ -75,14 +76,36 @@ def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "sto
         format: how its calls should be written.
         finish_reason: "length" where generation was cut at the token limit.
     """
+    return _read(text, format, finish_reason, Mender((), 0))
+
+
+def parse_repaired(
+    text: str, format: FormatName, finish_reason: FinishReason = "stop", allowed: Collection[Repair] = REPAIRS
+) -> RepairedTurn:
+    """Read a turn, mending what cannot be read strictly with the repairs that are `allowed`.
+
+    A turn that strict reading finds nothing wrong with is never read otherwise, and a mended reading is taken only
+    where it has more calls than the strict one. The other arguments are those of `parse_turn`.
+    """
+    strict = parse_turn(text, format, finish_reason)
+    if strict.failure is not None:
+        mender = Mender(allowed, len(text))
+        mended = _read(text, format, finish_reason, mender)
+        if mender.fired and len(mended.calls) > len(strict.calls):
+            return RepairedTurn(mended, mender.fired)
+    return RepairedTurn(strict, Counter())
+
+
+def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Mender) -> ParsedTurn:
     cut = finish_reason == "length"
     calls: list[ToolCall] = []
     prose: list[str] = []
-    faults: list[_Fault] = []
+    faults: list[Fault] = []
     fault_count = 0
-    for piece in _READERS[format](_without_end_tokens(text)):
+    for piece in _READERS[format](_without_end_tokens(text), mender):
         if piece is None:
             calls, prose, faults = [], [], []
+            mender.fired.clear()
             continue
         if isinstance(piece, ToolCall):
             calls.append(piece)
@@ -93,7 +116,7 @@ def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "sto
             prose += [written] if written.strip() else []
             if not call_in_prose(written):
                 continue
-            piece = _Fault(_OUTSIDE[format])
+            piece = Fault(_OUTSIDE[format])
         faults.append(piece)
         fault_count += 1
         if fault_count == _MAX_FAULTS:
@@ -118,190 +141,13 @@ def _without_end_tokens(text: str) -> str:
         end -= len(token)
 
 
-_OTHER_FORMATS = r"<function=|\[TOOL_CALLS\]"
-_ANY_CALL = re.compile(rf"<tool_call>|<\|python_tag\|>|{_OTHER_FORMATS}")
-
-
-def _read_thought(text: str, start: int) -> tuple[list[_Piece], int]:
-    """Pass over the `<think>` block that starts here."""
-    close = text.find("</think>", start)
-    if close >= 0:
-        return [], close + len("</think>")
-    calls = _ANY_CALL.search(text, start) or call_in_prose(text[start:])
-    fault = _Fault("the <think> block is not closed", "unfinished" if calls else "begun", text[start:])
-    return [fault], len(text)
-
-
-def _other_format(marker: str) -> str:
-    return f"a call in another format ({marker})"
-
-
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
-
-
-# hermes
-
-_TAG = re.compile(r"</?tool_call>")
-_HERMES_MARK = re.compile(rf"</?think>|</?tool_call>|<\|python_tag\|>|{_OTHER_FORMATS}")
-_BEGUN_TAG = re.compile(r"<tool(?:_(?:c(?:a(?:l(?:l)?)?)?)?)?\Z")
-_CLOSE = "</tool_call>"
-
-
-def _read_hermes(text: str) -> Iterator[_Piece]:
-    at = 0
-    while mark := _HERMES_MARK.search(text, at):
-        yield text[at : mark.start()]
-        at = mark.end()
-        if mark.group() == "<think>":
-            pieces, at = _read_thought(text, mark.start())
-            yield from pieces
-        elif mark.group() == "</think>":
-            yield None
-        elif mark.group() == "<tool_call>":
-            piece, at = _read_block(text, at)
-            yield piece
-        elif mark.group() == _CLOSE:
-            yield _Fault("a </tool_call> without a <tool_call> before it")
-        else:
-            yield _Fault(_other_format(mark.group()))
-    begun = _BEGUN_TAG.search(text, at)
-    yield text[at : begun.start() if begun else len(text)]
-    if begun:
-        yield _Fault("the <tool_call> tag is not finished", "begun", begun.group())
-
-
-def _read_block(text: str, start: int) -> tuple[ToolCall | _Fault, int]:
-    """The call whose opening tag ends at `start`, and where the block ends."""
-    found = decode(text, _skip_space(text, start))
-    if isinstance(found, Undecodable):
-        return _Fault(found.reason, "unfinished" if found.cut else "broken"), _block_end(text, found.end)
-    close = _skip_space(text, found.end)
-    if text.startswith(_CLOSE, close):
-        call = found.fault or read_call(found.value, ("arguments",))
-        return (_Fault(call) if isinstance(call, str) else call), close + len(_CLOSE)
-    unfinished = len(text) - close < len(_CLOSE) and _CLOSE.startswith(text[close:])
-    fault = _Fault("expected </tool_call> after the call's JSON", "unfinished" if unfinished else "broken")
-    return fault, len(text) if unfinished else _block_end(text, close)
-
-
-def _block_end(text: str, at: int) -> int:
-    """Where a broken block ends: with its closing tag, or before the next call if that comes first."""
-    tag = _TAG.search(text, at)
-    if tag is None:
-        return len(text)
-    return tag.end() if tag.group() == _CLOSE else tag.start()
-
-
-# llama3
-
-_LLAMA3_MARK = re.compile(
-    rf"</?think>|<\|python_tag\|>|<tool_call>|{_OTHER_FORMATS}|^[ \t]*```|(?:^[ \t]*|(?<=</think>)\s*)[\[{{]",
-    re.MULTILINE,
-)
-_SEPARATOR = re.compile(r"[\s;]*")
-_BEGUN_CALL = re.compile(
-    r'\{\s*(?:"(?:id|type)"\s*:\s*"[^"\n]*"\s*,\s*)*(?:"(?:n(?:a(?:m(?:e"?)?)?)?)?)?\s*\Z',
-)
-
-
-def _read_llama3(text: str) -> Iterator[_Piece]:
-    prose = at = 0
-    while mark := _LLAMA3_MARK.search(text, at):
-        token = mark.group().strip()
-        if token == "```":
-            # What a code fence holds is prose, whatever it looks like.
-            close = text.find("```", mark.end())
-            at = len(text) if close < 0 else close + len("```")
-            continue
-        pieces: list[_Piece] = []
-        if token in ("{", "["):
-            pieces, at = _read_run(text, mark.end() - 1, announced=False)
-            if not pieces:
-                continue
-        elif token == "<|python_tag|>":
-            pieces, at = _read_run(text, _skip_space(text, mark.end()), announced=True)
-        elif token == "<think>":
-            pieces, at = _read_thought(text, mark.start())
-        elif token == "</think>":
-            pieces, at = [None], mark.end()
-        elif token == "<tool_call>":
-            close = text.find(_CLOSE, mark.end())
-            pieces, at = [_Fault(_other_format(token))], len(text) if close < 0 else close + len(_CLOSE)
-        else:
-            pieces, at = [_Fault(_other_format(token))], mark.end()
-        yield text[prose : mark.start()]
-        yield from pieces
-        prose = at
-    yield text[prose:]
-
-
-def _read_run(text: str, at: int, *, announced: bool) -> tuple[list[_Piece], int]:
-    """The calls, one after another, that start here, and where they end; nothing where the first is data. What is
-    `announced`, by `<|python_tag|>` or `;`, must be a call."""
-    pieces: list[_Piece] = []
-    while True:
-        read = _read_list if text.startswith("[", at) else _read_object
-        found, end = read(text, at, announced)
-        if not found:
-            return pieces, at if pieces else end
-        pieces += found
-        if isinstance(found[-1], _Fault):
-            return pieces, end
-        separator = _SEPARATOR.match(text, end)
-        at = separator.end() if separator else end
-        announced = ";" in text[end:at]
-        if at == len(text):
-            # A ";" says that another call was to come.
-            return [*pieces, _Fault('the text ends after ";"', "begun")] if announced else pieces, at
-        if text[at] not in "{[":
-            return pieces, end
-
-
-def _read_list(text: str, at: int, announced: bool) -> tuple[list[_Piece], int]:
-    """The calls of a JSON list, read one by one, so that a broken one does not take the others with it."""
-    at = _skip_space(text, at + 1)
-    if text.startswith("]", at):
-        return [], at + 1
-    if not announced and not text.startswith("{", at):
-        begun = _Fault("the list of calls is not finished", "begun", "[")
-        return ([begun], at) if at == len(text) else ([], at)
-    pieces: list[_Piece] = []
-    while True:
-        found, end = _read_object(text, at, announced)
-        pieces += found
-        if not found or isinstance(found[-1], _Fault):
-            return pieces, end
-        at = _skip_space(text, end)
-        if text.startswith("]", at):
-            return pieces, at + 1
-        if not text.startswith(",", at):
-            kind: Literal["unfinished", "broken"] = "unfinished" if at == len(text) else "broken"
-            return [*pieces, _Fault("the list of calls is not closed", kind)], at
-        at, announced = _skip_space(text, at + 1), True
-
-
-def _read_object(text: str, at: int, announced: bool) -> tuple[list[_Piece], int]:
-    """The call that starts here, or its fault, and where it ends; nothing where it is data."""
-    if not announced and not CALL_START.match(text, at):
-        if _BEGUN_CALL.match(text, at):
-            return [_Fault("the call is not finished", "begun", text[at:])], len(text)
-        return [], at + 1
-    found = decode(text, at)
-    if isinstance(found, Undecodable):
-        return [_Fault(found.reason, "unfinished" if found.cut else "broken")], max(found.end, at)
-    if found.fault is not None:
-        return [_Fault(found.fault)], found.end
-    if not announced and not looks_like_call(found.value, name_alone=True):
-        return [], found.end
-    call = read_call(found.value, ("parameters", "arguments"))
-    return [_Fault(call) if isinstance(call, str) else call], found.end
-
-
-_READERS: dict[FormatName, Callable[[str], Iterator[_Piece]]] = {"hermes": _read_hermes, "llama3": _read_llama3}
+_READERS: dict[FormatName, Callable[[str, Mender], Iterator[Piece]]] = {
+    "hermes": read_hermes,
+    "llama3": read_llama3,
+    "json": read_json,
+}
 _OUTSIDE: dict[FormatName, str] = {
     "hermes": "a call outside <tool_call> tags",
     "llama3": "a call inside a line of text or in a code fence",
+    "json": "a call inside a line of text",
 }

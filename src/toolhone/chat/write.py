@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from toolhone.chat.call_json import Undecodable, decode
 from toolhone.records import FinishReason, FormatName
 
-_ARGUMENTS_KEY: dict[FormatName, str] = {"hermes": "arguments", "llama3": "parameters"}
+_ARGUMENTS_KEY: dict[FormatName, str] = {"hermes": "arguments", "llama3": "parameters", "json": "arguments"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def write_turn(content: str, calls: Sequence[RawCall], format: FormatName, finis
         body, whole = _call(call, format, may_be_cut=finish_reason == "length" and number == len(calls))
         closing = "\n</tool_call>" if whole else ""
         written.append(f"<tool_call>\n{body}{closing}" if format == "hermes" else body)
-    joined = ("\n" if format == "hermes" else "; ").join(written)
+    joined = ("; " if format == "llama3" else "\n").join(written)
     return f"{content}\n{joined}" if content and written else content + joined
 
 
