@@ -1,0 +1,138 @@
+"""Would more data help? The same experiment on more and more of its training rows, judged on the same turns.
+
+Each size is a run of its own, `runs/<name>-rows<size>`, so what is finished is reused. All have the config's epochs: a
+larger size also takes more steps, as it would in earnest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from toolhone.config import Config
+from toolhone.data.split import make_splits
+from toolhone.errors import UserError
+from toolhone.evaluate.compare import compare_all
+from toolhone.evaluate.rates import rate_of
+from toolhone.evaluate.run_files import read_scores
+from toolhone.jsonl import write_json
+from toolhone.records import Score
+from toolhone.run import RUNS
+
+HARDLY = 0.02
+"""A gain that even at its interval's upper end is smaller than this is not worth collecting rows for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From one size to the next: the gain in exact match, with its 95% interval (paired bootstrap)."""
+
+    smaller: int
+    larger: int
+    gain: float
+    low: float
+    high: float
+
+    @property
+    def per_doubling(self) -> float:
+        """The gain that a doubling of the rows would have brought at this pace."""
+        return self.gain / math.log2(self.larger / self.smaller)
+
+
+def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path | None:
+    """Train and judge at each size, print the curve and the advice, and write `runs/<name>-learning-curve.json`.
+
+    Returns that file, or None where a training was asked to stop early.
+
+    Raises:
+        UserError: where the sizes do not rise, or are more than there are training conversations.
+    """
+    from toolhone.experiment import run_experiment  # torch: not before the sizes are known to be good
+
+    _refuse_sizes(sizes, len(make_splits(config.data).train))
+    scores: dict[str, list[Score]] = {}
+    for size in sizes:
+        console.print(f"{size} training conversations", style="bold")
+        run = run_experiment(at_size(config, size), resume=False, fresh=False, console=console)
+        if run is None:
+            return None
+        scores[str(size)] = read_scores(run.scores("tuned"), "run `toolhone score`")
+    found = steps(scores)
+    console.print(_table(scores, found))
+    console.print(advice(found, len(scores[str(sizes[-1])])), markup=False)
+    path = RUNS / f"{config.name}-learning-curve.json"
+    write_json(path, _to_json(scores, found))
+    console.print(f"written: {path}", markup=False)
+    return path
+
+
+def at_size(config: Config, size: int) -> Config:
+    """The config of one size's run. The untuned model is the same for all, so it is not asked."""
+    return config.model_copy(
+        update={
+            "name": f"{config.name}-rows{size}",
+            "data": config.data.model_copy(update={"train_rows": size}),
+            "evaluate": config.evaluate.model_copy(update={"base": False}),
+        }
+    )
+
+
+def steps(scores: dict[str, list[Score]]) -> list[Step]:
+    """The gains from each size to the next; `scores` has sizes, written as text, in rising order."""
+    sizes = list(scores)
+    found = []
+    for smaller, larger in pairwise(sizes):
+        entries = compare_all({smaller: scores[smaller], larger: scores[larger]})
+        (exact,) = (entry for entry in entries if entry["measure"] == "exact_match")
+        found.append(Step(int(smaller), int(larger), exact["value"], exact["low"], exact["high"]))
+    return found
+
+
+def advice(found: Sequence[Step], turns: int) -> str:
+    """What the last step says of more data."""
+    last = found[-1]
+    interval = f"{last.gain * 100:+.1f} points [{last.low * 100:.1f}, {last.high * 100:.1f}]"
+    seen = f"from {last.smaller} to {last.larger} rows exact match changed by {interval}"
+    if last.low > 0:
+        return f"More data helps: {seen}, about {last.per_doubling * 100:.1f} points a doubling."
+    if last.high < HARDLY:
+        return f"More data of this kind would hardly help: {seen}. Look at what is still wrong instead."
+    return f"{turns} turns cannot tell whether more data would help: {seen}. Judge on more rows, or add a larger size."
+
+
+def _refuse_sizes(sizes: Sequence[int], available: int) -> None:
+    if len(sizes) < 2 or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
+        raise UserError(f"--sizes: expected two or more rising numbers, found {','.join(map(str, sizes))}")
+    if sizes[-1] > available:
+        raise UserError(f"--sizes: {sizes[-1]} is more than the {available} training conversations that there are")
+
+
+def _table(scores: dict[str, list[Score]], found: Sequence[Step]) -> Table:
+    table = Table("Rows", "Exact match", "Against the size before")
+    for number, (size, rows) in enumerate(scores.items()):
+        exact = rate_of(score.exact for score in rows)
+        interval = f"[{exact['low'] * 100:.1f}, {exact['high'] * 100:.1f}]"
+        value = f"{exact['value']:.1%} {interval} {exact['numerator']}/{exact['denominator']}"
+        gain = ""
+        if number:
+            step = found[number - 1]
+            gain = f"{step.gain * 100:+.1f} points [{step.low * 100:.1f}, {step.high * 100:.1f}]"
+        table.add_row(size, value, gain)
+    return table
+
+
+def _to_json(scores: dict[str, list[Score]], found: Sequence[Step]) -> dict[str, Any]:
+    return {
+        "sizes": [
+            {"rows": int(size), "exact_match": rate_of(score.exact for score in rows)} for size, rows in scores.items()
+        ],
+        "steps": [{**asdict(step), "per_doubling": step.per_doubling} for step in found],
+        "advice": advice(found, len(next(iter(scores.values())))),
+    }
