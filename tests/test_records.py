@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from toolhone.data.read import conversation
 from toolhone.jsonl import conversation_line, json_line, read_jsonl, write_jsonl
@@ -195,6 +197,23 @@ def test_a_line_is_the_row_as_json_and_the_hash_that_of_its_sorted_json(row: Con
         content = {"messages": row.to_json()["messages"], "tools": row.to_json().get("tools", [])}
         text = json.dumps(content, ensure_ascii=False, sort_keys=True)
         assert row.content_hash() == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+CALLS = st.builds(ToolCall, st.text(), st.dictionaries(st.text(), VALUES, max_size=3), st.none() | st.text())
+MESSAGES = st.builds(
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    st.text(st.characters(exclude_categories=[])),
+    st.lists(CALLS, max_size=2).map(tuple),
+    st.none() | st.text(),
+    st.sampled_from([0.0, 1.0, 0.25]),
+)
+
+
+@given(MESSAGES)
+def test_the_text_of_a_message_is_its_json(message: Message) -> None:
+    assert message.to_text() == json.dumps(message.to_json(), ensure_ascii=False)
 
 
 def test_the_gold_of_a_turn_is_its_calls_each_argument_with_one_value() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from json.encoder import encode_basestring
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -61,6 +62,12 @@ class ToolCall:
         call: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": arguments}}
         return call if self.id is None else {"id": self.id, **call}
 
+    def to_text(self) -> str:
+        """`to_json` as JSON text."""
+        id = "" if self.id is None else f'"id": {_quoted(self.id)}, '
+        function = f'{{"name": {_quoted(self.name)}, "arguments": {_quoted(_encode(self.arguments))}}}'
+        return f'{{{id}"type": "function", "function": {function}}}'
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -84,23 +91,40 @@ class Message:
             row["weight"] = self.weight
         return row
 
+    def to_text(self) -> str:
+        """`to_json` as JSON text."""
+        text = f'{{"role": "{self.role}", "content": '
+        if self.tool_calls:
+            text += _quoted(self.content) if self.content else "null"
+            text += f', "tool_calls": [{", ".join([call.to_text() for call in self.tool_calls])}]'
+        else:
+            text += _quoted(self.content)
+        if self.tool_call_id is not None:
+            text += f', "tool_call_id": {_quoted(self.tool_call_id)}'
+        if self.weight != 1.0:
+            text += f', "weight": {self.weight!r}'
+        return text + "}"
+
 
 @dataclass(frozen=True, slots=True)
 class GoldCall:
     """A call that is expected. `arguments` maps a name to its accepted values, the first being the canonical one;
-    arguments named in `optional` may be left out."""
+    arguments named in `optional` may be left out. `blank` names other arguments, and keys of an object inside one
+    ("body/unit"), for which BFCL takes an empty text to say that they are left out."""
 
     name: str
     arguments: dict[str, list[Any]]
     optional: frozenset[str] = frozenset()
+    blank: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"name": self.name, "arguments": self.arguments}
-        return {**row, "optional": sorted(self.optional)} if self.optional else row
+        row |= {"optional": sorted(self.optional)} if self.optional else {}
+        return row | ({"blank": sorted(self.blank)} if self.blank else {})
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> GoldCall:
-        return cls(row["name"], row["arguments"], frozenset(row.get("optional", ())))
+        return cls(row["name"], row["arguments"], frozenset(row.get("optional", ())), frozenset(row.get("blank", ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +172,14 @@ class Conversation:
         return row
 
     def to_text(self) -> str:
-        """`to_json` as JSON text, in which the text of the tools is made once for all rows that share them."""
-        if not self.tools:
-            return _encode(self.to_json())
-        before = {"id": self.id, "messages": [message.to_json() for message in self.messages]}
-        text = f'{_encode(before)[:-1]}, "tools": {_tools_text(self.tools)}'
+        """`to_json` as JSON text, in a third of the time: all rows have one shape, and rows that share their tools have
+        these written once."""
+        messages = ", ".join([message.to_text() for message in self.messages])
+        text = f'{{"id": {_quoted(self.id)}, "messages": [{messages}]'
+        if self.tools:
+            text += f', "tools": {_tools_text(self.tools)}'
         after = self._after_tools()
-        return f"{text}, {_encode(after)[1:]}" if after else f"{text}}}"
+        return f"{text}, {_encode(after)[1:]}" if after else text + "}"
 
     def _after_tools(self) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -176,6 +201,7 @@ class Conversation:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_quoted = encode_basestring
 _encode_sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 _TOOL_LISTS = 256

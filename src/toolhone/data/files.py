@@ -15,11 +15,10 @@ import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolhone.data.decode import Undecodable, decode, decode_line, refuse_surrogates
 from toolhone.data.json_array import array_elements
@@ -34,8 +33,7 @@ _NOT_A_LIST_OF_ROWS = {"messages", "conversations", "tools", "functions", "funct
 _NOT_A_LIST_OF_ROWS |= {"chunks", "question", "ground_truth", "answers"}
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRow:
+class SourceRow(NamedTuple):
     """A row of a source, or the fault that hides it.
 
     `where` is `file:line` (`file:row` counted from 1 in .json and .parquet). Where `fault` (rule, message) is given,

@@ -77,7 +77,7 @@ def _empty_turn(row: Conversation, number: int) -> Finding:
 def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[Finding]:
     """Of the calls of one turn and their results. `seen` are the ids of the calls before, and takes those of this."""
     messages, calls = row.messages, row.messages[number].tool_calls
-    results = _results(messages, number)
+    results = _results(messages, number) if number + 1 < len(messages) else []
     if number + len(results) + 1 < len(messages) and len(results) < len(calls):
         text = f"message {number}: {len(calls)} calls, {len(results)} results, and the conversation goes on"
         yield Finding(row.where, "unanswered-call", text, "warning", "add a tool message for every call")
