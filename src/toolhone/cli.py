@@ -66,6 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands.add_parser("compare", help="runs and models side by side, with intervals and tests"))
     _add_report(commands.add_parser("report", help="draw a report again, from a run or from scores alone"))
 
+    curve = commands.add_parser("learning-curve", help="would more data help? train and judge at several sizes")
+    _add_config(curve)
+    curve.add_argument(
+        "--sizes",
+        type=_sizes,
+        required=True,
+        metavar="N,N,...",
+        help="training conversations, for example 50,100,200,500",
+    )
+    curve.set_defaults(run=_learning_curve)
+
     ask = commands.add_parser("ask", help="ask a run's tuned model one question")
     _add_run(ask)
     ask.add_argument("question", help='the user message, for example "帮我查订单 ORD-001"')
@@ -231,6 +242,18 @@ def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -
     given = [name for name in names if getattr(options, name) is not None]
     if given:
         raise UserError(f"--{given[0]}: goes with files, not with --run ({why}); leave it out")
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",")]
+
+
+def _learning_curve(options: argparse.Namespace) -> int:
+    from toolhone.config_file import load_config
+    from toolhone.learning_curve import learning_curve
+
+    path = learning_curve(load_config(options.config, options.set), options.sizes, plain_console())
+    return 130 if path is None else 0
 
 
 def _ask(options: argparse.Namespace) -> int:
