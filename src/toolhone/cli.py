@@ -245,7 +245,10 @@ def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -
 
 
 def _sizes(text: str) -> list[int]:
-    return [int(size) for size in text.split(",")]
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 50,100,200, found {text}") from None
 
 
 def _learning_curve(options: argparse.Namespace) -> int:
