@@ -9,19 +9,22 @@ What is right:
 - gold "none": the status is none. Malformed, truncated or partial is a call attempted, never an abstention.
 - gold "any": the status is calls and every call names a tool that was offered; exact needs valid arguments too.
 A partial turn is wrong in names and as a whole, since one of its calls is unknown; the calls that could be read are
-still matched, so that a report can show them.
+still matched, so that a report can show them. A policy other than `strict` excuses more, by named rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from toolhone.chat.parse import parse_turn
 from toolhone.errors import UserError
+from toolhone.evaluate.bfcl_values import Accepted, taken
+from toolhone.evaluate.policy import ANY_CALL, DEFAULT_ADDED, DEFAULT_LEFT_OUT, STRICT, UNREADABLE_AS_NONE, Policy
 from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid
 from toolhone.evaluate.values import same_value
 from toolhone.records import (
@@ -49,10 +52,11 @@ class Verdict:
     names_right: bool
     exact: bool
     schema_valid: bool | None
+    rules: tuple[str, ...] = ()
 
 
-def score(example: Example, prediction: Prediction, format: FormatName) -> Score:
-    """Read and judge one prediction, strictly.
+def score(example: Example, prediction: Prediction, format: FormatName, policy: Policy = STRICT) -> Score:
+    """Read and judge one prediction, strictly unless another policy is named.
 
     Raises:
         UserError: where the prediction is of another example, or a called tool's schema is unusable.
@@ -60,7 +64,7 @@ def score(example: Example, prediction: Prediction, format: FormatName) -> Score
     if prediction.id != example.id:
         raise UserError(f"{example.where}: the prediction of {prediction.id} was held against {example.id}")
     turn = parse_turn(prediction.text, format, prediction.finish_reason)
-    verdict = judge(example.gold, turn.status, turn.calls, example.tools, example.where)
+    verdict = judge(example.gold, turn.status, turn.calls, example.tools, example.where, policy)
     return Score(
         id=example.id,
         conversation_id=example.conversation_id,
@@ -76,7 +80,7 @@ def score(example: Example, prediction: Prediction, format: FormatName) -> Score
         names_right=verdict.names_right,
         exact=verdict.exact,
         schema_valid=verdict.schema_valid,
-        rules=(),
+        rules=verdict.rules,
         question=example.prompt[-1].content if example.prompt else "",
         text=prediction.text,
         finish_reason=prediction.finish_reason,
@@ -89,21 +93,35 @@ def score(example: Example, prediction: Prediction, format: FormatName) -> Score
     )
 
 
-def judge(gold: Gold, status: Status, calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> Verdict:
+def judge(
+    gold: Gold,
+    status: Status,
+    calls: Sequence[ToolCall],
+    tools: Sequence[Tool],
+    where: str,
+    policy: Policy = STRICT,
+) -> Verdict:
     """Compare what was read of a turn with the gold. `where` begins the message of a `UserError`."""
     schema_valid = _all_valid(calls, tools, where) if calls else None
     if gold.status == "any":
         # Whichever calls were made, none is missing or extra.
         offered = {tool.name for tool in tools}
         names_right = status == "calls" and all(call.name in offered for call in calls)
-        return Verdict((), (), (), names_right, names_right and schema_valid is True, schema_valid)
-    matches = match_calls(gold.calls, calls, tools)
+        exact = names_right and schema_valid is True
+        excused = policy.any_call and status == "calls" and not exact
+        rules = (ANY_CALL,) if excused else ()
+        return Verdict((), (), (), names_right or excused, exact or excused, schema_valid, rules)
+    if gold.status == "none" and policy.unreadable_as_none and status not in ("none", "calls"):
+        return Verdict((), (), (), True, True, schema_valid, (UNREADABLE_AS_NONE,))
+    pairs = _pairs(gold.calls, calls, tools, policy)
+    matches = tuple(match for match, _ in pairs)
     matched_gold, matched_calls = {match.gold for match in matches}, {match.predicted for match in matches}
     missing = tuple(i for i in range(len(gold.calls)) if i not in matched_gold)
     extra = tuple(i for i in range(len(calls)) if i not in matched_calls)
     names_right = status == gold.status and not missing and not extra
     exact = names_right and all(match.right for match in matches)
-    return Verdict(matches, missing, extra, names_right, exact, schema_valid)
+    fired = tuple(sorted({rule for _, rules in pairs for rule in rules})) if policy is not STRICT else ()
+    return Verdict(matches, missing, extra, names_right, exact, schema_valid, fired)
 
 
 def _all_valid(calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> bool:
@@ -111,21 +129,32 @@ def _all_valid(calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> 
     return all(call.name in by_name and arguments_valid(call.arguments, by_name[call.name], where) for call in calls)
 
 
-def match_calls(gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool]) -> tuple[CallMatch, ...]:
+def match_calls(
+    gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: Policy = STRICT
+) -> tuple[CallMatch, ...]:
     """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order.
 
     As many pairs as possible are wholly right; then as many arguments as possible; then as few as possible are wrong.
     What is still tied goes to the pairs whose places in the turn are nearest.
     """
+    return tuple(match for match, _ in _pairs(gold, calls, tools, policy))
+
+
+def _pairs(
+    gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: Policy
+) -> list[tuple[CallMatch, frozenset[str]]]:
+    """The matching, each pair with the rules that fired in it."""
     schemas = {tool.name: tool.parameters for tool in tools}
-    matches: list[CallMatch] = []
+    found: list[tuple[CallMatch, frozenset[str]]] = []
     for name in dict.fromkeys(call.name for call in gold):
         rows = [i for i, call in enumerate(gold) if call.name == name]
         columns = [i for i, call in enumerate(calls) if call.name == name]
         if columns:
-            pairs = [[match_arguments(i, gold[i], j, calls[j], schemas.get(name, {})) for j in columns] for i in rows]
-            matches += (pairs[row][column] for row, column in _best_pairs(pairs))
-    return tuple(sorted(matches, key=lambda match: match.gold))
+            said = schemas.get(name, {})
+            pairs = [[_match_arguments(i, gold[i], j, calls[j], said, policy) for j in columns] for i in rows]
+            best = _best_pairs([[match for match, _ in line] for line in pairs])
+            found += (pairs[row][column] for row, column in best)
+    return sorted(found, key=lambda pair: pair[0].gold)
 
 
 def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
@@ -156,29 +185,59 @@ def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
-def match_arguments(gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema) -> CallMatch:
-    """Compare a call's arguments with those expected of it.
+def _match_arguments(
+    gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema, policy: Policy
+) -> tuple[CallMatch, frozenset[str]]:
+    """Compare a call's arguments with those expected of it, and tell the rules that fired.
 
     Left out is wrong, unless the gold lists the argument as optional; an explicit null is a value like any other; an
-    argument that the gold does not know is wrong. The schema's defaults excuse nothing.
+    argument that the gold does not know is wrong. The schema's defaults excuse nothing but where the policy says so.
     """
     schema = Subschemas([parameters], parameters)
+    required = (parameters.get("required") or ()) if policy.required_by_schema else ()
     right = 0
     errors: list[ArgumentError] = []
+    fired: set[str] = set()
     for name, accepted in gold.arguments.items():
-        if name not in call.arguments:
-            if name not in gold.optional:
+        if name in call.arguments:
+            found = call.arguments[name]
+            good, rules = _same(gold, name, found, schema, policy)
+            fired |= rules
+            right += good
+            if not good:
+                errors.append(ArgumentError(call.name, name, "wrong", accepted, found))
+        elif name not in gold.optional or name in required:
+            if policy.default_left_out and _has_default(accepted, schema.property(name)):
+                fired.add(DEFAULT_LEFT_OUT)
+            else:
                 errors.append(ArgumentError(call.name, name, "missing", accepted, None))
-            continue
-        found, said = call.arguments[name], schema.property(name)
-        if any(same_value(value, found, said) for value in accepted):
-            right += 1
-        else:
-            errors.append(ArgumentError(call.name, name, "wrong", accepted, found))
     for name, found in call.arguments.items():
         if name not in gold.arguments:
-            errors.append(ArgumentError(call.name, name, "invented", [], found))
-    return CallMatch(gold_index, index, right, tuple(errors))
+            if policy.default_added and _has_default([found], schema.property(name)):
+                fired.add(DEFAULT_ADDED)
+                continue
+            good, rules = _same(gold, name, found, schema, policy) if name in gold.blank else (False, frozenset())
+            fired |= rules
+            if not good:
+                errors.append(ArgumentError(call.name, name, "invented", [], found))
+    return CallMatch(gold_index, index, right, tuple(errors)), frozenset(fired)
+
+
+def _same(gold: GoldCall, name: str, found: Any, schema: Subschemas, policy: Policy) -> tuple[bool, frozenset[str]]:
+    """Whether a value is right as the policy compares them, and the rules that fired."""
+    accepted, said = gold.arguments.get(name, []), schema.property(name)
+    if policy.values == "json":
+        return any(same_value(value, found, said) for value in accepted), frozenset()
+    if not any(name in one.get("properties", {}) for one in schema.alternatives):
+        return False, frozenset()
+    blank_keys = frozenset(path.removeprefix(f"{name}/") for path in gold.blank if path.startswith(f"{name}/"))
+    return taken(Accepted(accepted, name in gold.optional or name in gold.blank, blank_keys), found, said)
+
+
+def _has_default(values: Sequence[Any], schema: Subschemas) -> bool:
+    """Whether one of the values is a default that the schema states."""
+    defaults = [one["default"] for one in schema.alternatives if "default" in one]
+    return any(same_value(value, default, schema) for value in values for default in defaults)
 
 
 def gold_faults(examples: Sequence[Example]) -> list[tuple[str, str]]:

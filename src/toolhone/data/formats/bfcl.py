@@ -182,7 +182,7 @@ def _gold(found: Any, parameters: Mapping[str, dict[str, Any]], where: str) -> l
 def _gold_call(name: str, arguments: dict[str, Any], schema: dict[str, Any], where: str) -> dict[str, Any]:
     properties = _properties(schema)
     accepted: dict[str, list[Any]] = {}
-    optional = []
+    optional, blank = [], []
     for argument, values in arguments.items():
         if not isinstance(values, list):
             text = f'{where}: expected the accepted values of "{argument}" as a list, found {short(values)}'
@@ -194,13 +194,16 @@ def _gold_call(name: str, arguments: dict[str, Any], schema: dict[str, Any], whe
             text = f'{where}: "{argument}" is expected, which the function does not take, so no call is right'
             raise RowError(text, rule="bfcl-gold")
         if not alternatives:  # it may be left out, and may be nothing else
+            blank.append(argument)
             continue
         accepted[argument] = [value for each in alternatives for value in _expanded(each, where)]
         if not accepted[argument]:
             raise RowError(f'{where}: no value inside "{argument}" is accepted, so no call is right', rule="bfcl-gold")
         if "" in values:
             optional.append(argument)
-    return {"name": name, "arguments": accepted, "optional": optional}
+        inside = [pair for value in alternatives if isinstance(value, dict) for pair in value.items()]
+        blank += [f"{argument}/{key}" for key, picks in inside if isinstance(picks, list) and "" in picks]
+    return {"name": name, "arguments": accepted, "optional": optional, "blank": blank}
 
 
 def _expanded(value: Any, where: str) -> list[Any]:

@@ -44,4 +44,9 @@ def _gold_call(row: Any, where: str) -> GoldCall:
             raise RowError(
                 f'{where}: "optional" names {short(name)}, which is not among the arguments', rule="bad-expected"
             )
-    return GoldCall(row["name"], arguments, frozenset(optional))
+    blank = typed(row, "blank", list, [], where)
+    for name in blank:
+        if not isinstance(name, str) or name in arguments:
+            text = f'{where}: "blank" names {short(name)}, expected a name that has no accepted values'
+            raise RowError(text, rule="bad-expected")
+    return GoldCall(row["name"], arguments, frozenset(optional), frozenset(blank))
