@@ -1,4 +1,4 @@
-"""Judging a run folder: scores, metrics and report from its files alone, and only if they belong together."""
+"""Judging a run folder, or files: scores, metrics and report, and only if what was given belongs together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
-from toolhone.evaluate.judge import judge_run
+from toolhone.evaluate.judge import judge_files, judge_run
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Score
 from toolhone.run import RunFolder
@@ -186,3 +187,110 @@ def test_judging_loads_no_model_library(run: RunFolder) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(run.path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert run.metrics.is_file()
+
+
+def test_models_are_compared(run: RunFolder) -> None:
+    entry = judge_run(run)["compare"][0]
+    assert (entry["first"], entry["second"], entry["measure"], entry["value"]) == (
+        *("base", "adapted", "exact_match"),
+        pytest.approx(2 / 3),
+    )
+    assert entry["mcnemar"] == {"first_only": 0, "second_only": 2, "p_value": 0.5}
+
+
+def test_tools_that_the_training_rows_call_are_told_from_others(run: RunFolder) -> None:
+    assert "seen" not in judge_run(run)["models"]["adapted"]["by"]
+    write_jsonl(run.split("train"), [conversation("t", None)])
+    seen = judge_run(run)["models"]["adapted"]["by"]["seen"]
+    assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"unseen": 2, "unstated": 1}
+    write_jsonl(run.split("train"), [conversation("t", '{"order_id": "T"}')])
+    seen = judge_run(run)["models"]["adapted"]["by"]["seen"]
+    assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"seen": 2, "unstated": 1}
+
+
+# Predictions in files, without a run
+
+
+def judged(folder: Path, answers: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]] = ROWS) -> dict[str, Any]:
+    """Judge files of predictions, named as the keys, into folder/scored."""
+    write_jsonl(folder / "rows.jsonl", rows)
+    for name, lines in answers.items():
+        write_jsonl(folder / f"{name}.jsonl", lines)
+    files = [folder / f"{name}.jsonl" for name in answers]
+    return judge_files(
+        files, list(read_conversations(folder / "rows.jsonl")), "rows.jsonl", folder / "scored", "hermes"
+    )
+
+
+def answers(texts: dict[str, str] = GOOD, **changed: Any) -> list[dict[str, Any]]:
+    return [{**prediction(id_, "x", text), **changed} for id_, text in texts.items()]
+
+
+def test_files_of_predictions_are_judged_as_a_run_s_are(run: RunFolder, tmp_path: Path) -> None:
+    lines = {path.stem: [row for _, row in read_jsonl(path)] for path in (run.path / "predictions").iterdir()}
+    found = judged(tmp_path, {"base": lines["base"], "adapted": lines["adapted"]})
+    of_run = judge_run(run)
+    assert (found["models"], found["compare"]) == (of_run["models"], of_run["compare"])
+    written = RunFolder(tmp_path / "scored")
+    assert scores_of(written, "base") == scores_of(run, "base")
+    assert json.loads(written.metrics.read_text(encoding="utf-8")) == found
+    assert written.report.is_file()
+    assert found["provenance"]["quarantined"] == {}
+
+
+def test_a_prediction_may_go_by_its_conversation_s_id_and_without_tokens(tmp_path: Path) -> None:
+    lines = answers({id_.partition("/")[0]: text for id_, text in GOOD.items()})
+    for line in lines:
+        del line["tokens"]
+    assert judged(tmp_path, {"m": lines})["models"]["m"]["exact_match"]["numerator"] == 3
+
+
+def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) -> None:
+    two = conversation("d", '{"order_id": "D1"}')
+    two["messages"] += [{"role": "user", "content": "Thanks"}, {"role": "assistant", "content": "Goodbye."}]
+    two["messages"][1]["tool_calls"][0]["id"] = "1"
+    two["messages"].insert(2, {"role": "tool", "tool_call_id": "1", "content": "sent"})
+    with pytest.raises(UserError, match=r"2 lack an answer, 1 are no such rows \(first: d/1\)"):
+        judged(tmp_path, {"m": answers({"d": call("D1")})}, [two])
+    assert judged(tmp_path, {"m": answers({"d/1": call("D1"), "d/4": "Bye."})}, [two])["models"]["m"]["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (answers({"a/1": ""}), r"m\.jsonl: does not answer the rows of rows\.jsonl: 2 lack an answer"),
+        (answers() + answers(), r"m\.jsonl:4: a/1 is answered twice"),
+        (answers(text=None), r'm\.jsonl:1: expected "text" to be a text, found NoneType'),
+        (answers(finish_reason="tool_calls"), r"expected \"finish_reason\" to be stop or length, found 'tool_calls'"),
+        (answers(latency_ms="1"), r'expected "latency_ms" to be a number, found str'),
+        (answers(cost=1), r"m\.jsonl:1: is no prediction: cost unknown; expected id, model, text"),
+        (
+            [{"id": "a/1", "text": ""}],
+            r"is no prediction: completion_tokens, finish_reason, latency_ms, model, prompt_",
+        ),
+    ],
+    ids=["lacking", "twice", "null-text", "finish-reason", "latency", "unknown-key", "absent-keys"],
+)
+def test_files_that_are_no_answers_to_the_rows_are_refused(
+    tmp_path: Path, lines: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        judged(tmp_path, {"m": lines})
+    assert not (tmp_path / "scored").exists()
+
+
+def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 stands at .*rows\.jsonl:1 too; ids must differ"):
+        judged(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
+
+
+def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    run.config.write_text("name: small\n", encoding="utf-8")
+    rows = list(read_conversations(run.split("test")))
+    with pytest.raises(UserError, match=r"^--out .*small: is the folder of a run"):
+        judge_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
+    write_jsonl(tmp_path / "scores" / "m.jsonl", answers())
+    with pytest.raises(UserError, match=r"scores/m\.jsonl would be written over"):
+        judge_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
+    with pytest.raises(UserError, match=r"another file is named m\.jsonl too"):
+        judge_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
