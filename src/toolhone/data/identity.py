@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from toolhone.data.values import argument_values
 from toolhone.records import Conversation, Message
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
@@ -22,6 +23,10 @@ _PART = re.compile(r"(?P<named>.*\d.*)[/:]\d{1,2}|(?P<marked>.+)(?:#|[-_./:#]tur
 """An id of a conversation's part: "chat-17/0", "chat-17:0", "chat#3", "chat-turn-3". Not "glaive/17" nor "logs:4711",
 which name a data set and a row: before "/" and ":" a conversation's id has a number of its own, after it at most two
 digits."""
+
+
+_SLOT = "\u25af"
+_CODE = re.compile(r"[a-z._,/@:+-]*\d[a-z0-9._,/@:+-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,17 @@ def user_words(row: Conversation) -> str:
     """All that the user writes in a row, with letter case and the width of spaces evened out."""
     text = "\n".join(" ".join(message.content.split()) for message in row.messages if message.role == "user")
     return text.casefold().strip()
+
+
+def wording(row: Conversation) -> str:
+    """What the user writes in a row, with a mark for each argument's value and each code or number: two fillings of one
+    template have the same wording, but for slots that no call takes up."""
+    text = user_words(row)
+    values = {str(value).casefold().strip() for value in argument_values(row)}
+    for value in sorted(values, key=lambda value: (-len(value), value)):
+        if len(value) > 1:
+            text = text.replace(value, _SLOT)
+    return _CODE.sub(_SLOT, text)
 
 
 def called_tools(row: Conversation) -> frozenset[str]:

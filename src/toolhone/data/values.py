@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from toolhone.records import Conversation
+
 # A number with a point or commas, or letters and digits of ASCII, joined by hyphens.
 _CODE = re.compile(r"\d+(?:[.,]\d+)+(?![A-Za-z0-9])|[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _ADDRESS = re.compile(r"https?://[^\s，。）)]+|[\w.+-]+@[\w-]+\.[\w.]+")
@@ -24,6 +26,14 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str | int | float]
             yield from leaves(entry, f"{path}[{index}]")
     elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield path, value
+
+
+def argument_values(row: Conversation) -> set[str | int | float]:
+    """Every text and number among the arguments of a row's gold calls."""
+    arguments = [call.arguments for message in row.messages for call in message.tool_calls]
+    if row.expected is not None:
+        arguments += [{name: accepted[0] for name, accepted in call.arguments.items()} for call in row.expected.calls]
+    return {value for values in arguments for _, value in leaves(values)}
 
 
 def stands_in(value: str | int | float, text: str, *, ignore_case: bool = False) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toolhone.data.partition.leakage import Kind, Leakage, measure_leakage, refuse_leakage
+from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
+SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 TOOL = Tool("track", "Track a parcel.", {"type": "object", "properties": {"id": {"type": "string"}}})
 LONG = "good morning, could you have a look where the parcel with my new walking boots is"
 
@@ -55,13 +58,56 @@ def test_of_near_words_the_nearest_is_told_whatever_the_case() -> None:
     assert 0.95 < pair.similarity < 1
 
 
-def test_a_template_counts_by_the_key_that_is_named() -> None:
+def asks(text: str, name: str = "a", template: str = "t1", **more: Any) -> Conversation:
+    return row(name, text, call="1", meta={"template": template, **more})
+
+
+def test_a_template_counts_where_the_wording_is_its_own_whatever_fills_it() -> None:
+    one, other = asks("where is the parcel 1 that I wait for?"), asks("WHERE is the parcel SF-22 that I wait for?", "b")
+    assert found(measure_leakage([one], [other])) == {"template": 1}
+    assert found(measure_leakage([one], [replace(other, meta={"template": "t2"})])) == {}
+    assert found(measure_leakage([one], [other], group_by=None)) == {}
+
+
+def test_one_pair_that_is_worded_alike_shows_that_an_id_means_one_template_for_all_its_rows() -> None:
+    train = [asks("please find the parcel 12"), asks("kindly look, it is lost")]
+    others = [asks("please find the parcel 777", "b"), asks("cancel it all", "c"), asks("hello there", "d", "t9")]
+    leakage = measure_leakage(train, others)
+    assert found(leakage) == {"template": 2}
+    assert {pair.train_where for pair in leakage.pairs["template"]} == {"a.jsonl:1"}
+    assert leakage.same_id_alone == 0
+
+
+def test_an_id_that_means_another_template_in_the_other_file_is_counted_apart() -> None:
+    train = [asks("please find the parcel 12"), asks("stop the delivery", template="t2")]
+    others = [asks("where on earth are my boots 9", "b"), asks("no more mails", "c", "t2"), asks("hi", "d", "t3")]
+    leakage = measure_leakage(train, others)
+    assert (leakage.known, leakage.same_id_alone) == (0, 2)
+    assert "not counted: 2 with a template's id alone" in str(leakage)
+    assert leakage.to_json()["same_id_alone"] == 2
+    assert refuse_leakage(train, others).known == 0
+
+
+def test_a_paraphrase_is_of_its_row_s_template_however_it_is_worded() -> None:
+    source = asks("where on earth are my boots 9", "b")
+    train = [asks("please find the parcel 12", "b-p1", paraphrase_of="b")]
+    assert found(measure_leakage(train, [source])) == {"template": 1}
+    assert found(measure_leakage([source], [replace(train[0], where="p.jsonl:1")])) == {"template": 1}
+    assert found(measure_leakage(train, [replace(source, id="other")])) == {}
+
+
+def test_another_key_of_meta_is_taken_at_its_word() -> None:
     train = [row("a", LONG, call="1", meta={"template": "t1", "source": "s"})]
     others = [row("b", "cancel it", call="1", meta={"template": "t1", "source": "s"})]
-    assert found(measure_leakage(train, others)) == {"template": 1}
-    assert found(measure_leakage(train, [replace(others[0], meta={"template": "t2"})])) == {}
+    assert found(measure_leakage(train, others)) == {}
     assert found(measure_leakage(train, others, group_by="source")) == {"template": 1}
-    assert found(measure_leakage(train, others, group_by=None)) == {}
+
+
+def test_the_shipped_files_share_ids_of_templates_and_no_template() -> None:
+    train, test = (list(read_conversations(SHIPPED / f"{name}.jsonl")) for name in ("train", "test"))
+    assert measure_leakage(train, test).known == 0
+    renumbered = [replace(one, id=f"again-{one.id}", where=f"again:{n}") for n, one in enumerate(test)]
+    assert len(measure_leakage(test, renumbered).pairs["template"]) == len(test)
 
 
 @pytest.mark.parametrize(("train_id", "other_id", "shared"), [

@@ -142,7 +142,7 @@ def sides_of(rows: list[Conversation]) -> Partition:
         return partition(ledger([*rows, *(row(n) for n in range(1000, 1100))]), Shares(0.2, 0.2, 0.3))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(ROWS, min_size=1, max_size=25), st.lists(ROWS, max_size=15))
 def test_rows_added_at_the_end_move_no_group_unless_they_tie_two(
     old: list[Conversation], new: list[Conversation]
@@ -198,7 +198,7 @@ def test_a_tool_s_share_is_off_by_more_than_its_bound_in_fewer_than_one_case_of_
     rows = [replace(one, id=f"{one.id}-{m}") for one, size in zip(rows, sizes, strict=True) for m in range(size)]
     book = ledger(rows, near_rows=0)
     bound, worst, misses = share_bound(sizes), 0.0, 0
-    for salt in range(1500):
+    for salt in range(800):
         try:
             counts, told = rows_by_tool(book, partition(book, Shares(0, 0, 0.3), salt=str(salt)))["track"]
         except UserError:
@@ -208,6 +208,26 @@ def test_a_tool_s_share_is_off_by_more_than_its_bound_in_fewer_than_one_case_of_
         worst, misses = max(worst, off), misses + (off > bound)
     assert misses <= 1
     assert worst > bound / 2.5, "a bound that says nothing"
+
+
+def test_with_kept_tools_the_bound_holds_too_and_of_a_kept_tool_says_nothing() -> None:
+    names = [f"tool_{n}" for n in range(10)]
+    rows = [
+        row(n, names[n % 10], *([names[0]] if n % 7 == 0 else []), meta={"template": f"t{n // 3}"}) for n in range(240)
+    ]
+    book = ledger(rows, near_rows=0)
+    plain = {name: bound for name, (_, bound) in rows_by_tool(book, partition(book, Shares(0, 0, 0.3))).items()}
+    cases = misses = 0
+    for salt in range(150):
+        parted = partition(book, Shares(0, 0, 0.3), unseen_tools=0.2, salt=str(salt))
+        for name, (counts, bound) in rows_by_tool(book, parted).items():
+            off = abs(counts[SIDES.index("test")] / sum(counts) - 0.3)
+            cases, misses = cases + 1, misses + (off > bound + 1e-9)
+            assert bound >= plain[name] or bound == pytest.approx(plain[name])
+            if name in parted.kept_tools:
+                assert (bound, counts[SIDES.index("test")]) == (1.0, sum(counts))
+    assert cases == 1500
+    assert misses <= 3
 
 
 def test_the_bound_falls_with_the_number_of_groups_and_never_says_more_than_everything() -> None:
@@ -385,6 +405,14 @@ def test_leakage_against_another_file_is_refused_or_told(tmp_path: Path) -> None
     trained = {one.id for one in read(tmp_path / "out")["train"]}
     assert result.summary["leakage"]["known"] == len(trained & {one.id for one in rows[:60]})
     assert any("leakage allowed" in warning for warning in result.warnings)
+
+
+def test_a_row_of_the_other_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    source, other = write(tmp_path / "in.jsonl", some_rows(100)), tmp_path / "other.jsonl"
+    other.write_text("{\n")
+    with pytest.raises(UserError, match=r"other\.jsonl:1: "):
+        split_files([source], tmp_path / "out", Shares(), against=[str(other)], allow_leakage=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_off_is_warned_of(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from toolhone.data.check.numbers import numbers_in
-from toolhone.data.values import codes, leaves, stands_in
+from toolhone.data.values import argument_values, codes, stands_in
 from toolhone.jsonl import StrictJsonError, parse_strict
 from toolhone.records import Conversation
 
@@ -53,14 +53,6 @@ def request(row: Conversation, count: int) -> list[dict[str, str]]:
 
 def user_turns(row: Conversation) -> list[str]:
     return [message.content for message in row.messages if message.role == "user"]
-
-
-def argument_values(row: Conversation) -> set[str | int | float]:
-    """Every text and number among the arguments of the gold calls."""
-    arguments = [call.arguments for message in row.messages for call in message.tool_calls]
-    if row.expected is not None:
-        arguments += [{name: accepted[0] for name, accepted in call.arguments.items()} for call in row.expected.calls]
-    return {value for values in arguments for _, value in leaves(values)}
 
 
 def kept_values(row: Conversation) -> list[set[str | int | float]]:

@@ -23,7 +23,7 @@ from toolhone.data.partition.leakage import Leakage, refuse_leakage
 from toolhone.data.partition.partition import NEAR_ROWS, SIDES, Ledger, Partition, Shares, partition, rows_by_tool
 from toolhone.data.read import conversation, read_sources, split_weight
 from toolhone.errors import UserError
-from toolhone.jsonl import parse_strict, write_json
+from toolhone.jsonl import conversation_line, parse_strict, write_json
 from toolhone.records import Conversation, Tool
 
 if TYPE_CHECKING:
@@ -113,6 +113,12 @@ def show(result: SplitResult, console: Console) -> None:
             f"kept for the test: {', '.join(summary['unseen_tools'])} (taken from the tools of {removed:,} other rows)",
             markup=False,
         )
+    if summary["leakage"] and not summary["leakage"]["known"]:
+        alone = summary["leakage"]["same_id_alone"]
+        ids = f" ({alone:,} share a template's id and nothing of its wording)" if alone else ""
+        console.print(
+            f"none of the {summary['leakage']['rows']:,} rows of the --against files is known{ids}", markup=False
+        )
     for warning in result.warnings:
         console.print(f"warning: {warning}", markup=False)
 
@@ -141,7 +147,7 @@ def _read_into(scratch: Path, rows: Iterable[Conversation], ledger: Ledger, tool
                         f"{row.where}: calls a tool and lists none; --unseen-tools needs --tools TOOLS.json"
                     )
             ledger.add(row)
-            lines.write(_line(row.to_json()))
+            lines.write(conversation_line(row))
     return toolless
 
 
@@ -189,8 +195,8 @@ def _leakage_against(
         return None
     with train.open("rb") as lines:
         rows = (conversation(parse_strict(line.decode()), f"train.jsonl:{n}", tools) for n, line in enumerate(lines, 1))
-        others = (row for row in read_sources(against, tools) if isinstance(row, Conversation))
-        return refuse_leakage(rows, others, allow=allow, group_by=group_by)
+        # A row of theirs that cannot be read could be one that is trained on.
+        return refuse_leakage(rows, sound_rows(read_sources(against, tools)), allow=allow, group_by=group_by)
 
 
 def _summary(
@@ -259,7 +265,7 @@ def _warnings(summary: dict[str, Any], shares: Shares) -> Iterator[str]:
     ]
     if lacking:
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
-        yield f"tools that a side lacks: {shown}; --seed-salt auto looks for a better balance"
+        yield f"tools that a side lacks: {shown}; --salt auto looks for a better balance"
     if summary["unseen_tools"] and summary["rows_without_tools"]:
         yield (
             f"{summary['rows_without_tools']:,} rows list no tools; a config's data.tools would offer them the kept "

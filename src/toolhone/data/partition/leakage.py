@@ -3,6 +3,11 @@
 Five ways for a row to be known from training, each counted by itself: the same row; the same prompt (all before the
 last assistant turn), whatever its gold; user's words that are nearly the same; the same template; a part of the same
 conversation.
+
+Ids of templates are given file by file, and "order-en-01" of one is not that of the other. So an id counts as the same
+template where a training row and another row that have it are worded alike once arguments, codes and numbers are
+masked, or are paraphrases of one row; then all rows with that id do. Rows whose id alone is the same are counted apart.
+Another key of meta (`group_by`) is taken at its word.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from toolhone.data.identity import NOTHING, RowKeys, row_keys, user_words
+from toolhone.data.identity import NOTHING, RowKeys, row_keys, user_words, wording
 from toolhone.data.near import nearest
 from toolhone.errors import UserError
 from toolhone.records import Conversation
@@ -28,6 +33,9 @@ KINDS: Mapping[Kind, str] = {
 
 _BATCH = 20_000
 _SHOWN = 5
+_ALIKE = 0.5
+"""The Jaccard index of masked wordings from which on an id means the same template. `data generate` keeps the
+phrasings of two outputs below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +51,13 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class Leakage:
     """What was found. `pairs` has for each kind one pair for each row that is known, the nearest first. `known` counts
-    the rows known in any way, of `rows`."""
+    the rows known in any way, of `rows`. `same_id_alone` counts those that share a template's id with training rows and
+    nothing of the wording: that does not make them known."""
 
     rows: int
     known: int
     pairs: Mapping[Kind, tuple[Pair, ...]]
+    same_id_alone: int = 0
 
     @property
     def share(self) -> float:
@@ -64,7 +74,7 @@ class Leakage:
             }
             for kind, pairs in self.pairs.items()
         }
-        return {"rows": self.rows, "known": self.known, "kinds": kinds}
+        return {"rows": self.rows, "known": self.known, "kinds": kinds, "same_id_alone": self.same_id_alone}
 
     def __str__(self) -> str:
         lines = [f"{self.known} of {self.rows} rows ({self.share:.1%}) are known from training"]
@@ -78,6 +88,8 @@ class Leakage:
                 ]
                 if len(pairs) > _SHOWN:
                     lines.append(f"    ... and {len(pairs) - _SHOWN} more")
+        if self.same_id_alone:
+            lines.append(f"  not counted: {self.same_id_alone} with a template's id alone, worded otherwise")
         return "\n".join(lines)
 
 
@@ -104,7 +116,7 @@ def measure_leakage(
         for kind, found in others.known.items()
     }
     known = set[int]().union(*others.known.values())
-    return Leakage(len(others.places), len(known), pairs)
+    return Leakage(len(others.places), len(known), pairs, others.same_id_alone())
 
 
 def refuse_leakage(
@@ -141,11 +153,15 @@ class _Others:
         self.words: list[str] = []
         self.by_key: dict[Kind, dict[int, list[int]]] = {kind: {} for kind in KINDS}
         self.by_prefix: dict[int, list[int]] = {}
+        self.wordings: list[tuple[str, frozenset[str]]] = []  # with the ids of the row and of what it paraphrases
+        self.template_ids: dict[int, bool] = {}  # ids that training rows have too: whether the template is the same
         self.known: dict[Kind, dict[int, tuple[float, str]]] = {kind: {} for kind in KINDS}
         for number, row in enumerate(rows):
             keys = row_keys(row, group_by)
             self.places.append(row.where)
             self.words.append(user_words(row))
+            if group_by == "template":
+                self.wordings.append((wording(row) if keys.template != NOTHING else "", _origin(row)))
             for kind, key in _keys_by_kind(keys):
                 self.by_key[kind].setdefault(key, []).append(number)
             for prefix in keys.prefixes:
@@ -153,14 +169,24 @@ class _Others:
 
     def meet(self, train: list[Conversation], threshold: float) -> None:
         """Hold some training rows against the other rows."""
+        shared: dict[int, list[Conversation]] = {}
         for row in train:
             keys = row_keys(row, self.group_by)
             for kind, key in _keys_by_kind(keys):
-                self._note(kind, self.by_key[kind].get(key, ()), row.where)
+                if kind == "template" and self.group_by == "template":
+                    if key in self.by_key[kind] and not self.template_ids.get(key):
+                        shared.setdefault(key, []).append(row)
+                else:
+                    self._note(kind, self.by_key[kind].get(key, ()), row.where)
             # One row the beginning of the other, in either direction.
             self._note("conversation", self.by_prefix.get(keys.messages, ()), row.where)
             for prefix in keys.prefixes:
                 self._note("conversation", self.by_key["conversation"].get(prefix, ()), row.where)
+        for key, rows in shared.items():
+            place = self._same_template(rows, self.by_key["template"][key])
+            self.template_ids[key] = place is not None
+            if place is not None:
+                self._note("template", self.by_key["template"][key], place)
         words, places = [], []
         for row in train:
             if text := user_words(row):
@@ -171,10 +197,29 @@ class _Others:
             if found is not None:
                 self._note("words", (n,), places[found[0]], found[1])
 
+    def same_id_alone(self) -> int:
+        """How many rows have a template's id that training rows have for another template."""
+        unlike = [key for key, same in self.template_ids.items() if not same]
+        return sum(len(self.by_key["template"][key]) for key in unlike)
+
+    def _same_template(self, train: list[Conversation], numbers: list[int]) -> str | None:
+        """The place of a training row that shows that an id, which all these rows have, means one template."""
+        origins = frozenset[str]().union(*(self.wordings[n][1] for n in numbers))
+        for row in train:
+            if origins & _origin(row):
+                return row.where
+        found = nearest([wording(row) for row in train], [self.wordings[n][0] for n in numbers], _ALIKE)
+        return next((train[near[0]].where for near in found if near is not None), None)
+
     def _note(self, kind: Kind, numbers: Iterable[int], train_where: str, similarity: float = 1.0) -> None:
         for number in numbers:
             if similarity > self.known[kind].get(number, (0.0, ""))[0]:
                 self.known[kind][number] = (similarity, train_where)
+
+
+def _origin(row: Conversation) -> frozenset[str]:
+    """The ids of a row and of the row that it is a paraphrase of."""
+    return frozenset({row.id, str(row.meta.get("paraphrase_of", row.id))})
 
 
 def _keys_by_kind(keys: RowKeys) -> Iterator[tuple[Kind, int]]:

@@ -17,7 +17,8 @@ Row counts and other rows' sides do not count: there is no quota.
 
 That is also what bounds the shares. Of the rows that call a tool, the share on a side is an independent draw for each
 group; by Hoeffding's inequality (1963, theorem 2) it is further off than `share_bound` in fewer than one case in a
-thousand.
+thousand, a case being one tool on one side. Groups that a kept tool takes to the test side are no draws: they count in
+full.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def partition(ledger: Ledger, shares: Shares, *, unseen_tools: float = 0.0, salt
         if getattr(shares, side) > 0 and not count:
             raise UserError(
                 f"--{side}: a share of {getattr(shares, side):.3g} gets no row of {ledger.rows} in "
-                f"{len(np.unique(roots))} groups; give more rows, a larger share or 0, or --seed-salt auto"
+                f"{len(np.unique(roots))} groups; give more rows, a larger share or 0, or --salt auto"
             )
     return best
 
@@ -183,13 +184,15 @@ def kept_tools(names: Iterable[str], share: float, salt: str = "") -> tuple[str,
     return tuple(sorted(ordered[:count]))
 
 
-def share_bound(group_sizes: Sequence[int], doubt: float = 0.001) -> float:
+def share_bound(group_sizes: Sequence[int], doubt: float = 0.001, *, placed: int = 0) -> float:
     """How far the share of rows on a side may be off but for `doubt` of all cases, by Hoeffding's inequality.
 
-    With groups of n_g rows: sqrt(ln(2 / doubt) / 2 * sum(n_g ** 2)) / sum(n_g), and 1 at most.
+    With groups of n_g rows that are dealt, and `placed` rows that are put on a side whatever the draw:
+    (sqrt(ln(2 / doubt) / 2 * sum(n_g ** 2)) + placed) / (sum(n_g) + placed), and 1 at most.
     """
     sizes = np.asarray(group_sizes, dtype=np.float64)
-    return min(1.0, float(np.sqrt(math.log(2 / doubt) / 2 * np.square(sizes).sum()) / sizes.sum()))
+    dealt = np.sqrt(math.log(2 / doubt) / 2 * np.square(sizes).sum())
+    return min(1.0, float((dealt + placed) / (sizes.sum() + placed)))
 
 
 def rows_by_tool(ledger: Ledger, parted: Partition) -> dict[str, tuple[list[int], float]]:
@@ -199,11 +202,14 @@ def rows_by_tool(ledger: Ledger, parted: Partition) -> dict[str, tuple[list[int]
     tools, rows = map(np.asarray, ledger.calls)
     order = np.argsort(tools, kind="stable")
     calling = np.split(rows[order], np.cumsum(np.bincount(tools, minlength=len(ledger.tools)))[:-1])
+    placed = _roots_calling(ledger, parted.roots, parted.kept_tools)
     found = {}
     for name, number in ledger.tools.items():
         if len(calling[number]):
-            _, sizes = np.unique(parted.roots[calling[number]], return_counts=True)
-            found[name] = (counts[number].tolist(), share_bound(sizes.tolist()))
+            groups, sizes = np.unique(parted.roots[calling[number]], return_counts=True)
+            dealt = ~np.isin(groups, placed)
+            bound = share_bound(sizes[dealt].tolist(), placed=int(sizes[~dealt].sum()))
+            found[name] = (counts[number].tolist(), bound)
     return found
 
 
@@ -213,10 +219,15 @@ def _partition(ledger: Ledger, roots: Indices, shares: Shares, unseen_tools: flo
     order = np.array([SIDES.index(side) for side, _ in shares.bounds()], dtype=np.int8)
     sides = order[np.searchsorted(ends, _unit(anchors, salt), side="right")]
     kept = kept_tools(ledger.tools, unseen_tools, salt)
-    tools, rows = map(np.asarray, ledger.calls)
-    touched = roots[rows[np.isin(tools, [ledger.tools[name] for name in kept])]]
-    sides[np.isin(roots, touched)] = SIDES.index("test")
+    sides[np.isin(roots, _roots_calling(ledger, roots, kept))] = SIDES.index("test")
     return Partition(roots, sides, kept, salt)
+
+
+def _roots_calling(ledger: Ledger, roots: Indices, names: Sequence[str]) -> Indices:
+    """The groups in which a row calls one of the tools."""
+    tools, rows = map(np.asarray, ledger.calls)
+    calling: Indices = np.unique(roots[rows[np.isin(tools, [ledger.tools[name] for name in names])]])
+    return calling
 
 
 def _miss(ledger: Ledger, parted: Partition, shares: Shares) -> tuple[int, float]:
