@@ -392,5 +392,9 @@ def test_models_without_full_attention_are_refused_by_name(model_config: PreTrai
 @pytest.mark.parametrize(
     "model_config", [LlamaConfig(), Qwen3Config(), Qwen3Config(sliding_window=16), MistralConfig(sliding_window=None)]
 )
-def test_models_of_full_attention_are_taken(model_config: PreTrainedConfig) -> None:
+def test_models_of_full_attention_are_taken_until_one_layer_has_a_window(model_config: PreTrainedConfig) -> None:
     refuse_sliding_window(model_config, "org/full")
+    layers = model_config.num_hidden_layers
+    model_config.layer_types = ["full_attention"] * (layers - 1) + ["sliding_attention"]
+    with pytest.raises(UserError, match=r"org/full has sliding_attention"):
+        refuse_sliding_window(model_config, "org/full")

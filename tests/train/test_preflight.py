@@ -30,9 +30,13 @@ def fault(found: Config) -> str:
     return str(caught.value)
 
 
-def test_a_sound_config_passes(model: Path) -> None:
-    refuse_untrainable(config(model))
-    refuse_untrainable(config(model, "lora", targets=["q_proj", "mlp.down_proj"]))
+def test_a_sound_config_passes_and_reads_the_folder_alone(model: Path) -> None:
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    for sound in (config(model), config(model, "lora", targets=["q_proj", "mlp.down_proj"])):
+        refuse_untrainable(sound)
+    assert {path: path.read_bytes() for path in model.iterdir()} == before
+    # The same targets, one letter off: what passed was looked at.
+    assert "no layer mlp.down_prj" in fault(config(model, "lora", targets=["q_proj", "mlp.down_prj"]))
 
 
 def test_a_target_that_names_no_layer_is_told_even_beside_one_that_does(model: Path) -> None:

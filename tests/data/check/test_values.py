@@ -116,9 +116,20 @@ def test_a_number_is_found_again_in_digits(number: int) -> None:
 
 
 @given(st.text(), st.one_of(st.text(), st.floats(allow_nan=False), st.integers()))
-def test_no_text_makes_the_rules_fall_over(text: str, value: Any) -> None:
-    told(text, value)
-    list(private_in(text))
+def test_whatever_the_text_a_value_that_it_holds_is_not_told_and_what_is_told_stands_nowhere(
+    text: str, value: Any
+) -> None:
+    assert not told(f"{text} {value} {text}", value)
+    if told(text, value):
+        assert str(value) not in text.split()
+
+
+@given(st.text(), st.sampled_from(["4242424242424242", "a@acme.com", "13812345678", "ghp_" + "a1B2" * 9]))
+def test_whatever_stands_around_it_a_secret_is_found_and_each_that_is_found_stands_in_the_text(
+    text: str, secret: str
+) -> None:
+    assert all(value in text for _, value, _ in private_in(text))
+    assert secret in {value for _, value, _ in private_in(f"{text} | {secret} | {text}")}
 
 
 # Secrets and personal data
