@@ -1,8 +1,16 @@
 """OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse, before it does.
 
 They are held against the rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes
-arguments as objects, results without ids, and keys of its own. From OpenAI's documentation of supervised fine-tuning
-and of the chat completions API; it changes, and the service has the last word.
+arguments as objects, results without ids, and keys of its own. The service has the last word. The sources:
+
+- https://developers.openai.com/docs/guides/distillation (the page on supervised fine-tuning): 10 examples at least, 50
+  to start with.
+- OpenAI's OpenAPI document 2.3.0, FineTuneChatRequestInput: the keys of a row; one message at least; weight 0 or 1, of
+  assistant messages; 1 to 128 `functions`; texts and images, no audio and no files.
+- The same document as its Python library 3.57.0 has it, shared_params/function_definition.py: names of 64 characters
+  a-z, A-Z, 0-9, _ and -, parameters as a JSON Schema object that may be left out; resources/files.py: .jsonl, 512 MB.
+- Not documented, so warnings: 128 `tools` (as `functions`); 1,024 characters of a description, which the API refused
+  (error string_above_max_length) until about May 2025; 65,536 tokens.
 """
 
 from __future__ import annotations
@@ -20,13 +28,14 @@ MIN_EXAMPLES = 10
 MAX_BYTES = 512 * 1024 * 1024
 MAX_TOOLS = 128
 MAX_TOKENS = 65_536
-"""Of an example, by most of its models; counted as a quarter of the characters, so roughly."""
+"""Of an example, for its larger models; counted as a quarter of the characters, so roughly."""
 MAX_DESCRIPTION = 1_024
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _ROW_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 _MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal"}
+_PARTS = {"text", "image_url", "refusal"}
 _CALL_KEYS = {"id", "type", "function"}
 
 
@@ -118,6 +127,12 @@ def _message_faults(message: dict[str, Any], place: str) -> Iterator[_Fault]:
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
             yield "error", "openai-messages", f"{place}: content is a list, but not of parts with a type"
+        elif kinds := sorted({part["type"] for part in content} - _PARTS):
+            yield (
+                "error",
+                "openai-messages",
+                f"{place}: a part of type {kinds[0]}, expected {', '.join(sorted(_PARTS))}",
+            )
     elif not isinstance(content, str) and not (content is None and (calls or message.get("refusal"))):
         yield "error", "openai-messages", f"{place}: content is {_shown(content)}, expected a text"
     if role != "assistant" and calls:
@@ -176,7 +191,9 @@ def _tool_faults(row: dict[str, Any]) -> Generator[_Fault, None, set[str]]:
         yield "error", "openai-tools", f"tools is {_shown(tools)}, expected a list"
         return names
     if len(tools) > MAX_TOOLS:
-        yield "error", "openai-tools", f"{len(tools)} tools, more than {MAX_TOOLS}"
+        yield "error" if legacy else "warning", "openai-tools", f"{len(tools)} tools, more than {MAX_TOOLS}"
+    if "functions" in row and not tools:
+        yield "error", "openai-tools", "functions is empty, expected 1 to 128, or no such key"
     for n, tool in enumerate(tools):
         function = tool if legacy else tool.get("function") if isinstance(tool, dict) else None
         if not legacy and isinstance(tool, dict) and tool.get("type") != "function":
@@ -188,12 +205,11 @@ def _tool_faults(row: dict[str, Any]) -> Generator[_Fault, None, set[str]]:
             yield "error", "openai-tools", f'tool {n}: "{function["name"]}" is defined twice'
         names.add(function["name"])
         description = function.get("description", "")
-        if not isinstance(description, str) or len(description) > MAX_DESCRIPTION:
-            yield (
-                "error",
-                "openai-tools",
-                f"tool {n}: the description is no text of at most {MAX_DESCRIPTION} characters",
-            )
+        if not isinstance(description, str):
+            yield "error", "openai-tools", f"tool {n}: the description is {_shown(description)}, expected a text"
+        elif len(description) > MAX_DESCRIPTION:
+            text = f"tool {n}: a description of {len(description):,} characters, which older models refuse"
+            yield "warning", "openai-tools", f"{text} above {MAX_DESCRIPTION:,}"
         parameters = function.get("parameters", {"type": "object"})
         if not isinstance(parameters, dict) or (parameters and parameters.get("type") != "object"):
             yield "error", "openai-tools", f'tool {n}: the parameters are no JSON Schema of type "object"'
