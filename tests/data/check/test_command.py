@@ -159,6 +159,14 @@ def test_the_share_of_rows_without_a_call_is_told_below_5_and_above_80_percent(
     assert ("no-call-share" in rules) is told
 
 
+def test_a_row_that_calls_and_answers_counts_as_one_with_an_answer(run_check: Check) -> None:
+    asked = [{"messages": [{**USER, "content": f"{n} ORD-1"}, turn(call())], "id": str(n)} for n in range(100)]
+    for row in asked[:5]:
+        row["messages"] = [{**USER, "content": f"hello {row['id']}"}, ANSWER, *row["messages"]]
+    assert "no-call-share" not in {finding["rule"] for finding in run_check(asked)["findings"]}
+    assert "no-call-share" in {finding["rule"] for finding in run_check(asked[1:])["findings"]}
+
+
 def test_tools_that_are_never_or_hardly_called_are_told(run_check: Check) -> None:
     rows = [{"id": str(n), "messages": [{**USER, "content": f"{n} ORD-1"}, turn(call())]} for n in range(9)]
     found = {(f["rule"], f["message"].split('"')[1]) for f in run_check(rows)["findings"] if '"' in f["message"]}

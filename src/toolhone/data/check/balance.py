@@ -1,9 +1,10 @@
 """How many rows there are and what they call: advice on a data set as a whole, with every band's bounds.
 
 Rows, n: below 50 too few; 50 <= n < 100 a trial; 100 <= n < 500 workable; 500 <= n < 2,000 the sweet spot;
-2,000 <= n <= 5,000 fine if varied; above 5,000 look at the learning curve. Rows without a call: under 5% of all expect
-over-calling, over 80% expect a model that hardly calls. Tools: fewer than 10 calls of a tool that is called are rare;
-more than half of all calls to one of three or more tools lean to it.
+2,000 <= n <= 5,000 fine if varied; above 5,000 look at the learning curve. Rows in which a user is answered without a
+call: under 5% of all expect over-calling. Rows without any call: over 80% expect a model that hardly calls. Tools:
+fewer than 10 calls of a tool that is called are rare; more than half of all calls to one of three or more tools lean to
+it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Balance:
     def __init__(self) -> None:
         self.rows = 0
         self.rows_without_call = 0
+        self.rows_with_answer = 0
         self.turns = 0
         self.calls: Counter[str] = Counter()
         self.offered: set[str] = set()
@@ -43,14 +45,18 @@ class Balance:
 
     def add(self, row: Conversation) -> None:
         self.rows += 1
-        called = False
+        called = answered = False
+        asked_by = ""
         for message in row.messages:
             if message.role == "assistant":
+                answered = answered or (asked_by == "user" and not message.tool_calls)
                 self.turns += 1
                 for call in message.tool_calls:
                     self.calls[call.name] += 1
                     called = True
+            asked_by = message.role
         self.rows_without_call += not called
+        self.rows_with_answer += answered
         if row.tools is not self._last_tools:  # rows mostly share their tools
             self.offered.update(tool.name for tool in row.tools)
             self._last_tools = row.tools
@@ -64,12 +70,15 @@ class Balance:
             return
         yield Finding(where, "count", f"{self.rows:,} rows: {count_band(self.rows)}", "advice")
         yield from self._tool_findings(where)
-        share = self.rows_without_call / self.rows
-        told = f"{self.rows_without_call:,} of {self.rows:,} rows ({share:.1%}) call no tool"
-        if share < NO_CALL_LOW:
+        answered, silent = self.rows_with_answer / self.rows, self.rows_without_call / self.rows
+        if answered < NO_CALL_LOW:
+            told = (
+                f"in {self.rows_with_answer:,} of {self.rows:,} rows ({answered:.1%}) a user is answered without a call"
+            )
             remedy = "add rows in which no tool is wanted, 5% to 20% of all: expect over-calling else"
             yield Finding(where, "no-call-share", told, "advice", remedy)
-        elif share > NO_CALL_HIGH:
+        elif silent > NO_CALL_HIGH:
+            told = f"{self.rows_without_call:,} of {self.rows:,} rows ({silent:.1%}) call no tool"
             remedy = "add rows with calls: expect a model that hardly calls else"
             yield Finding(where, "no-call-share", told, "advice", remedy)
 
