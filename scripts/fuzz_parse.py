@@ -89,7 +89,14 @@ def read_sources(predictions: Sequence[Path] = ()) -> list[str]:
     for content, calls in said:
         raw = [RawCall(name, json.dumps(arguments, ensure_ascii=len(texts) % 2 == 0)) for name, arguments in calls]
         texts += [write_turn(content, raw, format, "stop") for format in FORMATS]
+        texts += [_as_text(call) for call in calls[:1]]
     return texts
+
+
+def _as_text(call: tuple[str, dict[str, Any]]) -> str:
+    """A call in the hermes format whose arguments are a JSON text, as OpenAI's API has them."""
+    body = json.dumps({"name": call[0], "arguments": json.dumps(call[1], ensure_ascii=False)}, ensure_ascii=False)
+    return f"<tool_call>\n{body}\n</tool_call>"
 
 
 def _bfcl_calls() -> Iterator[list[tuple[str, dict[str, Any]]]]:
