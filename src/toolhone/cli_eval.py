@@ -213,12 +213,11 @@ def _suite(options: argparse.Namespace) -> int:
         metrics = suite_of_run(options.folder, suite, models, overrides, console)
     if metrics:
         console.print(suite_table(metrics))
-        for what, ids in (
-            ("they are wrong in themselves", metrics["unreadable"].values()),
-            ("their gold does not score", metrics["quarantined"]),
-        ):
+        told = [("as they cannot be read", metrics["unreadable"].values())]
+        told += [(f"under {name}, as their gold does not score", ids) for name, ids in metrics["quarantined"].items()]
+        for what, ids in told:
             if ids:
                 named = ", ".join(str(id_).partition(":")[0].partition("/")[0] for id_ in ids)
-                console.print(f"{len(ids)} entries are in no figure, as {what}: {named}", markup=False)
+                console.print(f"{len(ids)} entries are in no figure {what}: {named}", markup=False)
         console.print(f"figures, scores and predictions: {options.folder / 'suite' / 'bfcl'}", markup=False)
     return 0

@@ -102,9 +102,15 @@ def test_models_that_answered_the_same_entries_stand_in_one_table(tmp_path: Path
         write_jsonl(path, (answered(e, text(e)).to_json() for e in suite.examples))
         metrics = judge_suite(tmp_path, suite, [label], "hermes")
     assert list(metrics["models"]) == ["good", "silent"]
-    figures = {name: model["strict"]["groups"]["all"]["numerator"] for name, model in metrics["models"].items()}
-    assert figures == {"good": 12, "silent": 2}
-    assert list(metrics["quarantined"]) == ["parallel_multiple_21/1"]
+    figures = {
+        name: {policy: figures["groups"]["all"]["numerator"] for policy, figures in model.items()}
+        for name, model in metrics["models"].items()
+    }
+    assert figures == {"good": {"strict": 12, "bfcl": 13}, "silent": {"strict": 2, "bfcl": 2}}
+    assert {name: list(ids) for name, ids in metrics["quarantined"].items()} == {
+        "strict": ["parallel_multiple_21/1"],
+        "bfcl": [],
+    }
     assert json.loads((tmp_path / "suite" / "bfcl" / "metrics.json").read_text(encoding="utf-8")) == metrics
     console = Console(width=200, record=True)
     console.print(suite_table(metrics))

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from toolhone.errors import UserError
-from toolhone.evaluate.match import gold_faults, score
+from toolhone.evaluate.match import gold_faults, judge, score
+from toolhone.evaluate.policy import POLICIES, STRICT, Policy
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.suite import Suite, by_category
 from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
-from toolhone.records import FormatName, Prediction, Score
+from toolhone.records import FormatName, Prediction
 from toolhone.run import RunFolder, existing_run
 
 if TYPE_CHECKING:
@@ -104,18 +105,18 @@ def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: C
 def judge_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:
     """Score the labels' predictions under each policy, write scores and metrics.json, and return its content."""
     place = folder / "suite" / "bfcl"
-    quarantined = dict(gold_faults(suite.examples))
+    quarantined = {name: _unsound(suite, policy) for name, policy in POLICIES.items()}
     models: dict[str, Any] = {}
     unanswered: dict[str, list[str]] = {}
     for label in labels:
         answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(_predictions(folder, label))}
-        judged = [one for one in suite.examples if one.id not in quarantined and one.id in answers]
         unanswered[label] = [one.id for one in suite.examples if one.id not in answers]
         models[label] = {}
-        for policy in ("strict",):
-            scores: list[Score] = [score(example, answers[example.id], format) for example in judged]
-            write_jsonl(place / "scores" / f"{label}.{policy}.jsonl", (row.to_json() for row in scores))
-            models[label][policy] = by_category(scores, suite.categories)
+        for name, policy in POLICIES.items():
+            judged = [one for one in suite.examples if one.id not in quarantined[name] and one.id in answers]
+            scores = [score(example, answers[example.id], format, policy) for example in judged]
+            write_jsonl(place / "scores" / f"{label}.{name}.jsonl", (row.to_json() for row in scores))
+            models[label][name] = by_category(scores, suite.categories)
     asked = _asked(suite)
     metrics = {
         "suite": "bfcl",
@@ -129,6 +130,15 @@ def judge_suite(folder: Path, suite: Suite, labels: Sequence[str], format: Forma
     }
     write_json(place / "metrics.json", metrics)
     return metrics
+
+
+def _unsound(suite: Suite, policy: Policy) -> dict[str, str]:
+    """The entries whose own gold is not right under the policy, by id, with the reason."""
+    if policy is STRICT:
+        return dict(gold_faults(suite.examples))
+    called = [example for example in suite.examples if example.gold.status == "calls"]
+    sound = {e.id for e in called if judge(e.gold, "calls", e.turn.tool_calls, e.tools, e.where, policy).exact}
+    return {e.id: f"its gold is not right under the policy {policy.name}" for e in called if e.id not in sound}
 
 
 def _predictions(folder: Path, label: str) -> Path:
