@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="BFCL's data (default: %(default)s)")
     parser.add_argument("--code", type=Path, default=CODE, help="the unpacked wheel (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the disagreeing pairs here, as JSON lines")
+    parser.add_argument("--verdicts", type=Path, help="write the calls and BFCL's verdict of every pair here")
     parser.add_argument("--per-entry", type=int, default=12, help="mutations of each, at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which mutations are drawn")
     options = parser.parse_args()
@@ -86,19 +87,23 @@ def main() -> int:
         return 1
     checker = import_checker(options.code)
     counted: Counter[tuple[str, str, str]] = Counter()
-    apart = []
+    apart, verdicts = [], []
     for pair in compare(checker, read_entries(options.data), options.per_entry, options.seed):
-        for row in (pair.category, pair.mutation, "all"):
-            kind = "mutation" if row == pair.mutation else "category" if row == pair.category else "all"
+        for kind, row in (("category", pair.category), ("mutation", pair.mutation), ("all", "all")):
             counted[kind, row, "pairs"] += 1
             counted[kind, row, "right"] += pair.bfcl is True
             counted[kind, row, pair.fault or "agree"] += 1
         if pair.fault:
             apart.append(pair)
+        if options.verdicts:
+            verdict = {"id": pair.id, "mutation": pair.mutation, "calls": pair.calls, "bfcl": pair.bfcl}
+            verdicts.append({**verdict, "fault": pair.fault} if pair.fault else verdict)
     print_table(counted)
     if options.out:
         write_jsonl(options.out, (asdict(pair) for pair in apart))
         print(f"{options.out}: {len(apart):,} disagreeing pairs")
+    if options.verdicts:
+        write_jsonl(options.verdicts, verdicts)
     return 1 if counted["all", "all", "unexplained"] else 0
 
 

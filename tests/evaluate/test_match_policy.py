@@ -1,0 +1,218 @@
+"""Policies of judging: what each rule excuses, and that it is told by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from toolhone.errors import UserError
+from toolhone.evaluate.bfcl_values import respelt
+from toolhone.evaluate.match import Verdict, judge, score
+from toolhone.evaluate.policy import BFCL, POLICIES, RULES, STRICT, Policy, policy_named
+from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
+
+
+def verdict(
+    value: Any, accepted: list[Any], schema: dict[str, Any], policy: Policy, *, optional: bool = False
+) -> Verdict:
+    """Of a call f(x=value) where some values of x are accepted."""
+    tool = Tool("f", "", {"type": "object", "properties": {"x": schema}, "required": []})
+    gold = Gold("calls", (GoldCall("f", {"x": accepted}, frozenset({"x"} if optional else ())),))
+    return judge(gold, "calls", [ToolCall("f", {"x": value})], [tool], "", policy)
+
+
+TEXT, WHOLE, NUMBER, FLAG = ({"type": name} for name in ("string", "integer", "number", "boolean"))
+TEXTS, NUMBERS = ({"type": "array", "items": items} for items in (TEXT, NUMBER))
+OBJECT, OBJECTS = {"type": "object"}, {"type": "array", "items": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted", "schema", "rules"),
+    [
+        ("new york", ["New York"], TEXT, ("spelling",)),
+        ("April 1,2024", ["April 1, 2024"], TEXT, ("spelling",)),
+        ("it's", ['it"s'], TEXT, ("spelling",)),
+        ("2023/06/30", ["2023-06-30"], TEXT, ("spelling",)),
+        (5, [5.0], NUMBER, ()),
+        (["new york"], [["New York"]], TEXTS, ("spelling",)),
+        ({"a": "X y", "b": True}, [{"a": "xy", "b": 1}], OBJECT, ("python-equality", "spelling")),
+        ([{"a": "B"}], [[{"a": "b"}]], OBJECTS, ("spelling",)),
+        (True, [True], TEXT, ()),
+        ("my_data", ["my_data"], NUMBERS, ()),
+        ([1], [[1, 2], [1]], NUMBERS, ()),
+    ],
+)
+def test_bfcl_takes(value: Any, accepted: list[Any], schema: dict[str, Any], rules: tuple[str, ...]) -> None:
+    found = verdict(value, accepted, schema, BFCL)
+    assert (found.exact, found.rules) == (True, rules)
+    strict = verdict(value, accepted, schema, STRICT)
+    assert (strict.exact, strict.rules) == (not rules, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted", "schema"),
+    [
+        (5.0, [5], WHOLE),
+        (1.0000001, [1.0], NUMBER),
+        ([1], [[1.0]], NUMBERS),
+        (" x\n", ["x"], TEXT),
+        ("e\u0301", ["é"], TEXT),
+    ],
+)
+def test_bfcl_refuses_what_strict_takes(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
+    assert not verdict(value, accepted, schema, BFCL).exact
+    if value != 1.0000001:
+        assert verdict(value, accepted, schema, STRICT).exact
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted", "schema"),
+    [
+        (True, [1], WHOLE),
+        (1, [True], FLAG),
+        ("5", [5], WHOLE),
+        ("My_Data", ["my_data"], NUMBERS),
+        ({"a": {"b": "X"}}, [{"a": {"b": "x"}}], OBJECT),
+        ({"a": 1, "c": 1}, [{"a": 1}], OBJECT),
+        ({}, [{"a": 1}], OBJECT),
+        (["a", "b"], [["b", "a"]], TEXTS),
+        (["a"], [["a", "a"]], TEXTS),
+        ("", ["x"], TEXT),
+        (10**400, [1.0], NUMBER),
+        (None, ["x"], TEXT),
+    ],
+)
+def test_both_refuse(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
+    assert not verdict(value, accepted, schema, BFCL).exact
+    assert not verdict(value, accepted, schema, STRICT).exact
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("-5", "5", False),
+        ("1.5", "15", False),
+        ("at -5 degrees", "at 5 degrees", False),
+        (".5", "5", False),
+        ("$1,000.50", "$1000.50", True),
+        ("3-5", "35", True),
+        ("2023-01-05", "20230105", True),
+        ("192.168.1.1", "19216811", True),
+        ("No.5", "No 5", True),
+        ("St. Louis", "st louis", True),
+        ("a_b*c^d/e", "ABCDE", True),
+    ],
+)
+def test_texts_keep_the_sign_and_the_point_of_a_number_alone(one: str, other: str, same: bool) -> None:
+    assert (respelt(one) == respelt(other)) is same
+
+
+@pytest.mark.parametrize(("value", "schema"), [("", TEXT), (" . ", TEXT), ([], TEXTS), ([], OBJECTS)])
+def test_bfcl_takes_an_empty_value_for_one_left_out(value: Any, schema: dict[str, Any]) -> None:
+    accepted = {"string": ["x"], "array": [["x"]] if schema is TEXTS else [[{"a": 1}]]}[schema["type"]]
+    found = verdict(value, accepted, schema, BFCL, optional=True)
+    assert (found.exact, found.rules) == (True, ("empty-as-left-out",))
+    assert not verdict(value, accepted, schema, BFCL).exact
+    assert not verdict(value, accepted, schema, STRICT, optional=True).exact
+
+
+def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() -> None:
+    tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT, "y": OBJECT}, "required": []})
+    gold = Gold("calls", (GoldCall("f", {"y": [{"a": 1}]}, frozenset(), frozenset({"x", "y/b"})),))
+
+    def exact(policy: Policy, **arguments: Any) -> bool:
+        return judge(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy).exact
+
+    assert exact(BFCL, y={"a": 1})
+    assert exact(STRICT, y={"a": 1})
+    assert exact(BFCL, y={"a": 1, "b": ""}, x="")
+    assert not exact(BFCL, y={"a": 1, "b": "z"})
+    assert not exact(BFCL, y={"a": 1, "c": ""})
+    assert not exact(BFCL, y={"a": 1}, x="z")
+    assert not exact(STRICT, y={"a": 1}, x="")
+
+
+def test_bfcl_asks_for_what_the_schema_requires_even_where_gold_leaves_it_open() -> None:
+    tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
+    gold = Gold("calls", (GoldCall("f", {"x": ["a"]}, frozenset({"x"})),))
+    found = judge(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL)
+    assert not found.exact
+    assert [error.fault for error in found.matches[0].errors] == ["missing"]
+    assert judge(gold, "calls", [ToolCall("f", {})], [tool], "", STRICT).exact
+
+
+def test_defaults_excuse_where_the_policy_says_so() -> None:
+    unit = {"type": "string", "default": "km"}
+    tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE, "unit": unit}})
+    lenient = replace(STRICT, name="lenient", default_left_out=True, default_added=True)
+    expected = Gold("calls", (GoldCall("f", {"x": [1], "unit": ["km"]}),))
+    plain = Gold("calls", (GoldCall("f", {"x": [1]}),))
+    other = Gold("calls", (GoldCall("f", {"x": [1], "unit": ["mi"]}),))
+
+    def found(gold: Gold, policy: Policy, **arguments: Any) -> tuple[bool, tuple[str, ...]]:
+        one = judge(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy)
+        return one.exact, one.rules
+
+    assert found(expected, lenient, x=1) == (True, ("default-left-out",))
+    assert found(plain, lenient, x=1, unit="km") == (True, ("default-added",))
+    assert found(other, lenient, x=1) == (False, ())
+    assert found(plain, lenient, x=1, unit="mi") == (False, ())
+    assert found(expected, STRICT, x=1) == found(plain, STRICT, x=1, unit="km") == (False, ())
+
+
+def test_what_cannot_be_read_counts_as_no_call_under_bfcl_alone() -> None:
+    for status in ("malformed", "truncated", "partial"):
+        assert judge(Gold("none"), status, [], [], "", BFCL).rules == ("unreadable-as-none",)
+        assert judge(Gold("none"), status, [], [], "", BFCL).exact
+        assert not judge(Gold("none"), status, [], [], "").exact
+    assert judge(Gold("none"), "none", [], [], "", BFCL).rules == ()
+    assert not judge(Gold("none"), "calls", [ToolCall("f", {})], [Tool("f", "", OBJECT)], "", BFCL).exact
+
+
+def test_any_call_is_right_under_bfcl_where_some_call_is_expected() -> None:
+    calls, tools = [ToolCall("g", {})], [Tool("f", "", OBJECT)]
+    assert judge(Gold("any"), "calls", calls, tools, "", BFCL).rules == ("any-call",)
+    assert judge(Gold("any"), "calls", calls, tools, "", BFCL).exact
+    assert not judge(Gold("any"), "calls", calls, tools, "").exact
+    assert not judge(Gold("any"), "malformed", [], tools, "", BFCL).exact
+
+
+def test_a_score_tells_the_rules_and_keeps_them_in_its_row() -> None:
+    tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}})
+    gold = Gold("calls", (GoldCall("f", {"x": ["New York"]}),))
+    example = Example(
+        id="c/1",
+        conversation_id="c",
+        prompt=(Message("user", "?"),),
+        turn=Message("assistant", ""),
+        tools=(tool,),
+        gold=gold,
+        where="a:1",
+        gold_source=None,
+        meta={},
+    )
+    text = '<tool_call>\n{"name": "f", "arguments": {"x": "new york"}}\n</tool_call>'
+    prediction = Prediction("c/1", "m", text, "stop", 1, 1, 1.0)
+    lax = score(example, prediction, "hermes", BFCL)
+    assert lax.exact
+    assert lax.rules == ("spelling",)
+    assert Score.from_json(lax.to_json()) == lax
+    assert not score(example, prediction, "hermes").exact
+
+
+def test_calls_of_one_tool_are_matched_for_the_whole_under_bfcl_too() -> None:
+    tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE}})
+    gold = Gold("calls", (GoldCall("f", {"x": [1, 2]}), GoldCall("f", {"x": [1]})))
+    calls = [ToolCall("f", {"x": 1}), ToolCall("f", {"x": 2})]
+    assert judge(gold, "calls", calls, [tool], "", BFCL).exact
+    assert judge(gold, "calls", calls[::-1], [tool], "", BFCL).exact
+
+
+def test_policies_go_by_name_and_every_rule_is_explained() -> None:
+    assert policy_named("bfcl") is BFCL
+    assert set(POLICIES) == {"strict", "bfcl"}
+    assert all(RULES.values())
+    with pytest.raises(UserError, match='expected one of strict, bfcl, found "lax"'):
+        policy_named("lax")
