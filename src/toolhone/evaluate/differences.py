@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-_LEAST_ALIKE = 0.4
+_LEAST_ALIKE = 0.6
 _MOST_WORK = 250_000
 
 

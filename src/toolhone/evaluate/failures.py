@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolhone.evaluate.differences import Piece, differences, nearest
-from toolhone.evaluate.wording import shortened, visible
+from toolhone.evaluate.wording import legible, shortened, visible
 from toolhone.records import ArgumentError, Message, Score
 
 KINDS = (
@@ -180,21 +180,22 @@ def _failure(
         tools=tuple(dict.fromkeys(visible(name) for name in names)),
         regression=reference in answers and answers[reference].exact,
         before=tuple(map(_turn, prompts.get(score.id, ())[:-1])),
-        question=shortened(score.question),
+        question=legible(shortened(score.question)),
         gold_status=score.gold.status,
         gold=_gold_calls(score),
         status=score.status,
-        reason=score.failure,
+        reason=None if score.failure is None else legible(shortened(score.failure)),
         prediction=_predicted_calls(score),
-        text=shortened(score.text),
-        others=tuple(Answer(model, answer.exact, shortened(answer.text)) for model, answer in answers.items()),
-        tags=(*tags, *(f"rule: {rule}" for rule in score.rules)),
+        text=legible(shortened(score.text)),
+        others=tuple(Answer(model, answer.exact, legible(shortened(answer.text))) for model, answer in answers.items()),
+        tags=(*map(visible, tags), *(f"rule: {rule}" for rule in score.rules)),
     )
 
 
 def _turn(message: Message) -> Turn:
     calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
-    return Turn(message.role, shortened("\n".join((*([message.content] if message.content else []), *calls))))
+    text = "\n".join((*([message.content] if message.content else []), *calls))
+    return Turn(message.role, legible(shortened(text)))
 
 
 def _gold_calls(score: Score) -> tuple[Call, ...]:

@@ -227,13 +227,20 @@ def _tool_rows(models: Mapping[str, dict[str, Any]]) -> Iterator[GroupRow]:
         support |= {tool: entry["support"] for tool, entry in metrics["per_tool"].items()}
     for tool in sorted(support, key=lambda tool: (-support[tool], tool)):
         entries = {name: models[name]["per_tool"][tool] for name in names if tool in models[name]["per_tool"]}
-        called = ", ".join(f"{name} {entry['called']:,}" for name, entry in entries.items())
+        called = ", ".join(f"{name} {_called(entry)}" for name, entry in entries.items())
         yield GroupRow(
             label=wording.visible(tool),
             counts=f"{support[tool]:,} expected; called: {called}",
             first=_bars({name: entry["name_recall"] for name, entry in entries.items()}, names),
             second=_bars({name: entry["exact"] for name, entry in entries.items()}, names),
         )
+
+
+def _called(entry: Mapping[str, Any]) -> str:
+    """How often a tool was called, and of these calls the share that was expected."""
+    precision = entry.get("name_precision") or {"value": None}
+    share = "" if precision["value"] is None else f" ({wording.percent(precision['value'])} rightly)"
+    return f"{entry['called']:,}{share}"
 
 
 def _slices(models: Mapping[str, dict[str, Any]]) -> Iterator[Slice]:

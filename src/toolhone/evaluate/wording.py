@@ -173,6 +173,16 @@ def visible(text: str) -> str:
     return "".join(_escape(c) if _leaves_no_mark(c) else c for c in text)
 
 
+def legible(text: str) -> str:
+    """A text of several lines as it is, but for control characters and those that turn the direction of what follows,
+    which become escapes. Line breaks, tabs and the joiners within an emoji or a word stay."""
+    return "".join(_escape(c) if unicodedata.category(c) in _NOT_LEGIBLE and c not in _KEPT else c for c in text)
+
+
+_NOT_LEGIBLE = {"Cc", "Cf", "Cs"}
+_KEPT = "\n\t\u200c\u200d"
+
+
 def _leaves_no_mark(character: str) -> bool:
     return character != " " and unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"}
 
