@@ -102,7 +102,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("train", "eval", "score", "report", "ask", "config", "data"):
+    for command in ("train", "eval", "score", "compare", "report", "ask", "config", "data"):
         assert f"\n    {command}" in shown
 
 
@@ -127,11 +127,15 @@ def test_config_lists_every_key_with_default_and_meaning(capsys: pytest.CaptureF
 
 
 def test_data_check_counts_what_it_found_sound(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(SHIPPED / name) for name in ("train.jsonl", "test.jsonl")]
-    assert main(["data", "check", *arguments, "--tools", str(SHIPPED / "tools.json")]) == 0
+    files = [SHIPPED / name for name in ("train.jsonl", "test.jsonl")]
+    rows = [json.loads(text) for path in files for text in path.read_text(encoding="utf-8").splitlines()]
+    turns = [message for row in rows for message in row["messages"] if message["role"] == "assistant"]
+    calls = sum(len(turn.get("tool_calls") or ()) for turn in turns)
+    assert calls > 500
+    assert main(["data", "check", *map(str, files), "--tools", str(SHIPPED / "tools.json")]) == 0
     counted = capsys.readouterr().out
-    assert "800 conversations, 940 assistant turns, 759 calls, 7 tools" in counted
-    assert counted.endswith("no faults found\n")
+    assert f"{len(rows):,} conversations, {len(turns):,} assistant turns, {calls:,} calls, 7 tools" in counted
+    assert counted.rpartition("tools;")[2].splitlines()[1].startswith(("no faults found", "0 errors"))
 
 
 @pytest.mark.usefixtures("workspace")
@@ -152,6 +156,96 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(capsys: pytest.Capt
     assert "examples: 4, longest " in shown
     assert "steps: 2 of 2 examples" in shown
     assert not Path("runs").exists()
+
+
+@pytest.fixture
+def answered(workspace: Path) -> Path:
+    """Predictions of the test rows by two models, of which the second has both right."""
+    for model, numbers in (("small", (4, 9)), ("large", (4, 5))):
+        rows = [predicted(row, model, number) for row, number in zip((4, 5), numbers, strict=True)]
+        Path(f"{model}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return workspace
+
+
+def predicted(row: int, model: str, number: int) -> dict[str, Any]:
+    text = json.dumps({"name": "query_order", "arguments": {"order_id": f"ORD-{number}"}})
+    return {
+        "id": f"row-{row}/1",
+        "model": model,
+        "text": f"<tool_call>{text}</tool_call>",
+        "finish_reason": "stop",
+        "prompt_tokens": 9,
+        "completion_tokens": 9,
+        "latency_ms": 9,
+    }
+
+
+SCORE = ["score", "--rows", "test.jsonl", "--tools", "tools.json", "--out", "scored", "--predictions"]
+
+
+@pytest.mark.usefixtures("answered")
+def test_predictions_are_scored_compared_and_reported_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SCORE, "small.jsonl", "large.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert "test.jsonl: read as openai" in shown
+    assert "small 50.0% to large 100.0% exact match" in shown
+    assert "report: scored/report.html" in shown
+
+    assert main(["compare", "scored"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 models on the same 2 rows" in shown
+    assert "-50.0" in shown  # from large to small, in the order of their names
+
+    assert main(["compare", "scored/scores/small.jsonl", "scored/scores/large.jsonl", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["compare"][0]["mcnemar"] == {"first_only": 0, "second_only": 1, "p_value": 1.0}
+
+    assert main(["report", "--scores", "scored/scores/large.jsonl", "--out", "large.html"]) == 0
+    assert "large 100.0% exact match" in capsys.readouterr().out
+    assert "large 100.0% exact match" in Path("large.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("answered")
+def test_predictions_in_another_chat_format_are_read_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    written = Path("large.jsonl").read_text(encoding="utf-8")
+    bare = written.replace("<tool_call>", "").replace("</tool_call>", "").replace("arguments", "parameters")
+    Path("large.jsonl").write_text(bare, encoding="utf-8")
+    assert main([*SCORE, "large.jsonl", "--format", "llama3"]) == 0
+    assert "large 100.0% exact match" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("answered")
+def test_another_policy_is_named_in_the_figures_and_counts_what_it_excuses() -> None:
+    written = Path("large.jsonl").read_text(encoding="utf-8").replace("ORD-", "ord ")
+    Path("large.jsonl").write_text(written, encoding="utf-8")
+    for policy, right, rules in (("strict", 0, {}), ("bfcl", 2, {"spelling": 2})):
+        assert main([*SCORE, "large.jsonl", "--policy", policy]) == 0
+        found = json.loads(Path("scored/metrics.json").read_text(encoding="utf-8"))
+        assert found["provenance"]["policy"] == policy
+        assert found["models"]["large"]["exact_match"]["numerator"] == right
+        assert found["models"]["large"]["rules"] == rules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["score", "--predictions", "small.jsonl"],
+            "--predictions: needs --rows, the rows that were predicted, and --out",
+        ),
+        ([*SCORE, "absent.jsonl"], "absent.jsonl: no such file"),
+        ([*SCORE, "test.jsonl"], "test.jsonl:1: is no prediction: "),
+        (["score", "--run", "runs/x", "--rows", "test.jsonl"], "--rows: goes with files, not with --run"),
+        (["report", "--run", "runs/x", "--out", "x.html"], "--out: goes with files, not with --run"),
+        (["report", "--scores", "small.jsonl"], "--scores: needs --out, the file to write"),
+        (["report", "--scores", "small.jsonl", "--out", "x.html"], "small.jsonl:1: not a score ("),
+        (["compare", "small.jsonl"], "small.jsonl:1: not a score ("),
+        (["compare", "absent"], "absent: no such file"),
+    ],
+)
+@pytest.mark.usefixtures("answered")
+def test_what_cannot_be_scored_or_compared_is_told(fails: Fails, arguments: list[str], message: str) -> None:
+    assert fails(*arguments).startswith(message)
 
 
 def test_python_dash_m_gives_the_exit_code(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,24 @@ def test_commands_that_need_no_model_import_no_model_library(arguments: list[str
 def test_a_missing_run_is_told_before_scorer_or_report_load_a_model_library() -> None:
     for command in ("score", "report"):
         assert imported_by(command, "--run", "no-such-run") & HEAVY == set()
+
+
+def test_scoring_comparing_and_reporting_files_load_no_model_library(tmp_path: Path) -> None:
+    contracts = ROOT / "tests" / "fixtures" / "contracts"
+    scores, conversation = str(contracts / "score.jsonl"), str(contracts / "conversation.jsonl")
+    predicted = json.loads((contracts / "prediction.jsonl").read_text(encoding="utf-8"))
+    rows = [json.dumps({**predicted, "id": id_}) for id_ in ("order-1/2", "order-1/5")]
+    (tmp_path / "tuned.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    score = ("score", "--predictions", str(tmp_path / "tuned.jsonl"), "--rows", conversation)
+    for arguments, written in (
+        ((*score, "--out", str(tmp_path / "scored")), tmp_path / "scored" / "report.html"),
+        (("report", "--scores", scores, "--out", str(tmp_path / "report.html")), tmp_path / "report.html"),
+        (("compare", scores), None),
+    ):
+        loaded = imported_by(*arguments)
+        assert {"numpy", "rich"} <= loaded, "the command did not get as far as its work"
+        assert loaded & HEAVY == set()
+        assert written is None or written.is_file()
 
 
 def test_help_answers_at_once() -> None:

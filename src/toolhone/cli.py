@@ -122,6 +122,9 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         default="hermes",
         help="what calls are written in (default: %(default)s)",
     )
+    parser.add_argument(
+        "--policy", choices=("strict", "bfcl"), default="strict", help="how leniently to judge (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="the folder for scores/, metrics.json and the report")
     parser.set_defaults(run=_score)
 
@@ -192,11 +195,13 @@ def _score_files(options: argparse.Namespace) -> int:
     from toolhone.data.read import read_tools
     from toolhone.data.sources import name_of, told_rows
     from toolhone.evaluate.judge import judge_files
+    from toolhone.evaluate.policy import policy_named
 
     console = plain_console()
     tools = read_tools(options.tools) if options.tools else ()
     rows = list(told_rows(options.rows, tools, options.rows_format, console))
-    judge_files(options.predictions, rows, name_of(options.rows), options.out, options.chat_format)
+    policy = policy_named(options.policy)
+    judge_files(options.predictions, rows, name_of(options.rows), options.out, options.chat_format, policy)
     _show_result(options.out, console)
     return 0
 

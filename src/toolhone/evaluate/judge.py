@@ -13,6 +13,7 @@ from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
+from toolhone.evaluate.policy import STRICT, Policy
 from toolhone.evaluate.report import write_report
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
@@ -65,7 +66,12 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
 
 
 def judge_files(
-    predictions: Sequence[Path], rows: Sequence[Conversation], rows_named: str, out: Path, format: FormatName
+    predictions: Sequence[Path],
+    rows: Sequence[Conversation],
+    rows_named: str,
+    out: Path,
+    format: FormatName,
+    policy: Policy = STRICT,
 ) -> dict[str, Any]:
     """Score files of predictions of the same rows; write scores/, metrics.json and the report into `out`.
 
@@ -97,9 +103,14 @@ def judge_files(
     for example in turns(rows):
         ids.setdefault(example.conversation_id, []).append(example.id)
     aliases = {conversation: turn_ids[0] for conversation, turn_ids in ids.items() if len(turn_ids) == 1}
-    scores = {path.stem: _score_file(path, asked, format, aliases) for path in predictions}
+    scores = {path.stem: _score_file(path, asked, format, aliases, policy) for path in predictions}
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
-    return _write(run, scores, {**facts, "chat": {"format": format}, "quarantined": asked.quarantined}, None)
+    return _write(
+        run,
+        scores,
+        {**facts, "policy": policy.name, "chat": {"format": format}, "quarantined": asked.quarantined},
+        None,
+    )
 
 
 def _write(
@@ -129,7 +140,9 @@ def _prediction_files(run: RunFolder) -> list[Path]:
     return files
 
 
-def _score_file(path: Path, asked: _Asked, format: FormatName, aliases: Mapping[str, str]) -> list[Score]:
+def _score_file(
+    path: Path, asked: _Asked, format: FormatName, aliases: Mapping[str, str], policy: Policy = STRICT
+) -> list[Score]:
     """Judge one file, in the order of the rows. `aliases` gives the ids of examples that go by another id."""
     predictions: dict[str, Prediction] = {}
     for where, row in read_jsonl(path):
@@ -145,7 +158,7 @@ def _score_file(path: Path, asked: _Asked, format: FormatName, aliases: Mapping[
             f"{path}: does not answer {asked.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
             f"(first: {(lacking + foreign)[0]}); {asked.remedy}"
         )
-    return [score(example, predictions[id_], format) for id_, example in asked.judged.items()]
+    return [score(example, predictions[id_], format, policy) for id_, example in asked.judged.items()]
 
 
 def _prediction(row: dict[str, Any], where: str) -> Prediction:
