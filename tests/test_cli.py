@@ -135,7 +135,7 @@ def test_data_check_counts_what_it_found_sound(capsys: pytest.CaptureFixture[str
     assert main(["data", "check", *map(str, files), "--tools", str(SHIPPED / "tools.json")]) == 0
     counted = capsys.readouterr().out
     assert f"{len(rows):,} conversations, {len(turns):,} assistant turns, {calls:,} calls, 7 tools" in counted
-    assert counted.rpartition("tools;")[2].splitlines()[1].startswith(("no faults found", "0 errors"))
+    assert counted.rstrip().endswith("no faults found")
 
 
 @pytest.mark.usefixtures("workspace")

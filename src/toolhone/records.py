@@ -30,9 +30,9 @@ FormatName = Literal["hermes", "llama3", "json"]
 """How calls are written in a model's text; `chat/formats.py` pairs each with its template."""
 
 Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
-"""What may be mended in a model's text, where asked for (`chat/repair.py`). python_literals: single quotes, True, False,
-None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text in place of an object. code_fence:
-a call in a code fence, where the format has none."""
+"""What may be mended in a model's text, where asked for (`chat/repair.py`). python_literals: single quotes, True,
+False, None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text in place of an object.
+code_fence: a call in a code fence, where the format has none."""
 
 
 @dataclass(frozen=True, slots=True)

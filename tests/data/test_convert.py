@@ -357,7 +357,7 @@ def test_what_hermes_reads_back_calls_the_same_or_the_row_is_left_out(before: Co
 
 def test_plain_rows_are_never_left_out_of_hermes() -> None:
     """The property above would hold of a converter that leaves everything out."""
-    for before in read_conversations(SHIPPED / "train.jsonl", read_tools(SHIPPED / "tools.json")):
+    for before in read_conversations(SHIPPED / "test.jsonl", read_tools(SHIPPED / "tools.json")):
         after, lost = through("hermes", before, keep_extra=True)
         assert set(lost) <= {"call ids, which are others now"}
         assert [m.content for m in after.messages] == [m.content for m in before.messages]
@@ -367,7 +367,7 @@ def test_plain_rows_are_never_left_out_of_hermes() -> None:
 
 
 def test_the_shipped_rows_come_through_every_format_as_detected(tmp_path: Path) -> None:
-    source = SHIPPED / "train.jsonl"
+    source = SHIPPED / "test.jsonl"
     rows = [row for _, row in read_jsonl(source)]
     single = sum([m["role"] for m in row["messages"]] == ["system", "user", "assistant"] for row in rows)
     for format in TARGETS:

@@ -13,7 +13,7 @@ import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # in json/decoder.py, but not in the stubs
 from typing import Any, NoReturn
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -173,5 +173,5 @@ class _RowDecoder:
         return value if text[at:] == "}" else None
 
 
-_scan = _DECODER.scan_once
+_scan = _DECODER.scan_once  # type: ignore[attr-defined]  # likewise
 _ROW_DECODER = _RowDecoder()

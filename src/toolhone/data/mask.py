@@ -89,7 +89,7 @@ def _renamed(row: Conversation, names: Names) -> Conversation:
     def gold(one: GoldCall) -> GoldCall:
         name, inner = names.get(one.name, [one.name, {}])
         optional = frozenset(inner[key][0] if key in inner else key for key in one.optional)
-        return GoldCall(name, _value(one.arguments, inner), optional)
+        return GoldCall(name, _value(one.arguments, inner), optional, frozenset(_path(key, inner) for key in one.blank))
 
     expected = row.expected
     return replace(
@@ -98,6 +98,13 @@ def _renamed(row: Conversation, names: Names) -> Conversation:
         tools=tuple(map(tool, row.tools)),
         expected=None if expected is None else Gold(expected.status, tuple(map(gold, expected.calls))),
     )
+
+
+def _path(path: str, names: Names) -> str:
+    """A path of keys such as "body/unit" with each key renamed."""
+    key, slash, rest = path.partition("/")
+    new, inner = names.get(key, [key, {}])
+    return f"{new}{slash}{_path(rest, inner) if slash else ''}"
 
 
 def _value(value: Any, names: Names) -> Any:

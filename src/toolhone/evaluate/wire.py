@@ -134,9 +134,12 @@ def _call(call: Any, names: dict[str, str]) -> RawCall:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return RawCall("", json.dumps(call))  # a call without a name is malformed
     arguments = function.get("arguments")
-    if not isinstance(arguments, str):  # some give the object itself
-        arguments = "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
-    return RawCall(names.get(function["name"], function["name"]), arguments)
+    if arguments is None:
+        arguments = ""
+    elif not isinstance(arguments, str):  # some give the object itself
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    name: str = function["name"]
+    return RawCall(names.get(name, name), arguments)
 
 
 def _tokens(logprobs: Any) -> tuple[Token, ...]:
