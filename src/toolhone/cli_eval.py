@@ -6,16 +6,17 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from toolhone.errors import UserError
+from toolhone.records import FormatName
 from toolhone.terminal import plain_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from toolhone.evaluate.predict_endpoint import EndpointSettings
-    from toolhone.records import Example, FormatName
+    from toolhone.records import Example
 
 
 def add_predict_commands(commands: Any) -> None:
@@ -39,7 +40,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", help="the name of the predictions (default: the model's, / as -)")
     parser.add_argument("--out", type=Path, help="the file (default: predictions/LABEL.jsonl, with --run in the run)")
     parser.add_argument(
-        "--chat-format", choices=("hermes", "llama3"), help="what calls are written in (default: hermes)"
+        "--chat-format", choices=get_args(FormatName), help="what calls are written in (default: hermes)"
     )
     _add_endpoint(parser)
     parser.set_defaults(run=_predict)
