@@ -143,6 +143,14 @@ def test_bfcl_asks_for_what_the_schema_requires_even_where_gold_leaves_it_open()
     assert judge(gold, "calls", [ToolCall("f", {})], [tool], "", STRICT).exact
 
 
+def test_a_blank_argument_that_the_schema_requires_has_to_be_there_under_bfcl() -> None:
+    """As in live_multiple_507-149-4, whose gold for a required argument is an empty text alone."""
+    tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
+    gold = Gold("calls", (GoldCall("f", {}, frozenset(), frozenset({"x"})),))
+    assert not judge(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL).exact
+    assert judge(gold, "calls", [ToolCall("f", {"x": ""})], [tool], "", BFCL).exact
+
+
 def test_defaults_excuse_where_the_policy_says_so() -> None:
     unit = {"type": "string", "default": "km"}
     tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE, "unit": unit}})

@@ -211,6 +211,9 @@ def _match_arguments(
                 fired.add(DEFAULT_LEFT_OUT)
             else:
                 errors.append(ArgumentError(call.name, name, "missing", accepted, None))
+    for name in sorted(gold.blank & set(required)):
+        if name not in gold.arguments and name not in call.arguments:
+            errors.append(ArgumentError(call.name, name, "missing", [""], None))
     for name, found in call.arguments.items():
         if name not in gold.arguments:
             if policy.default_added and _has_default([found], schema.property(name)):
