@@ -71,7 +71,8 @@ def make_log(pairs: int, seed: int = 0, source: Path = SOURCE) -> list[dict[str,
     """
     chance = random.Random(seed)
     tools = [tool.to_json() for tool in read_tools(source / "tools.json")]
-    rows = list(read_conversations(source / "train.jsonl", read_tools(source / "tools.json")))
+    shipped = read_conversations(source / "train.jsonl", read_tools(source / "tools.json"))
+    rows = [request for row in shipped for request in requests_of(row)]
     made: list[dict[str, Any]] = []
     started = _STARTED
     for row in _endless(rows, chance):
@@ -81,6 +82,21 @@ def make_log(pairs: int, seed: int = 0, source: Path = SOURCE) -> list[dict[str,
             break
     made.sort(key=lambda pair: pair["time"])
     return made[:pairs]
+
+
+def requests_of(row: Conversation) -> Iterator[Conversation]:
+    """The row cut where an answer stands that is not to be learned (weight 0): it only leads on to the next request."""
+    system = [message for message in row.messages[:1] if message.role == "system"]
+    part: list[Message] = []
+    for message in row.messages[len(system) :]:
+        if message.role == "assistant" and message.weight == 0:
+            while part[-1].role == "tool":  # the results that it speaks of
+                part.pop()
+            yield replace(row, messages=(*system, *part))
+            part = []
+        else:
+            part.append(message)
+    yield replace(row, messages=(*system, *part))
 
 
 def _endless(rows: Sequence[Conversation], chance: random.Random) -> Iterator[Conversation]:

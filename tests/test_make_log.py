@@ -91,7 +91,8 @@ def test_conversations_read_from_the_log_are_the_shipped_ones(read_back: list[Co
             )
             for message in row.messages
         )
-        for row in read_conversations(SHIPPED / "train.jsonl")
+        for whole in read_conversations(SHIPPED / "train.jsonl")
+        for row in make_log.requests_of(whole)
     }
     rows = [row for row in read_back if isinstance(row, Conversation)]
     assert len(rows) > 200
@@ -109,9 +110,10 @@ def test_conversations_read_from_the_log_are_the_shipped_ones(read_back: list[Co
 
 
 def test_more_pairs_than_turns_come_with_other_numbers_and_calls_that_fit_them() -> None:
-    """Seven hundred turns are in the shipped rows; what goes beyond them is renumbered."""
-    shipped = {row.messages[1].content for row in read_conversations(SHIPPED / "train.jsonl")}
-    pairs = make_log.make_log(1600)
+    """Thirteen hundred turns are in the shipped rows; what goes beyond them is renumbered."""
+    whole = read_conversations(SHIPPED / "train.jsonl")
+    shipped = {row.messages[1].content for one in whole for row in make_log.requests_of(one)}
+    pairs = make_log.make_log(2200)
     renumbered = [pair for pair in pairs if pair["request"]["messages"][1]["content"] not in shipped]
     assert len(renumbered) > 500
     for pair in renumbered:

@@ -11,7 +11,7 @@ from toolhone.evaluate.run_files import RunFiles
 
 
 def _run(manifest: dict[str, Any] | None = None, log: list[dict[str, Any]] | None = None) -> RunFiles:
-    return RunFiles("cpu", {"models": {}}, {}, log or [], manifest, "name: cpu\n")
+    return RunFiles("cpu", {"models": {}}, {}, log or [], manifest, "name: cpu\n", {})
 
 
 def test_what_a_manifest_does_not_record_is_left_out() -> None:
