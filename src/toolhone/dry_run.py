@@ -10,6 +10,7 @@ from toolhone.train.estimate import estimate
 from toolhone.train.model import load_model_config
 from toolhone.train.pack import TrainingRow
 from toolhone.train.preflight import refuse_untrainable
+from toolhone.train.trainer import prefix_sampler
 
 
 def dry_run(config: Config, console: Console) -> None:
@@ -17,7 +18,8 @@ def dry_run(config: Config, console: Console) -> None:
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
     rows = [TrainingRow.of(row) for row in prepared.train]
-    found = estimate(config, prepared.hardware, load_model_config(config.model), rows)
+    order = list(prefix_sampler(prepared.train, config.train.batch_size, config.seed))
+    found = estimate(config, prepared.hardware, load_model_config(config.model), rows, order)
     share = found.trainable_parameters / found.total_parameters
     labelled = found.labelled_tokens / found.logical_tokens
     ratio = found.logical_tokens / found.computed_tokens

@@ -80,10 +80,16 @@ class _Sizes:
     vocabulary: int
 
 
-def estimate(config: Config, hardware: Hardware, model_config: Any, rows: Sequence[TrainingRow]) -> Estimate:
-    """Estimate a training run on these rows."""
+def estimate(
+    config: Config,
+    hardware: Hardware,
+    model_config: Any,
+    rows: Sequence[TrainingRow],
+    order: Sequence[int] | None = None,
+) -> Estimate:
+    """Estimate a training run on these rows, in the order of the trainer's sampler or in any."""
     sizes = _sizes(config, model_config)
-    batches = count_batches(config, rows)
+    batches = count_batches(config, rows, order)
     per_step = config.train.gradient_accumulation * world_size()
     steps_per_epoch = math.ceil(len(batches) / per_step)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
@@ -104,12 +110,13 @@ def estimate(config: Config, hardware: Hardware, model_config: Any, rows: Sequen
     )
 
 
-def count_batches(config: Config, rows: Sequence[TrainingRow]) -> list[BatchCount]:
-    """One pass in shuffled batches, as training draws them."""
-    order = list(rows)
-    random.Random(config.seed).shuffle(order)
+def count_batches(config: Config, rows: Sequence[TrainingRow], order: Sequence[int] | None = None) -> list[BatchCount]:
+    """One pass in batches, in an order of the rows; None: shuffled."""
+    ordered = [rows[index] for index in order] if order is not None else list(rows)
+    if order is None:
+        random.Random(config.seed).shuffle(ordered)
     size = config.train.batch_size
-    chunks = [order[first : first + size] for first in range(0, len(order), size)]
+    chunks = [ordered[first : first + size] for first in range(0, len(ordered), size)]
     return [
         _tree_batch(config, chunk) if config.train.packing == "prefix_tree" else _plain_batch(chunk) for chunk in chunks
     ]

@@ -286,6 +286,12 @@ def _dataset(rows: Sequence[Rendered], packing: str) -> Dataset:
     )
 
 
+def prefix_sampler(rows: Sequence[Rendered], batch_size: int, seed: int) -> PrefixSampler:
+    """The order in which prefix trees take these rows."""
+    conversations = [row.example.conversation_id for row in rows]
+    return PrefixSampler([_group(row) for row in rows], conversations, batch_size, seed)
+
+
 def _group(row: Rendered) -> str:
     """What rows with the same system prompt and tools have in common."""
     system = [message.content for message in row.example.prompt[:1] if message.role == "system"]
