@@ -45,6 +45,11 @@ def test_advice_goes_by_the_interval_not_by_the_gain(step: Step, said: str) -> N
     assert advice([Step(50, 100, 0.3, 0.2, 0.4), step], 242).startswith(said)
 
 
+def test_few_turns_that_all_came_out_alike_tell_nothing() -> None:
+    assert advice([Step(8, 16, 0.0, 0.0, 0.0)], 8).startswith("8 turns cannot tell")
+    assert advice([Step(8, 16, 0.0, 0.0, 0.0)], 50).startswith("More data of this kind would hardly help")
+
+
 def experiment(tiny_llama: Path) -> Config:
     return Config(
         name="curve",

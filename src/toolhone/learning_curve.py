@@ -102,7 +102,7 @@ def advice(found: Sequence[Step], turns: int) -> str:
     seen = f"from {last.smaller} to {last.larger} rows exact match changed by {interval}"
     if last.low > 0:
         return f"More data helps: {seen}, about {last.per_doubling * 100:.1f} points a doubling."
-    if last.high < HARDLY:
+    if last.high < HARDLY and turns * HARDLY >= 1:  # fewer turns cannot show so small a gain
         return f"More data of this kind would hardly help: {seen}. Look at what is still wrong instead."
     return f"{turns} turns cannot tell whether more data would help: {seen}. Judge on more rows, or add a larger size."
 
