@@ -50,7 +50,7 @@ def test_twenty_sgd_steps_give_the_same_adapter_with_either_packing(train: Train
     tree = train(short_rows, "tree", packing="prefix_tree", **keys)
     plain = train(short_rows, "plain", packing="none", **keys)
     assert_has_moved(plain.adapter)
-    assert_close(tree.adapter, plain.adapter, 5e-5)  # float32 on several threads adds in other orders
+    assert_close(tree.adapter, plain.adapter, 1e-5)
     assert tree.losses == pytest.approx(plain.losses, rel=1e-5)
     assert tree.log[-1]["computed_tokens"] < plain.log[-1]["computed_tokens"] / 2
 
