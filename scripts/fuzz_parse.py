@@ -22,14 +22,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.chat.write import RawCall, write_turn
 from toolhone.records import FormatName
 
 ROOT = Path(__file__).parent.parent
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 HANG_SECONDS = 20
 """Of processor time, for 100 texts."""
 

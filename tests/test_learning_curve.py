@@ -50,6 +50,10 @@ def test_few_turns_that_all_came_out_alike_tell_nothing() -> None:
     assert advice([Step(8, 16, 0.0, 0.0, 0.0)], 50).startswith("More data of this kind would hardly help")
 
 
+def test_a_gain_without_an_interval_tells_nothing() -> None:
+    assert advice([Step(8, 16, 0.1, None, None)], 200).startswith("200 turns cannot tell")
+
+
 def experiment(tiny_llama: Path) -> Config:
     return Config(
         name="curve",

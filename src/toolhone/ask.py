@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from toolhone.chat.parse import parse_turn
-from toolhone.chat.render import make_base_renderer, make_renderer
+from toolhone.chat.render import make_renderer
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.predict import answer_one
@@ -34,7 +34,7 @@ def ask(folder: Path, question: str, *, base: bool, console: Console) -> None:
     if not base:
         model = load_adapter(model, run.adapter)
     tokenizer = load_tokenizer(config.model)
-    renderer = (make_base_renderer if base else make_renderer)(tokenizer, config.chat, config.model.name)
+    renderer = make_renderer(tokenizer, config.chat, config.model.name, untuned=base)
     system = [message for message in row.messages[:1] if message.role == "system"]
     asked = Example(
         id="ask",

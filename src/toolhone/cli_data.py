@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from toolhone.records import RowFormat, Tool
+from toolhone.records import FormatName, RowFormat, Tool
 from toolhone.terminal import plain_console
 
 
@@ -33,7 +33,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--near", action="store_true", help="look for near duplicates too (keeps texts in memory)")
     parser.add_argument("--tokenizer", help="a model's name or folder: turns must read back, tokens are counted")
     parser.add_argument(
-        "--chat-format", choices=("auto", "hermes", "llama3", "json"), help="the format turns are written in"
+        "--chat-format", choices=("auto", *get_args(FormatName)), help="the format turns are written in"
     )
     parser.add_argument("--max-tokens", type=_count, help="the longest example; needs --tokenizer")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a mended copy, and check that")
@@ -238,9 +238,7 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
     _add_sources(parser)
     parser.add_argument("--out", type=Path, required=True, help="the sheet (.html or .csv); with --apply the new rows")
     parser.add_argument("--predictions", type=Path, help="a model's predictions or scores: disagreement is doubt")
-    parser.add_argument(
-        "--chat-format", choices=("hermes", "llama3", "json"), default="hermes", help="of predictions' texts"
-    )
+    parser.add_argument("--chat-format", choices=get_args(FormatName), default="hermes", help="of predictions' texts")
     parser.add_argument("--rows", type=_count, default=200, help="turns on the sheet (default: %(default)s)")
     parser.add_argument("--random-share", type=float, default=0.5, help="share drawn at random, for the accuracy")
     parser.add_argument("--seed", type=int, default=7)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolhone.records import RowFormat
+from toolhone.records import FormatName, RowFormat
 
 
 class _Section(BaseModel):
@@ -65,7 +65,7 @@ class DataConfig(_Section):
 class ChatConfig(_Section):
     """How a conversation becomes the text that the model reads and writes."""
 
-    format: Literal["auto", "hermes", "llama3", "json"] = "auto"
+    format: Literal["auto", FormatName] = "auto"
     """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 (JSON with
     "parameters") or json (a JSON object a line, without tags; ChatML models). auto: hermes or llama3, told from the
     tokenizer's special tokens."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, make_base_renderer
+from toolhone.chat.render import ChatRenderer, make_renderer
 from toolhone.config import Config
 from toolhone.config_file import load_config
 from toolhone.data.split import turns
@@ -123,7 +123,7 @@ def _manifest_head(prepared: Prepared) -> dict[str, Any]:
 def _predict_base(prepared: Prepared, run: RunFolder, console: Console) -> None:
     stage = "predict:base"
     config = prepared.config
-    renderer = make_base_renderer(prepared.renderer.tokenizer, config.chat, config.model.name)
+    renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, untuned=True)
     made_from = _prediction_fingerprint(prepared, renderer, "base")
     if run.is_finished(stage, made_from):
         console.print(f"reusing {run.predictions('base')}")

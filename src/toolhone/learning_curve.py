@@ -19,6 +19,7 @@ from rich.table import Table
 from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
+from toolhone.evaluate import wording
 from toolhone.evaluate.compare import compare_all
 from toolhone.evaluate.rates import rate_of
 from toolhone.evaluate.run_files import read_scores
@@ -32,18 +33,22 @@ HARDLY = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From one size to the next: the gain in exact match, with its 95% interval (paired bootstrap)."""
+    """From one size to the next: the gain in exact match, with its 95% interval (paired bootstrap). The bounds are None
+    where there is none, as of turns that are all of one template."""
 
     smaller: int
     larger: int
     gain: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def per_doubling(self) -> float:
         """The gain that a doubling of the rows would have brought at this pace."""
         return self.gain / math.log2(self.larger / self.smaller)
+
+    def __str__(self) -> str:
+        return wording.points({"value": self.gain, "low": self.low, "high": self.high})
 
 
 def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path | None:
@@ -98,11 +103,10 @@ def steps(scores: dict[str, list[Score]]) -> list[Step]:
 def advice(found: Sequence[Step], turns: int) -> str:
     """What the last step says of more data."""
     last = found[-1]
-    interval = f"{last.gain * 100:+.1f} points [{last.low * 100:.1f}, {last.high * 100:.1f}]"
-    seen = f"from {last.smaller} to {last.larger} rows exact match changed by {interval}"
-    if last.low > 0:
+    seen = f"from {last.smaller} to {last.larger} rows exact match changed by {last}"
+    if last.low is not None and last.low > 0:
         return f"More data helps: {seen}, about {last.per_doubling * 100:.1f} points a doubling."
-    if last.high < HARDLY and turns * HARDLY >= 1:  # fewer turns cannot show so small a gain
+    if last.high is not None and last.high < HARDLY and turns * HARDLY >= 1:  # fewer turns cannot show so small a gain
         return f"More data of this kind would hardly help: {seen}. Look at what is still wrong instead."
     return f"{turns} turns cannot tell whether more data would help: {seen}. Judge on more rows, or add a larger size."
 
@@ -116,15 +120,9 @@ def _refuse_sizes(sizes: Sequence[int], available: int) -> None:
 
 def _table(scores: dict[str, list[Score]], found: Sequence[Step]) -> Table:
     table = Table("Rows", "Exact match", "Against the size before")
-    for number, (size, rows) in enumerate(scores.items()):
-        exact = rate_of(score.exact for score in rows)
-        interval = f"[{exact['low'] * 100:.1f}, {exact['high'] * 100:.1f}]"
-        value = f"{exact['value']:.1%} {interval} {exact['numerator']}/{exact['denominator']}"
-        gain = ""
-        if number:
-            step = found[number - 1]
-            gain = f"{step.gain * 100:+.1f} points [{step.low * 100:.1f}, {step.high * 100:.1f}]"
-        table.add_row(size, value, gain)
+    gains = ["", *map(str, found)]
+    for (size, rows), gain in zip(scores.items(), gains, strict=True):
+        table.add_row(size, wording.figure(rate_of(score.exact for score in rows)), gain)
     return table
 
 

@@ -34,6 +34,11 @@ _FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "d
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files of predictions or scores in a folder, one a model, the base model's first."""
+    return sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem != "base", path.stem))
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The paths of a run, and its manifest on disk."""

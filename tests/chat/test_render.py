@@ -24,7 +24,6 @@ from toolhone.chat.render import (
     ChatRenderer,
     Rendered,
     RenderError,
-    make_base_renderer,
     make_renderer,
     render_all,
 )
@@ -488,7 +487,7 @@ def test_names_say_which_tools_there_are_and_nothing_else(tiny_tokenizer: Any, t
 @pytest.mark.parametrize(("tools", "told"), [("names", "schema"), ("signatures", "signatures"), ("schema", "schema")])
 def test_an_untuned_model_is_never_asked_with_names_alone(tiny_tokenizer: Any, tools: Any, told: Any) -> None:
     asked, offered = (Message("user", "hi"),), (LOOK_UP,)
-    base = make_base_renderer(tiny_tokenizer, ChatConfig(tools=tools, template="auto"), "tiny")
+    base = make_renderer(tiny_tokenizer, ChatConfig(tools=tools, template="auto"), "tiny", untuned=True)
     same = make_renderer(tiny_tokenizer, ChatConfig(tools=told, template="auto"), "tiny")
     assert base.text(asked, offered, ask=True) == same.text(asked, offered, ask=True)
 

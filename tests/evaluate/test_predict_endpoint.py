@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import Answer, Server, hangs, serving
 from rich.console import Console
 
 from toolhone.chat.parse import parse_turn
@@ -27,66 +27,11 @@ from toolhone.run import open_run, provenance
 
 TOOL = Tool("query_order", "", {"type": "object", "properties": {"id": {"type": "string"}}})
 
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-"""Status and body for a request's JSON body."""
-
-
-class Server(ThreadingHTTPServer):
-    """An endpoint on this machine. `answers` are used up one a request, and then the last goes on."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: list[Answer] = [calls_the_tool]
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.closing = threading.Event()
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            self.server.requests.append(body)
-            self.server.keys.append(self.headers["authorization"])
-            answer = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
-        if answer is hangs:
-            self.server.closing.wait()
-            return
-        status, content = answer(body)
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        if status == 429:
-            self.send_header("retry-after", "0")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.closing.set()
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with serving(calls_the_tool, monkeypatch) as made:
+        yield made
 
 
 def says(message: Any, finish_reason: str = "stop", logprobs: Any = None, **usage: int) -> tuple[int, Any]:
@@ -113,10 +58,6 @@ def calls_the_tool(body: dict[str, Any]) -> tuple[int, Any]:
     number = body["messages"][-1]["content"].split()[-1].rstrip("?")
     name = body["tools"][0]["function"]["name"]
     return says(calls({"name": name, "arguments": json.dumps({"id": number})}), "tool_calls")
-
-
-def hangs(body: dict[str, Any]) -> tuple[int, Any]:
-    raise AssertionError("never called: the handler waits instead")
 
 
 def fails(status: int, message: str = "no") -> Answer:

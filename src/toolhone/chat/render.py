@@ -178,20 +178,22 @@ def _template_message(message: Message) -> dict[str, Any]:
     return row
 
 
-def make_renderer(tokenizer: Any, config: ChatConfig, model: str) -> ChatRenderer:
+def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, untuned: bool = False) -> ChatRenderer:
     """Choose format and template for a model's tokenizer.
 
     The model's own template is taken where it names the tools and every probe turn (parallel calls, text beside a
     call, a call without arguments) comes back from it unchanged. It writes tools in its own way, so that signatures and
-    names are toolhone's template's alone.
+    names are toolhone's template's alone. An `untuned` model is asked as the tuned one is, but never with tools by
+    their names alone, which it could not know how to call.
 
     Raises:
         UserError: where no format fits, or `chat.template: model` asks for a template that is not there or not fit.
     """
+    tools = "schema" if untuned and config.tools == "names" else config.tools
     chat_format = choose_format(config.format, tokenizer.get_vocab(), model)
     template_kwargs = {**chat_format.template_kwargs, **config.template_kwargs}
-    own = ChatRenderer(tokenizer, chat_format, chat_format.own_template(config.tools), "toolhone", "", template_kwargs)
-    if config.template == "toolhone" or config.tools != "schema":
+    own = ChatRenderer(tokenizer, chat_format, chat_format.own_template(tools), "toolhone", "", template_kwargs)
+    if config.template == "toolhone" or tools != "schema":
         return own
     theirs = tokenizer.chat_template
     if not isinstance(theirs, str):
@@ -204,13 +206,6 @@ def make_renderer(tokenizer: Any, config: ChatConfig, model: str) -> ChatRendere
     if config.template == "model":
         raise UserError(f"chat.template: the template of {model} cannot be used: {fault}; set it to auto or toolhone")
     return ChatRenderer(tokenizer, chat_format, own.template, "toolhone", fault, template_kwargs)
-
-
-def make_base_renderer(tokenizer: Any, config: ChatConfig, model: str) -> ChatRenderer:
-    """The renderer for the untuned model: it is asked as the tuned one is, but never with tools by their names alone,
-    which it could not know how to call."""
-    told = config.model_copy(update={"tools": "schema"}) if config.tools == "names" else config
-    return make_renderer(tokenizer, told, model)
 
 
 def render_all(

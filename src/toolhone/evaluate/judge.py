@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from toolhone.evaluate.policy import STRICT, Policy
 from toolhone.evaluate.report import write_report
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
-from toolhone.run import RunFolder
+from toolhone.run import RunFolder, model_files
 
 _PREDICTION_KEYS = {field.name for field in fields(Prediction)}
 
@@ -33,8 +33,7 @@ class _Asked:
     remedy: str
 
     @classmethod
-    def of(cls, rows: Iterable[Conversation], named: str, remedy: str) -> _Asked:
-        examples = turns(rows)
+    def of(cls, examples: Sequence[Example], named: str, remedy: str) -> _Asked:
         places: dict[str, str] = {}
         for example in examples:
             if example.id in places:
@@ -57,7 +56,7 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     if "judged" not in manifest:
         raise UserError(f"{run.manifest}: does not say which rows were judged; `toolhone train` writes it")
     named = f"the {manifest['judged']} rows in {run.path}/splits"
-    asked = _Asked.of(read_conversations(run.split(manifest["judged"])), named, "run `toolhone eval`")
+    asked = _Asked.of(turns(read_conversations(run.split(manifest["judged"]))), named, "run `toolhone eval`")
     scores = {
         path.stem: _score_file(path, asked, manifest["chat"]["format"], aliases={}) for path in _prediction_files(run)
     }
@@ -96,11 +95,12 @@ def judge_files(
     if inside:
         raise UserError(f"--out {out}: {inside[0]} would be written over; name another folder")
     remedy = "predict these rows, or name with --rows those that were predicted"
-    asked = _Asked.of(rows, f"the rows of {rows_named}", remedy)
+    examples = turns(rows)
+    asked = _Asked.of(examples, f"the rows of {rows_named}", remedy)
     if not asked.judged and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to judge in {len(rows)} rows")
     ids: dict[str, list[str]] = {}
-    for example in turns(rows):
+    for example in examples:
         ids.setdefault(example.conversation_id, []).append(example.id)
     aliases = {conversation: turn_ids[0] for conversation, turn_ids in ids.items() if len(turn_ids) == 1}
     scores = {path.stem: _score_file(path, asked, format, aliases, policy) for path in predictions}
@@ -134,7 +134,7 @@ def _tools_trained_on(run: RunFolder) -> set[str] | None:
 
 def _prediction_files(run: RunFolder) -> list[Path]:
     """The files of predictions, the base model's first."""
-    files = sorted(run.predictions("base").parent.glob("*.jsonl"), key=lambda path: (path.stem != "base", path.stem))
+    files = model_files(run.predictions("base").parent)
     if not files:
         raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
     return files

@@ -7,7 +7,6 @@ what was paid for counts. `<model>.json` beside the predictions says how they ca
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.evaluate.wire import read_choice, request_of
 from toolhone.fingerprint import fingerprint
-from toolhone.jsonl import json_line, write_json, write_jsonl
+from toolhone.jsonl import json_line, read_json, write_json, write_jsonl
 from toolhone.records import Example, FormatName
 
 
@@ -78,7 +77,7 @@ def predict_endpoint(
     made_from = _fingerprint(examples, label, settings)
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file():
-        known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+        known: dict[str, Any] = read_json(note, "the first call writes it")
         if known.get("fingerprint") == made_from:
             console.print(f"reusing {path}", markup=False)
             return known

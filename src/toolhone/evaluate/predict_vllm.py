@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, make_base_renderer, make_renderer
+from toolhone.chat.render import ChatRenderer, make_renderer
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.data.read import read_conversations
@@ -45,8 +45,7 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
         raise UserError(f"{run.manifest}: does not say which rows are judged; `toolhone train` writes it")
     if not base and not (run.adapter / "adapter_config.json").is_file():
         raise UserError(f"{folder}: has no adapter yet; `toolhone train` makes it")
-    made = make_base_renderer if base else make_renderer
-    renderer = made(load_tokenizer(config.model), config.chat, config.model.name)
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, untuned=base)
     examples = turns(read_conversations(run.split(manifest["judged"])))
     label, adapter = ("base-vllm", None) if base else ("tuned-vllm", run.adapter)
     path = run.predictions(label)

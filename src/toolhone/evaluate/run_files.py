@@ -6,7 +6,6 @@ config.yaml and the split that was judged. Out: one `RunFiles`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from toolhone.data.read import read_conversations
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate import wording
-from toolhone.jsonl import StrictJsonError, parse_strict, read_jsonl
+from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Example, Score
 from toolhone.run import RunFolder
 
@@ -72,16 +71,7 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        value = parse_strict(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
-    except StrictJsonError as error:
-        raise UserError(f"{path}: {error}") from None
+    value = read_json(path, remedy)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

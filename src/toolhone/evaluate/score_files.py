@@ -21,6 +21,7 @@ from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.report import draw_report
 from toolhone.evaluate.run_files import RunFiles, read_scores
 from toolhone.records import Score
+from toolhone.run import model_files
 
 _REMEDY = "`toolhone score` makes scores of predictions"
 
@@ -44,7 +45,7 @@ def _files_of(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     inside = source / "scores" if (source / "scores").is_dir() else source
-    files = sorted(inside.glob("*.jsonl"), key=lambda path: (path.stem != "base", path.stem))
+    files = model_files(inside)
     if not files:
         raise UserError(f"{source}: holds no scores (looked for {inside}/*.jsonl); {_REMEDY}")
     return files

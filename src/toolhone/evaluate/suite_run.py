@@ -6,7 +6,6 @@ which keeps the figures of models that answered the same entries before.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from toolhone.evaluate.policy import POLICIES, STRICT, Policy
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.suite import Suite, by_category
 from toolhone.fingerprint import fingerprint
-from toolhone.jsonl import read_jsonl, write_json, write_jsonl
+from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.records import FormatName, Prediction
 from toolhone.run import RunFolder, existing_run
 
@@ -63,7 +62,7 @@ def suite_of_endpoint(
 
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
     """Predictions of the base or the tuned model; returns the chat format that they are in."""
-    from toolhone.chat.render import make_base_renderer, make_renderer
+    from toolhone.chat.render import make_renderer
     from toolhone.evaluate.predict import predict
     from toolhone.experiment import on_device
     from toolhone.hardware import choose_hardware, rank
@@ -71,8 +70,8 @@ def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: C
     from toolhone.train.model import load_adapter, load_model, load_tokenizer
 
     hardware = choose_hardware(config.model)
-    made = make_base_renderer if label == "base" else make_renderer
-    renderer = made(load_tokenizer(config.model), config.chat, config.model.name)
+    tokenizer = load_tokenizer(config.model)
+    renderer = make_renderer(tokenizer, config.chat, config.model.name, untuned=label == "base")
     trained = run.read_manifest()["stages"].get("train", {}).get("fingerprint")
     made_from = fingerprint(
         label,
@@ -158,6 +157,6 @@ def _earlier(path: Path, asked: str, key: str) -> dict[str, Any]:
     """What is known of models that have answered the same entries."""
     if not path.is_file():
         return {}
-    known = json.loads(path.read_text(encoding="utf-8"))
+    known = read_json(path, "the suite writes it")
     found: dict[str, Any] = known[key] if known.get("entries_fingerprint") == asked else {}
     return found

@@ -20,6 +20,7 @@ from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.config import EvaluateConfig
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score
+from toolhone.evaluate.part_file import remove_parts
 from toolhone.evaluate.predict import predict
 from toolhone.hardware import rank
 from toolhone.jsonl import read_json, read_jsonl, write_json
@@ -49,8 +50,7 @@ def exact_match_on(
     def measure(model: Any, step: int) -> Measured:
         answers = folder / f"step-{step}.jsonl"
         if rank() == 0:  # what an interrupted run began is not this model's
-            for part in folder.glob(f".{answers.name}.*"):
-                part.unlink()
+            remove_parts(answers)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         attention = model.config._attn_implementation
@@ -87,7 +87,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
     @property
     def best(self) -> Measured:
         """The first of the best measurements."""
-        return max(self.history, key=lambda measured: (measured.right, -measured.step))
+        return _best(self.history)
 
     def take_best(self, adapter: Path) -> None:
         """Put the best adapter where the run's adapter belongs."""
@@ -96,8 +96,9 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.fsdp:
             raise UserError("train.select_by: exact_match cannot answer with a model that FSDP has cut up; use last")
-        self.history = [measured for measured in self._written() if measured.step <= state.global_step]
-        if self.history and not self._is_saved(self.best):
+        written = self._written()
+        self.history = [measured for measured in written if measured.step <= state.global_step]
+        if self.history and self.best != _best(written):
             self.history = []  # a later step was the best of the run that is resumed; it will come again
 
     def on_evaluate(
@@ -133,5 +134,6 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
             return []
         return [Measured(**row) for row in read_json(path, "training writes it")["measured"]]
 
-    def _is_saved(self, measured: Measured) -> bool:
-        return max(self._written(), key=lambda m: (m.right, -m.step)) == measured
+
+def _best(history: Sequence[Measured]) -> Measured:
+    return max(history, key=lambda measured: (measured.right, -measured.step))

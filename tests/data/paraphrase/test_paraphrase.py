@@ -7,15 +7,15 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Answer, Server, serving
 from rich.console import Console
 
 from toolhone.data.paraphrase.paraphrase import ParaphraseReport, ParaphraseSettings, paraphrase
@@ -31,69 +31,11 @@ FOLDER = Path(__file__).parents[3] / "data" / "customer_service"
 TOOLS = read_tools(FOLDER / "tools.json")
 ANY_TOOL = Tool("call", "", {"type": "object"})
 
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-"""Status and body for a request's JSON body."""
-
-
-class Server(ThreadingHTTPServer):
-    """An endpoint on this machine. `answers` are used up one a request, and then the last goes on."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: list[Answer] = [well]
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.most_at_once = self.at_once = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            self.server.requests.append(body)
-            self.server.keys.append(self.headers["authorization"])
-            answer = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
-            self.server.at_once += 1
-            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
-        status, content = answer(body)
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        with self.server.lock:
-            self.server.at_once -= 1
-        try:
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            if status == 429:
-                self.send_header("retry-after", "0")
-            self.end_headers()
-            self.wfile.write(data)
-        except OSError:  # the client has given up
-            pass
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with serving(well, monkeypatch) as made:
+        yield made
 
 
 def asked(body: dict[str, Any]) -> dict[str, Any]:
