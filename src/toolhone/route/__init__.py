@@ -1,0 +1,1 @@
+"""When the small model should answer, and when a larger one."""
