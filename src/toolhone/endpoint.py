@@ -138,18 +138,13 @@ class Endpoint:
             from openai import OpenAI
         except ImportError:
             raise UserError("the package openai is not installed; `pip install openai` brings it") from None
-        address = urlsplit(base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise UserError(f"--base-url {base_url}: expected an address such as http://127.0.0.1:8000/v1")
-        key = os.environ.get("OPENAI_API_KEY")
-        if not key and address.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise UserError(f"OPENAI_API_KEY is not set; put the key for {address.hostname} into the environment")
+        key = endpoint_key(base_url, "--base-url")
         self._model, self._max_tokens, self._retries, self._first_wait_s = model, max_tokens, retries, first_wait_s
         self._limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
         self._pace = Pace(calls_a_minute)
         self.wishes = dict(wishes or {})
         # Retries are ours, so that each is counted.
-        self._client = OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout_s, max_retries=0)
+        self._client = OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
     def ask(
         self,
@@ -165,16 +160,15 @@ class Endpoint:
             OutOfBudget: before a call that would not fit.
             UserError: where no call can succeed: a wrong key, model or address.
         """
-        # A token is at least a byte; the role and the marks around a message are a few tokens more.
-        most_prompt_tokens = sum(_bytes(message) + 16 for message in messages) + sum(map(_json_bytes, tools))
-        bound = budget.cost(most_prompt_tokens, self._max_tokens)
+        most = most_prompt_tokens(messages, tools)
+        bound = budget.cost(most, self._max_tokens)
         number = 0
         while not stop.is_set():
             self._pace.wait(stop)
             budget.reserve(bound)
-            attempt = Attempt(None, "interrupted", most_prompt_tokens, self._max_tokens)
+            attempt = Attempt(None, "interrupted", most, self._max_tokens)
             try:
-                attempt = self._attempt(messages, tools, most_prompt_tokens)
+                attempt = self._attempt(messages, tools, most)
             finally:
                 budget.settle(bound, budget.cost(attempt.prompt_tokens, attempt.completion_tokens))
             record(attempt)
@@ -187,9 +181,7 @@ class Endpoint:
             number += 1
         return None
 
-    def _attempt(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], most_prompt_tokens: int
-    ) -> Attempt:
+    def _attempt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], most: int) -> Attempt:
         import openai
 
         options = {self._limit_key: self._max_tokens, **self.wishes, **({"tools": tools} if tools else {})}
@@ -200,20 +192,20 @@ class Endpoint:
             latency_ms = (time.perf_counter() - started) * 1000
         except openai.APITimeoutError:
             # It may have been answered, and charged, all the same.
-            return Attempt(None, "timeout", most_prompt_tokens, self._max_tokens, retry=True)
+            return Attempt(None, "timeout", most, self._max_tokens, retry=True)
         except openai.APIConnectionError as error:
             return Attempt(None, f"no connection: {error.__cause__ or error}", 0, 0, retry=True)
         except openai.APIStatusError as error:
             return self._status(error.status_code, str(error), error.response.headers.get("retry-after"), options)
         except (openai.APIError, json.JSONDecodeError):
-            return Attempt(None, "malformed answer", most_prompt_tokens, self._max_tokens, retry=True)
+            return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
         try:
             choice = reply.choices[0]
             text = choice.message.content
             usage = reply.usage
         except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
-            return Attempt(None, "malformed answer", most_prompt_tokens, self._max_tokens, retry=True)
-        charged, usage_told = (most_prompt_tokens, self._max_tokens), False
+            return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
+        charged, usage_told = (most, self._max_tokens), False
         if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
             charged, usage_told = (usage.prompt_tokens, usage.completion_tokens), True
         text = text if isinstance(text, str) else ""
@@ -221,7 +213,7 @@ class Endpoint:
 
     def _status(self, status: int, message: str, retry_after: str | None, sent: Mapping[str, Any]) -> Attempt:
         if status in (408, 409, 429) or status >= 500:
-            return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=_seconds(retry_after))
+            return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=retry_after_seconds(retry_after))
         if status in (401, 403, 404):
             remedy = "look at --model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
             raise UserError(f"the endpoint answered {status}: {message[:300]}; {remedy}")
@@ -238,6 +230,27 @@ class Endpoint:
         return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
 
 
+def endpoint_key(base_url: str, flag: str) -> str:
+    """The key for an address, from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+
+    Raises:
+        UserError: naming `flag`, for an address that is none, or a missing key.
+    """
+    address = urlsplit(base_url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise UserError(f"{flag} {base_url}: expected an address such as http://127.0.0.1:8000/v1")
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key and address.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise UserError(f"OPENAI_API_KEY is not set; put the key for {address.hostname} into the environment")
+    return key or "none"
+
+
+def most_prompt_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> int:
+    """As many tokens as a request can have at most."""
+    # A token is at least a byte; the role and the marks around a message are a few tokens more.
+    return sum(_bytes(message) + 16 for message in messages) + sum(map(_json_bytes, tools))
+
+
 def _bytes(message: Mapping[str, Any]) -> int:
     """The bytes of a message's content and calls."""
     return len((message["content"] or "").encode()) + sum(map(_json_bytes, message.get("tool_calls", ())))
@@ -247,8 +260,9 @@ def _json_bytes(value: Any) -> int:
     return len(json.dumps(value).encode())
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def retry_after_seconds(retry_after: str | None) -> float | None:
+    """The seconds that a Retry-After header asks for; None where it is absent or a date."""
     try:
         return None if retry_after is None else max(0.0, float(retry_after))
-    except ValueError:  # a date, which the jittered wait stands in for
+    except ValueError:  # a date, which the caller's own wait stands in for
         return None

@@ -33,7 +33,7 @@ from toolhone.evaluate.decode import (
 from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.hardware import rank, world_size
 from toolhone.jsonl import write_jsonl
-from toolhone.records import Example, Prediction, Token
+from toolhone.records import Example, Message, Prediction, Token
 
 
 def predict(
@@ -61,7 +61,7 @@ def predict(
     part.parent.mkdir(parents=True, exist_ok=True)
     batches = _batches(renderer, waiting, config.batch_size)
     shown = track(batches, f"answers of {label}", console=console, disable=rank() != 0 or not console.is_terminal)
-    prefixes = _PrefixCache(model)
+    prefixes = PrefixCache(model)
     with part.open("a", encoding="utf-8") as out:
         for batch in shown:
             for prediction in _answer(model, renderer, label, config, prefixes, batch):
@@ -78,11 +78,28 @@ def predict(
         torch.distributed.barrier()
 
 
-def answer_one(model: Any, renderer: ChatRenderer, example: Example, max_new_tokens: int) -> Prediction:
-    """Answer a single example."""
+def answer_one(
+    model: Any,
+    renderer: ChatRenderer,
+    example: Example,
+    max_new_tokens: int,
+    *,
+    label: str = "ask",
+    prefixes: PrefixCache | None = None,
+) -> Prediction:
+    """Answer a single example. What later ones are likely to share with it, the system prompt and the tools, is kept
+    in `prefixes` where they are given."""
     _, ids = renderer.prompt(example.prompt, example.tools)
+    shared = _system_and_tools(renderer, example, ids) if prefixes else []
     config = EvaluateConfig(batch_size=1, max_new_tokens=max_new_tokens)
-    return _answer(model.eval(), renderer, "ask", config, _PrefixCache(model), _Batch([], [ids], [example]))[0]
+    cache = prefixes or PrefixCache(model)
+    return _answer(model.eval(), renderer, label, config, cache, _Batch(shared, [ids], [example]))[0]
+
+
+def _system_and_tools(renderer: ChatRenderer, example: Example, ids: list[int]) -> list[int]:
+    """The tokens that the prompt `ids` begins with whatever is asked: those that an empty question has too."""
+    system = example.prompt[:1] if example.prompt and example.prompt[0].role == "system" else ()
+    return shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +111,27 @@ class _Batch:
     examples: list[Example]
 
 
-class _PrefixCache:
-    """Holds the prefix that was computed last; batches that share one come in a row."""
+class PrefixCache:
+    """Holds the prefixes that were used last. In a prediction one is enough, since batches that share one come in a
+    row. `reused_tokens` is how much of the last answer's prompt was there already."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, held: int = 1) -> None:
+        self.reused_tokens = 0
         self._model = model
-        self._prefix = Prefix([], None)
+        self._held = held
+        self._prefixes: list[Prefix] = []  # the last used stands last
 
     def get(self, ids: list[int]) -> Prefix:
-        if ids != self._prefix.ids:
-            self._prefix = compute_prefix(self._model, ids)
-        return self._prefix
+        """The prefix of these tokens, computed where it is not held."""
+        found = next((prefix for prefix in self._prefixes if prefix.ids == ids), None)
+        self.reused_tokens = len(ids) if found else 0
+        others = [prefix for prefix in self._prefixes if prefix is not found]
+        if found is None:
+            # Before the new one is made, so that their memory is there for it.
+            self._prefixes = others = others[max(0, len(others) + 1 - self._held) :]
+            found = compute_prefix(self._model, ids)
+        self._prefixes = [*others, found]
+        return found
 
 
 def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[_Batch]:
@@ -130,7 +157,7 @@ def _answer(
     renderer: ChatRenderer,
     label: str,
     config: EvaluateConfig,
-    prefixes: _PrefixCache,
+    prefixes: PrefixCache,
     batch: _Batch,
 ) -> list[Prediction]:
     stop_ids, token_bytes = renderer.stop_ids(), _token_bytes(renderer.tokenizer)
