@@ -49,3 +49,13 @@ def test_the_turns_of_a_conversation_lie_side_by_side() -> None:
     order = [conversations[index] for index in PrefixSampler(["a"] * 60, conversations, 6, seed=1)]
     assert all(len(set(order[first : first + 3])) == 1 for first in range(0, 60, 3))
     assert order[::3] != sorted(order[::3])
+
+
+def test_examples_whose_tools_are_their_own_meet_others_in_each_epoch() -> None:
+    sampler = PrefixSampler(range(40), range(40), 4, seed=1)
+    epochs = []
+    for sampler.epoch in range(2):
+        order = list(sampler)
+        epochs.append({frozenset(order[first : first + 4]) for first in range(0, 40, 4)})
+    assert not epochs[0] & epochs[1]
+    assert all(max(batch) - min(batch) > 3 for batch in epochs[0])

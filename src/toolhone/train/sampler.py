@@ -1,7 +1,7 @@
 """The order of training examples: shuffled, and such that a batch shares its prefix.
 
 Examples with the same system prompt and tools are a group. In each epoch every group is shuffled and cut into batches,
-what is left over of the groups is chained and cut likewise, and the batches are shuffled. The turns of one conversation
+what is left over of the groups is chained in a random order and cut likewise, and the batches are shuffled. The turns of one conversation
 stay side by side, since each shares all that came before it with the next.
 """
 
@@ -44,7 +44,9 @@ class PrefixSampler(Sampler[int]):
             members[group][conversation].append(index)
         batches: list[list[int]] = []
         left_over: list[int] = []
-        for of_group in members.values():
+        groups = list(members.values())
+        generator.shuffle(groups)  # or what is left over would come in the data's order, and always in the same batches
+        for of_group in groups:
             conversations = list(of_group.values())
             generator.shuffle(conversations)
             indices = [index for conversation in conversations for index in conversation]
