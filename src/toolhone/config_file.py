@@ -84,16 +84,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: one message with every fault, each with its line or override and its key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file{_nearest_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable text file ({error})") from None
-    values = _parse_yaml(text, str(path))
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys such as name, model and data, found {type(values).__name__}")
-    places = {key: f"{path}:{line}" for key, line in _lines_of_keys(yaml.compose(text, Loader=_Yaml12Loader))}
+    values, places = read_yaml(path, "name, model and data")
     for override in overrides:
         key = _apply_override(values, override)
         places[key] = f"--set {override}"
@@ -103,6 +94,27 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError("\n".join(_describe(fault, path, places) for fault in error.errors())) from None
+
+
+def read_yaml(path: Path, such_as: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keys of a YAML file with their values, and `file:line` of each, by its dotted name.
+
+    Args:
+        such_as: keys that it might have, for the message where it has none.
+
+    Raises:
+        UserError: where the file is missing, not YAML, or not keys with values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file{_nearest_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable text file ({error})") from None
+    values = _parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys such as {such_as}, found {type(values).__name__}")
+    return values, {key: f"{path}:{line}" for key, line in _lines_of_keys(yaml.compose(text, Loader=_Yaml12Loader))}
 
 
 def _parse_yaml(text: str, where: str) -> Any:
