@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from toolhone import __version__
+from toolhone.cli_cost import add_cost_commands
 from toolhone.cli_data import add_data_commands
 from toolhone.cli_eval import add_predict_commands
 from toolhone.errors import UserError
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     add_predict_commands(commands)
+    add_cost_commands(commands)
 
     _add_score(commands.add_parser("score", help="score predictions, a run's or any (no model is loaded)"))
     _add_compare(commands.add_parser("compare", help="runs and models side by side, with intervals and tests"))
