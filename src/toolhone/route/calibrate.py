@@ -9,7 +9,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from toolhone.errors import UserError
+
+if TYPE_CHECKING:
+    from toolhone.route.resample import Floats
+
+ISOTONIC_ROWS = 1_000
+"""Up to how many rows the logistic regression stands alone: an isotonic curve on fewer follows their chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +51,41 @@ class Calibrator:
             return self.knots[max(at - 1, 0)][1]
         (left, low), (right, high) = self.knots[at - 1 : at + 1]
         return low + (high - low) * (score - left) / (right - left)
+
+
+def fit(features: Floats, right: Floats, where: str) -> Calibrator:
+    """Fit a calibrator: scikit-learn's logistic regression on standardised features, and above ISOTONIC_ROWS rows its
+    isotonic regression on that one's score.
+
+    Args:
+        features: [rows, features].
+        right: [rows], 1 or 0.
+        where: what the rows are called in a message.
+
+    Raises:
+        UserError: where all answers are right, or all wrong.
+    """
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    count = int(right.sum())
+    if count in (0, len(right)):
+        raise UserError(
+            f"{where}: {count} of {len(right)} answers are right, and to calibrate a confidence takes right and wrong "
+            "ones; give more rows, or harder ones"
+        )
+    scaler = StandardScaler().fit(features)
+    logistic = LogisticRegression(max_iter=1_000, tol=1e-8).fit(scaler.transform(features), right)
+    linear = Calibrator(
+        tuple(scaler.mean_.tolist()),
+        tuple(scaler.scale_.tolist()),
+        tuple(logistic.coef_[0].tolist()),
+        float(logistic.intercept_[0]),
+        (),
+    )
+    if len(right) <= ISOTONIC_ROWS:
+        return linear
+    curve = IsotonicRegression(out_of_bounds="clip").fit([linear.score(row) for row in features.tolist()], right)
+    knots = zip(curve.X_thresholds_.tolist(), curve.y_thresholds_.tolist(), strict=True)
+    return replace(linear, knots=tuple(knots))
