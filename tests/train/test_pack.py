@@ -161,6 +161,18 @@ CASES = {
         TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
         TrainingRow([*PROMPT, 1, 2, 11, 12, 3, 13, 14, 4, 4], 13),
     ],
+    "a turn twice, and the turn after it": [
+        TrainingRow([*PROMPT, 1, 2], 6),
+        TrainingRow([*PROMPT, 1, 2], 6),
+        TrainingRow([*PROMPT, 1, 3, 3], 6),
+        TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
+    ],
+    "two conversations that part after a turn": [
+        TrainingRow([*PROMPT, 1, 2], 6),
+        TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
+        TrainingRow([*PROMPT, 1, 2, 11, 13, 3], 10),
+        TrainingRow([*PROMPT, 1, 2, 11, 13, 3, 4, 4, 4], 13),
+    ],
     "one prompt inside another": [TrainingRow([*PROMPT, 1], 6), TrainingRow([*PROMPT[:4], 2, 2], 4)],
     "unequal lengths": [
         TrainingRow([*PROMPT, 1], 6),
@@ -243,9 +255,22 @@ tries = st.lists(training_rows(), min_size=1, max_size=8)
 
 
 def naive_count(rows: Sequence[TrainingRow]) -> int:
-    """Nodes of the trie of what may be shared, and everything else once a row."""
+    """Nodes of the trie of what may be shared, and everything else once a row, but for turns that are learned within
+    the next prompt."""
     nodes = {tuple(row.ids[:n]) for row in rows for n in range(1, row.prompt_length)}
-    return len(nodes) + sum(len(row.ids) - row.prompt_length + 1 for row in rows)
+    return (
+        len(nodes)
+        + sum(len(row.ids) - row.prompt_length + 1 for row in rows if row not in learned_within(rows))
+        + sum((len(row.ids) - row.prompt_length + 1) * (rows.count(row) - 1) for row in learned_within(rows))
+    )
+
+
+def learned_within(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """The distinct rows whose whole is the beginning of the next longer prompt in lexical order."""
+    prompts = sorted({tuple(row.shareable) for row in rows})
+    following = dict(zip(prompts, [*prompts[1:], ()], strict=True))
+    distinct = [row for n, row in enumerate(rows) if row not in rows[:n]]
+    return [row for row in distinct if following[tuple(row.shareable)][: len(row.ids)] == tuple(row.ids)]
 
 
 def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
@@ -253,13 +278,18 @@ def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
     index = torch.arange(len(tree))
     mask = visible(torch.tensor(tree.ends), index, index)
     rows = []
-    # Only a row's last token has no descendant.
-    for last in (n for n, end in enumerate(tree.ends) if end == n + 1):
+    for last, (end, label) in enumerate(zip(tree.ends, tree.labels, strict=True)):
+        # A row ends where nothing descends from its last token, or where what does is no longer learned.
+        if label == IGNORED or (end > last + 1 and tree.labels[last + 1] != IGNORED):
+            continue
         seen = mask[last].nonzero().squeeze(1).tolist()
         assert [tree.positions[n] for n in seen] == list(range(len(seen)))
         for depth, token in enumerate(seen):
             assert mask[token].nonzero().squeeze(1).tolist() == seen[: depth + 1]
-        rows.append(([tree.ids[n] for n in seen], [tree.labels[n] for n in seen]))
+        # Of the path's labels the last ones are this row's; each is predicted by the token before it in the layout.
+        own = next(n for n in range(len(seen), 0, -1) if tree.labels[seen[n - 1]] == IGNORED)
+        assert seen[own - 1 :] == list(range(seen[own - 1], last + 1))
+        rows.append(([tree.ids[n] for n in seen], [IGNORED] * own + [tree.labels[n] for n in seen[own:]]))
     return rows
 
 
@@ -293,7 +323,12 @@ def test_any_rows_give_the_loss_of_the_rows_alone(
     assert_equal(as_trees(models["llama"], rows, max_tokens), one_by_one(models["llama"], rows), 1e-9)
 
 
-TEETH = [TrainingRow([5, 6, 7, 1, 2], 3), TrainingRow([5, 6, 8, 3], 3), TrainingRow([5, 6, 7, 1, 2, 9, 4], 6)]
+TEETH = [
+    TrainingRow([5, 6, 7, 1, 2], 3),
+    TrainingRow([5, 6, 8, 3], 3),
+    TrainingRow([5, 6, 7, 1, 2, 9, 4], 6),
+    TrainingRow([5, 6, 7, 1, 2], 3),
+]
 
 
 def leaf_ends(tree: PrefixTree) -> set[int]:
@@ -307,7 +342,7 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
 ) -> None:
     tree = build_tree(TEETH)
     queries = [n for n in range(len(tree)) if n not in leaf_ends(tree)]
-    assert len(queries) == len(tree) - len(TEETH)
+    assert len(queries) == len(tree) - len(TEETH) + len(learned_within(TEETH))
     batch = collate(TEETH, 100)
     with torch.no_grad():
         right = loss_of_trees(models["llama"], batch).item()
@@ -341,6 +376,11 @@ def test_each_single_wrong_end_changes_the_loss(models: dict[str, Any], shift: i
             loss = loss_of_trees(models["llama"], batch).item()
             assert not abs(loss - right) <= 1e-9 * right, index
     assert mattering >= 4
+
+
+def test_the_turns_of_a_conversation_cost_what_the_conversation_costs_once() -> None:
+    conversation = CASES["turns of one conversation"]
+    assert len(build_tree(conversation)) == len(conversation[-1].ids)
 
 
 def test_two_thousand_rows_that_each_extend_the_one_before_do_not_overflow() -> None:

@@ -13,12 +13,15 @@ Training (arXiv 2511.00413), Prefix Grouper (arXiv 2506.05433).
 
 An example shares at most its prompt without the last token, so that each branch begins with an unlabelled token: no
 token has to predict two successors, and the ordinary shifted loss is right as it stands. Duplicates stay two branches.
+A turn that the next example goes on from, as the turns of a conversation do, needs no branch: it is learned where it
+stands in that example's prompt, so a conversation costs what it would cost once, whatever the number of its turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -64,18 +67,28 @@ class PrefixTree:
 def build_tree(rows: Sequence[TrainingRow]) -> PrefixTree:
     """Lay rows out depth first; rows that share nothing stand side by side."""
     tree = PrefixTree([], [], [], [])
-    before: list[int] = []  # the ids that the last row could share ...
-    path: list[int] = []  # ... and where in the tree they stand
-    for row in sorted(rows, key=_lexical):
-        shareable = row.shareable
-        # In lexical order a row shares most with the one before it.
+    path: list[int] = []  # where in the tree the tokens stand that the next row may share
+    learned = range(0)  # the depths at which the next row's prompt holds a turn to be learned there
+    # In lexical order a row shares most with the one before it.
+    shared = [(ids, list(same)) for ids, same in groupby(sorted(rows, key=_lexical), key=lambda row: row.shareable)]
+    for (shareable, same), (before, _), (after, _) in zip(
+        shared, [_NOTHING, *shared], [*shared[1:], _NOTHING], strict=False
+    ):
         common = _common_length(before, shareable)
         _close(tree, path[common:])
-        path = [*path[:common], *_add_tokens(tree, shareable[common:], common)]
-        _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), labelled_from=row.prompt_length))
-        before = shareable
+        path = [*path[:common], *_add_tokens(tree, shareable[common:], common, learned)]
+        learned = range(0)
+        for row in same:
+            if not learned and after[: len(row.ids)] == row.ids:
+                learned = range(row.prompt_length, len(row.ids))
+                continue
+            own = range(row.prompt_length, len(row.ids))
+            _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), own))
     _close(tree, path)
     return tree
+
+
+_NOTHING: tuple[list[int], list[TrainingRow]] = ([], [])
 
 
 def _lexical(row: TrainingRow) -> tuple[list[int], list[int]]:
@@ -89,15 +102,14 @@ def _common_length(left: list[int], right: list[int]) -> int:
     return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)))
 
 
-def _add_tokens(tree: PrefixTree, ids: list[int], position: int, labelled_from: int | None = None) -> range:
-    """Append ids that start at a position, and tell where in the tree they stand."""
-    positions = range(position, position + len(ids))
+def _add_tokens(tree: PrefixTree, ids: list[int], depth: int, learned: range) -> range:
+    """Append ids from a depth on, labelled at the depths of `learned`, and tell where in the tree they stand."""
+    depths = range(depth, depth + len(ids))
     first = len(tree)
     tree.ids.extend(ids)
-    tree.positions.extend(positions)
+    tree.positions.extend(depths)
     tree.ends.extend([0] * len(ids))  # known once all that descends from them is there
-    learned = len(ids) + position if labelled_from is None else labelled_from
-    tree.labels.extend(id_ if place >= learned else IGNORED for id_, place in zip(ids, positions, strict=True))
+    tree.labels.extend(id_ if place in learned else IGNORED for id_, place in zip(ids, depths, strict=True))
     return range(first, len(tree))
 
 
