@@ -109,7 +109,7 @@ def _by_id(model: str, scores: Sequence[Score]) -> dict[str, Score]:
 def _difference(pairs: Sequence[tuple[Score, Score]], counts: Callable[[Score], Counts]) -> dict[str, Any]:
     rows = [(*counts(one), *counts(other)) for one, other in pairs]
     intervals = [
-        {"clustered_by": name, **bootstrap(rows, clusters)} for name, clusters in _clusterings([s for s, _ in pairs])
+        {"clustered_by": name, **bootstrap(rows, clusters)} for name, clusters in clusterings([s for s, _ in pairs])
     ]
     coarsest = intervals[-1]
     whole = np.array(rows, dtype=np.int64).reshape(-1, 4).sum(axis=0)
@@ -123,7 +123,7 @@ def _difference(pairs: Sequence[tuple[Score, Score]], counts: Callable[[Score], 
     }
 
 
-def _clusterings(scores: Sequence[Score]) -> list[tuple[str, list[Hashable]]]:
+def clusterings(scores: Sequence[Score]) -> list[tuple[str, list[Hashable]]]:
     """The cluster of each row: its conversation, and where any row states one, its template. A row without a template
     stays with its conversation."""
     conversations: list[Hashable] = [score.conversation_id for score in scores]

@@ -1,0 +1,152 @@
+"""The calibrator's own few lines held against scikit-learn, and its figures against their definitions."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from toolhone.errors import UserError
+from toolhone.route.calibrate import ISOTONIC_ROWS, Calibrator, fit
+from toolhone.route.reliability import aurc, auroc, reliability
+from toolhone.route.resample import Floats, shares, with_intervals
+
+
+def judged(rows: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Features of which two tell something, one nothing and one never changes, on unlike scales; and outcomes."""
+    random = np.random.default_rng(seed)
+    features = np.column_stack([random.normal(3, 50, rows), random.random(rows), random.normal(size=rows)])
+    chance = 1 / (1 + np.exp(-(features[:, 0] / 40 + 3 * features[:, 1])))
+    right = (random.random(rows) < chance).astype(float)
+    return np.column_stack([features, np.full(rows, 7.0)]), right
+
+
+def scores_of(calibrator: Calibrator, features: Floats) -> Floats:
+    return np.array([calibrator.score(row) for row in features.tolist()])
+
+
+@pytest.mark.parametrize("rows", [60, ISOTONIC_ROWS, ISOTONIC_ROWS + 1, 3_000])
+def test_our_few_lines_say_what_scikit_learn_says(rows: int) -> None:
+    features, right = judged(rows)
+    others, _ = judged(500, seed=1)
+    calibrator = fit(features, right, "rows")
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000, tol=1e-8)).fit(features, right)
+    ours = scores_of(calibrator, others)
+    np.testing.assert_allclose(ours, pipeline.predict_proba(others)[:, 1], rtol=0, atol=1e-12)
+    probabilities = [calibrator.probability(score) for score in ours.tolist()]
+    assert bool(calibrator.knots) == (rows > ISOTONIC_ROWS)
+    expected = ours
+    if calibrator.knots:
+        curve = IsotonicRegression(out_of_bounds="clip").fit(scores_of(calibrator, features), right)
+        expected = curve.predict(ours)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-12)
+
+
+def test_scores_outside_the_isotonic_curve_take_its_ends() -> None:
+    calibrator = Calibrator((0.0,), (1.0,), (1.0,), 0.0, ((0.2, 0.1), (0.6, 0.5), (0.8, 0.9)))
+    assert [calibrator.probability(score) for score in (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 1.0)] == pytest.approx(
+        [0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9], abs=1e-12
+    )
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_a_score_is_a_probability_whatever_the_feature(one: float, other: float) -> None:
+    calibrator = Calibrator((0.0,), (1.0,), (2.0,), -1.0, ())
+    low, high = sorted((one, other))
+    assert 0 <= calibrator.score([low]) <= calibrator.score([high]) <= 1
+
+
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_answers_that_are_all_right_or_all_wrong_calibrate_nothing(outcome: float) -> None:
+    features, _ = judged(20)
+    with pytest.raises(UserError, match=r"calibration rows: \d+ of 20 answers are right"):
+        fit(features, np.full(20, outcome), "the calibration rows")
+
+
+def test_ten_thousand_rows_are_calibrated_and_measured_in_five_seconds() -> None:
+    features, right = judged(10_000)
+    started = time.process_time()
+    calibrator = fit(features, right, "rows")
+    scores = scores_of(calibrator, features)
+    probabilities = np.array([calibrator.probability(score) for score in scores.tolist()])
+    found = reliability(scores, probabilities, right, list(range(10_000)))
+    assert time.process_time() - started < 5
+    assert found.brier["value"] < found.brier_constant["value"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
+def test_auroc_and_brier_are_scikit_learns(rows: list[tuple[int, bool]]) -> None:
+    scores = np.array([score / 6 for score, _ in rows])
+    right = np.array([float(good) for _, good in rows])
+    found = reliability(scores, scores, right, list(range(len(rows))))
+    assert found.brier["value"] == pytest.approx(brier_score_loss(right, scores, pos_label=1.0), abs=1e-12)
+    if 0 < right.sum() < len(right):
+        assert found.auroc["value"] == pytest.approx(roc_auc_score(right, scores), abs=1e-12)
+    else:
+        assert found.auroc["value"] is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=25))
+def test_a_rows_weight_is_as_many_rows(rows: list[tuple[int, bool, int]]) -> None:
+    """The figures of resamples are those of the rows written out as often as they were drawn."""
+    scores, right, weights = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    times = weights.astype(int)
+    if not times.sum():
+        return
+    apart = np.repeat(scores, times), np.repeat(right, times)
+    for figure in (auroc, aurc):
+        weighted = figure(scores, right, weights[None])
+        np.testing.assert_allclose(weighted, figure(*apart, np.ones((1, times.sum()))), atol=1e-12)
+
+
+def test_aurc_is_the_mean_share_wrong_over_all_coverages() -> None:
+    random = np.random.default_rng(4)
+    scores = random.random(4_000)
+    right = (random.random(4_000) < scores).astype(float)
+    wrong = 1 - right[np.argsort(-scores)]
+    by_steps = (np.cumsum(wrong) / np.arange(1, 4_001)).mean()
+    assert aurc(scores, right, np.ones((1, 4_000)))[0] == pytest.approx(by_steps, abs=1e-3)
+    # One score for all: the share wrong is the same at every coverage.
+    assert aurc(np.ones(8), np.array([1, 1, 0, 1, 0, 1, 1, 1.0]), np.ones((1, 8)))[0] == pytest.approx(0.25)
+
+
+def test_expected_calibration_error_and_its_diagram() -> None:
+    probabilities = np.array([0.95, 0.95, 0.95, 0.95, 0.05, 0.05, 1.0, 0.0])
+    right = np.array([1, 1, 1, 0, 0, 1, 1, 0.0])
+    found = reliability(probabilities, probabilities, right, list(range(8)))
+    # The upper bin: probability 4.8 / 5, four of five right; the lower: 0.1 / 3, one of three.
+    assert found.ece["value"] == pytest.approx((5 * (0.96 - 0.8) + 3 * (1 / 3 - 0.1 / 3)) / 8)
+    assert [(b["from"], b["numerator"], b["denominator"]) for b in found.bins] == [(0.0, 1, 3), (0.9, 4, 5)]
+    assert [b["probability"] for b in found.bins] == pytest.approx([0.1 / 3, 0.96])
+    assert (found.rows, found.wrong) == (8, 3)
+
+
+def test_an_interval_is_wider_where_rows_come_in_clusters() -> None:
+    random = np.random.default_rng(6)
+    values = np.repeat(random.integers(0, 2, 60), 5).astype(float)  # five rows of a cluster are alike
+    alone, together = (
+        with_intervals(lambda weights: shares(weights, values[:, None]), clusters)[0]
+        for clusters in (list(range(300)), np.repeat(np.arange(60), 5).tolist())
+    )
+    ratio = (together["high"] - together["low"]) / (alone["high"] - alone["low"])
+    assert alone["value"] == together["value"] == values.mean()
+    assert 1.8 < ratio < 2.8  # the square root of five
+
+
+def test_one_cluster_gives_no_interval() -> None:
+    found = with_intervals(lambda weights: shares(weights, np.array([[1.0], [0.0]])), ["a", "a"])
+    assert found == [{"value": 0.5, "low": None, "high": None}]
+
+
+def test_intervals_are_the_same_each_time() -> None:
+    random = np.random.default_rng(1)
+    scores, right = random.random(50), (random.random(50) < 0.7).astype(float)
+    assert reliability(scores, scores, right, list(range(50))) == reliability(scores, scores, right, list(range(50)))
