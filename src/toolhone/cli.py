@@ -185,8 +185,9 @@ def _score(options: argparse.Namespace) -> int:
     from toolhone.run import existing_run
 
     _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
+    from toolhone.evaluate.policy import policy_named
     run, _ = existing_run(options.folder)
-    judge_run(run)
+    judge_run(run, policy_named(options.policy))
     _show_result(run.path, plain_console())
     return 0
 

@@ -320,7 +320,20 @@ class Score:
 
     `matches` pairs gold calls with predicted calls of the same name; `missing_calls` and `extra_calls` are the indices
     left over. `tools` are the names that were offered. `schema_valid` is None where nothing was called. `rules` names
-    every leniency that fired. `question` is the last message before the turn."""
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """How a text that strict reading found a fault in was read with repairs, and judged. `repairs` counts those that
+    fired; where none did, the rest is as in the strict reading."""
+
+    repairs: dict[Repair, int]
+    status: Status
+    names_right: bool
+    exact: bool
+
+
+    every leniency that fired. `question` is the last message before the turn. All but `repaired` is of the strict
+    reading; `repaired` is None where that found no fault, and in files that were written before repairs were recorded.
+    """
 
     id: str
     conversation_id: str
@@ -351,16 +364,19 @@ class Score:
         row = {column.name: getattr(self, column.name) for column in fields(self)}
         row |= {key: list(row[key]) for key in _SCORE_LISTS}
         row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
+    repaired: Repaired | None = None
         row["gold"] = self.gold.to_json()
         row["matches"] = [{**asdict(match), "errors": [asdict(e) for e in match.errors]} for match in self.matches]
         return row
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Score:
-        read = {key: tuple(row[key]) for key in _SCORE_LISTS}
+        read: dict[str, Any] = {key: tuple(row[key]) for key in _SCORE_LISTS}
         read["calls"] = tuple(ToolCall(call["name"], call["arguments"]) for call in row["calls"])
+        row["repaired"] = None if self.repaired is None else asdict(self.repaired)
         read["matches"] = tuple(map(CallMatch.from_json, row["matches"]))
         return cls(**{**row, **read, "gold": Gold.from_json(row["gold"])})
 
 
 _SCORE_LISTS = ("tools", "missing_calls", "extra_calls", "rules")
+        read["repaired"] = Repaired(**row["repaired"]) if row.get("repaired") else None

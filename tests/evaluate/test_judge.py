@@ -13,7 +13,8 @@ import pytest
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_files, judge_run
-from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.evaluate.policy import BFCL
+from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Score
 from toolhone.run import RunFolder
 
@@ -206,6 +207,39 @@ def test_tools_that_the_training_rows_call_are_told_from_others(run: RunFolder) 
     write_jsonl(run.split("train"), [conversation("t", '{"order_id": "T"}')])
     seen = judge_run(run)["models"]["adapted"]["by"]["seen"]
     assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"seen": 2, "unstated": 1}
+
+
+def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
+    answer(run, "adapted", {**GOOD, "a/1": call("a 1"), "c/1": "<tool_call>{"})
+    assert judge_run(run)["models"]["adapted"]["exact_match"]["numerator"] == 1
+    found = judge_run(run, BFCL)
+    assert found["models"]["adapted"]["exact_match"]["numerator"] == 3
+    assert found["models"]["adapted"]["rules"] == {"spelling": 1, "unreadable-as-none": 1}
+    assert found["provenance"]["policy"] == "bfcl"
+    assert "Judged under the policy bfcl" in run.report.read_text(encoding="utf-8")
+    # BFCL's checker does not hold gold against the schema's enum.
+    tools = json.loads(json.dumps(TOOLS))
+    tools[0]["function"]["parameters"]["properties"]["order_id"]["enum"] = ["other"]
+    write_jsonl(run.split("test"), [{**row, "tools": tools} for row in ROWS])
+    assert judge_run(run, BFCL)["provenance"]["quarantined"] == {}
+    assert list(judge_run(run)["provenance"]["quarantined"]) == ["a/1", "b/1"]
+
+
+def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: RunFolder) -> None:
+    answer(run, "large", {"a/1": GOOD["a/1"], "c/1": GOOD["c/1"]})
+    note = run.predictions("large").with_suffix(".json")
+    write_json(note, {"left_out": {"b/1": "withheld", "c/1": "since answered"}})
+    found = judge_run(run)
+    assert {name: model["rows"] for name, model in found["models"].items()} == {"base": 2, "adapted": 2, "large": 2}
+    assert found["provenance"]["refused"] == {"large": {"b/1": "withheld"}}
+    assert [score.id for score in scores_of(run, "adapted")] == ["a/1", "c/1"]
+    page = run.report.read_text(encoding="utf-8")
+    assert "1 test row is in no figure here, of any model, as the endpoint of large would not answer." in page
+    assert "b/1: withheld" in page
+    answer(run, "large", {"a/1": GOOD["a/1"]})
+    write_json(note, {"left_out": {"b/1": "withheld"}})
+    with pytest.raises(UserError, match=r"large\.jsonl: .* 1 lack an answer, 0 are no such rows \(first: c/1\)"):
+        judge_run(run)
 
 
 # Predictions in files, without a run

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from toolhone.data.read import examples, read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, judge, match_calls, score
+from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl
 from toolhone.records import (
     ArgumentError,
@@ -23,6 +24,7 @@ from toolhone.records import (
     GoldCall,
     Message,
     Prediction,
+    Repaired,
     Score,
     Tool,
     ToolCall,
@@ -388,6 +390,34 @@ def test_some_call_cannot_be_expected_without_tools() -> None:
     assert faults == [("c/1", "some call is expected, but no tool is offered")]
 
 
+# Repairs
+
+
+MENDABLE = """<tool_call>{'name': 'move', 'arguments': {'x': 2, 'fast': True}}</tool_call>"""
+
+
+def test_a_text_that_strict_reading_refuses_is_judged_with_repairs_too() -> None:
+    asked = example(gold(expect("move", x=[2], fast=[True])))
+    found = score(asked, said(MENDABLE), "hermes")
+    assert (found.status, found.calls, found.names_right, found.exact) == ("malformed", (), False, False)
+    assert found.repaired == Repaired({"python_literals": 1}, "calls", True, True)
+    other = score(example(gold(expect("move", x=[3], fast=[True]))), said(MENDABLE), "hermes")
+    assert other.repaired == Repaired({"python_literals": 1}, "calls", True, False)
+
+
+def test_a_call_that_repairs_bring_to_light_is_wrong_where_none_is_expected() -> None:
+    found = score(example(Gold("none")), said(MENDABLE), "hermes", BFCL)
+    assert (found.exact, found.rules) == (True, ("unreadable-as-none",))
+    assert found.repaired == Repaired({"python_literals": 1}, "calls", False, False)
+
+
+def test_what_no_repair_helps_is_judged_as_it_was_and_what_has_no_fault_is_not_read_again() -> None:
+    asked = example(gold(expect("stop")))
+    assert score(asked, said("<tool_call>{"), "hermes").repaired == Repaired({}, "malformed", False, False)
+    assert score(asked, said(written(call("stop"))), "hermes").repaired is None
+    assert score(asked, said("No."), "hermes").repaired is None
+
+
 # The file
 
 
@@ -413,3 +443,12 @@ def test_a_score_reads_back_as_it_was_written() -> None:
     found = judged(gold(expect("move", optional=("y", "fast"), x=[1], y=[2], fast=[True])), call("move", x=2, z=[None]))
     assert Score.from_json(json.loads(json.dumps(found.to_json()))) == found
     assert Score.from_json(found.to_json()) == found
+    mended = score(example(gold(expect("move", x=[2]))), said(MENDABLE), "hermes")
+    assert mended.repaired is not None
+    assert Score.from_json(json.loads(json.dumps(mended.to_json()))) == mended
+
+
+def test_a_score_that_was_written_before_repairs_were_recorded_reads() -> None:
+    ((_, row),) = read_jsonl(CONTRACTS / "score.jsonl")
+    del row["repaired"]
+    assert Score.from_json(row) == contract_score()

@@ -222,6 +222,31 @@ def test_rows_are_counted_by_each_leniency_that_fired() -> None:
     assert aggregate(SCORES)["rules"] == {}
 
 
+def test_repaired_figures_are_over_all_rows_and_count_each_repair() -> None:
+    mendable = "<tool_call>{'name': 'find', 'arguments': {'a': 1}}</tool_call>"
+    text = """<tool_call>{"name": "find", "arguments": "{'a': 1}"}</tool_call>"""
+    scores = [
+        row(0, [expect("find", a=1)], mendable),  # right once mended
+        row(1, [expect("find", a=2)], text),  # mended twice over, and wrong
+        row(2, [], mendable),  # an over-call come to light
+        row(3, [], BROKEN),
+        row(4, [expect("find", a=1)], say("find", a=1)),
+        row(5, [], "No."),
+    ]
+    figures = aggregate(scores)
+    assert counts(figures["exact_match"]) == (2, 6)
+    assert counts(figures["tool_name_accuracy"]) == (2, 6)
+    assert counts(figures["repaired"]["exact_match"]) == (3, 6)
+    assert counts(figures["repaired"]["tool_name_accuracy"]) == (4, 6)
+    assert figures["repaired"]["rows"] == 3
+    assert figures["repaired"]["repairs"] == {"arguments_as_text": 1, "python_literals": 3}
+
+
+def test_scores_that_do_not_record_repairs_have_no_repaired_figures() -> None:
+    assert aggregate([replace(score, repaired=None) for score in SCORES])["repaired"] is None
+    assert aggregate([replace(score, repaired=None) for score in SCORES if score.failure is None])["repaired"]
+
+
 def test_models_are_compared_and_one_model_alone_is_not() -> None:
     found = metrics({"base": SCORES, "tuned": SCORES}, {})["compare"]
     assert [entry["measure"] for entry in found] == ["exact_match", "tool_name_accuracy", "argument_accuracy"]

@@ -33,6 +33,11 @@ ANSWERS = {
 }
 
 
+MENDABLE = """<tool_call>
+{'name': 'query_order', 'arguments': {'order_id': 'ORD-000'}}
+</tool_call>"""
+
+
 class Page(HTMLParser):
     """The elements of a page, each with its own text, and all text outside style and script."""
 
@@ -69,7 +74,8 @@ def _rates(value: Any, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield model, value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            if key != "name_precision":  # stands in words, beside the number of calls
+            # Precision stands in words, beside the number of calls; repairs stand there only where some fired.
+            if key != "name_precision" and not (key == "repaired" and not inner["rows"]):
                 yield from _rates(inner, model)
 
 
@@ -83,10 +89,16 @@ def _label(model: str, rate: dict[str, Any]) -> str:
     return f"{model}: {share} ({numerator}/{denominator}), 95% interval {interval}"
 
 
-def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, ANSWERS, last_is_chat=True)
+@pytest.mark.parametrize("mended", [False, True])
+def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
+    tmp_path: Path, judged_run: JudgedRun, mended: bool
+) -> None:
+    answers = {**ANSWERS, **({"base": [MENDABLE, *ANSWERS["base"][1:]]} if mended else {})}
+    run = judged_run(tmp_path, answers, last_is_chat=True)
     page = _page(run)
     models = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
+    if mended:
+        models["tuned"]["repaired"]["rows"] = 1  # stands there beside the model that was mended
     expected = Counter(_label(*rate) for model, found in models.items() for rate in _rates(found, model))
     bars = Counter(a["aria-label"] for tag, a in page.elements if tag == "svg" and a.get("class") == "bar")
     for model, found in models.items():

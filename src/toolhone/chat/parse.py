@@ -61,11 +61,12 @@ class ParsedTurn:
 
 @dataclass(frozen=True, slots=True)
 class RepairedTurn:
-    """A turn as read with repairs. `repairs` counts those that calls of it owe their reading to; it is empty where
-    strict reading says the same."""
+    """A turn as read strictly and with repairs. `repairs` counts those that its calls owe their reading to; where it
+    is empty, both readings are one."""
 
     turn: ParsedTurn
     repairs: Counter[Repair]
+    strict: ParsedTurn
 
 
 def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "stop") -> ParsedTurn:
@@ -92,8 +93,8 @@ def parse_repaired(
         mender = Mender(allowed, len(text))
         mended = _read(text, format, finish_reason, mender)
         if mender.fired and len(mended.calls) > len(strict.calls):
-            return RepairedTurn(mended, mender.fired)
-    return RepairedTurn(strict, Counter())
+            return RepairedTurn(strict, mended, mender.fired)
+    return RepairedTurn(strict, strict, Counter())
 
 
 def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Mender) -> ParsedTurn:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolhone.evaluate.differences import Piece, differences, nearest
+from toolhone.evaluate.leniency import mended_row
 from toolhone.evaluate.wording import legible, shortened, visible
 from toolhone.records import ArgumentError, Message, Score
 
@@ -96,6 +97,7 @@ class Failure:
     gold: tuple[Call, ...]
     status: str
     reason: str | None
+    repaired: str | None
     prediction: tuple[Call, ...]
     text: str
     others: tuple[Answer, ...]
@@ -185,6 +187,7 @@ def _failure(
         gold=_gold_calls(score),
         status=score.status,
         reason=None if score.failure is None else legible(shortened(score.failure)),
+        repaired=mended_row(score),
         prediction=_predicted_calls(score),
         text=legible(shortened(score.text)),
         others=tuple(Answer(model, answer.exact, legible(shortened(answer.text))) for model, answer in answers.items()),

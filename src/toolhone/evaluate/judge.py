@@ -15,7 +15,7 @@ from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.policy import STRICT, Policy
 from toolhone.evaluate.report import write_report
-from toolhone.jsonl import read_jsonl, write_json, write_jsonl
+from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
 from toolhone.run import RunFolder, model_files
 
@@ -33,21 +33,22 @@ class _Asked:
     remedy: str
 
     @classmethod
-    def of(cls, examples: Sequence[Example], named: str, remedy: str) -> _Asked:
+    def of(cls, examples: Sequence[Example], policy: Policy, named: str, remedy: str) -> _Asked:
         places: dict[str, str] = {}
         for example in examples:
             if example.id in places:
                 raise UserError(f"{example.where}: {example.id} stands at {places[example.id]} too; ids must differ")
             places[example.id] = example.where
-        quarantined = dict(gold_faults(examples))
+        quarantined = dict(gold_faults(examples, policy))
         judged = {example.id: example for example in examples if example.id not in quarantined}
         return cls(judged, quarantined, named, remedy)
 
 
-def judge_run(run: RunFolder) -> dict[str, Any]:
+def judge_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     """Score every file of predictions, write scores/, metrics.json and the report, and return the metrics.
 
-    Examples whose own gold does not score are left out by id, and listed under the metrics' provenance.
+    Examples whose own gold does not score are left out by id, and listed under the metrics' provenance; so are those
+    that an endpoint refused, of every model, for all are judged on the same rows.
 
     Raises:
         UserError: where there are no predictions, or they do not answer the run's test rows.
@@ -56,12 +57,11 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     if "judged" not in manifest:
         raise UserError(f"{run.manifest}: does not say which rows were judged; `toolhone train` writes it")
     named = f"the {manifest['judged']} rows in {run.path}/splits"
-    asked = _Asked.of(turns(read_conversations(run.split(manifest["judged"]))), named, "run `toolhone eval`")
-    scores = {
-        path.stem: _score_file(path, asked, manifest["chat"]["format"], aliases={}) for path in _prediction_files(run)
-    }
+    asked = _Asked.of(turns(read_conversations(run.split(manifest["judged"]))), policy, named, "run `toolhone eval`")
+    scores, refused = _score_all(_prediction_files(run), asked, manifest["chat"]["format"], policy)
     facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
-    return _write(run, scores, {**facts, "quarantined": asked.quarantined}, _tools_trained_on(run))
+    left_out = {"policy": policy.name, "quarantined": asked.quarantined, "refused": refused}
+    return _write(run, scores, {**facts, **left_out}, _tools_trained_on(run))
 
 
 def judge_files(
@@ -96,21 +96,17 @@ def judge_files(
         raise UserError(f"--out {out}: {inside[0]} would be written over; name another folder")
     remedy = "predict these rows, or name with --rows those that were predicted"
     examples = turns(rows)
-    asked = _Asked.of(examples, f"the rows of {rows_named}", remedy)
+    asked = _Asked.of(examples, policy, f"the rows of {rows_named}", remedy)
     if not asked.judged and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to judge in {len(rows)} rows")
     ids: dict[str, list[str]] = {}
     for example in examples:
         ids.setdefault(example.conversation_id, []).append(example.id)
     aliases = {conversation: turn_ids[0] for conversation, turn_ids in ids.items() if len(turn_ids) == 1}
-    scores = {path.stem: _score_file(path, asked, format, aliases, policy) for path in predictions}
+    scores, refused = _score_all(predictions, asked, format, policy, aliases)
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
-    return _write(
-        run,
-        scores,
-        {**facts, "policy": policy.name, "chat": {"format": format}, "quarantined": asked.quarantined},
-        None,
-    )
+    left_out = {"quarantined": asked.quarantined, "refused": refused}
+    return _write(run, scores, {**facts, "policy": policy.name, "chat": {"format": format}, **left_out}, None)
 
 
 def _write(
@@ -140,10 +136,29 @@ def _prediction_files(run: RunFolder) -> list[Path]:
     return files
 
 
-def _score_file(
-    path: Path, asked: _Asked, format: FormatName, aliases: Mapping[str, str], policy: Policy = STRICT
-) -> list[Score]:
-    """Judge one file, in the order of the rows. `aliases` gives the ids of examples that go by another id."""
+def _score_all(
+    paths: Sequence[Path],
+    asked: _Asked,
+    format: FormatName,
+    policy: Policy,
+    aliases: Mapping[str, str] | None = None,
+) -> tuple[dict[str, list[Score]], dict[str, dict[str, str]]]:
+    """Each model's scores, in the order of the rows, and by model the rows that its endpoint refused, with the reason.
+    What one was refused counts for none. `aliases` gives the ids of examples that go by another id."""
+    read = {path.stem: _read_answers(path, asked, aliases or {}) for path in paths}
+    refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
+    judged = {id_: one for id_, one in asked.judged.items() if not any(id_ in rows for rows in refused.values())}
+    scores = {
+        model: [score(example, answers[id_], format, policy) for id_, example in judged.items()]
+        for model, (answers, _) in read.items()
+    }
+    return scores, refused
+
+
+def _read_answers(
+    path: Path, asked: _Asked, aliases: Mapping[str, str]
+) -> tuple[dict[str, Prediction], dict[str, str]]:
+    """One model's answers by the row's id, and the rows that the file beside them says its endpoint refused."""
     predictions: dict[str, Prediction] = {}
     for where, row in read_jsonl(path):
         prediction = _prediction(row, where)
@@ -152,13 +167,24 @@ def _score_file(
             raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {asked.remedy}")
         predictions[prediction.id] = prediction
     lacking = [id_ for id_ in asked.judged if id_ not in predictions]
+    known = {aliases.get(id_, id_): reason for id_, reason in _left_out(path).items()} if lacking else {}
+    refused = {id_: known[id_] for id_ in lacking if id_ in known}
+    lacking = [id_ for id_ in lacking if id_ not in refused]
     foreign = [id_ for id_ in predictions if id_ not in asked.judged and id_ not in asked.quarantined]
     if lacking or foreign:
         raise UserError(
             f"{path}: does not answer {asked.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
             f"(first: {(lacking + foreign)[0]}); {asked.remedy}"
         )
-    return [score(example, predictions[id_], format, policy) for id_, example in asked.judged.items()]
+    return predictions, refused
+
+
+def _left_out(path: Path) -> dict[str, str]:
+    """What `toolhone predict --leave-out-refused` says beside its predictions of the rows that it went without."""
+    note = path.with_suffix(".json")
+    said = read_json(note, "") if note.is_file() else None
+    left_out = said.get("left_out") if isinstance(said, dict) else None
+    return {str(id_): str(reason) for id_, reason in left_out.items()} if isinstance(left_out, dict) else {}
 
 
 def _prediction(row: dict[str, Any], where: str) -> Prediction:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from toolhone.chat.parse import parse_turn
+from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
 from toolhone.evaluate.bfcl_values import Accepted, taken
 from toolhone.evaluate.policy import ANY_CALL, DEFAULT_ADDED, DEFAULT_LEFT_OUT, STRICT, UNREADABLE_AS_NONE, Policy
@@ -35,6 +35,7 @@ from toolhone.records import (
     Gold,
     GoldCall,
     Prediction,
+    Repaired,
     Score,
     Status,
     Tool,
@@ -56,15 +57,22 @@ class Verdict:
 
 
 def score(example: Example, prediction: Prediction, format: FormatName, policy: Policy = STRICT) -> Score:
-    """Read and judge one prediction, strictly unless another policy is named.
+    """Read and judge one prediction, strictly unless another policy is named; beside it, as it reads with repairs.
 
     Raises:
         UserError: where the prediction is of another example, or a called tool's schema is unusable.
     """
     if prediction.id != example.id:
         raise UserError(f"{example.where}: the prediction of {prediction.id} was held against {example.id}")
-    turn = parse_turn(prediction.text, format, prediction.finish_reason)
+    read = parse_repaired(prediction.text, format, prediction.finish_reason)
+    turn = read.strict
     verdict = judge(example.gold, turn.status, turn.calls, example.tools, example.where, policy)
+    repaired = None
+    if turn.failure is not None:
+        again, mended = verdict, read.turn
+        if read.repairs:
+            again = judge(example.gold, mended.status, mended.calls, example.tools, example.where, policy)
+        repaired = Repaired(dict(read.repairs), mended.status, again.names_right, again.exact)
     return Score(
         id=example.id,
         conversation_id=example.conversation_id,
@@ -90,6 +98,7 @@ def score(example: Example, prediction: Prediction, format: FormatName, policy: 
         gold_source=example.gold_source,
         # A score stands alone, so what figures are grouped by goes with it.
         meta={**example.meta, "turn": "later" if any(m.role == "assistant" for m in example.prompt) else "first"},
+        repaired=repaired,
     )
 
 
@@ -243,12 +252,12 @@ def _has_default(values: Sequence[Any], schema: Subschemas) -> bool:
     return any(same_value(value, default, schema) for value in values for default in defaults)
 
 
-def gold_faults(examples: Sequence[Example]) -> list[tuple[str, str]]:
-    """The examples whose own gold does not score full marks, each with its id and the reason.
+def gold_faults(examples: Sequence[Example], policy: Policy = STRICT) -> list[tuple[str, str]]:
+    """The examples whose own gold does not score full marks under the policy, each with its id and the reason.
 
     Such a row says nothing about a model: it is to be quarantined, by id, and counted.
     """
-    return [(example.id, reason) for example in examples if (reason := _gold_fault(example)) is not None]
+    return [(example.id, reason) for example in examples if (reason := _gold_fault(example, policy)) is not None]
 
 
 def _least_call(call: GoldCall, tool: Tool) -> ToolCall:
@@ -257,7 +266,7 @@ def _least_call(call: GoldCall, tool: Tool) -> ToolCall:
     return ToolCall(call.name, {name: values[0] for name, values in call.arguments.items() if name not in left_out})
 
 
-def _gold_fault(example: Example) -> str | None:
+def _gold_fault(example: Example, policy: Policy) -> str | None:
     gold, tools = example.gold, example.tools
     offered = {tool.name for tool in tools}
     if gold.status == "none":
@@ -275,13 +284,16 @@ def _gold_fault(example: Example) -> str | None:
     by_name = {tool.name: tool for tool in tools}
     calls = [_least_call(call, by_name[call.name]) for call in gold.calls]
     try:
-        verdict = judge(gold, "calls", calls, tools, example.where)
+        verdict = judge(gold, "calls", calls, tools, example.where, policy)
     except RecursionError:
         return "its arguments are nested too deeply to be compared"
     if not verdict.exact:
-        wrong = [error for match in verdict.matches for error in match.errors]
-        return f'"{wrong[0].call}": the accepted value of "{wrong[0].argument}" is not equal to itself under the schema'
-    if not verdict.schema_valid:
+        wrong = next(error for match in verdict.matches for error in match.errors)
+        if wrong.fault == "wrong":
+            return f'"{wrong.call}": the accepted value of "{wrong.argument}" is not equal to itself under the schema'
+        return f'"{wrong.call}": "{wrong.argument}" is {wrong.fault} even in the call that is expected'
+    # BFCL's checker does not ask whether a call satisfies the schema.
+    if policy.values == "json" and not verdict.schema_valid:
         bad = next(call for call in calls if not arguments_valid(call.arguments, by_name[call.name], example.where))
         return f'"{bad.name}": the expected arguments do not satisfy the tool\'s schema'
     return None

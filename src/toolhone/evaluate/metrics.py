@@ -14,6 +14,9 @@ The denominators:
 - over_call (some call could be read): rows whose gold is none. under_call (status none): rows whose gold is some call.
 - missing_calls, extra_calls (one at least): rows whose gold lists calls.
 - rules: in how many rows each leniency of the policy fired.
+- repaired: exact_match and tool_name_accuracy over all rows, with the texts that strict reading finds a fault in read
+  once more with repairs; in how many rows (`rows`) repairs gave calls, and how often each fired. None where scores do
+  not record it, as those of older versions. All other figures are of the strict reading.
 An optional argument counts as the gold's only where it was given. The calls that could be read of a partial row count
 like any others. Rows whose gold is "any" list no calls, and stay out of all that is counted by call or argument but
 for invented_tool.
@@ -67,6 +70,7 @@ def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None
         **_arguments(scores),
         **_behaviour(scores),
         "rules": dict(sorted(Counter(rule for score in scores for rule in set(score.rules)).items())),
+        "repaired": _repaired(scores),
         "per_tool": _per_tool(scores),
         "confusion": _confusion(scores),
         "by": _by(scores, seen_tools),
@@ -118,6 +122,20 @@ def _behaviour(scores: Sequence[Score]) -> dict[str, Any]:
         "invented_tool": rate_of(call.name not in score.tools for score in scores for call in score.calls),
         "missing_calls": rate_of(bool(score.missing_calls) for score in listed),
         "extra_calls": rate_of(bool(score.extra_calls) for score in listed),
+    }
+
+
+def _repaired(scores: Sequence[Score]) -> dict[str, Any] | None:
+    if any(score.failure is not None and score.repaired is None for score in scores):
+        return None
+    counts = Counter[str]()
+    for score in scores:
+        counts.update(score.repaired.repairs if score.repaired else {})
+    return {
+        "exact_match": rate_of((score.repaired or score).exact for score in scores),
+        "tool_name_accuracy": rate_of((score.repaired or score).names_right for score in scores),
+        "rows": sum(bool(score.repaired and score.repaired.repairs) for score in scores),
+        "repairs": dict(sorted(counts.items())),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.evaluate import between, provenance, wording
+from toolhone.evaluate import between, leniency, provenance, wording
 from toolhone.evaluate.failures import Failure, count_kinds, count_tools, failures
 from toolhone.evaluate.plots import Curve, accuracy_curve, loss_curve
 from toolhone.evaluate.provenance import LeftOut, Table
@@ -109,6 +109,10 @@ class Page:
     argument_errors: tuple[MeasureRow, ...]
     behaviour: tuple[MeasureRow, ...]
     validity: tuple[MeasureRow, ...]
+    repaired: tuple[MeasureRow, ...]
+    repairs: Table | None
+    policy: str
+    rules: Table | None
     slices: tuple[Slice, ...]
     curve: Curve | None
     accuracy: Curve | None
@@ -139,6 +143,7 @@ def build_page(run: RunFiles, verdict: str) -> Page:
     base_rows = [score for score in run.scores[first] if not score.exact] if len(names) > 1 else []
     agreement_with = wording.agreement_with(models)
     tools = tuple(_tool_rows(models))
+    mended = leniency.mended(models)
     return Page(
         name=run.name,
         version=(run.manifest or {}).get("toolhone"),
@@ -162,6 +167,10 @@ def build_page(run: RunFiles, verdict: str) -> Page:
         argument_errors=_measure_rows(wording.ARGUMENT_ERRORS, models),
         behaviour=_measure_rows(wording.BEHAVIOUR_ERRORS, models),
         validity=_measure_rows(wording.VALIDITY, models),
+        repaired=_measure_rows(wording.REPAIRED, mended, agreement_with) if mended else (),
+        repairs=leniency.repairs(models),
+        policy=leniency.policy(run.metrics),
+        rules=leniency.rules(models),
         slices=tuple(_slices(models)),
         curve=loss_curve(run.train_log),
         accuracy=accuracy_curve(run.train_log),

@@ -53,6 +53,10 @@ def left_out(run: RunFiles) -> Iterator[LeftOut]:
         count = f"{len(quarantined):,} test row{' is' if len(quarantined) == 1 else 's are'}"
         rows = tuple(f"{wording.visible(id_)}: {why}" for id_, why in quarantined.items())
         yield LeftOut(f"{count} in no figure here, as even the gold answer does not score.", rows)
+    for model, refused in (run.metrics.get("provenance", {}).get("refused") or {}).items():
+        count = f"{len(refused):,} test row{' is' if len(refused) == 1 else 's are'}"
+        rows = tuple(f"{wording.visible(id_)}: {why}" for id_, why in refused.items())
+        yield LeftOut(f"{count} in no figure here, of any model, as the endpoint of {model} would not answer.", rows)
     dropped = (run.manifest or {}).get("dropped") or []
     if dropped:
         count = f"{len(dropped):,} turn{' was' if len(dropped) == 1 else 's were'}"

@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
-from toolhone.evaluate import between, wording
+from toolhone.evaluate import between, leniency, wording
 from toolhone.evaluate.failure_list import show_failures
 from toolhone.evaluate.page import Page, build_page
+from toolhone.evaluate.policy import STRICT
 from toolhone.evaluate.run_files import RunFiles, read_run
 from toolhone.evaluate.samples import write_samples
 from toolhone.jsonl import write_text
@@ -67,13 +68,16 @@ def verdict(metrics: dict[str, Any]) -> str:
     """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
 
     The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
-    Where the gold is another model's answers, it says agreement with that model.
+    Where the gold is another model's answers, it says agreement with that model; where the policy is not the strict
+    one, it names it.
     """
     models: dict[str, dict[str, Any]] = metrics["models"]
     *_, last = models.values()
     figures = [f"{name} {wording.percent(model['exact_match']['value'])}" for name, model in models.items()]
     source = wording.agreement_with(models)
     measure = "exact match" if source is None else f"exact agreement with {source}"
+    if leniency.policy(metrics) != STRICT.name:
+        measure += f" under the policy {leniency.policy(metrics)}"
     counts = {model["rows"] for model in models.values()}
     if len(counts) == 1:
         rows = f"{last['rows']:,} row{'' if last['rows'] == 1 else 's'}"
@@ -95,6 +99,11 @@ def summary_table(metrics: dict[str, Any]) -> Table:
     for measure in wording.HEADLINE:
         figures = (Text(wording.figure(model[measure.key])) for model in models.values())
         table.add_row(measure.label_for(source), *figures)
+    mended = leniency.mended(models)
+    for measure in wording.REPAIRED:
+        if any(one[measure.key] != models[name][measure.key] for name, one in mended.items()):
+            cells = (wording.figure(mended[name][measure.key]) if name in mended else wording.ABSENT for name in models)
+            table.add_row(measure.label_for(source), *map(Text, cells))
     table.add_section()
     for measure in (*wording.ARGUMENT_ERRORS, *wording.BEHAVIOUR_ERRORS):
         rates = [model[measure.key] for model in models.values()]

@@ -73,6 +73,19 @@ BEHAVIOUR_ERRORS = (
 
 VALIDITY = (Measure("schema_valid", "Schema-valid", "Rows with calls that all satisfy their tools' JSON Schema."),)
 
+REPAIRED = (
+    Measure(
+        "exact_match", "Exact match, with repairs", "Over all rows, mended ones too.", "Exact agreement, with repairs"
+    ),
+    Measure(
+        "tool_name_accuracy",
+        "Tool-name accuracy, with repairs",
+        "Over all rows, mended ones too.",
+        "Tool-name agreement, with repairs",
+    ),
+)
+"""Of the figures under `repaired`."""
+
 MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
 
 SLICE_TITLES = {
