@@ -79,7 +79,7 @@ PREDICTION = Prediction(
     prompt_tokens=512,
     completion_tokens=2,
     latency_ms=41.5,
-    tokens=(Token(44, b"<t", -0.01), Token(2, b"", -0.002)),
+    tokens=(Token(44, b"<t", -0.01, -4.75), Token(2, b"", -0.002)),
 )
 SCORE = Score(
     id="order-1/2",
@@ -142,9 +142,15 @@ def test_what_the_golden_lines_leave_out_survives_the_way_through_json() -> None
 
 
 def test_figures_are_rounded_where_they_are_written() -> None:
-    row = replace(PREDICTION, latency_ms=1.23456, tokens=(Token(1, b"\xe6", -0.123456789),)).to_json()
+    tokens = (Token(1, b"\xe6", -0.123456789, -2.123456789), Token(2, b"", -0.5))
+    row = replace(PREDICTION, latency_ms=1.23456, tokens=tokens).to_json()
     assert row["latency_ms"] == 1.235
-    assert row["tokens"] == [{"id": 1, "bytes": [0xE6], "logprob": -0.123457}]
+    assert row["tokens"] == [
+        {"id": 1, "bytes": [0xE6], "logprob": -0.123457, "runner_up": -2.123457},
+        {"id": 2, "bytes": [], "logprob": -0.5},
+    ]
+    # As files have it from before the runner-up was recorded.
+    assert Prediction.from_json(row).tokens[1] == Token(2, b"", -0.5, None)
 
 
 def test_defaults_are_left_out_of_a_conversation_and_all_else_is_written() -> None:

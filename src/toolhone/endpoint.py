@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -221,9 +222,9 @@ class Endpoint:
         if "max_tokens" in sent and "max_completion_tokens" in message:
             self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
             return Attempt(None, "wants max_completion_tokens", 0, 0, retry=True, wait_s=0.0)
-        refused = [
-            key for key in sent if key in message and key not in ("tools", "max_tokens", "max_completion_tokens")
-        ]
+        kept = ("tools", "max_tokens", "max_completion_tokens")
+        # By whole words: who takes no top_logprobs may well take logprobs.
+        refused = [key for key in sent if key not in kept and re.search(rf"\b{key}\b", message)]
         if refused:
             self.wishes = {key: value for key, value in self.wishes.items() if key not in refused}
             return Attempt(None, f"wants no {', '.join(refused)}", 0, 0, retry=True, wait_s=0.0)

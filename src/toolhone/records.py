@@ -240,11 +240,17 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Token:
     """A completion token: its id, its bytes (a character may span several tokens), and its log-probability under the
-    model's raw distribution (natural logarithm, before any mask)."""
+    model's raw distribution (natural logarithm, before any mask). `runner_up` is the log-probability of the likeliest
+    other token in its place; None where it was not told, as in files from before it was recorded."""
 
     id: int
     bytes: bytes
     logprob: float
+    runner_up: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": self.id, "bytes": list(self.bytes), "logprob": round(self.logprob, 6)}
+        return row if self.runner_up is None else {**row, "runner_up": round(self.runner_up, 6)}
 
 
 FinishReason = Literal["stop", "length"]
@@ -273,12 +279,12 @@ class Prediction:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "latency_ms": round(self.latency_ms, 3),
-            "tokens": [{"id": t.id, "bytes": list(t.bytes), "logprob": round(t.logprob, 6)} for t in self.tokens],
+            "tokens": [token.to_json() for token in self.tokens],
         }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Prediction:
-        tokens = tuple(Token(t["id"], bytes(t["bytes"]), t["logprob"]) for t in row["tokens"])
+        tokens = tuple(Token(t["id"], bytes(t["bytes"]), t["logprob"], t.get("runner_up")) for t in row["tokens"])
         return cls(**{**row, "tokens": tokens})
 
 

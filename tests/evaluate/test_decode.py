@@ -141,7 +141,8 @@ def test_no_more_than_the_limit_is_generated(
     model: Any, prompts: list[list[int]], forward_shapes: list[tuple[int, int]], limit: int
 ) -> None:
     found = decode_greedily(model, prompts, compute_prefix(model, []), frozenset(), limit)
-    assert [(len(one.ids), len(one.logprobs), one.stopped) for one in found] == [(limit, limit, False)] * len(prompts)
+    lengths = [(len(one.ids), len(one.logprobs), len(one.runner_ups), one.stopped) for one in found]
+    assert lengths == [(limit, limit, limit, False)] * len(prompts)
     assert len(forward_shapes) == limit
 
 
@@ -169,6 +170,8 @@ def test_log_probabilities_are_of_the_raw_distribution(model: Any, prompts: list
             assert float(probabilities.sum()) == pytest.approx(1.0)
             assert logprob == pytest.approx(float(probabilities[id_].log()), abs=1e-5)
             assert logprob <= 0
+            others = probabilities[torch.arange(VOCABULARY) != id_]
+            assert completion.runner_ups[step] == pytest.approx(float(others.max().log()), abs=1e-5)
 
 
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=8)

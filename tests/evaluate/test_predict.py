@@ -200,7 +200,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(
 
 def _logprobs(row: dict[str, Any]) -> list[float]:
     """Takes the log-probabilities out of a row."""
-    return [token.pop("logprob") for token in row["tokens"]]
+    return [token.pop(key) for token in row["tokens"] for key in ("logprob", "runner_up")]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])

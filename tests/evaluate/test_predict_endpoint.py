@@ -230,6 +230,31 @@ def test_tokens_of_a_text_are_kept_with_their_bytes(server: Server, path: Path) 
     ask(server, path)
     [made] = predictions(path)
     assert [(one.bytes, one.logprob) for one in made.tokens] == [(first, -0.1), (second, -0.2), (b"<|im_end|>", -0.3)]
+    assert server.requests[-1]["top_logprobs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([token("Hi", -0.1), token("Yo", -3.0), token("Ey", -2.5)], -2.5),
+        ([token("Yo", -3.0)], -3.0),  # the chosen token need not be among them
+        ([token("Hi", -0.1)], None),
+        ([token("Hi", -0.1) | {"bytes": None}], None),
+        ([token("Hi", -0.1), token("Hi", -2.0) | {"bytes": [72]}], -2.0),  # parts of a character may look alike
+        ([], None),
+        (None, None),
+        ("no", None),
+        ([{"token": "Yo"}], None),
+        (7, None),
+    ],
+)
+def test_the_runner_up_is_the_likeliest_other_token_where_the_endpoint_tells_it(
+    server: Server, path: Path, others: Any, expected: float | None
+) -> None:
+    server.answers = [always({"content": "Hi"}, logprobs={"content": [token("Hi", -0.1) | {"top_logprobs": others}]})]
+    ask(server, path)
+    [made] = predictions(path)
+    assert [(one.bytes, one.logprob, one.runner_up) for one in made.tokens] == [(b"Hi", -0.1, expected)]
 
 
 def test_tokens_of_the_model_s_own_call_are_kept_and_its_text_with_them(server: Server, path: Path) -> None:
@@ -296,13 +321,15 @@ def test_what_an_endpoint_does_not_take_is_left_out_of_the_next_request(server: 
     server.answers = [
         fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
         fails(400, "'temperature' does not support 0 with this model"),
+        fails(400, "top_logprobs is not supported"),
         fails(400, "logprobs are not available"),
         calls_the_tool,
     ]
-    summary = ask(server, path, retries=3)
-    last = server.requests[-1]
+    summary = ask(server, path, retries=4)
+    *_, before, last = server.requests
+    assert before["logprobs"] is True
     assert last["max_completion_tokens"] == 1024
-    assert not {"max_tokens", "temperature", "logprobs"} & last.keys()
+    assert not {"max_tokens", "temperature", "logprobs", "top_logprobs"} & last.keys()
     assert (summary["temperature"], summary["logprobs"]) == (None, False)
 
 

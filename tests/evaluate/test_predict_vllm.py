@@ -77,7 +77,7 @@ def engine(model: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
             detokenize: bool = True,
         ) -> None:
             self.max_tokens, self.stop_token_ids = max_tokens, stop_token_ids or []
-            assert (temperature, logprobs, detokenize) == (0.0, 0, False)
+            assert (temperature, logprobs, detokenize) == (0.0, 2, False)
 
     class LLM:
         def __init__(self, model: str, **options: Any) -> None:
@@ -100,8 +100,13 @@ def engine(model: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
                         SimpleNamespace(
                             token_ids=tuple(answer.ids),
                             logprobs=[
-                                {id_: SimpleNamespace(logprob=value, rank=1, decoded_token=None)}
-                                for id_, value in zip(answer.ids, answer.logprobs, strict=True)
+                                {
+                                    id_: SimpleNamespace(logprob=value, rank=1, decoded_token=None),
+                                    -1: SimpleNamespace(logprob=other, rank=2, decoded_token=None),
+                                }
+                                for id_, value, other in zip(
+                                    answer.ids, answer.logprobs, answer.runner_ups, strict=True
+                                )
                             ],
                             finish_reason="stop" if answer.stopped else "length",
                         )
@@ -158,9 +163,8 @@ def test_the_predictions_are_those_of_the_local_model(
     predict(engine.model, renderer, examples(), "tuned", settings.evaluate, told, quiet(), fingerprint="f")
     ours, theirs = without_latency(made), without_latency(told)
     for one, other in zip(ours, theirs, strict=True):
-        assert [t.pop("logprob") for t in one["tokens"]] == pytest.approx(
-            [t.pop("logprob") for t in other["tokens"]], abs=1e-4
-        )
+        for key in ("logprob", "runner_up"):
+            assert [t.pop(key) for t in one["tokens"]] == pytest.approx([t.pop(key) for t in other["tokens"]], abs=1e-4)
     assert ours == theirs
     assert len({row["text"] for row in ours}) > 1
     assert list(tmp_path.iterdir()) == [made] or set(tmp_path.iterdir()) == {made, told}

@@ -16,12 +16,12 @@ from toolhone.chat.pieces import (
     TOOL_CALL_END,
     Fault,
     Piece,
+    PlacedCall,
     other_format,
     read_thought,
     skip_space,
 )
 from toolhone.chat.repair import Mender
-from toolhone.records import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def read_fence(text: str, at: int, style: Style, mender: Mender) -> tuple[list[P
     pieces, end = _read_run(text, skip_space(text, at), style, mender, announced=False)
     if not pieces:
         return [], end
-    if not style.fences and any(isinstance(piece, ToolCall) for piece in pieces):
+    if not style.fences and any(isinstance(piece, PlacedCall) for piece in pieces):
         mender.fired["code_fence"] += 1
     if isinstance(pieces[-1], Fault):
         return pieces, _after(text, FENCE, end)
@@ -175,4 +175,4 @@ def _read_object(text: str, at: int, style: Style, mender: Mender, announced: bo
     if not announced and not looks_like_call(found.value, name_alone=True):
         return [], found.end
     call = mender.read_call(found, style.argument_keys)
-    return [Fault(call) if isinstance(call, str) else call], found.end
+    return [Fault(call) if isinstance(call, str) else PlacedCall(call, at, found.end)], found.end

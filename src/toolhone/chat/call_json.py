@@ -69,7 +69,7 @@ class Undecodable:
 def decode(text: str, start: int) -> Decoded | Undecodable:
     """Decode the JSON value that starts at `start`. Never raises."""
     try:
-        _, end = _SPANS.raw_decode(text, start)
+        end = value_end(text, start)
     except RecursionError:
         return Undecodable("JSON that is nested too deeply", len(text), cut=False)
     except json.JSONDecodeError as error:
@@ -84,25 +84,35 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
     return Decoded(value if fault is None else None, end, fault)
 
 
+def value_end(text: str, start: int) -> int:
+    """Where the JSON value that starts at `start` ends.
+
+    Raises:
+        json.JSONDecodeError: where none starts there, or it has no end.
+        RecursionError: where it is nested too deeply.
+    """
+    _, end = _SPANS.raw_decode(text, start)
+    return end
+
+
 def _unfit(value: Any) -> str | None:
     """Why a decoded value cannot be compared or written again, if it cannot. Level by level, so never too deep."""
     level, depth = [value], 0
     while level:
+        inside: list[Any] = []
         for item in level:
-            if isinstance(item, float) and not math.isfinite(item):
+            if isinstance(item, str):
+                if not item.isascii() and _SURROGATE.search(item):
+                    return "half of a surrogate pair, which is no character"
+            elif isinstance(item, dict | list):
+                if depth == MAX_NESTING:
+                    return f"JSON nested deeper than {MAX_NESTING} levels"
+                inside += item
+                inside += item.values() if isinstance(item, dict) else ()
+            elif isinstance(item, float) and not math.isfinite(item):
                 return "a number too large for a float"
-            if isinstance(item, str) and _SURROGATE.search(item):
-                return "half of a surrogate pair, which is no character"
-            if isinstance(item, dict | list) and depth == MAX_NESTING:
-                return f"JSON nested deeper than {MAX_NESTING} levels"
-        level, depth = [child for item in level for child in _children(item)], depth + 1
+        level, depth = inside, depth + 1
     return None
-
-
-def _children(value: Any) -> Sequence[Any]:
-    if isinstance(value, dict):
-        return [*value, *value.values()]
-    return value if isinstance(value, list) else ()
 
 
 def read_call(value: Any, argument_keys: tuple[str, ...]) -> ToolCall | str:

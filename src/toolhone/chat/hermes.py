@@ -14,6 +14,7 @@ from toolhone.chat.pieces import (
     TOOL_CALL_END,
     Fault,
     Piece,
+    PlacedCall,
     other_format,
     read_thought,
     skip_space,
@@ -61,11 +62,12 @@ def read_hermes(text: str, mender: Mender) -> Iterator[Piece]:
         yield Fault("the <tool_call> tag is not finished", "begun", begun.group())
 
 
-def _read_block(text: str, start: int, mender: Mender) -> tuple[ToolCall | Fault, int]:
+def _read_block(text: str, start: int, mender: Mender) -> tuple[PlacedCall | Fault, int]:
     """The call whose opening tag ends at `start`, and where the block ends."""
     at = skip_space(text, start)
     fence = _FENCE_OPENING.match(text, at) if "code_fence" in mender.allowed else None
-    found = mender.decode(text, fence.end() if fence else at)
+    at = fence.end() if fence else at
+    found = mender.decode(text, at)
     if isinstance(found, Undecodable):
         return Fault(found.reason, "unfinished" if found.cut else "broken"), _block_end(text, found.end)
     close = skip_space(text, found.end)
@@ -75,7 +77,8 @@ def _read_block(text: str, start: int, mender: Mender) -> tuple[ToolCall | Fault
         call = mender.read_call(found, ("arguments",))
         if fence and isinstance(call, ToolCall):
             mender.fired["code_fence"] += 1
-        return (Fault(call) if isinstance(call, str) else call), close + len(TOOL_CALL_END)
+        piece = Fault(call) if isinstance(call, str) else PlacedCall(call, at, found.end)
+        return piece, close + len(TOOL_CALL_END)
     unfinished = len(text) - close < len(TOOL_CALL_END) and TOOL_CALL_END.startswith(text[close:])
     fault = Fault("expected </tool_call> after the call's JSON", "unfinished" if unfinished else "broken")
     return fault, len(text) if unfinished else _block_end(text, close)

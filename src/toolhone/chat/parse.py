@@ -33,12 +33,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from toolhone.chat.bare_json import read_json, read_llama3
 from toolhone.chat.call_json import call_in_prose
 from toolhone.chat.hermes import read_hermes
-from toolhone.chat.pieces import Fault, Piece
+from toolhone.chat.pieces import Fault, Piece, PlacedCall
 from toolhone.chat.repair import REPAIRS, Mender
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
@@ -51,12 +51,14 @@ _MAX_FAULTS = 100
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
     """A turn as read. `content` is the text outside thoughts and calls, stripped; `failure` says in a sentence why a
-    call could not be read, and is None where the status is calls or none."""
+    call could not be read, and is None where the status is calls or none. `places` says for each call where its JSON
+    stands in the text, from its first brace to behind its last; turns that say the same are equal wherever it does."""
 
     status: Status
     calls: tuple[ToolCall, ...]
     content: str
     failure: str | None
+    places: tuple[tuple[int, int], ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def parse_repaired(
 
 def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Mender) -> ParsedTurn:
     cut = finish_reason == "length"
-    calls: list[ToolCall] = []
+    calls: list[PlacedCall] = []
     prose: list[str] = []
     faults: list[Fault] = []
     fault_count = 0
@@ -108,7 +110,7 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Me
             calls, prose, faults = [], [], []
             mender.fired.clear()
             continue
-        if isinstance(piece, ToolCall):
+        if isinstance(piece, PlacedCall):
             calls.append(piece)
             continue
         if isinstance(piece, str) or (piece.kind == "begun" and not cut):
@@ -123,12 +125,13 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Me
         if fault_count == _MAX_FAULTS:
             break
     content = "".join(prose).strip()
+    read, places = tuple(placed.call for placed in calls), tuple((placed.start, placed.end) for placed in calls)
     if not faults:
-        return ParsedTurn("calls" if calls else "none", tuple(calls), content, None)
+        return ParsedTurn("calls" if calls else "none", read, content, None, places)
     truncated = cut and faults[0].kind != "broken"
     failure = f"cut off at the token limit: {faults[0].reason}" if truncated else faults[0].reason
     status: Status = "partial" if calls else "truncated" if truncated else "malformed"
-    return ParsedTurn(status, tuple(calls), content, failure)
+    return ParsedTurn(status, read, content, failure, places)
 
 
 def _without_end_tokens(text: str) -> str:

@@ -31,7 +31,16 @@ class Fault:
     text: str = ""
 
 
-Piece = str | ToolCall | Fault | None
+@dataclass(frozen=True, slots=True)
+class PlacedCall:
+    """A call, and where its JSON stands in the text, from its first brace to behind its last."""
+
+    call: ToolCall
+    start: int
+    end: int
+
+
+Piece = str | PlacedCall | Fault | None
 """A piece of a turn: prose, a call or a fault. None says that everything before it was thought."""
 
 

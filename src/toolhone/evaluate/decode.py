@@ -2,7 +2,8 @@
 
 The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. Their
 longest common prefix is run through the model once; each batch starts from a copy of its key-value cache, rows that
-have ended leave the batch, and the log-probability of every token is kept as the model gave it.
+have ended leave the batch, and the log-probability of every token is kept as the model gave it, with that of the
+likeliest token that was passed over for it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _ROOM = 64  # tokens that a layer's cache is enlarged by when it is full
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a row was answered with. `ids` ends with the stop token where `stopped`; `logprobs` has for each of them the
-    natural logarithm of its raw probability."""
+    natural logarithm of its raw probability, and `runner_ups` that of the second likeliest token in its place."""
 
     ids: list[int]
     logprobs: list[float]
+    runner_ups: list[float]
     stopped: bool
 
 
@@ -77,7 +79,7 @@ def decode_greedily(
     positions = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, start:]  # [batch, width]
     cache = _cache_for(prefix, len(own))
 
-    answers: list[tuple[list[int], list[float]]] = [([], []) for _ in own]
+    answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
     rows = list(range(len(own)))  # which answer each row of the batch belongs to
     for _ in range(max_new_tokens):
         logits = model(
@@ -91,10 +93,13 @@ def decode_greedily(
             logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=device),
         ).logits[:, -1]  # [batch, vocabulary]
         logprobs = logits.float().log_softmax(dim=-1)
-        best = logprobs.max(dim=-1)
-        for row, token, logprob in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+        best = logprobs.max(dim=-1)  # of equals the first, which `topk` does not promise
+        second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
+        told = zip(rows, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
+        for row, token, logprob, runner_up in told:
             answers[row][0].append(token)
             answers[row][1].append(logprob)
+            answers[row][2].append(runner_up)
         going = [n for n, row in enumerate(rows) if answers[row][0][-1] not in stop_ids]
         if not going:
             break
@@ -106,7 +111,7 @@ def decode_greedily(
             rows = [rows[n] for n in going]
         visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
         input_ids, positions = next_ids, next_positions
-    return [Completion(ids, logprobs, bool(ids) and ids[-1] in stop_ids) for ids, logprobs in answers]
+    return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

@@ -181,7 +181,6 @@ def _prediction(
     latency_ms: float,
 ) -> Prediction:
     said = completion.ids[:-1] if completion.stopped else completion.ids
-    tokens = zip(completion.ids, token_bytes.of(completion.ids), completion.logprobs, strict=True)
     return Prediction(
         id=example.id,
         model=label,
@@ -190,7 +189,9 @@ def _prediction(
         prompt_tokens=prompt_tokens,
         completion_tokens=len(completion.ids),
         latency_ms=latency_ms,
-        tokens=tuple(Token(id_, piece, logprob) for id_, piece, logprob in tokens),
+        tokens=tuple(
+            map(Token, completion.ids, token_bytes.of(completion.ids), completion.logprobs, completion.runner_ups)
+        ),
     )
 
 

@@ -81,7 +81,8 @@ def predict_endpoint(
         if known.get("fingerprint") == made_from:
             console.print(f"reusing {path}", markup=False)
             return known
-    wishes = {"temperature": settings.temperature, **({"logprobs": True} if settings.logprobs else {})}
+    told = {"logprobs": True, "top_logprobs": 2} if settings.logprobs else {}
+    wishes = {"temperature": settings.temperature, **told}
     endpoint = Endpoint(
         settings.model,
         settings.base_url,

@@ -114,7 +114,7 @@ def _answers(
     sampling = SamplingParams(
         temperature=0.0,  # greedy
         max_tokens=config.evaluate.max_new_tokens,
-        logprobs=0,  # that of the chosen token, and of no other
+        logprobs=2,  # those of the chosen token and of its runner-up
         stop_token_ids=sorted(stop_ids),
         detokenize=False,  # the ids are decoded here, special tokens and all
     )
@@ -171,6 +171,10 @@ def _prediction(
     # vLLM counts the token that it stopped at among the ids.
     said = ids[:-1] if ids and ids[-1] in stop_ids else ids
     logprobs = [at_place[id_].logprob for id_, at_place in zip(ids, answer.logprobs, strict=True)]
+    runner_ups = [
+        max((other.logprob for id_other, other in at_place.items() if id_other != id_), default=None)
+        for id_, at_place in zip(ids, answer.logprobs, strict=True)
+    ]
     return Prediction(
         id=example.id,
         model=label,
@@ -179,5 +183,5 @@ def _prediction(
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(ids),
         latency_ms=latency_ms,
-        tokens=tuple(map(Token, ids, token_bytes.of(ids), logprobs)),
+        tokens=tuple(map(Token, ids, token_bytes.of(ids), logprobs, runner_ups)),
     )

@@ -149,7 +149,24 @@ def _tokens(logprobs: Any) -> tuple[Token, ...]:
     for row in content if isinstance(content, list) else []:
         try:
             said = row["token"].encode() if row.get("bytes") is None else bytes(row["bytes"])
-            tokens.append(Token(NO_TOKEN_ID, said, float(row["logprob"])))
+            tokens.append(Token(NO_TOKEN_ID, said, float(row["logprob"]), _runner_up(row)))
         except (AttributeError, KeyError, TypeError, ValueError):
             return ()
     return tuple(tokens)
+
+
+def _runner_up(row: dict[str, Any]) -> float | None:
+    """The log-probability of the likeliest token but the chosen one; None where the endpoint does not tell it."""
+    try:
+        others = [other for other in row.get("top_logprobs") or () if _differ(other, row)]
+        return max((float(other["logprob"]) for other in others), default=None)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _differ(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether these are two tokens. Parts of a character may look alike and differ in their bytes."""
+    if one["token"] != other["token"]:
+        return True
+    bytes_told = one.get("bytes") is not None and other.get("bytes") is not None
+    return bytes_told and one["bytes"] != other["bytes"]
