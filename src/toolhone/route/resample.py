@@ -20,6 +20,7 @@ Figure = dict[str, Any]
 """`value` with its 95% interval, `low` and `high`, as figures stand in metrics.json; None where there is none."""
 
 FOLDS = 1_000
+_RESOLVED = 1e-12  # resamples that differ by less differ by rounding alone
 _CELLS = 2_000_000  # weights held at once, some 16 MB
 
 
@@ -38,7 +39,7 @@ def with_intervals(statistic: Callable[[Floats], Floats], clusters: Sequence[Has
 
 def _figure(value: float, drawn: Floats, tail: float | None) -> Figure:
     found = drawn[~np.isnan(drawn)]
-    if np.isnan(value) or tail is None or not len(found) or found.min() == found.max():
+    if np.isnan(value) or tail is None or not len(found) or np.ptp(found) < _RESOLVED:
         return {"value": None if np.isnan(value) else value, "low": None, "high": None}
     low, high = np.quantile(found, [tail, 1 - tail]).tolist()
     return {"value": value, "low": low, "high": high}
