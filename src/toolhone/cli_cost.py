@@ -13,6 +13,7 @@ from toolhone.terminal import plain_console
 
 if TYPE_CHECKING:
     from toolhone.cost import Machine, Price
+    from toolhone.cost_table import Call
     from toolhone.measured import Measured
 
 
@@ -54,11 +55,11 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 
 def _cost(options: argparse.Namespace) -> int:
     from toolhone.cost import OneOff
-    from toolhone.cost_table import OWN, Call, cost_json, cost_rows, cost_table
+    from toolhone.cost_table import OWN, cost_json, cost_rows, cost_table
 
     measured = _measured(options)
-    prompt, completion, sources = _tokens(options, measured)
     prices = _prices(options)
+    call, sources = _call(options, measured) if prices else (None, [])
     machine = _machine(options, measured, sources)
     if not prices and machine is None:
         raise UserError("nothing to price: give --model, or --price-in and --price-out, or --gpu-usd-per-hour")
@@ -69,18 +70,18 @@ def _cost(options: argparse.Namespace) -> int:
             sources.append(f"right: {measured.right} of {measured.rows} ({measured.source})")
         # Of a file without machines, the accuracy is that of the API whose answers are in it.
         accuracies = {OWN: accuracy, **(accuracies if machine or accuracies else dict.fromkeys(prices, accuracy))}
-    call = Call(prompt, completion, options.cached_share, options.calls_per_day)
     rows = cost_rows(
         call,
         prices,
         machine,
+        calls_per_day=options.calls_per_day,
         one_off=OneOff(options.training_usd, options.labelling_usd, options.engineering_usd),
         horizon_days=options.horizon_days,
         error_usd=options.error_usd,
         accuracies=accuracies,
     )
     if options.json:
-        print(json.dumps(cost_json(rows, call, sources), ensure_ascii=False, indent=2))
+        print(json.dumps(cost_json(rows, call, options.calls_per_day, sources), ensure_ascii=False, indent=2))
         return 0
     console = plain_console()
     console.print(cost_table(rows, options.calls_per_day))
@@ -99,12 +100,13 @@ def _measured(options: argparse.Namespace) -> Measured | None:
     return measured_file(options.rows) if options.rows else None
 
 
-def _tokens(options: argparse.Namespace, measured: Measured | None) -> tuple[float, float, list[str]]:
-    """Prompt and completion tokens of a call, and lines that say where they are from.
+def _call(options: argparse.Namespace, measured: Measured | None) -> tuple[Call, list[str]]:
+    """The tokens of a call, and a line that says where they are from.
 
     An API is shown the tools, which a tuned model need not be. So of a run without a label the prompt is that of the
     untuned model, where it has one, and the answer that of the tuned.
     """
+    from toolhone.cost_table import Call
     from toolhone.measured import has_model, measured_run
 
     prompt_of = measured
@@ -114,7 +116,7 @@ def _tokens(options: argparse.Namespace, measured: Measured | None) -> tuple[flo
     completion, completion_from = _given_or(options.completion_tokens, measured, "completion_tokens")
     line = f"tokens of a call: {prompt:,.1f} prompt{prompt_from}, {completion:,.1f} answer{completion_from}"
     counted = "; counted by the measured model's own tokenizer" if prompt_from or completion_from else ""
-    return prompt, completion, [line + counted]
+    return Call(prompt, completion, options.cached_share), [line + counted]
 
 
 def _given_or(given: float | None, measured: Measured | None, name: str) -> tuple[float, str]:

@@ -5,6 +5,7 @@ In: the tokens of a call, prices and machines, what was paid once, what a wrong 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,13 +32,11 @@ OWN = "own machines"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A mean call: its tokens, of which `cached_share` of the prompt's were cached by the API, and how many there are
-    a day (None: not said)."""
+    """The tokens of a mean call; of the prompt's, the API had cached a share of `cached_share`."""
 
     prompt_tokens: float
     completion_tokens: float
     cached_share: float = 0.0
-    calls_per_day: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,11 @@ class CostRow:
 
 
 def cost_rows(
-    call: Call,
+    call: Call | None,
     prices: Mapping[str, tuple[Price, str]],
     machine: Machine | None,
     *,
+    calls_per_day: float | None,
     one_off: OneOff,
     horizon_days: float,
     error_usd: float,
@@ -72,15 +72,16 @@ def cost_rows(
     What was paid once belongs to the machines, or where there are none, to every price.
 
     Args:
+        call: needed where there are prices.
         prices: by name, each with where it is from.
         accuracies: by the rows' names, shares of right answers; needed where `error_usd` is above 0.
 
     Raises:
         UserError: where something is asked for that needs calls a day or an accuracy which is not given.
     """
-    if one_off.usd and call.calls_per_day is None:
+    if one_off.usd and calls_per_day is None:
         raise UserError("--calls-per-day: needed to spread what is paid once (--training-usd and its like) over calls")
-    once = spread_usd(one_off, call.calls_per_day, horizon_days) if one_off.usd and call.calls_per_day else None
+    once = spread_usd(one_off, calls_per_day, horizon_days) if one_off.usd and calls_per_day else None
 
     def row(name: str, running: float, spread: float | None, machines: int | None, note: str) -> CostRow:
         errors = None
@@ -95,15 +96,17 @@ def cost_rows(
 
     rows = []
     for name, (price, source) in prices.items():
+        if call is None:
+            raise ValueError("a price needs the tokens of a call")
         cached = call.prompt_tokens * call.cached_share
         usd = call_cost_usd(price, call.prompt_tokens, call.completion_tokens, cached)
         rows.append(row(name, usd, None if machine else once, None, source))
     if machine:
-        if call.calls_per_day is None:
+        if calls_per_day is None:
             usd, count, note = loaded_call_usd(machine), None, "fully loaded; fewer calls cost more each"
         else:
-            usd = machines_usd_per_day(machine, call.calls_per_day) / call.calls_per_day
-            count = machines_needed(machine, call.calls_per_day)
+            usd = machines_usd_per_day(machine, calls_per_day) / calls_per_day
+            count = machines_needed(machine, calls_per_day)
             note = (
                 f"{count:,} machine{'' if count == 1 else 's'}; fully loaded {dollars(loaded_call_usd(machine))} a call"
             )
@@ -138,9 +141,8 @@ def cost_table(rows: Sequence[CostRow], calls_per_day: float | None) -> Table:
     return table
 
 
-def cost_json(rows: Sequence[CostRow], call: Call, sources: Sequence[str]) -> dict[str, Any]:
-    """The rows with all their digits; amounts by the day and the year are null without calls a day."""
-    days = call.calls_per_day
+def cost_json(rows: Sequence[CostRow], call: Call | None, days: float | None, sources: Sequence[str]) -> dict[str, Any]:
+    """The rows with all their digits, at so many calls a day; without them, amounts by the day and year are null."""
 
     def entry(row: CostRow) -> dict[str, Any]:
         total = row.total_usd
@@ -149,7 +151,12 @@ def cost_json(rows: Sequence[CostRow], call: Call, sources: Sequence[str]) -> di
             times |= {"usd_per_day": total * days, "usd_per_365_days": total * days * DAYS_A_YEAR}
         return {**asdict(row), "total_usd": total, **times}
 
-    return {"call": asdict(call), "rows": [entry(row) for row in rows], "sources": list(sources)}
+    return {
+        "call": call and asdict(call),
+        "calls_per_day": days,
+        "rows": [entry(row) for row in rows],
+        "sources": list(sources),
+    }
 
 
 def dollars(amount: float) -> str:
@@ -162,5 +169,7 @@ def dollars(amount: float) -> str:
     elif size >= 1:
         text = f"{size:,.2f}"
     else:
-        text = f"{float(f'{size:.3g}'):.12f}".rstrip("0")
+        places = max(2, 2 - math.floor(math.log10(size)))
+        text = f"{size:.{places}f}"
+        text = text.rstrip("0") if size < 0.01 else text[:4] + text[4:].rstrip("0")
     return f"{'-' if amount < 0 else ''}${text}"
