@@ -23,7 +23,7 @@ _PREDICTION_KEYS = {field.name for field in fields(Prediction)}
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """The rows that were asked: those to judge, and by id the reason why another cannot be. `named` says in a message
     which rows they are, and `remedy` what to do where they are not the ones that were answered."""
 
@@ -33,7 +33,7 @@ class _Asked:
     remedy: str
 
     @classmethod
-    def of(cls, examples: Sequence[Example], policy: Policy, named: str, remedy: str) -> _Asked:
+    def of(cls, examples: Sequence[Example], policy: Policy, named: str, remedy: str) -> Asked:
         places: dict[str, str] = {}
         for example in examples:
             if example.id in places:
@@ -57,7 +57,7 @@ def judge_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     if "judged" not in manifest:
         raise UserError(f"{run.manifest}: does not say which rows were judged; `toolhone train` writes it")
     named = f"the {manifest['judged']} rows in {run.path}/splits"
-    asked = _Asked.of(turns(read_conversations(run.split(manifest["judged"]))), policy, named, "run `toolhone eval`")
+    asked = Asked.of(turns(read_conversations(run.split(manifest["judged"]))), policy, named, "run `toolhone eval`")
     scores, refused = _score_all(_prediction_files(run), asked, manifest["chat"]["format"], policy)
     facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
     left_out = {"policy": policy.name, "quarantined": asked.quarantined, "refused": refused}
@@ -96,14 +96,10 @@ def judge_files(
         raise UserError(f"--out {out}: {inside[0]} would be written over; name another folder")
     remedy = "predict these rows, or name with --rows those that were predicted"
     examples = turns(rows)
-    asked = _Asked.of(examples, policy, f"the rows of {rows_named}", remedy)
+    asked = Asked.of(examples, policy, f"the rows of {rows_named}", remedy)
     if not asked.judged and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to judge in {len(rows)} rows")
-    ids: dict[str, list[str]] = {}
-    for example in examples:
-        ids.setdefault(example.conversation_id, []).append(example.id)
-    aliases = {conversation: turn_ids[0] for conversation, turn_ids in ids.items() if len(turn_ids) == 1}
-    scores, refused = _score_all(predictions, asked, format, policy, aliases)
+    scores, refused = _score_all(predictions, asked, format, policy, aliases_of(examples))
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
     left_out = {"quarantined": asked.quarantined, "refused": refused}
     return _write(run, scores, {**facts, "policy": policy.name, "chat": {"format": format}, **left_out}, None)
@@ -138,14 +134,14 @@ def _prediction_files(run: RunFolder) -> list[Path]:
 
 def _score_all(
     paths: Sequence[Path],
-    asked: _Asked,
+    asked: Asked,
     format: FormatName,
     policy: Policy,
     aliases: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, list[Score]], dict[str, dict[str, str]]]:
     """Each model's scores, in the order of the rows, and by model the rows that its endpoint refused, with the reason.
     What one was refused counts for none. `aliases` gives the ids of examples that go by another id."""
-    read = {path.stem: _read_answers(path, asked, aliases or {}) for path in paths}
+    read = {path.stem: read_answers(path, asked, aliases or {}) for path in paths}
     refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
     judged = {id_: one for id_, one in asked.judged.items() if not any(id_ in rows for rows in refused.values())}
     scores = {
@@ -155,13 +151,29 @@ def _score_all(
     return scores, refused
 
 
-def _read_answers(
-    path: Path, asked: _Asked, aliases: Mapping[str, str]
+def aliases_of(examples: Sequence[Example]) -> dict[str, str]:
+    """The ids of examples that go by their conversation's too, as its one turn to answer."""
+    ids: dict[str, list[str]] = {}
+    for example in examples:
+        ids.setdefault(example.conversation_id, []).append(example.id)
+    return {conversation: turn_ids[0] for conversation, turn_ids in ids.items() if len(turn_ids) == 1}
+
+
+def read_answers(
+    path: Path, asked: Asked, aliases: Mapping[str, str], *, tokens: bool = False
 ) -> tuple[dict[str, Prediction], dict[str, str]]:
-    """One model's answers by the row's id, and the rows that the file beside them says its endpoint refused."""
+    """One model's answers by the row's id, and the rows that the file beside them says its endpoint refused.
+
+    Args:
+        aliases: the ids of examples that go by another id.
+        tokens: whether to keep the predictions' tokens, which take most of the memory.
+
+    Raises:
+        UserError: where a line is no prediction, or the rows answered are not those asked.
+    """
     predictions: dict[str, Prediction] = {}
     for where, row in read_jsonl(path):
-        prediction = _prediction(row, where)
+        prediction = _prediction(row, where, tokens=tokens)
         prediction = replace(prediction, id=aliases.get(prediction.id, prediction.id))
         if prediction.id in predictions:
             raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {asked.remedy}")
@@ -187,8 +199,8 @@ def _left_out(path: Path) -> dict[str, str]:
     return {str(id_): str(reason) for id_, reason in left_out.items()} if isinstance(left_out, dict) else {}
 
 
-def _prediction(row: dict[str, Any], where: str) -> Prediction:
-    """A row as a prediction without its tokens, which judging needs none of and which take most of the memory."""
+def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
+    """A row as a prediction, without its tokens unless they are asked for."""
     absent = sorted(_PREDICTION_KEYS - row.keys() - {"tokens"})
     unknown = sorted(row.keys() - _PREDICTION_KEYS)
     if absent or unknown:
@@ -204,4 +216,11 @@ def _prediction(row: dict[str, Any], where: str) -> Prediction:
     for key in ("prompt_tokens", "completion_tokens", "latency_ms"):
         if isinstance(row[key], bool) or not isinstance(row[key], int | float):
             raise UserError(f'{where}: expected "{key}" to be a number, found {type(row[key]).__name__}')
-    return Prediction.from_json({**row, "tokens": []})
+    if not tokens:
+        return Prediction.from_json({**row, "tokens": []})
+    try:
+        return Prediction.from_json({"tokens": [], **row})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{where}: its "tokens" cannot be read ({error!r}); expected of each its id, bytes and logprob'
+        ) from None
