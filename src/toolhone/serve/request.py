@@ -1,0 +1,153 @@
+"""A chat-completions request: its JSON in, an example and what is wished for the answer out.
+
+What the server does not do is refused by name, never ignored: an answer that looks like what was asked for, and is not,
+would be worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolhone.data.decode import Undecodable, decode
+from toolhone.data.formats.openai import read
+from toolhone.data.formats.tool_list import read_tool_list
+from toolhone.errors import RowError, UserError
+from toolhone.evaluate.schema import arguments_valid
+from toolhone.records import Example, Gold, Message
+from toolhone.serve.errors import ApiError
+
+_FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "stream": ((False,), "answers are given whole; leave it out"),
+    "n": ((1,), "a request has one answer"),
+    "temperature": ((0,), "answers are greedy; set it to 0 or leave it out"),
+    "top_p": ((1,), "answers are greedy; leave it out"),
+    "presence_penalty": ((0,), "answers are greedy; leave it out"),
+    "frequency_penalty": ((0,), "answers are greedy; leave it out"),
+    "logit_bias": (({},), "answers are greedy; leave it out"),
+    "stop": (([],), "an answer ends where the model ends it; leave it out"),
+    "response_format": (({"type": "text"},), "answers are text and calls; leave it out"),
+    "tool_choice": (("auto", "none"), "the model decides whether to call"),
+    "parallel_tool_calls": ((True,), "the model decides how many calls it makes; leave it out"),
+    "modalities": ((["text"],), "answers are text and calls; leave it out"),
+}
+"""Keys that have but these values here, and why. null is as good as absent, for these as for all keys."""
+
+_READ = ("model", "messages", "tools", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
+_WITHOUT_EFFECT = ("user", "metadata", "store", "seed", "service_tier", "safety_identifier", "prompt_cache_key")
+"""Keys that change no greedy answer."""
+
+_ONLY_IN_ANSWERS = ("annotations", "reasoning_content")
+"""Keys that servers give with an answer, and clients send back with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A request as read. `example` holds its messages and tools, and no gold. Without `may_call` the answer is to be
+    text. `max_tokens` is None where the request sets no limit."""
+
+    example: Example
+    may_call: bool
+    max_tokens: int | None
+    logprobs: bool
+    top_logprobs: int
+
+
+def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
+    """Read a request's body.
+
+    Args:
+        id_: the id of the answer, and of its example.
+        model: the name that the request has to ask for.
+
+    Raises:
+        ApiError: naming the key at fault.
+    """
+    row = _object(body)
+    known = {*_READ, *_FIXED, *_WITHOUT_EFFECT}
+    for key in row:
+        if key not in known:
+            raise ApiError(400, f"Unrecognized request argument supplied: {key}", param=key, code="unknown_parameter")
+    for key, (values, why) in _FIXED.items():
+        if key in row and not any(_same(row[key], value) for value in values):
+            raise ApiError(400, f"{key}: this server takes {_told(values)} only: {why}", param=key, code="unsupported")
+    if row.get("model") is None:
+        raise ApiError(400, f"you must provide a model parameter; this server has {model}", param="model")
+    if row["model"] != model:
+        raise ApiError(
+            404, f"The model {row['model']!r} does not exist; this server has {model}", code="model_not_found"
+        )
+    example = _example(row, id_)
+    top = _count(row, "top_logprobs", 0)
+    logprobs = row.get("logprobs", False)
+    if not isinstance(logprobs, bool):
+        raise ApiError(400, f"logprobs: expected true or false, found {logprobs!r}", param="logprobs")
+    if top is not None and top > 1:
+        found = f"top_logprobs: a greedy answer knows its own tokens alone, so 0 or 1 are possible, found {top}"
+        raise ApiError(400, found, param="top_logprobs", code="unsupported")
+    if top is not None and not logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
+    limit = _count(row, "max_completion_tokens", 1)
+    return ChatRequest(
+        example=example,
+        may_call=row.get("tool_choice") != "none" and bool(example.tools),
+        max_tokens=_count(row, "max_tokens", 1) if limit is None else limit,
+        logprobs=logprobs,
+        top_logprobs=top or 0,
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The body's keys, those that are null left out."""
+    try:
+        row = decode(body.decode())
+    except (UnicodeDecodeError, Undecodable) as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(row, dict):
+        raise ApiError(400, f"the body: expected a JSON object, found {type(row).__name__}", code="invalid_json")
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _same(found: Any, value: Any) -> bool:
+    return isinstance(found, bool) == isinstance(value, bool) and bool(found == value)
+
+
+def _told(values: tuple[Any, ...]) -> str:
+    return " or ".join(json.dumps(value) for value in values)
+
+
+def _count(row: dict[str, Any], key: str, least: int) -> int | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ApiError(400, f"{key}: expected a whole number of {least} or more, found {value!r}", param=key)
+    return value
+
+
+def _example(row: dict[str, Any], id_: str) -> Example:
+    try:
+        tools = read_tool_list(row.get("tools", []), "tools")
+        for tool in tools:
+            arguments_valid({}, tool, "tools")  # raises where the schema is none
+    except UserError as error:
+        raise ApiError(400, str(error), param="tools", code="invalid_tools") from None
+    try:
+        found = read({"id": id_, "messages": _messages(row.get("messages"))}, "messages", tools)
+    except RowError as error:
+        raise ApiError(400, str(error), param="messages", code=error.rule) from None
+    turn, gold = Message("assistant", ""), Gold("any")
+    return Example(id_, id_, found.messages, turn, gold, found.tools, "the request", None, {})
+
+
+def _messages(found: Any) -> Any:
+    if not isinstance(found, list):
+        return found
+    return [
+        {key: value for key, value in message.items() if key not in _ONLY_IN_ANSWERS}
+        if isinstance(message, dict) and message.get("role") == "assistant"
+        else message
+        for message in found
+    ]

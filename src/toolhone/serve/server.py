@@ -1,0 +1,111 @@
+"""`toolhone serve`: the model is loaded, the policy checked against it, and requests are answered until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from rich.console import Console
+
+from toolhone.cost import Price
+from toolhone.errors import UserError
+from toolhone.route.cascade import Cascade
+from toolhone.route.day_budget import DayBudget, utc_day
+from toolhone.route.decision_log import DecisionLog
+from toolhone.route.large import LargeModel, LargeSettings
+from toolhone.route.policy import read_policy, refuse_other_model
+from toolhone.run import RunFolder
+from toolhone.serve.app import LOOPBACK, make_app
+from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
+
+KEY = "TOOLHONE_API_KEY"
+"""The environment variable with the key that clients have to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeSettings:
+    """How requests are routed. `log` is the decision log's file, in the run folder where it is None; `max_usd_a_day`
+    needs a price."""
+
+    policy: Path
+    large: LargeSettings
+    price: Price | None = None
+    max_usd_a_day: float | None = None
+    log: Path | None = None
+    log_texts: bool = False
+
+
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    console: Console,
+    *,
+    cascade: CascadeSettings | None = None,
+    max_new_tokens: int | None = None,
+) -> None:
+    """Serve a run's tuned model until it is interrupted.
+
+    Raises:
+        UserError: where the address is taken or open to others without a key, the run has no adapter, or the policy is
+            another model's.
+    """
+    key = os.environ.get(KEY) or None
+    if key is None and host not in LOOPBACK:
+        raise UserError(
+            f"--host {host}: others can reach this address, and {KEY} is not set; put a key into the environment, or "
+            "stay with --host 127.0.0.1"
+        )
+    address = _bind(host, port)
+    try:
+        engine, run = load_engine(folder, max_new_tokens, console)
+        made = open_cascade(cascade, run, engine, console) if cascade else None
+        app = make_app(engine, cascade=made, key=key)
+        told = f"[{host}]" if ":" in host else host
+        console.print(f"{engine.name}: http://{told}:{address.getsockname()[1]}/v1 (Ctrl-C ends it)", markup=False)
+        # Requests that are being answered may end; a second Ctrl-C does not wait for them.
+        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)
+        uvicorn.Server(config).run(sockets=[address])
+    finally:
+        address.close()
+
+
+def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, console: Console) -> Cascade:
+    """The cascade with its policy read, its log open, and what was spent today counted.
+
+    Raises:
+        UserError: where the policy is none or another model's, the log cannot be had, or the large model's address or
+            key is wrong.
+    """
+    policy = read_policy(settings.policy)
+    refuse_other_model(policy, identity_served(run, engine))
+    reserved = reserved_tool(run, console)
+    log = DecisionLog(settings.log or run.path / "decisions.jsonl", utc_day())
+    try:
+        budget = DayBudget(settings.max_usd_a_day, settings.price, log.spent_usd)
+        large = LargeModel(settings.large, budget)
+    except UserError:
+        log.close()
+        raise
+    console.print(f"unsure answers go to {settings.large.model}; decisions: {log.path}", markup=False)
+    if settings.max_usd_a_day is not None:
+        console.print(f"spent today (UTC): ${log.spent_usd:.4f} of ${settings.max_usd_a_day:.2f}")
+    return Cascade(policy, large, log, reserved, settings.log_texts)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The server's socket, before the model is loaded, so that a port which is taken is told at once."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise UserError(f"--host {host} --port {port}: cannot be had ({error.strerror}); name another") from None
+    except OverflowError:
+        made.close()
+        raise UserError(f"--port {port}: expected a number from 0 to 65535") from None
+    return made

@@ -1,0 +1,120 @@
+"""Runs and servers for the tests of serving: a tiny Llama that has learned three turns by heart, behind real uvicorn."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from toolhone.chat.render import make_renderer
+from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, config_yaml
+from toolhone.jsonl import write_conversations, write_json, write_text
+from toolhone.records import Conversation, Example, Gold, Message, Tool, ToolCall
+
+CHAT = ChatConfig(tools="names")
+SYSTEM = Message("system", "你是客服。")
+TOOLS = (
+    Tool("query_order", "查", {"type": "object", "properties": {"order_id": {"type": "string"}}}),
+    Tool("help", "", {"type": "object", "properties": {}}),
+)
+LEARNED = {
+    "Where is ORD-1?": Message("assistant", "", (ToolCall("query_order", {"order_id": "ORD-1"}),)),
+    "A person, now.": Message("assistant", "好", (ToolCall("help", {}), ToolCall("query_order", {"order_id": "0"}))),
+    "谢谢": Message("assistant", "不客气"),
+}
+"""What the model says to what. To anything else it says something that it is less sure of."""
+WIRE_TOOLS: Any = [tool.to_json() for tool in TOOLS]
+
+
+def messages(question: str) -> Any:
+    return [SYSTEM.to_json(), {"role": "user", "content": question}]
+
+
+def example(question: str, tools: tuple[Tool, ...] = TOOLS) -> Example:
+    """What the model is asked, with the turn that it has learned."""
+    turn = LEARNED.get(question, Message("assistant", "?"))
+    prompt = (SYSTEM, Message("user", question))
+    return Example(question, question, prompt, turn, Gold.of_message(turn), tools, "made:1", None, {})
+
+
+def learn(tiny_llama: Path, folder: Path) -> None:
+    """Save a Llama of two layers, with the tiny one's tokenizer, that has LEARNED by heart."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_llama, num_hidden_layers=2))
+    renderer = make_renderer(tokenizer, CHAT, "tiny")
+    rows = [renderer.render(example(question)) for question in LEARNED]
+    width = max(len(row) for row in rows)
+    padded = [[*row.prompt_ids, *row.completion_ids, *[-100] * (width - len(row))] for row in rows]
+    labels = torch.tensor(padded)  # [rows, width]
+    ids = labels.clamp(min=0)
+    for row, its_labels in zip(rows, labels, strict=True):
+        its_labels[: len(row.prompt_ids)] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 15))
+    for _ in range(60):
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        warmup.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_run(folder: Path, model: Path, *, max_new_tokens: int = 120) -> Path:
+    """A finished run on the model, with an adapter that changes nothing."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = Config(
+        name=folder.name,
+        model=ModelConfig(name=str(model), device="cpu", dtype="float32"),
+        data=DataConfig(train=("train.jsonl",), test=("test.jsonl",)),
+        chat=CHAT,
+        evaluate=EvaluateConfig(max_new_tokens=max_new_tokens),
+    )
+    renderer = make_renderer(AutoTokenizer.from_pretrained(model), config.chat, config.model.name)
+    write_text(folder / "config.yaml", config_yaml(config))
+    write_json(
+        folder / "manifest.json",
+        {
+            "stages": {},
+            "model": {"name": str(model), "revision": None, "quantize": "none"},
+            "chat": {"format": "hermes", "template": "toolhone", "template_hash": renderer.template_hash()},
+        },
+    )
+    rows = [
+        Conversation(f"r{n}", (SYSTEM, Message("user", question), turn), TOOLS, "made:1")
+        for n, (question, turn) in enumerate(LEARNED.items())
+    ]
+    write_conversations(folder / "splits" / "test.jsonl", rows)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(folder / "adapter")
+    return folder
+
+
+@contextmanager
+def serving_app(app: FastAPI) -> Iterator[str]:
+    """Serve the application on a free port of this machine; gives the base URL for OpenAI's client."""
+    with socket.create_server(("127.0.0.1", 0)) as address:  # listens, so that a client waits until it is answered
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{address.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
