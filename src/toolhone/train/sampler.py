@@ -49,6 +49,8 @@ class PrefixSampler(Sampler[int]):
         for of_group in groups:
             conversations = list(of_group.values())
             generator.shuffle(conversations)
+            # Those of like length side by side: where most have as many turns as a batch, few are cut across two.
+            conversations.sort(key=len)
             indices = [index for conversation in conversations for index in conversation]
             whole = len(indices) - len(indices) % self.batch_size
             batches += self._cut(indices[:whole])

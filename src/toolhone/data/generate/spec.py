@@ -56,7 +56,8 @@ class OutputSpec(_Section):
     rows: int = Field(ge=1)
     """How many."""
     templates: str | list[Any]
-    """The phrasings: a YAML file with a list under `templates`, or the list itself (see data/templates.py)."""
+    """The phrasings: a YAML file with a list under `templates`, several such files, or the list itself (see
+    data/generate/templates.py)."""
     ids: str | None = None
     """What the rows' ids begin with; the output's name, where left out."""
     repeat_templates: bool = True
@@ -174,8 +175,9 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
     for name, output in spec.outputs.items():
         # The try-out of the templates draws codes of its own, so that those of the rows are not used up by it.
         tried = fillers(spec.slots, name, counts, seed, Codes(), str(file.path))
-        if isinstance(output.templates, str):
-            templates = load_templates(folder / output.templates, tools, tried)
+        named = [output.templates] if isinstance(output.templates, str) else output.templates
+        if named and all(isinstance(name, str) for name in named):
+            templates = load_templates([folder / name for name in named], tools, tried)
         else:
             templates = parse_templates(file.entries("outputs", name, "templates") or [], tools, tried)
         if "own_argument" in spec.checks:
