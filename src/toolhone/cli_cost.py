@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def add_cost_commands(commands: Any) -> None:
-    """Add `cost` to the commands."""
+    """Add `cost` and `advise` to the commands."""
     _add_cost(commands.add_parser("cost", help="what a call costs, by an API and on machines of one's own"))
+    _add_advise(commands.add_parser("advise", help="fine-tune, route, or stay with the API? and what would turn it"))
 
 
 def _add_cost(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +89,85 @@ def _cost(options: argparse.Namespace) -> int:
     for line in (*(f"{row.name}: {row.note}" for row in rows), *sources):
         console.print(line, markup=False)
     return 0
+
+
+def _add_advise(parser: argparse.ArgumentParser) -> None:
+    from toolhone.advise.inputs import FIELDS, flag_of
+
+    parser.description = (
+        "Without any input, asks in the terminal. With any, the rest are defaults, which the answer calls assumed."
+    )
+    parser.add_argument(
+        "--config", type=Path, help="a YAML file of inputs, named as the flags are: calls_per_day: 20000"
+    )
+    parser.add_argument("--run", type=Path, dest="folder", help="a run: its tokens, accuracy and number of examples")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    inputs = parser.add_argument_group("inputs, each also a key of --config")
+    for name, entry in FIELDS.items():
+        about = entry.metadata
+        default = (
+            "none"
+            if entry.default is None
+            else f"{entry.default:,g}"
+            if entry.default != str(entry.default)
+            else entry.default
+        )
+        inputs.add_argument(
+            flag_of(name),
+            dest=f"input_{name}",
+            metavar="X",
+            help=f"{about['meaning']}, {about['unit']} (default: {default})".replace("%", "%%"),
+        )
+    parser.set_defaults(run=_advise)
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from toolhone.advise.advice import advise
+    from toolhone.advise.inputs import FIELDS, flag_of
+    from toolhone.advise.read import MeasuredInputs, build_case, checked, measured_inputs, read_inputs_file
+
+    if options.html and options.html.suffix != ".html":
+        raise UserError(f"--html {options.html}: expected a file that ends in .html, for example advice.html")
+    stated = {name: getattr(options, f"input_{name}") for name in FIELDS}
+    flags = {name: value for name, value in stated.items() if value is not None}
+    measured = measured_inputs(options.folder) if options.folder else MeasuredInputs()
+    accepted: frozenset[str] = frozenset()
+    if options.config or flags:
+        given = read_inputs_file(options.config) if options.config else {}
+        given |= checked(flags, {name: flag_of(name) for name in flags})
+        if "calls_per_day" not in given:
+            where = f"{options.config}: calls_per_day" if options.config else "--calls-per-day"
+            raise UserError(f"{where}: is required; without any input, `toolhone advise` asks for each")
+    else:
+        given, accepted = _ask(measured.values)
+    advice = advise(build_case(given, measured, accepted))
+    if options.html:
+        from toolhone.advise.page import write_page
+
+        write_page(advice, options.html)
+    if options.json:
+        print(json.dumps(advice.to_json(), ensure_ascii=False, indent=2))
+        return 0
+    from toolhone.advise.show import show_advice
+
+    console = plain_console()
+    show_advice(advice, console)
+    if options.html:
+        console.print(f"page: {options.html}", markup=False)
+    return 0
+
+
+def _ask(known: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    import sys
+
+    from toolhone.advise.questions import ask_inputs
+
+    if not sys.stdin.isatty():
+        raise UserError(
+            "advise: no inputs, and no terminal to ask in; give at least --calls-per-day N, or --config advise.yaml"
+        )
+    return ask_inputs(input, print, known)
 
 
 def _measured(options: argparse.Namespace) -> Measured | None:

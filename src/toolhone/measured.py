@@ -5,6 +5,7 @@ In: a run folder's metrics.json, or a file of predictions or of scores. Out: mea
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ _NUMBERS = ("prompt_tokens", "completion_tokens", "latency_ms")
 class Measured:
     """Means over `rows` answers. `right` counts exact matches, None where nothing was scored; `calls_per_second` is
     that of the machine and the batch size that made the answers, None where no time was recorded; `source` says where
-    the figures are from, `hardware` what made them, where that is known."""
+    the figures are from, `hardware` what made them, and `interval` is the accuracy's of 95%, where these are known."""
 
     rows: int
     prompt_tokens: float
@@ -29,6 +30,7 @@ class Measured:
     right: int | None
     source: str
     hardware: str | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -73,14 +75,15 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
     found = models[name]
     try:
         totals = {key: found[key].get("total", 0) for key in _NUMBERS}
-        rows, right = found["rows"], found["exact_match"]["numerator"]
+        rows, exact = found["rows"], found["exact_match"]
+        right, interval = exact["numerator"], (exact["low"], exact["high"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: models.{name}: {error} missing; run `toolhone score --run {folder}`") from None
     if not rows:
         raise UserError(f"{path}: models.{name}: stands on no rows")
     manifest = folder / "manifest.json"
     hardware = read_json(manifest, "").get("hardware") if manifest.is_file() else None
-    return _means(totals, rows, right, f"{folder}, {name}", hardware)
+    return dataclasses.replace(_means(totals, rows, right, f"{folder}, {name}", hardware), interval=interval)
 
 
 def has_model(folder: Path, model: str) -> bool:

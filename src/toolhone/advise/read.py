@@ -22,11 +22,12 @@ ASSUMED = "assumed"
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
     """Inputs, and by name where each is from: "given", "assumed", or what measured or lists it. `remarks` are what a
-    reader of prices should know."""
+    reader of prices should know; `accuracy_interval` is the 95% interval of a measured `small_accuracy`."""
 
     inputs: Inputs
     sources: dict[str, str]
     remarks: tuple[str, ...] = ()
+    accuracy_interval: tuple[float, float] | None = None
 
     @property
     def assumed(self) -> list[str]:
@@ -95,8 +96,17 @@ def read_inputs_file(path: Path) -> dict[str, Any]:
     return checked({str(name): value for name, value in values.items()}, places)
 
 
-def measured_inputs(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run measured of its tuned model, by input, and where each is from.
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeasuredInputs:
+    """Inputs that were measured, by name, where each is from, and the interval of the accuracy."""
+
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    accuracy_interval: tuple[float, float] | None = None
+
+
+def measured_inputs(folder: Path) -> MeasuredInputs:
+    """What a run measured of its tuned model.
 
     Its throughput is left out: it is that of the machine of the run, which is rarely the one that will serve.
     """
@@ -117,12 +127,12 @@ def measured_inputs(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     examples = training_examples(folder)
     if examples is not None:
         values["examples"], sources["examples"] = examples, f"counted: training examples of {folder}"
-    return values, sources
+    return MeasuredInputs(values, sources, tuned.interval)
 
 
 def build_case(
     given: Mapping[str, Any],
-    measured: tuple[Mapping[str, Any], Mapping[str, str]] = ({}, {}),
+    measured: MeasuredInputs = MeasuredInputs(),
     accepted: frozenset[str] = frozenset(),
 ) -> Case:
     """Put inputs together: what is given counts before what was measured, and that before a default.
@@ -134,15 +144,16 @@ def build_case(
     Raises:
         UserError: where prices are given by half, or the table lacks a model's.
     """
-    values, origins = measured
     sources = dict.fromkeys(FIELDS, ASSUMED)
-    sources |= dict(origins) | {name: GIVEN for name in given if name not in accepted}
-    inputs = Inputs(**{**values, **given})
+    sources |= measured.sources | {name: GIVEN for name in given if name not in accepted}
+    inputs = Inputs(**{**measured.values, **given})
     remarks: list[str] = []
     for side in ("api", "cheap"):
         inputs = _priced(inputs, side, sources, remarks)
     unused = _unused(inputs)
-    return Case(inputs, {name: source for name, source in sources.items() if name not in unused}, tuple(remarks))
+    sources = {name: source for name, source in sources.items() if name not in unused}
+    interval = None if "small_accuracy" in given else measured.accuracy_interval
+    return Case(inputs, sources, tuple(remarks), interval)
 
 
 def _priced(inputs: Inputs, side: str, sources: dict[str, str], remarks: list[str]) -> Inputs:
