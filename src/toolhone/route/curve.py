@@ -99,7 +99,7 @@ def deferral_curve(pair: Pair) -> Curve:
         accuracy=tuple(figures),
         random=small["value"] + grid * (large["value"] - small["value"]),
         oracle=oracle(pair, ones, grid),
-        usd=_usd_at(pair, ones, grid),
+        usd=usd_at(pair, ones, grid),
         small=small,
         large=large,
         apgr=apgr,
@@ -143,11 +143,11 @@ def _of_weights(pair: Pair, weights: Floats, grid: Floats) -> Floats:
         reached = np.array([_first_reaching(share, added, part * gap) for part in GAPS])
     else:
         apgr, reached = np.nan, np.full(len(GAPS), np.nan)
-    reach = np.column_stack([reached, _usd_at(pair, weights, reached)])
+    reach = np.column_stack([reached, usd_at(pair, weights, reached)])
     shares = np.array(SHARES)
     more, best = np.interp(shares, share, added), oracle(pair, weights, shares) - small
     of_oracle = np.divide(more, best, out=np.full(len(SHARES), np.nan), where=best > 0)
-    usd = _usd_at(pair, weights, shares)
+    usd = usd_at(pair, weights, shares)
     of_large = usd / (float(weights @ pair.large_usd) / whole)
     at = np.column_stack([small + more, of_oracle, usd, of_large])
     return np.array([small, large, apgr, *reach.ravel(), *at.ravel(), *(small + np.interp(grid, share, added))])
@@ -163,8 +163,8 @@ def _first_reaching(share: Floats, added: Floats, wanted: float) -> float:
     return float(share[at - 1] + along * (share[at] - share[at - 1]))
 
 
-def _usd_at(pair: Pair, weights: Floats, escalation: Floats) -> Floats:
-    """The mean cost of a call where these shares are handed over."""
+def usd_at(pair: Pair, weights: Floats, escalation: Floats) -> Floats:
+    """The mean cost of a call in dollars where these shares are handed over."""
     rows, spent = _summed(pair.scores, weights, weights * pair.large_usd)
     always = float(weights @ pair.small_usd) / rows[-1]
     result: Floats = always + np.interp(escalation, rows / rows[-1], spent / rows[-1])
