@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from toolhone.chat.write import RawCall, write_turn
 from toolhone.errors import UserError
+from toolhone.escalation import ESCALATE, escalate_tool
 from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Token, Tool, ToolCall
-from toolhone.route.confidence import ESCALATE, FEATURES, Gate, Signals, escalate_tool, signals
+from toolhone.route.confidence import FEATURES, Gate, Signals, signals
 
 Piece = tuple[str, float] | tuple[str, float, float]
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from toolhone.escalation import ESCALATE
 from toolhone.records import Example, Prediction, Tool
-from toolhone.route.confidence import ESCALATE, signals
+from toolhone.route.confidence import signals
 from toolhone.route.decision_log import Decision, DecisionLog, Route
 from toolhone.route.large import LargeAnswer, LargeModel
 from toolhone.route.policy import Policy

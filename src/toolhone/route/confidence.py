@@ -45,14 +45,12 @@ from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.chat.pieces import skip_space
 from toolhone.chat.spans import Span, call_spans
 from toolhone.data.values import codes, leaves, stands_in
+from toolhone.escalation import ESCALATE
 from toolhone.evaluate.schema import arguments_valid
-from toolhone.records import Example, FormatName, Prediction, Token, Tool, ToolCall
+from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
 from toolhone.route.alignment import Alignment, align
 
 Gate = Literal["malformed", "truncated", "partial", "unknown_tool", "schema_invalid"]
-
-ESCALATE = "escalate"
-"""The name of the reserved call by which a model hands over."""
 
 FEATURES: tuple[str, ...] = (
     "decision",
@@ -87,12 +85,6 @@ class Signals:
     gate: Gate | None
     escalated: bool
     features: tuple[float, ...] | None
-
-
-def escalate_tool() -> Tool:
-    """The reserved tool, as it is offered to a model that has learned to hand over."""
-    description = "Hand the request over to a larger model: it is too complex, or out of scope."
-    return Tool(ESCALATE, description, {"type": "object", "properties": {}, "required": []})
 
 
 def signals(prediction: Prediction, example: Example, format: FormatName) -> Signals:

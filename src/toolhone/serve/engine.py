@@ -11,11 +11,11 @@ from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer, make_renderer
 from toolhone.data.read import read_conversations
+from toolhone.escalation import ESCALATE
 from toolhone.evaluate.predict import PrefixCache, answer_one
 from toolhone.experiment import on_device
 from toolhone.hardware import choose_hardware
 from toolhone.records import Example, Prediction, Tool
-from toolhone.route.confidence import ESCALATE
 from toolhone.route.policy import Identity, identity_of_run
 from toolhone.run import RunFolder, existing_run
 from toolhone.serve.errors import ApiError
