@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from toolhone.errors import UserError
+from toolhone.escalation import ESCALATE
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import aggregate, metrics
 from toolhone.jsonl import read_jsonl
@@ -271,3 +272,34 @@ def test_calls_of_a_partial_turn_count_as_predicted() -> None:
     assert counts(figures["exact_match"]) == (0, 1)
     # The call that could not be read is not held against a gold call that has its partner.
     assert figures["confusion"]["matrix"][1] == [0, 0, 1, 0]
+
+
+def test_handing_over_is_a_class_of_its_own() -> None:
+    hand_over = expect(ESCALATE)
+    figures = aggregate(
+        [
+            row(0, [hand_over], say(ESCALATE)),  # handed over as it should be
+            row(1, [hand_over], say("find", a=1)),  # kept, and wrong
+            row(2, [hand_over], "Sorry."),  # kept, and wrong
+            row(3, [hand_over], BROKEN),  # no hand-over could be read
+            row(4, [expect("find", a=1)], say(ESCALATE)),  # needless
+            row(5, [], say("stop") + say(ESCALATE)),  # needless, beside another call
+            row(6, [expect("find", a=1)], say("find", a=1)),
+            row(7, [], "No."),
+            row(8, Gold("any"), say("find", a=5)),
+        ]
+    )["escalation"]
+    assert {name: counts(rate) for name, rate in figures.items()} == {
+        "handed_over": (1, 4),
+        "needless": (2, 5),
+        "kept_exact_match": (3, 6),
+    }
+    assert figures["handed_over"]["low"] == pytest.approx(0.0456, abs=1e-4)  # Wilson's
+
+
+def test_rows_that_offer_to_hand_over_have_its_figures_and_no_others(figures: dict[str, Any]) -> None:
+    assert figures["escalation"] is None
+    offered = aggregate([replace(SCORES[0], tools=(*SCORES[0].tools, ESCALATE))])["escalation"]
+    assert counts(offered["handed_over"]) == (0, 0)
+    assert counts(offered["needless"]) == (0, 1)
+    assert counts(offered["kept_exact_match"]) == (1, 1)

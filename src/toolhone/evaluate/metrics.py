@@ -17,6 +17,10 @@ The denominators:
 - repaired: exact_match and tool_name_accuracy over all rows, with the texts that strict reading finds a fault in read
   once more with repairs; in how many rows (`rows`) repairs gave calls, and how often each fired. None where scores do
   not record it, as those of older versions. All other figures are of the strict reading.
+- escalation: the reserved call `escalate` as a class of its own. handed_over (recall): of the rows whose gold is that
+  call, those in which it was made. needless: of all other rows, those in which it was. kept_exact_match: of the rows in
+  which it was not made, those that are right: what a user of the model sees who hands over where it says so. None
+  where no row offers or expects it.
 An optional argument counts as the gold's only where it was given. The calls that could be read of a partial row count
 like any others. Rows whose gold is "any" list no calls, and stay out of all that is counted by call or argument but
 for invented_tool.
@@ -28,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from toolhone.escalation import ESCALATE
 from toolhone.evaluate.compare import compare_all
 from toolhone.evaluate.rates import f1, rate, rate_of, spread
 from toolhone.records import Score
@@ -71,6 +76,7 @@ def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None
         **_behaviour(scores),
         "rules": dict(sorted(Counter(rule for score in scores for rule in set(score.rules)).items())),
         "repaired": _repaired(scores),
+        "escalation": _escalation(scores),
         "per_tool": _per_tool(scores),
         "confusion": _confusion(scores),
         "by": _by(scores, seen_tools),
@@ -136,6 +142,19 @@ def _repaired(scores: Sequence[Score]) -> dict[str, Any] | None:
         "tool_name_accuracy": rate_of((score.repaired or score).names_right for score in scores),
         "rows": sum(bool(score.repaired and score.repaired.repairs) for score in scores),
         "repairs": dict(sorted(counts.items())),
+    }
+
+
+def _escalation(scores: Sequence[Score]) -> dict[str, Any] | None:
+    expected = [any(call.name == ESCALATE for call in score.gold.calls) for score in scores]
+    if not any(expected) and not any(ESCALATE in score.tools for score in scores):
+        return None
+    made = [any(call.name == ESCALATE for call in score.calls) for score in scores]
+    rows = list(zip(scores, expected, made, strict=True))
+    return {
+        "handed_over": rate_of(handed for _, due, handed in rows if due),
+        "needless": rate_of(handed for _, due, handed in rows if not due),
+        "kept_exact_match": rate_of(score.exact for score, _, handed in rows if not handed),
     }
 
 
