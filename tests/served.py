@@ -1,4 +1,4 @@
-"""Runs and servers for the tests of serving: a tiny Llama that has learned three turns by heart, behind real uvicorn."""
+"""Runs and servers for the tests of serving: a tiny Llama that knows three turns by heart, behind uvicorn."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def example(question: str, tools: tuple[Tool, ...] = TOOLS) -> Example:
     return Example(question, question, prompt, turn, Gold.of_message(turn), tools, "made:1", None, {})
 
 
-def learn(tiny_llama: Path, folder: Path) -> None:
+def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
     """Save a Llama of two layers, with the tiny one's tokenizer, that has LEARNED by heart."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_llama, num_hidden_layers=2))
     renderer = make_renderer(tokenizer, CHAT, "tiny")

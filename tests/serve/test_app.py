@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 from openai import OpenAI
-from served import TOOLS, WIRE_TOOLS, example, messages
+from served import LEARNED, WIRE_TOOLS, example, messages, serving_app
 
+import toolhone.serve.app as app_module
+from toolhone.chat.parse import parse_turn
+from toolhone.evaluate.predict import answer_one
+from toolhone.evaluate.wire import read_choice
+from toolhone.records import Prediction
+from toolhone.serve.app import make_app
 from toolhone.serve.engine import Engine
 
 
 def ask(client: OpenAI, question: str, **options: Any) -> Any:
     options = {"model": "small", "messages": messages(question), "tools": WIRE_TOOLS, **options}
     return client.chat.completions.create(**options)
+
+
+def raw(url: str, body: bytes, *, path: str = "/chat/completions", method: str = "POST", **headers: str) -> Any:
+    """A request as no client would send it; gives status and decoded body."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    try:
+        sent = {"content-type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
+        connection.request(method, f"{address.path}{path}", body, sent)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
 
 
 def test_a_call_comes_as_openai_gives_it(client: OpenAI) -> None:
@@ -33,3 +56,269 @@ def test_parallel_calls_come_with_ids_of_their_own_and_the_text_beside_them(clie
     assert message.content == "好"
     assert [call.function.name for call in message.tool_calls] == ["help", "query_order"]
     assert len({call.id for call in message.tool_calls}) == 2
+
+
+def test_a_plain_answer_is_text(client: OpenAI) -> None:
+    [choice] = ask(client, "谢谢").choices
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == ("不客气", None, "stop")
+
+
+def test_an_answer_and_its_results_can_be_sent_back_as_they_came(client: OpenAI) -> None:
+    first = ask(client, "Where is ORD-1?").choices[0].message
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "on its way"}
+    reply = ask(client, "", messages=[*messages("Where is ORD-1?"), first, result])
+    assert reply.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("question", [*LEARNED, "What is the weather?"])
+def test_the_answer_is_what_evaluation_gets(client: OpenAI, engine: Engine, question: str) -> None:
+    reply = ask(client, question, logprobs=True, top_logprobs=1)
+    alone = answer_one(engine.model, engine.renderer, example(question), 120)
+    answer = read_choice(reply.choices[0], {}, "hermes")
+    assert answer is not None
+    served = Prediction(alone.id, alone.model, answer.text, answer.finish_reason, 0, 0, 0, answer.tokens)
+    turn, expected = (parse_turn(one.text, "hermes", one.finish_reason) for one in (served, alone))
+    assert turn == expected
+    said = alone.tokens[:-1] if alone.finish_reason == "stop" else alone.tokens
+    assert [token.bytes for token in served.tokens] == [token.bytes for token in said]
+    assert [t.logprob for t in served.tokens] == pytest.approx([t.logprob for t in said], abs=1e-4)
+    first = reply.choices[0].logprobs.content[0]
+    assert (first.top_logprobs[0].token, first.top_logprobs[0].logprob) == (first.token, first.logprob)
+    assert reply.usage.prompt_tokens == alone.prompt_tokens
+    assert reply.usage.completion_tokens == alone.completion_tokens
+
+
+def test_log_probabilities_come_only_where_they_are_asked_for(client: OpenAI) -> None:
+    assert ask(client, "谢谢").choices[0].logprobs is None
+
+
+def test_the_system_prompt_and_the_tools_are_computed_once(client: OpenAI) -> None:
+    system = {"role": "system", "content": "A prompt that no other test has."}
+    asked = [[system, {"role": "user", "content": question}] for question in ("谢谢", "Where is ORD-1?")]
+    cached = [ask(client, "", messages=one).usage.prompt_tokens_details.cached_tokens for one in (*asked, asked[0])]
+    assert cached[0] == 0
+    assert cached[1] == cached[2] > 20
+
+
+def test_without_leave_to_call_a_call_is_text(client: OpenAI) -> None:
+    for options in ({"tool_choice": "none"}, {"tools": openai.omit}):
+        [choice] = ask(client, "Where is ORD-1?", **options).choices
+        assert choice.message.tool_calls is None
+        assert choice.finish_reason in ("stop", "length")
+        assert isinstance(choice.message.content, str)
+
+
+def test_an_answer_ends_at_the_limit_that_is_asked_for(client: OpenAI) -> None:
+    for options in ({"max_tokens": 3}, {"max_completion_tokens": 3, "max_tokens": 50}):
+        reply = ask(client, "Where is ORD-1?", **options)
+        assert reply.usage.completion_tokens == 3
+        assert reply.choices[0].finish_reason == "length"
+        # A call that was cut is no call, and is given as it was written.
+        assert reply.choices[0].message.tool_calls is None
+        assert reply.choices[0].message.content
+
+
+def test_what_changes_no_greedy_answer_is_taken(client: OpenAI) -> None:
+    ask(client, "谢谢", temperature=0, seed=1, user="me", n=1, stream=False, tool_choice="auto", top_p=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"temperature": 0.7}, "temperature"),
+        ({"stream": True}, "stream"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "help"}}}, "tool_choice"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"stop": ["x"]}, "stop"),
+        ({"top_logprobs": 5, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
+        ({"extra_body": {"guided_json": {}}}, "guided_json"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"messages": messages("long " * 5000)}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 3}}}]}, "tools"),
+        ({"tools": [*WIRE_TOOLS, *WIRE_TOOLS]}, "tools"),
+    ],
+)
+def test_what_the_server_does_not_do_is_refused_by_name(client: OpenAI, options: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, "谢谢", **options)
+    assert refused.value.param == param
+    assert refused.value.type == "invalid_request_error"
+    assert param in refused.value.body["message"]  # type: ignore[index, call-overload]
+
+
+def test_messages_may_be_written_in_parts_and_by_a_developer(client: OpenAI) -> None:
+    parts = [
+        {"role": "developer", "content": "你是客服。"},
+        {"role": "user", "content": [{"type": "text", "text": "Where is "}, {"type": "text", "text": "ORD-1?"}]},
+    ]
+    assert ask(client, "", messages=parts).choices[0].message.tool_calls[0].function.name == "query_order"
+
+
+def test_another_model_does_not_exist(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="gpt-4o") as refused:
+        ask(client, "谢谢", model="gpt-4o")
+    assert refused.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4o")
+
+
+def test_models_are_listed(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["small"]
+    assert client.models.retrieve("small").owned_by == "toolhone"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "invalid_json"),
+        (b"[]", "invalid_json"),
+        (b"\xff", "invalid_json"),
+        (b'{"model": "small", "model": "small"}', "invalid_json"),
+        (b'{"model": "small", "messages": [{"role": "user", "content": "\\ud800"}]}', "invalid_json"),
+        (b'{"messages": []}', None),
+        (b"[" * 100_000, "invalid_json"),
+    ],
+)
+def test_a_body_that_is_no_request_is_told_in_openais_shape(url: str, body: bytes, code: str | None) -> None:
+    status, found = raw(url, body)
+    assert status == 400
+    assert found["error"].keys() == {"message", "type", "param", "code"}
+    assert found["error"]["code"] == code
+
+
+def test_routes_that_are_not_there_are_told_in_openais_shape(url: str, client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="POST /v1/chat/completions"):
+        client.embeddings.create(model="small", input="x")
+    status, found = raw(url, b"", method="GET")
+    assert (status, found["error"]["code"]) == (405, "unknown_url")
+
+
+def test_a_page_in_a_browser_gets_no_answer(url: str) -> None:
+    body = json.dumps({"model": "small", "messages": messages("谢谢")}).encode()
+    assert raw(url, body, content_type="text/plain")[0] == 415
+    assert raw(url, body, host="evil.example:80")[0] == 403
+    assert raw(url, body, host="localhost:80")[0] == 200
+
+
+def test_a_body_that_is_too_large_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "MOST_BYTES", 1000)
+    status, found = raw(url, b" " * 2000)
+    assert (status, found["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_server_with_a_key_lets_nobody_in_without_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving_app(make_app(engine, key="s3cret")) as url:
+        for key in ("wrong", "s3cre", "ключ"):
+            header = {"authorization": f"Bearer {key}".encode().decode("latin-1")}
+            for path, method in (("/models", "GET"), ("/models/small", "GET"), ("/chat/completions", "POST")):
+                assert raw(url, b"{}", path=path, method=method, **header)[0] == 401
+        with OpenAI(base_url=url, api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
+            client.models.list()
+        with OpenAI(base_url=url, api_key="s3cret", max_retries=0) as client:
+            assert ask(client, "谢谢").choices[0].message.content == "不客气"
+        assert raw(url.removesuffix("/v1"), b"", path="/health", method="GET")[0] == 200
+
+
+class Gate:
+    """An engine that answers when it is told to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name, self.renderer = engine.name, engine.renderer
+        self.entered, self.open = threading.Semaphore(0), threading.Event()
+        self.at_once = self.most_at_once = self.answered = 0
+
+    def answer(self, *asked: Any) -> Any:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.entered.release()
+        assert self.open.wait(30)
+        self.at_once -= 1
+        self.answered += 1
+        return self.engine.answer(*asked)
+
+
+def test_the_server_is_alive_while_it_answers_one_request_at_a_time(engine: Engine, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    gate: Any = Gate(engine)
+    with (
+        serving_app(make_app(gate)) as url,
+        ThreadPoolExecutor(4) as pool,
+        OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        waiting = [pool.submit(ask, client, "谢谢") for _ in range(4)]
+        assert gate.entered.acquire(timeout=30)
+        assert raw(url.removesuffix("/v1"), b"", path="/health", method="GET")[1]["status"] == "ok"
+        assert not any(future.done() for future in waiting)
+        gate.open.set()
+        assert [future.result(30).choices[0].message.content for future in waiting] == ["不客气"] * 4
+    assert gate.most_at_once == 1
+
+
+def test_requests_beyond_those_that_may_wait_are_told_to_come_back(engine: Engine, monkeypatch: Any) -> None:
+    monkeypatch.setattr(app_module, "MOST_WAITING", 1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    gate: Any = Gate(engine)
+    with (
+        serving_app(make_app(gate)) as url,
+        ThreadPoolExecutor(1) as pool,
+        OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        first = pool.submit(ask, client, "谢谢")
+        assert gate.entered.acquire(timeout=30)
+        with pytest.raises(openai.InternalServerError) as refused:
+            ask(client, "谢谢")
+        gate.open.set()
+        assert first.result(30).choices[0].message.content == "不客气"
+    assert (refused.value.status_code, refused.value.code) == (503, "overloaded")
+
+
+def test_nothing_is_computed_for_a_client_that_has_gone(engine: Engine, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    gate: Any = Gate(engine)
+    body = json.dumps({"model": "small", "messages": messages("谢谢")}).encode()
+    with (
+        serving_app(make_app(gate)) as url,
+        ThreadPoolExecutor(1) as pool,
+        OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        first = pool.submit(ask, client, "谢谢")
+        assert gate.entered.acquire(timeout=30)
+        address = urlsplit(url)
+        gone = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+        gone.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        gone.close()
+        # Answered by the same loop, so it has read the request before, and that its client has gone.
+        raw(url.removesuffix("/v1"), b"", path="/health", method="GET")
+        gate.open.set()
+        assert first.result(30).choices[0].message.content == "不客气"
+        assert ask(client, "谢谢").choices[0].message.content == "不客气"
+    assert gate.answered == 2
+
+
+def test_a_fault_of_the_servers_own_is_told_in_openais_shape(engine: Engine, monkeypatch: Any) -> None:
+    class Broken(Gate):
+        def answer(self, *_: Any) -> Any:
+            raise RuntimeError("a fault")
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    broken: Any = Broken(engine)
+    with (
+        serving_app(make_app(broken)) as url,
+        OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.InternalServerError) as failed,
+    ):
+        ask(client, "谢谢")
+    assert "a fault" not in str(failed.value)
+    assert failed.value.type == "server_error"

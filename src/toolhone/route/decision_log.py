@@ -92,7 +92,10 @@ class DecisionLog:
             raise
 
     def close(self) -> None:
-        os.close(self._file)
+        """Close the file, if it is open."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
 
     def _hold(self) -> None:
         try:
