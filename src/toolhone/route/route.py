@@ -19,6 +19,7 @@ from toolhone import __version__
 from toolhone.cost import Price, call_cost_usd
 from toolhone.errors import UserError
 from toolhone.records import FormatName, Score
+from toolhone.route.ablation import Variant, ablation
 from toolhone.route.calibrate import Calibrator, fit
 from toolhone.route.confidence import FEATURES
 from toolhone.route.curve import Curve, Pair, assumed_large, deferral_curve
@@ -48,7 +49,7 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class Routing:
     """All that was found. `cases` is one where the large model answered the rows, and both ends of how its errors can
-    lie where it is `assumed`. `large_price_assumed`: its price is a given one and no answer of it was counted."""
+    lie where it is `assumed`. `ablation` is over all rows, by cross-validation; empty where some have no features."""
 
     policy: Policy
     parts: Parts
@@ -62,6 +63,7 @@ class Routing:
     cases: tuple[Case, ...]
     gold: GoldOrigin
     gates: dict[str, int]
+    ablation: tuple[Variant, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def route(parts: Parts, settings: RouteSettings, identity: Identity, format: For
         cases=tuple(_case(errors, held_out, threshold) for errors in held_out.large),
         gold=gold_origin(parts.held_out),
         gates=_gates(parts.held_out),
+        ablation=_ablation([*parts.calibration, *parts.held_out]),
     )
 
 
@@ -225,6 +228,13 @@ def _case(errors: Errors, side: _Side, threshold: float | None) -> Case:
     kept = side.keepable * (side.scores >= threshold) if threshold is not None else np.zeros(len(side.rows))
     pair = side.pair(side.large[errors])
     return Case(errors, deferral_curve(pair), operating_point(pair, kept, side.small_s, side.large_s))
+
+
+def _ablation(rows: Sequence[Row]) -> tuple[Variant, ...]:
+    if any(row.signals.features is None for row in rows):
+        return ()
+    right = np.array([row.small_right for row in rows], dtype=np.float64)
+    return ablation([row.signals for row in rows], right, clusters_of(rows)[1], "the rows")
 
 
 def _gates(rows: Sequence[Row]) -> dict[str, int]:
