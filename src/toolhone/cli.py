@@ -17,6 +17,7 @@ from toolhone import __version__
 from toolhone.cli_cost import add_cost_commands
 from toolhone.cli_data import add_data_commands
 from toolhone.cli_eval import add_predict_commands
+from toolhone.cli_route import add_route_commands
 from toolhone.cli_serve import add_serve_commands
 from toolhone.errors import UserError
 from toolhone.quiet import hush_libraries
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--base", action="store_true", help="ask the untuned model instead")
     ask.set_defaults(run=_ask)
 
+    add_route_commands(commands)
     add_serve_commands(commands)
 
     doctor = commands.add_parser("doctor", help="what this machine can do, with a ten-second self-test")
