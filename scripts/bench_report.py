@@ -21,6 +21,7 @@ from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.report import write_report
 from toolhone.jsonl import write_conversations, write_json, write_jsonl
+from toolhone.memory import no_collecting
 from toolhone.records import Conversation, Example, Message, Prediction, Tool, ToolCall
 from toolhone.run import RunFolder
 
@@ -37,7 +38,8 @@ def main() -> int:
         run = RunFolder(options.keep or Path(made))
         _make_run(run, options.rows, options.wrong)
         started, used = time.perf_counter(), time.process_time()
-        write_report(run.path)
+        with no_collecting():  # as the command does
+            write_report(run.path)
         seconds, used, size = time.perf_counter() - started, time.process_time() - used, run.report.stat().st_size
         page = run.report.read_text(encoding="utf-8")
     full, listed = page.count('<article class="row"'), page.count('<tr class="row"')

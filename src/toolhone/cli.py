@@ -20,6 +20,7 @@ from toolhone.cli_eval import add_predict_commands
 from toolhone.cli_route import add_route_commands
 from toolhone.cli_serve import add_serve_commands
 from toolhone.errors import UserError
+from toolhone.memory import no_collecting
 from toolhone.quiet import hush_libraries
 from toolhone.records import FormatName, RowFormat
 from toolhone.terminal import plain_console
@@ -183,14 +184,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+@no_collecting()
 def _score(options: argparse.Namespace) -> int:
     if options.predictions:
         return _score_files(options)
     from toolhone.evaluate.judge import judge_run
+    from toolhone.evaluate.policy import policy_named
     from toolhone.run import existing_run
 
     _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
-    from toolhone.evaluate.policy import policy_named
     run, _ = existing_run(options.folder)
     judge_run(run, policy_named(options.policy))
     _show_result(run.path, plain_console())
@@ -214,6 +216,7 @@ def _score_files(options: argparse.Namespace) -> int:
     return 0
 
 
+@no_collecting()
 def _compare(options: argparse.Namespace) -> int:
     from toolhone.evaluate.score_files import compare_files, models_table, pairs_table
 
@@ -230,6 +233,7 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+@no_collecting()
 def _report(options: argparse.Namespace) -> int:
     console = plain_console()
     if options.scores:

@@ -6,6 +6,8 @@ import ctypes
 import gc
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _M_MMAP_THRESHOLD = -3  # mallopt's name for it, in glibc's malloc.h
 _LARGE_BYTES = 4 << 20
@@ -19,6 +21,19 @@ def peak_memory_gb(device: str) -> float:
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
+
+
+@contextmanager
+def no_collecting() -> Iterator[None]:
+    """Leave Python's collector of circles off for as long as it holds. Reading and judging make records by the hundred
+    thousand, none of which is in a circle; to look through all of them again and again takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def give_large_tensors_back_at_once() -> None:

@@ -92,14 +92,15 @@ def _whole(text: str) -> Any:
     return value if end == len(text) else _DECODER.decode(text)  # else with white space around it, or a fault
 
 
-def refuse_surrogates(value: Any) -> None:
+def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
     """Refuse what JSON's grammar lets in and no tokenizer or file can hold: half of a surrogate pair.
 
     Raises:
         Undecodable: with the rule "surrogate".
+        ValueError: for a number that is none or without end, unless `allow_nan`.
     """
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         message = f"holds {half!r}, half of a surrogate pair; write the whole character"

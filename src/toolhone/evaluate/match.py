@@ -25,7 +25,7 @@ from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
 from toolhone.evaluate.bfcl_values import Accepted, taken
 from toolhone.evaluate.policy import ANY_CALL, DEFAULT_ADDED, DEFAULT_LEFT_OUT, STRICT, UNREADABLE_AS_NONE, Policy
-from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid
+from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid, subschemas_of
 from toolhone.evaluate.values import same_value
 from toolhone.records import (
     ArgumentError,
@@ -149,6 +149,9 @@ def match_calls(
     return tuple(match for match, _ in _pairs(gold, calls, tools, policy))
 
 
+_NO_SCHEMA: Schema = {}
+
+
 def _pairs(
     gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: Policy
 ) -> list[tuple[CallMatch, frozenset[str]]]:
@@ -159,7 +162,7 @@ def _pairs(
         rows = [i for i, call in enumerate(gold) if call.name == name]
         columns = [i for i, call in enumerate(calls) if call.name == name]
         if columns:
-            said = schemas.get(name, {})
+            said = schemas.get(name, _NO_SCHEMA)
             pairs = [[_match_arguments(i, gold[i], j, calls[j], said, policy) for j in columns] for i in rows]
             best = _best_pairs([[match for match, _ in line] for line in pairs])
             found += (pairs[row][column] for row, column in best)
@@ -202,7 +205,7 @@ def _match_arguments(
     Left out is wrong, unless the gold lists the argument as optional; an explicit null is a value like any other; an
     argument that the gold does not know is wrong. The schema's defaults excuse nothing but where the policy says so.
     """
-    schema = Subschemas([parameters], parameters)
+    schema = subschemas_of(parameters)
     required = (parameters.get("required") or ()) if policy.required_by_schema else ()
     right = 0
     errors: list[ArgumentError] = []

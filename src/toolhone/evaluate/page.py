@@ -138,8 +138,7 @@ def build_page(run: RunFiles, verdict: str) -> Page:
     names = tuple(models)
     first, last = names[0], names[-1]
     by_id = {name: {score.id: score for score in run.scores[name]} for name in names}
-    prompts = {id_: example.prompt for id_, example in run.examples.items()}
-    rows = failures(run.scores[last], {name: by_id[name] for name in names[:-1]}, prompts)
+    rows = failures(run.scores[last], {name: by_id[name] for name in names[:-1]}, run.prompts)
     base_rows = [score for score in run.scores[first] if not score.exact] if len(names) > 1 else []
     agreement_with = wording.agreement_with(models)
     tools = tuple(_tool_rows(models))
@@ -182,7 +181,7 @@ def build_page(run: RunFiles, verdict: str) -> Page:
         failure_kinds=count_kinds(rows),
         failure_tools=count_tools(rows),
         regressions=sum(row.regression for row in rows),
-        base_failures=tuple(failures(base_rows[:_BASE_FAILURES], {}, prompts)),
+        base_failures=tuple(failures(base_rows[:_BASE_FAILURES], {}, run.prompts)),
         base_failure_count=len(base_rows),
         commands=provenance.commands(run),
         config=run.config,

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.read import read_conversations
+from toolhone.data.read import conversation
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate import wording
 from toolhone.jsonl import read_json, read_jsonl
-from toolhone.records import Example, Score
+from toolhone.records import Message, Score
 from toolhone.run import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """A run folder, read. `train_log` and `examples` (by id) are empty, and `manifest` and `config` are None, where the
-    file is absent."""
+    """A run folder, read. `prompts` has by row id the messages that the answer follows. It and `train_log` are empty,
+    and `manifest` and `config` are None, where the file is absent."""
 
     name: str
     metrics: dict[str, Any]
@@ -30,7 +30,7 @@ class RunFiles:
     train_log: list[dict[str, Any]]
     manifest: dict[str, Any] | None
     config: str | None
-    examples: dict[str, Example]
+    prompts: dict[str, tuple[Message, ...]]
 
     @property
     def judged(self) -> str | None:
@@ -66,8 +66,16 @@ def read_run(folder: Path) -> RunFiles:
         train_log=[row for _, row in read_jsonl(run.train_log)] if run.train_log.exists() else [],
         manifest=manifest,
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
-        examples={example.id: example for example in turns(read_conversations(split))} if split.exists() else {},
+        prompts=_read_prompts(split) if split.exists() else {},
     )
+
+
+def _read_prompts(split: Path) -> dict[str, tuple[Message, ...]]:
+    """Of each row the messages alone: the names of its tools stand in the score, and reading what they take is most of
+    the work."""
+    # A row without an id is named by a hash of its content, tools and all.
+    named = ((where, {**row, "tools": None} if row.get("id") else row) for where, row in read_jsonl(split))
+    return {example.id: example.prompt for example in turns(conversation(row, where, ()) for where, row in named)}
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

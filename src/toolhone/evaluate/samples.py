@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolhone.evaluate.run_files import RunFiles
 from toolhone.jsonl import write_jsonl
-from toolhone.records import Example, Score
+from toolhone.records import Message, Score
 
 METRICS = ("exact_match", "tool_name_accuracy")
 
@@ -24,10 +25,11 @@ METRICS = ("exact_match", "tool_name_accuracy")
 def write_samples(run: RunFiles, run_folder: Path) -> None:
     """Write the samples of every model, in place of those of an earlier evaluation."""
     task = re.sub(r"\W+", "_", f"{run.name}_{run.judged}" if run.judged else run.name)
+    asked: dict[str, Asked] = {}  # the same of every model
     for model, scores in run.scores.items():
         folder = run_folder / "samples" / model
         path = folder / f"samples_{task}_{_date(run, model)}.jsonl"
-        write_jsonl(path, _samples(scores, run.examples))
+        write_jsonl(path, _samples(scores, run.prompts, asked))
         for older in folder.glob(f"samples_{task}_*.jsonl"):
             if older != path:
                 older.unlink()
@@ -42,37 +44,58 @@ def _date(run: RunFiles, model: str) -> str:
     return found.split("+")[0].replace(":", "-")
 
 
-def _samples(scores: list[Score], examples: dict[str, Example]) -> Iterator[dict[str, Any]]:
+def _samples(
+    scores: list[Score], prompts: Mapping[str, Sequence[Message]], asked: dict[str, Asked]
+) -> Iterator[dict[str, Any]]:
     for number, score in enumerate(scores):
-        yield sample(number, score, examples.get(score.id))
+        if score.id not in asked:
+            asked[score.id] = ask(score, prompts.get(score.id))
+        yield sample(number, score, asked[score.id])
 
 
-def sample(number: int, score: Score, example: Example | None) -> dict[str, Any]:
-    """One row. Without the example, the prompt is the question alone.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a row asks and expects, whoever answers it: the document, and as JSON its prompt and target, with hashes."""
+
+    doc: dict[str, Any]
+    prompt: str
+    target: str
+    doc_hash: str
+    prompt_hash: str
+    target_hash: str
+
+
+def ask(score: Score, prompt: Sequence[Message] | None) -> Asked:
+    """What a score's row asks. Where the prompt is not at hand, it is the question alone."""
+    if prompt is None:
+        messages = [{"role": "user", "content": score.question}]
+    else:
+        messages = [message.to_json() for message in prompt]
+    doc = {"id": score.id, "messages": messages, "tools": list(score.tools), "meta": score.meta}
+    written, target = _json(messages), _json(score.gold.to_json())
+    doc_text = json.dumps(doc, indent=2, ensure_ascii=False)
+    return Asked(doc, written, target, _hash(doc_text), _hash(written), _hash(target))
+
+
+def sample(number: int, score: Score, asked: Asked) -> dict[str, Any]:
+    """One row of the file.
 
     `target` is the gold as JSON: of calls, each with its accepted values. `filtered_resps` has the calls that were
     read from the answer, as JSON; or the answer itself, where none could be.
     """
-    if example is None:
-        messages = [{"role": "user", "content": score.question}]
-    else:
-        messages = [message.to_json() for message in example.prompt]
-    doc: dict[str, Any] = {"id": score.id, "messages": messages, "tools": list(score.tools), "meta": score.meta}
-    target = _json(score.gold.to_json())
-    prompt = _json(messages)
     calls = [{"name": call.name, "arguments": call.arguments} for call in score.calls]
     return {
         "doc_id": number,
-        "doc": doc,
-        "target": target,
-        "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": {"until": [], "do_sample": False}}},
+        "doc": asked.doc,
+        "target": asked.target,
+        "arguments": {"gen_args_0": {"arg_0": asked.prompt, "arg_1": {"until": [], "do_sample": False}}},
         "resps": [[score.text]],
         "filtered_resps": [_json(calls) if calls or score.status == "none" else score.text],
         "filter": "none",
         "metrics": list(METRICS),
-        "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
-        "prompt_hash": _hash(prompt),
-        "target_hash": _hash(target),
+        "doc_hash": asked.doc_hash,
+        "prompt_hash": asked.prompt_hash,
+        "target_hash": asked.target_hash,
         "exact_match": float(score.exact),
         "tool_name_accuracy": float(score.names_right),
     }

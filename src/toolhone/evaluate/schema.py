@@ -7,6 +7,7 @@ looked up through `$ref` within the schema, `allOf`, `anyOf` and `oneOf`.
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -30,7 +31,7 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
         UserError: beginning with `where` and naming the tool, where its `parameters` are no usable JSON Schema.
     """
     try:
-        return bool(_validator_of(tool.parameters).is_valid(arguments))
+        return _is_valid(arguments, tool.parameters)
     except SchemaError as error:
         reason = error.message
     except Unresolvable as error:
@@ -43,6 +44,24 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     raise UserError(
         f'{where}: tool "{tool.name}": its "parameters" are not a JSON Schema (Draft 2020-12): {reason}; mend the tool'
     )
+
+
+_MOST_RESULTS = 1 << 16
+_results: dict[tuple[int, bytes], tuple[Schema, bool]] = {}
+
+
+def _is_valid(arguments: dict[str, Any], parameters: Schema) -> bool:
+    """Right answers say what gold says, so most arguments come more than once, and are validated once."""
+    try:
+        key = id(parameters), marshal.dumps(arguments, 2)  # version 2 gives equal bytes for equal values alone
+    except ValueError:  # nested deeper than marshal goes
+        return bool(_validator_of(parameters).is_valid(arguments))
+    known = _results.get(key)
+    if known is None:
+        if len(_results) >= _MOST_RESULTS:
+            _results.clear()
+        known = _results[key] = (parameters, bool(_validator_of(parameters).is_valid(arguments)))
+    return known[1]
 
 
 _MOST_VALIDATORS = 4096
@@ -71,15 +90,17 @@ def _validator(schema: str) -> Draft202012Validator:
 
 class Subschemas:
     """All that a schema says of one value inside an instance: the alternatives of which some or all apply. Empty where
-    it says nothing. `root` is where references start from. They are gathered when first asked for: of most values, such
-    as strings, nothing need be known."""
+    it says nothing. `root` is where references start from. They are gathered when first asked for, as of most values,
+    such as strings, nothing need be known; and what is said of a property or an item is kept, for the next call."""
 
-    __slots__ = ("_gathered", "_schemas", "root")
+    __slots__ = ("_gathered", "_items", "_properties", "_schemas", "root")
 
     def __init__(self, schemas: Sequence[Any], root: Schema) -> None:
         self.root = root
         self._schemas = schemas
         self._gathered: tuple[Schema, ...] | None = None
+        self._properties: dict[str | None, Subschemas] = {}
+        self._items: dict[int, Subschemas] = {}
 
     @property
     def alternatives(self) -> tuple[Schema, ...]:
@@ -94,19 +115,41 @@ class Subschemas:
 
     def property(self, name: str) -> Subschemas:
         """What is said of an object's property."""
-        found = []
+        known = self._properties.get(name)
+        if known is not None:
+            return known
+        found, stated = [], False
         for schema in self.alternatives:
             properties = schema.get("properties", {})
+            stated = stated or name in properties
             found.append(properties[name] if name in properties else schema.get("additionalProperties"))
-        return Subschemas(found, self.root)
+        # Of all names that no schema states, the same is said, and they are without number.
+        return self._properties.setdefault(name if stated else None, Subschemas(found, self.root))
 
     def item(self, index: int) -> Subschemas:
         """What is said of an array's item."""
+        index = min(index, max((len(schema.get("prefixItems", ())) for schema in self.alternatives), default=0))
+        known = self._items.get(index)
+        if known is not None:
+            return known
         found = []
         for schema in self.alternatives:
             first = schema.get("prefixItems", [])
             found.append(first[index] if index < len(first) else schema.get("items"))
-        return Subschemas(found, self.root)
+        return self._items.setdefault(index, Subschemas(found, self.root))
+
+
+_subschemas: dict[int, Subschemas] = {}
+
+
+def subschemas_of(parameters: Schema) -> Subschemas:
+    """What a tool's schema says, found by its identity as validators are, for as long as it is known."""
+    known = _subschemas.get(id(parameters))
+    if known is None:
+        if len(_subschemas) >= _MOST_VALIDATORS:
+            _subschemas.clear()
+        known = _subschemas[id(parameters)] = Subschemas([parameters], parameters)
+    return known
 
 
 def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:

@@ -23,7 +23,7 @@ def same_value(expected: Any, found: Any, schema: Subschemas) -> bool:
         # Python's True == 1; JSON's true is of a type of its own.
         return type(expected) is type(found) and bool(expected == found)
     if isinstance(expected, str):
-        return isinstance(found, str) and _canonical(expected) == _canonical(found)
+        return isinstance(found, str) and (expected == found or _canonical(expected) == _canonical(found))
     if isinstance(expected, int | float):
         return isinstance(found, int | float) and _same_number(expected, found, schema.types())
     if isinstance(expected, list):

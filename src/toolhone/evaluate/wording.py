@@ -183,12 +183,16 @@ def shortened(text: str) -> str:
 def visible(text: str) -> str:
     """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape, so
     that two values that differ also look different, and none can turn the direction of what follows."""
+    if text.isprintable():  # then it has none, and most texts are
+        return text
     return "".join(_escape(c) if _leaves_no_mark(c) else c for c in text)
 
 
 def legible(text: str) -> str:
     """A text of several lines as it is, but for control characters and those that turn the direction of what follows,
     which become escapes. Line breaks, tabs and the joiners within an emoji or a word stay."""
+    if text.replace("\n", "").isprintable():
+        return text
     return "".join(_escape(c) if unicodedata.category(c) in _NOT_LEGIBLE and c not in _KEPT else c for c in text)
 
 

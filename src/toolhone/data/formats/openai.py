@@ -8,7 +8,6 @@ as a list of text parts, and tools as a JSON text.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -168,8 +167,7 @@ def refuse_unwritable(value: Any, where: str) -> None:
         RowError: naming `where`.
     """
     try:
-        json.dumps(value, allow_nan=False)
-        refuse_surrogates(value)
+        refuse_surrogates(value, allow_nan=False)
     except Undecodable as error:
         raise RowError(f"{where}: {error}", rule=error.rule) from None
     except ValueError:
