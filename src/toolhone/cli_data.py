@@ -154,6 +154,11 @@ def _add_augment(parser: argparse.ArgumentParser) -> None:
         "--mask-names", type=float, default=0.0, help="the share of rows whose names become meaningless"
     )
     parser.add_argument("--irrelevance", type=float, default=0.0, help="the share of rows that lose the right tool")
+    parser.add_argument(
+        "--escalate",
+        metavar="KEY",
+        help="answer rows whose meta KEY is true with the reserved call escalate, which all rows then offer",
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.set_defaults(run=_augment)
 
@@ -167,6 +172,7 @@ def _augment(options: argparse.Namespace) -> int:
         distractors=options.distractors,
         mask_names=options.mask_names,
         irrelevance=options.irrelevance,
+        escalate=options.escalate,
         seed=options.seed,
     )
     done = augment_files(

@@ -21,6 +21,7 @@ from toolhone.data.partition.files import split_files
 from toolhone.data.partition.partition import Shares
 from toolhone.data.read import conversation, read_conversations, read_sources, read_tools
 from toolhone.errors import UserError
+from toolhone.escalation import ESCALATE, escalate_tool
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
@@ -349,3 +350,69 @@ def test_a_folder_with_the_test_rows_of_a_split_is_refused(tmp_path: Path) -> No
     split_files([str(SHIPPED / "train.jsonl")], tmp_path / "split", Shares())
     with pytest.raises(UserError, match=r"test\.jsonl: .*split\.json lists it as the test rows"):
         to_file([str(tmp_path / "split")], tmp_path / "out.jsonl", ALL)
+
+
+HAND_OVER = Augmentation(escalate="complex")
+CALL = ToolCall(ESCALATE, {})
+
+
+def test_marked_rows_are_handed_over_at_their_first_answer_and_every_row_offers_it() -> None:
+    marked = row(meta={"complex": True}, expected=Gold("calls", (GoldCall("clock", {}),)), gold_source="gpt")
+    plain, unmarked = row(number=2), row(number=3, meta={"complex": False})
+    (first, second, third), done = run([marked, plain, unmarked], HAND_OVER)
+    assert first.messages == (*marked.messages[:2], Message("assistant", "", (CALL,)))
+    assert (first.expected, first.gold_source, first.id) == (None, None, marked.id)
+    assert (second.messages, third.messages) == (plain.messages, unmarked.messages)
+    for changed in (first, second, third):
+        assert changed.tools == (BOOK, WEATHER, CLOCK, escalate_tool())
+    assert first.meta["augment"] == {"seed": 7, "of": marked.content_hash(), "handed_over": True, "offers": ESCALATE}
+    assert second.meta["augment"] == {"seed": 7, "of": plain.content_hash(), "offers": ESCALATE}
+    assert +done == Counter({"rows": 3, "rows handed over": 1})
+    assert list(check([first, second, third])) == []  # sound rows, whose gold is the call
+
+
+def test_rows_that_hand_over_already_stay_and_count() -> None:
+    own = row(
+        messages=(Message("user", "hard"), Message("assistant", "", (CALL,))), tools=(BOOK, Tool(ESCALATE, "Ours.", {}))
+    )
+    bare = row(number=2, tools=())
+    (first, second), done = run([own, bare], HAND_OVER)
+    assert (first, second) == (own, bare)
+    assert done["rows handed over"] == 1
+
+
+def test_a_hand_over_keeps_its_tool_and_name_whatever_else_is_done() -> None:
+    everything = replace(ALL, escalate="complex", mask_names=1.0, irrelevance=1.0)
+    pool = POOL | {ESCALATE: Tool(ESCALATE, "Another.", {"type": "object", "properties": {}})}
+    done: Counter[str] = Counter()
+    marked, plain = row(meta={"complex": True}), row(number=2)
+    changed = list(augment([marked, plain], everything, pool, done))
+    assert [one.id for one in changed] == ["r1", "r2", "r2-irrelevant"]  # no copy that lacks the reserved tool
+    assert calls(changed[0]) == [CALL]
+    for one in changed:
+        assert [tool for tool in one.tools if tool.name == ESCALATE] == [escalate_tool()]
+        assert all(tool.name.startswith("func_") for tool in one.tools if tool.name != ESCALATE)
+    assert unmask(changed[1], changed[1].meta["augment"]["masked"]).messages == plain.messages
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(meta={"complex": "yes"})], r"x:1: meta \"complex\" should be true .* found 'yes'"),
+        ([row()], r'no row is to be handed over: expected true as meta "complex"'),
+        ([row(meta={"complex": True}, tools=())], r"x:1: is to be handed over, and lists no tools"),
+        (
+            [row(meta={"complex": True}, messages=(Message("assistant", "Hi"), Message("user", "hard")))],
+            r"x:1: .*no assistant turn follows",
+        ),
+        ([row(meta={"complex": True, "split": "test"})], r"x:1: is marked as a test row"),
+    ],
+)
+def test_what_cannot_be_handed_over_is_named(rows: list[Conversation], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(rows, HAND_OVER)
+
+
+def test_an_empty_key_is_refused() -> None:
+    with pytest.raises(UserError, match="--escalate: expected a key of meta"):
+        Augmentation(escalate="")

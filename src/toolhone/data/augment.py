@@ -2,8 +2,9 @@
 
 Four changes, each of which a model can otherwise learn to do without: the order of the tools is shuffled, tools that
 are not wanted are added, names are masked (`mask.py`), and copies of rows are made in which the right tool is missing
-and the answer says so. What happens to a row depends on the seed and its content alone, and stands in its
-`meta.augment`. Rows for testing are refused: a test set with other tools is another test.
+and the answer says so. A fifth teaches something new: rows that are marked for it are handed over (`hand_over.py`).
+What happens to a row depends on the seed and its content alone, and stands in its `meta.augment`. Rows for testing are
+refused: a test set with other tools is another test. So rows are handed over before they are split.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check.row_faults import sound_rows
 from toolhone.data.files import expand_source
+from toolhone.data.hand_over import handed_over, hands_over, is_marked, offering
 from toolhone.data.identity import called_tools
 from toolhone.data.mask import mask, mentions_a_tool
 from toolhone.data.read import read_sources, split_weight
 from toolhone.data.sources import refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
+from toolhone.escalation import ESCALATE
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool
 
@@ -48,12 +51,14 @@ _DECLINES = {
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """What to do. `mask_names` and `irrelevance` are the shares of rows that are masked, and that get a copy without
-    the right tool; `distractors` is how many tools are added to each row that lists any."""
+    the right tool; `distractors` is how many tools are added to each row that lists any; `escalate` is the key in meta
+    of rows to hand over."""
 
     shuffle_tools: bool = False
     distractors: int = 0
     mask_names: float = 0.0
     irrelevance: float = 0.0
+    escalate: str | None = None
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -62,8 +67,12 @@ class Augmentation:
                 raise UserError(f"{flag}: expected a share from 0 to 1, found {share}")
         if self.distractors < 0:
             raise UserError(f"--distractors: expected 0 or more, found {self.distractors}")
-        if not (self.shuffle_tools or self.distractors or self.mask_names or self.irrelevance):
-            raise UserError("nothing to do; give --shuffle-tools, --distractors, --mask-names or --irrelevance")
+        if self.escalate == "":
+            raise UserError("--escalate: expected a key of meta, found an empty text")
+        if not (self.shuffle_tools or self.distractors or self.mask_names or self.irrelevance or self.escalate):
+            raise UserError(
+                "nothing to do; give --shuffle-tools, --distractors, --mask-names, --irrelevance or --escalate"
+            )
 
 
 def augment_files(
@@ -104,37 +113,52 @@ def augment(
     was done and could not be.
 
     Raises:
-        UserError: at a row whose meta says that it is for testing.
+        UserError: at a row whose meta says that it is for testing; and where rows are to be handed over and none is.
     """
     ordered = [pool[name] for name in sorted(pool)]
     for row in rows:
         if row.meta.get("split") == "test":
             raise UserError(f"{row.where}: is marked as a test row (meta.split); augment training rows only")
         rng = Random(f"{augmentation.seed}/{row.content_hash()}")
-        lacking = _without_the_right_tool(row, rng) if rng.random() < augmentation.irrelevance else None
+        marked = augmentation.escalate is not None and is_marked(row, augmentation.escalate)
+        changed = handed_over(row) if marked else row
+        lacking = _without_the_right_tool(changed, rng) if rng.random() < augmentation.irrelevance else None
         done["rows"] += 1
         done["irrelevance rows"] += lacking is not None
-        yield _with_other_tools(row, (), augmentation, ordered, rng, done)
+        done["rows handed over"] += hands_over(changed)
+        yield _with_other_tools(changed, row, (), augmentation, ordered, rng, done)
         if lacking is not None:
             dropped = tuple(sorted({tool.name for tool in row.tools} - {tool.name for tool in lacking.tools}))
-            yield _with_other_tools(lacking, dropped, augmentation, ordered, rng, done)
+            yield _with_other_tools(lacking, lacking, dropped, augmentation, ordered, rng, done)
+    if augmentation.escalate is not None and not done["rows handed over"]:
+        raise UserError(
+            f'no row is to be handed over: expected true as meta "{augmentation.escalate}" of some, or calls of '
+            f'"{ESCALATE}"'
+        )
 
 
 def _with_other_tools(
     row: Conversation,
+    before: Conversation,
     dropped: tuple[str, ...],
     augmentation: Augmentation,
     pool: Sequence[Tool],
     rng: Random,
     done: Counter[str],
 ) -> Conversation:
-    """The row with distractors, in another order, masked; `dropped` may not come in again as distractors."""
-    record: dict[str, Any] = {"seed": augmentation.seed, "of": row.content_hash()}
+    """The row with distractors, in another order, masked; `dropped` may not come in again as distractors, and `before`
+    is what it was made of."""
+    record: dict[str, Any] = {"seed": augmentation.seed, "of": before.content_hash()}
+    if augmentation.escalate is not None:
+        record |= {"handed_over": True} if row is not before else {}
+        offered = offering(row)
+        record |= {"offers": ESCALATE} if offered is not row else {}
+        row = offered
     if dropped:
         record["dropped"] = list(dropped)
     tools = list(row.tools)
     if tools and augmentation.distractors:
-        taken = {tool.name for tool in tools} | {*dropped} | called_tools(row)
+        taken = {tool.name for tool in tools} | {*dropped, ESCALATE} | called_tools(row)
         free = [tool for tool in pool if tool.name not in taken]
         added = rng.sample(free, min(augmentation.distractors, len(free)))
         tools += added
@@ -159,13 +183,13 @@ def _without_the_right_tool(row: Conversation, rng: Random) -> Conversation | No
     """The row up to its first call, without the tools that are called there and with an answer that says so. None where
     nothing is called, or no tool would be left to choose from."""
     first = next((n for n, message in enumerate(row.messages) if message.tool_calls), None)
-    if first is None:
+    if first is None or hands_over(row):
         return None
     right = {call.name for call in row.messages[first].tool_calls}
     if row.expected is not None and not any(message.tool_calls for message in row.messages[first + 1 :]):
         right |= {call.name for call in row.expected.calls}
     left = tuple(tool for tool in row.tools if tool.name not in right)
-    if not left or len(left) == len(row.tools):
+    if not any(tool.name != ESCALATE for tool in left) or len(left) == len(row.tools):
         return None
     asked = next((m.content for m in reversed(row.messages[:first]) if m.role == "user"), "")
     answer = Message("assistant", rng.choice(_DECLINES["zh" if _HAN.search(asked) else "en"]))

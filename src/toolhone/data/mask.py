@@ -14,6 +14,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from toolhone.escalation import ESCALATE
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 Names = dict[str, list[Any]]
@@ -32,8 +33,8 @@ _REFERENCE = re.compile(r'"\$(?:ref|dynamicRef|recursiveRef)"')
 
 
 def mask(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
-    """The row with all its tools and their parameters renamed, and the names by which `unmask` gives the row back:
-    a masked tool's name -> [its own name, the `Names` of its parameters]."""
+    """The row with all its tools but the reserved one, and their parameters, renamed, and the names by which `unmask`
+    gives the row back: a masked tool's name -> [its own name, the `Names` of its parameters]."""
     taken = {tool.name for tool in row.tools}
 
     def fresh(prefix: str) -> str:
@@ -46,7 +47,8 @@ def mask(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
         # A reference leads through names to anywhere in the schema.
         return {} if _REFERENCE.search(json.dumps(tool.parameters)) else _draw(tool.parameters, fresh)
 
-    names: Names = {tool.name: [fresh("func_"), parameters(tool)] for tool in row.tools}
+    # A reserved name is what the call is known by, wherever it is made.
+    names: Names = {tool.name: [fresh("func_"), parameters(tool)] for tool in row.tools if tool.name != ESCALATE}
     return _renamed(row, names), _inverse(names)
 
 
