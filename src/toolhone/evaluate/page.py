@@ -109,6 +109,7 @@ class Page:
     argument_errors: tuple[MeasureRow, ...]
     behaviour: tuple[MeasureRow, ...]
     validity: tuple[MeasureRow, ...]
+    escalation: tuple[MeasureRow, ...]
     repaired: tuple[MeasureRow, ...]
     repairs: Table | None
     policy: str
@@ -143,6 +144,7 @@ def build_page(run: RunFiles, verdict: str) -> Page:
     agreement_with = wording.agreement_with(models)
     tools = tuple(_tool_rows(models))
     mended = leniency.mended(models)
+    handing = {name: model["escalation"] for name, model in models.items() if model.get("escalation")}
     return Page(
         name=run.name,
         version=(run.manifest or {}).get("toolhone"),
@@ -166,6 +168,7 @@ def build_page(run: RunFiles, verdict: str) -> Page:
         argument_errors=_measure_rows(wording.ARGUMENT_ERRORS, models),
         behaviour=_measure_rows(wording.BEHAVIOUR_ERRORS, models),
         validity=_measure_rows(wording.VALIDITY, models),
+        escalation=_measure_rows(wording.ESCALATION, handing, agreement_with) if handing else (),
         repaired=_measure_rows(wording.REPAIRED, mended, agreement_with) if mended else (),
         repairs=leniency.repairs(models),
         policy=leniency.policy(run.metrics),

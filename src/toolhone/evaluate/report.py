@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from rich.table import Table
 from rich.text import Text
 
@@ -104,6 +105,10 @@ def summary_table(metrics: dict[str, Any]) -> Table:
         if any(one[measure.key] != models[name][measure.key] for name, one in mended.items()):
             cells = (wording.figure(mended[name][measure.key]) if name in mended else wording.ABSENT for name in models)
             table.add_row(measure.label_for(source), *map(Text, cells))
+    handing = [model.get("escalation") for model in models.values()]
+    for measure in wording.ESCALATION if any(handing) else ():
+        cells = (wording.figure(one[measure.key]) if one else wording.ABSENT for one in handing)
+        table.add_row(measure.label_for(source), *map(Text, cells))
     table.add_section()
     for measure in (*wording.ARGUMENT_ERRORS, *wording.BEHAVIOUR_ERRORS):
         rates = [model[measure.key] for model in models.values()]
@@ -123,6 +128,7 @@ def _environment() -> Environment:
     )
     environment.filters["md_cell"] = _markdown_cell
     environment.filters["md_fence"] = _markdown_fence
+    environment.filters["unbroken"] = _unbroken
     return environment
 
 
@@ -137,6 +143,11 @@ def _markdown_fence(text: str, language: str = "text") -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _unbroken(text: str) -> Markup:
+    """Text in whose intervals, "[81.0, 91.0]", no line is broken."""
+    return Markup(re.sub(r"\[[^\[\]]*\]", r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
 def _encodable(text: str) -> str:

@@ -86,6 +86,13 @@ REPAIRED = (
 )
 """Of the figures under `repaired`."""
 
+ESCALATION = (
+    Measure("handed_over", "Handed over", "Of the rows that should be: the reserved call escalate was made."),
+    Measure("needless", "Needless hand-overs", "Of all other rows: it was made."),
+    Measure("kept_exact_match", "Exact match, if kept", "Of the rows not handed over.", "Exact agreement, if kept"),
+)
+"""Of the figures under `escalation`."""
+
 MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
 
 SLICE_TITLES = {
