@@ -65,36 +65,47 @@ def listed_price(model: str, now: datetime | None = None) -> ListedPrice:
 
 
 def _look_up(model: str, day: datetime) -> PriceCalculation:
+    found = _find(model, day)
+    if found is None:
+        near = _nearest(model, day)
+        hint = f"nearest: {', '.join(near)}" if near else "no name in it is near"
+        raise UserError(f"{model}: not in the table of genai-prices ({hint}); or {_INSTEAD}")
+    return found
+
+
+def _find(model: str, day: datetime) -> PriceCalculation | None:
     from genai_prices import Usage, calc_price
     from genai_prices.data_snapshot import get_snapshot
 
-    provider, separator, name = model.partition(":")
-    known = {entry.id for entry in get_snapshot().providers}
+    provider, _, name = model.partition(":")
     try:
-        if separator and provider in known:
+        if name and provider in {entry.id for entry in get_snapshot().providers}:
             return calc_price(Usage(), name, provider_id=provider, genai_request_timestamp=day)
         return calc_price(Usage(), model, genai_request_timestamp=day)
     except LookupError:
-        near = _nearest(model)
-        hint = f"nearest: {', '.join(near)}" if near else "no name in it is near"
-        raise UserError(f"{model}: not in the table of genai-prices ({hint}); or {_INSTEAD}") from None
+        return None
 
 
-def _nearest(model: str) -> list[str]:
-    """Up to three names that the table can price. Those that need no provider before them come as they are."""
+def _nearest(model: str, day: datetime) -> list[str]:
+    """Up to three names that the table prices, the nearest first; with their provider, where they need one."""
     from genai_prices.data_snapshot import get_snapshot
 
-    snapshot = get_snapshot()
-    names: dict[str, str] = {}
-    for provider in snapshot.providers:
-        # A provider that claims names of its own models is found without being named.
+    providers: dict[str, str] = {}
+    for provider in get_snapshot().providers:
         for entry in provider.models:
-            if provider.model_match is not None and provider.model_match.is_match(entry.id):
-                names[entry.id] = entry.id
-            else:
-                names.setdefault(entry.id, f"{provider.id}:{entry.id}")
-    wanted = model.rpartition(":")[2].lower()
-    return [names[name] for name in difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)]
+            providers.setdefault(entry.id, provider.id)
+    near = difflib.get_close_matches(model.rpartition(":")[2].lower(), providers, n=12, cutoff=0.6)
+    known = []
+    for name in near:
+        full = next((full for full in (name, f"{providers[name]}:{name}") if _priced(full, day)), None)
+        if full is not None:
+            known.append(full)
+    return known[:3]
+
+
+def _priced(model: str, day: datetime) -> bool:
+    found = _find(model, day)
+    return found is not None and found.model_price.input_mtok is not None
 
 
 def _base(price: Any) -> float | None:

@@ -13,6 +13,7 @@ from toolhone.advise.bands import Criterion, criteria
 from toolhone.advise.flips import Flip, flips
 from toolhone.advise.inputs import FIELDS, Inputs
 from toolhone.advise.options import (
+    TABLE_YEARS,
     Option,
     accuracy_of,
     api_call_usd,
@@ -35,8 +36,6 @@ from toolhone.advise.verdict import (
 )
 from toolhone.advise.wording import money, months, number, shown_share, shown_value
 from toolhone.cost import DAYS_A_MONTH, DAYS_A_YEAR
-
-TABLE_YEARS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +177,11 @@ def _figures(inputs: Inputs, option: Option) -> OptionFigures:
 
 
 def _year(inputs: Inputs, year: int) -> Year:
-    costs = {option: ledger(inputs, option) for option in options(inputs)}
+    costs = {option: ledger(inputs, option, TABLE_YEARS) for option in options(inputs)}
     first, last = 12 * year, 12 * year + 12
     return Year(
         number=year + 1,
-        calls=sum(calls_by_month(inputs)[first:last]) * DAYS_A_MONTH,
+        calls=sum(calls_by_month(inputs, TABLE_YEARS)[first:last]) * DAYS_A_MONTH,
         paid_usd={option: entry.paid_in_year(year) for option, entry in costs.items()},
         errors_usd={option: sum(entry.errors[first:last]) for option, entry in costs.items()},
         so_far_usd={option: entry.total(last) for option, entry in costs.items()},
@@ -312,7 +311,7 @@ def break_even_words(entry: Against) -> str:
 def payback_words(inputs: Inputs, entry: Against) -> str:
     found = entry.payback_months
     if found is None:
-        return f"not in {len(calls_by_month(inputs)) // 12} years"
+        return f"not in {len(calls_by_month(inputs, TABLE_YEARS)) // 12} years"
     return "at once" if found == 0 else months(found)
 
 

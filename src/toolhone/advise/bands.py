@@ -85,7 +85,7 @@ def eaten_share(inputs: Inputs) -> float | None:
     return max(0.0, inputs.api_accuracy - inputs.small_accuracy) * inputs.error_usd / saving
 
 
-def test_margin(examples: int) -> float:
+def margin_of_test(examples: int) -> float:
     """Half of a 95% interval of a share near 0.9, from the examples held out for a test: 1.96 sqrt(0.09 / rows)."""
     return float(1.96 * (0.09 / max(1.0, TEST_SHARE * examples)) ** 0.5)
 
@@ -104,7 +104,7 @@ def _task(inputs: Inputs) -> Criterion:
     side = TASK[inputs.task]
     says = {
         "for": "the same kinds of call over and over, which a small model can learn",
-        "between": "routing decides: the small model answers the patterned part and hands over the rest",
+        "between": "a small model can learn the patterned part; routing hands over the rest",
         "against": "a small model learns patterns, not reasoning that it lacks",
     }[side]
     words = "patterned for, deep reasoning against, mixed between"
@@ -113,7 +113,7 @@ def _task(inputs: Inputs) -> Criterion:
 
 def _examples(inputs: Inputs) -> Criterion:
     side = examples_side(inputs)
-    margin = 100 * test_margin(inputs.examples)
+    margin = 100 * margin_of_test(inputs.examples)
     held_out = round(TEST_SHARE * inputs.examples)
     says = {
         "for": f"enough to train on and to judge by: a fifth held out tells accuracy to about {margin:.0f} points",

@@ -44,7 +44,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 _SHARES = {"cached_share", "api_accuracy", "cheap_accuracy", "small_accuracy", "utilisation", "escalation", "auroc",
            "least_accuracy", "growth_per_year"}  # fmt: skip
 _WHOLE = {"machines", "examples", "horizon_months"}
-_TRIES = 60
+_TRIES = 40
 _LEAST_STEP = 1e-4
 """From 0, steps by factors begin at this share of the limit."""
 

@@ -49,13 +49,15 @@ class Inputs:
     cached_share: Share = field(default=0.0, metadata=_about("share", "share of the prompt that the API has cached"))
 
     api_model: str = field(default="gpt-4o", metadata=_about("name", "the API's model", asked=True))
-    api_price_in: Amount | None = field(default=None, metadata=_about("$ a million tokens", "its price of input"))
+    api_price_in: Amount | None = field(default=None, metadata=_about("$ a million tokens", "the API's price of input"))
     api_price_cached: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "its price of cached input")
+        default=None, metadata=_about("$ a million tokens", "the API's price of cached input")
     )
-    api_price_out: Amount | None = field(default=None, metadata=_about("$ a million tokens", "its price of output"))
+    api_price_out: Amount | None = field(
+        default=None, metadata=_about("$ a million tokens", "the API's price of output")
+    )
     api_call_usd: Amount | None = field(
-        default=None, metadata=_about("$ a call", "its cost of a call, instead of tokens and prices")
+        default=None, metadata=_about("$ a call", "the API's cost of a call, instead of tokens and prices")
     )
     api_accuracy: Share = field(
         default=0.95, metadata=_about("share", "share of calls that the API gets right", asked=True)
@@ -64,13 +66,17 @@ class Inputs:
     cheap_model: str = field(
         default="gpt-4o-mini", metadata=_about("name", "the cheap API's model, or none", asked=True)
     )
-    cheap_price_in: Amount | None = field(default=None, metadata=_about("$ a million tokens", "its price of input"))
-    cheap_price_cached: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "its price of cached input")
+    cheap_price_in: Amount | None = field(
+        default=None, metadata=_about("$ a million tokens", "the cheap API's price of input")
     )
-    cheap_price_out: Amount | None = field(default=None, metadata=_about("$ a million tokens", "its price of output"))
+    cheap_price_cached: Amount | None = field(
+        default=None, metadata=_about("$ a million tokens", "the cheap API's price of cached input")
+    )
+    cheap_price_out: Amount | None = field(
+        default=None, metadata=_about("$ a million tokens", "the cheap API's price of output")
+    )
     cheap_call_usd: Amount | None = field(
-        default=None, metadata=_about("$ a call", "its cost of a call, instead of tokens and prices")
+        default=None, metadata=_about("$ a call", "the cheap API's cost of a call, instead of tokens and prices")
     )
     cheap_accuracy: Share = field(
         default=0.9, metadata=_about("share", "share of calls that the cheap API gets right", asked=True)
@@ -89,7 +95,7 @@ class Inputs:
         default=20.0, metadata=_about("calls a second", "what one machine answers, fully loaded", asked=True)
     )
     utilisation: Annotated[float, Gt(0), Le(1)] = field(
-        default=0.6, metadata=_about("share", "of that, planned for at the peak")
+        default=0.6, metadata=_about("share", "share of a machine's throughput that is planned for at the peak")
     )
     peak: Annotated[float, Ge(1)] = field(
         default=3.0, metadata=_about("times", "calls at the busiest time, over the day's mean")
@@ -104,11 +110,13 @@ class Inputs:
         metadata=_about("AUROC", "routing: how well confidence tells right answers from wrong (0.5: not at all)"),
     )
 
-    training_usd: Amount = field(default=50.0, metadata=_about("$ once", "training the model", asked=True))
-    labelling_usd: Amount = field(default=500.0, metadata=_about("$ once", "labelling its examples", asked=True))
-    engineering_usd: Amount = field(default=8_000.0, metadata=_about("$ once", "engineering around it", asked=True))
+    training_usd: Amount = field(default=50.0, metadata=_about("$ once", "training the small model", asked=True))
+    labelling_usd: Amount = field(default=500.0, metadata=_about("$ once", "labelling the examples", asked=True))
+    engineering_usd: Amount = field(
+        default=8_000.0, metadata=_about("$ once", "engineering around the small model", asked=True)
+    )
     upkeep_usd_per_month: Amount = field(
-        default=500.0, metadata=_about("$ a month", "looking after it: monitoring, tuning it again")
+        default=500.0, metadata=_about("$ a month", "looking after the small model: monitoring, tuning again")
     )
     error_usd: Amount = field(default=0.01, metadata=_about("$ a wrong call", "what a wrong call costs", asked=True))
 

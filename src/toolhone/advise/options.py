@@ -6,6 +6,7 @@ day stay the same within a month and grow from one to the next by (1 + growth a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -15,7 +16,8 @@ from toolhone.advise.inputs import Inputs
 from toolhone.cost import DAYS_A_MONTH, Machine, Price, call_cost_usd, error_cost_usd, machines_usd_per_day
 
 Option = Literal["api", "cheap", "tuned", "route"]
-TABLE_MONTHS = 36
+TABLE_YEARS = 3
+"""Years of the table, of its plot, and within which a payback counts."""
 
 _NORMAL = NormalDist()
 
@@ -76,16 +78,22 @@ def running_usd_per_day(inputs: Inputs, option: Option, calls_per_day: float) ->
     `small_call_usd`. Routing: the same, as the small model answers every call first, and escalation * calls * dollars
     a call of the API.
     """
+    return _running(inputs, option)(calls_per_day)
+
+
+def _running(inputs: Inputs, option: Option) -> Callable[[float], float]:
+    """Dollars a day as a function of calls a day."""
     if option in ("api", "cheap"):
-        return calls_per_day * api_call_usd(inputs, "api" if option == "api" else "cheap")
+        api_call = api_call_usd(inputs, "api" if option == "api" else "cheap")
+        return lambda calls: calls * api_call
+    escalated_call = inputs.escalation * api_call_usd(inputs, "api") if option == "route" else 0.0
     if inputs.small_call_usd is not None:
-        small = calls_per_day * inputs.small_call_usd
-    else:
-        machine = Machine(
-            inputs.gpu_usd_per_hour, inputs.calls_per_second, inputs.utilisation, inputs.peak, inputs.machines
-        )
-        small = machines_usd_per_day(machine, calls_per_day)
-    return small if option == "tuned" else small + inputs.escalation * calls_per_day * api_call_usd(inputs, "api")
+        small_call = inputs.small_call_usd + escalated_call
+        return lambda calls: calls * small_call
+    machine = Machine(
+        inputs.gpu_usd_per_hour, inputs.calls_per_second, inputs.utilisation, inputs.peak, inputs.machines
+    )
+    return lambda calls: machines_usd_per_day(machine, calls) + calls * escalated_call
 
 
 def accuracy_of(inputs: Inputs, option: Option) -> float:
@@ -138,23 +146,23 @@ def errors_caught(wrong: float, escalation: float, auroc: float) -> float:
 
 
 @lru_cache(maxsize=8192)
-def ledger(inputs: Inputs, option: Option) -> Ledger:
-    """What a way of answering costs in each month, of three years or the horizon, whichever is longer."""
+def ledger(inputs: Inputs, option: Option, years: int = 1) -> Ledger:
+    """What a way of answering costs in each month of so many years, or of those that the horizon touches if more."""
     own = option in ("tuned", "route")
     wrong_call = error_cost_usd(accuracy_of(inputs, option), inputs.error_usd)
     upkeep = inputs.upkeep_usd_per_month if own else 0.0
-    paid, errors = [], []
-    known: dict[float, float] = {}
-    for calls in calls_by_month(inputs):
-        if calls not in known:
-            known[calls] = running_usd_per_day(inputs, option, calls)
-        paid.append(known[calls] * DAYS_A_MONTH + upkeep)
-        errors.append(calls * DAYS_A_MONTH * wrong_call)
+    running = _running(inputs, option)
+    months = calls_by_month(inputs, years)
+    if inputs.growth_per_year == 0:
+        paid = [running(months[0]) * DAYS_A_MONTH + upkeep] * len(months)
+    else:
+        paid = [running(calls) * DAYS_A_MONTH + upkeep for calls in months]
+    errors = (calls * DAYS_A_MONTH * wrong_call for calls in months)
     return Ledger(inputs.once_usd if own else 0.0, tuple(paid), tuple(errors))
 
 
-def calls_by_month(inputs: Inputs) -> list[float]:
-    """Calls a day in each month of three years or, rounded up to whole years, the horizon."""
-    months = max(TABLE_MONTHS, -(-inputs.horizon_months // 12) * 12)
+def calls_by_month(inputs: Inputs, years: int = 1) -> list[float]:
+    """Calls a day in each month of so many years, or of those that the horizon touches if more."""
+    months = 12 * max(years, -(-inputs.horizon_months // 12))
     growth = 1 + inputs.growth_per_year
     return [inputs.calls_per_day * growth ** (month / 12) for month in range(months)]

@@ -56,7 +56,7 @@ def build_page(advice: Advice) -> AdvicePage:
     case, inputs = advice.case, advice.case.inputs
     horizon = f"{inputs.horizon_months} month{'' if inputs.horizon_months == 1 else 's'}"
     return AdvicePage(
-        headline=advice.headline,
+        headline=advice.headline.replace("-", "\N{NON-BREAKING HYPHEN}"),
         facts=(
             ("calls a day", number(inputs.calls_per_day)),
             ("growth", shown_value("growth_per_year", inputs.growth_per_year)),
@@ -95,7 +95,7 @@ def _options(advice: Advice) -> list[Row]:
     for entry in advice.options:
         right = f"{100 * entry.accuracy:.1f}%"
         if entry.accuracy_overlapping is not None:
-            right += f" ({100 * entry.accuracy_overlapping:.1f}% if errors overlap)"
+            right = f"{100 * entry.accuracy_overlapping:.1f} to {right}"
         amounts = (entry.once_usd, entry.running_usd, entry.errors_usd, entry.total_usd, 1000 * entry.call_usd)
         cells = (entry.name, right, *map(money, amounts), ", ".join(entry.short_of) or "nothing")
         rows.append(Row(cells, strong=entry.option == advice.decision.option))

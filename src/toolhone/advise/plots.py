@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolhone.advise.inputs import Inputs
-from toolhone.advise.options import TABLE_MONTHS, Option, calls_by_month, ledger, option_name, options
-from toolhone.advise.wording import money, number, short_money
+from toolhone.advise.options import TABLE_YEARS, Option, calls_by_month, ledger, option_name, options
+from toolhone.advise.wording import money, number
 from toolhone.cost import DAYS_A_MONTH
 from toolhone.evaluate.plots import Point, Tick, share, ticks
 
+_MONTHS = 12 * TABLE_YEARS
 _SPAN = 100
 """Volumes are drawn from a hundredth of the case's to a hundred times it."""
 _POINTS = 121
@@ -74,9 +75,10 @@ def volume_plot(inputs: Inputs) -> Plot:
         y_label="dollars for 1,000 calls (logarithmic)",
         lines=tuple(line(option) for option in costs),
         x_ticks=tuple(
-            Tick(share(power, first, last), _power(power)) for power in range(math.ceil(first), math.floor(last) + 1)
+            Tick(share(power, first, last), _short(10.0**power))
+            for power in range(math.ceil(first), math.floor(last) + 1)
         ),
-        y_ticks=tuple(Tick(100 - share(power, low, high), short_money(10.0**power)) for power in range(low, high + 1)),
+        y_ticks=tuple(Tick(100 - share(power, low, high), f"${_short(10.0**power)}") for power in range(low, high + 1)),
         mark=Tick(50.0, f"{number(inputs.calls_per_day)} calls a day"),
     )
 
@@ -87,22 +89,25 @@ def _thousand_calls(inputs: Inputs, option: Option, calls_per_day: float) -> flo
     return 1000 * ledger(at, option).total(at.horizon_months) / calls
 
 
-def _power(power: int) -> str:
-    for size, letter in ((9, "bn"), (6, "M"), (3, "k")):
-        if power >= size:
-            return f"{10 ** (power - size):,}{letter}"
-    return f"{10.0**power:g}"
+def _short(value: float) -> str:
+    """A mark on an axis: 0.01, 10, 500k, 1.5M."""
+    for size, letter in ((1e9, "bn"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):,.6g}{letter}"
+    return f"{value:,.10f}".rstrip("0").rstrip(".")
 
 
 def month_plot(inputs: Inputs) -> Plot:
     """All dollars so far, by month, over three years."""
-    months = range(TABLE_MONTHS + 1)
-    totals = {option: [ledger(inputs, option).total(month) for month in months] for option in options(inputs)}
+    months = range(_MONTHS + 1)
+    totals = {
+        option: [ledger(inputs, option, TABLE_YEARS).total(month) for month in months] for option in options(inputs)
+    }
     heights = ticks(0.0, max(1e-9, *(values[-1] for values in totals.values())), 4)
     top = heights[-1]
 
     def line(option: Option) -> Line:
-        points = [(share(month, 0, TABLE_MONTHS), 100 - share(totals[option][month], 0, top)) for month in months]
+        points = [(share(month, 0, _MONTHS), 100 - share(totals[option][month], 0, top)) for month in months]
         name = option_name(inputs, option)
         words = [f"{name}: {money(totals[option][month])} after {month} months" for month in months]
         return Line(option, name, tuple(points), _hovers(points, words, every=3))
@@ -112,10 +117,10 @@ def month_plot(inputs: Inputs) -> Plot:
         x_label="months",
         y_label="dollars so far, wrong answers and what is paid once with them",
         lines=tuple(line(option) for option in totals),
-        x_ticks=tuple(Tick(share(month, 0, TABLE_MONTHS), str(month)) for month in range(0, TABLE_MONTHS + 1, 6)),
-        y_ticks=tuple(Tick(100 - share(value, 0, top), short_money(value)) for value in heights),
-        mark=Tick(share(inputs.horizon_months, 0, TABLE_MONTHS), "the horizon")
-        if inputs.horizon_months <= TABLE_MONTHS
+        x_ticks=tuple(Tick(share(month, 0, _MONTHS), str(month)) for month in range(0, _MONTHS + 1, 6)),
+        y_ticks=tuple(Tick(100 - share(value, 0, top), f"${_short(value)}") for value in heights),
+        mark=Tick(share(inputs.horizon_months, 0, _MONTHS), "the horizon")
+        if inputs.horizon_months <= _MONTHS
         else None,
     )
 

@@ -17,6 +17,7 @@ from typing import Literal
 from toolhone.advise.bands import vetoes
 from toolhone.advise.inputs import Inputs
 from toolhone.advise.options import (
+    TABLE_YEARS,
     Option,
     accuracy_of,
     api_call_usd,
@@ -119,7 +120,7 @@ def payback_months(inputs: Inputs, option: Option, rival: Option) -> float | Non
     Within the month straight between its ends. None where it is not in three years or in the horizon; 0 where nothing
     is paid once and the way is no dearer.
     """
-    own, other = ledger(inputs, option), ledger(inputs, rival)
+    own, other = ledger(inputs, option, TABLE_YEARS), ledger(inputs, rival, TABLE_YEARS)
     behind = own.once - other.once
     if behind <= 0 and own.paid[0] + own.errors[0] <= other.paid[0] + other.errors[0]:
         return 0.0
