@@ -6,25 +6,34 @@ rows of a kept tool, and rows much alike, stay on one side. An entry that traini
 odds with its own tool's schema, is left out and named. Each row's meta.tool_group names the rows that share a tool, so
 that a config can hold out validation rows by tool too. BFCL's live entries are left alone, for evaluation.
 scripts/fetch_bfcl.py brings the data.
+
+The training rows stand once more in calls.jsonl and no-call.jsonl, so that a config can take less of the latter. There
+the calls are made better to learn from. BFCL's gold says of many an argument that it may be left out, and so its turn
+leaves it out even where the user states it: such ones are written. And every other row of simple_python, which has one
+tool alone, gets a second one of another training row, so that more of them teach to choose.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from toolhone.data.augment import Augmentation, augment
 from toolhone.data.check import check
 from toolhone.data.formats.bfcl import read_bfcl_folder
 from toolhone.data.identity import called_tools
 from toolhone.data.partition.files import show, split_files
 from toolhone.data.partition.partition import Shares
-from toolhone.data.read import RowFault
+from toolhone.data.read import RowFault, read_conversations
 from toolhone.errors import UserError
 from toolhone.jsonl import write_conversations
-from toolhone.records import Conversation
+from toolhone.records import Conversation, GoldCall
 from toolhone.terminal import plain_console
 
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
@@ -44,6 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_conversations(source, with_tool_groups(rows))
         shares = Shares(validation=0.0, calibration=0.0, test=0.1)
         result = split_files([str(source)], options.out / "split", shares, unseen_tools=options.unseen_tools)
+        train = list(read_conversations(options.out / "split" / "train.jsonl"))
+        calls = [with_stated_options(row) for row in train if called_tools(row)]
+        write_conversations(options.out / "calls.jsonl", with_second_tools(calls))
+        # A row that lists kept tools alone has none left, and so nothing to decline.
+        write_conversations(
+            options.out / "no-call.jsonl", [row for row in train if row.tools and not called_tools(row)]
+        )
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -83,6 +99,44 @@ def with_tool_groups(rows: Sequence[Conversation]) -> list[Conversation]:
         replace(row, meta={**row.meta, "tool_group": find(tools[0])}) if tools else row
         for row, tools in zip(rows, called, strict=True)
     ]
+
+
+def with_stated_options(row: Conversation) -> Conversation:
+    """The row, whose turn has each optional argument with an accepted text or number that the user's words hold."""
+    words = "\n".join(message.content for message in row.messages if message.role == "user")
+    gold = row.expected.calls if row.expected else ()
+    *before, turn = row.messages
+    calls = tuple(
+        replace(call, arguments=_in_order(call.arguments | _stated(one, words), one.arguments))
+        for call, one in zip(turn.tool_calls, gold, strict=True)
+    )
+    return replace(row, messages=(*before, replace(turn, tool_calls=calls)))
+
+
+def _stated(gold: GoldCall, words: str) -> dict[str, Any]:
+    found = {}
+    for name in gold.optional:
+        texts = [value for value in gold.arguments[name] if isinstance(value, str | int | float)]
+        held = [value for value in texts if not isinstance(value, bool) and _holds(words, str(value))]
+        found.update({name: held[0]} if held else {})
+    return found
+
+
+def _holds(words: str, value: str) -> bool:
+    return re.search(rf"(?<![\w.]){re.escape(value)}(?!\w|\.\d)", words, re.IGNORECASE) is not None
+
+
+def _in_order(arguments: dict[str, Any], order: Iterable[str]) -> dict[str, Any]:
+    return {name: arguments[name] for name in order if name in arguments}
+
+
+def with_second_tools(rows: Sequence[Conversation]) -> list[Conversation]:
+    """The rows, of which every other one of simple_python lists a tool of another row too, in either order."""
+    pool = {tool.name: tool for row in rows for tool in row.tools}
+    simple = [row for row in rows if row.meta["category"] == "simple_python"][::2]
+    made = augment(simple, Augmentation(shuffle_tools=True, distractors=1), pool, Counter())
+    changed = {row.id: row for row in made}
+    return [changed.get(row.id, row) for row in rows]
 
 
 if __name__ == "__main__":

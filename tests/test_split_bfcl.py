@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.config import DataConfig
+from toolhone.data.formats.bfcl import read_bfcl_folder
 from toolhone.data.identity import called_tools
+from toolhone.data.read import examples
 from toolhone.data.split import make_splits
+from toolhone.evaluate.match import judge
+from toolhone.evaluate.policy import POLICIES
 from toolhone.records import Conversation, Message, ToolCall
 
 BFCL = Path(__file__).parent / "fixtures" / "formats" / "bfcl"
@@ -30,7 +35,7 @@ def called(row: dict[str, Any]) -> set[str]:
 
 
 def listed(row: dict[str, Any]) -> set[str]:
-    return {tool["function"]["name"] for tool in row["tools"]}
+    return {tool["function"]["name"] for tool in row.get("tools", [])}
 
 
 @pytest.mark.parametrize("share", ["0.15", "0.3", "0.6"])
@@ -38,9 +43,13 @@ def test_a_kept_tool_is_called_by_test_rows_alone_and_listed_by_no_training_row(
     assert split_bfcl.main(["--folder", str(BFCL), "--out", str(tmp_path), "--unseen-tools", share]) == 0
     train, test = rows_of(tmp_path / "split" / "train.jsonl"), rows_of(tmp_path / "split" / "test.jsonl")
     kept = set(json.loads((tmp_path / "split" / "split.json").read_text(encoding="utf-8"))["unseen_tools"])
+    calls, no_call = rows_of(tmp_path / "calls.jsonl"), rows_of(tmp_path / "no-call.jsonl")
     assert kept
     assert any(called(row) & kept for row in test)
-    assert not any((called(row) | listed(row)) & kept for row in train)
+    assert not any((called(row) | listed(row)) & kept for row in train + calls + no_call)
+    assert all(map(called, calls))
+    assert not any(map(called, no_call))
+    assert {row["id"] for row in calls + no_call} == {row["id"] for row in train if listed(row)}
     assert sorted(row["id"] for row in train + test) == sorted(row["id"] for row in rows_of(tmp_path / "rows.jsonl"))
 
 
@@ -52,6 +61,59 @@ def test_an_entry_at_odds_with_its_own_schema_is_left_out_and_named(
     assert "BFCL_v4_parallel_multiple.json:1: " in line
     assert "linear_regression_fit" in line
     assert "parallel_multiple_21" not in {row["id"] for row in rows_of(tmp_path / "rows.jsonl")}
+
+
+def entries(*categories: str) -> dict[str, Conversation]:
+    rows, _ = split_bfcl.sound_entries(read_bfcl_folder(BFCL, categories or split_bfcl.CATEGORIES))
+    return {row.id: row for row in rows}
+
+
+def test_a_turn_gets_the_optional_arguments_that_the_user_states_and_no_others() -> None:
+    row = entries("simple_python")["simple_python_0"]  # "... a base of 10 units ..."; the unit may be left out
+    assert row.messages[-1].tool_calls[0].arguments == {"base": 10, "height": 5}
+    stated = split_bfcl.with_stated_options(row)
+    assert stated.messages[-1].tool_calls[0].arguments == {"base": 10, "height": 5, "unit": "units"}
+    silent = replace(row, messages=(Message("user", "Base 10, height 5, in subunits."), row.messages[-1]))
+    assert split_bfcl.with_stated_options(silent) == silent
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "held"),
+    [
+        ("at 5.", "5", True),
+        ("at 1.5", "5", False),
+        ("at 5.5", "5", False),
+        ("in N.Y.", "NY", False),
+        ("-5", "-5", True),
+    ],
+)
+def test_a_value_is_held_as_a_whole_word(words: str, value: str, held: bool) -> None:
+    assert split_bfcl._holds(words, value) == held
+
+
+def test_what_was_made_to_learn_from_is_right_by_its_own_gold() -> None:
+    for row in map(split_bfcl.with_stated_options, entries().values()):
+        for example in examples(row):
+            for policy in POLICIES.values():
+                judged = judge(
+                    example.gold, example.gold.status, example.turn.tool_calls, example.tools, row.where, policy
+                )
+                assert judged.exact
+
+
+def test_every_other_simple_row_lists_a_second_tool_of_another_row() -> None:
+    before = list(entries().values())
+    after = split_bfcl.with_second_tools(before)
+    assert [row.id for row in after] == [row.id for row in before]
+    pool = [tool for row in before for tool in row.tools]
+    grown = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(grown) == 2  # of four in simple_python
+    for old, new in grown:
+        assert old.meta["category"] == "simple_python"
+        [added] = [tool for tool in new.tools if tool not in old.tools]
+        assert added in pool
+        assert len(new.tools) == 2
+        assert new.messages == old.messages
 
 
 def test_training_takes_what_was_split(tmp_path: Path) -> None:
