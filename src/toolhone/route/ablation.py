@@ -81,9 +81,10 @@ def ablation(
             calibrator = fit(used[training], right[training], named)
             rows = used[held_out].tolist()
             probabilities[held_out] = [calibrator.probability(calibrator.score(row)) for row in rows]
-            # Ranked without the intercept, which differs between folds with their share of right answers: the fewer
-            # are held out, the more trained on. By it, a signal that says nothing would rank worse than chance.
-            ranking = replace(calibrator, intercept=0.0)
+            # Ranked by the weights alone, about the median of all rows. A fold's intercept and means move with its
+            # share of right answers, the more in training the fewer held out: by them, what says nothing would rank
+            # worse than chance.
+            ranking = replace(calibrator, means=tuple(np.median(used, axis=0).tolist()), intercept=0.0)
             scores[held_out] = [ranking.score(row) for row in rows]
         found.append(Variant(name, features, deferral, reliability(scores, probabilities, right, clusters)))
     return tuple(found)
