@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import uvicorn
-from fastapi import FastAPI
 
 from toolhone.chat.render import make_renderer
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, config_yaml
@@ -72,7 +71,7 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_run(folder: Path, model: Path, *, max_new_tokens: int = 120) -> Path:
+def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
     """A finished run on the model, with an adapter that changes nothing."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -105,7 +104,7 @@ def make_run(folder: Path, model: Path, *, max_new_tokens: int = 120) -> Path:
 
 
 @contextmanager
-def serving_app(app: FastAPI) -> Iterator[str]:
+def serving_app(app: Any) -> Iterator[str]:
     """Serve the application on a free port of this machine; gives the base URL for OpenAI's client."""
     with socket.create_server(("127.0.0.1", 0)) as address:  # listens, so that a client waits until it is answered
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5)

@@ -73,7 +73,7 @@ def test_an_answer_and_its_results_can_be_sent_back_as_they_came(client: OpenAI)
 @pytest.mark.parametrize("question", [*LEARNED, "What is the weather?"])
 def test_the_answer_is_what_evaluation_gets(client: OpenAI, engine: Engine, question: str) -> None:
     reply = ask(client, question, logprobs=True, top_logprobs=1)
-    alone = answer_one(engine.model, engine.renderer, example(question), 120)
+    alone = answer_one(engine.model, engine.renderer, example(question), 100)
     answer = read_choice(reply.choices[0], {}, "hermes")
     assert answer is not None
     served = Prediction(alone.id, alone.model, answer.text, answer.finish_reason, 0, 0, 0, answer.tokens)

@@ -1,0 +1,226 @@
+"""A cascade of two real servers, each with a tiny model, as OpenAI's own client meets it, in good days and bad ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from openai import OpenAI
+from rich.console import Console
+from served import LEARNED, WIRE_TOOLS, example, learn, make_run, messages, serving_app
+
+from toolhone.chat.parse import parse_turn
+from toolhone.cost import Price
+from toolhone.errors import UserError
+from toolhone.records import Prediction
+from toolhone.route.calibrate import Calibrator
+from toolhone.route.confidence import FEATURES, signals
+from toolhone.route.large import LargeSettings
+from toolhone.route.policy import Goal, Policy, write_policy
+from toolhone.run import RunFolder
+from toolhone.serve.app import make_app
+from toolhone.serve.engine import Engine, identity_served, load_engine
+from toolhone.serve.server import CascadeSettings, open_cascade
+
+QUESTIONS = (
+    *LEARNED,
+    *(f"Where is ORD-{number}?" for number in (2, 7, 15)),
+    *("A person", "A person, please.", "A person, now!", "谢谢!", "thanks", "weather", "Where is it?"),
+)
+QUIET = Console(file=io.StringIO())
+PRICE = Price(2.0, 2.0, 8.0)
+
+
+@pytest.fixture(scope="session")
+def large_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = tmp_path_factory.mktemp("large")
+    learn(tiny_llama, folder / "model", seed=1)
+    return load_engine(make_run(folder / "large", folder / "model"), None, QUIET)[0]
+
+
+@pytest.fixture(scope="session")
+def alone(engine: Engine) -> dict[str, Prediction]:
+    """What the small model says to each question."""
+    return {question: engine.answer(example(question), None)[0] for question in QUESTIONS}
+
+
+@pytest.fixture(scope="session")
+def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Policy:
+    """A policy by hand: every feature counts the same, and the threshold lies in the middle of the answers' scores."""
+    found = [signals(answer, example(question), "hermes") for question, answer in alone.items()]
+    rows = [each.features for each in found if each.gate is None and each.features is not None]
+    columns = list(zip(*rows, strict=True))
+    means = tuple(map(statistics.fmean, columns))
+    scales = tuple(statistics.pstdev(column) or 1.0 for column in columns)
+    calibrator = Calibrator(means, scales, (0.3,) * len(FEATURES), 0.0, ())
+    scores = sorted(map(calibrator.score, rows))
+    middle = len(scores) // 2
+    return Policy(
+        identity=identity_served(RunFolder(run_folder), engine),
+        format="hermes",
+        features=FEATURES,
+        calibrator=calibrator,
+        threshold=(scores[middle - 1] + scores[middle]) / 2,
+        goal=Goal(kind="escalation", escalation=0.5),
+        rows={"calibration": len(rows)},
+        toolhone="0.1.0",
+    )
+
+
+class Moody:
+    """The large model's server on its good days and its bad ones."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.mood = "well"
+        self.asked = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            self.asked += 1
+        if scope["type"] != "http" or self.mood == "well":
+            await self.app(scope, receive, send)
+        elif self.mood == "hangs":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        else:
+            body = b'{"error": {"message": "not today"}}'
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": int(self.mood), "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def cascade(
+    engine: Engine, run_folder: Path, policy: Policy, log: Path, large_url: str, *, timeout_s: float = 60.0
+) -> Iterator[OpenAI]:
+    """A client of a server that asks the large model at this address for what it is unsure of."""
+    write_policy(log.with_name("policy.json"), policy)
+    large = LargeSettings("large", large_url, timeout_s=timeout_s, first_wait_s=0.01)
+    settings = CascadeSettings(log.with_name("policy.json"), large, PRICE, log=log)
+    made = open_cascade(settings, RunFolder(run_folder), engine, QUIET)
+    with (
+        serving_app(make_app(engine, cascade=made)) as url,
+        OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+def ask(client: OpenAI, question: str) -> Any:
+    """Completion and headers."""
+    create: Any = client.chat.completions.with_raw_response.create
+    raw = create(model="small", messages=messages(question), tools=WIRE_TOOLS)
+    return raw.parse(), raw.headers
+
+
+def lines(log: Path) -> dict[str, dict[str, Any]]:
+    """The log's lines by id; none stands there twice."""
+    rows = [json.loads(line) for line in log.read_bytes().splitlines()]
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_what_goes_to_the_large_model_is_what_the_small_one_is_unsure_of(
+    engine: Engine,
+    large_engine: Engine,
+    run_folder: Path,
+    policy: Policy,
+    alone: dict[str, Prediction],
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    kept, handed_over = [], []
+    with (
+        serving_app(make_app(large_engine)) as large_url,
+        cascade(engine, run_folder, policy, log, large_url) as client,
+    ):
+        for question in QUESTIONS:
+            reply, headers = ask(client, question)
+            line = lines(log)[reply.id]
+            small, large = alone[question], large_engine.answer(example(question), None)[0]
+            found = signals(small, example(question), "hermes")
+            assert line["gate"] == found.gate
+            assert line["confidence"] == pytest.approx(policy.confidence(found), abs=1e-3)
+            (handed_over if line["asked_large"] else kept).append(line["confidence"])
+
+            # What the large model says may be no call either, and then it is of no more use than the small one's.
+            unreadable = parse_turn(large.text, "hermes", large.finish_reason).failure is not None
+            route = "large" if line["asked_large"] and not unreadable else "small"
+            fallback = "malformed" if line["asked_large"] and unreadable else None
+            assert (line["route"], line["fallback"]) == (route, fallback)
+            assert (headers["x-toolhone-route"], headers.get("x-toolhone-fallback")) == (route, fallback)
+            assert float(headers["x-toolhone-confidence"]) == pytest.approx(line["confidence"], abs=1e-4)
+            assert headers["x-request-id"] == reply.id
+            assert (reply.model, reply.usage.completion_tokens) == (
+                ("large", large.completion_tokens) if route == "large" else ("small", small.completion_tokens)
+            )
+            cost = (large.prompt_tokens * 2 + large.completion_tokens * 8) / 1e6 if line["asked_large"] else 0.0
+            assert line["cost_usd"] == pytest.approx(cost)
+    assert len(kept) >= 4
+    assert len(handed_over) >= 4
+    assert max(handed_over) < policy.threshold < min(kept)  # type: ignore[operator]
+    assert len(lines(log)) == len(QUESTIONS)
+
+
+def test_every_request_is_answered_once_whatever_befalls_the_large_model(
+    engine: Engine, large_engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    everything = policy.model_copy(update={"threshold": None})  # is handed over
+    asked = QUESTIONS[:4]
+    moody: Any = Moody(make_app(large_engine))
+    ids: list[str] = []
+
+    def in_turn(mood: str, client: OpenAI) -> None:
+        before, moody.mood = moody.asked, mood
+        with ThreadPoolExecutor(len(asked)) as pool:
+            found = list(pool.map(lambda question: ask(client, question), asked))
+        well = mood == "well"
+        fallback = {"well": None, "hangs": "timeout", "killed": "no-connection"}.get(mood, f"status-{mood}")
+        for reply, headers in found:
+            line = lines(log)[reply.id]
+            assert headers["x-toolhone-route"] == line["route"] == ("large" if well else "small")
+            assert headers.get("x-toolhone-fallback") == line["fallback"] == fallback
+            assert line["asked_large"] == (1 if well else 2)
+            [choice] = reply.choices
+            assert choice.message.content or choice.message.tool_calls
+        # What the large model was asked is what the log says, no more.
+        assert moody.asked - before == {"well": len(asked), "killed": 0}.get(mood, 2 * len(asked))
+        ids.extend(reply.id for reply, _ in found)
+        assert sorted(lines(log)) == sorted(ids)
+
+    with ExitStack() as large_server:
+        large_url = large_server.enter_context(serving_app(moody))
+        with cascade(engine, run_folder, everything, log, large_url, timeout_s=0.2) as client:
+            in_turn("hangs", client)
+        with cascade(engine, run_folder, everything, log, large_url) as client:  # started anew, on the same log
+            for mood in ("429", "500", "well"):
+                in_turn(mood, client)
+            large_server.close()
+            in_turn("killed", client)
+    assert len(set(ids)) == 5 * len(asked)
+
+
+def test_a_policy_of_another_model_is_refused(engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path) -> None:
+    other = policy.model_copy(update={"identity": replace(policy.identity, adapter="0" * 64)})
+    write_policy(tmp_path / "policy.json", other)
+    settings = CascadeSettings(tmp_path / "policy.json", LargeSettings("big", "http://127.0.0.1:1/v1"))
+    with pytest.raises(UserError, match="made for another model: adapter is"):
+        open_cascade(settings, RunFolder(run_folder), engine, QUIET)
+    assert not (run_folder / "decisions.jsonl").exists()
