@@ -67,7 +67,7 @@ class Certificate:
 
     def sentence(self) -> str:
         """The answer in words."""
-        what = f"{RISKS[self.kind]} at most {_percent(self.alpha)}, but for a chance of {_percent(self.delta)}"
+        what = promise(self.kind, self.alpha, self.delta)
         if self.certified is not None:
             seen = f"{self.certified.losses:,} of {self.certified.rows:,} rows"
             return f"Certified: {what} (seen in {seen}, upper bound {_percent(self.certified.upper)})."
@@ -85,6 +85,11 @@ RISKS: dict[RiskKind, str] = {
     "system": "wrong among all answers, whoever gave them",
     "harmful_keep": "kept and wrong where the large model is right, among all calls",
 }
+
+
+def promise(kind: RiskKind, alpha: float, delta: float) -> str:
+    """What a certificate says, in words."""
+    return f"at most {_percent(alpha)} {RISKS[kind]}, but for a chance of {_percent(delta)}"
 
 
 def _percent(share: float) -> str:

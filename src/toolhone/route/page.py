@@ -11,7 +11,7 @@ from toolhone.route.guarantee import Certificate
 from toolhone.route.plots import Deferral, Diagram, deferral_plot, reliability_plot
 from toolhone.route.policy import Policy
 from toolhone.route.route import Case, Routing
-from toolhone.route.table import HEADINGS, At, table_rows
+from toolhone.route.table import HEADINGS, table_rows
 
 _MOST_TESTS = 12
 
@@ -26,7 +26,7 @@ class CaseView:
     plot: Deferral
     apgr: str
     reach: tuple[tuple[str, str, str], ...]
-    at: tuple[At, ...]
+    at: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ def build_page(routing: Routing, name: str) -> Page:
     """Put what was found into the words and the order of the page."""
     rows, policy = routing.policy.rows, routing.policy
     callouts = [sentence] if (sentence := routing.gold.sentence(routing.large)) is not None else []
+    if routing.certificate is not None and routing.certificate.certified is not None:
+        callouts.append(routing.certificate.sentence())
     if routing.assumed:
         callouts.append(
             "No answer of a large model was judged: its accuracy is assumed, and with it every figure marked so. Each "
@@ -114,7 +116,7 @@ def _case(routing: Routing, case: Case) -> CaseView:
             (percent(one.gap), wording.share(one.escalation), wording.dollars(one.usd["value"])) for one in curve.reach
         ),
         at=tuple(
-            At(
+            (
                 percent(one.escalation),
                 wording.share(one.accuracy),
                 wording.share(one.of_oracle),

@@ -46,7 +46,7 @@ class Deferral:
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """The reliability diagram: a mark for each bin that holds rows; on the diagonal, a confidence means what it says."""
+    """The reliability diagram: a mark for each bin that holds rows. On the diagonal, confidence is what it says."""
 
     marks: tuple[Mark, ...]
     ticks: tuple[Tick, ...]

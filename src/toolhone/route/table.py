@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rich.table import Table
 from rich.text import Text
 
@@ -16,30 +14,17 @@ from toolhone.route.route import Case, Routing
 HEADINGS = ("", "Handed over", "Right", "Cost of a call", "Of the large", "Latency", "Basis")
 
 
-@dataclass(frozen=True, slots=True)
-class At:
-    """The curve at one share handed over, worded."""
-
-    escalation: str
-    accuracy: str
-    of_oracle: str
-    usd: str
-    of_large: str
-
-
 def models_table(routing: Routing, case: Case) -> Table:
-    """The table for the terminal."""
-    errors = f", {wording.ERRORS[case.errors]}" if routing.assumed else ""
-    title = Text(f"On {routing.reliability.rows:,} held-out rows{errors}")
+    """The table for the terminal: shares of cost and of calls are without their intervals, and the title has the
+    basis."""
+    basis = f", the large model assumed: {wording.ERRORS[case.errors]}" if routing.assumed else ""
+    title = Text(f"On {routing.reliability.rows:,} held-out rows{basis}")
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "" else "right")
+    for heading in HEADINGS[:-1]:
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=heading in ("", "Right"))
     for cells in table_rows(routing, case):
-        brief = [
-            cell if heading == "Right" else cell.partition(" [")[0]
-            for heading, cell in zip(HEADINGS, cells, strict=True)
-        ]
-        table.add_row(*map(Text, brief))
+        pairs = zip(HEADINGS[:-1], cells[:-1], strict=True)
+        table.add_row(*(Text(cell if heading == "Right" else cell.partition(" [")[0]) for heading, cell in pairs))
     return table
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from toolhone.evaluate.wording import ABSENT, interval, percent
-from toolhone.route.gold import ASSUMED
-from toolhone.route.guarantee import RISKS
+from toolhone.route.guarantee import promise
 from toolhone.route.policy import Goal
 from toolhone.route.resample import Figure
 from toolhone.route.route import Case, Routing
@@ -23,10 +24,9 @@ def goal_words(goal: Goal) -> str:
     """What the threshold was chosen for."""
     if goal.kind == "guarantee":
         assert goal.risk is not None
-        return (
-            f"certify: {RISKS[goal.risk]} at most {short_percent(goal.alpha)}, but for a chance of "
-            f"{short_percent(goal.delta)}"
-        )
+        assert goal.alpha is not None
+        assert goal.delta is not None
+        return f"certify {promise(goal.risk, goal.alpha, goal.delta)}"
     if goal.kind == "budget":
         return f"spend at most ${goal.budget_usd:g} on 1,000 calls"
     if goal.kind == "escalation":
@@ -53,10 +53,14 @@ def number(figure: Figure, digits: int = 3) -> str:
 
 
 def dollars(value: float | None) -> str:
-    """A cost, to three figures: "$0.0012", "$0.00102"."""
+    """A cost to three figures, never as a power of ten: "$0.0012", "$0.0000214"."""
     if value is None:
         return ABSENT
-    return f"${value:.3g}" if value >= 1e-4 or value == 0 else f"${value:.2e}"
+    if value == 0:
+        return "$0"
+    digits = max(0, 2 - math.floor(math.log10(value)))
+    text = f"{value:,.{digits}f}"
+    return f"${text.rstrip('0').rstrip('.') if digits else text}"
 
 
 def seconds(value: float | None) -> str:
@@ -95,14 +99,10 @@ def closeness(routing: Routing, case: Case) -> str:
     if behind["low"] is None:
         return f"Behind the large model: {figure}."
     if behind["high"] <= POINTS:
-        return f"Within {100 * POINTS:g} points of the large model: behind it by {figure}."
+        return f"The cascade is within {100 * POINTS:g} points of the large model: behind it by {figure}."
     if behind["low"] > POINTS:
-        return f"More than {100 * POINTS:g} points behind the large model: {figure}."
+        return f"The cascade is more than {100 * POINTS:g} points behind the large model: {figure}."
     return (
-        f"These rows cannot tell whether it is within {100 * POINTS:g} points of the large model: behind by {figure}."
+        f"These rows cannot tell whether the cascade is within {100 * POINTS:g} points of the large model: behind it "
+        f"by {figure}."
     )
-
-
-def large_name(routing: Routing) -> str:
-    """The large model as a heading names it."""
-    return "Large model (assumed)" if routing.large == ASSUMED else f"Large: {routing.large}"

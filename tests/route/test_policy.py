@@ -1,0 +1,122 @@
+"""policy.json: what it keeps, what it refuses, and whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolhone.errors import UserError
+from toolhone.route.calibrate import Calibrator
+from toolhone.route.confidence import FEATURES, Signals
+from toolhone.route.policy import (
+    Goal,
+    Identity,
+    Policy,
+    identity_of_run,
+    read_policy,
+    refuse_other_model,
+    write_policy,
+)
+from toolhone.run import RunFolder
+
+from .conftest import MakeRun
+
+COUNT = len(FEATURES)
+IDENTITY = Identity("some/model", "a" * 64, "0123456789abcdef", "none")
+
+
+def policy(threshold: float | None = 0.5, knots: tuple[tuple[float, float], ...] = ()) -> Policy:
+    """One whose score is the logistic function of the first feature."""
+    calibrator = Calibrator((0.0,) * COUNT, (1.0,) * COUNT, (1.0,) + (0.0,) * (COUNT - 1), 0.0, knots)
+    return Policy(
+        identity=IDENTITY,
+        format="hermes",
+        features=FEATURES,
+        calibrator=calibrator,
+        threshold=threshold,
+        goal=Goal(kind="escalation", escalation=0.1),
+        rows={"calibration": 10, "held_out": 10},
+        toolhone="0.1.0",
+    )
+
+
+def looks(first: float, **changes: Any) -> Signals:
+    return replace(Signals(None, False, (first,) + (0.0,) * (COUNT - 1)), **changes)
+
+
+def test_an_answer_is_kept_from_the_threshold_up() -> None:
+    assert [policy().keeps(looks(value)) for value in (-0.01, 0.0, 3.0)] == [False, True, True]
+
+
+@pytest.mark.parametrize("reason", [{"gate": "malformed"}, {"escalated": True}, {"features": None}])
+def test_what_cannot_be_trusted_is_handed_over_at_any_threshold(reason: dict[str, Any]) -> None:
+    signals = looks(9.0, **reason)
+    assert not policy(threshold=0.0).keeps(signals)
+    assert policy().confidence(signals) == policy().score(signals) == 0
+
+
+def test_without_a_threshold_every_call_is_handed_over() -> None:
+    assert not policy(threshold=None).keeps(looks(50.0))
+
+
+def test_confidence_is_the_isotonic_curves_and_the_threshold_is_held_against_the_score() -> None:
+    curved = policy(threshold=0.9, knots=((0.0, 0.2), (1.0, 0.7)))
+    assert curved.confidence(looks(0.0)) == pytest.approx(0.45)
+    assert curved.confidence(looks(9.0)) < 0.9
+    assert curved.keeps(looks(9.0))
+
+
+def test_a_policy_reads_as_it_was_written_and_holds_numbers_alone(tmp_path: Path) -> None:
+    path, written = tmp_path / "policy.json", policy(knots=((0.1, 0.2), (0.4, 0.9)))
+    write_policy(path, written)
+    assert read_policy(path) == written
+    row = json.loads(path.read_text())
+    assert row["threshold"] == 0.5
+    assert row["identity"]["adapter"] == "a" * 64
+    assert all(isinstance(weight, float) for weight in row["calibrator"]["weights"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("threshold", "high", r"policy\.json: threshold: .*found 'high'"),
+        ("threshold", float("inf"), "Infinity is not JSON"),
+        ("unheard_of", 1, "unheard_of: Extra inputs"),
+        ("version", 2, "version: "),
+        ("features", ["decision"], "features: expected decision, "),
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, key: str, value: object, told: str) -> None:
+    path = tmp_path / "policy.json"
+    write_policy(path, policy())
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=told):
+        read_policy(path)
+
+
+def test_a_policy_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`toolhone route` makes one"):
+        read_policy(tmp_path / "policy.json")
+
+
+@pytest.mark.parametrize("field", ["model", "adapter", "template", "quantize"])
+def test_another_model_is_refused_and_what_differs_is_named(field: str) -> None:
+    refuse_other_model(policy(), IDENTITY)
+    with pytest.raises(UserError, match=rf"another model: {field} is other, the policy's "):
+        refuse_other_model(policy(), replace(IDENTITY, **{field: "other"}))
+
+
+def test_the_identity_of_a_run(make_run: MakeRun) -> None:
+    run = RunFolder(make_run(10).run)
+    weights = hashlib.sha256(b"weights").hexdigest()
+    assert identity_of_run(run) == Identity("some/model", weights, "0123456789abcdef", "none")
+    run.note(model={"name": "some/model", "revision": "main", "quantize": "nf4"})
+    assert identity_of_run(run) == Identity("some/model@main", weights, "0123456789abcdef", "nf4")
+    (run.adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no adapter"):
+        identity_of_run(run)
