@@ -116,12 +116,13 @@ def test_predictions_stand_in_the_order_of_the_examples(
     assert list((tmp_path / "predictions").iterdir()) == [tmp_path / "predictions" / "tuned.jsonl"]
 
 
-def test_rows_that_share_their_tools_with_no_other_are_answered_together(
-    model: Any, renderer: ChatRenderer, decoded: list[int], tmp_path: Path
+@pytest.mark.parametrize("sharing", [1, 2])
+def test_rows_that_share_their_tools_with_few_others_or_none_are_answered_together(
+    model: Any, renderer: ChatRenderer, decoded: list[int], tmp_path: Path, sharing: int
 ) -> None:
     found = []
     for n in range(5):
-        tool = Tool(f"tool_{n}", "查" * n, TOOL.parameters)
+        tool = Tool(f"tool_{n // sharing}", "查" * (n // sharing), TOOL.parameters)
         prompt = (Message("user", f"Order {n}?"),)
         turn = Message("assistant", "Yes.")
         found.append(Example(f"c{n}/1", f"c{n}", prompt, turn, Gold("none"), (tool,), "rows.jsonl:1", None, {}))

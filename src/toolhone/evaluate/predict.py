@@ -35,6 +35,9 @@ from toolhone.hardware import rank, world_size
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
 
+_WORTH_SHARING = 4
+"""So many rows with the same system prompt and tools are answered apart from others, from the cache of their prefix."""
+
 
 def predict(
     model: Any,
@@ -136,14 +139,15 @@ class PrefixCache:
 
 def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[_Batch]:
     """The examples in batches: those with the same system prompt and tools together, and those that share theirs with
-    no other; of like length within."""
+    few others or none; of like length within."""
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
         system = example.prompt[0].content if example.prompt and example.prompt[0].role == "system" else ""
         groups[(system, *(json.dumps(tool.to_json()) for tool in example.tools))].append(example)
-    alone = [group[0] for group in groups.values() if len(group) == 1]
+    # A prefix that is computed once is worth less than a batch that is full.
+    alone = [example for group in groups.values() if len(group) < _WORTH_SHARING for example in group]
     batches = []
-    for group in [*(group for group in groups.values() if len(group) > 1), *([alone] if alone else [])]:
+    for group in [*(group for group in groups.values() if len(group) >= _WORTH_SHARING), *([alone] if alone else [])]:
         prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in group]
         # A row alone has nothing to share: it is computed in one go.
         prefix_ids = shared_prefix(prompts) if len(prompts) > 1 else []
