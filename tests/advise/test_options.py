@@ -74,8 +74,11 @@ def test_a_horizon_past_three_years_is_reckoned_in_whole_years() -> None:
 
 def test_the_courses_table_needs_confidence_that_tells_right_from_wrong() -> None:
     # 90% small, 95% large, 10% handed over: 94% takes an AUROC near 0.84.
-    assert route_accuracy(0.9, 0.95, 0.1, 0.84) == pytest.approx(0.94, abs=0.001)
-    assert route_accuracy(0.9, 0.95, 0.1, 0.5) == pytest.approx(0.905)
+    assert route_accuracy(0.9, 0.95, 0.1, 0.84, 0.0) == pytest.approx(0.94, abs=0.001)
+    assert route_accuracy(0.9, 0.95, 0.1, 0.5, 0.0) == pytest.approx(0.905)
+    # Where the errors overlap fully, half of those caught stay wrong.
+    caught = errors_caught(0.1, 0.1, 0.84)
+    assert route_accuracy(0.9, 0.95, 0.1, 0.84, 1.0) == pytest.approx(0.9 + 0.05 * caught)
 
 
 def test_caught_errors_agree_with_the_binormal_curve() -> None:
@@ -91,20 +94,22 @@ def test_caught_errors_lie_between_chance_and_all_that_fit(wrong: float, escalat
     assert escalation - 1e-9 <= caught <= min(1.0, escalation / wrong) + 1e-9
 
 
-@given(shares, shares, shares, st.floats(0.5, 0.99), st.booleans())
-def test_routings_accuracy_is_a_share(small: float, large: float, escalation: float, auroc: float, over: bool) -> None:
-    assert -1e-9 <= route_accuracy(small, large, escalation, auroc, overlapping=over) <= 1 + 1e-9
+@given(shares, shares, shares, st.floats(0.5, 0.99), shares)
+def test_routings_accuracy_is_a_share(small: float, large: float, escalation: float, auroc: float, over: float) -> None:
+    assert -1e-9 <= route_accuracy(small, large, escalation, auroc, over) <= 1 + 1e-9
 
 
-@given(shares, shares, st.floats(0.5, 0.99), st.booleans())
-def test_routing_none_or_all_is_one_of_the_models(small: float, large: float, auroc: float, over: bool) -> None:
-    assert route_accuracy(small, large, 0.0, auroc, overlapping=over) == pytest.approx(small)
-    assert route_accuracy(small, large, 1.0, auroc, overlapping=over) == pytest.approx(large)
+@given(shares, shares, st.floats(0.5, 0.99), shares)
+def test_routing_none_or_all_is_one_of_the_models(small: float, large: float, auroc: float, over: float) -> None:
+    assert route_accuracy(small, large, 0.0, auroc, over) == pytest.approx(small)
+    assert route_accuracy(small, large, 1.0, auroc, over) == pytest.approx(large)
 
 
 @given(st.floats(0.5, 0.99), st.floats(0.5, 0.99), shares, st.floats(0.5, 0.9))
 def test_better_confidence_never_makes_routing_worse(small: float, large: float, share: float, auroc: float) -> None:
-    assert route_accuracy(small, large, share, auroc + 0.05) >= route_accuracy(small, large, share, auroc) - 1e-9
+    assert route_accuracy(small, large, share, auroc + 0.05, 0.0) >= (
+        route_accuracy(small, large, share, auroc, 0.0) - 1e-9
+    )
 
 
 @given(

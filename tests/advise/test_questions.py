@@ -31,7 +31,7 @@ def test_each_question_has_its_unit_and_default_and_enter_takes_it() -> None:
     ask, asked = answering({})
     values, taken = ask_inputs(ask, print, {})
     assert len(asked) == len(ASKED)
-    assert asked[0] == "Calls a day in the first month, calls a day [10000]: "
+    assert asked[0] == "Calls a day in the first month (calls a day) [10000]: "
     assert "[none]" in asked[-1]
     assert taken == frozenset(ASKED)
     assert values == {name: FIELDS[name].default for name in ASKED if FIELDS[name].default is not None}

@@ -25,6 +25,7 @@ from toolhone.advise.options import (
 )
 from toolhone.advise.read import ASSUMED, Case
 from toolhone.advise.verdict import (
+    Answer,
     Decision,
     EscalationLimit,
     break_even_calls,
@@ -37,17 +38,20 @@ from toolhone.advise.verdict import (
 from toolhone.advise.wording import money, months, number, shown_share, shown_value
 from toolhone.cost import DAYS_A_MONTH, DAYS_A_YEAR
 
+ANSWERS: dict[Answer, str] = {"fine-tune": "fine-tune", "route": "route", "stay": "stay with the API"}
+"""The verdicts in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class OptionFigures:
     """One way of answering. Dollars over the horizon: `once_usd`, `running_usd`, `errors_usd`; `call_usd` is all three
-    over its calls. `accuracy_overlapping` is that of routing where the large model errs only where the small one does.
-    `short_of` names what it does not keep to."""
+    over its calls. `accuracy_range` is routing's, from errors that overlap fully to independent ones; `short_of` names
+    what the way does not keep to."""
 
     option: Option
     name: str
     accuracy: float
-    accuracy_overlapping: float | None
+    accuracy_range: tuple[float, float] | None
     once_usd: float
     running_usd: float
     errors_usd: float
@@ -158,16 +162,15 @@ def _figures(inputs: Inputs, option: Option) -> OptionFigures:
     costs = ledger(inputs, option)
     over = inputs.horizon_months
     calls = sum(calls_by_month(inputs)[:over]) * DAYS_A_MONTH
-    overlapping = None
+    reach = None
     if option == "route":
-        overlapping = route_accuracy(
-            inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc, overlapping=True
-        )
+        known = (inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc)
+        reach = route_accuracy(*known, 1.0), route_accuracy(*known, 0.0)
     return OptionFigures(
         option=option,
         name=option_name(inputs, option),
         accuracy=accuracy_of(inputs, option),
-        accuracy_overlapping=overlapping,
+        accuracy_range=reach,
         once_usd=costs.once,
         running_usd=sum(costs.paid[:over]),
         errors_usd=sum(costs.errors[:over]),
@@ -255,7 +258,7 @@ def _reasons(
         assumed = " (assumed)" if is_assumed(case, nearest.name) else ""
         said.append(
             f"Nearest turn: {nearest.name} at {shown_value(nearest.name, nearest.at)} instead of "
-            f"{shown_value(nearest.name, nearest.now)}{assumed} makes it {nearest.answer}."
+            f"{shown_value(nearest.name, nearest.now)}{assumed} makes it {ANSWERS[nearest.answer]}."
         )
     if case.accuracy_interval is not None:
         said.append(_interval(case.accuracy_interval, turns))
@@ -271,7 +274,7 @@ def _interval(interval: tuple[float, float], turns: tuple[Flip, ...]) -> str:
     inside = [flip for flip in turns if flip.name == "small_accuracy" and low <= float(flip.at) <= high]
     if not inside:
         return f"{words}; the verdict is the same all over."
-    at = " and ".join(f"at {shown_value(flip.name, flip.at)} it is {flip.answer}" for flip in inside)
+    at = " and ".join(f"at {shown_value(flip.name, flip.at)} it is {ANSWERS[flip.answer]}" for flip in inside)
     return f"{words}, and {at}: more test rows would tell."
 
 

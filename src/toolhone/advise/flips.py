@@ -31,6 +31,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "machines": (1, 1000),
     "escalation": (0, 1),
     "auroc": (0.5, 0.999),
+    "overlap": (0, 1),
     "engineering_usd": (0, 1e8),
     "upkeep_usd_per_month": (0, 1e7),
     "error_usd": (0, 1e3),
@@ -41,8 +42,10 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 """How far each input is tried. Shares go by equal steps, the rest by equal factors."""
 
-_SHARES = {"cached_share", "api_accuracy", "cheap_accuracy", "small_accuracy", "utilisation", "escalation", "auroc",
-           "least_accuracy", "growth_per_year"}  # fmt: skip
+_SHARES = {
+    "cached_share", "api_accuracy", "cheap_accuracy", "small_accuracy", "utilisation", "escalation", "auroc", "overlap",
+    "least_accuracy", "growth_per_year",
+}  # fmt: skip
 _WHOLE = {"machines", "examples", "horizon_months"}
 _TRIES = 40
 _LEAST_STEP = 1e-4

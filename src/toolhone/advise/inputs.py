@@ -38,9 +38,7 @@ class Inputs:
     )
     growth_per_year: Annotated[float, Gt(-1), Le(100)] = field(
         default=0.0,
-        metadata=_about(
-            "a year", "growth of the calls, as a share: 0.5 is half as many again after a year", asked=True
-        ),
+        metadata=_about("share a year", "growth of the calls: 0.5 is half as many again after a year", asked=True),
     )
     prompt_tokens: Amount = field(
         default=900.0, metadata=_about("tokens", "tokens of a call's prompt, as the API counts them", asked=True)
@@ -108,6 +106,14 @@ class Inputs:
     auroc: Annotated[float, Ge(0.5), Lt(1)] = field(
         default=0.85,
         metadata=_about("AUROC", "routing: how well confidence tells right answers from wrong (0.5: not at all)"),
+    )
+
+    overlap: Share = field(
+        default=0.5,
+        metadata=_about(
+            "share",
+            "routing: how far the two models' errors overlap (0: independent, 1: fully)",
+        ),
     )
 
     training_usd: Amount = field(default=50.0, metadata=_about("$ once", "training the small model", asked=True))

@@ -97,29 +97,31 @@ def _running(inputs: Inputs, option: Option) -> Callable[[float], float]:
 
 
 def accuracy_of(inputs: Inputs, option: Option) -> float:
-    """The share of calls answered rightly; of routing, where the two models' errors are independent."""
+    """The share of calls answered rightly."""
     if option == "route":
-        return route_accuracy(inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc)
+        return route_accuracy(
+            inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc, inputs.overlap
+        )
     return {"api": inputs.api_accuracy, "cheap": inputs.cheap_accuracy, "tuned": inputs.small_accuracy}[option]
 
 
 @lru_cache(maxsize=4096)
-def route_accuracy(small: float, large: float, escalation: float, auroc: float, *, overlapping: bool = False) -> float:
+def route_accuracy(small: float, large: float, escalation: float, auroc: float, overlap: float) -> float:
     """The accuracy of a cascade that hands over the least confident share of the calls.
 
     With w = 1 - small wrong answers, of which the share c is among those handed over (`errors_caught`), kept and right
-    are (1 - escalation) - w (1 - c). Independent errors: the large model is right on a share `large` of what it gets,
-    so together small + w c - escalation (1 - large). `overlapping`: the large model is wrong only where the small one
-    is, so it mends caught errors at the rate 1 - (1 - large) / w and spoils nothing.
+    are (1 - escalation) - w (1 - c). Overlap 0, independent errors: the large model is right on a share `large` of what
+    it gets, so together small + w c - escalation (1 - large). Overlap 1: the large model is wrong only where the small
+    one is, so it mends caught errors at the rate 1 - (1 - large) / w and spoils nothing. Between, in proportion.
     """
     wrong = 1 - small
     caught = errors_caught(wrong, escalation, auroc)
-    if not overlapping:
-        return small + wrong * caught - escalation * (1 - large)
+    independent = small + wrong * caught - escalation * (1 - large)
     shared = min(1 - large, wrong)
     # What the large model gets wrong beyond the small one's errors lies evenly among the rest.
     spoiled = (escalation - wrong * caught) * ((1 - large) - shared) / small if small else 0.0
-    return small + caught * (wrong - shared) - spoiled
+    overlapping = small + caught * (wrong - shared) - spoiled
+    return (1 - overlap) * independent + overlap * overlapping
 
 
 @lru_cache(maxsize=4096)

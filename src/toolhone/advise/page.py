@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolhone.advise.advice import Advice, break_even_words, is_assumed, payback_words
+from toolhone.advise.advice import ANSWERS, Advice, break_even_words, is_assumed, payback_words
 from toolhone.advise.bands import Criterion
 from toolhone.advise.inputs import FIELDS
 from toolhone.advise.options import option_name
@@ -16,8 +16,6 @@ from toolhone.advise.plots import Plot, month_plot, volume_plot
 from toolhone.advise.wording import money, number, shown_change, shown_value
 from toolhone.html_page import html_page
 from toolhone.jsonl import write_text
-
-_ANSWERS = {"fine-tune": "fine-tune", "route": "route", "stay": "stay with the API"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,9 @@ def _options(advice: Advice) -> list[Row]:
     rows = []
     for entry in advice.options:
         right = f"{100 * entry.accuracy:.1f}%"
-        if entry.accuracy_overlapping is not None:
-            right = f"{100 * entry.accuracy_overlapping:.1f} to {right}"
+        if entry.accuracy_range is not None:
+            low, high = sorted(entry.accuracy_range)
+            right += f" ({100 * low:.1f} to {100 * high:.1f})"
         amounts = (entry.once_usd, entry.running_usd, entry.errors_usd, entry.total_usd, 1000 * entry.call_usd)
         cells = (entry.name, right, *map(money, amounts), ", ".join(entry.short_of) or "nothing")
         rows.append(Row(cells, strong=entry.option == advice.decision.option))
@@ -120,7 +119,7 @@ def _flips(advice: Advice) -> list[Row]:
         source = "assumed" if is_assumed(advice.case, flip.name) else ""
         now, at = shown_value(flip.name, flip.now), shown_value(flip.name, flip.at)
         cells = (FIELDS[flip.name].metadata["meaning"], flip.name, now, source, at, shown_change(flip.change))
-        rows.append(Row((*cells, _ANSWERS[flip.answer])))
+        rows.append(Row((*cells, ANSWERS[flip.answer])))
     return rows
 
 

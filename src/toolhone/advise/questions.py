@@ -31,9 +31,10 @@ def ask_inputs(
     for name, entry in FIELDS.items():
         if not entry.metadata["asked"]:
             continue
+        meaning: str = entry.metadata["meaning"]
         offered = known.get(name, entry.default)
         default = "none" if offered is None else f"{offered:g}" if isinstance(offered, float) else str(offered)
-        prompt = f"{entry.metadata['meaning'].capitalize()}, {entry.metadata['unit']} [{default}]: "
+        prompt = f"{meaning[0].upper()}{meaning[1:]} ({entry.metadata['unit']}) [{default}]: "
         while True:
             try:
                 typed = ask(prompt).strip()

@@ -51,12 +51,15 @@ def _options(advice: Advice) -> Table:
     sides = {"api": "api_accuracy", "cheap": "cheap_accuracy", "tuned": "small_accuracy"}
     rights = []
     for entry in entries:
-        rests_on = [sides[entry.option]] if entry.option in sides else ["api_accuracy", "small_accuracy", "auroc"]
+        rests_on = (
+            [sides[entry.option]] if entry.option in sides else ["api_accuracy", "small_accuracy", "auroc", "overlap"]
+        )
         mark = "*" if any(is_assumed(advice.case, name) for name in rests_on) else ""
         rights.append(f"{100 * entry.accuracy:.1f}%{mark}")
     table.add_row("Right", *rights)
-    overlapping = (entry.accuracy_overlapping for entry in entries)
-    table.add_row("if errors overlap", *("" if value is None else f"{100 * value:.1f}%*" for value in overlapping))
+    ranges = (entry.accuracy_range and sorted(entry.accuracy_range) for entry in entries)
+    shown = (f"{100 * found[0]:.1f} to {100 * found[1]:.1f}%*" if found else "" for found in ranges)
+    table.add_row("  by how errors overlap", *shown)
     table.add_row("Paid once", *(short_money(entry.once_usd) for entry in entries))
     table.add_row("Running", *(short_money(entry.running_usd) for entry in entries))
     table.add_row("Wrong answers", *(short_money(entry.errors_usd) for entry in entries))

@@ -7,7 +7,7 @@ from toolhone.cost_table import dollars
 
 _PERCENT = {
     "growth_per_year", "cached_share", "api_accuracy", "cheap_accuracy", "small_accuracy", "utilisation", "escalation",
-    "least_accuracy",
+    "least_accuracy", "overlap",
 }  # fmt: skip
 
 
