@@ -82,7 +82,7 @@ def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, judged_r
     metrics["provenance"]["policy"] = "bfcl"
     write_json(run / "metrics.json", metrics)
     page, markdown, table = drawn(run)
-    assert page.index('<th scope="row" class="code">spelling</th>') < page.index('class="code">any-call</th>')
+    assert page.index('<span class="code">spelling</span>') < page.index('<span class="code">any-call</span>')
     assert "| spelling | a text differs from the expected in case" in markdown
     assert "only | 0 | 1,200 |" in markdown
     assert "Judged under the policy bfcl" in page

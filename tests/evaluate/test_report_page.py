@@ -164,7 +164,7 @@ def test_filters_are_plain_form_controls_with_names(tmp_path: Path, judged_run: 
     """Such controls are reached and worked with the keyboard by every browser."""
     page = _page(judged_run(tmp_path, ANSWERS, last_is_chat=True))
     controls = {a.get("id"): tag for tag, a in page.elements if (a.get("id") or "").startswith("filter-")}
-    kinds = {"tool": "select", "kind": "select", "broken": "input", "shown": "output"}
+    kinds = {"tool": "select", "kind": "select", "broken": "input", "shown": "output", "none": "p", "reset": "button"}
     assert controls == {f"filter-{name}": tag for name, tag in kinds.items()}
     assert not [a for _, a in page.elements if int(a.get("tabindex") or 0) > 0]
 
@@ -248,3 +248,22 @@ def test_a_difference_is_in_points_with_its_sign(value: float | None, text: str)
 @pytest.mark.parametrize(("value", "text"), [(1e-9, "<0.0001"), (0.0312, "0.031"), (0.5, "0.50"), (1.0, "1.00")])
 def test_a_p_value_has_two_figures(value: float, text: str) -> None:
     assert p_value(value) == text
+
+
+def test_no_line_is_broken_within_an_interval(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, {"<b>[x]": ["right", "right", "我不知道"]})
+    write_report(run)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    verdict = re.search(r'<p class="verdict">(.*)</p>', html)
+    assert verdict is not None
+    assert '<span class="unbroken">[20.8, 93.9]</span>, 3 rows' in verdict[1]
+    assert "<b>" not in html
+
+
+def test_figures_of_thousands_of_rows_stand_on_a_line_of_their_own(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, {"tuned": ["right"] * 3})
+    for rows, kind in ((3, "headline"), (10_000, "headline long")):
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        metrics["models"]["tuned"]["exact_match"] |= {"numerator": rows, "denominator": rows}
+        (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        assert [a["class"] for a in _page(run).of_class("headline")] == [kind]

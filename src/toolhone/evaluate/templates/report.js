@@ -4,7 +4,8 @@ const filter = document.getElementById("filter");
 if (filter) {
   const rows = [...document.querySelectorAll(".row[data-kinds]")];
   const [tool, kind, broken] = ["filter-tool", "filter-kind", "filter-broken"].map((id) => document.getElementById(id));
-  const shown = document.getElementById("filter-shown");
+  const [shown, none] = ["filter-shown", "filter-none"].map((id) => document.getElementById(id));
+  const listed = rows.filter((row) => row.matches("tr"));
   const apply = () => {
     let count = 0;
     for (const row of rows) {
@@ -15,9 +16,21 @@ if (filter) {
       row.hidden = !fits;
       count += fits ? 1 : 0;
     }
-    shown.textContent = `${count} of ${rows.length} shown`;
+    // On paper this line alone says what was chosen.
+    const chosen = [tool.value, kind.value, broken && broken.checked ? broken.parentElement.textContent.trim() : ""];
+    const by = chosen.filter(Boolean).join(", ");
+    shown.textContent = `${count.toLocaleString("en")} of ${rows.length.toLocaleString("en")} shown${by && ": "}${by}`;
+    none.hidden = count > 0;
+    const noneListed = listed.every((row) => row.hidden);
+    for (const part of document.querySelectorAll(".of-listed")) part.hidden = noneListed;
   };
   filter.hidden = false;
   filter.addEventListener("change", apply);
+  document.getElementById("filter-reset").addEventListener("click", () => {
+    tool.value = kind.value = "";
+    if (broken) broken.checked = false;
+    apply();
+    tool.focus();
+  });
   apply();
 }
