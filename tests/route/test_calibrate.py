@@ -38,7 +38,9 @@ def test_our_few_lines_say_what_scikit_learn_says(rows: int) -> None:
     features, right = judged(rows)
     others, _ = judged(500, seed=1)
     calibrator = fit(features, right, "rows")
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000, tol=1e-8)).fit(features, right)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-8)).fit(
+        features, right
+    )
     ours = scores_of(calibrator, others)
     np.testing.assert_allclose(ours, pipeline.predict_proba(others)[:, 1], rtol=0, atol=1e-12)
     probabilities = [calibrator.probability(score) for score in ours.tolist()]
@@ -127,6 +129,18 @@ def test_expected_calibration_error_and_its_diagram() -> None:
     assert [(b["from"], b["numerator"], b["denominator"]) for b in found.bins] == [(0.0, 1, 3), (0.9, 4, 5)]
     assert [b["probability"] for b in found.bins] == pytest.approx([0.1 / 3, 0.96])
     assert (found.rows, found.wrong) == (8, 3)
+
+
+def test_ece_by_chance_is_what_a_flawless_confidence_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolhone.route.resample.FOLDS", 2)
+    random = np.random.default_rng(2)
+    seen = []
+    for _ in range(60):
+        probabilities = random.random(150)
+        right = (random.random(150) < probabilities).astype(float)
+        seen.append(reliability(probabilities, probabilities, right, list(range(150))))
+    assert np.mean([one.ece["value"] for one in seen]) == pytest.approx(seen[0].ece_by_chance, rel=0.15)
+    assert 0.05 < seen[0].ece_by_chance < 0.12  # not small, with fifteen rows a bin
 
 
 def test_an_interval_is_wider_where_rows_come_in_clusters() -> None:

@@ -76,7 +76,7 @@ def fit(features: Floats, right: Floats, where: str) -> Calibrator:
             "ones; give more rows, or harder ones"
         )
     scaler = StandardScaler().fit(features)
-    logistic = LogisticRegression(max_iter=1_000, tol=1e-8).fit(scaler.transform(features), right)
+    logistic = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(scaler.transform(features), right)
     linear = Calibrator(
         tuple(scaler.mean_.tolist()),
         tuple(scaler.scale_.tolist()),

@@ -148,7 +148,8 @@ def _of_weights(pair: Pair, weights: Floats, grid: Floats) -> Floats:
     more, best = np.interp(shares, share, added), oracle(pair, weights, shares) - small
     of_oracle = np.divide(more, best, out=np.full(len(SHARES), np.nan), where=best > 0)
     usd = usd_at(pair, weights, shares)
-    of_large = usd / (float(weights @ pair.large_usd) / whole)
+    large_usd = float(weights @ pair.large_usd) / whole
+    of_large = usd / large_usd if large_usd else np.full(len(SHARES), np.nan)
     at = np.column_stack([small + more, of_oracle, usd, of_large])
     return np.array([small, large, apgr, *reach.ravel(), *at.ravel(), *(small + np.interp(grid, share, added))])
 

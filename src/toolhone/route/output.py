@@ -58,7 +58,8 @@ def summary_lines(routing: Routing) -> list[str]:
     lines = [
         f"{rows['calibration']:,} rows calibrate, {rows['held_out']:,} are held out, {routing.parts.how}",
         f"confidence: AUROC {wording.number(found.auroc)}, Brier {wording.number(found.brier)} against "
-        f"{found.brier_constant['value']:.3f} of the constant, ECE {wording.number(found.ece)}",
+        f"{found.brier_constant['value']:.3f} of the constant, ECE {wording.number(found.ece)} "
+        f"({found.ece_by_chance:.3f} would be chance)",
         f"goal: {wording.goal_words(routing.policy.goal)}",
     ]
     if routing.certificate is not None:

@@ -138,7 +138,12 @@ def _confidence(routing: Routing) -> tuple[tuple[str, str, str], ...]:
             f"Squared error of the probability; the best constant has {wording.number(found.brier_constant)}, which is "
             f"more by {wording.number(found.brier_gain)}.",
         ),
-        ("ECE", wording.number(found.ece), "How far the probability is off, on average over ten bins."),
+        (
+            "ECE",
+            wording.number(found.ece),
+            "How far the probability is off, on average over ten bins. One that were never off would show about "
+            f"{found.ece_by_chance:.3f} on so many rows, by chance.",
+        ),
         ("AURC", wording.number(found.aurc), "Share wrong among answers kept, averaged over how many are kept."),
     )
 

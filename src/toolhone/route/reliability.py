@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from toolhone.evaluate.compare import SEED
 from toolhone.evaluate.rates import rate
 from toolhone.route.resample import Figure, Floats, shares, with_intervals
 
 BINS = 10
+_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
     """The figures of a confidence; lower is better but for `auroc`. `brier_constant` is the Brier score of the best
     constant, the share of these rows that is right; `brier_gain` that less `brier`, so that above 0 the confidence
-    says more than the constant. `bins` are those of the diagram that hold rows."""
+    says more than the constant. `ece_by_chance` is the ECE that a confidence with just these probabilities would show
+    on so few rows if each meant what it says. `bins` are those of the diagram that hold rows."""
 
     rows: int
     wrong: int
@@ -32,6 +35,7 @@ class Reliability:
     brier_constant: Figure
     brier_gain: Figure
     ece: Figure
+    ece_by_chance: float
     bins: tuple[dict[str, Any], ...]
 
 
@@ -65,7 +69,25 @@ def reliability(scores: Floats, probabilities: Floats, right: Floats, clusters: 
 
     ranking, risk, brier, constant, gain, ece = with_intervals(of_rows, clusters)
     bins = tuple(_bins(place, probabilities, right.astype(int)))
-    return Reliability(len(right), int((1 - right).sum()), ranking, risk, brier, constant, gain, ece, bins)
+    return Reliability(
+        rows=len(right),
+        wrong=int((1 - right).sum()),
+        auroc=ranking,
+        aurc=risk,
+        brier=brier,
+        brier_constant=constant,
+        brier_gain=gain,
+        ece=ece,
+        ece_by_chance=_ece_by_chance(probabilities, in_bin),
+        bins=bins,
+    )
+
+
+def _ece_by_chance(probabilities: Floats, in_bin: Floats) -> float:
+    """The mean ECE of outcomes drawn from the probabilities themselves."""
+    drawn = np.random.default_rng(SEED).random((_DRAWS, len(probabilities))) < probabilities  # [draws, rows]
+    off = np.abs((drawn - probabilities) @ in_bin).sum(axis=1) / len(probabilities)
+    return float(off.mean())
 
 
 def _bins(place: np.ndarray[Any, Any], probabilities: Floats, right: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
