@@ -49,6 +49,15 @@ def test_the_front_matter_is_a_model_index_as_the_hub_reads_it(tmp_path: Path, j
     assert all({"type", "value", "name"} <= set(metric) for metric in result["metrics"])
 
 
+def test_a_policy_that_is_not_the_strict_one_is_named(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path / "cpu", ANSWERS, adapter=True)
+    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    (run / "metrics.json").write_text(json.dumps({**found, "provenance": {"policy": "bfcl"}}), encoding="utf-8")
+    results = _card(run).data.eval_results
+    assert results is not None
+    assert results[0].metric_name == "Exact match under the policy bfcl"
+
+
 @pytest.mark.parametrize("name", [".cache/models/SmolLM2", "/models/x", "a/b/c", "src", HOSTILE, None])
 def test_a_base_model_that_is_no_name_on_the_hub_is_kept_out_of_the_front_matter(
     tmp_path: Path, judged_run: JudgedRun, monkeypatch: pytest.MonkeyPatch, name: str | None

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
 from jinja2 import Environment
 
-from toolhone.evaluate import wording
+from toolhone.evaluate import leniency, wording
 from toolhone.evaluate.page import Page
+from toolhone.evaluate.policy import STRICT
 from toolhone.evaluate.run_files import RunFiles
 from toolhone.jsonl import write_text
 
@@ -47,6 +47,7 @@ def eval_results(run: RunFiles) -> list[EvalResult]:
     value is left out."""
     *_, model = run.metrics["models"].values()
     agreement_with = wording.agreement_with(run.metrics["models"])
+    policy = leniency.policy(run.metrics)
     split = run.judged
     data = ((run.manifest or {}).get("data") or {}).get(split) or {}
     found = []
@@ -55,6 +56,7 @@ def eval_results(run: RunFiles) -> list[EvalResult]:
         if rate["value"] is None:
             continue
         label = measure.label_for(agreement_with)
+        name = label if agreement_with is None else f"{label} with {agreement_with}"
         found.append(
             EvalResult(
                 task_type="text-generation",
@@ -64,7 +66,7 @@ def eval_results(run: RunFiles) -> list[EvalResult]:
                 dataset_split=split,
                 dataset_revision=data.get("sha256"),
                 metric_type=label.lower().replace(" ", "_").replace("-", "_"),
-                metric_name=label if agreement_with is None else f"{label} with {agreement_with}",
+                metric_name=name if policy == STRICT.name else f"{name} under the policy {policy}",
                 metric_value=rate["value"],
                 metric_args={key: rate[key] for key in ("numerator", "denominator", "low", "high")},
             )
@@ -77,7 +79,7 @@ def hub_id(name: str | None) -> str | None:
     if name is None or Path(name).exists():
         return None
     try:
-        validate_repo_id(name)
+        hf_hub_url(name, "config.json")  # asks nobody: it only refuses what can be no name there
     except HFValidationError:
         return None
     return name
