@@ -17,6 +17,7 @@ from toolhone.data.partition.partition import SIDES, Ledger, Shares, partition
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.escalation import ESCALATE
+from toolhone.escalation import ESCALATE
 from toolhone.evaluate.compare import clusterings
 from toolhone.evaluate.judge import Asked, aliases_of, read_answers
 from toolhone.evaluate.match import score
