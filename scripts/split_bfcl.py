@@ -7,10 +7,10 @@ odds with its own tool's schema, is left out and named. Each row's meta.tool_gro
 that a config can hold out validation rows by tool too. BFCL's live entries are left alone, for evaluation.
 scripts/fetch_bfcl.py brings the data.
 
-The training rows stand once more in calls.jsonl and no-call.jsonl, so that a config can take less of the latter. There
-the calls are made better to learn from. BFCL's gold says of many an argument that it may be left out, and so its turn
-leaves it out even where the user states it: such ones are written. And every other row of simple_python, which has one
-tool alone, gets a second one of another training row, so that more of them teach to choose.
+The training rows stand once more in one-call.jsonl, more-calls.jsonl and no-call.jsonl, so that a config can take less
+of some. There the calls are made better to learn from. BFCL's gold says of many an argument that it may be left out, and
+so its turn leaves it out even where the user states it: such ones are written. And every other row of simple_python,
+which has one tool alone, gets a second one of another training row, so that more of them teach to choose.
 """
 
 from __future__ import annotations
@@ -54,12 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shares = Shares(validation=0.0, calibration=0.0, test=0.1)
         result = split_files([str(source)], options.out / "split", shares, unseen_tools=options.unseen_tools)
         train = list(read_conversations(options.out / "split" / "train.jsonl"))
-        calls = [with_stated_options(row) for row in train if called_tools(row)]
-        write_conversations(options.out / "calls.jsonl", with_second_tools(calls))
-        # A row that lists kept tools alone has none left, and so nothing to decline.
-        write_conversations(
-            options.out / "no-call.jsonl", [row for row in train if row.tools and not called_tools(row)]
-        )
+        calls = with_second_tools([with_stated_options(row) for row in train if called_tools(row)])
+        # A row that listed kept tools alone has none left, and so nothing to decline.
+        parts = {
+            "one-call": [row for row in calls if len(row.messages[-1].tool_calls) == 1],
+            "more-calls": [row for row in calls if len(row.messages[-1].tool_calls) > 1],
+            "no-call": [row for row in train if row.tools and not called_tools(row)],
+        }
+        for name, part in parts.items():
+            write_conversations(options.out / f"{name}.jsonl", part)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -43,13 +43,14 @@ def test_a_kept_tool_is_called_by_test_rows_alone_and_listed_by_no_training_row(
     assert split_bfcl.main(["--folder", str(BFCL), "--out", str(tmp_path), "--unseen-tools", share]) == 0
     train, test = rows_of(tmp_path / "split" / "train.jsonl"), rows_of(tmp_path / "split" / "test.jsonl")
     kept = set(json.loads((tmp_path / "split" / "split.json").read_text(encoding="utf-8"))["unseen_tools"])
-    calls, no_call = rows_of(tmp_path / "calls.jsonl"), rows_of(tmp_path / "no-call.jsonl")
+    parts = [rows_of(tmp_path / f"{name}.jsonl") for name in ("one-call", "more-calls", "no-call")]
+    learned = [row for part in parts for row in part]
     assert kept
     assert any(called(row) & kept for row in test)
-    assert not any((called(row) | listed(row)) & kept for row in train + calls + no_call)
-    assert all(map(called, calls))
-    assert not any(map(called, no_call))
-    assert {row["id"] for row in calls + no_call} == {row["id"] for row in train if listed(row)}
+    assert not any((called(row) | listed(row)) & kept for row in train + learned)
+    assert {row["id"] for row in learned} == {row["id"] for row in train if listed(row)}
+    for part, counts in zip(parts, ({1}, {2, 3, 4}, {0}), strict=True):
+        assert {len(row["messages"][-1].get("tool_calls") or []) for row in part} <= counts
     assert sorted(row["id"] for row in train + test) == sorted(row["id"] for row in rows_of(tmp_path / "rows.jsonl"))
 
 
