@@ -321,12 +321,6 @@ class CallMatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """A judged prediction, with all that a report shows of it, so that neither model nor data need be at hand.
-
-    `matches` pairs gold calls with predicted calls of the same name; `missing_calls` and `extra_calls` are the indices
-    left over. `tools` are the names that were offered. `schema_valid` is None where nothing was called. `rules` names
-@dataclass(frozen=True, slots=True)
 class Repaired:
     """How a text that strict reading found a fault in was read with repairs, and judged. `repairs` counts those that
     fired; where none did, the rest is as in the strict reading."""
@@ -337,6 +331,12 @@ class Repaired:
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A judged prediction, with all that a report shows of it, so that neither model nor data need be at hand.
+
+    `matches` pairs gold calls with predicted calls of the same name; `missing_calls` and `extra_calls` are the indices
+    left over. `tools` are the names that were offered. `schema_valid` is None where nothing was called. `rules` names
     every leniency that fired. `question` is the last message before the turn. All but `repaired` is of the strict
     reading; `repaired` is None where that found no fault, and in files that were written before repairs were recorded.
     """
@@ -364,25 +364,25 @@ class Repaired:
     latency_ms: float
     gold_source: str | None
     meta: dict[str, Any]
+    repaired: Repaired | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields. A call has its arguments as a JSON object, and no id: a model's text gives none."""
         row = {column.name: getattr(self, column.name) for column in fields(self)}
         row |= {key: list(row[key]) for key in _SCORE_LISTS}
         row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
-    repaired: Repaired | None = None
         row["gold"] = self.gold.to_json()
         row["matches"] = [{**asdict(match), "errors": [asdict(e) for e in match.errors]} for match in self.matches]
+        row["repaired"] = None if self.repaired is None else asdict(self.repaired)
         return row
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Score:
         read: dict[str, Any] = {key: tuple(row[key]) for key in _SCORE_LISTS}
         read["calls"] = tuple(ToolCall(call["name"], call["arguments"]) for call in row["calls"])
-        row["repaired"] = None if self.repaired is None else asdict(self.repaired)
         read["matches"] = tuple(map(CallMatch.from_json, row["matches"]))
+        read["repaired"] = Repaired(**row["repaired"]) if row.get("repaired") else None
         return cls(**{**row, **read, "gold": Gold.from_json(row["gold"])})
 
 
 _SCORE_LISTS = ("tools", "missing_calls", "extra_calls", "rules")
-        read["repaired"] = Repaired(**row["repaired"]) if row.get("repaired") else None

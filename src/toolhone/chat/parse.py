@@ -66,9 +66,9 @@ class RepairedTurn:
     """A turn as read strictly and with repairs. `repairs` counts those that its calls owe their reading to; where it
     is empty, both readings are one."""
 
+    strict: ParsedTurn
     turn: ParsedTurn
     repairs: Counter[Repair]
-    strict: ParsedTurn
 
 
 def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "stop") -> ParsedTurn:
