@@ -10,7 +10,7 @@ scripts/fetch_bfcl.py brings the data.
 The training rows stand once more in one-call.jsonl, more-calls.jsonl and no-call.jsonl, so that a config can take less
 of some. There the calls are made better to learn from. BFCL's gold says of many an argument that it may be left out,
 and so its turn leaves it out even where the user states it: such ones are written. And every other row of
-simple_python, which has one tool alone, gets a second one of another training row, so that more of them teach to choose.
+simple_python, which has one tool, gets a second one of another training row, so that more rows teach to choose.
 """
 
 from __future__ import annotations
