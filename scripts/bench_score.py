@@ -54,7 +54,8 @@ def measure(folder: Path, predictions: int, *, tokens: bool = False, profile: bo
     from toolhone.evaluate.match import gold_faults, score
     from toolhone.evaluate.metrics import metrics
     from toolhone.jsonl import read_jsonl, write_jsonl
-    from toolhone.records import Prediction, Score
+    from toolhone.records import Prediction
+    from toolhone.scores import Score
 
     count = predictions // len(MODELS)
     rows, seconds = folder / "rows.jsonl", dict[str, float]()

@@ -24,8 +24,8 @@ from toolhone.evaluate.compare import compare_all
 from toolhone.evaluate.rates import rate_of
 from toolhone.evaluate.run_files import read_scores
 from toolhone.jsonl import write_json
-from toolhone.records import Score
 from toolhone.run import RUNS
+from toolhone.scores import Score
 
 HARDLY = 0.02
 """A gain that even at its interval's upper end is smaller than this is not worth collecting rows for."""

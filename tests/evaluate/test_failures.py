@@ -8,7 +8,8 @@ import pytest
 
 from toolhone.evaluate.differences import Piece
 from toolhone.evaluate.failures import Argument, Call, count_kinds, failures, kinds_of_error
-from toolhone.records import ArgumentError, CallMatch, Gold, GoldCall, Score, ToolCall
+from toolhone.records import Gold, GoldCall, ToolCall
+from toolhone.scores import ArgumentError, CallMatch, Score
 
 ORDER = GoldCall("query_order", {"order_id": ["ORD-001", "ord-001"], "detail": [True]}, frozenset({"detail"}))
 STOCK = GoldCall("query_stock", {"sku": ["SKU4471"]})

@@ -15,8 +15,8 @@ from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_files, judge_run
 from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
-from toolhone.records import Score
 from toolhone.run import RunFolder
+from toolhone.scores import Score
 
 TOOLS = [
     {

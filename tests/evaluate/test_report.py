@@ -21,7 +21,8 @@ from toolhone.errors import UserError
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.report import summary_table, verdict, write_report
 from toolhone.jsonl import write_json, write_jsonl
-from toolhone.records import ArgumentError, CallMatch, Gold, GoldCall, Score, ToolCall
+from toolhone.records import Gold, GoldCall, ToolCall
+from toolhone.scores import ArgumentError, CallMatch, Score
 
 CONTRACTS = Path(__file__).parents[1] / "fixtures" / "contracts"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}|`</pre></style>"

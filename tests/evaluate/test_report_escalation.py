@@ -15,7 +15,8 @@ from toolhone.evaluate.match import judge
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.report import summary_table, write_report
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
-from toolhone.records import Gold, GoldCall, Score, Tool, ToolCall
+from toolhone.records import Gold, GoldCall, Tool, ToolCall
+from toolhone.scores import Score
 
 JudgedRun = Callable[..., Path]
 ANSWERS = {"base": ["right", "right", "right"], "tuned": ["right", "right", "right"]}

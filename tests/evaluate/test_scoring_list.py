@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from toolhone.evaluate.match import score
-from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Score, Tool
+from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Tool
+from toolhone.scores import Score
 
 FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
 EACH = pytest.mark.parametrize("format", FORMATS)

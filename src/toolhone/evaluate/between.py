@@ -12,7 +12,7 @@ from typing import Any
 
 from toolhone.evaluate import wording
 from toolhone.evaluate.provenance import Table
-from toolhone.records import Score
+from toolhone.scores import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import Any
 from toolhone.evaluate.differences import Piece, differences, nearest
 from toolhone.evaluate.leniency import mended_row
 from toolhone.evaluate.wording import legible, shortened, visible
-from toolhone.records import ArgumentError, Message, Score
+from toolhone.records import Message
+from toolhone.scores import ArgumentError, Score
 
 KINDS = (
     "malformed",

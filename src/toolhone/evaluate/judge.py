@@ -16,8 +16,9 @@ from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.policy import STRICT, Policy
 from toolhone.evaluate.report import write_report
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction
 from toolhone.run import RunFolder, model_files
+from toolhone.scores import Score
 
 _PREDICTION_KEYS = {field.name for field in fields(Prediction)}
 

@@ -13,7 +13,8 @@ from typing import Any
 from toolhone.evaluate import wording
 from toolhone.evaluate.policy import RULES, STRICT
 from toolhone.evaluate.provenance import Table
-from toolhone.records import Repair, Score
+from toolhone.records import Repair
+from toolhone.scores import Score
 
 REPAIRS: dict[Repair, str] = {
     "python_literals": "single quotes, True, False, None or a comma before a closing bracket, as Python writes them",

@@ -35,7 +35,7 @@ from typing import Any
 from toolhone.escalation import ESCALATE
 from toolhone.evaluate.compare import compare_all
 from toolhone.evaluate.rates import f1, rate, rate_of, spread
-from toolhone.records import Score
+from toolhone.scores import Score
 
 NONE, MALFORMED, UNKNOWN = "<none>", "<malformed>", "<unknown>"
 """What stands in a confusion matrix beside the tools: no call; a call that cannot be read; a tool not offered."""

@@ -15,8 +15,9 @@ from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate import wording
 from toolhone.jsonl import read_json, read_jsonl
-from toolhone.records import Message, Score
+from toolhone.records import Message
 from toolhone.run import RunFolder
+from toolhone.scores import Score
 
 
 @dataclass(frozen=True, slots=True)

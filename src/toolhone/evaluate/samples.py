@@ -17,7 +17,8 @@ from typing import Any
 
 from toolhone.evaluate.run_files import RunFiles
 from toolhone.jsonl import write_jsonl
-from toolhone.records import Message, Score
+from toolhone.records import Message
+from toolhone.scores import Score
 
 METRICS = ("exact_match", "tool_name_accuracy")
 

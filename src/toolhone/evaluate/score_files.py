@@ -20,8 +20,8 @@ from toolhone.evaluate import wording
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.report import draw_report
 from toolhone.evaluate.run_files import RunFiles, read_scores
-from toolhone.records import Score
 from toolhone.run import model_files
+from toolhone.scores import Score
 
 _REMEDY = "`toolhone score` makes scores of predictions"
 

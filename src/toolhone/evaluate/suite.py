@@ -20,7 +20,8 @@ from toolhone.data.read import RowFault, examples
 from toolhone.errors import UserError
 from toolhone.evaluate import wording
 from toolhone.evaluate.rates import rate_of
-from toolhone.records import Conversation, Example, Score
+from toolhone.records import Conversation, Example
+from toolhone.scores import Score
 
 CATEGORIES = (*PYTHON_WITH_GOLD, *NO_CALL)
 """What is run unless told otherwise: all whose functions are Python's, and those where no call is right."""

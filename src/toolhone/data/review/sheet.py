@@ -23,7 +23,8 @@ from toolhone.data.review.sample import Sampled, gold_calls, sample
 from toolhone.data.sources import name_of, told_rows
 from toolhone.errors import UserError
 from toolhone.jsonl import read_jsonl, write_text
-from toolhone.records import Example, FormatName, Prediction, Score, Tool, ToolCall
+from toolhone.records import Example, FormatName, Prediction, Tool, ToolCall
+from toolhone.scores import Score
 
 if TYPE_CHECKING:
     from rich.console import Console
