@@ -157,11 +157,36 @@ def test_advise_marks_what_a_run_measured(run: Path, capsys: pytest.CaptureFixtu
     assert any(reason.startswith("The measured accuracy is between 30.0% and 95.0%") for reason in found["reasons"])
 
 
+def test_advise_takes_an_apis_tokens_and_accuracy_from_a_run_that_has_its_scores(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    tuned = metrics["models"]["tuned"]
+    right = {"value": 1.0, "numerator": 4, "denominator": 4, "low": 0.5, "high": 1.0}
+    metrics["models"]["vendor-large"] = {**tuned, "exact_match": right, "prompt_tokens": {"total": 3200}}
+    (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    flags = ("--calls-per-day", "100000", "--api-model", "vendor/large", "--api-price-in", "1", "--api-price-out", "4")
+    found = as_json(capsys, "advise", *flags, "--run", str(run), "--cheap-model", "none")["inputs"]
+    assert (found["prompt_tokens"]["value"], found["api_accuracy"]["value"]) == (800, 1.0)
+    assert found["api_accuracy"]["source"] == f"measured: 4 of 4 rows ({run}, vendor-large)"
+    assert found["small_accuracy"]["value"] == 0.75
+
+
 def test_flags_override_the_file(in_workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("advise.yaml").write_text("calls_per_day: 500\ncheap_model: none\napi_call_usd: 0.003\n", encoding="utf-8")
     assert as_json(capsys, "advise", "--config", "advise.yaml")["vetoed_by"] == ["calls a day"]
     found = as_json(capsys, "advise", "--config", "advise.yaml", "--calls-per-day", "2000000")
     assert found["verdict"] != "stay"
+
+
+def test_the_worked_example_in_the_docs_is_what_is_printed(
+    in_workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "economics.md").read_text(encoding="utf-8")
+    Path("advise.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    shown = printed(capsys, "advise", "--config", "advise.yaml")
+    for block in text.rpartition("```yaml")[2].split("```")[2].strip().split("\n\n"):
+        assert block in shown
 
 
 def test_a_cheap_api_can_take_away_what_tuning_saves(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,16 +131,18 @@ def _advise(options: argparse.Namespace) -> int:
         raise UserError(f"--html {options.html}: expected a file that ends in .html, for example advice.html")
     stated = {name: getattr(options, f"input_{name}") for name in FIELDS}
     flags = {name: value for name, value in stated.items() if value is not None}
-    measured = measured_inputs(options.folder) if options.folder else MeasuredInputs()
+    given = read_inputs_file(options.config) if options.config else {}
+    given |= checked(flags, {name: flag_of(name) for name in flags})
+    measured = MeasuredInputs()
+    if options.folder:
+        models = (given.get(name, FIELDS[name].default) for name in ("api_model", "cheap_model"))
+        measured = measured_inputs(options.folder, *models)
     accepted: frozenset[str] = frozenset()
-    if options.config or flags:
-        given = read_inputs_file(options.config) if options.config else {}
-        given |= checked(flags, {name: flag_of(name) for name in flags})
-        if "calls_per_day" not in given:
-            where = f"{options.config}: calls_per_day" if options.config else "--calls-per-day"
-            raise UserError(f"{where}: is required; without any input, `toolhone advise` asks for each")
-    else:
+    if not options.config and not flags:
         given, accepted = _ask(measured.values)
+    elif "calls_per_day" not in given:
+        where = f"{options.config}: calls_per_day" if options.config else "--calls-per-day"
+        raise UserError(f"{where}: is required; without any input, `toolhone advise` asks for each")
     advice = advise(build_case(given, measured, accepted))
     if options.html:
         from toolhone.advise.page import write_page

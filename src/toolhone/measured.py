@@ -62,14 +62,15 @@ def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured_run(folder: Path, model: str | None = None) -> Measured:
-    """Of a model in a run folder, or in a folder that `toolhone score --out` wrote (default: its last, the tuned one).
+    """Of a model in a run folder, or in a folder that `toolhone score --out` wrote (default: the tuned
+    one, or where none has that name, the last).
 
     Raises:
         UserError: where metrics.json is missing or not this version's, or the model is not in it.
     """
     path = folder / "metrics.json"
     models = _models(path, folder)
-    name = model or list(models)[-1]
+    name = model or ("tuned" if "tuned" in models else list(models)[-1])
     if name not in models:
         raise UserError(f"{path}: has no model {name}; it has {', '.join(models)}")
     found = models[name]

@@ -70,7 +70,7 @@ def test_null_leaves_an_input_out(tmp_path: Path) -> None:
 def test_what_is_given_counts_before_what_was_measured_and_that_before_a_default(tmp_path: Path) -> None:
     shutil.copy(CONTRACTS / "metrics.json", tmp_path / "metrics.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"data": {"train": {"examples": 7}}}), encoding="utf-8")
-    measured = measured_inputs(tmp_path)
+    measured = measured_inputs(tmp_path, "gpt-4o", "gpt-4o-mini")
     case = build_case({**STATED, "completion_tokens": 40.0}, measured)
     assert (case.inputs.completion_tokens, case.inputs.small_accuracy, case.inputs.examples) == (40.0, 0.0, 7)
     assert case.sources["small_accuracy"] == f"measured: 0 of 1 rows ({tmp_path}, tuned)"

@@ -299,11 +299,10 @@ def _budget(inputs: Inputs, budget: float, limit: EscalationLimit | None) -> str
             f"{shown_share(limit.free_small)}, even if the small model were free"
         )
     if limit.with_small <= 0:
-        return said + "; with what it costs, no escalation fits."
-    if limit.with_small >= 1:
-        return said + "."
-    own = "nothing" if limit.with_small == limit.free_small else f"under {shown_share(limit.with_small)}"
-    return said + ("." if own == "nothing" else f"; with what it costs, {own}.")
+        return f"{said}; with what it costs, no escalation fits."
+    if limit.with_small >= 1 or limit.with_small == limit.free_small:
+        return f"{said}."
+    return f"{said}; with what it costs, under {shown_share(limit.with_small)}."
 
 
 def break_even_words(entry: Against) -> str:

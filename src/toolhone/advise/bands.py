@@ -119,7 +119,7 @@ def _examples(inputs: Inputs) -> Criterion:
         "for": f"enough to train on and to judge by: a fifth held out tells accuracy to about {margin:.0f} points",
         "between": (
             f"enough for a first model, not to prove it: {held_out} held out tell its accuracy to about "
-            f"{margin:.0f} points; `toolhone learning-curve` says whether more would help"
+            f"{margin:.0f} points; toolhone learning-curve says whether more would help"
         ),
         "against": f"too few to train and to judge: label {EXAMPLES.speaks_against - inputs.examples:.0f} more first",
     }[side]

@@ -105,29 +105,44 @@ class MeasuredInputs:
     accuracy_interval: tuple[float, float] | None = None
 
 
-def measured_inputs(folder: Path) -> MeasuredInputs:
-    """What a run measured of its tuned model.
+def measured_inputs(folder: Path, api_model: str, cheap_model: str) -> MeasuredInputs:
+    """What a run measured of its tuned model, and of an API's where the run has its predictions too.
 
-    Its throughput is left out: it is that of the machine of the run, which is rarely the one that will serve.
+    The prompt is that of the API's model, else of the untuned one, which was shown the tools as an API must be. The
+    run's throughput is left out: it is that of the machine of the run, which is rarely the one that will serve.
+
+    Args:
+        api_model: the API's model; its predictions have that name, as `toolhone predict` writes it.
     """
-    from toolhone.measured import has_model, measured_run, training_examples
+    from toolhone.measured import Measured, has_model, measured_run, training_examples
+
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def take(name: str, value: float | None, of: Measured, words: str) -> None:
+        values[name], sources[name] = value, f"measured: {words} ({of.source})"
 
     tuned = measured_run(folder)
-    prompt = measured_run(folder, "base") if has_model(folder, "base") else tuned
-    values: dict[str, Any] = {
-        "prompt_tokens": prompt.prompt_tokens,
-        "completion_tokens": tuned.completion_tokens,
-        "small_accuracy": tuned.accuracy,
-    }
-    sources = {
-        "prompt_tokens": f"measured: mean of {prompt.rows:,} rows ({prompt.source})",
-        "completion_tokens": f"measured: mean of {tuned.rows:,} rows ({tuned.source})",
-        "small_accuracy": f"measured: {tuned.right:,} of {tuned.rows:,} rows ({tuned.source})",
-    }
+    take("small_accuracy", tuned.accuracy, tuned, f"{tuned.right:,} of {tuned.rows:,} rows")
+    label = _label(api_model)
+    api = measured_run(folder, label) if has_model(folder, label) else None
+    prompt = api or (measured_run(folder, "base") if has_model(folder, "base") else tuned)
+    answer = api or tuned
+    take("prompt_tokens", prompt.prompt_tokens, prompt, f"mean of {prompt.rows:,} rows")
+    take("completion_tokens", answer.completion_tokens, answer, f"mean of {answer.rows:,} rows")
+    for name, model in (("api_accuracy", label), ("cheap_accuracy", _label(cheap_model))):
+        if has_model(folder, model):
+            large = measured_run(folder, model)
+            take(name, large.accuracy, large, f"{large.right:,} of {large.rows:,} rows")
     examples = training_examples(folder)
     if examples is not None:
         values["examples"], sources["examples"] = examples, f"counted: training examples of {folder}"
     return MeasuredInputs(values, sources, tuned.interval)
+
+
+def _label(model: str) -> str:
+    """The name under which `toolhone predict` keeps a model's answers."""
+    return model.replace("/", "-").replace(":", "-")
 
 
 def build_case(

@@ -59,7 +59,7 @@ def _options(advice: Advice) -> Table:
     table.add_row("Right", *rights)
     ranges = (entry.accuracy_range and sorted(entry.accuracy_range) for entry in entries)
     shown = (f"{100 * found[0]:.1f} to {100 * found[1]:.1f}%*" if found else "" for found in ranges)
-    table.add_row("  by how errors overlap", *shown)
+    table.add_row("  as errors overlap", *shown)
     table.add_row("Paid once", *(short_money(entry.once_usd) for entry in entries))
     table.add_row("Running", *(short_money(entry.running_usd) for entry in entries))
     table.add_row("Wrong answers", *(short_money(entry.errors_usd) for entry in entries))
