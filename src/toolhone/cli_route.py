@@ -128,7 +128,7 @@ def _identity(run: RunFolder | None, small: Path) -> Identity:
     """Whose policy it is: a run's tuned model, or what its predictions are named after."""
     from toolhone.route.policy import Identity, identity_of_run
 
-    if run is not None and small.resolve() == run.predictions("tuned").resolve():
+    if run is not None and small.resolve() in {run.predictions(label).resolve() for label in ("tuned", "tuned-vllm")}:
         return identity_of_run(run)
     return Identity(small.stem)
 

@@ -26,6 +26,7 @@ from toolhone.run import RunFolder
 
 from .conftest import MakeRun
 
+CONTRACT = Path(__file__).parents[1] / "fixtures" / "contracts" / "policy.json"
 COUNT = len(FEATURES)
 IDENTITY = Identity("some/model", "a" * 64, "0123456789abcdef", "none")
 
@@ -79,6 +80,11 @@ def test_a_policy_reads_as_it_was_written_and_holds_numbers_alone(tmp_path: Path
     assert row["threshold"] == 0.5
     assert row["identity"]["adapter"] == "a" * 64
     assert all(isinstance(weight, float) for weight in row["calibrator"]["weights"])
+
+
+def test_the_contract_reads_and_writes_to_the_byte(tmp_path: Path) -> None:
+    write_policy(tmp_path / "policy.json", read_policy(CONTRACT))
+    assert (tmp_path / "policy.json").read_bytes() == CONTRACT.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def build_page(routing: Routing, name: str) -> Page:
             ("Large", routing.large),
             ("Goal", wording.goal_words(policy.goal)),
             ("Rows", f"{rows['calibration']:,} calibrate, {rows['held_out']:,} held out, {routing.parts.how}"),
+            ("Held out", f"{routing.clusters:,} {routing.clustered_by}s"),
         ),
         headings=HEADINGS,
         cases=tuple(_case(routing, case) for case in routing.cases),
@@ -96,8 +97,8 @@ def build_page(routing: Routing, name: str) -> Page:
             for one in routing.ablation
         ),
         guarantee=_guarantee(routing),
-        tests=tests[:_MOST_TESTS],
-        tests_left_out=len(tests[_MOST_TESTS:]),
+        tests=tests[-_MOST_TESTS:],
+        tests_left_out=len(tests[:-_MOST_TESTS]),
         policy=_policy(policy),
         weights=_weights(policy),
         clustered_by=routing.clustered_by,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +23,9 @@ def models_table(routing: Routing, case: Case) -> Table:
     title = Text(f"On {routing.reliability.rows:,} held-out rows{basis}")
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading in HEADINGS[:-1]:
-        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=heading in ("", "Right"))
+        # Broken in two, so that eighty columns hold the table.
+        broken = "\n".join(textwrap.wrap(heading, 8))
+        table.add_column(broken, justify="left" if heading == "" else "right", no_wrap=True)
     for cells in table_rows(routing, case):
         pairs = zip(HEADINGS[:-1], cells[:-1], strict=True)
         table.add_row(*(Text(cell if heading == "Right" else cell.partition(" [")[0]) for heading, cell in pairs))
