@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rich.console import Console
 
 from toolhone.evaluate.leniency import REPAIRS
+from toolhone.evaluate.match import score
 from toolhone.evaluate.report import summary_table, verdict, write_report
+from toolhone.evaluate.suite import by_category, suite_table
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
-from toolhone.records import Repair
+from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Repair, Tool
 
 JudgedRun = Callable[..., Path]
 
@@ -95,3 +97,20 @@ def test_strict_figures_name_no_policy(tmp_path: Path, judged_run: JudgedRun) ->
     run = judged_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
     for text in drawn(run):
         assert "policy" not in text.replace("Content-Security-Policy", "").replace("content policy", "")
+
+
+def suite_figures(text: str) -> dict[str, Any]:
+    """A suite's figures of one row that is answered so."""
+    gold = Gold("calls", (GoldCall("query_order", {"order_id": ["ORD-000"]}),))
+    tool = Tool("query_order", "", {"type": "object", "properties": {"order_id": {"type": "string"}}})
+    meta = {"category": "multiple"}
+    asked = Example("a/1", "a", (), Message("assistant", ""), gold, (tool,), "rows.jsonl:1", None, meta)
+    judged = score(asked, Prediction("a/1", "m", text, "stop", 1, 1, 1.0), "hermes")
+    return {"models": {"m": {"strict": by_category([judged], ["multiple"])}}}
+
+
+def test_a_suite_s_table_has_repairs_in_a_row_of_its_own_where_they_change_something() -> None:
+    for text, is_told in ((MENDED, True), (MENDED_AND_WRONG, False), ("Which one?", False)):
+        out = StringIO()
+        Console(file=out, width=200).print(suite_table(suite_figures(text)))
+        assert ("all, with repairs" in out.getvalue()) == is_told

@@ -71,7 +71,8 @@ def by_category(scores: Sequence[Score], categories: Sequence[str]) -> dict[str,
     """Exact match by category, then over groups of them, each as a rate with its interval.
 
     BFCL's own "Live" figures are taken over all rows of their categories, as here; its "Non-Live" one is a mean of
-    categories, which has no such interval, so that here too the rows are counted together.
+    categories, which has no such interval, so that here too the rows are counted together. `repaired` is exact match
+    over all rows with texts mended that strict reading refuses.
     """
     groups = {
         "non-live calls": [name for name in categories if not name.startswith("live_") and name not in NO_CALL],
@@ -84,6 +85,7 @@ def by_category(scores: Sequence[Score], categories: Sequence[str]) -> dict[str,
         "groups": {name: _exact(scores, members) for name, members in groups.items() if members},
         "tool_name_accuracy": rate_of(score.names_right for score in scores),
         "malformed": rate_of(score.status == "malformed" for score in scores),
+        "repaired": rate_of((score.repaired or score).exact for score in scores),
     }
 
 
@@ -105,6 +107,9 @@ def suite_table(metrics: Mapping[str, Any]) -> Table:
         table.add_section()
     table.add_row("tool names", *(Text(wording.figure(figures["tool_name_accuracy"])) for _, _, figures in columns))
     table.add_row("malformed", *(Text(wording.figure(figures["malformed"])) for _, _, figures in columns))
+    mended = [figures.get("repaired", figures["groups"]["all"]) for _, _, figures in columns]
+    if any(rate != figures["groups"]["all"] for rate, (_, _, figures) in zip(mended, columns, strict=True)):
+        table.add_row("all, with repairs", *(Text(wording.figure(rate)) for rate in mended))
     return table
 
 
