@@ -67,14 +67,16 @@ def test_deferral_is_there_where_an_answer_escalates_and_adds_what_it_knows() ->
 
 
 def test_a_row_is_judged_by_a_calibrator_that_has_seen_none_of_its_cluster() -> None:
-    """Rows of a cluster share outcome and feature, which says nothing of other clusters: seen, it would tell theirs."""
-    random = np.random.default_rng(5)
-    outcomes = random.permutation([0.0, 1.0] * (ROWS // 20))
-    right = np.repeat(outcomes, 10)
-    clusters = [n // 10 for n in range(ROWS)]
-    shared = np.repeat(random.uniform(size=ROWS // 10), 10).tolist()
-    made = found(ablation(signals(decision=shared, value_mean=shared, frame_minimum=shared), right, clusters, "rows"))
-    assert made["all features"].reliability.brier_gain["value"] < 0.02
+    """Each of twelve clusters has a feature that is its own, and one outcome: whoever had seen it would know that."""
+    outcomes = np.random.default_rng(5).permutation([0.0, 1.0, 1.0] * 4)
+    right, clusters = np.repeat(outcomes, ROWS // 12), [n // (ROWS // 12) for n in range(ROWS)]
+    own = [name for name in FEATURES if name != "escalated"]
+    columns = {name: [float(cluster == n) for cluster in clusters] for n, name in enumerate(own)}
+    held_out = found(ablation(signals(**columns), right, clusters, "rows"))["all features"].reliability
+    assert held_out.brier_gain["value"] <= 0
+    # By clusters of one row each, the same rows give each other away.
+    seen = found(ablation(signals(**columns), right, range(ROWS), "rows"))["all features"].reliability
+    assert seen.brier_gain["value"] > 0.2
 
 
 @pytest.mark.parametrize(
