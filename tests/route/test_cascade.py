@@ -27,7 +27,7 @@ from toolhone.route.calibrate import Calibrator
 from toolhone.route.cascade import Cascade, Routed, answer
 from toolhone.route.confidence import FEATURES
 from toolhone.route.day_budget import DayBudget
-from toolhone.route.decision_log import DecisionLog
+from toolhone.route.decision_log import Decision, DecisionLog
 from toolhone.route.large import LargeModel, LargeSettings
 from toolhone.route.policy import Goal, Identity, Policy
 
@@ -170,6 +170,19 @@ def test_an_unsure_answer_gives_way_to_the_large_models_own(large: Server, log: 
     assert (line["route"], line["asked_large"], line["fallback"]) == ("large", 1, None)
     assert (line["large_prompt_tokens"], line["large_completion_tokens"]) == (50, 10)
     assert line["cost_usd"] == pytest.approx((50 * 2 + 10 * 8) / 1e6)
+
+
+def test_the_contracts_decision_has_what_a_line_of_the_log_has(large: Server, log: DecisionLog, tmp_path: Path) -> None:
+    contract = Path(__file__).parents[1] / "fixtures" / "contracts" / "decision.jsonl"
+    row = json.loads(contract.read_text(encoding="utf-8"))
+    assert Decision(**row).to_json() == row
+    route(log, large.url, CALL)
+    assert list(lines(log)[0]) == list(row)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(contract.read_bytes())
+    opened = DecisionLog(copy, DAY)
+    assert opened.spent_usd == row["cost_usd"]
+    opened.close()
 
 
 def test_a_gated_answer_goes_to_the_large_model_whatever_the_threshold(large: Server, log: DecisionLog) -> None:

@@ -113,9 +113,20 @@ def test_an_answer_ends_at_the_limit_that_is_asked_for(client: OpenAI) -> None:
         reply = ask(client, "Where is ORD-1?", **options)
         assert reply.usage.completion_tokens == 3
         assert reply.choices[0].finish_reason == "length"
-        # A call that was cut is no call, and is given as it was written.
+        # A call that was cut is no call, and is given as it was written (a header says what it is).
         assert reply.choices[0].message.tool_calls is None
         assert reply.choices[0].message.content
+
+
+def test_a_header_says_how_the_answer_was_read(client: OpenAI) -> None:
+    create: Any = client.chat.completions.with_raw_response.create
+    for question, limit, status in (
+        ("Where is ORD-1?", 90, "calls"),
+        ("谢谢", 90, "none"),
+        ("Where is ORD-1?", 9, "truncated"),
+    ):
+        raw = create(model="small", messages=messages(question), tools=WIRE_TOOLS, max_tokens=limit)
+        assert raw.headers["x-toolhone-status"] == status
 
 
 def test_what_changes_no_greedy_answer_is_taken(client: OpenAI) -> None:
@@ -225,6 +236,7 @@ def test_a_server_with_a_key_lets_nobody_in_without_it(engine: Engine, monkeypat
                 assert raw(url, b"{}", path=path, method=method, **header)[0] == 401
         with OpenAI(base_url=url, api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
             client.models.list()
+        assert raw(url, b"", path="/models", method="GET", authorization="s3cret")[0] == 401
         with OpenAI(base_url=url, api_key="s3cret", max_retries=0) as client:
             assert ask(client, "谢谢").choices[0].message.content == "不客气"
         assert raw(url.removesuffix("/v1"), b"", path="/health", method="GET")[0] == 200

@@ -20,7 +20,10 @@ from served import LEARNED, WIRE_TOOLS, example, learn, make_run, messages, serv
 
 from toolhone.chat.parse import parse_turn
 from toolhone.cost import Price
+from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
+from toolhone.escalation import escalate_tool
+from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, signals
@@ -28,7 +31,7 @@ from toolhone.route.large import LargeSettings
 from toolhone.route.policy import Goal, Policy, write_policy
 from toolhone.run import RunFolder
 from toolhone.serve.app import make_app
-from toolhone.serve.engine import Engine, identity_served, load_engine
+from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
 from toolhone.serve.server import CascadeSettings, open_cascade
 
 QUESTIONS = (
@@ -224,3 +227,16 @@ def test_a_policy_of_another_model_is_refused(engine: Engine, run_folder: Path, 
     with pytest.raises(UserError, match="made for another model: adapter is"):
         open_cascade(settings, RunFolder(run_folder), engine, QUIET)
     assert not (run_folder / "decisions.jsonl").exists()
+
+
+def test_the_reserved_tool_is_offered_where_the_run_was_trained_with_it(run_folder: Path, tmp_path: Path) -> None:
+    assert reserved_tool(RunFolder(run_folder), QUIET) is None
+    run, said = RunFolder(tmp_path), Console(file=io.StringIO())
+    assert reserved_tool(run, said) is None
+    assert "is not there: the tool escalate is not offered" in said.file.getvalue()  # type: ignore[attr-defined]
+    rows = [
+        replace(row, tools=(*row.tools, escalate_tool()))
+        for row in read_conversations(RunFolder(run_folder).split("test"))
+    ]
+    write_conversations(run.split("test"), rows)
+    assert reserved_tool(run, QUIET) == escalate_tool()

@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from toolhone.chat.parse import parse_turn
 from toolhone.errors import UserError
 from toolhone.jsonl import json_line
 from toolhone.records import Example, Prediction
@@ -109,7 +110,7 @@ def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None 
         headers = {"x-request-id": asked.example.id}
         if cascade is None:
             small = await ask_small(asked.example)
-            return _json(small_completion(asked, small, reused_tokens, engine.renderer.format.name), headers)
+            return _small(asked, small, reused_tokens, engine, headers)
         routed = await answer(cascade, asked.example, ask_small, max_tokens=asked.max_tokens, may_call=asked.may_call)
         return _routed(asked, routed, reused_tokens, engine, headers)
 
@@ -152,7 +153,16 @@ def _routed(
     if routed.route == "none":
         found = f"the small model hands this request over, and the large one gives no answer ({routed.fallback})"
         return _json(ApiError(503, found, code="large_model_unavailable").to_json(), headers, 503)
-    return _json(small_completion(asked, routed.small, reused_tokens, engine.renderer.format.name), headers)
+    return _small(asked, routed.small, reused_tokens, engine, headers)
+
+
+def _small(
+    asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
+) -> Response:
+    """The small model's answer; a header says how its text was read."""
+    turn = parse_turn(prediction.text, engine.renderer.format.name, prediction.finish_reason)
+    headers |= {"x-toolhone-status": turn.status}
+    return _json(small_completion(asked, prediction, turn, reused_tokens), headers)
 
 
 def _check_access(request: Request, key: str | None) -> None:
@@ -163,8 +173,8 @@ def _check_access(request: Request, key: str | None) -> None:
             raise ApiError(403, found, code="unknown_host")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # As bytes: the comparison of texts is for ASCII alone.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+    # As the bytes that were sent: the comparison of texts is for ASCII alone.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
         raise ApiError(401, "Incorrect API key provided; send the server's TOOLHONE_API_KEY", code="invalid_api_key")
 
 

@@ -6,8 +6,8 @@ import time
 import uuid
 from typing import Any
 
-from toolhone.chat.parse import parse_turn
-from toolhone.records import FormatName, Prediction, Token
+from toolhone.chat.parse import ParsedTurn
+from toolhone.records import Prediction, Token
 from toolhone.serve.request import ChatRequest
 
 
@@ -17,11 +17,10 @@ def completion_id() -> str:
 
 
 def small_completion(
-    asked: ChatRequest, prediction: Prediction, reused_tokens: int, format: FormatName
+    asked: ChatRequest, prediction: Prediction, turn: ParsedTurn, reused_tokens: int
 ) -> dict[str, Any]:
-    """The small model's answer. What cannot be read as calls is given as text, as the model wrote it: of a turn whose
-    calls were read but in part, none is given, since nobody asked for the half of it."""
-    turn = parse_turn(prediction.text, format, prediction.finish_reason)
+    """The small model's answer, whose text was read as `turn`. What cannot be read as calls is given as text, as the
+    model wrote it: of a turn whose calls were read but in part, none is given, since nobody asked for half of it."""
     message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
     finish: str = prediction.finish_reason
     if turn.status == "none":
