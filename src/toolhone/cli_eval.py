@@ -220,5 +220,8 @@ def _suite(options: argparse.Namespace) -> int:
             if ids:
                 named = ", ".join(str(id_).partition(":")[0].partition("/")[0] for id_ in ids)
                 console.print(f"{len(ids)} entries are in no figure {what}: {named}", markup=False)
+        if metrics["trained_on"]:
+            share = f"{len(metrics['trained_on']):,} of {metrics['entries']:,}"
+            console.print(f"{share} entries stand in the run's training rows: no fair figure for tuned", markup=False)
         console.print(f"figures, scores and predictions: {options.folder / 'suite' / 'bfcl'}", markup=False)
     return 0

@@ -18,7 +18,7 @@ from toolhone.evaluate.match import score
 from toolhone.evaluate.suite import CATEGORIES, by_category, parse_categories, read_suite, suite_table
 from toolhone.evaluate.suite_run import judge_suite
 from toolhone.jsonl import read_jsonl, write_jsonl
-from toolhone.records import Example, Prediction
+from toolhone.records import Conversation, Example, Prediction
 from toolhone.run import RunFolder, open_run
 
 BFCL = Path(__file__).parents[1] / "fixtures" / "formats" / "bfcl"
@@ -170,6 +170,16 @@ def test_base_and_tuned_answer_a_slice_and_a_second_call_reuses_them(
     assert capsys.readouterr().out.count("reusing") == 2
     assert main(suite_command(*slice_, "--seed", "1", "--models", "base")) == 0
     assert "base answers 3 entries" in capsys.readouterr().out
+
+
+def test_entries_that_the_run_was_trained_on_are_told(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    simple = read_suite(BFCL, ["simple_python"]).examples[0]
+    learned = Conversation("other-id", (*simple.prompt, simple.turn), simple.tools, "train.jsonl:1")
+    write_jsonl(run.split("train"), [learned.to_json()])
+    assert main(suite_command("--categories", "simple_python,irrelevance", "--models", "base")) == 0
+    assert "1 of 5 entries stand in the run's training rows" in " ".join(capsys.readouterr().out.split())
+    metrics = json.loads((run.path / "suite" / "bfcl" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["trained_on"] == [simple.id]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from toolhone.data.identity import user_words
+from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.policy import POLICIES
@@ -20,7 +22,7 @@ from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoin
 from toolhone.evaluate.suite import Suite, by_category
 from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from toolhone.records import FormatName, Prediction
+from toolhone.records import Conversation, FormatName, Prediction
 from toolhone.run import RunFolder, existing_run
 
 if TYPE_CHECKING:
@@ -124,11 +126,20 @@ def judge_suite(folder: Path, suite: Suite, labels: Sequence[str], format: Forma
         "entries_fingerprint": asked,
         "unreadable": suite.unreadable,
         "quarantined": quarantined,
+        "trained_on": _trained_on(RunFolder(folder), suite),
         "models": {**_earlier(place / "metrics.json", asked, "models"), **models},
         "unanswered": {**_earlier(place / "metrics.json", asked, "unanswered"), **unanswered},
     }
     write_json(place / "metrics.json", metrics)
     return metrics
+
+
+def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
+    """The entries whose question stands among the run's training rows: there "tuned" has been shown the answer."""
+    if not run.split("train").is_file():
+        return []
+    learned = {user_words(row) for row in read_conversations(run.split("train"))}
+    return [e.id for e in suite.examples if user_words(Conversation(e.id, e.prompt, (), e.where)) in learned]
 
 
 def _predictions(folder: Path, label: str) -> Path:
