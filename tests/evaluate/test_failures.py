@@ -89,7 +89,7 @@ def test_a_wrong_argument_is_marked_on_both_sides_and_a_right_one_on_neither() -
     [gold], [prediction] = row.gold, row.prediction
     nearest = (Piece('"ORD-00', False), Piece("1", True), Piece('"', False))
     assert gold.arguments == (
-        Argument("order_id", (nearest, (Piece('"ord-001"', False),)), False, "wrong"),
+        Argument("order_id", (nearest, (Piece('"ord-001"', False),)), False, "expected"),
         Argument("detail", ((Piece("true", False),),), True, ""),
     )
     assert prediction.arguments == (
@@ -114,7 +114,7 @@ def test_marks_follow_the_match_and_not_the_order_of_the_calls() -> None:
     [row] = failures(
         [_score(gold=gold, calls=calls, matches=(CallMatch(0, 1, 0, (error,)), CallMatch(1, 0, 1, ())))], {}
     )
-    assert [call.arguments[0].mark for call in row.gold] == ["wrong", ""]
+    assert [call.arguments[0].mark for call in row.gold] == ["expected", ""]
     assert [call.arguments[0].mark for call in row.prediction] == ["", "wrong"]
 
 

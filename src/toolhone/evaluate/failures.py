@@ -218,7 +218,9 @@ def _gold_calls(score: Score) -> tuple[Call, ...]:
                 found = _json(given[name])
                 near = nearest(found, texts)
                 shown = tuple(differences(t, found)[0] if t == near else (Piece(t, False),) for t in texts)
-            arguments.append(Argument(visible(name), shown, name in call.optional, fault))
+            # It is the prediction's value that is wrong.
+            mark = "expected" if fault == "wrong" else fault
+            arguments.append(Argument(visible(name), shown, name in call.optional, mark))
         mark = "not called" if index in score.missing_calls else ""
         calls.append(Call(visible(call.name), tuple(arguments), mark))
     return tuple(calls)

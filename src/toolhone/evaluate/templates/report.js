@@ -24,6 +24,14 @@ if (filter) {
     const noneListed = listed.every((row) => row.hidden);
     for (const part of document.querySelectorAll(".of-listed")) part.hidden = noneListed;
   };
+  const wentWrong = document.getElementById("went-wrong");
+  if (wentWrong && broken) {
+    wentWrong.addEventListener("click", () => {
+      tool.value = kind.value = "";
+      broken.checked = true;
+      apply();
+    });
+  }
   filter.hidden = false;
   filter.addEventListener("change", apply);
   document.getElementById("filter-reset").addEventListener("click", () => {
