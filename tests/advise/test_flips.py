@@ -103,8 +103,17 @@ def test_what_nothing_rests_on_is_not_solved_for(changes: dict[str, Any], absent
     assert not absent & {flip.name for flip in flips(case)}
 
 
+def test_a_cost_next_to_nothing_is_solved_for_as_nothing_is() -> None:
+    from_nothing, from_little = (
+        named(flips(inputs(small_call_usd=usd, cheap_model="none", cheap_call_usd=None)), "small_call_usd")
+        for usd in (0.0, 2e-313)
+    )
+    assert from_nothing == from_little != []
+
+
 def test_a_change_is_a_share_of_what_is() -> None:
     assert Flip("error_usd", 0.02, 0.03, "stay").change == pytest.approx(0.5)
     assert Flip("growth_per_year", -0.2, -0.1, "stay").change == pytest.approx(0.5)
     assert Flip("error_usd", 0.0, 0.03, "stay").change is None
+    assert Flip("error_usd", 2e-313, 0.03, "stay").change is None
     assert Flip("task", "mixed", "reasoning", "stay").change is None

@@ -50,6 +50,8 @@ _WHOLE = {"machines", "examples", "horizon_months"}
 _TRIES = 40
 _LEAST_STEP = 1e-4
 """From 0, steps by factors begin at this share of the limit."""
+_NOTHING = 1e-12
+"""Below this share of the limit an input is as good as 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Flip:
 
     @property
     def change(self) -> float | None:
-        """How far it is, as a share of now: 0.5 is half as much again. None from 0 or for a word."""
-        if isinstance(self.now, str) or isinstance(self.at, str) or self.now == 0:
+        """How far it is, as a share of now: 0.5 is half as much again. None from 0, or next to it, or for a word."""
+        if isinstance(self.now, str) or isinstance(self.at, str) or abs(self.now) < _NOTHING:
             return None
         return (self.at - self.now) / abs(self.now)
 
@@ -127,10 +129,12 @@ def _tries(name: str, now: float, way: Literal["down", "up"]) -> Iterator[float]
     if name in _SHARES:
         values = (now + (end - now) * step / _TRIES for step in range(1, _TRIES + 1))
     else:
-        start = now or high * _LEAST_STEP
+        # What is as good as 0 has nothing below it, and steps by factors get nowhere from it.
+        nothing = now < high * _NOTHING
+        start = high * _LEAST_STEP if nothing else now
         last = end or start * _LEAST_STEP
-        first = 0 if now == 0 else 1
-        values = (start * (last / start) ** (step / _TRIES) for step in range(first, _TRIES + 1))
+        steps = range(0 if nothing else 1, 0 if nothing and way == "down" else _TRIES + 1)
+        values = (start * (last / start) ** (step / _TRIES) for step in steps)
     previous = now
     for value in (*values, end):
         tried = round(value) if name in _WHOLE else value
