@@ -23,7 +23,6 @@ _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "stream": ((False,), "answers are given whole; leave it out"),
     "n": ((1,), "a request has one answer"),
     "temperature": ((0,), "answers are greedy; set it to 0 or leave it out"),
-    "top_p": ((1,), "answers are greedy; leave it out"),
     "presence_penalty": ((0,), "answers are greedy; leave it out"),
     "frequency_penalty": ((0,), "answers are greedy; leave it out"),
     "logit_bias": (({},), "answers are greedy; leave it out"),
@@ -36,7 +35,16 @@ _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 """Keys that have but these values here, and why. null is as good as absent, for these as for all keys."""
 
 _READ = ("model", "messages", "tools", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
-_WITHOUT_EFFECT = ("user", "metadata", "store", "seed", "service_tier", "safety_identifier", "prompt_cache_key")
+_WITHOUT_EFFECT = (
+    "top_p",
+    "seed",
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+)
 """Keys that change no greedy answer."""
 
 _ONLY_IN_ANSWERS = ("annotations", "reasoning_content")
