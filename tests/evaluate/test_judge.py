@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import serving
+from rich.console import Console
 
 from toolhone.data.read import read_conversations
+from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_files, judge_run
 from toolhone.evaluate.policy import BFCL
+from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.run import RunFolder
 from toolhone.scores import Score
@@ -240,6 +244,29 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
     write_json(note, {"left_out": {"b/1": "withheld"}})
     with pytest.raises(UserError, match=r"large\.jsonl: .* 1 lack an answer, 0 are no such rows \(first: c/1\)"):
         judge_run(run)
+
+
+def test_what_an_endpoint_refuses_is_left_out_when_its_predictions_are_judged(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answered(body: dict[str, Any]) -> tuple[int, Any]:
+        if "Question of b" in str(body):
+            return 400, {"error": {"message": "not this one"}}
+        message = {"role": "assistant", "content": "Hello."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
+        return 200, {**head, "choices": [choice], "usage": usage}
+
+    with serving(answered, monkeypatch) as server:
+        settings = EndpointSettings(model="m", base_url=server.url, leave_out_refused=True)
+        rows = turns(read_conversations(run.split("test")))
+        predict_endpoint(rows, "large", settings, run.predictions("large"), Console(quiet=True))
+    found = judge_run(run)
+    assert list(found["provenance"]["refused"]["large"]) == ["b/1"]
+    assert "not this one" in found["provenance"]["refused"]["large"]["b/1"]
+    assert found["models"]["large"]["exact_match"]["numerator"] == 1
+    assert {model["rows"] for model in found["models"].values()} == {2}
 
 
 # Predictions in files, without a run
