@@ -75,3 +75,7 @@ def test_without_the_package_the_message_says_how_to_get_it(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     with pytest.raises(UserError, match=r"pip install 'toolhone\[prices\]'; or give its prices"):
         listed_price("gpt-4o", DAY)
+
+
+def test_a_day_before_every_entry_has_an_undated_table() -> None:
+    assert listed_price("gpt-4o", datetime(2020, 1, 1, tzinfo=UTC)).source.endswith("newest entry undated")

@@ -121,7 +121,7 @@ def _remarks(input_price: Any, cached: float | None) -> list[str]:
 
 
 def _table_date(day: datetime) -> str:
-    """The newest date on which a price in the table began, up to the day: the package states no date of its own."""
+    """The newest date on which a price in the table began, up to the day: the package states none itself."""
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import StartDateConstraint
 
@@ -133,4 +133,5 @@ def _table_date(day: datetime) -> str:
         for conditional in entry.prices
         if isinstance(conditional.constraint, StartDateConstraint)
     )
-    return max(start for start in starts if start <= day.date()).isoformat()
+    newest = max((start for start in starts if start <= day.date()), default=None)
+    return "undated" if newest is None else newest.isoformat()

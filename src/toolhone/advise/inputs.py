@@ -134,7 +134,7 @@ class Inputs:
     )
 
     horizon_months: Annotated[int, Ge(1), Le(120)] = field(
-        default=12, metadata=_about("months", "over which the costs are compared", asked=True)
+        default=12, metadata=_about("months", "time over which the costs are compared", asked=True)
     )
     yearly_budget: Annotated[float, Gt(0)] | None = field(
         default=None, metadata=_about("$ a year", "the most that may be paid in a year, errors apart", asked=True)
