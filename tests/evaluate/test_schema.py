@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolhone.errors import UserError
-from toolhone.evaluate.schema import arguments_valid
+from toolhone.evaluate.schema import arguments_valid, subschemas_of
 from toolhone.records import Tool
 
 
@@ -59,3 +59,42 @@ def test_no_reference_is_looked_up_on_the_network(monkeypatch: pytest.MonkeyPatc
 def test_a_number_beyond_any_float_is_judged_without_a_crash() -> None:
     assert not valid({"a": 10**400}, property_of({"type": "number", "multipleOf": 0.5}))
     assert valid({"a": 10**400}, property_of({"type": "number", "minimum": 0.5}))
+
+
+def test_values_that_python_takes_for_equal_are_validated_apart() -> None:
+    whole = property_of({"type": "integer"})
+    assert [valid({"a": value}, whole) for value in (1, True, 1.0, 1.5, 1)] == [True, False, True, False, True]
+    truth = property_of({"type": "boolean"})
+    assert [valid({"a": value}, truth) for value in (1, True, 1)] == [False, True, False]
+
+
+def test_arguments_too_deep_to_be_remembered_are_validated_all_the_same() -> None:
+    deep: Any = "end"
+    for _ in range(300):
+        deep = [deep]
+    assert valid({"a": deep}, property_of({"type": "array"}))
+    assert not valid({"a": deep}, property_of({"type": "string"}))
+
+
+def test_what_is_said_of_a_place_is_the_same_each_time_and_unknown_names_are_one() -> None:
+    said = subschemas_of(
+        {
+            "type": "object",
+            "properties": {"a": {"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}, "b": {}},
+            "additionalProperties": {"type": "null"},
+        }
+    )
+    for _ in range(2):
+        items = said.property("a")
+        assert [items.item(index).types() for index in (0, 1, 2, 0)] == [
+            {"string"},
+            {"integer"},
+            {"integer"},
+            {"string"},
+        ]
+        assert said.property("b").types() == set()
+        assert said.property("anything").types() == {"null"}
+    kept = len(said._properties)
+    for number in range(1000):
+        assert said.property(f"invented {number}").types() == {"null"}
+    assert len(said._properties) == kept
