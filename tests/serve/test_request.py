@@ -1,0 +1,60 @@
+"""Reading a request: whatever is sent is read or refused, and nothing else comes out."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from served import SYSTEM, TOOLS, WIRE_TOOLS, messages
+
+from toolhone.records import Message
+from toolhone.serve.errors import ApiError
+from toolhone.serve.request import read_request
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+_KEYS = st.sampled_from(
+    ["role", "content", "tool_calls", "function", "name", "arguments", "parameters", "type", "id", "text", "properties"]
+)
+_VALUES = st.recursive(
+    _LEAVES | st.sampled_from(["user", "assistant", "tool", "object", "function", "{}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+_BODY_KEYS = st.sampled_from(
+    ["messages", "tools", "tool_choice", "n", "temperature", "max_tokens", "logprobs", "top_logprobs", "stop", "other"]
+)
+
+
+def body(**keys: Any) -> bytes:
+    return json.dumps({"model": "small", "messages": messages("hi"), "tools": WIRE_TOOLS, **keys}).encode()
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(_BODY_KEYS, _VALUES, max_size=4))
+def test_whatever_is_sent_is_read_or_refused(keys: dict[str, Any]) -> None:
+    with suppress(ApiError):
+        assert read_request(body(**keys), "id", "small").example.prompt
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_or_refused(sent: bytes) -> None:
+    with pytest.raises(ApiError):
+        read_request(sent, "id", "small")
+
+
+def test_a_request_is_an_example() -> None:
+    asked = read_request(body(max_tokens=5, logprobs=True, temperature=0.0, stop=None), "chatcmpl-1", "small")
+    assert asked.example.prompt == (SYSTEM, Message("user", "hi"))
+    assert asked.example.tools == TOOLS
+    assert asked.example.id == "chatcmpl-1"
+    assert (asked.max_tokens, asked.logprobs, asked.top_logprobs, asked.may_call) == (5, True, 0, True)
+
+
+def test_a_refusal_says_what_was_found_and_what_is_possible() -> None:
+    with pytest.raises(ApiError, match='tool_choice: this server takes "auto" or "none" only') as refused:
+        read_request(body(tool_choice="required"), "id", "small")
+    assert refused.value.to_json()["error"]["param"] == "tool_choice"
