@@ -1,8 +1,9 @@
 """The order of training examples: shuffled, and such that a batch shares its prefix.
 
 Examples with the same system prompt and tools are a group. In each epoch every group is shuffled and cut into batches,
-what is left over of the groups is chained in a random order and cut likewise, and the batches are shuffled. The turns of one conversation
-stay side by side, since each shares all that came before it with the next.
+what is left over of the groups is chained and cut likewise, and the batches are shuffled. The turns of one conversation
+stay side by side, since each shares all that came before it with the next, and so do conversations of like length:
+where most have as many turns as a batch, few are cut in two.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ class PrefixSampler(Sampler[int]):
         for of_group in groups:
             conversations = list(of_group.values())
             generator.shuffle(conversations)
-            # Those of like length side by side: where most have as many turns as a batch, few are cut across two.
             conversations.sort(key=len)
             indices = [index for conversation in conversations for index in conversation]
             whole = len(indices) - len(indices) % self.batch_size
