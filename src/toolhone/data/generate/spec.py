@@ -66,6 +66,8 @@ class OutputSpec(_Section):
     """As the spec's own mix, for this output alone; counts are of requests."""
     requests: int = Field(1, ge=1)
     """How many requests a row holds, one after another; each takes a template (see data/generate/requests.py)."""
+    learn_results: bool = False
+    """Whether the assistant's words on a result, between two requests, are learned."""
 
 
 class Spec(_Section):
@@ -209,7 +211,15 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
                 place = file.place(["outputs", name])
                 raise UserError(f"{place}: outputs.{name}: requests needs the spec's `results`, a YAML file")
             results, rng = load_results(folder / spec.results), Random(f"{seed}/{name}/requests")
-            rows = join_requests(rows, output.requests, results, rng=rng, tools=tools, prefix=output.ids or name)
+            rows = join_requests(
+                rows,
+                output.requests,
+                results,
+                rng=rng,
+                tools=tools,
+                prefix=output.ids or name,
+                learned=output.learn_results,
+            )
         if "said_before" in spec.checks:
             for row in rows:
                 refuse_made_up_text(row)
