@@ -210,7 +210,7 @@ def test_every_request_is_answered_once_whatever_befalls_the_large_model(
 
     with ExitStack() as large_server:
         large_url = large_server.enter_context(serving_app(moody))
-        with cascade(engine, run_folder, everything, log, large_url, timeout_s=0.2) as client:
+        with cascade(engine, run_folder, everything, log, large_url, timeout_s=1.0) as client:
             in_turn("hangs", client)
         with cascade(engine, run_folder, everything, log, large_url) as client:  # started anew, on the same log
             for mood in ("429", "500", "well"):

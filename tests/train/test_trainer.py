@@ -141,9 +141,13 @@ def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) 
 
 
 def nodes(rows: Sequence[Rendered]) -> int:
-    """Distinct prefixes of what the rows may share, and the rest of each: what a tree computes."""
-    shared = {tuple(row.prompt_ids[:n]) for row in rows for n in range(1, len(row.prompt_ids))}
-    return len(shared) + sum(len(row.completion_ids) + 1 for row in rows)
+    """Distinct prefixes of what the rows may share, and the rest of each but of those that another goes on from: what a
+    tree computes."""
+    prompts = [tuple(row.prompt_ids[:-1]) for row in rows]
+    shared = {prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)}
+    own = [row for row in rows if (*row.prompt_ids, *row.completion_ids) not in shared]
+    assert len(own) < len(rows)
+    return len(shared) + sum(len(row.completion_ids) + 1 for row in own)
 
 
 @pytest.mark.parametrize("packing", ["prefix_tree", "none"])
