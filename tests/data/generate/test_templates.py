@@ -59,7 +59,7 @@ templates:
 def load(tmp_path: Path, text: str = SPEC) -> tuple[Template, ...]:
     path = tmp_path / "spec.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_templates([path], TOOLS, FILLERS)
+    return load_templates(path, TOOLS, FILLERS)
 
 
 def make(chosen: list[Template] | tuple[Template, ...], seed: int = 1) -> list[Conversation]:
@@ -198,4 +198,4 @@ def test_a_fault_is_told_with_its_place(tmp_path: Path, old: str, new: str, mess
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"spec\.yaml: no such template file"):
-        load_templates([tmp_path / "spec.yaml"], TOOLS, FILLERS)
+        load_templates(tmp_path / "spec.yaml", TOOLS, FILLERS)

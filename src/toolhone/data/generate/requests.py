@@ -8,8 +8,7 @@ assistant then says, by language. A `{slot}` there is an argument of the call.
         - tool: {status: shipped}
           answer: {en: "Order {order_id} has been shipped.", zh: "订单 {order_id} 已发货。"}
 
-An output says whether these answers are learned (`learn_results`); otherwise they have weight 0 and only make the
-conversation whole.
+These answers are not learned (weight 0): they only make the conversation whole.
 """
 
 from __future__ import annotations
@@ -65,10 +64,8 @@ def join_requests(
     rng: Random,
     tools: tuple[Tool, ...],
     prefix: str,
-    learned: bool,
 ) -> list[Conversation]:
-    """Make one row of each `size` rows: the requests one after another, rows of a language together. What is said
-    between two is `learned`, or has weight 0.
+    """Make one row of each `size` rows: the requests one after another, rows of a language together.
 
     `meta` holds the first one's language, and the templates' ids joined by "+". Ids are `prefix`-0001 and so on.
 
@@ -78,9 +75,7 @@ def join_requests(
     by_language = sorted(rows, key=lambda row: str(row.meta["language"]))
     parts = [by_language[start : start + size] for start in range(0, len(rows), size)]
     rng.shuffle(parts)
-    joined = [
-        _join(part, results, rng, tools, f"{prefix}-{number:04}", learned) for number, part in enumerate(parts, 1)
-    ]
+    joined = [_join(part, results, rng, tools, f"{prefix}-{number:04}") for number, part in enumerate(parts, 1)]
     refuse_faults(joined)
     return joined
 
@@ -91,7 +86,6 @@ def _join(
     rng: Random,
     tools: tuple[Tool, ...],
     id: str,
-    learned: bool,
 ) -> Conversation:
     messages: list[dict[str, Any]] = []
     for number, row in enumerate(part):
@@ -99,8 +93,7 @@ def _join(
         messages += [message.to_json() for message in row.messages if number == 0 or message.role != "system"]
         calls = row.messages[-1].tool_calls
         if number + 1 < len(part) and calls:
-            *given, said = _between(calls, str(row.meta["language"]), results, rng, row.where)
-            messages += [*given, said if learned else {**said, "weight": 0}]
+            messages += _between(calls, str(row.meta["language"]), results, rng, row.where)
     meta = {**part[0].meta, "template": "+".join(str(row.meta["template"]) for row in part)}
     for message in messages:
         message.pop("tool_call_id", None)  # calls are numbered anew, and results follow in their order
@@ -121,7 +114,7 @@ def _between(
         result = rng.choice(fitting)
         given.append({"role": "tool", "content": _fill(result.tool, call, where)})
         said.append(_fill(result.answer[language], call, where))
-    return [*given, {"role": "assistant", "content": " ".join(said)}]
+    return [*given, {"role": "assistant", "content": " ".join(said), "weight": 0}]
 
 
 def _fill(value: Any, call: ToolCall, where: str) -> Any:

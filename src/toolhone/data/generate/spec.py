@@ -56,8 +56,7 @@ class OutputSpec(_Section):
     rows: int = Field(ge=1)
     """How many."""
     templates: str | list[Any]
-    """The phrasings: a YAML file with a list under `templates`, several such files, or the list itself (see
-    data/generate/templates.py)."""
+    """The phrasings: a YAML file with a list under `templates`, or the list itself (see data/templates.py)."""
     ids: str | None = None
     """What the rows' ids begin with; the output's name, where left out."""
     repeat_templates: bool = True
@@ -66,8 +65,6 @@ class OutputSpec(_Section):
     """As the spec's own mix, for this output alone; counts are of requests."""
     requests: int = Field(1, ge=1)
     """How many requests a row holds, one after another; each takes a template (see data/generate/requests.py)."""
-    learn_results: bool = False
-    """Whether the assistant's words on a result, between two requests, are learned."""
 
 
 class Spec(_Section):
@@ -177,9 +174,8 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
     for name, output in spec.outputs.items():
         # The try-out of the templates draws codes of its own, so that those of the rows are not used up by it.
         tried = fillers(spec.slots, name, counts, seed, Codes(), str(file.path))
-        named = [output.templates] if isinstance(output.templates, str) else output.templates
-        if named and all(isinstance(name, str) for name in named):
-            templates = load_templates([folder / name for name in named], tools, tried)
+        if isinstance(output.templates, str):
+            templates = load_templates(folder / output.templates, tools, tried)
         else:
             templates = parse_templates(file.entries("outputs", name, "templates") or [], tools, tried)
         if "own_argument" in spec.checks:
@@ -211,15 +207,7 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
                 place = file.place(["outputs", name])
                 raise UserError(f"{place}: outputs.{name}: requests needs the spec's `results`, a YAML file")
             results, rng = load_results(folder / spec.results), Random(f"{seed}/{name}/requests")
-            rows = join_requests(
-                rows,
-                output.requests,
-                results,
-                rng=rng,
-                tools=tools,
-                prefix=output.ids or name,
-                learned=output.learn_results,
-            )
+            rows = join_requests(rows, output.requests, results, rng=rng, tools=tools, prefix=output.ids or name)
         if "said_before" in spec.checks:
             for row in rows:
                 refuse_made_up_text(row)

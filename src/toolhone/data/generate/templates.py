@@ -81,16 +81,14 @@ class Template:
         return _SLOT.sub(MASK, "\n".join(texts)).lower()
 
 
-def load_templates(
-    paths: Sequence[Path], tools: tuple[Tool, ...], fillers: Mapping[str, Filler]
-) -> tuple[Template, ...]:
-    """Read template files, and try every template once: what it makes must be a conversation that fits the tools.
+def load_templates(path: Path, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
+    """Read a template file, and try every template once: what it makes must be a conversation that fits the tools.
 
     Raises:
         UserError: naming the file, the line and the template, for broken YAML, an unknown key, slot, tool or argument,
             an id given twice, or a slot in a call or answer that no message before it holds.
     """
-    return parse_templates([entry for path in paths for entry in _read_entries(path)], tools, fillers)
+    return parse_templates(_read_entries(path), tools, fillers)
 
 
 def parse_templates(entries: Entries, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
