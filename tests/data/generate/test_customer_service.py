@@ -215,6 +215,14 @@ def test_no_row_stands_twice(committed: Any) -> None:
     assert len(set(hashes)) == len(hashes) == 800
 
 
+def test_held_out_phrasings_are_neither_those_of_the_test_nor_of_training(made: dict[str, Made]) -> None:
+    held_out = make(*load_spec(FOLDER / "held_out.yaml"))["held_out"]
+    assert len(held_out.rows) == 400
+    texts = {template.masked_question for template in held_out.chosen}
+    for split in SPLITS:
+        assert 0 < closest(texts, {template.masked_question for template in made[split].chosen}) <= 0.5
+
+
 def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
     monkeypatch.setattr(sys, "argv", ["make_customer_service.py", *flags])
     code: int = script.main()
