@@ -130,7 +130,9 @@ def test_a_header_says_how_the_answer_was_read(client: OpenAI) -> None:
 
 
 def test_what_changes_no_greedy_answer_is_taken(client: OpenAI) -> None:
-    ask(client, "谢谢", temperature=0, seed=1, user="me", n=1, stream=False, tool_choice="auto", top_p=0.9)
+    bare = ask(client, "谢谢")
+    reply = ask(client, "谢谢", temperature=0, seed=1, user="me", n=1, stream=False, tool_choice="auto", top_p=0.9)
+    assert reply.choices == bare.choices
 
 
 @pytest.mark.parametrize(

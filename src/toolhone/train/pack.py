@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -67,28 +67,26 @@ class PrefixTree:
 def build_tree(rows: Sequence[TrainingRow]) -> PrefixTree:
     """Lay rows out depth first; rows that share nothing stand side by side."""
     tree = PrefixTree([], [], [], [])
-    path: list[int] = []  # where in the tree the tokens stand that the next row may share
-    learned = range(0)  # the depths at which the next row's prompt holds a turn to be learned there
+    before: list[int] = []  # the ids that the last rows could share ...
+    path: list[int] = []  # ... and where in the tree they stand
+    learned = range(0)  # the depths at which the next prompt holds a turn that is learned there
     # In lexical order a row shares most with the one before it.
-    shared = [(ids, list(same)) for ids, same in groupby(sorted(rows, key=_lexical), key=lambda row: row.shareable)]
-    for (shareable, same), (before, _), (after, _) in zip(
-        shared, [_NOTHING, *shared], [*shared[1:], _NOTHING], strict=False
-    ):
+    alike = groupby(sorted(rows, key=_lexical), key=lambda row: row.shareable)
+    groups = [(shareable, list(same)) for shareable, same in alike]
+    for (shareable, same), (after, _) in pairwise([*groups, ([], [])]):
         common = _common_length(before, shareable)
         _close(tree, path[common:])
         path = [*path[:common], *_add_tokens(tree, shareable[common:], common, learned)]
         learned = range(0)
         for row in same:
-            if not learned and after[: len(row.ids)] == row.ids:
-                learned = range(row.prompt_length, len(row.ids))
-                continue
             own = range(row.prompt_length, len(row.ids))
-            _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), own))
+            if not learned and after[: len(row.ids)] == row.ids:
+                learned = own
+            else:
+                _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), own))
+        before = shareable
     _close(tree, path)
     return tree
-
-
-_NOTHING: tuple[list[int], list[TrainingRow]] = ([], [])
 
 
 def _lexical(row: TrainingRow) -> tuple[list[int], list[int]]:
