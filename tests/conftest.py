@@ -80,6 +80,19 @@ def fetched_tokenizer() -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def tiny_llama3_tokenizer() -> Any:
     """A tokenizer with Llama 3's special tokens and one token for each byte."""
+    words = ("begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eot_id", "eom_id", "python_tag")
+    tokens = [f"<|{word}|>" for word in words]
+    return byte_tokenizer(tokens, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|end_of_text|>")
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma_tokenizer() -> Any:
+    """A tokenizer with Gemma's special tokens and one token for each byte."""
+    tokens = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    return byte_tokenizer(tokens, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+
+
+def byte_tokenizer(special: list[str], **roles: str) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -87,15 +100,8 @@ def tiny_llama3_tokenizer() -> Any:
     bpe = Tokenizer(models.BPE({character: n for n, character in enumerate(alphabet)}, []))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    words = ("begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eot_id", "eom_id", "python_tag")
-    bpe.add_special_tokens([AddedToken(f"<|{word}|>", special=True, normalized=False) for word in words])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<|begin_of_text|>",
-        eos_token="<|eot_id|>",
-        pad_token="<|end_of_text|>",
-        clean_up_tokenization_spaces=False,
-    )
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **roles)
 
 
 # On a busy machine a fast example may take long once; `--timeout` bounds the whole test.

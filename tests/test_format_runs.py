@@ -38,14 +38,15 @@ def gold_text(number: int, format: FormatName) -> str:
     return write_turn(turn.get("content", ""), calls, format, "stop")
 
 
-@pytest.mark.parametrize("format", ["json", "llama3"])
+@pytest.mark.parametrize("format", ["gemma", "json", "llama3"])
 def test_a_model_is_trained_judged_and_reported_in_its_format(
-    format: FormatName, in_workspace: Path, tiny_llama: Path, tiny_llama3_tokenizer: Any
+    format: FormatName, in_workspace: Path, tiny_llama: Path, tiny_llama3_tokenizer: Any, tiny_gemma_tokenizer: Any
 ) -> None:
     model = in_workspace / "model"
     shutil.copytree(tiny_llama, model)
-    if format == "llama3":  # its 263 tokens all have rows in the model's 512
-        tiny_llama3_tokenizer.save_pretrained(model)
+    tokenizers = {"llama3": tiny_llama3_tokenizer, "gemma": tiny_gemma_tokenizer}
+    if format in tokenizers:  # their 263 tokens and fewer all have rows in the model's 512
+        tokenizers[format].save_pretrained(model)
     write_jsonl(Path("train.jsonl"), map(row, range(6)))
     write_jsonl(Path("test.jsonl"), map(row, range(6, 12)))
     Path("tools.json").write_text(json.dumps(TOOLS), encoding="utf-8")

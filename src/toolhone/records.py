@@ -26,7 +26,7 @@ GoldStatus = Literal["calls", "none", "any"]
 RowFormat = Literal["auto", "logs", "openai", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl"]
 """How the rows of a source are written (`data/read.py`); auto: told from the first rows of each file."""
 
-FormatName = Literal["hermes", "llama3", "json"]
+FormatName = Literal["hermes", "llama3", "gemma", "json"]
 """How calls are written in a model's text; `chat/formats.py` pairs each with its template."""
 
 Repair = Literal["python_literals", "arguments_as_text", "code_fence"]

@@ -11,10 +11,11 @@ from toolhone.chat.formats import FORMATS, choose_format
 from toolhone.errors import UserError
 
 CHATML = {"<|im_start|>": 1, "<|im_end|>": 2}
+TURNS = {"<start_of_turn>": 1, "<end_of_turn>": 2}
 HEADERS = {"<|start_header_id|>": 1, "<|end_header_id|>": 2, "<|eot_id|>": 3}
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3")])
+@pytest.mark.parametrize(("vocabulary", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3"), (TURNS, "gemma")])
 def test_auto_takes_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict[str, int], expected: str) -> None:
     assert choose_format("auto", vocabulary, "m").name == expected
     assert choose_format(expected, vocabulary, "m").name == expected
@@ -39,7 +40,7 @@ def test_a_tokenizer_that_lacks_one_token_is_of_no_format() -> None:
 
 @pytest.mark.parametrize(
     ("name", "vocabulary", "lacking"),
-    [("hermes", HEADERS, r"<\|im_start\|>"), ("llama3", CHATML, r"<\|start_header_id\|>")],
+    [("hermes", HEADERS, r"<\|im_start\|>"), ("llama3", CHATML, r"<\|start_header_id\|>"), ("gemma", CHATML, "<start_of_turn>")],
 )
 def test_a_format_that_the_tokenizer_cannot_write_is_refused(
     name: str, vocabulary: dict[str, int], lacking: str

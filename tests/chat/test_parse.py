@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from toolhone.chat.parse import parse_turn
 from toolhone.records import FormatName, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 ORDER = ToolCall("query_order", {"order_id": "ORD-1"})
 STOCK = ToolCall("query_stock", {"sku": "SKU1", "quantity": 2})
 
@@ -25,10 +25,10 @@ def write(calls: tuple[ToolCall, ...] | list[ToolCall], format: FormatName, cont
             f'<tool_call>\n{{"name": {json.dumps(c.name)}, "arguments": {json.dumps(c.arguments)}}}\n</tool_call>'
             for c in calls
         )
-    elif format == "json":
-        written = "\n".join(f'{{"name": {json.dumps(c.name)}, "arguments": {json.dumps(c.arguments)}}}' for c in calls)
     else:
-        written = "; ".join(f'{{"name": {json.dumps(c.name)}, "parameters": {json.dumps(c.arguments)}}}' for c in calls)
+        key = "arguments" if format == "json" else "parameters"
+        each = (f'{{"name": {json.dumps(c.name)}, "{key}": {json.dumps(c.arguments)}}}' for c in calls)
+        written = ("; " if format == "llama3" else "\n").join(each)
     return content + ("\n" if content and calls else "") + written
 
 

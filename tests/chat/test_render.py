@@ -36,7 +36,12 @@ from toolhone.records import Example, FormatName, Gold, Message, Tool, ToolCall
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 DATA = ROOT / "data" / "customer_service"
-END: dict[FormatName, str] = {"hermes": "<|im_end|>", "llama3": "<|eot_id|>", "json": "<|im_end|>"}
+END: dict[FormatName, str] = {
+    "hermes": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "gemma": "<end_of_turn>",
+    "json": "<|im_end|>",
+}
 EACH = pytest.mark.parametrize("renderer", list(END), indirect=True)
 
 TOOLS = (
@@ -64,6 +69,7 @@ def written(turn: Message, format: FormatName) -> str:
     key, opening, closing, between = {
         "hermes": ("arguments", "<tool_call>\n", "\n</tool_call>", "\n"),
         "llama3": ("parameters", "", "", "; "),
+        "gemma": ("parameters", "", "", "\n"),
         "json": ("arguments", "", "", "\n"),
     }[format]
     arguments = [json.dumps(call.arguments, ensure_ascii=False) for call in turn.tool_calls]
@@ -75,9 +81,12 @@ def written(turn: Message, format: FormatName) -> str:
 
 
 @pytest.fixture(scope="module")
-def renderer(request: pytest.FixtureRequest, tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> ChatRenderer:
+def renderer(
+    request: pytest.FixtureRequest, tiny_tokenizer: Any, tiny_llama3_tokenizer: Any, tiny_gemma_tokenizer: Any
+) -> ChatRenderer:
     """toolhone's template in the format that the test asks for, with a tiny tokenizer."""
-    tokenizer = tiny_llama3_tokenizer if request.param == "llama3" else tiny_tokenizer
+    tokenizers = {"llama3": tiny_llama3_tokenizer, "gemma": tiny_gemma_tokenizer}
+    tokenizer = tokenizers.get(request.param, tiny_tokenizer)
     return make_renderer(tokenizer, ChatConfig(format=request.param, template="toolhone"), "tiny")
 
 
@@ -310,7 +319,9 @@ def test_a_prompt_holds_tools_and_system_message_where_there_are_any_and_nothing
     assert ("function" in row.prompt_text) == bool(tools)
     assert all(json.dumps(tool.to_json(), ensure_ascii=False) in row.prompt_text for tool in tools)
     assert row.completion_text == "In Berlin." + END[renderer.format.name]
-    if not tools and not system and renderer.format.name != "llama3":
+    if not tools and not system and renderer.format.name == "gemma":
+        assert row.prompt_text == "<bos><start_of_turn>user\nWhere is A1?<end_of_turn>\n<start_of_turn>model\n"
+    if not tools and not system and renderer.format.end_of_turn == "<|im_end|>":
         assert row.prompt_text == "<|im_start|>user\nWhere is A1?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -322,6 +333,13 @@ REFUSED = {
         "a <|python_tag|> b",
         "<|start_header_id|>",
         "<|eom_id|>x",
+    ),
+    "gemma": (
+        '{"name": "x", "parameters": {}}',
+        "<end_of_turn>",
+        "<start_of_turn>",
+        "<eos>",
+        "<tool_call>",
     ),
     "json": (
         '{"name": "x", "arguments": {}}',
@@ -477,7 +495,9 @@ def test_a_signature_says_names_types_and_what_may_be_left_out(
 LOOK_UP = Tool("look_up", "finds an order", {"type": "object", "properties": {"id": {}, "n": {}}, "required": ["id"]})
 
 
-def test_names_say_which_tools_there_are_and_nothing_else(tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> None:
+def test_names_say_which_tools_there_are_and_nothing_else(
+    tiny_tokenizer: Any, tiny_llama3_tokenizer: Any, tiny_gemma_tokenizer: Any
+) -> None:
     asked = (Message("system", "Be brief."), Message("user", "hi"))
     tools = (LOOK_UP, Tool("wait", "", {}))
     hermes = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
@@ -487,7 +507,37 @@ def test_names_say_which_tools_there_are_and_nothing_else(tiny_tokenizer: Any, t
     )
     llama3 = make_renderer(tiny_llama3_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
     assert "26 Jul 2024\n\nlook_up(id, n?)\nwait()\n\nBe brief.<|eot_id|>" in llama3
-    assert "finds an order" not in hermes + llama3
+    gemma = make_renderer(tiny_gemma_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
+    assert gemma == (
+        "<bos><start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\nwait()\n\nhi<end_of_turn>\n<start_of_turn>model\n"
+    )
+    assert "finds an order" not in hermes + llama3 + gemma
+
+
+GEMMA_PROMPTS = {
+    "a result": (
+        (SYSTEM, USER, say("", ORDER), Message("tool", "sent", tool_call_id="call_1")),
+        "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\nWhere is A1?<end_of_turn>\n<start_of_turn>model\n"
+        '{"name": "query_order", "parameters": {"order_id": "A1"}}<end_of_turn>\n'
+        "<start_of_turn>user\n```tool_output\nsent\n```<end_of_turn>\n",
+    ),
+    "no system message": ((USER,), "<start_of_turn>user\nlook_up(id, n?)\n\nWhere is A1?<end_of_turn>\n"),
+    "the turn first": ((SYSTEM,), "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\n<end_of_turn>\n"),
+    "the model first": (
+        (SYSTEM, say("Hello."), USER),
+        "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\n<end_of_turn>\n<start_of_turn>model\nHello.<end_of_turn>\n"
+        "<start_of_turn>user\nWhere is A1?<end_of_turn>\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GEMMA_PROMPTS)
+def test_gemma_has_system_message_and_tools_in_the_first_turn_of_the_user(tiny_gemma_tokenizer: Any, case: str) -> None:
+    asked, expected = GEMMA_PROMPTS[case]
+    renderer = make_renderer(tiny_gemma_tokenizer, ChatConfig(tools="names"), "tiny")
+    assert renderer.text(asked, (LOOK_UP,), ask=True) == f"<bos>{expected}<start_of_turn>model\n"
+    row = renderer.render(example(*asked, say("Gone."), tools=(LOOK_UP,)))
+    assert row.completion_text == "Gone.<end_of_turn>"
 
 
 @pytest.mark.parametrize(("tools", "told"), [("names", "schema"), ("signatures", "signatures"), ("schema", "schema")])

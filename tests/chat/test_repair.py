@@ -16,8 +16,13 @@ from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.chat.repair import REPAIRS, Mender
 from toolhone.records import FormatName, Repair, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
-KEY: dict[FormatName, str] = {"hermes": "arguments", "llama3": "parameters", "json": "arguments"}
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
+KEY: dict[FormatName, str] = {
+    "hermes": "arguments",
+    "llama3": "parameters",
+    "gemma": "parameters",
+    "json": "arguments",
+}
 CALL = ToolCall("f", {"a": [True, None], "b": "it's"})
 
 

@@ -10,10 +10,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolhone.errors import UserError
 from toolhone.evaluate.decode import batches_by_length, compute_prefix, decode_greedily, shared_prefix
 
 VOCABULARY = 64
 NEW_TOKENS = 12
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 SHARED = [5, 9, 33, 2, 17, 8, 41]
 
 
@@ -23,20 +37,19 @@ def model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    return LlamaForCausalLM(config).float().eval()
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).float().eval()
+
+
+@pytest.fixture(scope="module", params=["gemma3", "mistral"])
+def windowed(request: pytest.FixtureRequest) -> Any:
+    """A model whose layers, one in two or all, see a window that every prompt outgrows."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    if request.param == "mistral":
+        return MistralForCausalLM(MistralConfig(sliding_window=5, **SIZES)).float().eval()
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5, "head_dim": 16}
+    return Gemma3ForCausalLM(Gemma3TextConfig(query_pre_attn_scalar=16, **kinds, **SIZES)).float().eval()
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +111,23 @@ def test_every_row_gets_the_tokens_and_log_probabilities_that_it_gets_alone(
             assert found.ids == ids
             assert found.logprobs == pytest.approx(logprobs, abs=1e-4)
             assert found.stopped == (ids[-1] in stop_ids)
+
+
+@pytest.mark.parametrize("prefix_length", [0, 3, len(SHARED)])
+def test_a_row_sees_the_window_that_it_sees_alone(
+    windowed: Any, prompts: list[list[int]], stop_ids: frozenset[int], prefix_length: int
+) -> None:
+    prefix = compute_prefix(windowed, SHARED[:prefix_length])
+    found = decode_greedily(windowed, prompts, prefix, stop_ids, NEW_TOKENS)
+    assert [answer.ids for answer in found] == [plainly(windowed, p, stop_ids, NEW_TOKENS)[0] for p in prompts]
+
+
+def test_flash_attention_over_an_outgrown_window_is_refused(
+    windowed: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windowed.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(UserError, match=r"sliding window of 5.*sdpa"):
+        decode_greedily(windowed, prompts, compute_prefix(windowed, []), frozenset(), NEW_TOKENS)
 
 
 def test_a_prefix_can_be_used_again(model: Any, prompts: list[list[int]], stop_ids: frozenset[int]) -> None:

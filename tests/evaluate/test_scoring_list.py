@@ -12,9 +12,14 @@ from toolhone.evaluate.match import score
 from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Tool
 from toolhone.scores import Score
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 EACH = pytest.mark.parametrize("format", FORMATS)
-KEY: dict[FormatName, str] = {"hermes": "arguments", "llama3": "parameters", "json": "arguments"}
+KEY: dict[FormatName, str] = {
+    "hermes": "arguments",
+    "llama3": "parameters",
+    "gemma": "parameters",
+    "json": "arguments",
+}
 
 TOOLS = (
     Tool("f", "", {"type": "object", "properties": {"x": {}, "y": {}}}),

@@ -12,7 +12,7 @@ from toolhone.chat.write import RawCall, write_turn
 from toolhone.records import FormatName, Prediction, Token
 from toolhone.route.alignment import align
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 
 
 def predicted(text: str, pieces: list[bytes]) -> Prediction:

@@ -143,6 +143,8 @@ def test_several_calls_count_together_and_what_opens_a_further_one_is_frame() ->
         ("llama3", [('{"', 0.2)], ""),
         ("llama3", [("<|python_tag|>", 0.4), ('{"', 0.5)], ""),
         ("llama3", [("Sure:", 0.3), ("\n", 0.4), ('{"', 0.5)], ""),
+        ("gemma", [('{"', 0.2)], ""),
+        ("gemma", [("```", 0.8), ("json", 0.5), ("\n", 1.0), ('{"', 0.5)], "\n```"),
         ("json", [('{"', 0.2)], ""),
         ("json", [("[", 0.4), ('{"', 0.5)], "]"),
         ("json", [("``", 0.8), ("`json", 0.5), ("\n", 1.0), ('{"', 0.5)], "\n```"),
@@ -150,7 +152,7 @@ def test_several_calls_count_together_and_what_opens_a_further_one_is_frame() ->
     ],
 )
 def test_the_decision_is_what_opens_the_first_call(format: FormatName, opening: list[Piece], closing: str) -> None:
-    key = "parameters" if format == "llama3" else "arguments"
+    key = "parameters" if format in ("llama3", "gemma") else "arguments"
     rest = [('name": "', 0.95), ("transfer_to_human", 0.9), (f'", "{key}": {{}}}}', 0.95)]
     found = signals(predicted(*opening, *rest, *([(closing, 0.96)] if closing else [])), example(), format)
     assert found.gate is None
@@ -335,7 +337,7 @@ def test_the_gold_is_not_looked_at() -> None:
     assert signals(predicted(*CALL), row, "hermes") == signals(predicted(*CALL), other, "hermes")
 
 
-@given(data=st.data(), format=st.sampled_from(["hermes", "llama3", "json"]))
+@given(data=st.data(), format=st.sampled_from(["hermes", "llama3", "gemma", "json"]))
 def test_features_are_in_their_bounds_whatever_the_text_and_its_tokens(data: st.DataObject, format: FormatName) -> None:
     text = data.draw(
         st.text(max_size=30)

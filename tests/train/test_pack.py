@@ -17,9 +17,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoConfig,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
+    MistralForCausalLM,
     PreTrainedConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -37,13 +40,14 @@ from toolhone.train.pack import (
     TrainingRow,
     TreeCollator,
     build_tree,
-    refuse_sliding_window,
+    refuse_other_attention,
     visible,
 )
 from toolhone.train.trainer import ToolCallTrainer
 from toolhone.train.tree_attention import TREE_ATTENTION
 
 PAD = 31
+KINDS = ("llama", "qwen3", "gemma3", "mistral")
 DATA = Path(__file__).parents[2] / "data" / "customer_service"
 SIZES = {
     "vocab_size": 32,
@@ -63,8 +67,14 @@ def adapted(kind: str, layers: int = 2) -> Any:
     torch.manual_seed(0)
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, **SIZES))
-    else:
+    elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=layers, head_dim=16, **SIZES))
+    elif kind == "mistral":  # every layer sees a window of 5 tokens
+        model = MistralForCausalLM(MistralConfig(num_hidden_layers=layers, sliding_window=5, **SIZES))
+    else:  # one layer in two does
+        layer_types = ["sliding_attention", "full_attention"] * (layers // 2)
+        windowed = {"layer_types": layer_types, "sliding_window": 5, "head_dim": 16, "query_pre_attn_scalar": 16}
+        model = Gemma3ForCausalLM(Gemma3TextConfig(num_hidden_layers=layers, **windowed, **SIZES))
     # Weights of this size make attention far from uniform, so that a wrong mask shows.
     for parameter in model.parameters():
         if parameter.dim() == 2:
@@ -81,8 +91,9 @@ def in_double(model: Any) -> Any:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child).__name__.endswith("RMSNorm"):
-                norm = nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon)
-                norm.weight = child.weight
+                is_gemma = type(child).__name__.startswith("Gemma")  # it keeps by how much a weight is more than 1
+                norm = nn.RMSNorm(child.weight.shape[0], eps=child.eps if is_gemma else child.variance_epsilon)
+                norm.weight = nn.Parameter(child.weight + 1, requires_grad=False) if is_gemma else child.weight
                 setattr(module, name, norm)
     return model.double()
 
@@ -97,7 +108,7 @@ def _double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Any]:
-    return {kind: in_double(adapted(kind)) for kind in ("llama", "qwen3")}
+    return {kind: in_double(adapted(kind)) for kind in KINDS}
 
 
 Result = tuple[float, dict[str, torch.Tensor]]
@@ -192,7 +203,7 @@ def _block_queries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("_double", "_block_queries")
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_every_lora_gradient_equal_those_of_the_rows_alone(
     models: dict[str, Any], kind: str, case: str
@@ -204,7 +215,7 @@ def test_loss_and_every_lora_gradient_equal_those_of_the_rows_alone(
 
 
 @pytest.mark.usefixtures("_double", "_block_queries")
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_several_padded_trees_in_a_batch_give_the_same_loss_and_gradients(models: dict[str, Any], kind: str) -> None:
     rows = [row for case in CASES.values() for row in case]
     random.Random(0).shuffle(rows)
@@ -214,7 +225,7 @@ def test_several_padded_trees_in_a_batch_give_the_same_loss_and_gradients(models
         assert_equal(as_trees(models[kind], rows, max_tokens), expected, 1e-9)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: str) -> None:
     rows = [row for case in CASES.values() for row in case]
     model = adapted(kind)
@@ -419,22 +430,42 @@ def test_rows_that_fit_one_tree_are_one() -> None:
 @pytest.mark.parametrize(
     ("model_config", "kind"),
     [
-        (AutoConfig.for_model("gemma3_text"), "sliding_attention"),
-        (MistralConfig(sliding_window=16), "a sliding window"),
         (AutoConfig.for_model("qwen3_next"), "linear_attention"),
+        (AutoConfig.for_model("gemma2"), "capped attention logits"),
+        (AutoConfig.for_model("gpt_oss"), "attention sinks"),
+        (AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True), "what comes later"),
     ],
 )
-def test_models_without_full_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"org/windowed has .*{kind}.*packing: none"):
-        refuse_sliding_window(model_config, "org/windowed")
+def test_models_of_other_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"org/other has .*{kind}.*packing: none"):
+        refuse_other_attention(model_config, "org/other")
 
 
 @pytest.mark.parametrize(
-    "model_config", [LlamaConfig(), Qwen3Config(), Qwen3Config(sliding_window=16), MistralConfig(sliding_window=None)]
+    "model_config",
+    [LlamaConfig(), Qwen3Config(sliding_window=16), MistralConfig(), AutoConfig.for_model("gemma3_text")],
 )
-def test_models_of_full_attention_are_taken_until_one_layer_has_a_window(model_config: PreTrainedConfig) -> None:
-    refuse_sliding_window(model_config, "org/full")
-    layers = model_config.num_hidden_layers
-    model_config.layer_types = ["full_attention"] * (layers - 1) + ["sliding_attention"]
-    with pytest.raises(UserError, match=r"org/full has sliding_attention"):
-        refuse_sliding_window(model_config, "org/full")
+def test_models_of_full_and_sliding_window_attention_are_taken(model_config: PreTrainedConfig) -> None:
+    refuse_other_attention(model_config, "org/windowed")
+
+
+@pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("kind", ["gemma3", "mistral"])
+def test_a_window_that_is_one_too_wide_changes_the_loss(
+    models: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = CASES["unequal lengths"]
+    right = loss_of_trees(models[kind], collate(rows, 1000)).item()
+    within = tree_attention.AttentionBlocks.within
+    monkeypatch.setattr(
+        tree_attention.AttentionBlocks, "within", lambda blocks, window: within(blocks, window and window + 1)
+    )
+    assert loss_of_trees(models[kind], collate(rows, 1000)).item() != pytest.approx(right, rel=1e-6)
+
+
+@pytest.mark.parametrize("unknown", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}])
+def test_attention_that_no_kernel_computes_is_never_passed_over(unknown: dict[str, Any]) -> None:
+    states = torch.zeros(1, 1, 2, 4)
+    blocks = tree_attention.AttentionBlocks(torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
+    with pytest.raises(NotImplementedError):
+        tree_attention.tree_attention(nn.Module(), states, states, states, None, tree_blocks=blocks, scaling=1, **unknown)

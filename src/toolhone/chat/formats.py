@@ -46,6 +46,7 @@ FORMATS: dict[FormatName, ChatFormat] = {
         # Llama's own template prints today's date unless it is given one.
         {"date_string": "26 Jul 2024"},
     ),
+    "gemma": ChatFormat("gemma", ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>", ("<eos>",)),
     # Never chosen by "auto": its tokens are those of hermes.
     "json": ChatFormat("json", ("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<|endoftext|>",)),
 }

@@ -42,7 +42,7 @@ from toolhone.chat.pieces import Fault, Piece, PlacedCall
 from toolhone.chat.repair import REPAIRS, Mender
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
-END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
+END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<eos>")
 
 # All that follows so many faults is left unread: it changes nothing, and bounds the time.
 _MAX_FAULTS = 100
@@ -148,10 +148,12 @@ def _without_end_tokens(text: str) -> str:
 _READERS: dict[FormatName, Callable[[str, Mender], Iterator[Piece]]] = {
     "hermes": read_hermes,
     "llama3": read_llama3,
+    "gemma": read_json,
     "json": read_json,
 }
 _OUTSIDE: dict[FormatName, str] = {
     "hermes": "a call outside <tool_call> tags",
     "llama3": "a call inside a line of text or in a code fence",
+    "gemma": "a call inside a line of text",
     "json": "a call inside a line of text",
 }

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from toolhone.chat.call_json import Undecodable, decode
 from toolhone.records import FinishReason, FormatName
 
-_ARGUMENTS_KEY: dict[FormatName, str] = {"hermes": "arguments", "llama3": "parameters", "json": "arguments"}
+_ARGUMENTS_KEY: dict[FormatName, str] = {
+    "hermes": "arguments",
+    "llama3": "parameters",
+    "gemma": "parameters",
+    "json": "arguments",
+}
 
 
 @dataclass(frozen=True, slots=True)

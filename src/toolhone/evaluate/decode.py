@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from toolhone.errors import UserError
+
 _ROOM = 64  # tokens that a layer's cache is enlarged by when it is full
 
 
@@ -67,6 +69,9 @@ def decode_greedily(
 
     The batch is laid out as [prefix, padding, rest of the prompt], the padding masked and skipped by the position ids,
     so in float32 every row gets the tokens that it would get alone.
+
+    Raises:
+        UserError: where prompts outgrow the model's sliding window and its attention takes no mask for that.
     """
     own = [list(prompt[len(prefix.ids) :]) for prompt in prompts]
     width = max(len(ids) for ids in own)
@@ -78,13 +83,14 @@ def decode_greedily(
         visible[row, start : start + width - len(ids)] = 0
     positions = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, start:]  # [batch, width]
     cache = _cache_for(prefix, len(own))
+    window = _outgrown_window(model, start + width + max_new_tokens)
 
     answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
     rows = list(range(len(own)))  # which answer each row of the batch belongs to
     for _ in range(max_new_tokens):
         logits = model(
             input_ids=input_ids,
-            attention_mask=visible,
+            attention_mask=visible if window is None else _windowed(model, visible, input_ids.shape[1], window),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -112,6 +118,44 @@ def decode_greedily(
         visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
         input_ids, positions = next_ids, next_positions
     return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
+
+
+def _outgrown_window(model: Any, length: int) -> int | None:
+    """The sliding window of the model's layers, where so many tokens are more than it holds."""
+    text = model.config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
+    if window is None or length <= window:
+        return None
+    if "flash" in model.config._attn_implementation:
+        raise UserError(
+            f"model.attention: prompts and answers of {length} tokens are longer than the model's sliding window of "
+            f"{window}, which flash attention cannot follow over a shared prefix; set it to sdpa"
+        )
+    return int(window)
+
+
+def _windowed(model: Any, visible: torch.Tensor, queries: int, window: int) -> torch.Tensor | dict[str, torch.Tensor]:
+    """What each of the last `queries` tokens sees, for layers of either kind, as transformers takes it.
+
+    transformers would count the padding between prefix and prompt as part of the window. Here it is told by positions.
+
+    Args:
+        visible: [batch, keys], 0 for padding.
+
+    Returns:
+        [batch, 1, queries, keys] to be added to the logits; of each kind of layer, where the model has two.
+    """
+    keys = torch.arange(visible.shape[1], device=visible.device)
+    asking = keys[-queries:, None]  # [queries, 1]
+    positions = visible.cumsum(dim=1)  # [batch, keys]
+    near = positions[:, -queries:, None] - positions[:, None, :] < window  # [batch, queries, keys]
+    # Padding sees itself alone: a query without any key would give NaN.
+    full = (keys <= asking) & visible.bool()[:, None, :] | (keys == asking)
+    masks = {"full_attention": full, "sliding_attention": full & near}
+    closed = torch.finfo(model.dtype).min
+    added = {kind: (~mask).to(model.dtype)[:, None] * closed for kind, mask in masks.items()}
+    return added if getattr(model.config.get_text_config(), "layer_types", None) else added["sliding_attention"]
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

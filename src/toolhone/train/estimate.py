@@ -21,7 +21,7 @@ from toolhone.config import Config
 from toolhone.hardware import Hardware, world_size
 from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
-from toolhone.train.tree_attention import attention_blocks
+from toolhone.train.tree_attention import AttentionBlocks
 
 # What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.
 _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
@@ -125,7 +125,7 @@ def count_batches(config: Config, rows: Sequence[TrainingRow], order: Sequence[i
 def _tree_batch(config: Config, rows: list[TrainingRow]) -> BatchCount:
     collator = TreeCollator(0, config.train.tree_tokens)
     batch = collator([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
-    blocks = attention_blocks(batch["ends"])
+    blocks = AttentionBlocks(batch["ends"], batch["position_ids"]).within(None)
     pairs = sum((b.last - b.first) * len(b.keys) // (1 if b.mask is not None else 2) for b in blocks)
     labelled = int((batch["labels"] != IGNORED).any(dim=0).sum()) * len(batch["labels"])
     return BatchCount(int(batch["computed_tokens"]), labelled, pairs, sum(len(b.keys) for b in blocks))

@@ -178,17 +178,23 @@ def _pad(lists: list[list[int]], fill: int | None, width: int) -> torch.Tensor:
     return torch.tensor([[*x, *tail] for x, tail in zip(lists, tails, strict=True)])
 
 
-def refuse_sliding_window(model_config: Any, name: str) -> None:
-    """A tree's mask is not a sliding window's: such models train with `packing: none`.
+def refuse_other_attention(model_config: Any, name: str) -> None:
+    """Trees are computed for layers that see all of a row or a sliding window of it, by PyTorch's own attention: other
+    models train with `packing: none`.
 
     Raises:
         UserError: naming the model.
     """
     text = model_config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    windowed = "sliding_attention" in kinds or (not kinds and getattr(text, "sliding_window", None))
-    if windowed or kinds - {"full_attention", "sliding_attention"}:
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if getattr(text, "attn_logit_softcapping", None):
+        others.append("capped attention logits")
+    if text.model_type == "gpt_oss":
+        others.append("attention sinks")
+    if getattr(text, "use_bidirectional_attention", None):
+        others.append("attention to what comes later")
+    if others:
         raise UserError(
-            f"train.packing: prefix_tree needs full attention in every layer, and {name} has "
-            f"{', '.join(sorted(kinds - {'full_attention'})) or 'a sliding window'}; set train.packing: none"
+            f"train.packing: prefix_tree needs full or sliding-window attention in every layer, and {name} has "
+            f"{', '.join(others)}; set train.packing: none"
         )

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.train.model import load_model_config
-from toolhone.train.pack import refuse_sliding_window
+from toolhone.train.pack import refuse_other_attention
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -37,7 +37,7 @@ def refuse_untrainable(config: Config) -> None:
         except SafetensorError as error:
             raise UserError(f"model.name: {path} is broken ({error}); fetch it again") from None
     if config.train.packing == "prefix_tree":
-        refuse_sliding_window(model_config, config.model.name)
+        refuse_other_attention(model_config, config.model.name)
     if config.lora.targets != "all-linear":
         with torch.device("meta"):  # shapes without storage
             model = AutoModelForCausalLM.from_config(model_config)

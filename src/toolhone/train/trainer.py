@@ -28,7 +28,7 @@ from toolhone.hardware import Hardware, world_size
 from toolhone.memory import give_back_memory, peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
-from toolhone.train.pack import IGNORED, TreeCollator, refuse_sliding_window
+from toolhone.train.pack import IGNORED, TreeCollator, refuse_other_attention
 from toolhone.train.progress import TrainLog
 from toolhone.train.sampler import PrefixSampler, TellEpoch
 from toolhone.train.select import Measure, SelectByExactMatch
@@ -195,7 +195,7 @@ def make_trainer(
         UserError: where the adapter fits no layer of the model.
     """
     if config.train.packing == "prefix_tree":
-        refuse_sliding_window(model.config, config.model.name)
+        refuse_other_attention(model.config, config.model.name)
         model.set_attn_implementation(TREE_ATTENTION)
     try:
         trainer = ToolCallTrainer(

@@ -41,9 +41,30 @@ class Block:
     mask: torch.Tensor | None
 
 
-def attention_blocks(ends: torch.Tensor) -> list[Block]:
-    """Cut a batch of trees into blocks. `ends` [batch, seq] is `PrefixTree.ends`, padding included."""
-    return [_block(row, tree, *span) for tree, row in enumerate(ends) for span in _spans(row.tolist())]
+class AttentionBlocks:
+    """A batch of trees, cut into blocks for layers that see all of a row and for those that see a window of it.
+
+    `ends` and `positions` [batch, seq] are those of `PrefixTree`, padding included.
+    """
+
+    def __init__(self, ends: torch.Tensor, positions: torch.Tensor) -> None:
+        self._ends, self._positions = ends, positions
+        self._longest = int(positions.max()) + 1
+        self._of_window: dict[int | None, list[Block]] = {}
+
+    def within(self, window: int | None) -> list[Block]:
+        """Blocks that cover every query once and in order. A query sees itself and the `window` - 1 tokens of its row
+        before it; None: all of them."""
+        if window is not None and window >= self._longest:
+            window = None
+        if window not in self._of_window:
+            trees = enumerate(zip(self._ends, self._positions, strict=True))
+            self._of_window[window] = [
+                _block(ends, positions, window, tree, *span)
+                for tree, (ends, positions) in trees
+                for span in _spans(ends.tolist())
+            ]
+        return self._of_window[window]
 
 
 def _spans(ends: list[int]) -> Iterator[tuple[int, int]]:
@@ -56,10 +77,14 @@ def _spans(ends: list[int]) -> Iterator[tuple[int, int]]:
             first = index
 
 
-def _block(ends: torch.Tensor, tree: int, first: int, last: int) -> Block:
+def _block(ends: torch.Tensor, positions: torch.Tensor, window: int | None, tree: int, first: int, last: int) -> Block:
     index = torch.arange(last, device=ends.device)
     keys = index[ends[:last] > first]  # seen by a query of the block, or part of it
     mask = visible(ends, index[first:], keys)
+    if window is not None:
+        mask &= positions[first:last, None] - positions[keys] < window
+        seen = mask.any(dim=0)
+        keys, mask = keys[seen], mask[:, seen]
     causal = len(keys) == last - first and bool((mask == mask.new_ones(mask.shape).tril()).all())
     return Block(tree, first, last, keys, None if causal else mask)
 
@@ -71,9 +96,12 @@ def tree_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    tree_blocks: list[Block],
+    tree_blocks: AttentionBlocks,
     scaling: float,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention function as transformers calls it.
@@ -81,17 +109,22 @@ def tree_attention(
     Args:
         query: [batch, heads, seq, dim].
         key, value: [batch, key-value heads, seq, dim]; each serves heads / key-value heads query heads.
-        tree_blocks: `attention_blocks` of the batch, which cover every query once and in order.
+        tree_blocks: those of the batch.
+        sliding_window: how many tokens a query of this layer sees, itself included; None: all.
+        softcap, s_aux: capped logits and attention sinks, which no kernel of PyTorch's computes; models that have them
+            are refused before (`pack.refuse_other_attention`).
 
     Returns:
         [batch, seq, heads, dim].
     """
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError("attention with capped logits or sinks along prefix trees")
     # On a CPU the kernel serves a group of query heads from one key-value head, with nothing copied; CUDA's kernel for
     # masks wants a copy for each.
     grouped = query.device.type == "cpu"
     copies = 1 if grouped else query.shape[1] // key.shape[1]
     rows: list[list[torch.Tensor]] = [[] for _ in range(query.shape[0])]
-    for block in tree_blocks:
+    for block in tree_blocks.within(sliding_window):
         one = slice(block.tree, block.tree + 1)
         rows[block.tree].append(
             scaled_dot_product_attention(
@@ -123,7 +156,7 @@ def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     logits = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
-        tree_blocks=attention_blocks(batch["ends"]),
+        tree_blocks=AttentionBlocks(batch["ends"], batch["position_ids"]),
         use_cache=False,
         logits_to_keep=asked,
     ).logits  # [trees, asked, vocabulary]
