@@ -40,9 +40,11 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## make the virtual environment and install toolhone
 
-# The two models that configs of this repository name and that no hub is needed for.
+# The models that configs of this repository name and that no hub is needed for.
 model: $(READY)
-	@if grep -q 'models/SmolLM2-135M-Instruct' $(CONFIG); then $(BIN)/python scripts/fetch_smollm2.py; fi
+	@for name in SmolLM2-135M-Instruct gemma-3-270m; do \
+	  if grep -q "models/$$name" $(CONFIG); then $(BIN)/python scripts/fetch_model.py $$name || exit 1; fi; \
+	done
 	@if grep -q 'models/tiny-random-llama' $(CONFIG); then $(BIN)/python scripts/make_tiny_llama.py; fi
 
 train: model ## train, evaluate and report CONFIG
@@ -76,7 +78,7 @@ tokenizers: $(READY) ## fetch the Llama-3.2 and Qwen3 tokenizers, which some tes
 	@$(BIN)/python scripts/fetch_tokenizers.py
 
 bench: $(READY) ## training speed: prefix trees, the stock path, and TRL as documented
-	@$(BIN)/python scripts/fetch_smollm2.py && $(BIN)/python scripts/bench_train.py
+	@$(BIN)/python scripts/fetch_model.py SmolLM2-135M-Instruct && $(BIN)/python scripts/bench_train.py
 
 bench-eval: $(READY) ## evaluation speed of RUN: cached prefix against plain generate
 	@$(BIN)/python scripts/bench_eval.py --run $(RUN)

@@ -27,6 +27,7 @@ def test_auto_takes_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict[s
         pytest.param("llama3.2", "llama3", marks=pytest.mark.tokenizers),
         pytest.param("qwen3", "hermes", marks=pytest.mark.tokenizers),
         pytest.param("smollm2", "hermes", marks=pytest.mark.smollm2),
+        pytest.param("gemma3", "gemma", marks=pytest.mark.gemma3),
     ],
 )
 def test_auto_knows_the_real_tokenizers(fetched_tokenizer: Callable[[str], Any], name: str, expected: str) -> None:

@@ -123,6 +123,7 @@ REAL = [
     pytest.param("llama3.2", marks=pytest.mark.tokenizers),
     pytest.param("qwen3", marks=pytest.mark.tokenizers),
     pytest.param("smollm2", marks=pytest.mark.smollm2),
+    pytest.param("gemma3", marks=pytest.mark.gemma3),
 ]
 
 
@@ -139,6 +140,7 @@ def test_format_and_template_are_chosen_for_what_each_tokenizer_can_write(real: 
         "llama3.2": ("llama3", "toolhone", "parallel calls cannot be read back from it"),
         "qwen3": ("hermes", "model", ""),
         "smollm2": ("hermes", "toolhone", "it leaves out the tools"),
+        "gemma3": ("gemma", "toolhone", "the tokenizer has no chat template of its own"),
     }
     found = (real.renderer.format.name, real.renderer.source, real.renderer.note)
     assert found == expected[real.name]

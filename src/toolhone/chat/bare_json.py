@@ -1,4 +1,5 @@
-"""Reads the formats in which a call is JSON without tags: llama3, and json, whose calls may stand in a code fence."""
+"""Reads the formats in which a call is JSON without tags: llama3, and json and gemma, whose calls may stand in a code
+fence."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ llama3: `{"name": ..., "parameters": {...}}` at the start of a line or after `<|
     stand before and after.
 json: `{"name": ..., "arguments": {...}}` at the start of a line, more of them after white space, or a JSON list of
     them; bare or in a code fence that holds nothing else. `parameters` is read as `arguments` is. Prose as in llama3.
+gemma: as json; it is written with `parameters`.
 
 In all, `<think>` blocks are passed over with all that they hold (as is what stands before a `</think>` that was
 opened by the prompt), and end-of-turn tokens at the end are dropped.
@@ -21,7 +22,7 @@ A turn tried to call, and is malformed, where
 - a block or object that opens as a call is not strict JSON, is not closed, or is no call (see `call_json.read_call`);
 - prose holds what is plainly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
 - it has the markers of another format.
-In llama3 and json an object at the start of a line opens as a call if its first key is a call's; if it then decodes and
+In llama3, gemma and json an object at the start of a line opens as a call if its first key is a call's; if it then decodes and
 has neither arguments nor is a name alone, it is data, and prose.
 
 With `finish_reason` "length" a call that only ends too early is truncated, not malformed. So is a `<think>` that never

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from toolhone.train.label_loss import summed_cross_entropy
 from toolhone.train.pack import IGNORED, visible
 
 TREE_ATTENTION = "prefix_tree"
@@ -160,5 +161,6 @@ def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         use_cache=False,
         logits_to_keep=asked,
     ).logits  # [trees, asked, vocabulary]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten(), ignore_index=IGNORED, reduction="sum")
+    labels = targets[:, asked]
+    labelled = labels != IGNORED  # of several trees in a batch not all have a label at every position that one has
+    return summed_cross_entropy(logits[labelled], labels[labelled])

@@ -1,0 +1,47 @@
+"""The loss of labelled positions against PyTorch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from toolhone.train.label_loss import summed_cross_entropy
+
+
+@pytest.mark.parametrize("positions", [1, 8, 21])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
+def test_loss_and_gradient_are_those_of_pytorch(positions: int, dtype: torch.dtype, tolerance: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = (10 * torch.randn(positions, 50, generator=draw, dtype=torch.float64)).to(dtype)
+    targets = torch.randint(0, 50, (positions,), generator=draw)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = summed_cross_entropy(ours, targets)
+    expected = cross_entropy(theirs.to(torch.promote_types(dtype, torch.float32)), targets, reduction="sum")
+    assert loss.dtype == expected.dtype
+    assert loss.item() == pytest.approx(expected.item(), rel=min(tolerance, 1e-6))
+    (loss / 3).backward()
+    (expected / 3).backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert ours.grad.dtype == dtype
+    assert (ours.grad - theirs.grad).norm() <= tolerance * theirs.grad.norm()
+
+
+def test_no_position_costs_nothing() -> None:
+    logits = torch.zeros(0, 5, requires_grad=True)
+    loss = summed_cross_entropy(logits, torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+
+
+def test_a_logit_far_from_the_rest_gives_no_infinity() -> None:
+    logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
+    loss = summed_cross_entropy(logits, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
