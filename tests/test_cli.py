@@ -453,3 +453,10 @@ def test_a_limit_of_zero_rows_or_tokens_is_refused(fails: Fails, flag: str) -> N
     message = fails("eval", "--run", "runs/try", flag, "0")
     key = flag.removeprefix("--").replace("-", "_")
     assert message == f"--set evaluate.{key}=0: evaluate.{key}: input should be greater than or equal to 1, found 0"
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    command = f"{sys.executable} -m toolhone config | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""

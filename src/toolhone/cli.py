@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hush_libraries()
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        return 1
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
