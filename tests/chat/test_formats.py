@@ -41,7 +41,11 @@ def test_a_tokenizer_that_lacks_one_token_is_of_no_format() -> None:
 
 @pytest.mark.parametrize(
     ("name", "vocabulary", "lacking"),
-    [("hermes", HEADERS, r"<\|im_start\|>"), ("llama3", CHATML, r"<\|start_header_id\|>"), ("gemma", CHATML, "<start_of_turn>")],
+    [
+        ("hermes", HEADERS, r"<\|im_start\|>"),
+        ("llama3", CHATML, r"<\|start_header_id\|>"),
+        ("gemma", CHATML, "<start_of_turn>"),
+    ],
 )
 def test_a_format_that_the_tokenizer_cannot_write_is_refused(
     name: str, vocabulary: dict[str, int], lacking: str

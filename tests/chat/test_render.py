@@ -527,8 +527,8 @@ GEMMA_PROMPTS = {
     "the turn first": ((SYSTEM,), "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\n<end_of_turn>\n"),
     "the model first": (
         (SYSTEM, say("Hello."), USER),
-        "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\n<end_of_turn>\n<start_of_turn>model\nHello.<end_of_turn>\n"
-        "<start_of_turn>user\nWhere is A1?<end_of_turn>\n",
+        "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\n<end_of_turn>\n"
+        "<start_of_turn>model\nHello.<end_of_turn>\n<start_of_turn>user\nWhere is A1?<end_of_turn>\n",
     ),
 }
 

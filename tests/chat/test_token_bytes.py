@@ -52,9 +52,7 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 # SmolLM2's vocabulary lacks the bytes of some control characters and of unassigned planes; it drops them. Gemma's
 # writes a space as U+2581, and so that character as a space.
 TEXT = st.text(
-    st.characters(
-        max_codepoint=0x3FFFF, exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d\u2581"
-    )
+    st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d\u2581")
 )
 
 

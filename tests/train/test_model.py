@@ -102,7 +102,9 @@ def test_transformers_own_offline_error_is_mended_too(which: int) -> None:
 def test_a_missing_folder_is_named_with_the_script_that_makes_it() -> None:
     with pytest.raises(UserError, match=r"^model.name: no such folder: ./models/none$"):
         load_tokenizer(model_config(name="./models/none"))
-    with pytest.raises(UserError, match=r"no such folder: .cache/models/SmolLM2-1 \(`scripts/fetch_model.py SmolLM2-1` brings it"):
+    with pytest.raises(
+        UserError, match=r"no such folder: .cache/models/SmolLM2-1 \(`scripts/fetch_model.py SmolLM2-1` brings it"
+    ):
         load_tokenizer(model_config(name=".cache/models/SmolLM2-1"))
 
 

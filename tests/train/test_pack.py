@@ -468,4 +468,6 @@ def test_attention_that_no_kernel_computes_is_never_passed_over(unknown: dict[st
     states = torch.zeros(1, 1, 2, 4)
     blocks = tree_attention.AttentionBlocks(torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
     with pytest.raises(NotImplementedError):
-        tree_attention.tree_attention(nn.Module(), states, states, states, None, tree_blocks=blocks, scaling=1, **unknown)
+        tree_attention.tree_attention(
+            nn.Module(), states, states, states, None, tree_blocks=blocks, scaling=1, **unknown
+        )

@@ -22,8 +22,8 @@ A turn tried to call, and is malformed, where
 - a block or object that opens as a call is not strict JSON, is not closed, or is no call (see `call_json.read_call`);
 - prose holds what is plainly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
 - it has the markers of another format.
-In llama3, gemma and json an object at the start of a line opens as a call if its first key is a call's; if it then decodes and
-has neither arguments nor is a name alone, it is data, and prose.
+In llama3, gemma and json an object at the start of a line opens as a call if its first key is a call's; if it then
+decodes and has neither arguments nor is a name alone, it is data, and prose.
 
 With `finish_reason` "length" a call that only ends too early is truncated, not malformed. So is a `<think>` that never
 closes: the turn was cut before it said anything. Prose that is cut is prose. With "stop" an unclosed `<think>` is

@@ -25,7 +25,7 @@ def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
     Returns:
         A scalar, in float32 at least. Its gradient can be taken once.
     """
-    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets)
+    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -35,7 +35,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        norms = torch.cat([rows.to(wide).logsumexp(dim=1) for rows in logits.split(_ROWS)])  # [positions]
+        norms = torch.cat([rows.to(wide).logsumexp(dim=1) for rows in torch.split(logits, _ROWS)])  # [positions]
         ctx.save_for_backward(logits, targets, norms)
         return (norms - logits.gather(1, targets[:, None]).squeeze(1).to(wide)).sum()
 
