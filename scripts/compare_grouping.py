@@ -121,7 +121,8 @@ def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[
             fingerprint=f"{seed}-{order}",
         )
         predictions = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(answers)}
-        tokens = sum(json.loads(line).get("computed_tokens", 0) for line in run.train_log.open(encoding="utf-8"))
+        # The log counts up.
+        tokens = max(json.loads(line).get("computed_tokens", 0) for line in run.train_log.open(encoding="utf-8"))
     scores = [score(example, predictions[example.id], renderer.format.name) for example in held_out]
     return {
         "seed": seed,
