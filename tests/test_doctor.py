@@ -21,6 +21,16 @@ def test_the_doctor_finds_no_fault_on_a_sound_machine(capsys: pytest.CaptureFixt
         assert line in printed
 
 
+@pytest.mark.parametrize(("capable", "said"), [(True, "bfloat16: yes"), (False, "bfloat16: not used on this CPU")])
+def test_the_doctor_says_what_number_type_a_cpu_trains_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capable: bool, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    assert main(["doctor"]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_a_wrong_mask_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each token also sees the branches beside its own, as with a plain causal mask."""
     import toolhone.train.tree_attention as tree_attention

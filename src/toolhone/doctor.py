@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
+from toolhone.hardware import cpu_multiplies_bfloat16
 from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
 
@@ -201,14 +202,16 @@ def _accelerator() -> Check:
         free, total = torch.cuda.mem_get_info()
         return Check("CUDA", "ok", f"{', '.join(names)}; {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
     why = "this build of torch has none" if torch.version.cuda is None else "no device is visible"
-    return Check("CUDA", "note", f"none ({why}): training runs on the CPU, which suits models of 0.1B")
+    return Check("CUDA", "note", f"none ({why}): training runs on the CPU, which suits models of 0.1B to 0.3B")
 
 
 def _bfloat16(device: str) -> Check:
     if device == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return Check("bfloat16", "ok" if has else "note", "yes" if has else "no: float32 is used")
-    return Check("bfloat16", "ok", "not used on a CPU, where float32 is faster")
+    if cpu_multiplies_bfloat16():
+        return Check("bfloat16", "ok", "yes: this CPU multiplies it faster than float32")
+    return Check("bfloat16", "ok", "not used on this CPU, where float32 is faster")
 
 
 def _disk() -> Check:

@@ -58,7 +58,7 @@ def choose_hardware(config: ModelConfig) -> Hardware:
     if device == "cpu" and config.attention == "flash_attention_2":
         raise UserError("model.attention: flash_attention_2 needs CUDA, and there is none here; use sdpa")
     dtype = _choose_dtype(config, device)
-    if device == "cpu" and dtype == torch.bfloat16 and not _cpu_multiplies_bfloat16():
+    if device == "cpu" and dtype == torch.bfloat16 and not cpu_multiplies_bfloat16():
         notes.append("bfloat16 on a CPU without AVX512-BF16 or AMX can be fifty times slower than float32")
     return Hardware(device, dtype, tuple(notes))
 
@@ -68,7 +68,7 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
     cuda_lacks_bfloat16 = device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
         if device == "cpu":  # what is quantised is multiplied by kernels of another kind
-            has_bfloat16 = _cpu_multiplies_bfloat16() and config.quantize == "none"
+            has_bfloat16 = cpu_multiplies_bfloat16() and config.quantize == "none"
         else:
             has_bfloat16 = not cuda_lacks_bfloat16
         return torch.bfloat16 if has_bfloat16 else torch.float32
@@ -80,7 +80,7 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
     return dtype
 
 
-def _cpu_multiplies_bfloat16() -> bool:
+def cpu_multiplies_bfloat16() -> bool:
     """Whether the CPU has instructions for products of bfloat16, which make them two to three times as fast as those of
     float32; without them they are many times slower."""
     capabilities = torch.cpu.get_capabilities()
