@@ -7,16 +7,21 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from toolhone.train.label_loss import summed_cross_entropy
+from toolhone.train.pack import IGNORED
 
 
+@pytest.mark.parametrize("ignored", [0, 3])
 @pytest.mark.parametrize("positions", [1, 8, 21])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
 )
-def test_loss_and_gradient_are_those_of_pytorch(positions: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_loss_and_gradient_are_those_of_pytorch(
+    positions: int, dtype: torch.dtype, tolerance: float, ignored: int
+) -> None:
     draw = torch.Generator().manual_seed(0)
     logits = (10 * torch.randn(positions, 50, generator=draw, dtype=torch.float64)).to(dtype)
     targets = torch.randint(0, 50, (positions,), generator=draw)
+    targets[1 : 1 + ignored] = IGNORED
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss = summed_cross_entropy(ours, targets)
     expected = cross_entropy(theirs.to(torch.promote_types(dtype, torch.float32)), targets, reduction="sum")

@@ -161,6 +161,4 @@ def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         use_cache=False,
         logits_to_keep=asked,
     ).logits  # [trees, asked, vocabulary]
-    labels = targets[:, asked]
-    labelled = labels != IGNORED  # of several trees in a batch not all have a label at every position that one has
-    return summed_cross_entropy(logits[labelled], labels[labelled])
+    return summed_cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten())
