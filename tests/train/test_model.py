@@ -106,6 +106,8 @@ def test_a_missing_folder_is_named_with_the_script_that_makes_it() -> None:
         UserError, match=r"no such folder: .cache/models/SmolLM2-1 \(`scripts/fetch_model.py SmolLM2-1` brings it"
     ):
         load_tokenizer(model_config(name=".cache/models/SmolLM2-1"))
+    with pytest.raises(UserError, match=r"no such folder: .cache/models/tiny-1$"):
+        load_tokenizer(model_config(name=".cache/models/tiny-1"))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def _from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, 
     name = name or config.name
     local = Path(name)
     if not local.is_dir() and _is_path(name):
-        fetch = f" (`scripts/fetch_model.py {local.name}` brings it; `make train` calls it)"
-        fetch = fetch if name.startswith(_FETCHED_FOLDER) else ""
+        is_fetched = any(model in name for model in ("SmolLM2", "gemma-3"))
+        fetch = f" (`scripts/fetch_model.py {local.name}` brings it; `make train` calls it)" if is_fetched else ""
         raise UserError(f"model.name: no such folder: {name}{fetch}")
     if local.is_dir() and name == config.name and not (local / "config.json").is_file():
         raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
