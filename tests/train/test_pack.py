@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -184,6 +184,11 @@ CASES = {
         TrainingRow([*PROMPT, 1, 2, 11, 13, 3], 10),
         TrainingRow([*PROMPT, 1, 2, 11, 13, 3, 4, 4, 4], 13),
     ],
+    "two turns in one prompt that goes on from both": [
+        TrainingRow([*PROMPT, 1], 6),
+        TrainingRow([*PROMPT, 1, 2], 6),
+        TrainingRow([*PROMPT, 1, 2, 11, 3], 9),
+    ],
     "one prompt inside another": [TrainingRow([*PROMPT, 1], 6), TrainingRow([*PROMPT[:4], 2, 2], 4)],
     "unequal lengths": [
         TrainingRow([*PROMPT, 1], 6),
@@ -277,11 +282,14 @@ def naive_count(rows: Sequence[TrainingRow]) -> int:
 
 
 def learned_within(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """The distinct rows whose whole is the beginning of the next longer prompt in lexical order."""
+    """The distinct rows whose whole is the beginning of the next longer prompt in lexical order; of several with one
+    prompt the shortest, since a token there has one label."""
     prompts = sorted({tuple(row.shareable) for row in rows})
     following = dict(zip(prompts, [*prompts[1:], ()], strict=True))
     distinct = [row for n, row in enumerate(rows) if row not in rows[:n]]
-    return [row for row in distinct if following[tuple(row.shareable)][: len(row.ids)] == tuple(row.ids)]
+    within = [row for row in distinct if following[tuple(row.shareable)][: len(row.ids)] == tuple(row.ids)]
+    longest_first = sorted(within, key=lambda row: len(row.ids), reverse=True)
+    return list({tuple(row.shareable): row for row in longest_first}.values())
 
 
 def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
@@ -312,6 +320,7 @@ def test_every_token_sees_exactly_its_own_row_so_far(rows: list[TrainingRow]) ->
 
 
 @given(tries)
+@example([TrainingRow([0, 0], 1), TrainingRow([0, 0, 0], 1), TrainingRow([0, 0, 0, 0, 0], 4)])
 @settings(deadline=None)
 def test_a_tree_holds_each_shared_prefix_once(rows: list[TrainingRow]) -> None:
     assert len(build_tree(rows)) == naive_count(rows)
@@ -443,10 +452,23 @@ def test_models_of_other_attention_are_refused_by_name(model_config: PreTrainedC
 
 @pytest.mark.parametrize(
     "model_config",
-    [LlamaConfig(), Qwen3Config(sliding_window=16), MistralConfig(), AutoConfig.for_model("gemma3_text")],
+    [
+        LlamaConfig(),
+        Qwen3Config(),
+        Qwen3Config(sliding_window=16),
+        MistralConfig(sliding_window=None),
+        MistralConfig(sliding_window=16),
+        AutoConfig.for_model("gemma3_text"),
+    ],
 )
-def test_models_of_full_and_sliding_window_attention_are_taken(model_config: PreTrainedConfig) -> None:
+def test_models_of_full_and_sliding_windows_are_taken_until_one_layer_is_another(
+    model_config: PreTrainedConfig,
+) -> None:
     refuse_other_attention(model_config, "org/windowed")
+    layers = model_config.num_hidden_layers
+    model_config.layer_types = ["full_attention", "sliding_attention"] * (layers // 2 - 1) + ["chunked_attention"] * 2
+    with pytest.raises(UserError, match=r"org/windowed has chunked_attention"):
+        refuse_other_attention(model_config, "org/windowed")
 
 
 @pytest.mark.usefixtures("_double")
