@@ -21,12 +21,15 @@ def test_the_doctor_finds_no_fault_on_a_sound_machine(capsys: pytest.CaptureFixt
         assert line in printed
 
 
-@pytest.mark.parametrize(("capable", "said"), [(True, "bfloat16: yes"), (False, "bfloat16: not used on this CPU")])
+@pytest.mark.parametrize(
+    ("speedup", "said"),
+    [(2.3, "bfloat16: yes: this CPU multiplies it 2.3 times as fast"), (0.5, "bfloat16: not used on this CPU")],
+)
 def test_the_doctor_says_what_number_type_a_cpu_trains_in(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capable: bool, said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], speedup: float, said: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    monkeypatch.setattr(doctor_module, "bfloat16_speedup", lambda: speedup)
     assert main(["doctor"]) == 0
     assert said in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
-from toolhone.hardware import cpu_multiplies_bfloat16
+from toolhone.hardware import bfloat16_speedup
 from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
 
@@ -209,8 +209,9 @@ def _bfloat16(device: str) -> Check:
     if device == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return Check("bfloat16", "ok" if has else "note", "yes" if has else "no: float32 is used")
-    if cpu_multiplies_bfloat16():
-        return Check("bfloat16", "ok", "yes: this CPU multiplies it faster than float32")
+    speedup = bfloat16_speedup()
+    if speedup > 1:
+        return Check("bfloat16", "ok", f"yes: this CPU multiplies it {speedup:.1f} times as fast as float32")
     return Check("bfloat16", "ok", "not used on this CPU, where float32 is faster")
 
 

@@ -72,11 +72,13 @@ def written(turn: Message, format: FormatName) -> str:
         "gemma": ("parameters", "", "", "\n"),
         "json": ("arguments", "", "", "\n"),
     }[format]
-    arguments = [json.dumps(call.arguments, ensure_ascii=False) for call in turn.tool_calls]
-    calls = [
-        f'{opening}{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{key}": {written}}}{closing}'
-        for call, written in zip(turn.tool_calls, arguments, strict=True)
+    space = "" if format == "gemma" else " "
+    separators = (f",{space}", f":{space}")
+    bodies = [
+        json.dumps({"name": call.name, key: call.arguments}, ensure_ascii=False, separators=separators)
+        for call in turn.tool_calls
     ]
+    calls = [opening + body + closing for body in bodies]
     return turn.content + ("\n" if turn.content and calls else "") + between.join(calls) + END[format]
 
 
@@ -520,7 +522,7 @@ GEMMA_PROMPTS = {
     "a result": (
         (SYSTEM, USER, say("", ORDER), Message("tool", "sent", tool_call_id="call_1")),
         "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\nWhere is A1?<end_of_turn>\n<start_of_turn>model\n"
-        '{"name": "query_order", "parameters": {"order_id": "A1"}}<end_of_turn>\n'
+        '{"name":"query_order","parameters":{"order_id":"A1"}}<end_of_turn>\n'
         "<start_of_turn>user\n```tool_output\nsent\n```<end_of_turn>\n",
     ),
     "no system message": ((USER,), "<start_of_turn>user\nlook_up(id, n?)\n\nWhere is A1?<end_of_turn>\n"),

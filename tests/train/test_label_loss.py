@@ -50,3 +50,18 @@ def test_a_logit_far_from_the_rest_gives_no_infinity() -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+def test_logits_without_a_gradient_stay_as_they_are() -> None:
+    logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    before = logits.clone()
+    assert summed_cross_entropy(logits, torch.zeros(9, dtype=torch.long)) > 0
+    assert torch.equal(logits, before)
+
+
+def test_a_second_backward_is_refused() -> None:
+    hidden = torch.ones(2, 3, requires_grad=True)
+    loss = summed_cross_entropy(hidden * 2, torch.tensor([0, 1]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

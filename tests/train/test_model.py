@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from toolhone import hardware
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.hardware import choose_hardware
@@ -156,31 +157,50 @@ def pretend_cpu(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
 
 @pytest.mark.usefixtures("_no_cuda")
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-@pytest.mark.parametrize(
-    ("capabilities", "taken"),
-    [
-        ({}, torch.float32),
-        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
-        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
-        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
-    ],
-)
-def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], taken: torch.dtype, device: str
+@pytest.mark.parametrize(("speedup", "taken"), [(0.0, torch.float32), (0.5, torch.float32), (2.3, torch.bfloat16)])
+def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(
+    monkeypatch: pytest.MonkeyPatch, speedup: float, taken: torch.dtype, device: str
 ) -> None:
-    pretend_cpu(monkeypatch, **capabilities)
-    hardware = choose_hardware(model_config(device=device))
-    assert (hardware.device, hardware.dtype, hardware.notes) == ("cpu", taken, ())
+    monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: speedup)
+    found = choose_hardware(model_config(device=device))
+    assert (found.device, found.dtype, found.notes) == ("cpu", taken, ())
     assert choose_hardware(model_config(device=device, dtype="float32")).dtype == torch.float32
     assert choose_hardware(model_config(device=device, quantize="nf4")).dtype == torch.float32
 
 
 @pytest.mark.usefixtures("_no_cuda")
+def test_processes_side_by_side_do_not_each_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: 2.3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert choose_hardware(model_config()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
+def test_the_speed_of_bfloat16_is_measured_where_there_are_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    products: list[torch.dtype] = []
+    ones = torch.ones
+
+    def noted(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        products.append(dtype)
+        return ones(8, 8)
+
+    monkeypatch.setattr(torch, "ones", noted)
+    pretend_cpu(monkeypatch)
+    assert hardware.bfloat16_speedup.__wrapped__() == 0.0
+    assert products == []
+    pretend_cpu(monkeypatch, **{capability: True})
+    assert hardware.bfloat16_speedup.__wrapped__() > 0
+    assert set(products) == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.usefixtures("_no_cuda")
 def test_bfloat16_on_a_cpu_without_it_is_taken_with_a_word_about_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_cpu(monkeypatch)
-    hardware = choose_hardware(model_config(dtype="bfloat16"))
-    assert hardware.dtype == torch.bfloat16
-    assert "fifty times slower" in hardware.notes[0]
+    found = choose_hardware(model_config(dtype="bfloat16"))
+    assert found.dtype == torch.bfloat16
+    assert "fifty times slower" in found.notes[0]
 
 
 @pytest.mark.usefixtures("_no_cuda")

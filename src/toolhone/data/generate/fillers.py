@@ -6,6 +6,7 @@ value, so that a test row cannot be answered from memory, unless a slot says `sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 _SYMBOLS = {"#": "0123456789", "^": "123456789", "@": LETTERS}
 _MOST_DRAWS = 10_000
+_DIGITS = re.compile(r"\d{4,}")
 
 _T = TypeVar("_T")
 
@@ -67,7 +69,8 @@ class SlotSpec(BaseModel):
 
 
 class Codes:
-    """Draws codes, none twice over all outputs: a test row holds no code of a training row, in whatever case."""
+    """Draws codes, none twice over all outputs: a test row holds no code of a training row, in whatever case, and none
+    with the same four digits or more in a row."""
 
     def __init__(self) -> None:
         self._drawn: set[str] = set()
@@ -86,8 +89,9 @@ class Codes:
             for _ in range(_MOST_DRAWS):
                 shape = rng.choice(_pick(groups, rng.random() * total).of)
                 code = "".join(rng.choice(_SYMBOLS[s]) if s in _SYMBOLS else s for s in shape)
-                if slot.shared or code.lower() not in self._drawn:
-                    self._drawn.add(code.lower())
+                marks = {code.lower(), *_DIGITS.findall(code)}
+                if slot.shared or self._drawn.isdisjoint(marks):
+                    self._drawn |= marks
                     return code.lower() if typed and slot.lower_case and rng.random() < slot.lower_case else code
             raise UserError(f"{where}: {_MOST_DRAWS:,} draws gave no new code; add shapes, or characters to them")
 
