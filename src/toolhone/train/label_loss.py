@@ -1,4 +1,4 @@
-"""The cross-entropy of labelled positions, computed a few rows at a time.
+"""The loss of labelled tokens: they alone reach the LM head, and their cross-entropy is computed a few rows at a time.
 
 PyTorch's keeps logits, their float32 copy and their log-softmax, and makes two gradients of the same size: with a
 vocabulary of 262,144 (Gemma) a quarter of a training step's time on a CPU, most of it spent on fresh pages of memory.
@@ -15,6 +15,25 @@ from toolhone.train.pack import IGNORED
 
 _ROWS = 8
 """Rows of logits that are worked on together: few enough for a processor's cache to hold them."""
+
+
+def label_loss(model: Any, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """The summed cross-entropy of the labelled tokens of a batch.
+
+    Only the positions before a label reach the LM head: scoring all of them would be a fifth of a small model's
+    arithmetic, more than half of one with a large vocabulary, and most of its memory.
+
+    Args:
+        labels: [batch, seq], IGNORED where nothing is learned.
+        inputs: what else the model takes, `input_ids` [batch, seq] among it.
+
+    Returns:
+        A scalar, as `summed_cross_entropy`.
+    """
+    targets = labels[:, 1:]
+    asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
+    logits = model(**inputs, use_cache=False, logits_to_keep=asked).logits  # [batch, asked, vocabulary]
+    return summed_cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten())
 
 
 def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from toolhone.hardware import Hardware, world_size
 from toolhone.memory import give_back_memory, peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
+from toolhone.train.label_loss import label_loss
 from toolhone.train.pack import IGNORED, TreeCollator, refuse_other_attention
 from toolhone.train.progress import TrainLog
 from toolhone.train.sampler import PrefixSampler, TellEpoch
@@ -70,11 +71,15 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """The mean cross-entropy of the labelled tokens of all processes and accumulated batches, as SFTTrainer's.
 
-        Rows without `ends` are SFTTrainer's own business.
+        Rows without `ends` are SFTTrainer's own business on a GPU, and for mixtures of experts, whose routers it
+        balances. On a CPU it would ask the LM head at every position.
         """
-        if "ends" not in inputs:
+        if "ends" in inputs:
+            total = tree_loss(model, inputs)
+        elif inputs["input_ids"].device.type == "cpu" and not self.aux_loss_enabled:
+            total = label_loss(model, **inputs)
+        else:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        total = tree_loss(model, inputs)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORED).sum().clamp(min=1)
         # Trainer counted the labels of all processes, and DDP takes the mean of their gradients.

@@ -16,8 +16,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from toolhone.train.label_loss import summed_cross_entropy
-from toolhone.train.pack import IGNORED, visible
+from toolhone.train.label_loss import label_loss
+from toolhone.train.pack import visible
 
 TREE_ATTENTION = "prefix_tree"
 """The name under which transformers finds `tree_attention`: model.set_attn_implementation(TREE_ATTENTION)."""
@@ -147,18 +147,12 @@ ALL_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, tree_attention)
 
 
 def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch.
-
-    The model must attend by `TREE_ATTENTION`. Only the positions before a label reach the LM head: scoring all of them
-    would be a fifth of a small model's arithmetic and most of its memory.
-    """
-    targets = batch["labels"][:, 1:]  # [trees, seq - 1]
-    asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
-    logits = model(
+    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch; the model must attend by
+    `TREE_ATTENTION`."""
+    return label_loss(
+        model,
+        batch["labels"],
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         tree_blocks=AttentionBlocks(batch["ends"], batch["position_ids"]),
-        use_cache=False,
-        logits_to_keep=asked,
-    ).logits  # [trees, asked, vocabulary]
-    return summed_cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten())
+    )
