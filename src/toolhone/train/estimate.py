@@ -29,7 +29,7 @@ _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
 # 35 to 45% model-FLOPs utilisation that others report for LoRA.
 _STEP_EFFICIENCY = {"cpu": 0.7, "cuda": 0.35}
 # Float32 copies of the logits that are alive at once, in toolhone's loss and in TRL's.
-_LOGIT_COPIES = {"prefix_tree": 4, "none": 12}
+_LOGIT_COPIES, _TRL_LOGIT_COPIES = 1, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ def _tree_batch(config: Config, rows: list[TrainingRow]) -> BatchCount:
 def _plain_batch(rows: list[TrainingRow]) -> BatchCount:
     longest = max(len(row.ids) for row in rows)
     tokens = len(rows) * longest
-    return BatchCount(tokens, tokens, tokens * longest // 2, tokens)
+    labelled = len({column for row in rows for column in range(row.prompt_length, len(row.ids))}) * len(rows)
+    return BatchCount(tokens, labelled, tokens * longest // 2, tokens)
 
 
 def _sizes(config: Config, model_config: Any) -> _Sizes:
@@ -178,7 +179,8 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Seque
         frozen = sizes.body * 4.127 / 8 + (sizes.frozen - sizes.body) * width
     moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
     adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
-    logits = _LOGIT_COPIES[config.train.packing] * sizes.vocabulary * 4
+    is_ours = config.train.packing == "prefix_tree" or hardware.device == "cpu"
+    logits = (_LOGIT_COPIES if is_ours else _TRL_LOGIT_COPIES) * sizes.vocabulary * 4
     # On CUDA every query head is given keys and values of its own (see tree_attention).
     key_width = sizes.key_value if hardware.device == "cpu" else sizes.hidden
     batch = max(
