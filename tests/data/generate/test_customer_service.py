@@ -26,7 +26,7 @@ TOOLS = read_tools(FOLDER / "tools.json")
 SPLITS = ("train", "test")
 
 COMPOSITION = {
-    "train": {"no call": 316, "several calls": 185, "several turns": 320, "single call": 979},
+    "train": {"no call": 385, "several calls": 185, "several turns": 320, "single call": 910},
     "test": {"no call": 33, "several calls": 20, "several turns": 20, "single call": 127},
 }
 
