@@ -24,7 +24,7 @@ make_log = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "make_log.py"
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = make_log.make_log(300)
+    made: list[dict[str, Any]] = make_log.make_log(400)
     return made
 
 
@@ -37,13 +37,13 @@ def read_back(pairs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFact
 
 
 def test_the_same_seed_gives_the_same_log_and_another_seed_another(pairs: list[dict[str, Any]]) -> None:
-    assert json.dumps(make_log.make_log(300)) == json.dumps(pairs)
-    assert json.dumps(make_log.make_log(300, seed=1)) != json.dumps(pairs)
+    assert json.dumps(make_log.make_log(400)) == json.dumps(pairs)
+    assert json.dumps(make_log.make_log(400, seed=1)) != json.dumps(pairs)
 
 
 def test_every_request_offers_the_tools_and_names_the_model(pairs: list[dict[str, Any]]) -> None:
     tools = [tool.to_json() for tool in read_tools(SHIPPED / "tools.json")]
-    assert len(pairs) == 300
+    assert len(pairs) == 400
     for pair in pairs:
         assert pair["request"]["tools"] == tools
         assert pair["request"]["model"] == "gpt-4o-2024-08-06"
@@ -95,7 +95,7 @@ def test_conversations_read_from_the_log_are_the_shipped_ones(read_back: list[Co
         for row in make_log.requests_of(whole)
     }
     rows = [row for row in read_back if isinstance(row, Conversation)]
-    assert len(rows) > 150
+    assert len(rows) > 200
     for row in rows:
         said = tuple(
             (
