@@ -26,7 +26,6 @@ gaps = st.sampled_from(["", " ", "\n", "\n    ", "\t"])
 KEYS: dict[FormatName, list[str]] = {
     "hermes": ["arguments"],
     "llama3": ["parameters", "arguments"],
-    "gemma": ["parameters", "arguments"],
     "json": ["arguments", "parameters"],
 }
 
