@@ -2,8 +2,9 @@
 
 PyTorch's attention with a dense mask multiplies every query with every key and throws most of it away: of 16 branches
 of 75 tokens behind 850 shared ones, two thirds. Here the queries are cut into blocks along the tree; each block is
-multiplied with the keys that any of its queries sees, by the same `scaled_dot_product_attention`. The values are those
-of a dense mask (`pack.visible`), on any device, and no kernel of our own is needed.
+multiplied with the keys that any of its queries sees. The values are those of a dense mask (`pack.visible`). On CUDA
+each block goes through the same `scaled_dot_product_attention`; on a CPU its own matrix products take half the time of
+that kernel, forward and backward (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ TREE_ATTENTION = "prefix_tree"
 """The name under which transformers finds `tree_attention`: model.set_attn_implementation(TREE_ATTENTION)."""
 
 # Short branches are taken together until a block has so many queries: below, the overhead of a call outweighs the
-# products saved.
+# products saved. A longer segment is one block on CUDA, whose kernel is made for long ones; on a CPU it is cut, since
+# its first queries see few of its keys.
 _BLOCK_QUERIES = 256
+_CPU_BLOCK_QUERIES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,23 @@ class AttentionBlocks:
             self._of_window[window] = [
                 _block(ends, positions, window, tree, *span)
                 for tree, (ends, positions) in trees
-                for span in _spans(ends.tolist())
+                for span in self._spans(ends.tolist())
             ]
         return self._of_window[window]
 
-
-def _spans(ends: list[int]) -> Iterator[tuple[int, int]]:
-    """Query ranges: a run of tokens with one end (a tree's segment) is never cut; short ones are joined."""
-    first = 0
-    for index in range(1, len(ends) + 1):
-        last_of_segment = index == len(ends) or ends[index] != ends[index - 1]
-        if last_of_segment and (index - first >= _BLOCK_QUERIES or index == len(ends)):
-            yield first, index
-            first = index
+    def _spans(self, ends: list[int]) -> Iterator[tuple[int, int]]:
+        """Query ranges."""
+        if self._ends.device.type == "cpu":
+            for first in range(0, len(ends), _CPU_BLOCK_QUERIES):
+                yield first, min(first + _CPU_BLOCK_QUERIES, len(ends))
+            return
+        first = 0
+        for index in range(1, len(ends) + 1):
+            # A run of tokens with one end is a segment of the tree.
+            last_of_segment = index == len(ends) or ends[index] != ends[index - 1]
+            if last_of_segment and (index - first >= _BLOCK_QUERIES or index == len(ends)):
+                yield first, index
+                first = index
 
 
 def _block(ends: torch.Tensor, positions: torch.Tensor, window: int | None, tree: int, first: int, last: int) -> Block:
@@ -120,27 +127,70 @@ def tree_attention(
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with capped logits or sinks along prefix trees")
-    # On a CPU the kernel serves a group of query heads from one key-value head, with nothing copied; CUDA's kernel for
-    # masks wants a copy for each.
-    grouped = query.device.type == "cpu"
-    copies = 1 if grouped else query.shape[1] // key.shape[1]
     rows: list[list[torch.Tensor]] = [[] for _ in range(query.shape[0])]
     for block in tree_blocks.within(sliding_window):
         one = slice(block.tree, block.tree + 1)
-        rows[block.tree].append(
-            scaled_dot_product_attention(
-                query[one, :, block.first : block.last],
-                key[one].index_select(2, block.keys).repeat_interleave(copies, dim=1),
-                value[one].index_select(2, block.keys).repeat_interleave(copies, dim=1),
+        queries = query[one, :, block.first : block.last]
+        keys, values = (states[one].index_select(2, block.keys) for states in (key, value))
+        if query.device.type == "cpu" and not dropout:
+            attended = _GroupedAttention.apply(queries, keys, values, block.mask, scaling)
+        else:
+            # The kernel for masks wants keys and values for each query head.
+            copies = query.shape[1] // key.shape[1]
+            attended = scaled_dot_product_attention(
+                queries,
+                keys.repeat_interleave(copies, dim=1),
+                values.repeat_interleave(copies, dim=1),
                 attn_mask=block.mask,
                 is_causal=block.mask is None,
                 dropout_p=dropout,
                 scale=scaling,
-                enable_gqa=grouped,
             )
-        )
+        rows[block.tree].append(attended)
     output = torch.cat([torch.cat(row, dim=2) for row in rows])  # [batch, heads, seq, dim]
     return output.transpose(1, 2).contiguous(), None
+
+
+class _GroupedAttention(torch.autograd.Function):
+    """Attention of one block as plain matrix products: the query heads of a group lie one below the other, so that
+    each key-value head is multiplied once and nothing is copied. The probabilities are computed anew for the backward
+    pass, which costs a seventh of the time and keeps nothing that grows with queries times keys."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,  # [1, heads, queries, dim]
+        key: torch.Tensor,  # [1, key-value heads, keys, dim]
+        value: torch.Tensor,  # as key
+        mask: torch.Tensor | None,  # [queries, keys]; None: causal
+        scaling: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.scaling = scaling
+        stacked = query.reshape(key.shape[1], -1, query.shape[-1])  # [key-value heads, group x queries, dim]
+        return (_probabilities(stacked, key[0], mask, scaling) @ value[0]).view(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        query, key, value, mask = ctx.saved_tensors
+        stacked = query.reshape(key.shape[1], -1, query.shape[-1])
+        gradient = gradients[0].reshape(stacked.shape)
+        probabilities = _probabilities(stacked, key[0], mask, ctx.scaling)
+        of_value = probabilities.transpose(1, 2) @ gradient
+        of_scores = torch._softmax_backward_data(
+            gradient @ value[0].transpose(1, 2), probabilities, -1, probabilities.dtype
+        ).mul_(ctx.scaling)
+        of_query = (of_scores @ key[0]).view(query.shape)
+        return of_query, (of_scores.transpose(1, 2) @ stacked)[None], of_value[None], None, None
+
+
+def _probabilities(stacked: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+    """[key-value heads, group x queries, keys] from [key-value heads, group x queries, dim] and the keys."""
+    if mask is None:
+        mask = key.new_ones(key.shape[1], key.shape[1], dtype=torch.bool).tril()
+    unseen = key.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+    unseen = unseen.repeat(stacked.shape[1] // len(mask), 1)
+    return torch.softmax(torch.baddbmm(unseen, stacked, key.transpose(1, 2), alpha=scaling), dim=-1)
 
 
 ALL_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, tree_attention)
