@@ -2,9 +2,9 @@
 
 PyTorch's attention with a dense mask multiplies every query with every key and throws most of it away: of 16 branches
 of 75 tokens behind 850 shared ones, two thirds. Here the queries are cut into blocks along the tree; each block is
-multiplied with the keys that any of its queries sees. The values are those of a dense mask (`pack.visible`). On CUDA
-each block goes through the same `scaled_dot_product_attention`; on a CPU its own matrix products take half the time of
-that kernel, forward and backward (docs/performance.md).
+multiplied with the keys that any of its queries sees, by the same `scaled_dot_product_attention`. The values are those
+of a dense mask (`pack.visible`). In bfloat16 on a CPU plain matrix products take half of that kernel's time or less,
+and stand in its place (scripts/bench_attention.py).
 """
 
 from __future__ import annotations
@@ -127,16 +127,18 @@ def tree_attention(
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with capped logits or sinks along prefix trees")
+    # On a CPU the kernel serves a group of query heads from one key-value head, with nothing copied; CUDA's kernel for
+    # masks wants a copy for each.
+    on_cpu = query.device.type == "cpu"
+    copies = 1 if on_cpu else query.shape[1] // key.shape[1]
     rows: list[list[torch.Tensor]] = [[] for _ in range(query.shape[0])]
     for block in tree_blocks.within(sliding_window):
         one = slice(block.tree, block.tree + 1)
         queries = query[one, :, block.first : block.last]
         keys, values = (states[one].index_select(2, block.keys) for states in (key, value))
-        if query.device.type == "cpu" and not dropout:
-            attended = _GroupedAttention.apply(queries, keys, values, block.mask, scaling)
+        if on_cpu and query.dtype == torch.bfloat16 and not dropout:
+            attended = GroupedAttention.apply(queries, keys, values, block.mask, scaling)  # type: ignore[no-untyped-call]
         else:
-            # The kernel for masks wants keys and values for each query head.
-            copies = query.shape[1] // key.shape[1]
             attended = scaled_dot_product_attention(
                 queries,
                 keys.repeat_interleave(copies, dim=1),
@@ -145,13 +147,14 @@ def tree_attention(
                 is_causal=block.mask is None,
                 dropout_p=dropout,
                 scale=scaling,
+                enable_gqa=on_cpu,
             )
         rows[block.tree].append(attended)
     output = torch.cat([torch.cat(row, dim=2) for row in rows])  # [batch, heads, seq, dim]
     return output.transpose(1, 2).contiguous(), None
 
 
-class _GroupedAttention(torch.autograd.Function):
+class GroupedAttention(torch.autograd.Function):
     """Attention of one block as plain matrix products: the query heads of a group lie one below the other, so that
     each key-value head is multiplied once and nothing is copied. The probabilities are computed anew for the backward
     pass, which costs a seventh of the time and keeps nothing that grows with queries times keys."""

@@ -1,0 +1,75 @@
+"""Attention over a prefix tree on a CPU, forward and backward: toolhone's blocks against a dense mask.
+
+    OMP_NUM_THREADS=1 .venv/bin/python scripts/bench_attention.py --heads 4 --key-value-heads 1 --dim 256 \
+        --shared 81 --branches 3 --length 240
+
+One layer: `branches` of `length` tokens behind `shared` ones. Both take turns; the least time of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from toolhone.train.pack import TrainingRow, build_tree, visible
+from toolhone.train.tree_attention import AttentionBlocks, tree_attention
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("heads", 4), ("key-value-heads", 1), ("dim", 256), ("shared", 81), ("branches", 3),
+                          ("length", 240), ("repeats", 15)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    print(
+        f"{torch.get_num_threads()} threads, {args.heads} heads, {args.key_value_heads} of keys, dimension {args.dim}"
+    )
+    print("| dtype | dense mask | blocks | ratio | largest difference |\n| --- | --- | --- | --- | --- |")
+    for dtype in (torch.float32, torch.bfloat16):
+        dense, blocks, difference = compare(args, dtype)
+        name = str(dtype).removeprefix("torch.")
+        print(f"| {name} | {dense:.1f} ms | {blocks:.1f} ms | {dense / blocks:.1f}x | {difference:.1g} |")
+
+
+def compare(args: argparse.Namespace, dtype: torch.dtype) -> tuple[float, float, float]:
+    """Milliseconds with a dense mask and in blocks, and the largest difference of their outputs."""
+    shared = list(range(args.shared))
+    rows = [TrainingRow([*shared, *[1000 + n] * args.length], args.shared + 1) for n in range(args.branches)]
+    tree = build_tree(rows)
+    ends, positions = torch.tensor([tree.ends]), torch.tensor([tree.positions])
+    every = torch.arange(len(tree))
+    mask = visible(ends[0], every, every)
+    cut = AttentionBlocks(ends, positions)
+    torch.manual_seed(0)
+    heads = (args.heads, args.key_value_heads, args.key_value_heads)
+    query, key, value = (torch.randn(1, n, len(tree), args.dim, dtype=dtype, requires_grad=True) for n in heads)
+    scaling = args.dim**-0.5
+    gradient = torch.randn(1, len(tree), args.heads, args.dim, dtype=dtype)
+
+    def dense() -> torch.Tensor:
+        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    def blocks() -> torch.Tensor:
+        module: Any = SimpleNamespace()
+        return tree_attention(module, query, key, value, None, tree_blocks=cut, scaling=scaling)[0]
+
+    def timed(attend: Callable[[], torch.Tensor]) -> float:
+        started = time.perf_counter()
+        attend().backward(gradient)
+        return (time.perf_counter() - started) * 1e3
+
+    times = [(timed(dense), timed(blocks)) for _ in range(args.repeats)]
+    with torch.no_grad():
+        difference = float((dense() - blocks()).abs().max())
+    return min(one for one, _ in times), min(other for _, other in times), difference
+
+
+if __name__ == "__main__":
+    main()
