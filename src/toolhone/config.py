@@ -66,9 +66,9 @@ class ChatConfig(_Section):
     """How a conversation becomes the text that the model reads and writes."""
 
     format: Literal["auto", FormatName] = "auto"
-    """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 (JSON with
-    "parameters", in that model's turns), gemma (Python's [name(key=value)], in that model's turns) or json (a JSON
-    object a line, without tags; ChatML models). auto: told from the tokenizer's special tokens, never json."""
+    """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 and gemma (JSON
+    with "parameters", in those models' turns) or json (a JSON object a line, without tags; ChatML models). auto: told
+    from the tokenizer's special tokens, never json."""
     template: Literal["auto", "model", "toolhone"] = "auto"
     """Whose chat template: auto takes the model's own where it knows tools and calls can be read back from it,
     otherwise toolhone's for the format. Either is saved with the adapter."""

@@ -1,7 +1,4 @@
-"""Reading calls in JSON, for the cases that scoring.md lists and for all that hypothesis can think of.
-
-The gemma format, whose calls are Python's, has its own file, `test_pythonic.py`.
-"""
+"""Reading a model's text, for the cases that scoring.md lists and for all that hypothesis can think of."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from hypothesis import strategies as st
 from toolhone.chat.parse import parse_turn
 from toolhone.records import FormatName, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 ORDER = ToolCall("query_order", {"order_id": "ORD-1"})
 STOCK = ToolCall("query_stock", {"sku": "SKU1", "quantity": 2})
 

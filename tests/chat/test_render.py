@@ -66,36 +66,20 @@ def say(content: str, *calls: ToolCall) -> Message:
 
 def written(turn: Message, format: FormatName) -> str:
     """The turn as its format has it, written here once more without any template."""
-    if format == "gemma":
-        calls = [f"{call.name}({', '.join(map(argument, call.arguments.items()))})" for call in turn.tool_calls]
-        listed = f"[{', '.join(calls)}]" if calls else ""
-        return turn.content + ("\n" if turn.content and calls else "") + listed + END[format]
     key, opening, closing, between = {
         "hermes": ("arguments", "<tool_call>\n", "\n</tool_call>", "\n"),
         "llama3": ("parameters", "", "", "; "),
+        "gemma": ("parameters", "", "", "\n"),
         "json": ("arguments", "", "", "\n"),
     }[format]
-    bodies = [json.dumps({"name": call.name, key: call.arguments}, ensure_ascii=False) for call in turn.tool_calls]
+    space = "" if format == "gemma" else " "
+    separators = (f",{space}", f":{space}")
+    bodies = [
+        json.dumps({"name": call.name, key: call.arguments}, ensure_ascii=False, separators=separators)
+        for call in turn.tool_calls
+    ]
     calls = [opening + body + closing for body in bodies]
     return turn.content + ("\n" if turn.content and calls else "") + between.join(calls) + END[format]
-
-
-def argument(item: tuple[str, Any]) -> str:
-    """An argument as Python writes it."""
-    key, value = item
-    return (
-        f"{key}={literal(value)}"
-        if key.isidentifier()
-        else f"**{{{json.dumps(key, ensure_ascii=False)}: {literal(value)}}}"
-    )
-
-
-def literal(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {literal(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(literal, value)) + "]"
-    return str(value) if value is None or isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
 
 
 @pytest.fixture(scope="module")
@@ -293,10 +277,6 @@ TURNS = {
 @EACH
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
 def test_a_turn_is_written_as_its_format_has_it(renderer: ChatRenderer, turn: Message) -> None:
-    if renderer.format.name == "gemma" and turn.tool_calls[:1] == (ToolCall('say "hi"', {}),):
-        with pytest.raises(RenderError, match=r"^rows\.jsonl:7: turn 2 does not survive the gemma format"):
-            renderer.render(example(SYSTEM, USER, turn))
-        return
     row = renderer.render(example(SYSTEM, USER, turn))
     assert row.completion_text == written(turn, renderer.format.name)
     assert renderer.decode(row.completion_ids) == row.completion_text
@@ -360,9 +340,6 @@ REFUSED = {
     ),
     "gemma": (
         '{"name": "x", "parameters": {}}',
-        "[look_up(code=7)]",
-        "as in look_up(code=7)",
-        "look_up()",
         "<end_of_turn>",
         "<start_of_turn>",
         "<eos>",
@@ -458,19 +435,12 @@ ASKED = st.text(max_size=20).filter(lambda text: "<|" not in text)
 BEFORE = st.lists(st.builds(Message, st.sampled_from(["user", "tool"]), ASKED) | SAID, max_size=4)
 
 
-def pythonic(message: Message) -> Message:
-    calls = tuple(dataclasses.replace(call, name=re.sub(r"[^\w.-]", "_", call.name)) for call in message.tool_calls)
-    return dataclasses.replace(message, content=message.content.replace("(", ""), tool_calls=calls)
-
-
 @EACH
 @settings(max_examples=40, deadline=None)
 @given(st.booleans(), BEFORE, SAID, TOOLS_OF_ANY_KIND)
 def test_any_conversation_renders_and_reads_back(
     renderer: ChatRenderer, system: bool, before: list[Message], turn: Message, tools: tuple[Tool, ...]
 ) -> None:
-    if renderer.format.name == "gemma":  # whose calls hold no other names, and whose prose no parentheses
-        before, turn = [pythonic(message) for message in before], pythonic(turn)
     found = example(*([SYSTEM] if system else [USER]), *before, turn, tools=tools)
     row = renderer.render(found)
     text = renderer.decode(row.completion_ids)
@@ -552,7 +522,7 @@ GEMMA_PROMPTS = {
     "a result": (
         (SYSTEM, USER, say("", ORDER), Message("tool", "sent", tool_call_id="call_1")),
         "<start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\n\nWhere is A1?<end_of_turn>\n<start_of_turn>model\n"
-        '[query_order(order_id="A1")]<end_of_turn>\n'
+        '{"name":"query_order","parameters":{"order_id":"A1"}}<end_of_turn>\n'
         "<start_of_turn>user\n```tool_output\nsent\n```<end_of_turn>\n",
     ),
     "no system message": ((USER,), "<start_of_turn>user\nlook_up(id, n?)\n\nWhere is A1?<end_of_turn>\n"),

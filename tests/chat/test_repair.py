@@ -16,10 +16,11 @@ from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.chat.repair import REPAIRS, Mender
 from toolhone.records import FormatName, Repair, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 KEY: dict[FormatName, str] = {
     "hermes": "arguments",
     "llama3": "parameters",
+    "gemma": "parameters",
     "json": "arguments",
 }
 CALL = ToolCall("f", {"a": [True, None], "b": "it's"})
@@ -67,7 +68,7 @@ def test_a_broken_call_is_mended_by_the_repairs_it_needs_and_by_no_others(
 def test_a_call_in_a_code_fence_is_mended_where_the_format_has_none(format: FormatName, opening: str) -> None:
     call = f'{{"name": "f", "{KEY[format]}": {{"x": "```"}}}}'
     text = f"Here:\n{opening}{call}\n```\nDone."
-    repairs = {} if format == "json" else {"code_fence": 1}
+    repairs = {} if format in ("json", "gemma") else {"code_fence": 1}
     assert mended(text, format) == ("calls", (ToolCall("f", {"x": "```"}),), repairs)
     assert parse_repaired(text, format).turn.content == "Here:\n\nDone."
 
@@ -97,7 +98,7 @@ def test_repairs_of_a_call_that_was_only_thought_do_not_count(format: FormatName
      "{'name': 'f', 'KEY': {'a': print(1)}}", "{'name': 'f', 'KEY': {'a': (1, 2)}}", "{'name': 'f', 'KEY': {1: 2}}",
      "{'name': 'f', 'KEY': [1]}", '{"name": "f", "KEY": "[1]"}', '{"name": "f", "KEY": "{} {}"}',
      '{"name": "f", "KEY": {"a": 1}',
-     "{'name': 'f', 'KEY': {'a': [,]}}", "{'name': 'f', 'KEY': {'a': [1 2]}}", "{'name': 'f', 'KEY': {'a': 'x\ny'}}"],
+     "{'name': 'f', 'KEY': {'a': [,]}}", "{'name': 'f', 'KEY': {'a': 'x\ny'}}"],
 )  # fmt: skip
 def test_what_no_repair_is_named_for_stays_malformed(format: FormatName, call: str) -> None:
     assert mended(turn(format, call), format) == ("malformed", (), {})

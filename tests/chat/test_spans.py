@@ -26,6 +26,7 @@ gaps = st.sampled_from(["", " ", "\n", "\n    ", "\t"])
 KEYS: dict[FormatName, list[str]] = {
     "hermes": ["arguments"],
     "llama3": ["parameters", "arguments"],
+    "gemma": ["parameters", "arguments"],
     "json": ["arguments", "parameters"],
 }
 

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.chat.parse import parse_turn
-from toolhone.chat.pythonic import TOOL_NAME
 from toolhone.chat.write import RawCall, write_turn
 from toolhone.records import FormatName, ToolCall
 
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
 
 # Not the halves of surrogate pairs, which are no characters and make a call malformed.
 texts = st.text(st.characters(exclude_categories=("Cs",)))
@@ -23,29 +22,20 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
-arguments = st.dictionaries(texts, values, max_size=4)
-calls = st.lists(st.tuples(texts.filter(bool), arguments), min_size=1, max_size=4)
-named_calls = st.lists(st.tuples(st.from_regex(TOOL_NAME, fullmatch=True), arguments), min_size=1, max_size=4)
+calls = st.lists(st.tuples(texts.filter(bool), st.dictionaries(texts, values, max_size=4)), min_size=1, max_size=4)
 prose = st.sampled_from(["", "Let me look.", "好的,我查一下。\n请稍等", "5 < 7; fine"])
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@given(content=prose, data=st.data(), ascii=st.booleans())
+@given(content=prose, made=calls, ascii=st.booleans())
 def test_written_calls_are_read_back_as_they_were(
-    format: FormatName, content: str, data: st.DataObject, ascii: bool
+    format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]], ascii: bool
 ) -> None:
-    made: list[tuple[str, dict[str, Any]]] = data.draw(named_calls if format == "gemma" else calls)
     raw = [RawCall(name, json.dumps(arguments, ensure_ascii=ascii)) for name, arguments in made]
     turn = parse_turn(write_turn(content, raw, format, "stop"), format)
     assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
     # As JSON text, since in Python 1 == 1.0 == True.
     assert json.dumps([[c.name, c.arguments] for c in turn.calls]) == json.dumps([[n, a] for n, a in made])
-
-
-@pytest.mark.parametrize("name", ["look up", "f(x=1)", 'a"b', "a]", "f(), g"])
-def test_a_name_that_python_s_calls_cannot_hold_is_malformed_and_brings_no_other_call(name: str) -> None:
-    turn = parse_turn(write_turn("", [RawCall(name, "{}")], "gemma", "stop"), "gemma")
-    assert (turn.status, turn.calls) == ("malformed", ())
 
 
 BROKEN = [
@@ -61,8 +51,6 @@ BROKEN = [
     "not json",
     '{}}\n</tool_call>\n<tool_call>\n{"name": "other", "arguments": {}',
     '{}}; {"name": "other", "parameters": {}',
-    "{}), other(",
-    '{"a": 1}, b=2',
     '{"a": "\\ud800"}',
     "{" * 5000,
 ]

@@ -1,4 +1,5 @@
-"""Reads the formats in which a call is JSON without tags: llama3, and json, whose calls may stand in a code fence."""
+"""Reads the formats in which a call is JSON without tags: llama3, and json and gemma, whose calls may stand in a code
+fence."""
 
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ from toolhone.chat.pieces import (
     Fault,
     Piece,
     PlacedCall,
-    after,
     other_format,
     read_thought,
     skip_space,
@@ -70,7 +70,7 @@ def _read(text: str, style: Style, mender: Mender) -> Iterator[Piece]:
                 pieces, at = read_fence(text, mark.end(), style, mender)
             if not pieces:
                 # What any other code fence holds is prose, whatever it looks like.
-                at = after(text, FENCE, mark.end())
+                at = _after(text, FENCE, mark.end())
                 continue
         elif token in ("{", "["):
             pieces, at = _read_run(text, mark.end() - 1, style, mender, announced=False)
@@ -83,13 +83,19 @@ def _read(text: str, style: Style, mender: Mender) -> Iterator[Piece]:
         elif token == "</think>":
             pieces, at = [None], mark.end()
         elif token == TOOL_CALL:
-            pieces, at = [other_format(token)], after(text, TOOL_CALL_END, mark.end())
+            pieces, at = [other_format(token)], _after(text, TOOL_CALL_END, mark.end())
         else:
             pieces, at = [other_format(token)], mark.end()
         yield text[prose : mark.start()]
         yield from pieces
         prose = at
     yield text[prose:]
+
+
+def _after(text: str, closing: str, at: int) -> int:
+    """Where the next `closing` ends; the text's end where there is none."""
+    close = text.find(closing, at)
+    return len(text) if close < 0 else close + len(closing)
 
 
 def read_fence(text: str, at: int, style: Style, mender: Mender) -> tuple[list[Piece], int]:
@@ -100,14 +106,14 @@ def read_fence(text: str, at: int, style: Style, mender: Mender) -> tuple[list[P
     if not style.fences and any(isinstance(piece, PlacedCall) for piece in pieces):
         mender.fired["code_fence"] += 1
     if isinstance(pieces[-1], Fault):
-        return pieces, after(text, FENCE, end)
+        return pieces, _after(text, FENCE, end)
     close = skip_space(text, end)
     if text.startswith(FENCE, close):
         return pieces, close + len(FENCE)
     if FENCE.startswith(text[close : close + len(FENCE)]):
         # The text ends here. The fence's end says nothing that the call's did not, but another call might have come.
         return [*pieces, Fault("the code fence is not closed", "begun")], len(text)
-    return [*pieces, Fault("expected the end of the code fence after the call")], after(text, FENCE, close)
+    return [*pieces, Fault("expected the end of the code fence after the call")], _after(text, FENCE, close)
 
 
 def _read_run(text: str, at: int, style: Style, mender: Mender, *, announced: bool) -> tuple[list[Piece], int]:

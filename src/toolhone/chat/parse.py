@@ -13,18 +13,16 @@ llama3: `{"name": ..., "parameters": {...}}` at the start of a line or after `<|
     stand before and after.
 json: `{"name": ..., "arguments": {...}}` at the start of a line, more of them after white space, or a JSON list of
     them; bare or in a code fence that holds nothing else. `parameters` is read as `arguments` is. Prose as in llama3.
-gemma: `[name(key=value, ...), ...]` at the start of a line, as Python writes it, with Python's literals as values; more
-    than one list counts as one. Prose as in llama3.
+gemma: as json; it is written with `parameters`.
 
 In all, `<think>` blocks are passed over with all that they hold (as is what stands before a `</think>` that was
 opened by the prompt), and end-of-turn tokens at the end are dropped.
 
 A turn tried to call, and is malformed, where
 - a block or object that opens as a call is not strict JSON, is not closed, or is no call (see `call_json.read_call`);
-- prose holds what is plainly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`,
-  `pythonic.pythonic_call_in_prose`);
+- prose holds what is plainly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
 - it has the markers of another format.
-In llama3 and json an object at the start of a line opens as a call if its first key is a call's; if it then
+In llama3, gemma and json an object at the start of a line opens as a call if its first key is a call's; if it then
 decodes and has neither arguments nor is a name alone, it is data, and prose.
 
 With `finish_reason` "length" a call that only ends too early is truncated, not malformed. So is a `<think>` that never
@@ -42,7 +40,6 @@ from toolhone.chat.bare_json import read_json, read_llama3
 from toolhone.chat.call_json import call_in_prose
 from toolhone.chat.hermes import read_hermes
 from toolhone.chat.pieces import Fault, Piece, PlacedCall
-from toolhone.chat.pythonic import pythonic_call_in_prose, read_pythonic
 from toolhone.chat.repair import REPAIRS, Mender
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
@@ -55,8 +52,8 @@ _MAX_FAULTS = 100
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
     """A turn as read. `content` is the text outside thoughts and calls, stripped; `failure` says in a sentence why a
-    call could not be read, and is None where the status is calls or none. `places` says for each call where it stands
-    in the text (see `PlacedCall`); turns that say the same are equal wherever it does."""
+    call could not be read, and is None where the status is calls or none. `places` says for each call where its JSON
+    stands in the text, from its first brace to behind its last; turns that say the same are equal wherever it does."""
 
     status: Status
     calls: tuple[ToolCall, ...]
@@ -105,7 +102,6 @@ def parse_repaired(
 
 def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Mender) -> ParsedTurn:
     cut = finish_reason == "length"
-    holds_call = pythonic_call_in_prose if format == "gemma" else call_in_prose
     calls: list[PlacedCall] = []
     prose: list[str] = []
     faults: list[Fault] = []
@@ -122,7 +118,7 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, mender: Me
             written = piece if isinstance(piece, str) else piece.text
             # White space between calls is theirs.
             prose += [written] if written.strip() else []
-            if not holds_call(written):
+            if not call_in_prose(written):
                 continue
             piece = Fault(_OUTSIDE[format])
         faults.append(piece)
@@ -153,12 +149,12 @@ def _without_end_tokens(text: str) -> str:
 _READERS: dict[FormatName, Callable[[str, Mender], Iterator[Piece]]] = {
     "hermes": read_hermes,
     "llama3": read_llama3,
-    "gemma": read_pythonic,
+    "gemma": read_json,
     "json": read_json,
 }
 _OUTSIDE: dict[FormatName, str] = {
     "hermes": "a call outside <tool_call> tags",
     "llama3": "a call inside a line of text or in a code fence",
-    "gemma": "a call without its brackets, inside a line of text or in a code fence",
+    "gemma": "a call inside a line of text",
     "json": "a call inside a line of text",
 }

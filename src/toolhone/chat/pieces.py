@@ -1,13 +1,12 @@
 """What a turn is read as, piece by piece: prose, calls and faults; and the pieces that every chat format shares.
 
-The readers of the formats (`hermes.py`, `bare_json.py`, `pythonic.py`) give pieces in the order of the text; `parse.py`
-makes a turn of them.
+The readers of the formats (`hermes.py`, `bare_json.py`) give pieces in the order of the text; `parse.py` makes a turn
+of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +33,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class PlacedCall:
-    """A call, and where it stands in the text: its JSON from the first brace to behind the last, or its name to behind
-    the closing parenthesis."""
+    """A call, and where its JSON stands in the text, from its first brace to behind its last."""
 
     call: ToolCall
     start: int
@@ -46,24 +44,18 @@ Piece = str | PlacedCall | Fault | None
 """A piece of a turn: prose, a call or a fault. None says that everything before it was thought."""
 
 
-def read_thought(text: str, start: int, holds_call: Callable[[str], bool] = call_in_prose) -> tuple[list[Piece], int]:
-    """Pass over the `<think>` block that starts here; one that has no end and holds a call is a fault."""
+def read_thought(text: str, start: int) -> tuple[list[Piece], int]:
+    """Pass over the `<think>` block that starts here."""
     close = text.find("</think>", start)
     if close >= 0:
         return [], close + len("</think>")
-    calls = _ANY_CALL.search(text, start) or holds_call(text[start:])
+    calls = _ANY_CALL.search(text, start) or call_in_prose(text[start:])
     fault = Fault("the <think> block is not closed", "unfinished" if calls else "begun", text[start:])
     return [fault], len(text)
 
 
 def other_format(marker: str) -> Fault:
     return Fault(f"a call in another format ({marker})")
-
-
-def after(text: str, closing: str, at: int) -> int:
-    """Where the next `closing` ends; the text's end where there is none."""
-    close = text.find(closing, at)
-    return len(text) if close < 0 else close + len(closing)
 
 
 def skip_space(text: str, at: int) -> int:

@@ -137,8 +137,7 @@ class ChatRenderer:
     def _check_round_trip(self, example: Example, completion_text: str) -> None:
         parsed = parse_turn(completion_text.removesuffix(self.format.end_of_turn), self.format.name)
         gold = example.turn
-        same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
-        if not same or parsed.failure is not None:
+        if _as_read(parsed.calls) != _as_read(gold.tool_calls) or parsed.content != gold.content.strip():
             raise RenderError(
                 f"{example.where}: turn {len(example.prompt)} does not survive the {self.format.name} format: wrote "
                 f"{completion_text!r}, read back status {parsed.status}, calls {_as_read(parsed.calls)}, "

@@ -1,20 +1,29 @@
 """Mending what strict reading refuses, where it was asked for: each repair has a name and is counted when it fires.
 
-In: the text and a place in it, as for `call_json.decode`. Out: the same, mended where that gives a call.
+In: the text and a place in it, as for `call_json.decode`. Out: the same, mended where that gives a call. Nothing is
+ever evaluated: Python's literals are rewritten as JSON, which is then read as strictly as any.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
 from toolhone.chat.call_json import Decoded, Undecodable, decode, read_call
-from toolhone.chat.python_literals import decode_python
 from toolhone.records import Repair, ToolCall
 
 REPAIRS: tuple[Repair, ...] = get_args(Repair)
+
+# What Python's literals look like; a word or a bracket of any other kind ends the search.
+_STRING = r"'(?:[^'\\\n]++|\\.)*+'|" + r'"(?:[^"\\\n]++|\\.)*+"'
+_TOKEN = re.compile(rf"\s++|[\[\]{{}}:,]|-?\d[\d.eE+-]*+|{_STRING}|(?:True|False|None|true|false|null)\b")
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4}|.)")
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"}
 
 
 class Mender:
@@ -34,11 +43,14 @@ class Mender:
         found = decode(text, at)
         if isinstance(found, Decoded) or found.cut or "python_literals" not in self.allowed or self._budget <= 0:
             return found
-        mended = decode_python(text, at, json_words=True)
-        self._budget -= mended.end - at
-        if isinstance(mended, Undecodable) or mended.fault is not None:
+        written, end = _as_json(text, at)
+        self._budget -= end - at
+        if written is None:
             return found
-        return replace(mended, repairs=("python_literals",))
+        mended = decode(written, 0)
+        if isinstance(mended, Undecodable) or mended.fault is not None or mended.end < len(written):
+            return found
+        return replace(mended, end=end, repairs=("python_literals",))
 
     def read_call(self, found: Decoded, argument_keys: tuple[str, ...]) -> ToolCall | str:
         """The call that a decoded value is, or why it is none; counts what it took to read it."""
@@ -63,3 +75,43 @@ class Mender:
         if isinstance(inner, Undecodable) or not isinstance(inner.value, dict) or inner.end < len(text):
             return None
         return replace(inner, value={**value, key: inner.value})
+
+
+def _as_json(text: str, start: int) -> tuple[str | None, int]:
+    """The Python literal that starts here as JSON text, or None where it has no end; and where the search ended."""
+    written: list[str] = []  # without white space
+    depth, at = 0, start
+    while token := _TOKEN.match(text, at):
+        at, part = token.end(), token.group()
+        if part.isspace():
+            continue
+        if part in ("]", "}"):
+            if written[-1:] == [","] and written[-2:-1] not in ([], [","], ["["], ["{"], [":"]):
+                written.pop()
+            depth -= 1
+        elif part in ("[", "{"):
+            depth += 1
+        written.append(_string(part) if part[0] in "'\"" else _WORDS.get(part, part))
+        if depth <= 0:
+            return "".join(written), at
+    return None, at
+
+
+def _string(literal: str) -> str:
+    """A string as JSON has it. In double quotes it may be JSON's already, whose escapes differ a little."""
+    if literal[0] == '"':
+        try:
+            json.loads(literal)
+        except json.JSONDecodeError:
+            pass
+        else:
+            return literal
+    return json.dumps(_ESCAPE.sub(_unescaped, literal[1:-1]))
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    code = escape[1]
+    if len(code) > 1:
+        return chr(int(code[1:], 16))
+    # Python keeps the backslash before a letter that means nothing after it.
+    return code if code in "'\"\\" else _ESCAPED.get(code, escape[0])

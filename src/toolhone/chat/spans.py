@@ -1,8 +1,7 @@
 """Where the name and the argument values of a call stand in the text that it was read from, to the character.
 
 In: the text of a turn, and the place of a call in it as `parse_turn` gives it. Out: spans, each from a value's first
-character to behind its last, quotes and escapes as they were written: the span is the value, as JSON or, in the gemma
-format, as a Python literal, and there the name stands without quotes. Nothing is
+character to behind its last, quotes and escapes as they were written: `json.loads` of the span is the value. Nothing is
 searched for by what it says, so a value that stands elsewhere in the text too, or is written with escapes, is found
 where the parser read it.
 """
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 
 from toolhone.chat.call_json import value_end
 from toolhone.chat.pieces import skip_space
-from toolhone.chat.pythonic import arguments_of
 
 Span = tuple[int, int]
 """Start and end of a stretch of text, in characters."""
@@ -31,9 +29,6 @@ class CallSpans:
 
 def call_spans(text: str, place: Span) -> CallSpans:
     """The spans in a call that was read strictly; `place` is one of its turn's `ParsedTurn.places`."""
-    if not text.startswith("{", place[0]):
-        name = place[0], text.index("(", *place)
-        return CallSpans(name, {key: (first, last) for key, _, first, last in arguments_of(text, place[0])})
     members = dict(_members(text, place[0]))
     arguments = members.get("arguments", members.get("parameters"))
     return CallSpans(members["name"], dict(_members(text, arguments[0])) if arguments else {})

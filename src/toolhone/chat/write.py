@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolhone.chat.call_json import Undecodable, decode
-from toolhone.chat.python_literals import python_from_json
-from toolhone.chat.pythonic import TOOL_NAME
 from toolhone.records import FinishReason, FormatName
 
-_ARGUMENTS_KEY = {
+_ARGUMENTS_KEY: dict[FormatName, str] = {
     "hermes": "arguments",
     "llama3": "parameters",
+    "gemma": "parameters",
     "json": "arguments",
 }
 
@@ -35,12 +34,8 @@ def write_turn(content: str, calls: Sequence[RawCall], format: FormatName, finis
     """The turn as one text. With `finish_reason` "length" the last call may lack its end, and is then written so.
 
     Arguments that are no JSON object stand as a JSON text in the object's place: so they can never be read as a call,
-    nor end it and begin another. In the gemma format, a call whose name it cannot hold stands as JSON,
-    and is malformed.
+    nor end it and begin another.
     """
-    if format == "gemma":
-        calls_text = _pythonic(calls, may_be_cut=finish_reason == "length")
-        return f"{content}\n{calls_text}" if content and calls else content + calls_text
     written = []
     for number, call in enumerate(calls, 1):
         body, whole = _call(call, format, may_be_cut=finish_reason == "length" and number == len(calls))
@@ -52,32 +47,12 @@ def write_turn(content: str, calls: Sequence[RawCall], format: FormatName, finis
 
 def _call(call: RawCall, format: FormatName, *, may_be_cut: bool) -> tuple[str, bool]:
     """The call's JSON, and whether it has its end."""
-    opening = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{_ARGUMENTS_KEY[format]}": '
-    arguments, whole = _arguments(call, may_be_cut=may_be_cut)
-    return (f"{opening}{arguments}}}", True) if whole else (opening + arguments, False)
-
-
-def _pythonic(calls: Sequence[RawCall], *, may_be_cut: bool) -> str:
-    """The calls as Python writes them, their arguments as dictionaries that are spread."""
-    written = []
-    whole = True
-    for number, call in enumerate(calls, 1):
-        if not TOOL_NAME.fullmatch(call.name):
-            written.append(json.dumps({"name": call.name, "parameters": call.arguments}, ensure_ascii=False))
-            continue
-        arguments, whole = _arguments(call, may_be_cut=may_be_cut and number == len(calls))
-        spread = f"{call.name}(**{python_from_json(arguments)}"
-        written.append(f"{spread})" if whole else spread)
-    return f"[{', '.join(written)}{']' if whole else ''}" if calls else ""
-
-
-def _arguments(call: RawCall, *, may_be_cut: bool) -> tuple[str, bool]:
-    """The arguments' JSON, and whether it has its end."""
     raw = call.arguments.strip() or "{}"  # no text at all is how some endpoints say that there are no arguments
+    opening = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{_ARGUMENTS_KEY[format]}": '
     found = decode(raw, 0)
     if isinstance(found, Undecodable):
         if may_be_cut and found.cut and raw.startswith("{"):
-            return raw, False
+            return opening + raw, False
     elif found.fault is None and isinstance(found.value, dict) and found.end == len(raw):
-        return raw, True
-    return json.dumps(call.arguments, ensure_ascii=False), True
+        return f"{opening}{raw}}}", True
+    return f"{opening}{json.dumps(call.arguments, ensure_ascii=False)}}}", True

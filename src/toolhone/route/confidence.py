@@ -71,7 +71,7 @@ FEATURES: tuple[str, ...] = (
 
 _MOST_CODES_LEFT = 3
 
-# What may open a call before its first brace or its name, white space before it included.
+# What may open a call before its first brace, white space before it included.
 _OPENING = re.compile(r"\s*(?:<tool_call>|<\|python_tag\|>|```[\w+-]*)?[\s\[]*\Z")
 _LONGEST_OPENING = 64
 
@@ -125,7 +125,7 @@ def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Exampl
     if turn.places:
         start = turn.places[0][0]
         opening = _OPENING.search(text, max(0, start - _LONGEST_OPENING), start)
-        opened = alignment.of((opening.start() if opening else start, start + (text[start] == "{")))
+        opened = alignment.of((opening.start() if opening else start, start + 1))
         decision = _product(tokens[n] for n in opened)
         frame = set(range(opened.stop, len(tokens))).difference(names, values)
     else:
@@ -154,7 +154,7 @@ def _decided(text: str, span: Span) -> Span:
     """The characters whose tokens decide a value: a string's up to its closing quote, and of a number or a word the one
     behind it too."""
     start, end = span
-    if text[start] in "\"'":
+    if text[start] == '"':
         return start + 1, end
     return (start, end) if text[start] in "{[" else (start, end + 1)
 
