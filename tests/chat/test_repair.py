@@ -98,7 +98,7 @@ def test_repairs_of_a_call_that_was_only_thought_do_not_count(format: FormatName
      "{'name': 'f', 'KEY': {'a': print(1)}}", "{'name': 'f', 'KEY': {'a': (1, 2)}}", "{'name': 'f', 'KEY': {1: 2}}",
      "{'name': 'f', 'KEY': [1]}", '{"name": "f", "KEY": "[1]"}', '{"name": "f", "KEY": "{} {}"}',
      '{"name": "f", "KEY": {"a": 1}',
-     "{'name': 'f', 'KEY': {'a': [,]}}", "{'name': 'f', 'KEY': {'a': 'x\ny'}}"],
+     "{'name': 'f', 'KEY': {'a': [,]}}", "{'name': 'f', 'KEY': {'a': [1 2]}}", "{'name': 'f', 'KEY': {'a': 'x\ny'}}"],
 )  # fmt: skip
 def test_what_no_repair_is_named_for_stays_malformed(format: FormatName, call: str) -> None:
     assert mended(turn(format, call), format) == ("malformed", (), {})

@@ -79,7 +79,7 @@ class Mender:
 
 def _as_json(text: str, start: int) -> tuple[str | None, int]:
     """The Python literal that starts here as JSON text, or None where it has no end; and where the search ended."""
-    written: list[str] = []  # without white space
+    written: list[str] = []
     depth, at = 0, start
     while token := _TOKEN.match(text, at):
         at, part = token.end(), token.group()
@@ -93,7 +93,7 @@ def _as_json(text: str, start: int) -> tuple[str | None, int]:
             depth += 1
         written.append(_string(part) if part[0] in "'\"" else _WORDS.get(part, part))
         if depth <= 0:
-            return "".join(written), at
+            return " ".join(written), at  # apart: 1 and 2 side by side are not 12
     return None, at
 
 
