@@ -1,9 +1,9 @@
 """The order of training examples: shuffled, and such that a batch shares its prefix.
 
-Examples with the same system prompt and tools are a group. In each epoch every group is shuffled and cut into batches,
-what is left over of the groups is chained and cut likewise, and the batches are shuffled. The turns of one conversation
-stay side by side, since each shares all that came before it with the next, and so do conversations of like length:
-where most have as many turns as a batch, few are cut in two.
+Examples with the same system prompt and tools are a group. The turns of one conversation stay side by side, since each
+shares all that came before it with the next: in each epoch every group's conversations are drawn by chance, such that
+their lengths add up to whole batches (5 + 4 + 3 turns are one of 12) and few are cut in two. What is left over of the
+groups is chained and cut likewise, and the batches are shuffled.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from torch.utils.data import Sampler
@@ -48,13 +49,17 @@ class PrefixSampler(Sampler[int]):
         groups = list(members.values())
         generator.shuffle(groups)  # or what is left over would come in the data's order, and always in the same batches
         for of_group in groups:
-            conversations = list(of_group.values())
-            generator.shuffle(conversations)
-            conversations.sort(key=len)
-            indices = [index for conversation in conversations for index in conversation]
-            whole = len(indices) - len(indices) % self.batch_size
-            batches += self._cut(indices[:whole])
-            left_over += indices[whole:]
+            pieces = [piece for conversation in of_group.values() for piece in self._cut(conversation)]
+            generator.shuffle(pieces)
+            waiting: dict[int, list[list[int]]] = defaultdict(list)  # by length
+            for piece in pieces:
+                waiting[len(piece)].append(piece)
+            while batch := self._draw(waiting, generator):
+                batches.append(batch)
+            rest = [index for same in waiting.values() for piece in same for index in piece]
+            whole = len(rest) - len(rest) % self.batch_size
+            batches += self._cut(rest[:whole])
+            left_over += rest[whole:]
         batches += self._cut(left_over)
         # A batch that is not full must come last, or all after it would be cut elsewhere.
         last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
@@ -62,8 +67,34 @@ class PrefixSampler(Sampler[int]):
         for batch in (*batches, *last):
             yield from batch
 
+    def _draw(self, waiting: dict[int, list[list[int]]], generator: random.Random) -> list[int]:
+        """Take conversations that make one whole batch; [] and nothing taken, where none are found."""
+        taken: list[list[int]] = []
+        room = self.batch_size
+        while room:
+            lengths = tuple(sorted(length for length, some in waiting.items() if some))
+            fitting = [length for length in lengths if room - length in _sums(lengths, room)]
+            if not fitting:
+                for piece in taken:
+                    waiting[len(piece)].append(piece)
+                return []
+            (length,) = generator.choices(fitting, [len(waiting[length]) for length in fitting])
+            taken.append(waiting[length].pop())
+            room -= length
+        return [index for piece in taken for index in piece]
+
     def _cut(self, indices: list[int]) -> list[list[int]]:
         return [indices[first : first + self.batch_size] for first in range(0, len(indices), self.batch_size)]
+
+
+@cache
+def _sums(lengths: tuple[int, ...], most: int) -> frozenset[int]:
+    """What such lengths can add up to, each taken any number of times: 0 and all sums up to `most`."""
+    found = {0}
+    for total in range(1, most + 1):
+        if any(total - length in found for length in lengths):
+            found.add(total)
+    return frozenset(found)
 
 
 class TellEpoch(TrainerCallback):  # type: ignore[misc]
