@@ -1,8 +1,8 @@
-"""The adapter's part of a layer, `result + scaling * (x A^T) B^T`, as three matrix products and nothing else.
+"""The adapter's part of a layer, `result + scaling * (x A^T) B^T`, as matrix products and nothing else.
 
-PEFT casts `x` to the adapter's float32, autocast casts it back to bfloat16, and the scaling and the sum are passes over
-the whole output of their own, forward and backward: on a CPU, and at a rank of 16, more time than the products
-themselves. Here the scaling and the sum ride along in the product (`addmm`), and nothing is cast but A and B.
+PEFT takes `x` to the adapter's float32, and multiplies by the scaling and adds the sum in passes of their own over the
+whole output, forward and backward: at a rank of 16 they cost a CPU as much as the products. Here scaling and sum ride
+along in the product, which is computed in the model's own type, so that bfloat16 needs no autocast around the model.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 
 
 class LoraProduct(torch.autograd.Function):
-    """`result + scaling * (x A^T) B^T`, computed in the type of `x`.
+    """`result + scaling * (x A^T) B^T`, computed in the type of `x`. The arguments of `apply`:
 
-    Args of `apply`:
-        result: [..., out], what the frozen layer gave.
-        x: [..., in].
-        a: [rank, in]; b: [out, rank]; of any floating type, in which their gradients come.
-        scaling: alpha / rank (arXiv 2106.09685), or alpha / sqrt(rank).
+    result: [..., out], what the frozen layer gave; x: [..., in]; a: [rank, in] and b: [out, rank], of any floating
+    type; scaling: alpha / rank (arXiv 2106.09685), or alpha / sqrt(rank) (arXiv 2312.03732).
     """
 
     @staticmethod
@@ -37,30 +34,28 @@ class LoraProduct(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         flat, inner, a, b = ctx.saved_tensors
-        of_output = gradient.reshape(-1, gradient.shape[-1])
-        of_inner = (of_output @ b).mul_(ctx.scaling)  # [tokens, rank]
-        of_b = (of_output.t() @ inner).mul_(ctx.scaling)
-        of_x = (of_inner @ a).view(*gradient.shape[:-1], -1)
+        of_result = gradient.reshape(-1, gradient.shape[-1])
+        of_inner = (of_result @ b).mul_(ctx.scaling)  # [tokens, rank]
+        of_b = (inner.t() @ of_result).mul_(ctx.scaling).t()
+        of_x = (of_inner @ a).view(*gradient.shape[:-1], a.shape[1])
         return gradient, of_x, of_inner.t() @ flat, of_b, None
 
 
 class OneProduct:
-    """How PEFT's layers come to call `LoraProduct`: they ask their `lora_variant` for the adapted output."""
+    """What PEFT's layers ask for the adapted output, where their `lora_variant` names it."""
 
     @staticmethod
     def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
         a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         x = module.lora_dropout[active_adapter](x)
-        adapted: torch.Tensor = LoraProduct.apply(  # type: ignore[no-untyped-call]
-            result, x, a, b, module.scaling[active_adapter]
-        )
+        adapted: torch.Tensor = LoraProduct.apply(result, x, a, b, module.scaling[active_adapter])  # type: ignore[no-untyped-call]
         return adapted
 
 
 def multiply_at_once(model: torch.nn.Module) -> None:
-    """Let every plain LoRA layer of a model compute its adapter's part by `LoraProduct`."""
+    """Let every plain LoRA layer of a model compute its adapter's part by `LoraProduct`; quantised ones stay PEFT's."""
     for module in model.modules():
-        if isinstance(module, LoraLinear):
+        if type(module) is LoraLinear:
             module.cast_input_dtype_enabled = False  # x stays as the model computes it
             for name in module.lora_A:
                 module.lora_variant.setdefault(name, OneProduct)

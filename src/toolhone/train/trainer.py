@@ -30,6 +30,7 @@ from toolhone.memory import give_back_memory, peak_memory_gb
 from toolhone.run import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
 from toolhone.train.label_loss import label_loss
+from toolhone.train.lora_product import multiply_at_once
 from toolhone.train.pack import IGNORED, TreeCollator, refuse_other_attention
 from toolhone.train.progress import TrainLog
 from toolhone.train.sampler import PrefixSampler, TellEpoch
@@ -234,6 +235,8 @@ def make_trainer(
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
     trainer.log_of_steps = callbacks[0]
     trainer.loraplus_lr_ratio = config.train.loraplus_lr_ratio
+    if hardware.device == "cpu":
+        multiply_at_once(trainer.model)
     return trainer
 
 
@@ -249,7 +252,8 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=hardware.device == "cpu",
-        bf16=hardware.dtype == torch.bfloat16,
+        # Autocast would be another copy of each activation, and accelerate's of all logits: see lora_product.py.
+        bf16=hardware.dtype == torch.bfloat16 and not (hardware.device == "cpu" and config.model.quantize == "none"),
         fp16=hardware.dtype == torch.float16,
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
