@@ -59,3 +59,35 @@ def test_examples_whose_tools_are_their_own_meet_others_in_each_epoch() -> None:
         epochs.append({frozenset(order[first : first + 4]) for first in range(0, 40, 4)})
     assert not epochs[0] & epochs[1]
     assert all(max(batch) - min(batch) > 3 for batch in epochs[0])
+
+
+def cut_in_two(order: list[int], conversations: list[int], batch_size: int) -> set[int]:
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    met = [conversation for batch in batches for conversation in {conversations[index] for index in batch}]
+    return {conversation for conversation in met if met.count(conversation) > 1}
+
+
+def test_conversations_whose_lengths_add_up_to_batches_are_not_cut() -> None:
+    lengths = [3] * 40 + [4] * 30 + [5] * 24 + [7] * 12
+    conversations = [number for number, length in enumerate(lengths) for _ in range(length)]
+    order = list(PrefixSampler(["a"] * len(conversations), conversations, 12, seed=1))
+    assert sorted(order) == list(range(len(conversations)))
+    assert len(cut_in_two(order, conversations, 12)) <= 3
+    of_first = {lengths[conversations[index]] for index in order[:120]}
+    assert len(of_first) >= 3  # long and short ones are mixed
+
+
+@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 9), st.integers(0, 3))
+def test_conversations_of_any_length_come_whole_once_and_in_order(
+    lengths: list[int], batch_size: int, epoch: int
+) -> None:
+    conversations = [number for number, length in enumerate(lengths) for _ in range(length)]
+    sampler = PrefixSampler(["a"] * len(conversations), conversations, batch_size, seed=1)
+    sampler.epoch = epoch
+    order = list(sampler)
+    assert sorted(order) == list(range(len(conversations)))
+    if all(length % batch_size == 0 for length in lengths):
+        assert all(
+            len({conversations[index] for index in order[first : first + batch_size]}) == 1
+            for first in range(0, len(order), batch_size)
+        )
