@@ -113,9 +113,6 @@ class TrainConfig(_Section):
     """Forward passes to one optimizer step: the effective batch is batch_size x this x devices."""
     learning_rate: float = Field(2e-4, gt=0)
     """The peak rate. LoRA wants about ten times that of full tuning; very small models and short runs still more."""
-    loraplus_lr_ratio: float = Field(1.0, ge=1.0)
-    """B learns at so many times learning_rate, A at learning_rate (LoRA+, arXiv 2402.12354). Where it is above 1, a
-    lower learning_rate suits: half of the usual one and a ratio of 8, say."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     """How the rate falls after warm-up."""
     warmup: float = Field(0.05, ge=0)

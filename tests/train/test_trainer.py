@@ -134,29 +134,6 @@ def test_two_accumulated_batches_of_four_equal_one_of_eight(
     assert [line["examples"] for line in two.log] == [line["examples"] for line in one.log] == [8, 16, 24]
 
 
-@pytest.mark.usefixtures("_in_order")
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch"])
-def test_b_learns_at_so_many_times_the_rate_of_a(train: Train, short_rows: list[Rendered], optimizer: str) -> None:
-    keys = {**SGD, "optimizer": optimizer, "learning_rate": 1e-2, "max_steps": 1, "batch_size": 4}
-    alike = train(short_rows, "alike", **keys).adapter
-    faster = train(short_rows, "faster", loraplus_lr_ratio=8, **keys).adapter
-    assert_has_moved(alike)
-    # B starts at zero, and so A's first gradient is zero.
-    assert_close(faster, {name: 8 * tensor if "lora_B" in name else tensor for name, tensor in alike.items()}, 1e-6)
-
-
-@pytest.mark.usefixtures("_in_order")
-def test_weight_decay_is_that_of_the_config_at_either_rate(train: Train, short_rows: list[Rendered]) -> None:
-    keys = {**SGD, "learning_rate": 1e-2, "max_steps": 1, "batch_size": 4, "loraplus_lr_ratio": 4}
-    free = train(short_rows, "free", **keys).adapter
-    decayed = train(short_rows, "decayed", weight_decay=0.5, **keys).adapter
-    assert_close(
-        {name: tensor for name, tensor in decayed.items() if "lora_A" in name},
-        {name: tensor * (1 - 0.5 * 1e-2) for name, tensor in free.items() if "lora_A" in name},
-        1e-6,
-    )
-
-
 def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**ADAMW, "learning_rate": 1e-2, "max_steps": 60, "batch_size": 2}
     losses = train(short_rows[:2], lora=LoraConfig(rank=16), **keys).losses

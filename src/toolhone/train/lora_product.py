@@ -54,8 +54,8 @@ class OneProduct:
 
 def multiply_at_once(model: torch.nn.Module) -> None:
     """Let every plain LoRA layer of a model compute its adapter's part by `LoraProduct`; quantised ones stay PEFT's."""
-    for module in model.modules():
-        if type(module) is LoraLinear:
-            module.cast_input_dtype_enabled = False  # x stays as the model computes it
-            for name in module.lora_A:
-                module.lora_variant.setdefault(name, OneProduct)
+    layers: list[Any] = [module for module in model.modules() if type(module) is LoraLinear]
+    for layer in layers:
+        layer.cast_input_dtype_enabled = False  # x stays as the model computes it
+        for name in layer.lora_A:
+            layer.lora_variant.setdefault(name, OneProduct)  # DoRA and its like keep their own

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
-from peft.optimizers import create_loraplus_optimizer
 from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -51,23 +50,9 @@ class TrainResult:
 
 
 class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that also takes prefix trees, lets A and B learn at rates of their own, and counts the examples and
-    tokens of all processes."""
+    """SFTTrainer that also takes prefix trees, and counts the examples and tokens of all processes."""
 
     log_of_steps: TrainLog
-    loraplus_lr_ratio: float
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """SFTTrainer's, or where B has a rate of its own, the same optimizer in PEFT's groups of parameters."""
-        if self.optimizer is None and self.loraplus_lr_ratio != 1:
-            model = self.model if model is None else model
-            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            options = {**options, "loraplus_weight_decay": self.args.weight_decay}
-            self.optimizer = create_loraplus_optimizer(
-                model, optimizer, loraplus_lr_ratio=self.loraplus_lr_ratio, **options
-            )
-        made: torch.optim.Optimizer = super().create_optimizer(model)
-        return made
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         """Batches of trees share their prefix; where no rows share more than all do, or none need to, the order is
@@ -234,7 +219,6 @@ def make_trainer(
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
     trainer.log_of_steps = callbacks[0]
-    trainer.loraplus_lr_ratio = config.train.loraplus_lr_ratio
     if hardware.device == "cpu":
         multiply_at_once(trainer.model)
     return trainer

@@ -26,7 +26,7 @@ TOOLS = read_tools(FOLDER / "tools.json")
 SPLITS = ("train", "test")
 
 COMPOSITION = {
-    "train": {"no call": 540, "several calls": 260, "several turns": 342, "single call": 1258},
+    "train": {"no call": 385, "several calls": 185, "several turns": 320, "single call": 910},
     "test": {"no call": 33, "several calls": 20, "several turns": 20, "single call": 127},
 }
 
@@ -116,10 +116,10 @@ def test_every_test_row_has_a_template_of_its_own(committed: Any) -> None:
     assert len({row.meta["template"] for row in committed["test"]}) == 200
 
 
-def test_every_training_row_holds_four_requests_and_no_template_makes_two(committed: Any) -> None:
+def test_every_training_row_holds_three_requests_and_no_template_makes_two(committed: Any) -> None:
     parts = [row.meta["template"].split("+") for row in committed["train"]]
-    assert {len(part) for part in parts} == {4}
-    assert len({id for part in parts for id in part}) == 2400
+    assert {len(part) for part in parts} == {3}
+    assert len({id for part in parts for id in part}) == 1800
 
 
 @pytest.mark.parametrize("split", SPLITS)
