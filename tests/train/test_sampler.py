@@ -78,9 +78,7 @@ def test_conversations_whose_lengths_add_up_to_batches_are_not_cut() -> None:
 
 
 @given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 9), st.integers(0, 3))
-def test_conversations_of_any_length_come_whole_once_and_in_order(
-    lengths: list[int], batch_size: int, epoch: int
-) -> None:
+def test_every_turn_of_conversations_of_any_length_comes_once(lengths: list[int], batch_size: int, epoch: int) -> None:
     conversations = [number for number, length in enumerate(lengths) for _ in range(length)]
     sampler = PrefixSampler(["a"] * len(conversations), conversations, batch_size, seed=1)
     sampler.epoch = epoch

@@ -18,6 +18,7 @@ from toolhone.chat.render import Rendered
 from toolhone.config import LoraConfig, ModelConfig
 from toolhone.errors import UserError
 from toolhone.hardware import Hardware
+from toolhone.train.lora_product import OneProduct
 from toolhone.train.model import load_adapter, load_model
 from toolhone.train.trainer import ToolCallTrainer
 
@@ -132,6 +133,13 @@ def test_two_accumulated_batches_of_four_equal_one_of_eight(
     assert_close(two.adapter, one.adapter, 1e-5)
     assert two.losses == pytest.approx(one.losses, rel=1e-5)
     assert [line["examples"] for line in two.log] == [line["examples"] for line in one.log] == [8, 16, 24]
+
+
+def test_on_a_cpu_each_layer_adds_its_adapter_in_one_product(train: Train, short_rows: list[Rendered]) -> None:
+    model = train(short_rows, max_steps=1, batch_size=2).model
+    variants = [module.lora_variant for module in model.modules() if hasattr(module, "lora_variant")]
+    assert variants
+    assert all(variant == {"default": OneProduct} for variant in variants)
 
 
 def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) -> None:
