@@ -161,6 +161,7 @@ def pretend_cpu(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
 def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(
     monkeypatch: pytest.MonkeyPatch, speedup: float, taken: torch.dtype, device: str
 ) -> None:
+    pretend_cpu(monkeypatch, avx512_bf16=speedup > 0)
     monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: speedup)
     found = choose_hardware(model_config(device=device))
     assert (found.device, found.dtype, found.notes) == ("cpu", taken, ())
