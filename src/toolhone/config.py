@@ -128,6 +128,9 @@ class TrainConfig(_Section):
     same gradients. none: plain SFTTrainer, each row computed in full and padded to the longest of its batch."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: a batch of more computed tokens than this is laid out as several trees."""
+    answer_weight: float = Field(1.0, gt=0, le=1)
+    """With prefix_tree: what a token of a plain answer counts in the loss, after its first, which decides against a
+    call. Answers' wordings are hard to foresee: at 1 they can outweigh all that calls have to teach."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
@@ -187,6 +190,10 @@ class Config(_Section):
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
+        if self.train.packing == "none" and self.train.answer_weight != 1:
+            raise ValueError(
+                f"train.answer_weight: {self.train.answer_weight} needs train.packing: prefix_tree, found none"
+            )
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, since data.validation is 0")
         if self.train.select_by == "exact_match" and self.data.validation == 0:

@@ -35,6 +35,21 @@ def test_loss_and_gradient_are_those_of_pytorch(
     assert (ours.grad - theirs.grad).norm() <= tolerance * theirs.grad.norm()
 
 
+def test_each_label_counts_by_its_weight() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(11, 50, generator=draw, dtype=torch.float64)
+    targets = torch.randint(0, 50, (11,), generator=draw)
+    targets[4] = IGNORED
+    weights = torch.rand(11, generator=draw)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = summed_cross_entropy(ours, targets, weights)
+    expected = (cross_entropy(theirs, targets, reduction="none") * weights).sum()
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-15)
+
+
 def test_no_position_costs_nothing() -> None:
     logits = torch.zeros(0, 5, requires_grad=True)
     loss = summed_cross_entropy(logits, torch.zeros(0, dtype=torch.long))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +135,8 @@ def one_by_one(model: Any, rows: Sequence[TrainingRow]) -> Result:
 
 
 def collate(rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, torch.Tensor]:
-    return TreeCollator(PAD, max_tokens)([{"input_ids": r.ids, "prompt_length": r.prompt_length} for r in rows])
+    keys = ("input_ids", "prompt_length", "weight")
+    return TreeCollator(PAD, max_tokens)([dict(zip(keys, astuple(row), strict=True)) for row in rows])
 
 
 def loss_of_trees(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -237,6 +239,42 @@ def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: s
     assert_equal(as_trees(model, rows, max_tokens=40), one_by_one(model, rows), 1e-5)
 
 
+WEIGHTED = [
+    TrainingRow([*PROMPT, 1, 2, 3], 6, 0.25),
+    TrainingRow([*PROMPT, 1, 2, 3, 11, 12, 3], 11, 0.5),  # goes on from the one above, which is learned within it
+    TrainingRow([*PROMPT, 4, 2, 3], 6),
+    TrainingRow([8, 8, 1, 2], 2, 0.125),
+]
+
+
+@pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("max_tokens", [1, 1000])
+def test_labels_after_a_turn_s_first_count_by_their_row_s_weight(models: dict[str, Any], max_tokens: int) -> None:
+    model = models["llama"]
+    model.zero_grad()
+    model.get_base_model().set_attn_implementation("sdpa")
+    expected = torch.zeros(())
+    for row in WEIGHTED:
+        likely = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(dim=-1)
+        first, *others = (-likely[place - 1, row.ids[place]] for place in range(row.prompt_length, len(row.ids)))
+        expected = expected + first + row.weight * sum(others)
+    labelled = sum(len(row.ids) - row.prompt_length for row in WEIGHTED)
+    (expected / labelled).backward()
+    alone = result(model, (expected / labelled).detach())
+    model.train()
+    try:
+        assert_equal(as_trees(model, WEIGHTED, max_tokens), alone, 1e-9)
+    finally:
+        model.eval()
+
+
+@pytest.mark.usefixtures("_double")
+def test_validation_weighs_nothing(models: dict[str, Any]) -> None:
+    assert not models["llama"].training
+    plain = [TrainingRow(row.ids, row.prompt_length) for row in WEIGHTED]
+    assert_equal(as_trees(models["llama"], WEIGHTED, 1000), as_trees(models["llama"], plain, 1000), 1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.smollm2
 def test_smollm2_has_the_loss_and_gradients_of_real_rows_alone(
@@ -264,7 +302,8 @@ ids = st.integers(0, 2)
 @st.composite
 def training_rows(draw: st.DrawFn) -> TrainingRow:
     prompt = draw(st.lists(ids, min_size=1, max_size=6))
-    return TrainingRow([*prompt, *draw(st.lists(ids, min_size=1, max_size=3))], len(prompt))
+    turn = draw(st.lists(ids, min_size=1, max_size=3))
+    return TrainingRow([*prompt, *turn], len(prompt), draw(st.sampled_from([1.0, 0.25])))
 
 
 tries = st.lists(training_rows(), min_size=1, max_size=8)
@@ -403,6 +442,13 @@ def test_the_turns_of_a_conversation_cost_what_the_conversation_costs_once() -> 
     assert len(build_tree(conversation)) == len(conversation[-1].ids)
 
 
+@given(tries)
+def test_weights_are_those_of_the_labels(rows: list[TrainingRow]) -> None:
+    tree = build_tree(rows)
+    assert [weight == 0 for weight in tree.weights] == [label == IGNORED for label in tree.labels]
+    assert sum(tree.weights) == pytest.approx(sum(1 + r.weight * (len(r.ids) - r.prompt_length - 1) for r in rows))
+
+
 def test_two_thousand_rows_that_each_extend_the_one_before_do_not_overflow() -> None:
     rows = [TrainingRow([1] * n + [2, 3], n + 1) for n in range(1, 2001)]
     assert len(build_tree(rows)) == 2000 + 2 * 2000
@@ -421,7 +467,7 @@ def test_the_collator_keeps_within_its_limit_and_counts_what_it_lays_out(
     assert batch["labels"][~real].eq(IGNORED).all()
     found = []
     for line, kept in enumerate(real):
-        columns = ("input_ids", "position_ids", "ends", "labels")
+        columns = ("input_ids", "position_ids", "ends", "labels", "weights")
         tree = PrefixTree(*(batch[name][line][kept].tolist() for name in columns))
         one_tree = rows_read_back(tree)
         assert len(tree) <= max_tokens or len(one_tree) == 1

@@ -142,6 +142,24 @@ def test_on_a_cpu_each_layer_adds_its_adapter_in_one_product(train: Train, short
     assert all(variant == {"default": OneProduct} for variant in variants)
 
 
+@pytest.mark.usefixtures("_in_order")
+def test_answer_weight_lets_plain_answers_count_less_and_calls_as_before(
+    train: Train, short_rows: list[Rendered]
+) -> None:
+    answers = [row for row in short_rows if not row.example.turn.tool_calls][:2]
+    calls = [row for row in short_rows if row.example.turn.tool_calls][:2]
+
+    def first_loss(rows: list[Rendered], weight: float) -> float:
+        name = f"{len(rows)}-{weight}"
+        loss: float = train(rows, name, max_steps=1, batch_size=len(rows), answer_weight=weight).losses[0]
+        return loss
+
+    whole, half, quarter = (first_loss([*calls, *answers], weight) for weight in (1.0, 0.5, 0.25))
+    assert whole > half
+    assert whole - half == pytest.approx(2 * (half - quarter), rel=1e-4)
+    assert first_loss(calls, 0.25) == pytest.approx(first_loss(calls, 1.0), rel=1e-6)
+
+
 def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**ADAMW, "learning_rate": 1e-2, "max_steps": 60, "batch_size": 2}
     losses = train(short_rows[:2], lora=LoraConfig(rank=16), **keys).losses

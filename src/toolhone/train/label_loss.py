@@ -17,7 +17,7 @@ _ROWS = 8
 """Rows of logits that are worked on together: few enough for a processor's cache to hold them."""
 
 
-def label_loss(model: Any, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
     """The summed cross-entropy of the labelled tokens of a batch.
 
     Only the positions before a label reach the LM head: scoring all of them would be a fifth of a small model's
@@ -25,6 +25,7 @@ def label_loss(model: Any, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
 
     Args:
         labels: [batch, seq], IGNORED where nothing is learned.
+        weights: [batch, seq], how many times each label counts; None: once.
         inputs: what else the model takes, `input_ids` [batch, seq] among it.
 
     Returns:
@@ -33,21 +34,25 @@ def label_loss(model: Any, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
     logits = model(**inputs, use_cache=False, logits_to_keep=asked).logits  # [batch, asked, vocabulary]
-    return summed_cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten())
+    counted = None if weights is None else weights[:, 1:][:, asked].flatten()
+    return summed_cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten(), counted)
 
 
-def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def summed_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """What `cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")` gives, to rounding.
 
     Args:
         logits: [positions, vocabulary], of any floating type; computed in float32 at least. They are used up: where
             they ask for a gradient, it stands in their memory afterwards, and nothing else may read them.
         targets: [positions], each the index of the right token, or IGNORED.
+        weights: [positions], how many times each counts; None: once.
 
     Returns:
         A scalar, in float32 at least. Its gradient can be taken once.
     """
-    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, weights)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -55,13 +60,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """The gradient of -log softmax(x)[t] is softmax(x) - onehot(t)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        labelled = (targets != IGNORED).to(wide)
+        counted = (targets != IGNORED).to(wide)
+        if weights is not None:
+            counted *= weights
         right = targets.where(targets != IGNORED, 0)  # an index that is there, for the ignored ones too
         loss = torch.zeros((), dtype=wide, device=logits.device)
         copy = logits.new_empty((min(_ROWS, len(logits)), logits.shape[1]), dtype=wide)
-        for rows, token, weight in zip(*(torch.split(x, _ROWS) for x in (logits, right, labelled)), strict=True):
+        for rows, token, weight in zip(*(torch.split(x, _ROWS) for x in (logits, right, counted)), strict=True):
             scores = copy[: len(rows)].copy_(rows)
             scores -= scores.amax(dim=1, keepdim=True)
             chosen = scores.gather(1, token[:, None]).squeeze(1)
@@ -75,6 +82,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (of_one,) = ctx.saved_tensors
-        return of_one.mul_(gradient), None  # a second backward would find them changed, and autograd refuses it
+        return of_one.mul_(gradient), None, None  # a second backward would find them changed, and autograd refuses it

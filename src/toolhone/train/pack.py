@@ -35,15 +35,23 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """An example as training takes it: its token ids, of which those from `prompt_length` on are labelled."""
+    """An example as training takes it: its token ids, of which those from `prompt_length` on are labelled. The first of
+    these counts once in the loss, each that follows `weight` times."""
 
     ids: list[int]
     prompt_length: int
+    weight: float = 1.0
 
     @classmethod
     def of(cls, row: Rendered) -> TrainingRow:
         """An example's prompt and turn, joined."""
         return cls(row.prompt_ids + row.completion_ids, len(row.prompt_ids))
+
+    def weight_at(self, place: int) -> float:
+        """What the id at a place counts in the loss; 0 where it is not labelled."""
+        if place == self.prompt_length:
+            return 1.0
+        return self.weight if self.prompt_length < place < len(self.ids) else 0.0
 
     @property
     def shareable(self) -> list[int]:
@@ -53,12 +61,13 @@ class TrainingRow:
 
 @dataclass(slots=True)
 class PrefixTree:
-    """Rows laid out as a tree. All four lists have one entry a token."""
+    """Rows laid out as a tree. All five lists have one entry a token; `weights` is 0 where the label is IGNORED."""
 
     ids: list[int]
     positions: list[int]
     ends: list[int]
     labels: list[int]
+    weights: list[float]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,32 +75,31 @@ class PrefixTree:
 
 def build_tree(rows: Sequence[TrainingRow]) -> PrefixTree:
     """Lay rows out depth first; rows that share nothing stand side by side."""
-    tree = PrefixTree([], [], [], [])
+    tree = PrefixTree([], [], [], [], [])
     before: list[int] = []  # the ids that the last rows could share ...
     path: list[int] = []  # ... and where in the tree they stand
-    learned = range(0)  # the depths at which the next prompt holds a turn that is learned there
+    within: TrainingRow | None = None  # the row whose turn is learned in the next prompt, which goes on from it
     # In lexical order a row shares most with the one before it.
     alike = groupby(sorted(rows, key=_lexical), key=lambda row: row.shareable)
     groups = [(shareable, list(same)) for shareable, same in alike]
     for (shareable, same), (after, _) in pairwise([*groups, ([], [])]):
         common = _common_length(before, shareable)
         _close(tree, path[common:])
-        path = [*path[:common], *_add_tokens(tree, shareable[common:], common, learned)]
-        learned = range(0)
+        path = [*path[:common], *_add_tokens(tree, shareable[common:], common, within)]
+        within = None
         for row in same:
-            own = range(row.prompt_length, len(row.ids))
-            if not learned and after[: len(row.ids)] == row.ids:
-                learned = own
+            if within is None and after[: len(row.ids)] == row.ids:
+                within = row
             else:
-                _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), own))
+                _close(tree, _add_tokens(tree, row.ids[len(shareable) :], len(shareable), row))
         before = shareable
     _close(tree, path)
     return tree
 
 
-def _lexical(row: TrainingRow) -> tuple[list[int], list[int]]:
+def _lexical(row: TrainingRow) -> tuple[list[int], list[int], float]:
     """Puts rows with a common prefix next to each other, and a prefix before what extends it."""
-    return row.shareable, row.ids
+    return row.shareable, row.ids, row.weight
 
 
 def _common_length(left: list[int], right: list[int]) -> int:
@@ -100,14 +108,16 @@ def _common_length(left: list[int], right: list[int]) -> int:
     return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)))
 
 
-def _add_tokens(tree: PrefixTree, ids: list[int], depth: int, learned: range) -> range:
-    """Append ids from a depth on, labelled at the depths of `learned`, and tell where in the tree they stand."""
+def _add_tokens(tree: PrefixTree, ids: list[int], depth: int, row: TrainingRow | None) -> range:
+    """Append ids from a depth on, labelled where `row` is, and tell where in the tree they stand."""
     depths = range(depth, depth + len(ids))
+    learned = range(row.prompt_length, len(row.ids)) if row else range(0)
     first = len(tree)
     tree.ids.extend(ids)
     tree.positions.extend(depths)
     tree.ends.extend([0] * len(ids))  # known once all that descends from them is there
     tree.labels.extend(id_ if place in learned else IGNORED for id_, place in zip(ids, depths, strict=True))
+    tree.weights.extend(row.weight_at(place) if row else 0.0 for place in depths)
     return range(first, len(tree))
 
 
@@ -143,13 +153,14 @@ class TreeCollator:
     max_tokens: int
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        rows = [TrainingRow(feature["input_ids"], feature["prompt_length"]) for feature in features]
+        rows = [TrainingRow(one["input_ids"], one["prompt_length"], one.get("weight", 1.0)) for one in features]
         trees = self._trees(rows)
         width = max(len(tree) for tree in trees)
         return {
             "input_ids": _pad([tree.ids for tree in trees], self.pad_id, width),  # [trees, width]
             "position_ids": _pad([tree.positions for tree in trees], 0, width),
             "labels": _pad([tree.labels for tree in trees], IGNORED, width),
+            "weights": _pad([tree.weights for tree in trees], 0.0, width),
             # A padding token sees itself alone: a query without any key would give NaN.
             "ends": _pad([tree.ends for tree in trees], None, width),
             "examples": torch.tensor(len(rows)),
@@ -172,7 +183,7 @@ class TreeCollator:
         return [*trees, build_tree(held)]
 
 
-def _pad(lists: list[list[int]], fill: int | None, width: int) -> torch.Tensor:
+def _pad(lists: Sequence[Sequence[float]], fill: float | None, width: int) -> torch.Tensor:
     """Stack lists of unequal length; `fill` None continues each with the index behind its own place."""
     tails = ([fill] * (width - len(x)) if fill is not None else list(range(len(x) + 1, width + 1)) for x in lists)
     return torch.tensor([[*x, *tail] for x, tail in zip(lists, tails, strict=True)])

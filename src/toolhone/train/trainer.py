@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import SFTConfig, SFTTrainer
 
 from toolhone.chat.render import Rendered
-from toolhone.config import Config, LoraConfig
+from toolhone.config import Config, LoraConfig, TrainConfig
 from toolhone.errors import UserError
 from toolhone.fingerprint import fingerprint
 from toolhone.hardware import Hardware, world_size
@@ -208,8 +208,8 @@ def make_trainer(
             model=model,
             args=training_arguments(config, hardware, run.checkpoints, validates=bool(validation)),
             data_collator=_collator(config, tokenizer),
-            train_dataset=_dataset(rows, config.train.packing),
-            eval_dataset=_dataset(validation, config.train.packing) if validation else None,
+            train_dataset=_dataset(rows, config.train),
+            eval_dataset=_dataset(validation, config.train) if validation else None,
             processing_class=tokenizer,
             peft_config=lora_config(config.lora),
             callbacks=callbacks,
@@ -280,15 +280,16 @@ def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
     return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
 
 
-def _dataset(rows: Sequence[Rendered], packing: str) -> Dataset:
+def _dataset(rows: Sequence[Rendered], train: TrainConfig) -> Dataset:
     ids = [row.prompt_ids + row.completion_ids for row in rows]
-    if packing == "none":
+    if train.packing == "none":
         labels = [[IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows]
         return Dataset.from_dict({"input_ids": ids, "labels": labels})
     return Dataset.from_dict(
         {
             "input_ids": ids,
             "prompt_length": [len(row.prompt_ids) for row in rows],
+            "weight": [1.0 if row.example.turn.tool_calls else train.answer_weight for row in rows],
             "group": [_group(row) for row in rows],
             "conversation": [row.example.conversation_id for row in rows],
         }

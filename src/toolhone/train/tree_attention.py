@@ -200,11 +200,12 @@ ALL_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, tree_attention)
 
 
 def tree_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch; the model must attend by
-    `TREE_ATTENTION`."""
+    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch, weighted while the model trains; the
+    model must attend by `TREE_ATTENTION`."""
     return label_loss(
         model,
         batch["labels"],
+        batch["weights"] if model.training else None,  # validation losses of different weights compare
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         tree_blocks=AttentionBlocks(batch["ends"], batch["position_ids"]),
