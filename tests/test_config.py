@@ -207,7 +207,7 @@ def test_a_missing_key_is_told_at_its_section(tmp_path: Path) -> None:
         (["data.validation=0", "train.select_by=exact_match"], "train.select_by: exact_match needs validation rows"),
         (["train.patience=2"], "train.patience: needs train.select_by: exact_match"),
         (
-            ["train.answer_weight=0.3", "train.packing=none"],
+            ["train.packing=none", "train.answer_weight=0.3"],
             "train.answer_weight: 0.3 needs train.packing: prefix_tree",
         ),
         (["chat.template=model", "chat.tools=names"], "chat.tools: names needs toolhone's template"),

@@ -192,7 +192,8 @@ class Config(_Section):
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
         if self.train.packing == "none" and self.train.answer_weight != 1:
             raise ValueError(
-                f"train.answer_weight: {self.train.answer_weight} needs train.packing: prefix_tree, found none"
+                f"train.answer_weight: {self.train.answer_weight} needs train.packing: prefix_tree, found none; "
+                "set train.answer_weight: 1 to go without"
             )
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, since data.validation is 0")
