@@ -60,7 +60,7 @@ smoke: ## a tiny random Llama through the whole pipeline, in a minute
 	@$(MAKE) --no-print-directory train CONFIG=configs/smoke.yaml FRESH=1
 
 test: $(READY) ## run the tests (offline, on the CPU)
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(READY) ## run the slow tests too
 	@$(BIN)/python -m pytest -m "not gpu"
