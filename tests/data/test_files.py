@@ -56,6 +56,7 @@ def faults(path: Path) -> list[tuple[int, str]]:
         ("a.jsonl", "[" + ",\n".join(json.dumps(row) for row in ROWS) + "]"),
         ("a.json", json.dumps({"version": 1, "data": ROWS})),
         ("a.json", json.dumps({"data": ROWS}, indent=1)),
+        # Without the time in it: the name of a test is the same in every process that runs some of them.
         ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("a.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("a.jsonl.zst", zstandard.compress(LINES.encode())),
