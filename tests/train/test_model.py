@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +195,25 @@ def test_the_speed_of_bfloat16_is_measured_where_there_are_instructions_for_it(
     pretend_cpu(monkeypatch, **{capability: True})
     assert hardware.bfloat16_speedup.__wrapped__() > 0
     assert set(products) == {torch.float32, torch.bfloat16}
+
+
+def test_what_else_a_machine_does_has_no_say_in_the_speed_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Matrix:
+        def __init__(self, *_: int, dtype: torch.dtype) -> None:
+            self.waits = dtype == torch.bfloat16
+
+        def __matmul__(self, _: Matrix) -> None:
+            if self.waits:
+                time.sleep(0.02)  # another process has the core
+            until = time.thread_time() + 0.002
+            while time.thread_time() < until:
+                pass
+
+    pretend_cpu(monkeypatch, avx512_bf16=True)
+    monkeypatch.setattr(torch, "ones", Matrix)
+    threads = torch.get_num_threads()
+    assert 0.7 < hardware.bfloat16_speedup.__wrapped__() < 1.4
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.usefixtures("_no_cuda")
