@@ -366,6 +366,12 @@ def test_gold_text_with_a_call_tag_or_a_special_token_is_refused(renderer: ChatR
         renderer.render(example(SYSTEM, USER, say(content)))
 
 
+@pytest.mark.parametrize("renderer", ["hermes"], indirect=True)
+def test_gold_text_that_would_be_judged_a_malformed_call_is_refused(renderer: ChatRenderer) -> None:
+    with pytest.raises(RenderError, match=r"^rows\.jsonl:7: .*status malformed \(a call outside <tool_call> tags\)"):
+        renderer.render(example(SYSTEM, USER, say('{"name": "query_order", "arguments": {}}')))
+
+
 @EACH
 @pytest.mark.parametrize("where", ["value", "key", "nested", "name"])
 def test_a_call_with_a_special_token_in_it_is_refused(renderer: ChatRenderer, where: str) -> None:
