@@ -2,7 +2,8 @@
 
 All three get the same rows, model, number type, optimizer and learning rate. Each measurement is a process of its own,
 so that its peak memory is its own, and the contenders take turns, so that a machine whose speed drifts is fair to all.
-The first step of each is a warm-up and not counted.
+The first step of each is a warm-up and not counted. Each contender runs at each batch size that its memory allows, and
+all are held against TRL at its best.
 
     .venv/bin/python scripts/bench_train.py                        # SmolLM2-135M on what is at hand
     .venv/bin/python scripts/bench_train.py --random-llama 1b      # random weights of Llama-3.2-1B's shape, no hub
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
     parser.add_argument("--random-llama", choices=SHAPES, help="random weights of this shape instead")
-    parser.add_argument("--batch", type=int, nargs=3, default=(8, 8, 4), help="batch size of each (default: 8 8 4)")
+    parser.add_argument("--batch", type=int, nargs="+", default=(4, 8), help="batch sizes, rising (default: 4 8)")
+    parser.add_argument(
+        "--memory", type=float, default=16, metavar="GB", help="no batch that would take more (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=3, help="counted steps of each turn")
     parser.add_argument("--turns", type=int, default=2, help="how often each contender runs")
     parser.add_argument("--tools", choices=("schema", "signatures", "names"), default="schema", help="as chat.tools")
@@ -50,9 +53,27 @@ def main() -> int:
         if options.largest:
             show_largest({name: largest_batch(name, options) for name in CONTENDERS}, options)
             return 0
-        found = [run_child(name, options, options.batch) for _ in range(options.turns) for name in CONTENDERS]
+        found = compare(options)
     show(found, options)
     return 0
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure each contender at each batch size, in turns, up to the batch that would take too much memory."""
+    found: list[dict[str, Any]] = []
+    too_large: dict[str, int] = {}
+    for _ in range(options.turns):
+        for batch in options.batch:
+            for name in CONTENDERS:
+                if batch >= too_large.get(name, batch + 1):
+                    continue
+                one = run_child(name, options, batch)
+                # What a batch takes grows with it, but for the model's own part.
+                following = min((more for more in options.batch if more > batch), default=batch)
+                if "failed" in one or one["peak_memory_gb"] * following / batch > options.memory:
+                    too_large[name] = batch if "failed" in one else following
+                found.append(one)
+    return [one for one in found if "failed" not in one]
 
 
 def largest_batch(name: str, options: argparse.Namespace) -> int:
@@ -60,17 +81,17 @@ def largest_batch(name: str, options: argparse.Namespace) -> int:
     options.steps = 1
     batch = 0
     while batch < 512:
-        found = run_child(name, options, [max(1, 2 * batch)] * 3)
+        found = run_child(name, options, max(1, 2 * batch))
         if "failed" in found or found["peak_memory_gb"] > options.largest:
             break
         batch = found["batch"]
     return batch
 
 
-def run_child(name: str, options: argparse.Namespace, batch: Sequence[int]) -> dict[str, Any]:
+def run_child(name: str, options: argparse.Namespace, batch: int) -> dict[str, Any]:
     """Measure one contender in a process of its own; one that runs out of memory is reported as such."""
     command = [sys.executable, __file__, "--measure", name, "--model", options.model, "--steps", str(options.steps)]
-    command += ["--batch", *map(str, batch), "--tools", options.tools]
+    command += ["--batch", str(batch), "--tools", options.tools]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.strip().split("\n")[-1] if done.returncode > 0 else f"killed by signal {-done.returncode}"
@@ -95,7 +116,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from toolhone.hardware import choose_hardware
     from toolhone.memory import peak_memory_gb
 
-    batch = options.batch[CONTENDERS.index(name)]
+    (batch,) = options.batch
     config = Config.model_validate(
         {
             "name": "bench",
@@ -242,18 +263,19 @@ def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Print the medians as a Markdown table, and write the single figures where asked."""
     device = next((row["device"] for row in found if "device" in row), "no contender ran")
     print(f"\n{Path(options.model).name}, {device}, {platform.machine()}, {date.today().isoformat()}\n")
-    print("| | batch | examples/s | against TRL | computed tokens/s | peak GB | last loss |")
+    print("| | batch | examples/s | against TRL's best | computed tokens/s | peak GB | last loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    rates = {name: _median(found, name, "examples_per_second") for name in CONTENDERS}
-    for name in CONTENDERS:
-        rate, reference = rates[name], rates["TRL as documented"]
-        if rate is None:
-            print(f"| {name} | did not run | | | | | |")
-            continue
-        ratio = f"{rate / reference:.1f}x" if reference else "-"
-        keys = ("batch", "computed_tokens_per_second", "peak_memory_gb", "last_loss")
-        batch, tokens, memory, loss = (_median(found, name, key) for key in keys)
-        print(f"| {name} | {batch:.0f} | {rate:.3f} | {ratio} | {tokens:.0f} | {memory:.1f} | {loss:.3f} |")
+    keys = ("examples_per_second", "computed_tokens_per_second", "peak_memory_gb", "last_loss")
+    medians = {
+        (name, batch): [statistics.median(row[key] for row in rows) for key in keys]
+        for name in CONTENDERS
+        for batch in options.batch
+        if (rows := [row for row in found if (row["contender"], row["batch"]) == (name, batch)])
+    }
+    best = max((rate for (name, _), (rate, *_) in medians.items() if name.startswith("TRL")), default=None)
+    for (name, batch), (rate, tokens, memory, loss) in medians.items():
+        ratio = f"{rate / best:.1f}x" if best else "-"
+        print(f"| {name} | {batch} | {rate:.3f} | {ratio} | {tokens:.0f} | {memory:.1f} | {loss:.3f} |")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
@@ -267,11 +289,6 @@ def show_largest(batches: dict[str, int], options: argparse.Namespace) -> None:
     print("| --- | --- |")
     for name, batch in batches.items():
         print(f"| {name} | {batch} |")
-
-
-def _median(found: list[dict[str, Any]], name: str, key: str) -> float | None:
-    values = [row[key] for row in found if row["contender"] == name and key in row]
-    return statistics.median(values) if values else None
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Does grouping batches by prefix cost accuracy? Three seeds, grouped against shuffled batches of the same size.
+"""What does it cost to fill batches with rows of one prefix? Accuracy and time by `train.groups_per_batch`.
 
 customer_service has one prefix, so the rows are dealt out to four agents of two tools or fewer: each offers its own
-tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. Both orders see the same rows, the
-same number of steps and the same rate; shuffled batches hold several prefixes and so compute more tokens.
+tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. All see the same rows, the same
+number of steps and the same rate; as many groups as rows to a batch is a plain shuffle, and computes the most tokens.
 
-    .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about half an hour on two cores
+    .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about an hour on two cores
     .venv/bin/python scripts/compare_grouping.py --seeds 1 --rows 40   # a quick look
 """
 
@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=320, help="training rows (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--groups", type=int, nargs="+", default=(1, 2, 8), help="values of train.groups_per_batch")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -45,8 +46,8 @@ def main() -> int:
     hush_libraries()
     found = []
     for seed in range(1, options.seeds + 1):
-        for order in ("grouped", "shuffled"):
-            found.append(train_and_judge(options, seed, order))
+        for groups in options.groups:
+            found.append(train_and_judge(options, seed, groups))
             print(json.dumps(found[-1]), file=sys.stderr)
             if options.json:
                 options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -54,8 +55,8 @@ def main() -> int:
     return 0
 
 
-def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[str, Any]:
-    """Train one adapter on the agents' rows in one order, and judge it on held-out rows of all agents."""
+def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict[str, Any]:
+    """Train one adapter on the agents' rows, and judge it on held-out rows of all agents."""
     from rich.console import Console
 
     from toolhone.chat.render import make_renderer, render_all
@@ -85,6 +86,7 @@ def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[
             "train": {
                 "epochs": options.epochs,
                 "batch_size": options.batch,
+                "groups_per_batch": groups,
                 "learning_rate": options.rate,
                 "scheduler": "linear",
             },
@@ -102,9 +104,6 @@ def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[
         run = RunFolder(Path(folder))
         log = TrainLog(run.train_log, Console(quiet=True))
         trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
-        if order == "shuffled":  # one group: the order is SFTTrainer's own
-            data = trainer.train_dataset.remove_columns("group")
-            trainer.train_dataset = data.add_column("group", ["all"] * len(rows))
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
@@ -118,7 +117,7 @@ def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[
             config.evaluate,
             answers,
             Console(quiet=True),
-            fingerprint=f"{seed}-{order}",
+            fingerprint=f"{seed}-{groups}",
         )
         predictions = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(answers)}
         # The log counts up.
@@ -126,7 +125,7 @@ def train_and_judge(options: argparse.Namespace, seed: int, order: str) -> dict[
     scores = [score(example, predictions[example.id], renderer.format.name) for example in held_out]
     return {
         "seed": seed,
-        "order": order,
+        "groups": groups,
         "rows": len(rows),
         "steps": trainer.state.global_step,
         "computed_tokens": tokens,
@@ -151,20 +150,22 @@ def of_agents(conversations: Sequence[Any]) -> list[Any]:
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
-    """Print a row for each run, and each order's mean."""
-    print("| seed | order | steps | computed tokens | seconds | exact match | tool names |")
+    """Print a row for each run, and the mean of each number of groups."""
+    print("| seed | groups a batch | steps | computed tokens | seconds | exact match | tool names |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for one in found:
         exact, names = (
             f"{one[key] / one['judged']:.1%} ({one[key]}/{one['judged']})" for key in ("exact", "names_right")
         )
         print(
-            f"| {one['seed']} | {one['order']} | {one['steps']} | {one['computed_tokens']:,} | {one['seconds']} "
+            f"| {one['seed']} | {one['groups']} | {one['steps']} | {one['computed_tokens']:,} | {one['seconds']} "
             f"| {exact} | {names} |"
         )
-    for order in ("grouped", "shuffled"):
-        runs = [one for one in found if one["order"] == order]
-        print(f"{order}: {sum(one['exact'] / one['judged'] for one in runs) / len(runs):.1%} exact on average")
+    for groups in dict.fromkeys(one["groups"] for one in found):
+        runs = [one for one in found if one["groups"] == groups]
+        exact = sum(one["exact"] / one["judged"] for one in runs) / len(runs)
+        seconds = sum(one["seconds"] for one in runs) / len(runs)
+        print(f"{groups} a batch: {exact:.1%} exact and {seconds:.0f} s on average")
 
 
 if __name__ == "__main__":

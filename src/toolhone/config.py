@@ -128,6 +128,9 @@ class TrainConfig(_Section):
     same gradients. none: plain SFTTrainer, each row computed in full and padded to the longest of its batch."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: a batch of more computed tokens than this is laid out as several trees."""
+    groups_per_batch: int = Field(2, ge=1)
+    """With prefix_tree: a batch takes equal parts of so many groups of examples with the same system prompt and tools,
+    where there are several. More cost time, for each prefix is computed; fewer unteach what the other groups taught."""
     answer_weight: float = Field(1.0, gt=0, le=1)
     """With prefix_tree: what a token of a plain answer counts in the loss, after its first, which decides against a
     call. Answers' wordings are hard to foresee: at 1 they can outweigh all that calls have to teach."""

@@ -18,7 +18,7 @@ def dry_run(config: Config, console: Console) -> None:
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
     rows = [TrainingRow.of(row) for row in prepared.train]
-    order = list(prefix_sampler(prepared.train, config.train.batch_size, config.seed))
+    order = list(prefix_sampler(prepared.train, config.train, config.seed))
     found = estimate(config, prepared.hardware, load_model_config(config.model), rows, order)
     share = found.trainable_parameters / found.total_parameters
     labelled = found.labelled_tokens / found.logical_tokens

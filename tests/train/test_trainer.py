@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from transformers import AutoModelForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from toolhone.chat.render import Rendered
-from toolhone.config import LoraConfig, ModelConfig
+from toolhone.config import LoraConfig, ModelConfig, TrainConfig
 from toolhone.errors import UserError
 from toolhone.hardware import Hardware
 from toolhone.train.lora_product import OneProduct
 from toolhone.train.model import load_adapter, load_model
-from toolhone.train.trainer import ToolCallTrainer
+from toolhone.train.trainer import ToolCallTrainer, prefix_sampler
 
 CPU = Hardware("cpu", torch.float32, ())
 SGD = {"optimizer": "sgd", "scheduler": "constant", "warmup": 0, "learning_rate": 0.3}
@@ -76,6 +77,18 @@ def test_adamw_losses_agree_step_by_step_and_so_does_the_validation_loss(
     validated = [[line["eval_loss"] for line in one.log if "eval_loss" in line] for one in (tree, plain)]
     assert len(validated[0]) == 1
     assert validated[0] == pytest.approx(validated[1], rel=1e-3)
+
+
+def test_a_batch_takes_rows_of_as_many_agents_as_the_config_says(short_rows: list[Rendered]) -> None:
+    agents = [
+        [replace(row, example=replace(row.example, tools=row.example.tools[n:])) for row in short_rows[:8]]
+        for n in (0, 1)
+    ]
+    rows = [row for agent in agents for row in agent]
+    for groups, expected in ((1, 1), (2, 2), (3, 2)):
+        order = list(prefix_sampler(rows, TrainConfig(batch_size=4, groups_per_batch=groups), seed=3))
+        batches = [order[first : first + 4] for first in range(0, 16, 4)]
+        assert {len({index // 8 for index in batch}) for batch in batches} == {expected}
 
 
 def test_packing_none_is_what_sfttrainer_does_alone(

@@ -1,9 +1,11 @@
-"""The order of training examples: shuffled, and such that a batch shares its prefix.
+"""The order of training examples: shuffled, and such that a batch shares its prefixes.
 
-Examples with the same system prompt and tools are a group. The turns of one conversation stay side by side, since each
-shares all that came before it with the next: in each epoch every group's conversations are drawn by chance, such that
-their lengths add up to whole batches (5 + 4 + 3 turns are one of 12) and few are cut in two. What is left over of the
-groups is chained and cut likewise, and the batches are shuffled.
+Examples with the same system prompt and tools are a group, whose prefix a batch computes once. A batch of one group is
+the cheapest, but where there are several it teaches one and unteaches the others: a batch takes equal parts of
+`groups_per_batch` groups, and each group's parts are spread evenly over the epoch. The turns of one conversation stay
+side by side, since each shares all that came before it with the next: in each epoch every group's conversations are
+drawn by chance, such that their lengths add up to whole parts (5 + 4 + 3 turns are one of 12) and few are cut in two.
+What is left over of the groups is chained and cut likewise.
 """
 
 from __future__ import annotations
@@ -25,14 +27,23 @@ class PrefixSampler(Sampler[int]):
         groups: the group of each example.
         conversations: the conversation of each example.
         batch_size: examples that lie in one batch.
+        groups_per_batch: groups that one batch takes equal parts of, where there are so many; the parts are as few as
+            divide the batch evenly (two of 12, one of 5, where two are asked for).
     """
 
     def __init__(
-        self, groups: Sequence[Hashable], conversations: Sequence[Hashable], batch_size: int, seed: int
+        self,
+        groups: Sequence[Hashable],
+        conversations: Sequence[Hashable],
+        batch_size: int,
+        groups_per_batch: int,
+        seed: int,
     ) -> None:
         self.groups = groups
         self.conversations = conversations
         self.batch_size = batch_size
+        most = min(groups_per_batch, len(set(groups)), batch_size)
+        self.parts = max((count for count in range(1, most + 1) if batch_size % count == 0), default=1)
         self.seed = seed
         self.epoch = 0
 
@@ -41,50 +52,63 @@ class PrefixSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = random.Random(f"{self.seed}/{self.epoch}")
+        size = self.batch_size // self.parts
+        by_group, left_over = self._cut_groups(size, generator)
+        # A part that is not full must come last, or all after it would be cut elsewhere.
+        last = [left_over.pop()] if left_over and len(left_over[-1]) < size else []
+        placed: list[tuple[float, list[int]]] = []
+        for parts in (*by_group, left_over):
+            generator.shuffle(parts)
+            # Spread evenly over the epoch: neighbours, and so the parts of a batch, are of different groups.
+            placed += [((number + generator.random()) / len(parts), part) for number, part in enumerate(parts)]
+        placed.sort()
+        for part in (*(part for _, part in placed), *last):
+            yield from part
+
+    def _cut_groups(self, size: int, generator: random.Random) -> tuple[list[list[list[int]]], list[list[int]]]:
+        """The parts of each group, and those of what is left over of all groups, of which the last may be short."""
         members: dict[Hashable, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, (group, conversation) in enumerate(zip(self.groups, self.conversations, strict=True)):
             members[group][conversation].append(index)
-        batches: list[list[int]] = []
-        left_over: list[int] = []
         groups = list(members.values())
         generator.shuffle(groups)  # or what is left over would come in the data's order, and always in the same batches
+        by_group: list[list[list[int]]] = []
+        left_over: list[int] = []
         for of_group in groups:
-            pieces = [piece for conversation in of_group.values() for piece in self._cut(conversation)]
+            pieces = [piece for conversation in of_group.values() for piece in _cut(conversation, size)]
             generator.shuffle(pieces)
             waiting: dict[int, list[list[int]]] = defaultdict(list)  # by length
             for piece in pieces:
                 waiting[len(piece)].append(piece)
-            while batch := self._draw(waiting, generator):
-                batches.append(batch)
+            parts: list[list[int]] = []
+            while part := _draw(waiting, size, generator):
+                parts.append(part)
             rest = [index for same in waiting.values() for piece in same for index in piece]
-            whole = len(rest) - len(rest) % self.batch_size
-            batches += self._cut(rest[:whole])
+            whole = len(rest) - len(rest) % size
+            by_group.append(parts + _cut(rest[:whole], size))
             left_over += rest[whole:]
-        batches += self._cut(left_over)
-        # A batch that is not full must come last, or all after it would be cut elsewhere.
-        last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
-        generator.shuffle(batches)
-        for batch in (*batches, *last):
-            yield from batch
+        return by_group, _cut(left_over, size)
 
-    def _draw(self, waiting: dict[int, list[list[int]]], generator: random.Random) -> list[int]:
-        """Take conversations that make one whole batch; [] and nothing taken, where none are found."""
-        taken: list[list[int]] = []
-        room = self.batch_size
-        while room:
-            lengths = tuple(sorted(length for length, some in waiting.items() if some))
-            fitting = [length for length in lengths if room - length in _sums(lengths, room)]
-            if not fitting:
-                for piece in taken:
-                    waiting[len(piece)].append(piece)
-                return []
-            (length,) = generator.choices(fitting, [len(waiting[length]) for length in fitting])
-            taken.append(waiting[length].pop())
-            room -= length
-        return [index for piece in taken for index in piece]
 
-    def _cut(self, indices: list[int]) -> list[list[int]]:
-        return [indices[first : first + self.batch_size] for first in range(0, len(indices), self.batch_size)]
+def _draw(waiting: dict[int, list[list[int]]], size: int, generator: random.Random) -> list[int]:
+    """Take conversations that make one whole part; [] and nothing taken, where none are found."""
+    taken: list[list[int]] = []
+    room = size
+    while room:
+        lengths = tuple(sorted(length for length, some in waiting.items() if some))
+        fitting = [length for length in lengths if room - length in _sums(lengths, room)]
+        if not fitting:
+            for piece in taken:
+                waiting[len(piece)].append(piece)
+            return []
+        (length,) = generator.choices(fitting, [len(waiting[length]) for length in fitting])
+        taken.append(waiting[length].pop())
+        room -= length
+    return [index for piece in taken for index in piece]
+
+
+def _cut(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
 @cache

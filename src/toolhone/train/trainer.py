@@ -53,19 +53,10 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that also takes prefix trees, and counts the examples and tokens of all processes."""
 
     log_of_steps: TrainLog
+    prefix_sampler: PrefixSampler | None = None
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        """Batches of trees share their prefix; where no rows share more than all do, or none need to, the order is
-        SFTTrainer's."""
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        is_flat = "group" not in rows.column_names or (
-            len(set(rows["group"])) == 1 and len(set(rows["conversation"])) == len(rows)
-        )
-        if is_flat:
-            return super()._get_train_sampler(train_dataset)
-        sampler = PrefixSampler(rows["group"], rows["conversation"], self.args.train_batch_size, self.args.seed)
-        self.add_callback(TellEpoch(sampler))
-        return sampler
+        return super()._get_train_sampler(train_dataset) if self.prefix_sampler is None else self.prefix_sampler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -219,6 +210,9 @@ def make_trainer(
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
     trainer.log_of_steps = callbacks[0]
+    if config.train.packing == "prefix_tree" and not _is_flat(rows):
+        trainer.prefix_sampler = prefix_sampler(rows, config.train, config.seed)
+        trainer.add_callback(TellEpoch(trainer.prefix_sampler))
     if hardware.device == "cpu":
         multiply_at_once(trainer.model)
     return trainer
@@ -290,16 +284,20 @@ def _dataset(rows: Sequence[Rendered], train: TrainConfig) -> Dataset:
             "input_ids": ids,
             "prompt_length": [len(row.prompt_ids) for row in rows],
             "weight": [1.0 if row.example.turn.tool_calls else train.answer_weight for row in rows],
-            "group": [_group(row) for row in rows],
-            "conversation": [row.example.conversation_id for row in rows],
         }
     )
 
 
-def prefix_sampler(rows: Sequence[Rendered], batch_size: int, seed: int) -> PrefixSampler:
+def prefix_sampler(rows: Sequence[Rendered], train: TrainConfig, seed: int) -> PrefixSampler:
     """The order in which prefix trees take these rows."""
     conversations = [row.example.conversation_id for row in rows]
-    return PrefixSampler([_group(row) for row in rows], conversations, batch_size, seed)
+    groups = [_group(row) for row in rows]
+    return PrefixSampler(groups, conversations, train.batch_size, train.groups_per_batch, seed)
+
+
+def _is_flat(rows: Sequence[Rendered]) -> bool:
+    """Whether no rows share more than all do: the order is SFTTrainer's then, as without prefix trees."""
+    return len({_group(row) for row in rows}) == 1 and len({row.example.conversation_id for row in rows}) == len(rows)
 
 
 def _group(row: Rendered) -> str:
