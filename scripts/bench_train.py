@@ -184,7 +184,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     from toolhone.train.model import load_model, load_tokenizer
     from toolhone.train.pack import TrainingRow
     from toolhone.train.progress import TrainLog
-    from toolhone.train.trainer import make_trainer
+    from toolhone.train.trainer import make_trainer, prefix_sampler
 
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     rows, _ = render_all(renderer, examples, config.chat)
@@ -193,7 +193,8 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     log = TrainLog(run.train_log, Console(quiet=True))
     trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
     packed = [TrainingRow.of(row) for row in rows]
-    return trainer, sum(b.tokens for b in count_batches(config, packed)) / len(rows)
+    order = list(prefix_sampler(rows, config.train, config.seed)) if config.train.packing == "prefix_tree" else None
+    return trainer, sum(batch.tokens for batch in count_batches(config, packed, order)) / len(rows)
 
 
 def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, batch: int) -> tuple[Any, float]:

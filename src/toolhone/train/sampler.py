@@ -27,8 +27,8 @@ class PrefixSampler(Sampler[int]):
         groups: the group of each example.
         conversations: the conversation of each example.
         batch_size: examples that lie in one batch.
-        groups_per_batch: groups that one batch takes equal parts of, where there are so many; the parts are as few as
-            divide the batch evenly (two of 12, one of 5, where two are asked for).
+        groups_per_batch: groups that one batch takes equal parts of, or as many fewer as there are or as divide the
+            batch evenly (where two are asked for: two of 12, one of 5).
     """
 
     def __init__(
