@@ -68,11 +68,18 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 if batch >= too_large.get(name, batch + 1):
                     continue
                 one = run_child(name, options, batch)
-                # What a batch takes grows with it, but for the model's own part.
-                following = min((more for more in options.batch if more > batch), default=batch)
-                if "failed" in one or one["peak_memory_gb"] * following / batch > options.memory:
-                    too_large[name] = batch if "failed" in one else following
                 found.append(one)
+                following = next((more for more in options.batch if more > batch), None)
+                if "failed" in one:
+                    too_large[name] = batch
+                elif following:
+                    # What a batch takes grows with it, but for the model's own part.
+                    needed = one["peak_memory_gb"] * following / batch
+                    if needed > options.memory:
+                        too_large[name] = following
+                        print(
+                            f"{name}: batch {following} may take {needed:.0f} GB, left out (--memory)", file=sys.stderr
+                        )
     return [one for one in found if "failed" not in one]
 
 
