@@ -153,7 +153,7 @@ def up_to_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
 
 def show(found: dict[str, Any]) -> None:
     """Print the figures as a Markdown table."""
-    print(f"{found['run']}, {found['device']}, {found['date']}: {found['rows']} turns in batches of {found['batch']}, ")
+    print(f"{found['run']}, {found['device']}, {found['date']}: {found['rows']} turns in batches of {found['batch']},")
     print(f"{found['prompt_tokens']:.0f} prompt tokens on average, of which {found['prefix_tokens']} are shared\n")
     print("| | seconds | examples/s |")
     print("| --- | --- | --- |")
