@@ -61,26 +61,24 @@ def main() -> int:
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure each contender at each batch size, in turns, up to the batch that would take too much memory."""
     found: list[dict[str, Any]] = []
-    too_large: dict[str, int] = {}
+    largest = dict.fromkeys(CONTENDERS, max(options.batch))
     for _ in range(options.turns):
         for batch in options.batch:
             for name in CONTENDERS:
-                if batch >= too_large.get(name, batch + 1):
+                if batch > largest[name]:
                     continue
                 one = run_child(name, options, batch)
-                found.append(one)
-                following = next((more for more in options.batch if more > batch), None)
                 if "failed" in one:
-                    too_large[name] = batch
-                elif following:
-                    # What a batch takes grows with it, but for the model's own part.
-                    needed = one["peak_memory_gb"] * following / batch
-                    if needed > options.memory:
-                        too_large[name] = following
-                        print(
-                            f"{name}: batch {following} may take {needed:.0f} GB, left out (--memory)", file=sys.stderr
-                        )
-    return [one for one in found if "failed" not in one]
+                    largest[name] = batch - 1
+                    continue
+                found.append(one)
+                following = min((more for more in options.batch if batch < more <= largest[name]), default=batch)
+                # What a batch takes grows with it, but for the model's own part.
+                needed = one["peak_memory_gb"] * following / batch
+                if following > batch and needed > options.memory:
+                    largest[name] = batch
+                    print(f"{name}: batch {following} may take {needed:.0f} GB, left out (--memory)", file=sys.stderr)
+    return found
 
 
 def largest_batch(name: str, options: argparse.Namespace) -> int:
@@ -191,7 +189,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     from toolhone.train.model import load_model, load_tokenizer
     from toolhone.train.pack import TrainingRow
     from toolhone.train.progress import TrainLog
-    from toolhone.train.trainer import make_trainer, prefix_sampler
+    from toolhone.train.trainer import make_trainer
 
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     rows, _ = render_all(renderer, examples, config.chat)
@@ -200,7 +198,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     log = TrainLog(run.train_log, Console(quiet=True))
     trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
     packed = [TrainingRow.of(row) for row in rows]
-    order = list(prefix_sampler(rows, config.train, config.seed)) if config.train.packing == "prefix_tree" else None
+    order = list(trainer.prefix_sampler) if trainer.prefix_sampler else None
     return trainer, sum(batch.tokens for batch in count_batches(config, packed, order)) / len(rows)
 
 
@@ -284,6 +282,9 @@ def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
     for (name, batch), (rate, tokens, memory, loss) in medians.items():
         ratio = f"{rate / best:.1f}x" if best else "-"
         print(f"| {name} | {batch} | {rate:.3f} | {ratio} | {tokens:.0f} | {memory:.1f} | {loss:.3f} |")
+    for name in CONTENDERS:
+        if not any(ran == name for ran, _ in medians):
+            print(f"| {name} | did not run | | | | | |")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

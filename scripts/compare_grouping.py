@@ -2,7 +2,7 @@
 
 customer_service has one prefix, so the rows are dealt out to four agents of two tools or fewer: each offers its own
 tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. All see the same rows, the same
-number of steps and the same rate; as many groups as rows to a batch is a plain shuffle, and computes the most tokens.
+number of steps and the same rate; 0 groups is SFTTrainer's own order, a plain shuffle.
 
     .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about an hour on two cores
     .venv/bin/python scripts/compare_grouping.py --seeds 1 --rows 40   # a quick look
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=320, help="training rows (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--groups", type=int, nargs="+", default=(1, 2, 8), help="values of train.groups_per_batch")
+    parser.add_argument("--groups", type=int, nargs="+", default=(1, 2, 0), help="train.groups_per_batch; 0: a shuffle")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -86,7 +86,7 @@ def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict
             "train": {
                 "epochs": options.epochs,
                 "batch_size": options.batch,
-                "groups_per_batch": groups,
+                "groups_per_batch": max(1, groups),
                 "learning_rate": options.rate,
                 "scheduler": "linear",
             },
@@ -104,6 +104,8 @@ def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict
         run = RunFolder(Path(folder))
         log = TrainLog(run.train_log, Console(quiet=True))
         trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
+        if groups == 0:
+            trainer.prefix_sampler = None
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started

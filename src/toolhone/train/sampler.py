@@ -47,6 +47,11 @@ class PrefixSampler(Sampler[int]):
         self.seed = seed
         self.epoch = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no examples share more than all do, so that any shuffle is as good."""
+        return len(set(self.groups)) == 1 and len(set(self.conversations)) == len(self)
+
     def __len__(self) -> int:
         return len(self.groups)
 

@@ -210,9 +210,11 @@ def make_trainer(
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
     trainer.log_of_steps = callbacks[0]
-    if config.train.packing == "prefix_tree" and not _is_flat(rows):
-        trainer.prefix_sampler = prefix_sampler(rows, config.train, config.seed)
-        trainer.add_callback(TellEpoch(trainer.prefix_sampler))
+    if config.train.packing == "prefix_tree":
+        sampler = prefix_sampler(rows, config.train, config.seed)
+        if not sampler.is_plain:  # or the order is SFTTrainer's, as without prefix trees
+            trainer.prefix_sampler = sampler
+            trainer.add_callback(TellEpoch(sampler))
     if hardware.device == "cpu":
         multiply_at_once(trainer.model)
     return trainer
@@ -293,11 +295,6 @@ def prefix_sampler(rows: Sequence[Rendered], train: TrainConfig, seed: int) -> P
     conversations = [row.example.conversation_id for row in rows]
     groups = [_group(row) for row in rows]
     return PrefixSampler(groups, conversations, train.batch_size, train.groups_per_batch, seed)
-
-
-def _is_flat(rows: Sequence[Rendered]) -> bool:
-    """Whether no rows share more than all do: the order is SFTTrainer's then, as without prefix trees."""
-    return len({_group(row) for row in rows}) == 1 and len({row.example.conversation_id for row in rows}) == len(rows)
 
 
 def _group(row: Rendered) -> str:
