@@ -127,16 +127,6 @@ def test_codes_have_their_shapes_and_stand_in_one_row_alone(tmp_path: Path) -> N
     assert any(code.isupper() for code in typed)
 
 
-def test_an_output_may_have_shapes_of_its_own_which_leave_the_others_as_they_are(tmp_path: Path) -> None:
-    more = rows_of(
-        tmp_path, changed("    rows: 40\n", "    rows: 40\n    codes: {code: [{weight: 9, of: ['7##-##']}]}\n")
-    )
-    own = re.compile(r"7\d\d-\d\d")
-    codes = arguments(more["train"], "code")
-    assert len(codes) / 2 < sum(own.fullmatch(code) is not None for code in codes) < len(codes)
-    assert not any(own.search(row.messages[1].content) for row in more["test"])
-
-
 def test_no_value_of_a_slot_stands_in_two_outputs(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     for name in ("code", "city", "count"):
@@ -292,11 +282,6 @@ FAULTS = {
     "no language": ("zh: [北京, 上海, 广州, 深圳]", "fr: [Lyon, Metz]", 'no values for the language "zh"'),
     "too few values": ("[北京, 上海, 广州, 深圳]", "[北京]", "1 values for 2 outputs"),
     "too alike": ("tell me about {code} please", "where is {code}", r"max_similarity: 1 pairs are over 0.5"),
-    "codes of another slot": (
-        "rows: 40",
-        "rows: 40\n    codes: {city: [{of: [A]}]}",
-        r'spec.yaml:13: outputs.train.codes: expected a slot of codes \(code\), found "city"',
-    ),
     "broken YAML": ("mix:", "mix: [", "not YAML"),
 }
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from toolhone.data.generate.fillers import Codes, Shapes, SlotSpec, fillers
+from toolhone.data.generate.fillers import Codes, SlotSpec, fillers
 from toolhone.data.generate.json_yaml import YamlFile
 from toolhone.data.generate.phrasings import choose, nearest_pairs
 from toolhone.data.generate.requests import join_requests, load_results
@@ -65,8 +65,6 @@ class OutputSpec(_Section):
     """As the spec's own mix, for this output alone; counts are of requests."""
     requests: int = Field(1, ge=1)
     """How many requests a row holds, one after another; each takes a template (see data/generate/requests.py)."""
-    codes: dict[str, tuple[Shapes, ...]] = {}
-    """By slot: further groups of shapes for this output's codes. Training on many shapes teaches to go by the words."""
 
 
 class Spec(_Section):
@@ -174,9 +172,8 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
     codes = Codes()
     made: dict[str, Made] = {}
     for name, output in spec.outputs.items():
-        slots = _slots_of(spec, name, file)
         # The try-out of the templates draws codes of its own, so that those of the rows are not used up by it.
-        tried = fillers(slots, name, counts, seed, Codes(), str(file.path))
+        tried = fillers(spec.slots, name, counts, seed, Codes(), str(file.path))
         if isinstance(output.templates, str):
             templates = load_templates(folder / output.templates, tools, tried)
         else:
@@ -200,7 +197,7 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
         rows = expand(
             chosen,
             seed=seed,
-            fillers=fillers(slots, name, counts, seed, codes, str(file.path)),
+            fillers=fillers(spec.slots, name, counts, seed, codes, str(file.path)),
             system_prompt=spec.system_prompt,
             tools=tools,
             prefix=output.ids or name,
@@ -216,21 +213,6 @@ def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
                 refuse_made_up_text(row)
         made[name] = Made(chosen, rows if spec.tools_in_rows else [replace(row, tools=()) for row in rows])
     return made
-
-
-def _slots_of(spec: Spec, output: str, file: YamlFile) -> dict[str, SlotSpec]:
-    """The spec's slots, with the shapes that one output adds to them."""
-    slots = dict(spec.slots)
-    for name, groups in spec.outputs[output].codes.items():
-        slot = slots.get(name)
-        if slot is None or slot.codes is None:
-            of_codes = ", ".join(one for one in slots if slots[one].codes) or "none"
-            raise UserError(
-                f"{file.place(['outputs', output, 'codes', name])}: outputs.{output}.codes: expected a slot of codes "
-                f'({of_codes}), found "{name}"'
-            )
-        slots[name] = slot.model_copy(update={"codes": (*slot.codes, *groups)})
-    return slots
 
 
 def _part(kind: str, part: int | float | str) -> int | Fraction:
