@@ -2,7 +2,7 @@
 
 customer_service has one prefix, so the rows are dealt out to four agents of two tools or fewer: each offers its own
 tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. All see the same rows, the same
-number of steps and the same rate; 0 groups is SFTTrainer's own order, a plain shuffle.
+number of steps and the same rate. They are judged on rows of held_out.yaml, which are made on the spot.
 
     .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about an hour on two cores
     .venv/bin/python scripts/compare_grouping.py --seeds 1 --rows 40   # a quick look
@@ -32,30 +32,36 @@ DATA = "data/customer_service"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--rows", type=int, default=320, help="training rows (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--groups", type=int, nargs="+", default=(1, 2, 0), help="train.groups_per_batch; 0: a shuffle")
+    parser.add_argument("--groups", type=int, nargs="+", default=(1, 2, 0), help="train.groups_per_batch; 0 for null")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
 
+    from rich.console import Console
+
+    from toolhone.data.generate.spec import generate
     from toolhone.quiet import hush_libraries
 
     hush_libraries()
     found = []
-    for seed in range(1, options.seeds + 1):
-        for groups in options.groups:
-            found.append(train_and_judge(options, seed, groups))
-            print(json.dumps(found[-1]), file=sys.stderr)
-            if options.json:
-                options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        held_out_rows = Path(folder, "held_out.jsonl")
+        generate(Path(DATA, "held_out.yaml"), Console(stderr=True), out=held_out_rows)
+        for seed in options.seeds:
+            for groups in options.groups:
+                found.append(train_and_judge(options, held_out_rows, seed, groups))
+                print(json.dumps(found[-1]), file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     show(found)
     return 0
 
 
-def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict[str, Any]:
+def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int, groups: int) -> dict[str, Any]:
     """Train one adapter on the agents' rows, and judge it on held-out rows of all agents."""
     from rich.console import Console
 
@@ -79,14 +85,14 @@ def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict
             "model": {"name": options.model},
             "data": {
                 "train": [f"{DATA}/train.jsonl"],
-                "test": [f"{DATA}/test.jsonl"],
+                "test": [str(held_out_rows)],
                 "tools": f"{DATA}/tools.json",
-                "validation": 0.2,
+                "validation": 0,
             },
             "train": {
                 "epochs": options.epochs,
                 "batch_size": options.batch,
-                "groups_per_batch": max(1, groups),
+                "groups_per_batch": groups or None,
                 "learning_rate": options.rate,
                 "scheduler": "linear",
             },
@@ -95,7 +101,7 @@ def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict
     )
     hardware = choose_hardware(config.model)
     splits = make_splits(config.data)
-    learned, held_out = of_agents(splits.train)[: options.rows], of_agents(splits.validation)
+    learned, held_out = of_agents(splits.train)[: options.rows], of_agents(splits.test)
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     rows, _ = render_all(renderer, learned, config.chat)
     set_seed(seed)
@@ -104,8 +110,6 @@ def train_and_judge(options: argparse.Namespace, seed: int, groups: int) -> dict
         run = RunFolder(Path(folder))
         log = TrainLog(run.train_log, Console(quiet=True))
         trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
-        if groups == 0:
-            trainer.prefix_sampler = None
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started

@@ -128,9 +128,10 @@ class TrainConfig(_Section):
     same gradients. none: plain SFTTrainer, each row computed in full and padded to the longest of its batch."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: a batch of more computed tokens than this is laid out as several trees."""
-    groups_per_batch: int = Field(2, ge=1)
-    """With prefix_tree: a batch takes equal parts of so many groups of examples with the same system prompt and tools,
-    where there are several. More cost time, for each prefix is computed; fewer unteach what the other groups taught."""
+    groups_per_batch: int | None = Field(None, ge=1)
+    """With prefix_tree, where several groups of examples have a system prompt and tools of their own: a batch takes
+    equal parts of so many groups. Fewer save time, for each group's prefix is computed once, but unteach what the
+    others taught: in short trainings that costs accuracy. null: conversations are shuffled without regard to groups."""
     answer_weight: float = Field(1.0, gt=0, le=1)
     """With prefix_tree: what a token of a plain answer counts in the loss, after its first, which decides against a
     call. Answers' wordings are hard to foresee: at 1 they can outweigh all that calls have to teach."""

@@ -53,6 +53,14 @@ def test_one_group_fills_whole_batches_whatever_is_asked_for() -> None:
     assert alone == mixed
 
 
+def test_without_a_number_of_groups_conversations_are_shuffled_whatever_their_group() -> None:
+    conversations = [index // 3 for index in range(240)]
+    order = list(PrefixSampler([index // 60 for index in range(240)], conversations, 12, None, seed=1))
+    assert order == list(PrefixSampler(["a"] * 240, conversations, 12, 2, seed=1))
+    kinds = [{index // 60 for index in order[first : first + 12]} for first in range(0, 240, 12)]
+    assert {len(kind) for kind in kinds} >= {2, 3, 4}
+
+
 def test_a_group_comes_evenly_over_the_epoch() -> None:
     found = ["a"] * 90 + ["b"] * 10
     order = [found[index] for index in PrefixSampler(found, range(100), 2, 2, seed=1)]

@@ -1,10 +1,12 @@
-"""The order of training examples: shuffled, and such that a batch shares its prefixes.
+"""The order of training examples: a shuffle of conversations, or one in which a batch shares more of its prefixes.
 
-Examples with the same system prompt and tools are a group, whose prefix a batch computes once. A batch of one group is
-the cheapest, but where there are several it teaches one and unteaches the others: a batch takes equal parts of
-`groups_per_batch` groups, and each group's parts are spread evenly over the epoch. The turns of one conversation stay
-side by side, since each shares all that came before it with the next: in each epoch every group's conversations are
-drawn by chance, such that their lengths add up to whole parts (5 + 4 + 3 turns are one of 12) and few are cut in two.
+The turns of one conversation stay side by side, since each shares all that came before it with the next: conversations
+are drawn by chance, such that their lengths add up to whole batches (5 + 4 + 3 turns are one of 12) and few are cut in
+two.
+
+Examples with the same system prompt and tools are a group, whose prefix a batch computes once. Batches of few groups
+are cheaper, and teach less: what one group's teach, the next group's unteach. Where `groups_per_batch` asks for them, a
+batch takes equal parts of so many groups, filled as above, and each group's parts are spread evenly over the epoch.
 What is left over of the groups is chained and cut likewise.
 """
 
@@ -27,8 +29,8 @@ class PrefixSampler(Sampler[int]):
         groups: the group of each example.
         conversations: the conversation of each example.
         batch_size: examples that lie in one batch.
-        groups_per_batch: groups that one batch takes equal parts of, or as many fewer as there are or as divide the
-            batch evenly (where two are asked for: two of 12, one of 5).
+        groups_per_batch: None draws without regard to groups. Otherwise groups that one batch takes equal parts of, or
+            as many fewer as there are or as divide the batch evenly (where two are asked for: two of 12, one of 5).
     """
 
     def __init__(
@@ -36,13 +38,13 @@ class PrefixSampler(Sampler[int]):
         groups: Sequence[Hashable],
         conversations: Sequence[Hashable],
         batch_size: int,
-        groups_per_batch: int,
+        groups_per_batch: int | None,
         seed: int,
     ) -> None:
-        self.groups = groups
+        self.groups = [None] * len(groups) if groups_per_batch is None else groups
         self.conversations = conversations
         self.batch_size = batch_size
-        most = min(groups_per_batch, len(set(groups)), batch_size)
+        most = min(groups_per_batch or 1, len(set(groups)), batch_size)
         self.parts = max((count for count in range(1, most + 1) if batch_size % count == 0), default=1)
         self.seed = seed
         self.epoch = 0
