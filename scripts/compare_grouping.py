@@ -1,11 +1,16 @@
-"""What does it cost to fill batches with rows of one prefix? Accuracy and time by `train.groups_per_batch`.
+"""What does it cost to fill batches with rows that share a prefix? Accuracy and time, by what a batch is made of.
 
-customer_service has one prefix, so the rows are dealt out to four agents of two tools or fewer: each offers its own
-tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. All see the same rows, the same
-number of steps and the same rate. They are judged on rows of held_out.yaml, which are made on the spot.
+`1`, `2` ...: `train.groups_per_batch`. `conversations`: null, the default, which keeps a conversation's turns together.
+`turns`: SFTTrainer's own order, every turn for itself. All see the same turns, the same number of steps and the same
+rate, and are judged on rows of held_out.yaml, which are made on the spot.
+
+customer_service has one set of tools, so its single requests are dealt out to four agents of two tools or fewer: each
+offers its own tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. `--whole` takes the
+conversations as they are instead, as configs/cpu.yaml does.
 
     .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about an hour on two cores
     .venv/bin/python scripts/compare_grouping.py --seeds 1 --rows 40   # a quick look
+    .venv/bin/python scripts/compare_grouping.py --whole --batches conversations turns
 """
 
 from __future__ import annotations
@@ -33,9 +38,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
-    parser.add_argument("--rows", type=int, default=320, help="training rows (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=320, help="training turns (default: %(default)s)")
+    parser.add_argument("--judge", type=int, help="judge on so many held-out turns (default: all)")
+    parser.add_argument("--whole", action="store_true", help="customer_service as it is, told its tools by name")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--groups", type=int, nargs="+", default=(1, 2, 0), help="train.groups_per_batch; 0 for null")
+    kinds = ("1", "2", "3", "4", "conversations", "turns")
+    parser.add_argument("--batches", nargs="+", choices=kinds, default=("1", "2", "conversations"))
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -52,22 +60,22 @@ def main() -> int:
         held_out_rows = Path(folder, "held_out.jsonl")
         generate(Path(DATA, "held_out.yaml"), Console(stderr=True), out=held_out_rows)
         for seed in options.seeds:
-            for groups in options.groups:
-                found.append(train_and_judge(options, held_out_rows, seed, groups))
+            for batches in options.batches:
+                found.append(train_and_judge(options, held_out_rows, seed, batches))
                 print(json.dumps(found[-1]), file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+                if options.json:
+                    options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     show(found)
     return 0
 
 
-def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int, groups: int) -> dict[str, Any]:
-    """Train one adapter on the agents' rows, and judge it on held-out rows of all agents."""
+def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int, batches: str) -> dict[str, Any]:
+    """Train one adapter, and judge it on held-out rows."""
     from rich.console import Console
 
     from toolhone.chat.render import make_renderer, render_all
     from toolhone.config import Config
-    from toolhone.data.split import make_splits
+    from toolhone.data.split import make_splits, turns
     from toolhone.evaluate.match import score
     from toolhone.evaluate.predict import predict
     from toolhone.hardware import choose_hardware
@@ -92,16 +100,19 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
             "train": {
                 "epochs": options.epochs,
                 "batch_size": options.batch,
-                "groups_per_batch": groups or None,
+                "groups_per_batch": int(batches) if batches.isdecimal() else None,
+                "answer_weight": 0.3 if options.whole else 1.0,
                 "learning_rate": options.rate,
                 "scheduler": "linear",
             },
+            "chat": {"tools": "names" if options.whole else "schema"},
             "evaluate": {"batch_size": 32, "max_new_tokens": 96},
         }
     )
     hardware = choose_hardware(config.model)
     splits = make_splits(config.data)
-    learned, held_out = of_agents(splits.train)[: options.rows], of_agents(splits.test)
+    take = turns if options.whole else of_agents
+    learned, held_out = take(splits.train)[: options.rows], take(splits.test)[: options.judge]
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     rows, _ = render_all(renderer, learned, config.chat)
     set_seed(seed)
@@ -110,6 +121,8 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
         run = RunFolder(Path(folder))
         log = TrainLog(run.train_log, Console(quiet=True))
         trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
+        if batches == "turns":
+            trainer.prefix_sampler = None
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
@@ -123,7 +136,7 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
             config.evaluate,
             answers,
             Console(quiet=True),
-            fingerprint=f"{seed}-{groups}",
+            fingerprint=f"{seed}-{batches}",
         )
         predictions = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(answers)}
         # The log counts up.
@@ -131,7 +144,7 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
     scores = [score(example, predictions[example.id], renderer.format.name) for example in held_out]
     return {
         "seed": seed,
-        "groups": groups,
+        "batches": batches,
         "rows": len(rows),
         "steps": trainer.state.global_step,
         "computed_tokens": tokens,
@@ -156,22 +169,22 @@ def of_agents(conversations: Sequence[Any]) -> list[Any]:
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
-    """Print a row for each run, and the mean of each number of groups."""
-    print("| seed | groups a batch | steps | computed tokens | seconds | exact match | tool names |")
+    """Print a row for each run, and the mean of each kind of batch."""
+    print("| seed | batches of | steps | computed tokens | seconds | exact match | tool names |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for one in found:
         exact, names = (
             f"{one[key] / one['judged']:.1%} ({one[key]}/{one['judged']})" for key in ("exact", "names_right")
         )
         print(
-            f"| {one['seed']} | {one['groups']} | {one['steps']} | {one['computed_tokens']:,} | {one['seconds']} "
+            f"| {one['seed']} | {one['batches']} | {one['steps']} | {one['computed_tokens']:,} | {one['seconds']} "
             f"| {exact} | {names} |"
         )
-    for groups in dict.fromkeys(one["groups"] for one in found):
-        runs = [one for one in found if one["groups"] == groups]
+    for batches in dict.fromkeys(one["batches"] for one in found):
+        runs = [one for one in found if one["batches"] == batches]
         exact = sum(one["exact"] / one["judged"] for one in runs) / len(runs)
         seconds = sum(one["seconds"] for one in runs) / len(runs)
-        print(f"{groups} a batch: {exact:.1%} exact and {seconds:.0f} s on average")
+        print(f"{batches}: {exact:.1%} exact and {seconds:.0f} s on average")
 
 
 if __name__ == "__main__":
