@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from toolhone.train.pack import TrainingRow, build_tree, visible
+from toolhone.train.prefix_tree import TrainingRow, build_tree, visible
 from toolhone.train.tree_attention import AttentionBlocks, tree_attention
 
 

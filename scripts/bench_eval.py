@@ -35,8 +35,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
 
+    from toolhone.cli.quiet import hush_libraries
     from toolhone.errors import UserError
-    from toolhone.quiet import hush_libraries
 
     hush_libraries()
     try:
@@ -56,9 +56,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from toolhone.data.read import read_conversations
     from toolhone.data.split import turns
     from toolhone.evaluate.decode import batches_by_length, compute_prefix, shared_prefix
-    from toolhone.experiment import on_device
-    from toolhone.hardware import choose_hardware
-    from toolhone.run import existing_run
+    from toolhone.pipeline import on_device
+    from toolhone.run_folder import existing_run
+    from toolhone.train.hardware import choose_hardware
     from toolhone.train.model import load_adapter, load_model, load_tokenizer
 
     run, config = existing_run(options.run)

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from toolhone.cli.quiet import hush_libraries
 from toolhone.config_file import load_config
 from toolhone.prepare import prepare
-from toolhone.quiet import hush_libraries
-from toolhone.run import RunFolder
-from toolhone.train.lora_product import multiply_at_once
+from toolhone.run_folder import RunFolder
+from toolhone.train.cpu.fused_lora import multiply_at_once
 from toolhone.train.model import load_model
-from toolhone.train.pack import IGNORED
+from toolhone.train.prefix_tree import IGNORED
 from toolhone.train.progress import TrainLog
 from toolhone.train.trainer import make_trainer
 from toolhone.train.tree_attention import tree_loss

@@ -19,11 +19,11 @@ from pathlib import Path
 from toolhone.data.split import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
-from toolhone.evaluate.report import write_report
 from toolhone.jsonl import write_conversations, write_json, write_jsonl
-from toolhone.memory import no_collecting
 from toolhone.records import Conversation, Example, Message, Prediction, Tool, ToolCall
-from toolhone.run import RunFolder
+from toolhone.report.report import write_report
+from toolhone.run_folder import RunFolder
+from toolhone.train.cpu.memory import no_collecting
 
 MOST_SECONDS, MOST_BYTES = 15.0, 10_000_000
 

@@ -30,7 +30,7 @@ _WORDS = ("order", "parcel", "refund", "shirt", "Paris", "Lyon", "Köln", "北�
 
 
 def main() -> int:
-    from toolhone.memory import no_collecting
+    from toolhone.train.cpu.memory import no_collecting
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=int, default=100_000, help="of both models (default: %(default)s)")
@@ -54,8 +54,7 @@ def measure(folder: Path, predictions: int, *, tokens: bool = False, profile: bo
     from toolhone.evaluate.match import gold_faults, score
     from toolhone.evaluate.metrics import metrics
     from toolhone.jsonl import read_jsonl, write_jsonl
-    from toolhone.records import Prediction
-    from toolhone.scores import Score
+    from toolhone.records import Prediction, Score
 
     count = predictions // len(MODELS)
     rows, seconds = folder / "rows.jsonl", dict[str, float]()

@@ -110,7 +110,7 @@ def run_child(name: str, options: argparse.Namespace, batch: int) -> dict[str, A
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train a few steps and time all but the first."""
-    from toolhone.quiet import hush_libraries
+    from toolhone.cli.quiet import hush_libraries
 
     hush_libraries()
     import torch
@@ -118,8 +118,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     from toolhone.config import Config
     from toolhone.data.split import make_splits, turns
-    from toolhone.hardware import choose_hardware
-    from toolhone.memory import peak_memory_gb
+    from toolhone.train.cpu.memory import peak_memory_gb
+    from toolhone.train.hardware import choose_hardware
 
     (batch,) = options.batch
     config = Config.model_validate(
@@ -184,10 +184,10 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     from rich.console import Console
 
     from toolhone.chat.render import make_renderer, render_all
-    from toolhone.run import RunFolder
+    from toolhone.run_folder import RunFolder
     from toolhone.train.estimate import count_batches
     from toolhone.train.model import load_model, load_tokenizer
-    from toolhone.train.pack import TrainingRow
+    from toolhone.train.prefix_tree import TrainingRow
     from toolhone.train.progress import TrainLog
     from toolhone.train.trainer import make_trainer
 

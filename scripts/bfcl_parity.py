@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bfcl_mutations import mutations
 from fetch_bfcl import download, unpack
 
-from toolhone.data.formats.bfcl import PYTHON_WITH_GOLD, read_bfcl_folder
+from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD, read_bfcl_folder
 from toolhone.data.read import RowFault, examples
 from toolhone.evaluate.match import judge
 from toolhone.evaluate.policy import BFCL

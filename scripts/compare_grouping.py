@@ -51,8 +51,8 @@ def main() -> int:
 
     from rich.console import Console
 
+    from toolhone.cli.quiet import hush_libraries
     from toolhone.data.generate.spec import generate
-    from toolhone.quiet import hush_libraries
 
     hush_libraries()
     found = []
@@ -78,10 +78,10 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
     from toolhone.data.split import make_splits, turns
     from toolhone.evaluate.match import score
     from toolhone.evaluate.predict import predict
-    from toolhone.hardware import choose_hardware
     from toolhone.jsonl import read_jsonl
     from toolhone.records import Prediction
-    from toolhone.run import RunFolder
+    from toolhone.run_folder import RunFolder
+    from toolhone.train.hardware import choose_hardware
     from toolhone.train.model import load_model, load_tokenizer
     from toolhone.train.progress import TrainLog
     from toolhone.train.trainer import make_trainer, set_seed

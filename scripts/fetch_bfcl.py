@@ -2,7 +2,7 @@
 
 The PyPI package `bfcl-eval` carries it (Apache-2.0, by the Gorilla project of UC Berkeley). This script downloads the
 wheel without installing it, checks its SHA-256, and unpacks the data alone, with the package's own words on its licence
-and the licence's text. Where the folder is there already, nothing is done. `toolhone.data.formats.bfcl` reads it.
+and the licence's text. Where the folder is there already, nothing is done. `toolhone.data.importers.bfcl` reads it.
 """
 
 from __future__ import annotations

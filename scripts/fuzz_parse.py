@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-from toolhone.chat.parse import parse_repaired, parse_turn
-from toolhone.chat.write import RawCall, write_turn
+from toolhone.formats.parse import parse_repaired, parse_turn
+from toolhone.formats.write import RawCall, write_turn
 from toolhone.records import FormatName
 
 ROOT = Path(__file__).parent.parent

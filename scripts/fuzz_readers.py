@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.data.check import Survey
-from toolhone.data.decode import decode_line
 from toolhone.data.read import RowFault, conversation, read_source
 from toolhone.jsonl import conversation_line
 from toolhone.records import Conversation
+from toolhone.strict_json import decode_line
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"

@@ -13,7 +13,7 @@ from rich.console import Console
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from toolhone.errors import UserError
 from toolhone.learning_curve import Step, advice, at_size, learning_curve, steps
-from toolhone.scores import Score
+from toolhone.records import Score
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "data" / "customer_service"

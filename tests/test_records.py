@@ -14,8 +14,19 @@ from hypothesis import strategies as st
 
 from toolhone.data.read import conversation
 from toolhone.jsonl import conversation_line, json_line, read_jsonl, write_jsonl
-from toolhone.records import Conversation, Gold, GoldCall, Message, Prediction, Token, Tool, ToolCall
-from toolhone.scores import ArgumentError, CallMatch, Score
+from toolhone.records import (
+    ArgumentError,
+    CallMatch,
+    Conversation,
+    Gold,
+    GoldCall,
+    Message,
+    Prediction,
+    Score,
+    Token,
+    Tool,
+    ToolCall,
+)
 
 CONTRACTS = Path(__file__).parent / "fixtures" / "contracts"
 

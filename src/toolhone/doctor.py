@@ -26,8 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
-from toolhone.hardware import bfloat16_speedup
-from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
+from toolhone.train.hardware import bfloat16_speedup
+from toolhone.train.prefix_tree import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
 
 _TESTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from toolhone.counted import counted
 from toolhone.errors import UserError
+from toolhone.progress_bar import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

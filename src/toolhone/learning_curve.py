@@ -19,13 +19,13 @@ from rich.table import Table
 from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
-from toolhone.evaluate import wording
 from toolhone.evaluate.compare import compare_all
-from toolhone.evaluate.rates import rate_of
-from toolhone.evaluate.run_files import read_scores
 from toolhone.jsonl import write_json
-from toolhone.run import RUNS
-from toolhone.scores import Score
+from toolhone.rates import rate_of
+from toolhone.records import Score
+from toolhone.report import numbers
+from toolhone.report.run_files import read_scores
+from toolhone.run_folder import RUNS
 
 HARDLY = 0.02
 """A gain that even at its interval's upper end is smaller than this is not worth collecting rows for."""
@@ -48,7 +48,7 @@ class Step:
         return self.gain / math.log2(self.larger / self.smaller)
 
     def __str__(self) -> str:
-        return wording.points({"value": self.gain, "low": self.low, "high": self.high})
+        return numbers.points({"value": self.gain, "low": self.low, "high": self.high})
 
 
 def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path | None:
@@ -59,7 +59,7 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
     Raises:
         UserError: where the sizes do not rise, or are more than there are training conversations.
     """
-    from toolhone.experiment import run_experiment  # torch: not before the sizes are known to be good
+    from toolhone.pipeline import run_experiment  # torch: not before the sizes are known to be good
 
     _refuse_sizes(sizes, len(make_splits(config.data).train))
     scores: dict[str, list[Score]] = {}
@@ -122,7 +122,7 @@ def _table(scores: dict[str, list[Score]], found: Sequence[Step]) -> Table:
     table = Table("Rows", "Exact match", "Against the size before")
     gains = ["", *map(str, found)]
     for (size, rows), gain in zip(scores.items(), gains, strict=True):
-        table.add_row(size, wording.figure(rate_of(score.exact for score in rows)), gain)
+        table.add_row(size, numbers.figure(rate_of(score.exact for score in rows)), gain)
     return table
 
 

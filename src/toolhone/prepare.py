@@ -13,8 +13,8 @@ from toolhone.chat.render import ChatRenderer, Rendered, make_renderer, render_a
 from toolhone.config import Config
 from toolhone.data.split import Splits, make_splits, turns
 from toolhone.fingerprint import fingerprint
-from toolhone.hardware import Hardware, choose_hardware, rank, world_size
 from toolhone.records import Example
+from toolhone.train.hardware import Hardware, choose_hardware, rank, world_size
 from toolhone.train.model import load_tokenizer
 
 

@@ -18,8 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.chat.formats import FORMATS
-from toolhone.chat.parse import parse_turn
 from toolhone.chat.render import (
     ChatRenderer,
     Rendered,
@@ -31,6 +29,8 @@ from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.data.split import read_files, turns
 from toolhone.errors import UserError
+from toolhone.formats.chat_format import FORMATS
+from toolhone.formats.parse import parse_turn
 from toolhone.records import Example, FormatName, Gold, Message, Tool, ToolCall
 
 ROOT = Path(__file__).parents[2]

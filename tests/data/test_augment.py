@@ -16,12 +16,12 @@ from rich.console import Console
 
 from toolhone.data.augment import Augmentation, augment, augment_files
 from toolhone.data.check import check
+from toolhone.data.escalation import ESCALATE, escalate_tool
 from toolhone.data.mask import mask, unmask
 from toolhone.data.partition.files import split_files
 from toolhone.data.partition.partition import Shares
 from toolhone.data.read import conversation, read_conversations, read_sources, read_tools
 from toolhone.errors import UserError
-from toolhone.escalation import ESCALATE, escalate_tool
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from toolhone.data.formats.bfcl import PYTHON_WITH_GOLD
+from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD
 from toolhone.evaluate.match import judge
 from toolhone.evaluate.policy import BFCL, STRICT
 from toolhone.jsonl import read_jsonl

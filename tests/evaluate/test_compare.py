@@ -16,8 +16,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import bootstrap, compare_all, expanded_tail, mcnemar
-from toolhone.records import Gold, GoldCall, ToolCall
-from toolhone.scores import CallMatch, Score
+from toolhone.records import CallMatch, Gold, GoldCall, Score, ToolCall
 
 GOLD = Gold("calls", (GoldCall("find", {"a": [1]}),))
 

@@ -19,8 +19,9 @@ from toolhone.evaluate.judge import judge_files, judge_run
 from toolhone.evaluate.policy import BFCL
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
-from toolhone.run import RunFolder
-from toolhone.scores import Score
+from toolhone.records import Score
+from toolhone.report.report import write_report
+from toolhone.run_folder import RunFolder
 
 TOOLS = [
     {
@@ -124,6 +125,7 @@ def test_the_base_model_comes_first(run: RunFolder) -> None:
 
 def test_the_report_is_drawn(run: RunFolder) -> None:
     judge_run(run)
+    write_report(run.path)
     assert "base 33.3% to adapted 100.0% exact match" in run.report.read_text(encoding="utf-8")
     assert "base 33.3% to adapted 100.0% exact match" in (run.path / "report.md").read_text(encoding="utf-8")
 
@@ -185,7 +187,7 @@ def test_a_run_without_predictions_says_what_makes_them(run: RunFolder) -> None:
 
 def test_judging_loads_no_model_library(run: RunFolder) -> None:
     script = (
-        "import sys; from pathlib import Path; from toolhone.run import RunFolder; "
+        "import sys; from pathlib import Path; from toolhone.run_folder import RunFolder; "
         "from toolhone.evaluate.judge import judge_run; judge_run(RunFolder(Path(sys.argv[1]))); "
         "sys.exit(' '.join(sorted({'torch', 'transformers', 'tokenizers', 'peft', 'trl'} & set(sys.modules))) or 0)"
     )
@@ -220,6 +222,7 @@ def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
     assert found["models"]["adapted"]["exact_match"]["numerator"] == 3
     assert found["models"]["adapted"]["rules"] == {"spelling": 1, "unreadable-as-none": 1}
     assert found["provenance"]["policy"] == "bfcl"
+    write_report(run.path)
     assert "Judged under the policy bfcl" in run.report.read_text(encoding="utf-8")
     # BFCL's checker does not hold gold against the schema's enum.
     tools = json.loads(json.dumps(TOOLS))
@@ -237,6 +240,7 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
     assert {name: model["rows"] for name, model in found["models"].items()} == {"base": 2, "adapted": 2, "large": 2}
     assert found["provenance"]["refused"] == {"large": {"b/1": "withheld"}}
     assert [score.id for score in scores_of(run, "adapted")] == ["a/1", "c/1"]
+    write_report(run.path)
     page = run.report.read_text(encoding="utf-8")
     assert "1 test row is in no figure here, of any model, as the endpoint of large would not answer." in page
     assert "b/1: withheld" in page
@@ -295,7 +299,6 @@ def test_files_of_predictions_are_judged_as_a_run_s_are(run: RunFolder, tmp_path
     written = RunFolder(tmp_path / "scored")
     assert scores_of(written, "base") == scores_of(run, "base")
     assert json.loads(written.metrics.read_text(encoding="utf-8")) == found
-    assert written.report.is_file()
     assert found["provenance"]["quarantined"] == {}
 
 

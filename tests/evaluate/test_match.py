@@ -16,8 +16,19 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, judge, match_calls, score
 from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl
-from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Tool, ToolCall
-from toolhone.scores import ArgumentError, CallMatch, Repaired, Score
+from toolhone.records import (
+    ArgumentError,
+    CallMatch,
+    Example,
+    Gold,
+    GoldCall,
+    Message,
+    Prediction,
+    Repaired,
+    Score,
+    Tool,
+    ToolCall,
+)
 
 CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
 

@@ -11,8 +11,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate.bfcl_values import respelt
 from toolhone.evaluate.match import Verdict, judge, score
 from toolhone.evaluate.policy import BFCL, POLICIES, RULES, STRICT, Policy, policy_named
-from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Tool, ToolCall
-from toolhone.scores import Score
+from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
 
 
 def verdict(

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
+from toolhone.data.escalation import ESCALATE
 from toolhone.errors import UserError
-from toolhone.escalation import ESCALATE
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import aggregate, metrics
 from toolhone.jsonl import read_jsonl
-from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Tool, ToolCall
-from toolhone.scores import Score
+from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
 
 CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
 ANYTHING = {"type": "object", "properties": {"a": {"type": "integer"}}}

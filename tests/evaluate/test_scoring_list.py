@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from toolhone.evaluate.match import score
-from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Tool
-from toolhone.scores import Score
+from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Score, Tool
 
 FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 EACH = pytest.mark.parametrize("format", FORMATS)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.chat.parse import parse_turn
 from toolhone.chat.spans import call_spans
-from toolhone.chat.write import RawCall, write_turn
+from toolhone.formats.parse import parse_turn
+from toolhone.formats.write import RawCall, write_turn
 from toolhone.records import FormatName, Prediction, Token
 from toolhone.route.alignment import align
 

@@ -18,10 +18,10 @@ import openai
 import pytest
 from loopback import Server, hangs, serving
 
-from toolhone.cost import Price
+from toolhone.data.escalation import escalate_tool
 from toolhone.data.read import read_tools
+from toolhone.economics.cost import Price
 from toolhone.errors import UserError
-from toolhone.escalation import escalate_tool
 from toolhone.records import Example, Gold, Message, Prediction, Token, Tool
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.cascade import Cascade, Routed, answer

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.chat.write import RawCall, write_turn
+from toolhone.data.escalation import ESCALATE, escalate_tool
 from toolhone.errors import UserError
-from toolhone.escalation import ESCALATE, escalate_tool
+from toolhone.formats.write import RawCall, write_turn
 from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Token, Tool, ToolCall
 from toolhone.route.confidence import FEATURES, Gate, Signals, signals
 

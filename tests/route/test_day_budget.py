@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.cost import Price
+from toolhone.economics.cost import Price
 from toolhone.route.day_budget import DayBudget
 
 

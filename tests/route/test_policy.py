@@ -22,7 +22,7 @@ from toolhone.route.policy import (
     refuse_other_model,
     write_policy,
 )
-from toolhone.run import RunFolder
+from toolhone.run_folder import RunFolder
 
 from .conftest import MakeRun
 

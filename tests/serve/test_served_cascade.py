@@ -18,18 +18,18 @@ from openai import OpenAI
 from rich.console import Console
 from served import LEARNED, WIRE_TOOLS, example, learn, make_run, messages, serving_app
 
-from toolhone.chat.parse import parse_turn
-from toolhone.cost import Price
+from toolhone.data.escalation import escalate_tool
 from toolhone.data.read import read_conversations
+from toolhone.economics.cost import Price
 from toolhone.errors import UserError
-from toolhone.escalation import escalate_tool
+from toolhone.formats.parse import parse_turn
 from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, signals
 from toolhone.route.large import LargeSettings
 from toolhone.route.policy import Goal, Policy, write_policy
-from toolhone.run import RunFolder
+from toolhone.run_folder import RunFolder
 from toolhone.serve.app import make_app
 from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
 from toolhone.serve.server import CascadeSettings, open_cascade

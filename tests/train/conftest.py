@@ -16,9 +16,9 @@ from toolhone.chat.render import Rendered, make_renderer
 from toolhone.config import ChatConfig, Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
 from toolhone.data.read import read_conversations
 from toolhone.data.split import turns
-from toolhone.hardware import Hardware
 from toolhone.records import Tool
-from toolhone.run import RunFolder
+from toolhone.run_folder import RunFolder
+from toolhone.train.hardware import Hardware
 from toolhone.train.model import load_model
 from toolhone.train.select import Measure
 from toolhone.train.trainer import TrainResult, train_adapter

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Con
 
 from toolhone.chat.render import Rendered
 from toolhone.config import Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
-from toolhone.hardware import Hardware
 from toolhone.train import estimate as module
 from toolhone.train.estimate import Estimate, estimate
-from toolhone.train.pack import TrainingRow, TreeCollator
+from toolhone.train.hardware import Hardware
+from toolhone.train.prefix_tree import TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
 
 CPU = Hardware("cpu", torch.float32, ())

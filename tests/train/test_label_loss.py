@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from toolhone.train.label_loss import summed_cross_entropy
-from toolhone.train.pack import IGNORED
+from toolhone.train.prefix_tree import IGNORED
 
 
 @pytest.mark.parametrize("ignored", [0, 3])

@@ -20,10 +20,10 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from toolhone import hardware
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
-from toolhone.hardware import choose_hardware
+from toolhone.train import hardware
+from toolhone.train.hardware import choose_hardware
 from toolhone.train.model import load_adapter, load_model, load_model_config, load_tokenizer
 
 NAME = "org/some-model"

@@ -18,8 +18,8 @@ from trl import SFTConfig, SFTTrainer
 from toolhone.chat.render import Rendered
 from toolhone.config import LoraConfig, ModelConfig, TrainConfig
 from toolhone.errors import UserError
-from toolhone.hardware import Hardware
-from toolhone.train.lora_product import OneProduct
+from toolhone.train.cpu.fused_lora import OneProduct
+from toolhone.train.hardware import Hardware
 from toolhone.train.model import load_adapter, load_model
 from toolhone.train.trainer import ToolCallTrainer, prefix_sampler
 

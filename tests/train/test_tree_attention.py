@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from toolhone.train.pack import TrainingRow, build_tree, visible
+from toolhone.train.prefix_tree import TrainingRow, build_tree, visible
 from toolhone.train.tree_attention import AttentionBlocks, GroupedAttention, tree_attention
 
 GIVEN = [(4, 1), (6, 3), (2, 2)]

@@ -17,10 +17,10 @@ from typing import Any
 
 import jinja2
 
-from toolhone.chat.formats import ChatFormat, choose_format
-from toolhone.chat.parse import parse_turn
 from toolhone.config import ChatConfig
 from toolhone.errors import UserError
+from toolhone.formats.chat_format import ChatFormat, choose_format
+from toolhone.formats.parse import parse_turn
 from toolhone.records import Example, Gold, Message, Tool, ToolCall
 
 _SHOWN = 20

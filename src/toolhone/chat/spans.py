@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from toolhone.chat.call_json import value_end
-from toolhone.chat.pieces import skip_space
+from toolhone.formats.call_json import value_end
+from toolhone.formats.pieces import skip_space
 
 Span = tuple[int, int]
 """Start and end of a stretch of text, in characters."""

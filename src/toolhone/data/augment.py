@@ -19,6 +19,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.escalation import ESCALATE
 from toolhone.data.files import expand_source
 from toolhone.data.hand_over import handed_over, hands_over, is_marked, offering
 from toolhone.data.identity import called_tools
@@ -26,7 +27,6 @@ from toolhone.data.mask import mask, mentions_a_tool
 from toolhone.data.read import read_sources, split_weight
 from toolhone.data.sources import refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
-from toolhone.escalation import ESCALATE
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from toolhone.data.formats import openai, sharegpt, xlam
+from toolhone.data.importers import openai, sharegpt, xlam
 from toolhone.data.read import RowFault, read_sources, read_tools
 from toolhone.data.round_trip import Changed, losses
 from toolhone.data.write_formats import DoesNotFit, to_hermes, to_openai, to_xlam

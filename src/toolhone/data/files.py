@@ -20,9 +20,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolhone.data.decode import Undecodable, decode, decode_line, refuse_surrogates
 from toolhone.data.json_array import array_elements
 from toolhone.errors import UserError
+from toolhone.strict_json import Undecodable, decode, decode_line, refuse_surrogates
 
 _SUFFIXES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
 _ALL_SUFFIXES = (*_SUFFIXES, ".parquet")

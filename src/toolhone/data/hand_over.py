@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from toolhone.data.escalation import ESCALATE, escalate_tool
 from toolhone.errors import UserError
-from toolhone.escalation import ESCALATE, escalate_tool
 from toolhone.records import Conversation, Message, ToolCall
 
 _TOOL = escalate_tool()

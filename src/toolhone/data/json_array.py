@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from toolhone.data.decode import Undecodable
+from toolhone.strict_json import Undecodable
 
 _CHUNK = 1 << 18
 _BLANK = " \t\r\n"

@@ -14,7 +14,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from toolhone.escalation import ESCALATE
+from toolhone.data.escalation import ESCALATE
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 Names = dict[str, list[Any]]

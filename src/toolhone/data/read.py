@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from toolhone.data.files import SourceRow, expand_source, iter_file
-from toolhone.data.formats.openai import conversation, refuse_unwritable
-from toolhone.data.formats.tool_list import read_tool_list
+from toolhone.data.importers.openai import conversation, refuse_unwritable
+from toolhone.data.importers.tool_list import read_tool_list
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Conversation, Example, Gold, RowFormat, Tool
@@ -82,10 +82,10 @@ def read_source(
     """
     if format not in FORMAT_NAMES:
         raise UserError(f'format: unknown name "{format}"; expected one of {", ".join(FORMAT_NAMES)}')
-    from toolhone.data.formats import logs
+    from toolhone.data.importers import logs
 
     if format == "bfcl" and Path(source).is_dir():  # its questions and their gold are in different files
-        from toolhone.data.formats.bfcl import read_bfcl_folder
+        from toolhone.data.importers.bfcl import read_bfcl_folder
 
         if taken_for is not None:
             taken_for[str(source)] = format
@@ -180,7 +180,7 @@ def _with_format(rows: Iterator[SourceRow], format: str) -> tuple[str, Iterator[
 
 
 def _looks_like(row: dict[str, Any]) -> str | None:
-    from toolhone.data.formats import logs
+    from toolhone.data.importers import logs
 
     if logs.looks_like(row):
         return "logs"
@@ -210,7 +210,7 @@ def _read_row(
 def _function(name: str, which: int) -> Callable[..., Any]:
     """A format's function; its module is imported when it is first needed, so that none waits for the others."""
     names = _FORMATS[name]
-    found: Callable[..., Any] = getattr(import_module(f"toolhone.data.formats.{names[0]}"), names[which])
+    found: Callable[..., Any] = getattr(import_module(f"toolhone.data.importers.{names[0]}"), names[which])
     return found
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.special import bdtr, stdtrit
 
 from toolhone.errors import UserError
-from toolhone.scores import Score
+from toolhone.records import Score
 
 FOLDS = 10_000
 SEED = 7

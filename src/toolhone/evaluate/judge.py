@@ -14,11 +14,9 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.policy import STRICT, Policy
-from toolhone.evaluate.report import write_report
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction
-from toolhone.run import RunFolder, model_files
-from toolhone.scores import Score
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
+from toolhone.run_folder import RunFolder, model_files
 
 _PREDICTION_KEYS = {field.name for field in fields(Prediction)}
 
@@ -113,7 +111,6 @@ def _write(
     for model, rows in scores.items():
         write_jsonl(run.scores(model), (row.to_json() for row in rows))
     write_json(run.metrics, found)
-    write_report(run.path)
     return found
 
 

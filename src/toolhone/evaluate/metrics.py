@@ -32,10 +32,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from toolhone.escalation import ESCALATE
+from toolhone.data.escalation import ESCALATE
 from toolhone.evaluate.compare import compare_all
-from toolhone.evaluate.rates import f1, rate, rate_of, spread
-from toolhone.scores import Score
+from toolhone.rates import f1, rate, rate_of, spread
+from toolhone.records import Score
 
 NONE, MALFORMED, UNKNOWN = "<none>", "<malformed>", "<unknown>"
 """What stands in a confusion matrix beside the tools: no call; a call that cannot be read; a tool not offered."""

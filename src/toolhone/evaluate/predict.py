@@ -31,9 +31,9 @@ from toolhone.evaluate.decode import (
     shared_prefix,
 )
 from toolhone.evaluate.part_file import part_path, read_part, remove_parts
-from toolhone.hardware import rank, world_size
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
+from toolhone.train.hardware import rank, world_size
 
 _WORTH_SHARING = 4
 """So many rows with the same system prompt and tools are answered apart from others, from the cache of their prefix."""

@@ -25,7 +25,7 @@ from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import json_line, write_jsonl
 from toolhone.records import Example, Prediction, Token
-from toolhone.run import existing_run
+from toolhone.run_folder import existing_run
 from toolhone.train.model import load_tokenizer
 
 _CHUNK = 256

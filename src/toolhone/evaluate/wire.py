@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.chat.parse import parse_turn
-from toolhone.chat.write import RawCall, write_turn
+from toolhone.formats.parse import parse_turn
+from toolhone.formats.write import RawCall, write_turn
 from toolhone.records import Example, FinishReason, FormatName, Prediction, Token
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")

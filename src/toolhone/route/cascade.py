@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from toolhone.escalation import ESCALATE
+from toolhone.data.escalation import ESCALATE
 from toolhone.records import Example, Prediction, Tool
 from toolhone.route.confidence import signals
 from toolhone.route.decision_log import Decision, DecisionLog, Route

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from toolhone.cost import Price, call_cost_usd
+from toolhone.economics.cost import Price, call_cost_usd
 
 
 def utc_day() -> str:

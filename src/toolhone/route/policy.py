@@ -18,7 +18,7 @@ from toolhone.jsonl import read_json, write_json
 from toolhone.records import FormatName
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, Signals
-from toolhone.run import RunFolder
+from toolhone.run_folder import RunFolder
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 

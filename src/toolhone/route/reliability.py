@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from toolhone.evaluate.compare import SEED
-from toolhone.evaluate.rates import rate
+from toolhone.rates import rate
 from toolhone.route.resample import Figure, Floats, shares, with_intervals
 
 BINS = 10

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 
 from toolhone import __version__
-from toolhone.cost import Price, call_cost_usd
+from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.errors import UserError
-from toolhone.records import FormatName
+from toolhone.records import FormatName, Score
 from toolhone.route.ablation import Variant, ablation
 from toolhone.route.calibrate import Calibrator, fit
 from toolhone.route.confidence import FEATURES
@@ -32,7 +32,6 @@ from toolhone.route.resample import Floats
 from toolhone.route.rows import Parts, Row, clusters_of, features_of
 from toolhone.route.settings import RouteSettings
 from toolhone.route.threshold import choose_threshold
-from toolhone.scores import Score
 
 Errors = Literal["measured", "independent", "overlapping"]
 """How the large model's errors lie beside the small one's: as measured, or as assumed, at either end."""

@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from toolhone.data.escalation import ESCALATE
 from toolhone.data.partition.partition import SIDES, Ledger, Shares, partition
 from toolhone.data.split import turns
 from toolhone.errors import UserError
-from toolhone.escalation import ESCALATE
 from toolhone.evaluate.compare import clusterings
 from toolhone.evaluate.judge import Asked, aliases_of, read_answers
 from toolhone.evaluate.match import score
 from toolhone.evaluate.policy import STRICT
-from toolhone.records import Conversation, FormatName
+from toolhone.records import Conversation, FormatName, Score
 from toolhone.route.confidence import FEATURES, Signals, signals
 from toolhone.route.resample import Floats
-from toolhone.scores import Score
 
 _SALT = "route"
 

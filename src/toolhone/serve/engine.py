@@ -10,15 +10,15 @@ import jinja2
 from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.data.escalation import ESCALATE
 from toolhone.data.read import read_conversations
-from toolhone.escalation import ESCALATE
 from toolhone.evaluate.predict import PrefixCache, answer_one
-from toolhone.experiment import on_device
-from toolhone.hardware import choose_hardware
+from toolhone.pipeline import on_device
 from toolhone.records import Example, Prediction, Tool
 from toolhone.route.policy import Identity, identity_of_run
-from toolhone.run import RunFolder, existing_run
+from toolhone.run_folder import RunFolder, existing_run
 from toolhone.serve.errors import ApiError
+from toolhone.train.hardware import choose_hardware
 from toolhone.train.model import load_adapter, load_model, load_tokenizer
 
 _HELD_PREFIXES = 4

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.data.decode import Undecodable, decode
-from toolhone.data.formats.openai import read
-from toolhone.data.formats.tool_list import read_tool_list
+from toolhone.data.importers.openai import read
+from toolhone.data.importers.tool_list import read_tool_list
 from toolhone.errors import RowError, UserError
 from toolhone.evaluate.schema import arguments_valid
 from toolhone.records import Example, Gold, Message
 from toolhone.serve.errors import ApiError
+from toolhone.strict_json import Undecodable, decode
 
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "stream": ((False,), "answers are given whole; leave it out"),

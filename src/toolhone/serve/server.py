@@ -10,14 +10,14 @@ from pathlib import Path
 import uvicorn
 from rich.console import Console
 
-from toolhone.cost import Price
+from toolhone.economics.cost import Price
 from toolhone.errors import UserError
 from toolhone.route.cascade import Cascade
 from toolhone.route.day_budget import DayBudget, utc_day
 from toolhone.route.decision_log import DecisionLog
 from toolhone.route.large import LargeModel, LargeSettings
 from toolhone.route.policy import read_policy, refuse_other_model
-from toolhone.run import RunFolder
+from toolhone.run_folder import RunFolder
 from toolhone.serve.app import LOOPBACK, make_app
 from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
 

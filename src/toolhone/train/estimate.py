@@ -18,8 +18,8 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from toolhone.config import Config
-from toolhone.hardware import Hardware, world_size
-from toolhone.train.pack import IGNORED, TrainingRow, TreeCollator
+from toolhone.train.hardware import Hardware, world_size
+from toolhone.train.prefix_tree import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
 from toolhone.train.tree_attention import AttentionBlocks
 

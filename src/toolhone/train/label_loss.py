@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from toolhone.train.pack import IGNORED
+from toolhone.train.prefix_tree import IGNORED
 
 _ROWS = 8
 """Rows of logits that are worked on together: few enough for a processor's cache to hold them."""

@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
-from toolhone.hardware import Hardware, local_rank
-from toolhone.memory import give_large_tensors_back_at_once
+from toolhone.train.cpu.memory import give_large_tensors_back_at_once
+from toolhone.train.hardware import Hardware, local_rank
 
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 _FETCHED_FOLDER = ".cache/models"

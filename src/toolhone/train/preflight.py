@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.train.model import load_model_config
-from toolhone.train.pack import refuse_other_attention
+from toolhone.train.prefix_tree import refuse_other_attention
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 

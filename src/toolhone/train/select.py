@@ -22,9 +22,9 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import score
 from toolhone.evaluate.part_file import remove_parts
 from toolhone.evaluate.predict import predict
-from toolhone.hardware import rank
 from toolhone.jsonl import read_json, read_jsonl, write_json
 from toolhone.records import Prediction
+from toolhone.train.hardware import rank
 from toolhone.train.progress import TrainLog
 
 

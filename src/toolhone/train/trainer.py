@@ -24,13 +24,13 @@ from toolhone.chat.render import Rendered
 from toolhone.config import Config, LoraConfig, TrainConfig
 from toolhone.errors import UserError
 from toolhone.fingerprint import fingerprint
-from toolhone.hardware import Hardware, world_size
-from toolhone.memory import give_back_memory, peak_memory_gb
-from toolhone.run import RunFolder
+from toolhone.run_folder import RunFolder
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
+from toolhone.train.cpu.fused_lora import multiply_at_once
+from toolhone.train.cpu.memory import give_back_memory, peak_memory_gb
+from toolhone.train.hardware import Hardware, world_size
 from toolhone.train.label_loss import label_loss
-from toolhone.train.lora_product import multiply_at_once
-from toolhone.train.pack import IGNORED, TreeCollator, refuse_other_attention
+from toolhone.train.prefix_tree import IGNORED, TreeCollator, refuse_other_attention
 from toolhone.train.progress import TrainLog
 from toolhone.train.sampler import PrefixSampler, TellEpoch
 from toolhone.train.select import Measure, SelectByExactMatch

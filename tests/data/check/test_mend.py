@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from toolhone.data.check import Survey
 from toolhone.data.check.mend import mend
-from toolhone.data.formats import openai
+from toolhone.data.importers import openai
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 

@@ -27,7 +27,7 @@ from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
 
 FOLDER = Path(__file__).parents[3] / "data" / "customer_service"
-FILES = Path(__file__).parents[3] / "src" / "toolhone" / "data" / "review"
+FILES = Path(__file__).parents[3] / "src" / "toolhone" / "report" / "templates"
 TOOLS = read_tools(FOLDER / "tools.json")
 ORDER = Tool(
     "order",
@@ -487,7 +487,7 @@ def test_what_a_row_says_cannot_break_out_of_the_page(tmp_path: Path) -> None:
 
 @needs_node
 def test_the_pages_script_is_javascript() -> None:
-    read = subprocess.run(["node", "--check", str(FILES / "page.js")], check=False, capture_output=True, text=True)
+    read = subprocess.run(["node", "--check", str(FILES / "review.js")], check=False, capture_output=True, text=True)
     assert (read.returncode, read.stderr) == (0, "")
 
 

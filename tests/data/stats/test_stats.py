@@ -24,12 +24,12 @@ from toolhone.config_file import load_config
 from toolhone.data.language import guess_language
 from toolhone.data.read import RowFault, conversation, examples, read_conversations, read_tools
 from toolhone.data.stats.measure import Stats, data_stats, measure
-from toolhone.data.stats.page import build_page, stats_page
 from toolhone.data.stats.tokens import TokenCounter, tree_gain
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool
+from toolhone.report.stats_page import build_page, stats_page
 from toolhone.train.estimate import count_batches
-from toolhone.train.pack import TrainingRow, build_tree
+from toolhone.train.prefix_tree import TrainingRow, build_tree
 
 SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 TOOLS = [

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolhone.counted import counted
 from toolhone.data.check.finding import Finding
 from toolhone.data.check.fix import Fixer, plan_copies
 from toolhone.data.check.length import RenderChecks
 from toolhone.data.check.openai_profile import OpenAIProfile
 from toolhone.data.check.passes import Survey
-from toolhone.data.check.report import JsonReport, Report, TextReport
 from toolhone.data.check.row_faults import finding_of
 from toolhone.data.files import expand_source, iter_file
 from toolhone.data.read import RowFault, read_source, read_tools
 from toolhone.errors import UserError
+from toolhone.progress_bar import counted
 from toolhone.records import Tool
+from toolhone.report.check_findings import JsonReport, Report, TextReport
 
 PROFILES = ("openai",)
 

@@ -21,12 +21,12 @@ from typing import Any
 
 from toolhone.data.check.mend import mend
 from toolhone.data.check.repeats import content_key
-from toolhone.data.decode import Undecodable, decode_line
 from toolhone.data.files import SourceRow, expand_source, iter_file
-from toolhone.data.formats import openai
+from toolhone.data.importers import openai
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
+from toolhone.strict_json import Undecodable, decode_line
 
 
 @dataclass(frozen=True, slots=True)

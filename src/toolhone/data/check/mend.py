@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolhone.data.check.schema import CompiledTool
-from toolhone.data.formats.schema_nulls import null_places, without_nulls
+from toolhone.data.importers.schema_nulls import null_places, without_nulls
 from toolhone.jsonl import StrictJsonError, parse_strict
 from toolhone.records import Tool
 

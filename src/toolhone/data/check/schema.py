@@ -16,7 +16,7 @@ from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
-from toolhone.data.formats.schema_nulls import told_nulls
+from toolhone.data.importers.schema_nulls import told_nulls
 from toolhone.records import Tool
 
 Accepts = Callable[[Any], bool]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from toolhone.chat.call_json import call_in_prose
 from toolhone.data.check.finding import Finding
+from toolhone.formats.call_json import call_in_prose
 from toolhone.records import Conversation, Message
 
 _CALL_MARK = re.compile(

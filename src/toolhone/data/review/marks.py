@@ -24,8 +24,8 @@ from toolhone.data.read import examples
 from toolhone.data.review.sheet import turn_hash
 from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
-from toolhone.evaluate.rates import Rate, rate
 from toolhone.jsonl import StrictJsonError, parse_strict, read_json, write_conversations
+from toolhone.rates import Rate, rate
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
 
 if TYPE_CHECKING:

@@ -23,13 +23,12 @@ from toolhone.data.review.sample import Sampled, gold_calls, sample
 from toolhone.data.sources import name_of, told_rows
 from toolhone.errors import UserError
 from toolhone.jsonl import read_jsonl, write_text
-from toolhone.records import Example, FormatName, Prediction, Tool, ToolCall
-from toolhone.scores import Score
+from toolhone.records import Example, FormatName, Prediction, Score, Tool, ToolCall
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parents[2] / "report" / "templates"
 COLUMNS = (
     "id",
     "reason",
@@ -155,7 +154,7 @@ def page(title: str, items: list[dict[str, Any]], toolsets: list[tuple[Tool, ...
     name = hashlib.sha256(json.dumps([title, [one["hash"] for one in items]]).encode()).hexdigest()[:12]
     tools = [[tool.to_json()["function"] for tool in toolset] for toolset in toolsets]
     data = json.dumps({"title": title, "name": name, "items": items, "toolsets": tools}, ensure_ascii=False)
-    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    script = (_FOLDER / "review.js").read_text(encoding="utf-8")
     parts = {
         # The page's content policy lets this one script run, by its hash, and loads nothing from anywhere.
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -163,7 +162,7 @@ def page(title: str, items: list[dict[str, Any]], toolsets: list[tuple[Tool, ...
         # Inside a script element only "</" and "<!--" mean anything to a browser.
         "sheet": _encodable(data.replace("<", "\\u003c")),
     }
-    html = (_FOLDER / "page.html").read_text(encoding="utf-8")
+    html = (_FOLDER / "review.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html)
 
 

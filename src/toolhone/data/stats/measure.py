@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolhone.counted import counted
 from toolhone.data.language import guess_language
 from toolhone.data.read import RowFault, read_sources, read_tools
 from toolhone.data.sources import say_formats
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
+from toolhone.progress_bar import counted
 from toolhone.records import Conversation
 
 if TYPE_CHECKING:
@@ -133,14 +133,14 @@ def data_stats(
         why = f" (first fault, {fault.rule}: {fault.places[0]})" if fault else ""
         raise UserError(f"{', '.join(sources)}: no row that is a conversation{why}; try `toolhone data check`")
     if html:
-        from toolhone.data.stats.page import stats_page
+        from toolhone.report.stats_page import stats_page
 
         write_text(html, stats_page(found, sources))
     if as_json:
         text = json.dumps({"sources": list(sources), **found.to_json()}, ensure_ascii=False, indent=2)
         console.file.write(text + "\n")  # not console.print, which would fold and colour it
         return
-    from toolhone.data.stats.table import show
+    from toolhone.report.stats_table import show
 
     show(found, sources, console)
     if html:

@@ -17,7 +17,7 @@ from toolhone.data.read import examples
 from toolhone.records import Conversation
 
 if TYPE_CHECKING:
-    from toolhone.train.pack import TrainingRow
+    from toolhone.train.prefix_tree import TrainingRow
 
 BATCH_SIZES = (8, 16, 32)
 _LAID_OUT = 4096
@@ -118,7 +118,7 @@ class TokenCounter:
         """Count a conversation's learned turns; messages behind the last of them are in no example."""
         from toolhone.chat.render import RenderError
         from toolhone.chat.segments import segments
-        from toolhone.train.pack import TrainingRow
+        from toolhone.train.prefix_tree import TrainingRow
 
         rendered = None
         for example in examples(row):
@@ -150,7 +150,7 @@ class TokenCounter:
 
     def result(self) -> TokenStats:
         """The figures so far."""
-        from toolhone.train.pack import build_tree
+        from toolhone.train.prefix_tree import build_tree
 
         logical = sum(len(row.ids) for row in self._sample)
         return TokenStats(
@@ -179,7 +179,7 @@ def tree_gain(rows: Sequence[TrainingRow], batch_size: int, *, tree_tokens: int 
         seed: of the shuffle, as the config's `seed`, whose default it is.
     """
     from toolhone.config import TrainConfig
-    from toolhone.train.pack import TreeCollator
+    from toolhone.train.prefix_tree import TreeCollator
 
     collator = TreeCollator(0, TrainConfig().tree_tokens if tree_tokens is None else tree_tokens)
     order = list(rows)

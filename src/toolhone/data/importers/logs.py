@@ -1,0 +1,222 @@
+"""Logs of an application: a request and its response a line, of chat completions or of the Responses API.
+
+An application sends a conversation again with every step, so one conversation is spread over many lines. `Fold` puts
+it together: a line whose messages go on from an earlier line's response takes that line in. In the conversation that
+comes out, the turns that a logged response produced are learned; assistant turns that merely stood in a request are
+context (weight 0). `gold_source` is the model that answered: what is measured against such rows is agreement with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from toolhone.data.importers import openai
+from toolhone.data.importers.fields import short
+from toolhone.data.importers.legacy import text_of
+from toolhone.data.importers.log_pair import looks_like, request_and_response
+from toolhone.data.importers.responses_api import is_response, nested_tools, request_messages, response_message
+from toolhone.data.read import RowFault
+from toolhone.errors import RowError
+from toolhone.records import Conversation, Tool
+
+__all__ = ["Fold", "looks_like", "read"]
+
+_KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
+
+
+def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """One line alone: the request's messages, of which no assistant turn is learned, and the response, which is.
+
+    Raises:
+        RowError: where the line has no usable response.
+    """
+    fold = Fold(default_tools)
+    for _ in fold.add(row, where):
+        pass
+    (found,) = fold.conversations()
+    return found
+
+
+@dataclass(slots=True)
+class _Held:
+    """A conversation so far, with the places of the turns that a logged response produced."""
+
+    conversation: Conversation
+    learned: set[int]
+
+
+class Fold:
+    """The conversations of a log. Every line that `add` takes is one learned turn of `conversations`, in any order."""
+
+    def __init__(self, default_tools: tuple[Tool, ...] = ()) -> None:
+        self._default_tools = default_tools
+        self._held: list[_Held] = []
+        self._ends: dict[bytes, _Held] = {}  # by a hash of all messages
+        self._places: dict[bytes, tuple[_Held, int]] = {}  # by a hash of the messages up to an assistant turn
+        self._responses: dict[str, str] = {}  # where each response's id was first seen
+        self._threads: dict[str, list[dict[str, Any]]] = {}  # messages up to a response, for previous_response_id
+
+    def add(self, row: dict[str, Any], where: str) -> Iterator[RowFault]:
+        """Take in a line; yield what is odd about it, though it is taken.
+
+        Raises:
+            RowError: where it gives no turn to learn: an error, a cut or refused response, a line logged twice.
+        """
+        request, response = request_and_response(row, where)
+        found = self._conversation(request, response, where)
+        number = response.get("id")
+        if isinstance(number, str):
+            if number in self._responses:
+                text = f"{where}: the response {number} stands at {self._responses[number]} already"
+                raise RowError(text, rule="log-repeated")
+            self._responses[number] = where
+        self._fold(found)
+        yield from _oddities(request, response, where)
+
+    def conversations(self) -> Iterator[Conversation]:
+        """The folded conversations, in the order of their first lines."""
+        for held in self._held:
+            messages = tuple(
+                replace(message, weight=float(n in held.learned)) if message.role == "assistant" else message
+                for n, message in enumerate(held.conversation.messages)
+            )
+            found = replace(held.conversation, messages=messages)
+            yield found if found.id else replace(found, id=found.content_hash())
+
+    def _conversation(self, request: dict[str, Any], response: dict[str, Any], where: str) -> Conversation:
+        if is_response(response):
+            answer = response_message(response, f"{where}: output")
+            thread = [*self._thread(request, where), *request_messages(request, f"{where}: input")]
+            instructions = request.get("instructions") or response.get("instructions")
+            prompt = [{"role": "system", "content": instructions}, *thread] if instructions else thread
+            if isinstance(response.get("id"), str):
+                self._threads[response["id"]] = [*thread, answer]
+            request = {**{key: response.get(key) for key in ("tools", "parallel_tool_calls", "model")}, **request}
+        else:
+            answer = _chat_answer(response, where)
+            prompt = request.get("messages")  # type: ignore[assignment]  # whatever it is, what follows says
+            if not isinstance(prompt, list) or not prompt:
+                text = f'{where}: expected "messages" in the request, found {short(prompt)}'
+                raise RowError(text, rule="no-messages")
+        _refuse_empty(answer, where)
+        messages = [_plain(message, f"{where}: message {n}") for n, message in enumerate([*prompt, answer])]
+        row = {"messages": messages, **_offered_tools(request, where)}
+        row["parallel_tool_calls"] = request.get("parallel_tool_calls")
+        found = openai.read(row, where, self._default_tools)
+        model = response.get("model") or request.get("model")
+        number = response.get("id")
+        return replace(
+            found,
+            id=number if isinstance(number, str) else "",
+            gold_source=model if isinstance(model, str) else "unknown",
+        )
+
+    def _thread(self, request: dict[str, Any], where: str) -> list[dict[str, Any]]:
+        """The messages that the server remembered for the request."""
+        previous = request.get("previous_response_id")
+        if previous is None and request.get("conversation") is None:
+            return []
+        if not isinstance(previous, str) or previous not in self._threads:
+            text = f"{where}: goes on from {short(previous or request.get('conversation'))}, which is not in the log"
+            raise RowError(f"{text} before it; without it the prompt is not known", rule="log-no-history")
+        return self._threads[previous]
+
+    def _fold(self, found: Conversation) -> None:
+        last = len(found.messages) - 1
+        hashes = _prefix_hashes(found)
+        known = self._places.get(hashes[last])
+        if known is not None and known[1] not in known[0].learned:  # a longer line came first
+            known[0].learned.add(known[1])
+            return
+        earlier = (hashes[n] for n in range(last - 1, -1, -1) if found.messages[n].role == "assistant")
+        end = next((prefix for prefix in earlier if prefix in self._ends), None)
+        if end is None:
+            held = _Held(found, {last})
+            self._held.append(held)
+        else:
+            held = self._ends.pop(end)
+            held.conversation = found
+            held.learned.add(last)
+        self._ends[hashes[last]] = held
+        for n, message in enumerate(found.messages):
+            if message.role == "assistant":
+                self._places.setdefault(hashes[n], (held, n))
+
+
+def _prefix_hashes(found: Conversation) -> list[bytes]:
+    """For each message, a hash of all up to it, and of what must be equal for two lines to be one conversation: the
+    tools that were offered, and the model."""
+    offered = [[tool.to_json() for tool in found.tools], found.parallel_tool_calls, found.gold_source, found.meta]
+    state = hashlib.sha256(json.dumps(offered, sort_keys=True).encode())
+    hashes = []
+    for message in found.messages:
+        state.update(json.dumps(message.to_json(), sort_keys=True).encode() + b"\n")
+        hashes.append(state.digest())
+    return hashes
+
+
+def _chat_answer(response: dict[str, Any], where: str) -> dict[str, Any]:
+    choices = response.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+        raise RowError(f"{where}: the response has no choice with a message", rule="log-empty")
+    reason = choice.get("finish_reason")
+    if reason == "length":
+        raise RowError(f"{where}: the response was cut at the length limit", rule="log-truncated")
+    if reason in ("content_filter", "error"):
+        rule = "log-error" if reason == "error" else "log-filtered"
+        raise RowError(f"{where}: the response ended by {reason}", rule=rule)
+    message: dict[str, Any] = choice["message"]
+    return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
+
+
+def _refuse_empty(answer: dict[str, Any], where: str) -> None:
+    if answer.get("content") or answer.get("tool_calls") or answer.get("function_call"):
+        return
+    if answer.get("refusal"):
+        raise RowError(f"{where}: the model refused: {short(answer['refusal'])}", rule="log-refusal")
+    raise RowError(f"{where}: the response neither calls nor says anything", rule="log-empty")
+
+
+def _plain(message: Any, where: str) -> Any:
+    """A message without what only a server needs; what is no message is left for the reader to tell."""
+    if not isinstance(message, dict):
+        return message
+    kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
+    if message.get("role") == "assistant":
+        content = text_of(message.get("content"), where)
+        kept["content"] = content if content or not isinstance(message.get("refusal"), str) else message["refusal"]
+        if kept["content"] is None and not (kept.get("tool_calls") or kept.get("function_call")):
+            kept["content"] = ""
+    return kept
+
+
+def _offered_tools(request: dict[str, Any], where: str) -> dict[str, Any]:
+    """`tools` or `functions` of a row. Where the request forbids calls, none were offered; OpenAI's own tools, which a
+    row cannot hold, are named in `meta`."""
+    if request.get("tool_choice") == "none" or request.get("function_call") == "none":
+        return {"tools": []}
+    tools = request.get("tools")
+    if not isinstance(tools, list):
+        return {key: request[key] for key in ("tools", "functions") if request.get(key) is not None}
+    hosted = [tool["type"] for tool in tools if isinstance(tool, dict) and _is_hosted(tool)]
+    functions = nested_tools(tool for tool in tools if not (isinstance(tool, dict) and _is_hosted(tool)))
+    return {"tools": functions, "meta": {"hosted_tools": hosted}} if hosted else {"tools": functions}
+
+
+def _is_hosted(tool: dict[str, Any]) -> bool:
+    return isinstance(tool.get("type"), str) and tool["type"] != "function" and "function" not in tool
+
+
+def _oddities(request: dict[str, Any], response: dict[str, Any], where: str) -> Iterator[RowFault]:
+    choices = response.get("choices")
+    if isinstance(choices, list) and len(choices) > 1:
+        yield RowFault(where, "log-choices", f"the response has {len(choices)} choices; the first is taken")
+    choice = request.get("tool_choice") or request.get("function_call")
+    forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools")
+    if forced:
+        yield RowFault(where, "log-forced", f"the request forced a call (tool_choice {short(choice)})")

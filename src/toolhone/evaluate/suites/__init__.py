@@ -1,0 +1,1 @@
+"""Public benchmarks, answered by a run's models or an endpoint."""

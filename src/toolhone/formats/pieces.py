@@ -1,0 +1,64 @@
+"""What a turn is read as, piece by piece: prose, calls and faults; and the pieces that every chat format shares.
+
+The readers of the formats (`hermes.py`, `bare_json.py`) give pieces in the order of the text; `parse.py` makes a turn
+of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from toolhone.formats.call_json import call_in_prose
+from toolhone.records import ToolCall
+
+TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
+PYTHON_TAG = "<|python_tag|>"
+FENCE = "```"
+
+OTHER_FORMATS = r"<function=|\[TOOL_CALLS\]"
+_ANY_CALL = re.compile(rf"<tool_call>|<\|python_tag\|>|{OTHER_FORMATS}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What cannot be read. "broken" is so for good; "unfinished" only lacks its end; "begun" may be the start of a
+    call, and is the prose `text` unless the turn was cut there."""
+
+    reason: str
+    kind: Literal["broken", "unfinished", "begun"] = "broken"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedCall:
+    """A call, and where its JSON stands in the text, from its first brace to behind its last."""
+
+    call: ToolCall
+    start: int
+    end: int
+
+
+Piece = str | PlacedCall | Fault | None
+"""A piece of a turn: prose, a call or a fault. None says that everything before it was thought."""
+
+
+def read_thought(text: str, start: int) -> tuple[list[Piece], int]:
+    """Pass over the `<think>` block that starts here."""
+    close = text.find("</think>", start)
+    if close >= 0:
+        return [], close + len("</think>")
+    calls = _ANY_CALL.search(text, start) or call_in_prose(text[start:])
+    fault = Fault("the <think> block is not closed", "unfinished" if calls else "begun", text[start:])
+    return [fault], len(text)
+
+
+def other_format(marker: str) -> Fault:
+    return Fault(f"a call in another format ({marker})")
+
+
+def skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at

@@ -1,0 +1,117 @@
+"""Mending what strict reading refuses, where it was asked for: each repair has a name and is counted when it fires.
+
+In: the text and a place in it, as for `call_json.decode`. Out: the same, mended where that gives a call. Nothing is
+ever evaluated: Python's literals are rewritten as JSON, which is then read as strictly as any.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, get_args
+
+from toolhone.formats.call_json import Decoded, Undecodable, decode, read_call
+from toolhone.records import Repair, ToolCall
+
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
+
+# What Python's literals look like; a word or a bracket of any other kind ends the search.
+_STRING = r"'(?:[^'\\\n]++|\\.)*+'|" + r'"(?:[^"\\\n]++|\\.)*+"'
+_TOKEN = re.compile(rf"\s++|[\[\]{{}}:,]|-?\d[\d.eE+-]*+|{_STRING}|(?:True|False|None|true|false|null)\b")
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4}|.)")
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"}
+
+
+class Mender:
+    """Reads values and calls, mending with the repairs that are `allowed`; with none it reads strictly. `fired` counts
+    the repairs without which a call would not have been read.
+
+    It looks at no more characters than four times the text's, so that time stays linear whatever the text.
+    """
+
+    def __init__(self, allowed: Iterable[Repair], length: int) -> None:
+        self.allowed = frozenset(allowed)
+        self.fired = Counter[Repair]()
+        self._budget = 4 * length
+
+    def decode(self, text: str, at: int) -> Decoded | Undecodable:
+        """The value that starts here, as JSON or, where that is allowed, as Python's literals. Never raises."""
+        found = decode(text, at)
+        if isinstance(found, Decoded) or found.cut or "python_literals" not in self.allowed or self._budget <= 0:
+            return found
+        written, end = _as_json(text, at)
+        self._budget -= end - at
+        if written is None:
+            return found
+        mended = decode(written, 0)
+        if isinstance(mended, Undecodable) or mended.fault is not None or mended.end < len(written):
+            return found
+        return replace(mended, end=end, repairs=("python_literals",))
+
+    def read_call(self, found: Decoded, argument_keys: tuple[str, ...]) -> ToolCall | str:
+        """The call that a decoded value is, or why it is none; counts what it took to read it."""
+        call = found.fault or read_call(found.value, argument_keys)
+        repairs = found.repairs
+        if isinstance(call, str) and "arguments_as_text" in self.allowed:
+            inner = self._arguments(found.value, argument_keys)
+            if inner is not None:
+                call = read_call(inner.value, argument_keys)
+                repairs += (*inner.repairs, "arguments_as_text")
+        if isinstance(call, ToolCall):
+            self.fired.update(repairs)
+        return call
+
+    def _arguments(self, value: Any, argument_keys: tuple[str, ...]) -> Decoded | None:
+        """The call with the object that its arguments' text holds, if it holds one and nothing else."""
+        key = next((key for key in argument_keys if isinstance(value, dict) and isinstance(value.get(key), str)), None)
+        if key is None:
+            return None
+        text = value[key].strip()
+        inner = self.decode(text, 0)
+        if isinstance(inner, Undecodable) or not isinstance(inner.value, dict) or inner.end < len(text):
+            return None
+        return replace(inner, value={**value, key: inner.value})
+
+
+def _as_json(text: str, start: int) -> tuple[str | None, int]:
+    """The Python literal that starts here as JSON text, or None where it has no end; and where the search ended."""
+    written: list[str] = []
+    depth, at = 0, start
+    while token := _TOKEN.match(text, at):
+        at, part = token.end(), token.group()
+        if part.isspace():
+            continue
+        if part in ("]", "}"):
+            if written[-1:] == [","] and written[-2:-1] not in ([], [","], ["["], ["{"], [":"]):
+                written.pop()
+            depth -= 1
+        elif part in ("[", "{"):
+            depth += 1
+        written.append(_string(part) if part[0] in "'\"" else _WORDS.get(part, part))
+        if depth <= 0:
+            return " ".join(written), at  # apart: 1 and 2 side by side are not 12
+    return None, at
+
+
+def _string(literal: str) -> str:
+    """A string as JSON has it. In double quotes it may be JSON's already, whose escapes differ a little."""
+    if literal[0] == '"':
+        try:
+            json.loads(literal)
+        except json.JSONDecodeError:
+            pass
+        else:
+            return literal
+    return json.dumps(_ESCAPE.sub(_unescaped, literal[1:-1]))
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    code = escape[1]
+    if len(code) > 1:
+        return chr(int(code[1:], 16))
+    # Python keeps the backslash before a letter that means nothing after it.
+    return code if code in "'\"\\" else _ESCAPED.get(code, escape[0])

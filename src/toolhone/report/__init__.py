@@ -1,0 +1,1 @@
+"""Everything that a person reads: pages, plots, tables and their templates."""

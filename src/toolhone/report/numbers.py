@@ -1,0 +1,115 @@
+"""How numbers are written for a reader: shares, counts, times, amounts of money and differences.
+
+Every page, table and sentence of toolhone writes its numbers with these functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+ABSENT = "–"
+
+
+def percent(value: float | None) -> str:
+    """A share as "96.0%". 0.9999 is ">99.9%", since "100.0%" would hide the one row that is wrong."""
+    if value is None:
+        return ABSENT
+    text = f"{100 * value:.1f}"
+    if text == "100.0" and value < 1:
+        return ">99.9%"
+    if text == "0.0" and value > 0:
+        return "<0.1%"
+    return text + "%"
+
+
+def interval(rate: Mapping[str, Any]) -> str:
+    """A rate's interval in percent, "[92.3, 98.0]"; "" where it has none."""
+    low, high = rate.get("low"), rate.get("high")
+    return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def fraction(rate: dict[str, Any]) -> str:
+    """A rate's counts, "192/200"; "" where it has none, as F1."""
+    if rate.get("denominator") is None:
+        return ""
+    return f"{rate['numerator']:,}/{rate['denominator']:,}"
+
+
+def figure(rate: dict[str, Any]) -> str:
+    """A rate in full: "96.0% [92.3, 98.0] 192/200"."""
+    return " ".join(part for part in (percent(rate["value"]), interval(rate), fraction(rate)) if part)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands separators."""
+    return ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its two largest units: "2 h 05 min", "13 min 32 s", "4.1 s"."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency, "812 ms"; one decimal below ten."""
+    return ABSENT if value is None else f"{value:,.{1 if value < 10 else 0}f} ms"
+
+
+def points(difference: Mapping[str, Any]) -> str:
+    """A difference of two shares with its interval, "+86.5 points [81.0, 91.0]"; "" where there is no value."""
+    if difference.get("value") is None:
+        return ""
+    spread = interval(difference)
+    return f"{100 * difference['value']:+.1f} points{' ' + spread if spread else ''}"
+
+
+def p_value(value: float) -> str:
+    """A probability to two figures, "0.031"; "<0.0001" where it is smaller."""
+    return "<0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def dollars(amount: float) -> str:
+    """An amount in as many digits as it needs: $1,095,000, $3,000, $27.40, $0.0027, $0.000042."""
+    if amount == 0:
+        return "$0"
+    size = abs(amount)
+    if size >= 1000:
+        text = f"{size:,.0f}"
+    elif size >= 1:
+        text = f"{size:,.2f}"
+    else:
+        places = max(2, 2 - math.floor(math.log10(size)))
+        text = f"{size:.{places}f}"
+        text = text.rstrip("0") if size < 0.01 else text[:4] + text[4:].rstrip("0")
+    return f"{'-' if amount < 0 else ''}${text}"
+
+
+def money(amount: float) -> str:
+    """Dollars; from a million on in millions: $1.095 million."""
+    if abs(amount) >= 1e6:
+        return f"{'-' if amount < 0 else ''}${f'{abs(amount) / 1e6:,.3f}'.rstrip('0').rstrip('.')} million"
+    return dollars(amount)
+
+
+def short_money(amount: float) -> str:
+    """The same in the width of a table's cell: $1.095M."""
+    return money(amount).replace(" million", "M")
+
+
+def months(count: float) -> str:
+    """A time in days up to two months, then in months."""
+    if count < 2:
+        days = count * 365 / 12
+        return f"{days:.0f} day{'' if round(days) == 1 else 's'}" if days >= 0.5 else "within a day"
+    return f"{count:.1f} months"

@@ -1,0 +1,110 @@
+"""The files of a run folder that a report is drawn from, read and checked to belong together.
+
+In: a run folder with metrics.json and scores/<model>.jsonl, and where they exist train_log.jsonl, manifest.json and
+config.yaml and the split that was judged. Out: one `RunFiles`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolhone.data.read import conversation
+from toolhone.data.split import turns
+from toolhone.errors import UserError
+from toolhone.jsonl import read_json, read_jsonl
+from toolhone.records import Message, Score
+from toolhone.report import wording
+from toolhone.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """A run folder, read. `prompts` has by row id the messages that the answer follows. It and `train_log` are empty,
+    and `manifest` and `config` are None, where the file is absent."""
+
+    name: str
+    metrics: dict[str, Any]
+    scores: dict[str, list[Score]]
+    train_log: list[dict[str, Any]]
+    manifest: dict[str, Any] | None
+    config: str | None
+    prompts: dict[str, tuple[Message, ...]]
+
+    @property
+    def judged(self) -> str | None:
+        """The split that was judged, where the manifest says so."""
+        split = (self.manifest or {}).get("judged")
+        return None if split is None else str(split)
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        UserError: where metrics.json or a model's scores are missing, unreadable, or not of the same run.
+    """
+    run = RunFolder(folder)
+    remedy = f"run `toolhone score --run {folder}`"
+    metrics = _read_json(run.metrics, remedy)
+    _check_metrics(metrics, run.metrics, remedy)
+    scores = {name: read_scores(run.scores(name), remedy) for name in metrics["models"]}
+    for name, rows in scores.items():
+        counted = metrics["models"][name]["rows"]
+        if len(rows) != counted:
+            raise UserError(
+                f"{run.metrics}: models.{name}.rows is {counted}, but {run.scores(name)} has {len(rows)} lines; "
+                f"the two are of different runs, so {remedy}"
+            )
+    manifest = _read_json(run.manifest, remedy) if run.manifest.exists() else None
+    split = run.split(str((manifest or {}).get("judged")))
+    return RunFiles(
+        name=folder.resolve().name,
+        metrics=metrics,
+        scores=scores,
+        train_log=[row for _, row in read_jsonl(run.train_log)] if run.train_log.exists() else [],
+        manifest=manifest,
+        config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
+        prompts=_read_prompts(split) if split.exists() else {},
+    )
+
+
+def _read_prompts(split: Path) -> dict[str, tuple[Message, ...]]:
+    """Of each row the messages alone: the names of its tools stand in the score, and reading what they take is most of
+    the work."""
+    # A row without an id is named by a hash of its content, tools and all.
+    named = ((where, {**row, "tools": None} if row.get("id") else row) for where, row in read_jsonl(split))
+    return {example.id: example.prompt for example in turns(conversation(row, where, ()) for where, row in named)}
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    value = read_json(path, remedy)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
+    models = metrics.get("models")
+    if not isinstance(models, dict) or not models:
+        raise UserError(f"{path}: models: expected at least one model's figures; {remedy}")
+    needed = ("rows", *(measure.key for measure in wording.MEASURES), "per_tool", "confusion", "by")
+    for name, model in models.items():
+        absent = [key for key in (*needed, "prompt_tokens", "completion_tokens", "latency_ms") if key not in model]
+        if absent:
+            raise UserError(
+                f"{path}: models.{name}: {', '.join(absent)} missing, expected every measure of this version of "
+                f"toolhone; {remedy}"
+            )
+
+
+def read_scores(path: Path, remedy: str) -> list[Score]:
+    """Read a file of scores; `remedy` says in a message what to do about a line that is none."""
+    scores = []
+    for where, row in read_jsonl(path):
+        try:
+            scores.append(Score.from_json(row))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: not a score ({error}); {remedy}") from None
+    return scores

@@ -1,0 +1,147 @@
+"""The words of a report: what each measure is called and means, and how figures, times and sizes are written.
+
+In: rates and differences as they stand in metrics.json (`value`, `numerator`, `denominator`, `low`, `high`). Out: short
+texts. A rate without a value is written "–", and a figure is rounded so that only a flawless result reads 100.0%.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A rate of metrics.json: its key there, its name, what it means, and its name where the gold is only another
+    model's answer, so that the figure is agreement."""
+
+    key: str
+    label: str
+    definition: str
+    agreement_label: str | None = None
+
+    def label_for(self, agreement_with: str | None) -> str:
+        """The name to print; `agreement_with` names the model that the gold came from, if it was one."""
+        return self.label if agreement_with is None else (self.agreement_label or self.label)
+
+
+HEADLINE = (
+    Measure("exact_match", "Exact match", "Whether to call, tools and arguments all right.", "Exact agreement"),
+    Measure(
+        "tool_name_accuracy",
+        "Tool-name accuracy",
+        "The called tools are those expected, and none is called where none should be.",
+        "Tool-name agreement",
+    ),
+    Measure(
+        "argument_accuracy",
+        "Argument accuracy",
+        "Every argument right, among expected calls whose tool was called.",
+        "Argument agreement",
+    ),
+)
+
+ARGUMENTS = (
+    Measure("argument_precision", "Argument precision", "Right arguments among all that were given."),
+    Measure("argument_recall", "Argument recall", "Right arguments among all that were expected."),
+    Measure("argument_f1", "Argument F1", "Harmonic mean of the two."),
+    Measure("argument_precision_given_name", "Precision, right tool", "The same in calls to the right tool alone."),
+    Measure("argument_recall_given_name", "Recall, right tool", "The same in calls to the right tool alone."),
+    Measure("argument_f1_given_name", "F1, right tool", "Harmonic mean of these two."),
+)
+
+ARGUMENT_ERRORS = (
+    Measure("missing_argument_rate", "Missing arguments", "Expected in a call to the right tool, but not given."),
+    Measure("invented_argument_rate", "Invented arguments", "Given in a call to the right tool, but not expected."),
+    Measure("wrong_argument_rate", "Wrong values", "Expected and given, but with another value."),
+)
+
+BEHAVIOUR_ERRORS = (
+    Measure("over_call", "Over-call", "Rows that expect no call and got one."),
+    Measure("under_call", "Under-call", "Rows that expect a call and got none."),
+    Measure("malformed", "Malformed", "Rows that tried to call and cannot be read."),
+    Measure("truncated", "Truncated", "Rows cut off inside a call by the token limit."),
+    Measure("partial", "Partial", "Rows in which one call could be read, another not."),
+    Measure("invented_tool", "Invented tool", "Calls to a tool that was not offered."),
+    Measure("missing_calls", "Missing calls", "Rows in which an expected call was not made."),
+    Measure("extra_calls", "Extra calls", "Rows with a call beyond those expected."),
+)
+
+VALIDITY = (Measure("schema_valid", "Schema-valid", "Rows with calls that all satisfy their tools' JSON Schema."),)
+
+REPAIRED = (
+    Measure(
+        "exact_match", "Exact match, with repairs", "Over all rows, mended ones too.", "Exact agreement, with repairs"
+    ),
+    Measure(
+        "tool_name_accuracy",
+        "Tool-name accuracy, with repairs",
+        "Over all rows, mended ones too.",
+        "Tool-name agreement, with repairs",
+    ),
+)
+"""Of the figures under `repaired`."""
+
+ESCALATION = (
+    Measure("handed_over", "Handed over", "Of the rows that should be: the reserved call escalate was made."),
+    Measure("needless", "Needless hand-overs", "Of all other rows: it was made."),
+    Measure("kept_exact_match", "Exact match, if kept", "Of the rows not handed over.", "Exact agreement, if kept"),
+)
+"""Of the figures under `escalation`."""
+
+MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
+
+SLICE_TITLES = {
+    "language": "By language",
+    "calls": "By number of expected calls",
+    "turns": "By turn of the conversation",
+    "tools": "By number of tools offered",
+    "source": "By source",
+    "seen": "By tool seen in training or not",
+}
+
+
+def agreement_with(models: Mapping[str, dict[str, Any]]) -> str | None:
+    """The model whose answers the gold was, where it was one: figures are then agreement with it."""
+    return next((m["agreement_with"] for m in models.values() if m.get("agreement_with") is not None), None)
+
+
+_LONGEST = 6_000
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning and the number of characters that are left out, where it is too long for a page."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"
+
+
+def visible(text: str) -> str:
+    """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape, so
+    that two values that differ also look different, and none can turn the direction of what follows."""
+    if text.isprintable():  # then it has none, and most texts are
+        return text
+    return "".join(_escape(c) if _leaves_no_mark(c) else c for c in text)
+
+
+def legible(text: str) -> str:
+    """A text of several lines as it is, but for control characters and those that turn the direction of what follows,
+    which become escapes. Line breaks, tabs and the joiners within an emoji or a word stay."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _NOT_LEGIBLE and c not in _KEPT else c for c in text)
+
+
+_NOT_LEGIBLE = {"Cc", "Cf", "Cs"}
+_KEPT = "\n\t\u200c\u200d"
+
+
+def _leaves_no_mark(character: str) -> bool:
+    return character != " " and unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"}
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

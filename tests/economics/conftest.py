@@ -1,0 +1,33 @@
+"""Cases whose prices are stated, so that no table of prices is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toolhone.economics.inputs import Inputs
+
+PLAIN: dict[str, Any] = {
+    "calls_per_day": 100_000.0,
+    "api_call_usd": 0.003,
+    "cheap_call_usd": 0.001,
+    "gpu_usd_per_hour": 2.0,
+    "calls_per_second": 30.0,
+}
+
+
+def inputs(**changes: Any) -> Inputs:
+    return Inputs(**{**PLAIN, **changes})
+
+
+def course(**changes: Any) -> Inputs:
+    """The course's example: a million calls a day at $0.003, beside a small model that costs nothing at all."""
+    free = {"small_call_usd": 0.0, "training_usd": 0.0, "labelling_usd": 0.0, "engineering_usd": 0.0}
+    stated = {"calls_per_day": 1e6, "api_call_usd": 0.003, "cheap_model": "none", "yearly_budget": 100_000.0}
+    return Inputs(**{**stated, **free, "upkeep_usd_per_month": 0.0, **changes})
+
+
+@pytest.fixture
+def plain() -> Inputs:
+    return inputs()

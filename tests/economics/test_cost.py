@@ -1,0 +1,198 @@
+"""What a call costs: by hand-worked figures, and what holds for all."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.economics.cost import (
+    Machine,
+    OneOff,
+    Price,
+    call_cost_usd,
+    error_cost_usd,
+    loaded_call_usd,
+    machines_needed,
+    machines_usd_per_day,
+    spread_usd,
+)
+from toolhone.economics.cost_table import OWN, Call, cost_rows
+from toolhone.errors import UserError
+from toolhone.report.numbers import dollars
+
+GPT_4O = Price(2.5, 1.25, 10.0)
+
+prices = st.builds(Price, st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
+tokens = st.integers(0, 100_000)
+machines = st.builds(
+    Machine,
+    st.floats(0.01, 50),
+    st.floats(0.1, 500),
+    st.floats(0.1, 1),
+    st.floats(1, 10),
+    st.integers(1, 4),
+)
+
+
+def test_a_call_costs_its_tokens_times_the_prices_of_a_million() -> None:
+    # 900 * $2.50 + 50 * $10 = $2,750 for a million such calls.
+    assert call_cost_usd(GPT_4O, 900, 50) == pytest.approx(0.00275)
+
+
+def test_cached_tokens_are_part_of_the_prompt_and_cost_their_own_price() -> None:
+    # 500 * $2.50 + 400 * $1.25 + 50 * $10 = $2,250.
+    assert call_cost_usd(GPT_4O, 900, 50, 400) == pytest.approx(0.00225)
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 0), (10, -1, 0), (10, 5, 11), (10, 5, -1)])
+def test_impossible_token_counts_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no call has"):
+        call_cost_usd(GPT_4O, *counts)
+
+
+@given(prices, tokens, tokens, st.integers(0, 5_000), st.integers(0, 5_000))
+def test_more_tokens_never_cost_less(price: Price, prompt: int, answer: int, more: int, longer: int) -> None:
+    less = call_cost_usd(price, prompt, answer)
+    assert call_cost_usd(price, prompt + more, answer + longer) >= less
+
+
+@given(st.floats(0.01, 100), st.floats(0, 1), st.floats(0, 100), st.integers(1, 10_000), st.floats(0, 1))
+def test_a_discount_on_cached_input_never_costs_more(
+    full: float, discount: float, out: float, prompt: int, cached: float
+) -> None:
+    price = Price(full, full * discount, out)
+    assert call_cost_usd(price, prompt, 10, prompt * cached) <= call_cost_usd(price, prompt, 10) * (1 + 1e-12)
+
+
+def test_machines_are_whole_and_enough_for_the_peak() -> None:
+    # 1,000,000 / 86,400 = 11.574 a second on the mean, 34.72 at the peak; one carries 30 * 0.6 = 18.
+    assert machines_needed(Machine(2.0, 30.0, 0.6, 3.0), 1_000_000) == 2
+    assert machines_usd_per_day(Machine(2.0, 30.0, 0.6, 3.0), 1_000_000) == pytest.approx(96.0)
+
+
+def test_a_load_of_just_three_machines_is_three() -> None:
+    assert machines_needed(Machine(1.0, 10.0, 0.7, 1.0), 3 * 7 * 86_400) == 3
+
+
+def test_one_machine_runs_even_for_a_single_call_and_more_where_asked() -> None:
+    assert machines_needed(Machine(1.0, 10.0), 1) == 1
+    assert machines_needed(Machine(1.0, 10.0, least=2), 1) == 2
+
+
+@given(machines, st.floats(1, 1e8))
+def test_machines_carry_the_peak_with_none_too_many(machine: Machine, calls: float) -> None:
+    peak = calls / 86_400 * machine.peak
+    carried = machine.calls_per_second * machine.utilisation
+    count = machines_needed(machine, calls)
+    assert count * carried >= peak * (1 - 1e-6) - 1e-6 * carried
+    assert count == max(machine.least, 1) or (count - 1) * carried < peak
+
+
+@given(machines, st.floats(1, 1e8), st.floats(1, 10))
+def test_more_calls_never_cost_less_in_all(machine: Machine, calls: float, factor: float) -> None:
+    assert machines_usd_per_day(machine, calls * factor) >= machines_usd_per_day(machine, calls)
+
+
+@given(machines, st.floats(1, 1e7), st.integers(1, 50))
+def test_whole_times_the_calls_never_raise_the_cost_of_a_call(machine: Machine, calls: float, factor: int) -> None:
+    now = machines_usd_per_day(machine, calls) / calls
+    assert machines_usd_per_day(machine, calls * factor) / (calls * factor) <= now * (1 + 1e-9)
+
+
+@given(machines, st.floats(1, 1e7), st.floats(1, 1e3))
+def test_as_long_as_no_machine_is_added_more_calls_cost_less_each(
+    machine: Machine, calls: float, factor: float
+) -> None:
+    if machines_needed(machine, calls * factor) == machines_needed(machine, calls):
+        assert machines_usd_per_day(machine, calls * factor) / (calls * factor) <= (
+            machines_usd_per_day(machine, calls) / calls * (1 + 1e-12)
+        )
+
+
+@given(machines)
+def test_a_call_costs_at_least_what_it_does_fully_loaded_and_tends_to_that(machine: Machine) -> None:
+    many = 1e5 * machine.calls_per_second * 86_400
+    share = machines_usd_per_day(machine, many) / many
+    assert share == pytest.approx(loaded_call_usd(machine), rel=1e-3)
+    assert machines_usd_per_day(machine, 1_000) / 1_000 >= loaded_call_usd(machine) * (1 - 1e-6)
+
+
+def test_fully_loaded_a_call_costs_the_hour_over_its_calls() -> None:
+    # $2 an hour, 30 a second planned at 60% with a peak of 3: 6 a second on the mean, 21,600 an hour.
+    assert loaded_call_usd(Machine(2.0, 30.0, 0.6, 3.0)) == pytest.approx(2 / 21_600)
+
+
+def test_what_is_paid_once_is_spread_over_the_calls_of_the_horizon() -> None:
+    assert OneOff(100, 500, 8_000).usd == 8_600
+    assert spread_usd(OneOff(100, 500, 8_000), 10_000, 365) == pytest.approx(8_600 / 3_650_000)
+
+
+@given(st.floats(0, 1e6), st.floats(1, 1e8), st.floats(1, 100), st.floats(1, 3650))
+def test_more_calls_never_raise_what_was_paid_once(usd: float, calls: float, factor: float, days: float) -> None:
+    once = OneOff(usd)
+    assert spread_usd(once, calls * factor, days) <= spread_usd(once, calls, days) * (1 + 1e-12)
+
+
+def test_wrong_answers_cost_their_share() -> None:
+    assert error_cost_usd(0.9, 0.05) == pytest.approx(0.005)
+    assert error_cost_usd(1.0, 0.05) == 0
+
+
+def row_of(name: str, **changes: object) -> float:
+    settings: dict[str, object] = {
+        "calls_per_day": 100_000.0,
+        "one_off": OneOff(600, 0, 3_050),
+        "horizon_days": 365.0,
+        "error_usd": 0.01,
+        "accuracies": {"API": 0.95, OWN: 0.9},
+    }
+    rows = cost_rows(
+        Call(900, 50),
+        {"API": (GPT_4O, "given")},
+        Machine(2.0, 30.0),
+        **{**settings, **changes},  # type: ignore[arg-type]
+    )
+    return next(row.total_usd for row in rows if row.name == name)
+
+
+def test_a_row_sums_running_costs_spread_and_errors() -> None:
+    assert row_of("API") == pytest.approx(0.00275 + 0.05 * 0.01)
+    # One machine: $48 a day for 100,000; $3,650 once over 36.5 million; a tenth wrong.
+    assert row_of(OWN) == pytest.approx(48 / 100_000 + 3_650 / 36_500_000 + 0.1 * 0.01)
+
+
+def test_errors_are_counted_for_every_row_or_not_at_all() -> None:
+    with pytest.raises(UserError, match="--api-accuracy: needed beside --error-usd"):
+        row_of("API", accuracies={OWN: 0.9})
+    assert row_of("API", error_usd=0.0, accuracies={}) == pytest.approx(0.00275)
+
+
+def test_what_is_paid_once_needs_calls_to_be_spread_over() -> None:
+    with pytest.raises(UserError, match="--calls-per-day: needed to spread"):
+        row_of(OWN, calls_per_day=None)
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        (0, "$0"),
+        (1_095_000, "$1,095,000"),
+        (3_000, "$3,000"),
+        (27.4, "$27.40"),
+        (0.5, "$0.50"),
+        (0.0027, "$0.0027"),
+        (0.00004212, "$0.0000421"),
+        (-3.5, "-$3.50"),
+    ],
+)
+def test_amounts_have_as_many_digits_as_they_need(amount: float, words: str) -> None:
+    assert dollars(amount) == words
+
+
+@given(st.floats(1e-9, 1e9))
+def test_a_shown_amount_is_within_a_percent(amount: float) -> None:
+    shown = float(dollars(amount).replace("$", "").replace(",", ""))
+    assert math.isclose(shown, amount, rel_tol=0.01)

@@ -1,0 +1,97 @@
+"""Writing a structured turn as text: what went in comes back from the parser, and what is broken stays broken."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.formats.parse import parse_turn
+from toolhone.formats.write import RawCall, write_turn
+from toolhone.records import FormatName, ToolCall
+
+FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
+
+# Not the halves of surrogate pairs, which are no characters and make a call malformed.
+texts = st.text(st.characters(exclude_categories=("Cs",)))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+calls = st.lists(st.tuples(texts.filter(bool), st.dictionaries(texts, values, max_size=4)), min_size=1, max_size=4)
+prose = st.sampled_from(["", "Let me look.", "好的,我查一下。\n请稍等", "5 < 7; fine"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(content=prose, made=calls, ascii=st.booleans())
+def test_written_calls_are_read_back_as_they_were(
+    format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]], ascii: bool
+) -> None:
+    raw = [RawCall(name, json.dumps(arguments, ensure_ascii=ascii)) for name, arguments in made]
+    turn = parse_turn(write_turn(content, raw, format, "stop"), format)
+    assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
+    # As JSON text, since in Python 1 == 1.0 == True.
+    assert json.dumps([[c.name, c.arguments] for c in turn.calls]) == json.dumps([[n, a] for n, a in made])
+
+
+BROKEN = [
+    '{"a": 1',
+    '{"a": 1}}',
+    "{'a': 1}",
+    '{"a": NaN}',
+    '{"a": 1, "a": 2}',
+    "[1]",
+    "5",
+    "null",
+    '"{}"',
+    "not json",
+    '{}}\n</tool_call>\n<tool_call>\n{"name": "other", "arguments": {}',
+    '{}}; {"name": "other", "parameters": {}',
+    '{"a": "\\ud800"}',
+    "{" * 5000,
+]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("arguments", BROKEN)
+def test_arguments_that_are_no_json_object_are_malformed_and_bring_no_other_call(
+    format: FormatName, arguments: str
+) -> None:
+    turn = parse_turn(write_turn("", [RawCall("look", arguments)], format, "stop"), format)
+    assert (turn.status, turn.calls) == ("malformed", ())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(raw=st.text())
+def test_whatever_the_arguments_they_are_that_object_or_malformed(format: FormatName, raw: str) -> None:
+    turn = parse_turn(write_turn("", [RawCall("look", raw)], format, "stop"), format)
+    if turn.status == "calls":
+        assert turn.calls == (ToolCall("look", json.loads(raw) if raw.strip() else {}),)
+    else:
+        assert turn.status == "malformed"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cut", range(1, 16))
+def test_a_call_cut_at_the_limit_is_truncated(format: FormatName, cut: int) -> None:
+    arguments = '{"city": "Köln"}'
+    assert len(arguments) == 16
+    text = write_turn("", [RawCall("look", arguments[:cut])], format, "length")
+    assert parse_turn(text, format, "length").status == "truncated"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_good_call_before_a_broken_one_is_partial(format: FormatName) -> None:
+    text = write_turn("", [RawCall("look", "{}"), RawCall("look", "{")], format, "stop")
+    turn = parse_turn(text, format)
+    assert (turn.status, turn.calls) == ("partial", (ToolCall("look", {}),))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_arguments_at_all_are_none(format: FormatName) -> None:
+    turn = parse_turn(write_turn("", [RawCall("look", " ")], format, "stop"), format)
+    assert (turn.status, turn.calls) == ("calls", (ToolCall("look", {}),))

@@ -1,0 +1,72 @@
+"""A small judged run, made by the scorer itself from answers in text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolhone.data.split import turns
+from toolhone.evaluate.match import score
+from toolhone.evaluate.metrics import metrics
+from toolhone.jsonl import write_conversations, write_json, write_jsonl
+from toolhone.records import Conversation, Message, Prediction, Tool, ToolCall
+
+JudgedRun = Callable[..., Path]
+
+_TEXT = {"type": "string"}
+_TOOLS = (
+    Tool("query_order", "", {"type": "object", "properties": {"order_id": _TEXT}, "required": ["order_id"]}),
+    Tool("query_stock", "", {"type": "object", "properties": {"sku": _TEXT}, "required": ["sku"]}),
+)
+
+
+def call_text(name: str, **arguments: object) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
+
+
+@pytest.fixture
+def judged_run() -> JudgedRun:
+    """Makes a run folder with its split, scores and metrics. Row n asks for order ORD-00n; the last row, where
+    `last_is_chat`, for nothing. `answers` has each model's texts, one a row; "right" stands for the gold."""
+
+    def make(
+        folder: Path,
+        answers: dict[str, list[str]],
+        *,
+        last_is_chat: bool = False,
+        gold_source: str | None = None,
+        adapter: bool = False,
+        **manifest: object,
+    ) -> Path:
+        count = len(next(iter(answers.values())))
+        rows = []
+        for number in range(count):
+            is_chat = last_is_chat and number == count - 1
+            calls = () if is_chat else (ToolCall("query_order", {"order_id": f"ORD-00{number}"}),)
+            messages = (
+                Message("system", "你是客服"),
+                Message("user", "谢谢" if is_chat else f"帮我查订单 ORD-00{number}"),
+                Message("assistant", "不客气" if is_chat else "", calls),
+            )
+            meta = {"language": "zh"}
+            rows.append(Conversation(f"r{number}", messages, _TOOLS, "made:1", gold_source=gold_source, meta=meta))
+        write_conversations(folder / "splits" / "test.jsonl", rows)
+        scores = {}
+        for model, texts in answers.items():
+            scores[model] = []
+            for example, text in zip(turns(rows), texts, strict=True):
+                calls = example.turn.tool_calls
+                gold = call_text(calls[0].name, **calls[0].arguments) if calls else "不客气"
+                answer = Prediction(example.id, model, gold if text == "right" else text, "stop", 100, 9, 5.0)
+                scores[model].append(score(example, answer, "hermes"))
+            write_jsonl(folder / "scores" / f"{model}.jsonl", (row.to_json() for row in scores[model]))
+        write_json(folder / "metrics.json", metrics(scores, {}))
+        write_json(folder / "manifest.json", {"judged": "test", "stages": {}, **manifest})
+        if adapter:
+            write_json(folder / "adapter" / "adapter_config.json", {})
+        return folder
+
+    return make

@@ -1,0 +1,68 @@
+"""Character-level differences: what is marked, and that nothing of either text is lost."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.report.differences import Piece, differences, nearest
+
+TEXTS = st.text(st.sampled_from("abc订单01-é\u0301"), max_size=40)
+
+
+def _joined(pieces: tuple[Piece, ...], *, same_only: bool = False) -> str:
+    return "".join(piece.text for piece in pieces if not (same_only and piece.differs))
+
+
+def test_the_one_digit_that_differs_is_marked_on_both_sides() -> None:
+    expected, found = differences('"ORD-00417"', '"ORD-00471"')
+    assert [piece.text for piece in expected if piece.differs] in (["1"], ["7"])
+    assert _joined(expected, same_only=True) == _joined(found, same_only=True)
+    assert expected[0].text.startswith('"ORD-004')
+    assert not expected[0].differs
+
+
+def test_what_one_side_lacks_is_marked_on_the_other_alone() -> None:
+    expected, found = differences('"上海市浦东新区"', '"上海浦东新区"')
+    assert [piece.text for piece in expected if piece.differs] == ["市"]
+    assert found == (Piece('"上海浦东新区"', False),)
+
+
+def test_texts_with_little_in_common_differ_as_a_whole() -> None:
+    assert differences('"damaged"', '"late"') == ((Piece('"damaged"', True),), (Piece('"late"', True),))
+
+
+def test_a_mark_is_compared_with_the_letter_that_it_stands_on() -> None:
+    expected, found = differences("cafe\u0301s", "cafes")
+    assert [piece.text for piece in expected if piece.differs] == ["e\u0301"]
+    assert [piece.text for piece in found if piece.differs] == ["e"]
+
+
+def test_of_several_accepted_values_the_nearest_is_held_against_the_answer() -> None:
+    assert nearest('"ord-002"', ['"2"', '"ord-001"', '"ORD-001"']) == '"ord-001"'
+
+
+def test_long_texts_take_no_longer_than_their_length_asks_for() -> None:
+    started = time.process_time()
+    expected, found = differences("a" + "xy" * 20_000 + "b", "a" + "yx" * 20_000 + "b")
+    assert time.process_time() - started < 2
+    assert (expected[0], expected[-1].text) == (Piece(_joined(expected), True), _joined(expected))
+    assert len(_joined(found)) == 40_002
+
+
+@given(TEXTS, TEXTS)
+def test_the_pieces_joined_are_the_texts_and_what_is_not_marked_is_the_same(expected: str, found: str) -> None:
+    ours, theirs = differences(expected, found)
+    assert (_joined(ours), _joined(theirs)) == (expected, found)
+    assert _joined(ours, same_only=True) == _joined(theirs, same_only=True)
+    assert all(one.differs != other.differs for one, other in pairwise(ours))
+    if expected == found:
+        assert not any(piece.differs for piece in ours)
+
+
+@given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4))
+def test_an_accepted_value_equal_to_the_text_is_the_nearest(found: str, others: list[str]) -> None:
+    assert nearest(found, [*others, found]) == found

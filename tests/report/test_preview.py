@@ -1,0 +1,203 @@
+"""The preview page: every token is on it, in order, with its border; labels are marked; nothing runs or is loaded."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from toolhone.chat.render import ChatRenderer, Rendered, make_renderer
+from toolhone.config import ChatConfig
+from toolhone.config_file import load_config
+from toolhone.data.read import examples, read_conversations, read_tools
+from toolhone.records import Conversation, Message, Tool
+from toolhone.report.preview import preview
+from toolhone.report.preview_page import preview_page
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "data" / "customer_service"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</style>"
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_tokenizer: Any) -> ChatRenderer:
+    return make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
+
+
+@pytest.fixture(scope="module")
+def rows(renderer: ChatRenderer) -> list[Rendered]:
+    found = read_conversations(SHIPPED / "train.jsonl", read_tools(SHIPPED / "tools.json"))
+    turns = [example for row in found for example in examples(row)]
+    return [renderer.render(example) for example in turns[:20]]
+
+
+class Boxes(HTMLParser):
+    """The token boxes of a page by article, each with its classes, and how many tokens it says it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.articles: list[list[tuple[str, str, int]]] = []
+        self.learned: list[str] = []
+        self._open: tuple[str, int] | None = None
+        self._text = ""
+        self._depth = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "article":
+            self.articles.append([])
+            self.learned.append("")
+        if tag == "div" and self._depth:
+            self._depth += 1
+        elif tag == "div" and "learned" in (found.get("class") or ""):
+            self._depth = 1
+        if tag == "i" and self.articles:
+            self._open = (found.get("class") or "", int((found.get("title") or "1").split()[0]))
+            self._text = ""
+
+    def handle_data(self, data: str) -> None:
+        self._text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div" and self._depth:
+            self._depth -= 1
+        if tag == "i" and self._open is not None:
+            self.articles[-1].append((self._text, *self._open))
+            if self._depth:
+                self.learned[-1] += self._text
+            self._open = None
+
+
+def boxes_of(page: str) -> Boxes:
+    parser = Boxes()
+    parser.feed(page)
+    return parser
+
+
+def test_every_token_of_every_row_is_on_the_page_in_order(renderer: ChatRenderer, rows: list[Rendered]) -> None:
+    found = boxes_of(preview_page(renderer, rows, "try"))
+    assert len(found.articles) == len(rows)
+    for boxes, learned, row in zip(found.articles, found.learned, rows, strict=True):
+        assert "".join(text for text, _, _ in boxes) == row.prompt_text + row.completion_text
+        assert sum(tokens for _, _, tokens in boxes) == len(row)
+        assert learned == row.completion_text
+
+
+def test_borders_between_boxes_are_those_between_tokens(renderer: ChatRenderer, rows: list[Rendered]) -> None:
+    for boxes, row in zip(boxes_of(preview_page(renderer, rows[:3], "try")).articles, rows, strict=False):
+        ids = row.prompt_ids + row.completion_ids
+        place = 0
+        for text, _, tokens in boxes:
+            assert renderer.decode(ids[place : place + tokens]) == text
+            place += tokens
+
+
+def test_special_tokens_and_characters_of_several_tokens_are_marked(
+    renderer: ChatRenderer, rows: list[Rendered]
+) -> None:
+    (boxes,) = boxes_of(preview_page(renderer, rows[:1], "try")).articles
+    special = {text for text, kind, _ in boxes if "s" in kind.split()}
+    assert special == {"<|im_start|>", "<|im_end|>"}
+    assert all((tokens > 1) == ("m" in kind.split()) for _, kind, tokens in boxes)
+    assert all(("\n" in text) == ("n" in kind.split()) for text, kind, _ in boxes)
+    rare = Rendered(rows[0].example, "𠮷", "x", renderer.encode("𠮷"), renderer.encode("x"))
+    assert '<i class="m" title="4 tokens">𠮷</i>' in preview_page(renderer, [rare], "try")
+
+
+def test_counts_a_message_add_up_to_the_row_s(renderer: ChatRenderer, rows: list[Rendered]) -> None:
+    page = preview_page(renderer, rows, "try")
+    for article, row in zip(page.split("<article")[1:], rows, strict=True):
+        counts = [int(n.replace(",", "")) for n in re.findall(r'class="count">([\d,]+) token', article)]
+        assert sum(counts) == len(row)
+        assert f"prompt {len(row.prompt_ids):,} + learned {len(row.completion_ids):,} tokens" in article
+        assert "Assistant, learned" in article
+        assert row.example.id in html.unescape(article)
+
+
+def test_twenty_rows_are_well_under_a_megabyte_and_load_nothing(renderer: ChatRenderer, rows: list[Rendered]) -> None:
+    page = preview_page(renderer, rows, "try")
+    assert len(rows) == 20
+    assert len(page.encode()) < 700_000
+    assert "<script" not in page
+    assert "url(" not in page
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_hostile_text_is_shown_and_never_run(renderer: ChatRenderer) -> None:
+    tool = Tool(HOSTILE, HOSTILE, {"type": "object", "properties": {}})
+    row = Conversation(HOSTILE, (Message("user", HOSTILE), Message("assistant", HOSTILE)), (tool,), HOSTILE)
+    (rendered,) = map(renderer.render, examples(row))
+    page = preview_page(renderer, [rendered], HOSTILE, ((HOSTILE, HOSTILE),))
+    assert "<script>" not in page
+    assert "<img" not in page
+    assert "onerror=alert(2)>" not in page
+    (boxes,) = boxes_of(page).articles
+    assert HOSTILE in "".join(text for text, _, _ in boxes)
+
+
+def test_characters_that_leave_no_mark_are_shown_as_escapes(renderer: ChatRenderer) -> None:
+    row = Conversation("x", (Message("user", "a\u200bb\u202ec"), Message("assistant", "ok")), (), "x:1")
+    page = preview_page(renderer, [renderer.render(examples(row)[0])], "try")
+    shown = "".join(text for text, _, _ in boxes_of(page).articles[0])
+    assert "a\\u200bb\\u202ec" in shown
+
+
+@pytest.mark.smollm2
+def test_a_real_tokenizer_s_rows_are_whole_too(fetched_tokenizer: Callable[[str], Any]) -> None:
+    real = make_renderer(fetched_tokenizer("smollm2"), ChatConfig(), "smollm2")
+    found = read_conversations(SHIPPED / "train.jsonl", read_tools(SHIPPED / "tools.json"))
+    turns = [real.render(example) for row in found for example in examples(row)][:20]
+    page = preview_page(real, turns, "try")
+    assert len(page.encode()) < 700_000
+    for boxes, row in zip(boxes_of(page).articles, turns, strict=True):
+        assert "".join(text for text, _, _ in boxes) == row.prompt_text + row.completion_text
+
+
+CONFIG = """\
+name: try
+model: {name: tiny, device: cpu}
+data: {train: [rows.jsonl], test: [test.jsonl], validation: 0}
+"""
+
+
+@pytest.fixture
+def config(in_workspace: Path, tiny_llama: Path) -> Path:
+    (in_workspace / "tiny").symlink_to(tiny_llama)
+    for name, question in (("rows", "Hello"), ("test", "Goodbye")):
+        said = [{"role": "user", "content": f"{question} {name}"}, {"role": "assistant", "content": "Good day."}]
+        (in_workspace / f"{name}.jsonl").write_text(json.dumps({"messages": said}), encoding="utf-8")
+    Path("try.yaml").write_text(CONFIG, encoding="utf-8")
+    return Path("try.yaml")
+
+
+def test_the_page_is_written_and_named_and_rows_are_not_printed(config: Path) -> None:
+    console = Console(file=StringIO(), width=100)
+    preview(load_config(config, []), 3, console, html=Path("pages/preview.html"))
+    assert isinstance(console.file, StringIO)
+    assert "page: pages/preview.html" in console.file.getvalue()
+    assert "Good day." not in console.file.getvalue()
+    page = Path("pages/preview.html").read_text(encoding="utf-8")
+    assert "1 of 1 for training" in page
+    assert boxes_of(page).learned == ["Good day.<|im_end|>"]
+
+
+def test_no_model_is_loaded(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from toolhone.train import model
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(model.AutoModelForCausalLM, "from_config", refuse)
+    preview(load_config(config, []), 1, Console(file=StringIO()), html=Path("page.html"))
+    assert Path("page.html").is_file()

@@ -1,0 +1,270 @@
+"""The page of a judged run: its numbers are those of metrics.json, its filters name what is there, its size is held."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.jsonl import write_jsonl
+from toolhone.report import failure_list
+from toolhone.report.failures import KINDS
+from toolhone.report.numbers import p_value, points
+from toolhone.report.report import write_report
+from toolhone.report.wording import legible
+
+JudgedRun = Callable[..., Path]
+
+
+def _call(order_id: str, name: str = "query_order") -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {{"order_id": "{order_id}"}}}}\n</tool_call>'
+
+
+ANSWERS = {
+    "base": ["我不知道", "right", '<tool_call>\n{"name": "query_or', "right", _call("1"), "right", "right"],
+    "tuned": ["right", _call("ORD-010"), _call("ORD-002", "no_tool"), "right", "right", "right", _call("x")],
+}
+
+
+MENDABLE = """<tool_call>
+{'name': 'query_order', 'arguments': {'order_id': 'ORD-000'}}
+</tool_call>"""
+
+
+class Page(HTMLParser):
+    """The elements of a page, each with its own text, and all text outside style and script."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._within = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._within = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within not in ("style", "script"):
+            self.text += data
+
+    def of_class(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()]
+
+
+def _page(run: Path) -> Page:
+    write_report(run)
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def _rates(value: Any, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every rate in a model's part of metrics.json, with a count and an interval."""
+    if isinstance(value, dict) and {"numerator", "denominator", "low"} <= set(value):
+        yield model, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            # Precision stands in words, beside the number of calls; repairs stand there only where some fired.
+            if key != "name_precision" and not (key == "repaired" and not inner["rows"]):
+                yield from _rates(inner, model)
+
+
+def _label(model: str, rate: dict[str, Any]) -> str:
+    """What a bar must say of a rate, worked out from its counts alone."""
+    numerator, denominator = rate["numerator"], rate["denominator"]
+    if denominator == 0:
+        return f"{model}: – (0/0)"
+    share = f"{100 * numerator / denominator:.1f}%"
+    interval = f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+    return f"{model}: {share} ({numerator}/{denominator}), 95% interval {interval}"
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
+    tmp_path: Path, judged_run: JudgedRun, mended: bool
+) -> None:
+    answers = {**ANSWERS, **({"base": [MENDABLE, *ANSWERS["base"][1:]]} if mended else {})}
+    run = judged_run(tmp_path, answers, last_is_chat=True)
+    page = _page(run)
+    models = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
+    if mended:
+        models["tuned"]["repaired"]["rows"] = 1  # stands there beside the model that was mended
+    expected = Counter(_label(*rate) for model, found in models.items() for rate in _rates(found, model))
+    bars = Counter(a["aria-label"] for tag, a in page.elements if tag == "svg" and a.get("class") == "bar")
+    for model, found in models.items():
+        for entry in found["per_tool"].values():
+            rightly = entry["name_precision"]["value"]
+            assert (
+                f"{model} {entry['called']}{'' if rightly is None else f' ({100 * rightly:.1f}% rightly)'}" in page.text
+            )
+    f1 = Counter({label: n for label, n in bars.items() if "/" not in (label or "")})
+    assert bars - f1 == expected
+    shares = [found[key]["value"] for found in models.values() for key in ("argument_f1", "argument_f1_given_name")]
+    assert sum(f1.values()) == len(shares)
+    assert {label.split(": ")[1] for label in f1 if label} == {f"{100 * share:.1f}%" for share in shares}
+
+
+def test_a_bar_is_as_long_as_its_rate(tmp_path: Path, judged_run: JudgedRun) -> None:
+    page = _page(judged_run(tmp_path, {"tuned": ["right", "right", "right", "我不知道"]}))
+    places = [place for place, (_, a) in enumerate(page.elements) if "75.0% (3/4)" in (a.get("aria-label") or "")]
+    assert places
+    for place in places:
+        value = next(a for _, a in page.elements[place:] if a.get("class") == "value")
+        assert value["width"] == "75.0%"
+
+
+def test_counts_in_the_matrix_add_up_to_the_confusion_in_metrics_json(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, ANSWERS, last_is_chat=True)
+    page = _page(run)
+    titles = [a["title"] or "" for tag, a in page.elements if tag == "td" and (a.get("title") or "").startswith("exp")]
+    models = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
+    total = sum(sum(map(sum, found["confusion"]["matrix"])) for found in models.values())
+    assert sum(int(title.rsplit(": ", 1)[1]) for title in titles) == total
+
+
+def test_the_difference_is_that_under_compare(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, ANSWERS, last_is_chat=True)
+    page = _page(run)
+    compare = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["compare"]
+    for entry in compare:
+        if entry["value"] is not None:
+            text = f"{100 * entry['value']:+.1f} points [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+            assert text in page.text
+            assert text in (run / "report.md").read_text(encoding="utf-8")
+    test = next(entry["mcnemar"] for entry in compare if entry["measure"] == "exact_match")
+    assert (test["first_only"], test["second_only"]) == (2, 2)
+    assert "Of the rows that base got wrong, tuned gets 2 right." in page.text
+    assert "2 went wrong" in page.text
+
+
+def test_rows_carry_the_tools_and_kinds_that_the_filters_offer(tmp_path: Path, judged_run: JudgedRun) -> None:
+    page = _page(judged_run(tmp_path, ANSWERS, last_is_chat=True))
+    rows = page.of_class("row")
+    kinds = [json.loads(row["data-kinds"] or "") for row in rows]
+    assert kinds == [["wrong value"], ["wrong tool", "invented tool"], ["over-call"]]
+    tools = [json.loads(row["data-tools"] or "") for row in rows]
+    assert tools == [["query_order"], ["query_order", "no_tool"], ["query_order"]]
+    assert [row.get("data-broken") for row in rows] == ["yes", None, "yes"]
+    offered = {a["value"] for tag, a in page.elements if tag == "option"} - {""}
+    assert offered == {"query_order", "no_tool"} | {kind for row in kinds for kind in row}
+    assert {kind for row in kinds for kind in row} <= set(KINDS)
+
+
+def test_filters_are_plain_form_controls_with_names(tmp_path: Path, judged_run: JudgedRun) -> None:
+    """Such controls are reached and worked with the keyboard by every browser."""
+    page = _page(judged_run(tmp_path, ANSWERS, last_is_chat=True))
+    controls = {a.get("id"): tag for tag, a in page.elements if (a.get("id") or "").startswith("filter-")}
+    kinds = {"tool": "select", "kind": "select", "broken": "input", "shown": "output", "none": "p", "reset": "button"}
+    assert controls == {f"filter-{name}": tag for name, tag in kinds.items()}
+    assert not [a for _, a in page.elements if int(a.get("tabindex") or 0) > 0]
+
+
+def test_the_characters_that_differ_are_marked_within_a_wrong_value(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, {"tuned": ["right", _call("ORD-091")]})
+    write_report(run)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert '&#34;ORD-0<b class="differs">9</b>' in html.replace("&quot;", "&#34;")
+
+
+def test_rows_that_do_not_fit_in_full_are_listed_and_then_counted(
+    tmp_path: Path, judged_run: JudgedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = judged_run(tmp_path, {"tuned": ["我不知道"] * 30})
+    write_report(run)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    article = max(map(len, re.findall(r"<article.*?</article>", html, flags=re.DOTALL))) * 2
+    monkeypatch.setattr(failure_list, "_ARTICLE_BYTES", article * 5)
+    monkeypatch.setattr(failure_list, "_LISTED_BYTES", 4_000)
+    page = _page(run)
+    full = [a["id"] for tag, a in page.elements if tag == "article"]
+    listed = [a["id"] for tag, a in page.elements if tag == "tr" and a.get("class") == "row"]
+    assert 5 <= len(full) < 30
+    assert listed
+    assert [*full, *listed] == [f"row-{n}" for n in range(1, len(full) + len(listed) + 1)]
+    assert f"{len(listed)} more failed rows, in short" in page.text
+    assert f"{30 - len(full) - len(listed)} more failed rows are too many for this page" in page.text
+    assert "30 rows not an exact match" in page.text
+    assert all(json.loads(a["data-kinds"] or "") == ["under-call"] for a in page.of_class("row"))
+
+
+def test_an_endless_answer_is_cut_with_the_number_of_characters_left_out(tmp_path: Path, judged_run: JudgedRun) -> None:
+    page = _page(judged_run(tmp_path, {"tuned": ["好" * 300_000]}))
+    assert len(page.text) < 30_000
+    assert "(294,000 more characters)" in page.text
+
+
+def test_controls_in_a_text_are_seen_and_turn_nothing_around(tmp_path: Path, judged_run: JudgedRun) -> None:
+    text = "a\u202eb\x07c\u2066d 家\u200d人\n第二行"
+    page = _page(judged_run(tmp_path, {"tuned": [text]}))
+    assert "a\\u202eb\\u0007c\\u2066d 家\u200d人\n第二行" in page.text
+
+
+def test_a_run_that_chose_its_adapter_by_exact_match_shows_the_curve(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, ANSWERS)
+    log = [{"step": 10, "loss": 1.0}, {"step": 10, "eval_exact_match": 0.25}, {"step": 20, "eval_exact_match": 0.5}]
+    write_jsonl(run / "train_log.jsonl", log)
+    page = _page(run)
+    assert "step 10: 25.0%" in page.text
+    assert "step 20: 50.0%" in page.text
+    assert (
+        len([a for _, a in page.elements if "exact match on validation rows" in (a.get("aria-label") or "").lower()])
+        == 1
+    )
+
+
+def test_a_flawless_model_alone_has_no_filters_and_says_so(tmp_path: Path, judged_run: JudgedRun) -> None:
+    page = _page(judged_run(tmp_path, {"tuned": ["right", "right"]}))
+    assert "Every row is an exact match." in page.text
+    assert not [tag for tag, _ in page.elements if tag in ("select", "article")]
+    assert "points" not in page.text
+
+
+@given(st.text())
+def test_legible_text_has_no_control_but_line_breaks_tabs_and_joiners(text: str) -> None:
+    shown = legible(text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]", shown)
+    if text.isalnum() and text.isascii():
+        assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.865, "+86.5 points [-1.0, 91.0]"), (-0.02, "-2.0 points [-1.0, 91.0]"), (None, "")],
+)
+def test_a_difference_is_in_points_with_its_sign(value: float | None, text: str) -> None:
+    assert points({"value": value, "low": -0.01, "high": 0.91}) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1e-9, "<0.0001"), (0.0312, "0.031"), (0.5, "0.50"), (1.0, "1.00")])
+def test_a_p_value_has_two_figures(value: float, text: str) -> None:
+    assert p_value(value) == text
+
+
+def test_no_line_is_broken_within_an_interval(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, {"<b>[x]": ["right", "right", "我不知道"]})
+    write_report(run)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    verdict = re.search(r'<p class="verdict">(.*)</p>', html)
+    assert verdict is not None
+    assert '<span class="unbroken">[20.8, 93.9]</span>, 3 rows' in verdict[1]
+    assert "<b>" not in html
+
+
+def test_figures_of_thousands_of_rows_stand_on_a_line_of_their_own(tmp_path: Path, judged_run: JudgedRun) -> None:
+    run = judged_run(tmp_path, {"tuned": ["right"] * 3})
+    for rows, kind in ((3, "headline"), (10_000, "headline long")):
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        metrics["models"]["tuned"]["exact_match"] |= {"numerator": rows, "denominator": rows}
+        (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        assert [a["class"] for a in _page(run).of_class("headline")] == [kind]

@@ -1,0 +1,205 @@
+"""The run folder: what lies where, what a manifest remembers, and which runs may go on in it."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolhone import __version__
+from toolhone.config import Config
+from toolhone.config_file import load_config
+from toolhone.errors import UserError
+from toolhone.run_folder import RunFolder, existing_run, open_run, provenance
+
+pytestmark = pytest.mark.usefixtures("in_workspace")
+
+
+def config(**values: Any) -> Config:
+    sections: dict[str, Any] = {"model": {"name": "m"}, "data": {"train": ["a.jsonl"], "test": ["b.jsonl"]}}
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        if name:
+            sections[section] = {**sections.get(section, {}), name: value}
+        else:
+            sections[section] = value
+    return Config.model_validate({"name": "try", **sections})
+
+
+def test_every_file_of_a_run_has_its_place() -> None:
+    run = RunFolder(Path("runs/x"))
+    assert [
+        str(path.relative_to(run.path))
+        for path in (
+            run.config,
+            run.manifest,
+            run.split("test"),
+            run.adapter,
+            run.checkpoints,
+            run.train_log,
+            run.predictions("base"),
+            run.scores("tuned"),
+            run.metrics,
+            run.report,
+        )
+    ] == [
+        "config.yaml",
+        "manifest.json",
+        "splits/test.jsonl",
+        "adapter",
+        "checkpoints",
+        "train_log.jsonl",
+        "predictions/base.jsonl",
+        "scores/tuned.jsonl",
+        "metrics.json",
+        "report.html",
+    ]
+
+
+def test_a_new_run_lies_under_its_name_with_the_resolved_config() -> None:
+    run = open_run(config(train__epochs=2))
+    assert run.path == Path("runs/try")
+    assert load_config(run.config) == config(train__epochs=2)
+
+
+def test_a_run_goes_on_with_the_same_config() -> None:
+    open_run(config()).note(seed=42)
+    assert open_run(config()).read_manifest()["seed"] == 42
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lora__rank": 8}, "lora.rank is 8, was 16"),
+        ({"seed": 1}, "seed is 1, was 42"),
+        ({"model__name": "n"}, "model.name is 'n', was 'm'"),
+        ({"data__train": ["c.jsonl"]}, "data.train is ['c.jsonl'], was ['a.jsonl']"),
+        ({"chat__max_tokens": 512}, "chat.max_tokens is 512, was 2048"),
+        ({"train__epochs": 3}, "train.epochs is 3.0, was 1.0"),
+    ],
+)
+def test_a_run_that_was_trained_otherwise_is_refused_with_what_differs(values: dict[str, Any], message: str) -> None:
+    kept = open_run(config()).config.read_text(encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        open_run(config(**values))
+    assert str(caught.value).startswith(f"runs/try: holds a run with another config ({message}); ")
+    assert "--set name=" in str(caught.value)
+    assert "--fresh" in str(caught.value)
+    assert RunFolder(Path("runs/try")).config.read_text(encoding="utf-8") == kept
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"evaluate__max_new_tokens": 8},
+        {"evaluate__base": False},
+        {"train__log_every": 5},
+        {"train__keep_checkpoints": 1},
+        {"train__report_to": ["tensorboard"]},
+        {"data__test": ["other.jsonl"]},
+        {"data__test_rows": 3},
+    ],
+)
+def test_what_changes_no_weight_may_change_in_a_run(values: dict[str, Any]) -> None:
+    open_run(config())
+    run = open_run(config(**values))
+    assert load_config(run.config) == config(**values)
+
+
+def test_fresh_deletes_what_the_folder_held() -> None:
+    old = open_run(config())
+    old.mark_finished("train", "abc")
+    run = open_run(config(lora__rank=8), fresh=True)
+    assert load_config(run.config).lora.rank == 8
+    assert run.read_manifest() == {"stages": {}}
+
+
+def test_a_folder_that_is_no_run_is_not_written_into() -> None:
+    Path("runs/try").mkdir(parents=True)
+    Path("runs/try/notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
+        open_run(config())
+    assert [path.name for path in Path("runs/try").iterdir()] == ["notes.txt"]
+
+
+def test_a_stage_is_finished_only_from_what_it_was_made_from() -> None:
+    run = open_run(config())
+    assert not run.is_finished("train", "abc")
+    run.mark_finished("train", "abc", steps=12)
+    run.mark_finished("predict:base", "xyz")
+    assert run.is_finished("train", "abc")
+    assert not run.is_finished("train", "abd")
+    assert not run.is_finished("predict:tuned", "xyz")
+    assert run.read_manifest()["stages"]["train"]["steps"] == 12
+
+
+def test_notes_stand_beside_each_other_and_beside_the_stages() -> None:
+    run = open_run(config())
+    run.note(device="cpu")
+    run.mark_finished("train", "abc")
+    run.note(seed=1)
+    run.note(device="cuda")
+    manifest = run.read_manifest()
+    assert (manifest["device"], manifest["seed"], list(manifest["stages"])) == ("cuda", 1, ["train"])
+
+
+def test_a_broken_manifest_is_told_with_what_to_do() -> None:
+    run = open_run(config())
+    run.manifest.write_text('{"stages": ', encoding="utf-8")
+    with pytest.raises(UserError, match=r"^runs/try/manifest\.json:1: broken JSON.* --fresh"):
+        run.read_manifest()
+
+
+def test_an_existing_run_is_opened_with_its_config() -> None:
+    open_run(config(lora__targets=["q_proj"], train__learning_rate=1e-5))
+    run, found = existing_run(Path("runs/try"))
+    assert run.path == Path("runs/try")
+    assert found == config(lora__targets=["q_proj"], train__learning_rate=1e-5)
+
+
+def test_a_missing_run_is_told_with_those_that_are_there() -> None:
+    with pytest.raises(UserError) as caught:
+        existing_run(Path("runs/x"))
+    assert str(caught.value) == "runs/x: is no run folder; known: none yet, run `make train`"
+    open_run(config())
+    open_run(config(name="a"))
+    with pytest.raises(UserError, match=r"known: runs/a, runs/try$"):
+        existing_run(Path("runs/x"))
+
+
+def test_a_run_whose_config_was_spoilt_is_told_with_its_line() -> None:
+    path = open_run(config()).config
+    path.write_text(path.read_text(encoding="utf-8").replace("rank: 16", "rnak: 16"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^runs/try/config\.yaml:\d+: lora\.rnak: unknown key"):
+        existing_run(Path("runs/try"))
+
+
+def test_provenance_names_versions_seed_and_commit() -> None:
+    found = provenance(config(seed=7))
+    assert (found["toolhone"], found["run"], found["seed"]) == (__version__, "try", 7)
+    assert found["versions"]["torch"] == metadata.version("torch")
+    assert found["git_commit"] is None, "an empty folder is in no repository"
+
+
+def test_provenance_says_which_commit_and_whether_files_were_changed(in_workspace: Path) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    Path("file").write_text("one", encoding="utf-8")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True, cwd=in_workspace)
+    commit = provenance(config())["git_commit"]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert head.startswith(commit)
+    Path("file").write_text("two", encoding="utf-8")
+    assert provenance(config())["git_commit"] == f"{commit}-dirty"
+
+
+def test_a_note_that_cannot_be_written_leaves_the_manifest_as_it_was() -> None:
+    run = open_run(config())
+    run.note(seed=1)
+    with pytest.raises(TypeError):
+        run.note(seed={1})
+    assert run.read_manifest()["seed"] == 1
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "manifest.json"]

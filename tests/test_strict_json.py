@@ -1,0 +1,70 @@
+"""Decoding lines: a line that repeats the tools of the one before says what it would say alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolhone.strict_json import Undecodable, decode, decode_line
+
+TOOLS = ["[]", '[{"name": "f"}]', '[{"name": "f"}, {"name": "g", "parameters": {"a": [1, 2.0, null, true]}}]', '["]"]']
+PIECES = [
+    *TOOLS,
+    *('{"tools": ', '"tools":', '"tools" : ', '"x\\"tools": ', '"meta": {"tools": ', '"id": ', "{", "}", "[", "]"),
+    *(", ", ",", '"', "\\", " ", "1", "-0", "1.0", "NaN", "1e999", '"tools": [{"name": "f"}], ', '"\\ud800"', "null"),
+]
+
+
+def outcome(text: str, decoder: Any) -> Any:
+    try:
+        # As text: 1, 1.0 and True are equal in Python.
+        return json.dumps(decoder(text))
+    except Undecodable as error:
+        return error.rule, str(error)
+
+
+def line(text: str) -> Any:
+    return decode_line(text.encode())[0]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), min_size=1, max_size=4))
+def test_no_line_is_read_otherwise_for_the_lines_before_it(texts: list[str]) -> None:
+    for text in texts:
+        assert outcome(text, line) == outcome(text.rstrip("\r\n"), decode)
+
+
+@given(st.lists(st.tuples(st.sampled_from(TOOLS), st.sampled_from(["{}", '"x"', "1", '{"tools": []}'])), max_size=5))
+def test_whole_rows_are_read_alike_wherever_their_tools_stand(rows: list[tuple[str, str]]) -> None:
+    for tools, other in rows:
+        for text in (
+            f'{{"a": {other}, "tools": {tools}}}',
+            f'{{"tools":{tools},"a":{other}}}',
+            f'{{"tools": {tools}}}',
+        ):
+            assert line(text) == json.loads(text)
+
+
+def test_equal_tools_of_neighbouring_lines_are_one_value() -> None:
+    first, second = (line(f'{{"id": {n}, "tools": [{{"name": "f"}}]}}') for n in (1, 2))
+    assert first["tools"] is second["tools"]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ('{"tools": [1], "tools": [1]}', "duplicate-key"),
+        ('{"tools": [1] "a": 1}', "broken-json"),
+        ('{"tools": [1]', "broken-json"),
+        ('{"tools": [1]},', "broken-json"),
+        ('{"tools": [1], }', "broken-json"),
+    ],
+)
+def test_faults_around_known_tools_are_told(text: str, rule: str) -> None:
+    line('{"tools": [1]}')
+    with pytest.raises(Undecodable) as caught:
+        line(text)
+    assert caught.value.rule == rule

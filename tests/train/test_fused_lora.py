@@ -1,0 +1,82 @@
+"""The adapter's product against PEFT's own forward and backward passes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from toolhone.train.cpu.fused_lora import LoraProduct, multiply_at_once
+
+
+class TwoLayers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = torch.nn.Linear(12, 20, bias=False)
+        self.down = torch.nn.Linear(20, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.nn.functional.silu(self.up(x)))
+
+
+def adapted(dtype: torch.dtype, adapter: torch.dtype, **keys: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = get_peft_model(TwoLayers().to(dtype), LoraConfig(r=4, lora_alpha=6, target_modules=["up", "down"], **keys))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape).to(adapter)
+    return model
+
+
+def output_and_gradients(model: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    torch.manual_seed(1)  # for dropout
+    x = x.clone().requires_grad_()
+    output = model(x)
+    (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)).sum().backward()
+    learned = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert all(gradient is not None for gradient in (x.grad, *learned))
+    return [output.detach(), x.grad, *learned]
+
+
+@pytest.mark.parametrize("keys", [{}, {"use_rslora": True}, {"lora_dropout": 0.5}])
+@pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12)])
+def test_values_and_gradients_are_those_of_peft(keys: dict[str, object], shape: tuple[int, ...]) -> None:
+    model = adapted(torch.float64, torch.float64, **keys)
+    ours = copy.deepcopy(model)
+    multiply_at_once(ours)
+    x = torch.randn(shape, dtype=torch.float64)
+    for found, expected in zip(output_and_gradients(ours, x), output_and_gradients(model, x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_in_bfloat16_the_adapter_stays_float32_and_so_do_its_gradients() -> None:
+    exact = adapted(torch.float64, torch.float64)
+    ours = adapted(torch.bfloat16, torch.float32)
+    multiply_at_once(ours)
+    x = torch.randn(9, 12).bfloat16()
+    found = output_and_gradients(ours, x)
+    assert [tensor.dtype for tensor in found] == [torch.bfloat16] * 2 + [torch.float32] * 4
+    for one, other in zip(found, output_and_gradients(exact, x.double()), strict=True):
+        assert (one.double() - other).norm() <= 0.03 * other.norm()
+
+
+def test_autograd_agrees_with_differences() -> None:
+    tensors = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 5), (6, 3), (2, 3), (5, 2))
+    ]
+    assert torch.autograd.gradcheck(lambda *given: LoraProduct.apply(*given, 1.5), tensors)
+
+
+def test_a_disabled_adapter_leaves_the_layer_alone() -> None:
+    model = adapted(torch.float64, torch.float64)
+    multiply_at_once(model)
+    x = torch.randn(2, 12, dtype=torch.float64)
+    with model.disable_adapter():
+        plain = model(x)
+    assert not torch.equal(plain, model(x))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    torch.testing.assert_close(model(x), plain)
