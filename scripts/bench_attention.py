@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from toolhone.train.prefix_tree import TrainingRow, build_tree, visible
-from toolhone.train.tree_attention import AttentionBlocks, tree_attention
+from toolhone.chat.prefix_tree import build_tree
+from toolhone.chat.render import mask_labels
+from toolhone.train.attention import AttentionBlocks, tree_attention, visible
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
 def compare(args: argparse.Namespace, dtype: torch.dtype) -> tuple[float, float, float]:
     """Milliseconds with a dense mask and in blocks, and the largest difference of their outputs."""
     shared = list(range(args.shared))
-    rows = [TrainingRow([*shared, *[1000 + n] * args.length], args.shared + 1) for n in range(args.branches)]
+    rows = [mask_labels([*shared, 1000 + n], [1000 + n] * (args.length - 1)) for n in range(args.branches)]
     tree = build_tree(rows)
     ends, positions = torch.tensor([tree.ends]), torch.tensor([tree.positions])
     every = torch.arange(len(tree))

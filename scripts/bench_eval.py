@@ -52,21 +52,17 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Answer the rows chunk by chunk in both ways, the first chunk once more before the clock as a warm-up."""
-    from toolhone.chat.render import make_renderer
+    from toolhone.chat.probe import make_renderer
     from toolhone.data.read import read_conversations
     from toolhone.data.split import turns
     from toolhone.evaluate.decode import batches_by_length, compute_prefix, shared_prefix
-    from toolhone.pipeline import on_device
-    from toolhone.run_folder import existing_run
-    from toolhone.train.hardware import choose_hardware
-    from toolhone.train.model import load_adapter, load_model, load_tokenizer
+    from toolhone.tuned import TunedModel
 
-    run, config = existing_run(options.run)
-    hardware = choose_hardware(config.model)
-    chat = config.chat.model_copy(update={"tools": options.tools or config.chat.tools})
-    renderer = make_renderer(load_tokenizer(config.model), chat, config.model.name)
-    model = load_adapter(load_model(config.model, hardware), run.adapter)
-    model = on_device(model, config, hardware).eval()
+    tuned = TunedModel.load(options.run)
+    run, config, model, renderer = tuned.run, tuned.config, tuned.model, tuned.renderer
+    if options.tools and options.tools != config.chat.tools:
+        chat = config.chat.model_copy(update={"tools": options.tools})
+        renderer = make_renderer(renderer.tokenizer, chat, config.model.name)
     examples = turns(read_conversations(run.split("test")))
     # Every so-many-th of the turns, so that long conversations are among them in their proportion.
     chosen = examples[:: max(1, len(examples) // options.rows)][: options.rows]
@@ -92,7 +88,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     same = sum(a == b for a, b in zip(answers["prefix-cached"], answers["generate"], strict=True))
     return {
         "run": str(options.run),
-        "device": hardware.describe(),
+        "device": tuned.hardware.describe(),
         "date": date.today().isoformat(),
         "rows": len(prompts),
         "batch": options.batch,

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolhone.cli.terminal import gc_disabled
 from toolhone.data.split import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
@@ -23,7 +24,6 @@ from toolhone.jsonl import write_conversations, write_json, write_jsonl
 from toolhone.records import Conversation, Example, Message, Prediction, Tool, ToolCall
 from toolhone.report.report import write_report
 from toolhone.run_folder import RunFolder
-from toolhone.train.cpu.memory import no_collecting
 
 MOST_SECONDS, MOST_BYTES = 15.0, 10_000_000
 
@@ -38,7 +38,7 @@ def main() -> int:
         run = RunFolder(options.keep or Path(made))
         _make_run(run, options.rows, options.wrong)
         started, used = time.perf_counter(), time.process_time()
-        with no_collecting():  # as the command does
+        with gc_disabled():  # as the command does
             write_report(run.path)
         seconds, used, size = time.perf_counter() - started, time.process_time() - used, run.report.stat().st_size
         page = run.report.read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ _WORDS = ("order", "parcel", "refund", "shirt", "Paris", "Lyon", "Köln", "北�
 
 
 def main() -> int:
-    from toolhone.train.cpu.memory import no_collecting
+    from toolhone.cli.terminal import gc_disabled
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=int, default=100_000, help="of both models (default: %(default)s)")
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="say where judging spends its time")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, no_collecting():  # as the commands do
+    with tempfile.TemporaryDirectory() as folder, gc_disabled():  # as the commands do
         found = measure(Path(folder), options.predictions, tokens=options.tokens, profile=options.profile)
     for stage, seconds in found["seconds"].items():
         print(f"  {stage:<28} {seconds:7.2f} s")

@@ -118,8 +118,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     from toolhone.config import Config
     from toolhone.data.split import make_splits, turns
-    from toolhone.train.cpu.memory import peak_memory_gb
-    from toolhone.train.hardware import choose_hardware
+    from toolhone.train.hardware import choose_hardware, peak_memory_gb
 
     (batch,) = options.batch
     config = Config.model_validate(
@@ -183,11 +182,12 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     """toolhone's trainer on rows that are all rendered, as `toolhone train` makes it."""
     from rich.console import Console
 
-    from toolhone.chat.render import make_renderer, render_all
+    from toolhone.chat.probe import make_renderer
+    from toolhone.chat.render import render_all
+    from toolhone.pretrained import load_tokenizer
     from toolhone.run_folder import RunFolder
     from toolhone.train.estimate import count_batches
-    from toolhone.train.model import load_model, load_tokenizer
-    from toolhone.train.prefix_tree import TrainingRow
+    from toolhone.train.model import load_model
     from toolhone.train.progress import TrainLog
     from toolhone.train.trainer import make_trainer
 
@@ -197,7 +197,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     model = load_model(config.model, hardware)
     log = TrainLog(run.train_log, Console(quiet=True))
     trainer = make_trainer(config, hardware, model, renderer.tokenizer, rows, [], run, [log])
-    packed = [TrainingRow.of(row) for row in rows]
+    packed = [row.tokens for row in rows]
     order = list(trainer.prefix_sampler) if trainer.prefix_sampler else None
     return trainer, sum(batch.tokens for batch in count_batches(config, packed, order)) / len(rows)
 
@@ -209,8 +209,9 @@ def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, b
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from toolhone.chat.render import make_renderer, render_all
-    from toolhone.train.model import load_tokenizer
+    from toolhone.chat.probe import make_renderer
+    from toolhone.chat.render import render_all
+    from toolhone.pretrained import load_tokenizer
     from toolhone.train.trainer import lora_config
 
     tokenizer = load_tokenizer(config.model)

@@ -73,16 +73,18 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
     """Train one adapter, and judge it on held-out rows."""
     from rich.console import Console
 
-    from toolhone.chat.render import make_renderer, render_all
+    from toolhone.chat.probe import make_renderer
+    from toolhone.chat.render import render_all
     from toolhone.config import Config
     from toolhone.data.split import make_splits, turns
     from toolhone.evaluate.match import score
     from toolhone.evaluate.predict import predict
     from toolhone.jsonl import read_jsonl
+    from toolhone.pretrained import load_tokenizer
     from toolhone.records import Prediction
     from toolhone.run_folder import RunFolder
     from toolhone.train.hardware import choose_hardware
-    from toolhone.train.model import load_model, load_tokenizer
+    from toolhone.train.model import load_model
     from toolhone.train.progress import TrainLog
     from toolhone.train.trainer import make_trainer, set_seed
 

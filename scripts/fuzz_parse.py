@@ -22,14 +22,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from toolhone.formats.parse import parse_repaired, parse_turn
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.chat.parse import parse_repaired, parse_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.records import FormatName
 
 ROOT = Path(__file__).parent.parent
-FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 HANG_SECONDS = 20
 """Of processor time, for 100 texts."""
 
@@ -88,7 +88,7 @@ def read_sources(predictions: Sequence[Path] = ()) -> list[str]:
     said += [("", calls) for calls in _bfcl_calls()]
     for content, calls in said:
         raw = [RawCall(name, json.dumps(arguments, ensure_ascii=len(texts) % 2 == 0)) for name, arguments in calls]
-        texts += [write_turn(content, raw, format, "stop") for format in FORMATS]
+        texts += [FORMATS[format].write(content, raw, "stop") for format in FORMATS]
         texts += [_as_text(call) for call in calls[:1]]
     return texts
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import uvicorn
 
-from toolhone.chat.render import make_renderer
+from toolhone.chat.probe import make_renderer
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, config_yaml
 from toolhone.jsonl import write_conversations, write_json, write_text
+from toolhone.pipeline import save_chat
 from toolhone.records import Conversation, Example, Gold, Message, Tool, ToolCall
 
 CHAT = ChatConfig(tools="names")
@@ -100,6 +101,7 @@ def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
     write_conversations(folder / "splits" / "test.jsonl", rows)
     adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=2, target_modules=["q_proj"]))
     adapted.save_pretrained(folder / "adapter")
+    save_chat(folder / "adapter", renderer)
     return folder
 
 

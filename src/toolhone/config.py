@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolhone.records import FormatName, RowFormat
+from toolhone.records import RowFormat
 
 
 class _Section(BaseModel):
@@ -65,10 +65,10 @@ class DataConfig(_Section):
 class ChatConfig(_Section):
     """How a conversation becomes the text that the model reads and writes."""
 
-    format: Literal["auto", FormatName] = "auto"
-    """How calls are written: hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 and gemma (JSON
-    with "parameters", in those models' turns) or json (a JSON object a line, without tags; ChatML models). auto: told
-    from the tokenizer's special tokens, never json."""
+    format: str = "auto"
+    """How calls are written, such as hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 and
+    gemma (JSON with "parameters", in those models' turns) or json (a JSON object a line, without tags; ChatML models).
+    auto: detected from the tokenizer's special tokens, never json."""
     template: Literal["auto", "model", "toolhone"] = "auto"
     """Whose chat template: auto takes the model's own where it knows tools and calls can be read back from it,
     otherwise toolhone's for the format. Either is saved with the adapter."""
@@ -123,9 +123,10 @@ class TrainConfig(_Section):
     """Gradients are scaled down to this norm."""
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = "adamw_torch"
     """The 8-bit ones are bitsandbytes' and need CUDA."""
-    packing: Literal["prefix_tree", "none"] = "prefix_tree"
+    packing: Literal["prefix_tree", "rows", "none"] = "prefix_tree"
     """prefix_tree: what the examples of a batch share (system prompt, tools, earlier turns) is computed once, with the
-    same gradients. none: plain SFTTrainer, each row computed in full and padded to the longest of its batch."""
+    same gradients. rows: each example is computed in full, padded to the longest of its batch, and only its labelled
+    tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: a batch of more computed tokens than this is laid out as several trees."""
     groups_per_batch: int | None = Field(None, ge=1)
@@ -154,6 +155,17 @@ class TrainConfig(_Section):
     """Experiment trackers to write to as well; each needs the extra of its name."""
 
 
+class CpuConfig(_Section):
+    """What makes training on a CPU faster. No key has an effect on a GPU, or with train.packing: none."""
+
+    matrix_attention: bool = True
+    """With prefix_tree in bfloat16: compute attention as plain matrix products instead of PyTorch's kernel."""
+    fused_lora: bool = True
+    """Compute the adapter's part of a layer as two matrix products, without PEFT's casts and separate passes."""
+    release_memory: bool = True
+    """Return freed memory to the system every few steps."""
+
+
 class EvaluateConfig(_Section):
     """How predictions are made and judged."""
 
@@ -179,6 +191,7 @@ class Config(_Section):
     chat: ChatConfig = ChatConfig()
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
+    cpu: CpuConfig = CpuConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
@@ -194,9 +207,10 @@ class Config(_Section):
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
-        if self.train.packing == "none" and self.train.answer_weight != 1:
+        if self.train.packing != "prefix_tree" and self.train.answer_weight != 1:
             raise ValueError(
-                f"train.answer_weight: {self.train.answer_weight} needs train.packing: prefix_tree, found none; "
+                f"train.answer_weight: {self.train.answer_weight} needs train.packing: prefix_tree, found "
+                f"{self.train.packing}; "
                 "set train.answer_weight: 1 to go without"
             )
         if self.evaluate.split == "validation" and self.data.validation == 0:

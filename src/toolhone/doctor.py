@@ -24,11 +24,13 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from toolhone.chat.render import IGNORED, LabelledTokens, mask_labels
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
-from toolhone.train.hardware import bfloat16_speedup
-from toolhone.train.prefix_tree import IGNORED, TrainingRow, TreeCollator
-from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
+from toolhone.train.attention import TREE_ATTENTION
+from toolhone.train.batches import TreeCollator, tree_features
+from toolhone.train.cpu import bfloat16_speedup
+from toolhone.train.loss import tree_loss
 
 _TESTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
 _COLOURS = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
@@ -84,11 +86,11 @@ def packed_gradients(device: str) -> str:
     """
     torch.manual_seed(0)
     model = _tiny_llama(device)
-    rows = [TrainingRow(ids, len(ids) - 5) for ids in _prompts(with_answers=5)]
+    rows = [mask_labels(ids[:-5], ids[-5:]) for ids in _prompts(with_answers=5)]
     plain = sum(_plain_loss(model, row, device) for row in rows)
     plain.backward()  # type: ignore[union-attr]
     expected = _take_gradients(model)
-    batch = TreeCollator(0, 4096)([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
+    batch = TreeCollator(0, 4096)([tree_features(row) for row in rows])
     model.get_base_model().set_attn_implementation(TREE_ATTENTION)
     tree_loss(model, {name: tensor.to(device) for name, tensor in batch.items()}).backward()  # type: ignore[no-untyped-call]
     worst = max(_relative(found, expected[name]) for name, found in _take_gradients(model).items())
@@ -121,7 +123,8 @@ def nf4_step(device: str) -> str:
     losses = []
     for _ in range(2):
         optimizer.zero_grad()
-        loss = _plain_loss(model, TrainingRow(_prompts(with_answers=5)[0], 30), device)
+        ids = _prompts(with_answers=5)[0]
+        loss = _plain_loss(model, mask_labels(ids[:30], ids[30:]), device)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
@@ -180,10 +183,9 @@ def _prompts(with_answers: int) -> list[list[int]]:
     return [[*shared, *ids] for ids in own]
 
 
-def _plain_loss(model: Any, row: TrainingRow, device: str) -> torch.Tensor:
-    labels = [IGNORED] * row.prompt_length + row.ids[row.prompt_length :]
+def _plain_loss(model: Any, row: LabelledTokens, device: str) -> torch.Tensor:
     logits = model(torch.tensor([row.ids], device=device)).logits[0, :-1]
-    return cross_entropy(logits, torch.tensor(labels[1:], device=device), ignore_index=IGNORED, reduction="sum")
+    return cross_entropy(logits, torch.tensor(row.labels[1:], device=device), ignore_index=IGNORED, reduction="sum")
 
 
 def _take_gradients(model: Any) -> dict[str, torch.Tensor]:

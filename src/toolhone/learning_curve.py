@@ -59,7 +59,7 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
     Raises:
         UserError: where the sizes do not rise, or are more than there are training conversations.
     """
-    from toolhone.pipeline import run_experiment  # torch: not before the sizes are known to be good
+    from toolhone.pipeline import run_experiment
 
     _refuse_sizes(sizes, len(make_splits(config.data).train))
     scores: dict[str, list[Score]] = {}

@@ -1,101 +1,203 @@
-"""An experiment from config to report: splits, answers of the base model, adapter, answers of the tuned one, scores,
-report. Each stage reads files and writes files; one that was finished from the same inputs is reused.
+"""The whole path of an experiment, from config to report:
+
+    prepare -> answers of the base model -> adapter -> answers of the tuned model -> scores -> report
+
+Each stage reads files and writes files. One that was finished from the same inputs is reused.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, make_renderer
-from toolhone.config import Config
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import ChatRenderer, Rendered, render_all
+from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations
+from toolhone.data.split import Splits, make_splits, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_run
+from toolhone.evaluate.match import score
+from toolhone.evaluate.part_file import remove_parts
 from toolhone.evaluate.predict import predict
-from toolhone.fingerprint import fingerprint
-from toolhone.jsonl import write_jsonl
-from toolhone.prepare import Prepared, prepare
+from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.pretrained import load_tokenizer
+from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
-from toolhone.run_folder import RUNS, RunFolder, existing_run, open_run, provenance
+from toolhone.run_folder import (
+    RUNS,
+    RunFolder,
+    existing_run,
+    fingerprint,
+    legacy_training_fingerprint,
+    open_run,
+    provenance,
+    refuse_other_config,
+    training_fingerprint,
+)
 from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint
-from toolhone.train.cpu.memory import give_back_memory
-from toolhone.train.hardware import Hardware, local_rank, rank, world_size
-from toolhone.train.model import load_adapter, load_model
+from toolhone.train.hardware import Hardware, choose_hardware, rank, release_memory, world_size
+from toolhone.train.model import load_model
 from toolhone.train.preflight import refuse_untrainable
+from toolhone.train.select import Measure, Measured
+from toolhone.tuned import TunedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run's data, ready for the model, and the hardware that it will run on. `scored` are the examples that the
+    models answer; `dropped` are the ids of over-long ones."""
+
+    config: Config
+    hardware: Hardware
+    splits: Splits
+    renderer: ChatRenderer
+    train: list[Rendered]
+    validation: list[Rendered]
+    scored: list[Example]
+    dropped: list[str]
+
+    def training_inputs(self) -> tuple[str, int]:
+        """What training depends on besides the config: every row's ids with their template, and the processes."""
+        ids = [[row.prompt_ids, row.completion_ids] for row in (*self.train, *self.validation)]
+        return fingerprint(ids, self.renderer.template_hash()), world_size()
+
+
+def prepare(config: Config, *, console: Console) -> Prepared:
+    """Read, check, split and render the data of a config, and print what was found. No weights are loaded.
+
+    Raises:
+        UserError: for anything wrong with the data, the model's tokenizer or the hardware asked for.
+    """
+    hardware = choose_hardware(config.model)
+    splits = make_splits(config.data)
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
+    validation, dropped_validation = render_all(
+        renderer, turns(splits.validation), config.chat, config.train.answer_weight
+    )
+    # Scored examples are rendered to prove that their gold can be written; over-long ones are refused, never left out.
+    scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
+    render_all(renderer, scored, config.chat.model_copy(update={"over_long": "error"}))
+    prepared = Prepared(config, hardware, splits, renderer, train, validation, scored, [*dropped, *dropped_validation])
+    if rank() == 0:
+        _describe(prepared, console)
+    return prepared
 
 
 def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Console) -> RunFolder | None:
-    """Train and evaluate. Returns the run folder, or None where training was asked to stop early."""
+    """Train and evaluate. Returns the run folder, or None if training was asked to stop early.
+
+    Raises:
+        UserError: for bad data or settings, before anything is written.
+    """
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
-    if resume:
-        checkpoint_to_resume(RunFolder(RUNS / config.name).checkpoints)  # told before the base model's long answers
-    run = _open_together(prepared, fresh=fresh)
-    trained_from = _training_fingerprint(prepared)
-    is_trained = run.is_finished("train", trained_from)
-    if not is_trained and not resume:
-        _refuse_to_lose(run)
+    _start_processes(prepared.hardware)
+    run = RunFolder(RUNS / config.name)
+    is_trained = not fresh and _is_trained(run, prepared)
+    if not fresh:
+        _refuse_to_lose(run, prepared, is_trained=is_trained, resume=resume)
+    _barrier()  # no process may write before all have looked
+    if rank() == 0:
+        _open(prepared, is_trained=is_trained, fresh=fresh)
+    _barrier()
     if config.evaluate.base:
-        _predict_base(prepared, run, console)
+        _predict(run, TunedModel.base(run.path), prepared.scored, config.evaluate, console)
     if is_trained:
         console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains anew)")
-    elif not _train(prepared, run, trained_from, console, resume=resume):
+    elif not _train(prepared, run, console, resume=resume):
         return None
-    _predict_tuned(prepared, run, trained_from, console)
-    _judge(run, console)
+    # The model is loaded from the run folder: what is scored is the adapter as it was saved.
+    _predict(run, TunedModel.load(run.path), prepared.scored, config.evaluate, console)
+    _score(run)
     return run
 
 
 def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> RunFolder:
-    """Predict and judge again for a run that has an adapter, with other `evaluate` values if given.
+    """Predict, score and report again for a finished run, as it was trained, with other `evaluate` values if given.
 
     Raises:
-        UserError: where there is no finished run.
+        UserError: if there is no finished run.
     """
     run, _ = existing_run(path)
-    if not (run.adapter / "adapter_config.json").is_file():
-        raise UserError(f"{path}: has no adapter yet; `toolhone train` makes it")
-    trained = run.read_manifest()["stages"].get("train")
-    if trained is None:
+    run.require_adapter()
+    if run.stage("train") is None:
         raise UserError(f"{path}: its training has not finished; `toolhone train --resume` goes on with it")
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
-    prepared = prepare(config, console=console)
+    tuned = TunedModel.load(path)
+    _start_processes(tuned.hardware)
+    examples = turns(read_conversations(run.split(run.read_manifest()["judged"])))
     if config.evaluate.base:
-        _predict_base(prepared, run, console)
-    _predict_tuned(prepared, run, trained["fingerprint"], console)
-    _judge(run, console)
+        _predict(run, TunedModel.base(path), examples, config.evaluate, console)
+    _predict(run, tuned, examples, config.evaluate, console)
+    _score(run)
     return run
 
 
-def _refuse_to_lose(run: RunFolder) -> None:
+def _is_trained(run: RunFolder, prepared: Prepared) -> bool:
+    """Whether the folder holds an adapter that was trained from exactly this."""
+    found = run.stage("train")
+    if found is None:
+        return False
+    inputs, values = prepared.training_inputs(), prepared.config.model_dump(mode="json")
+    wanted = training_fingerprint(values, *inputs)
+    return wanted in (found["fingerprint"], found.get("same_as")) or (
+        found["fingerprint"] == legacy_training_fingerprint(run, *inputs)
+    )
+
+
+def _refuse_to_lose(run: RunFolder, prepared: Prepared, *, is_trained: bool, resume: bool) -> None:
+    """Check that nothing in the run folder would be overwritten, and that there is something to resume from.
+
+    Raises:
+        UserError: saying what is there, and how to keep or delete it.
+    """
+    refuse_other_config(run, prepared.config)
+    if is_trained:
+        return
+    if run.stage("train") is not None:
+        raise UserError(
+            f"{run.path}: holds a finished adapter that was trained on other rows, with another chat template or on "
+            "another number of processes; score it as it is with `toolhone eval`, give this run another name "
+            "(--set name=...), or delete it with --fresh (FRESH=1)"
+        )
+    if resume:
+        checkpoint_to_resume(run.checkpoints)
+        before = run.read_manifest().get("chat")
+        if before is not None and before["template_hash"] != prepared.renderer.template_hash():
+            raise UserError(
+                f"{run.path}: its training began with another chat template, so it cannot be resumed; start anew with "
+                "--fresh (FRESH=1)"
+            )
+        return
     checkpoint = last_checkpoint(run.checkpoints)
     if checkpoint is not None:
         raise UserError(
-            f"{checkpoint}: is of a training that was interrupted; --resume (make: RESUME=1) goes on from it, --fresh "
-            "(FRESH=1) deletes the run and starts anew"
+            f"{checkpoint}: belongs to a training that was interrupted; --resume (make: RESUME=1) continues it, "
+            "--fresh (FRESH=1) deletes the run and starts anew"
         )
 
 
-def _open_together(prepared: Prepared, *, fresh: bool) -> RunFolder:
-    """Open the run folder once for all processes, and write the splits and the manifest's head."""
-    if world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=prepared.hardware.device == "cpu")
-    if rank() == 0:
-        run = open_run(prepared.config, fresh=fresh)
-        for name, rows in prepared.splits.items():
-            write_jsonl(run.split(name), (row.to_json() for row in rows))
-        run.note(**_manifest_head(prepared))
-    _barrier()
-    return open_run(prepared.config)
+def _open(prepared: Prepared, *, is_trained: bool, fresh: bool) -> None:
+    """Open the run folder and write the config, the splits and the manifest's head."""
+    config = prepared.config
+    run = open_run(config, fresh=fresh)
+    for name, rows in prepared.splits.items():
+        write_jsonl(run.split(name), (row.to_json() for row in rows))
+    run.note(**_manifest_head(prepared))
+    if is_trained:
+        # The config on disk may have new values of keys that change no weight: keep the adapter's fingerprint valid.
+        stages = run.read_manifest()["stages"]
+        stages["train"]["same_as"] = training_fingerprint(config.model_dump(mode="json"), *prepared.training_inputs())
+        run.note(stages=stages)
 
 
 def _manifest_head(prepared: Prepared) -> dict[str, Any]:
@@ -111,6 +213,7 @@ def _manifest_head(prepared: Prepared) -> dict[str, Any]:
             "format": renderer.format.name,
             "template": renderer.source,
             "template_hash": renderer.template_hash(),
+            "template_kwargs": dict(renderer.template_kwargs),
         },
         "data": {
             name: {"rows": len(rows), "examples": len(turns(rows)), "sha256": fingerprint([r.to_json() for r in rows])}
@@ -121,60 +224,11 @@ def _manifest_head(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _predict_base(prepared: Prepared, run: RunFolder, console: Console) -> None:
-    stage = "predict:base"
-    config = prepared.config
-    renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, untuned=True)
-    made_from = _prediction_fingerprint(prepared, renderer, "base")
-    if run.is_finished(stage, made_from):
-        console.print(f"reusing {run.predictions('base')}")
-        return
-    model = on_device(load_model(config.model, prepared.hardware), config, prepared.hardware)
-    _predict(prepared, run, model, renderer, "base", stage, made_from, console)
-
-
-def _predict_tuned(prepared: Prepared, run: RunFolder, trained_from: str, console: Console) -> None:
-    stage = "predict:tuned"
-    made_from = _prediction_fingerprint(prepared, prepared.renderer, trained_from)
-    if run.is_finished(stage, made_from):
-        console.print(f"reusing {run.predictions('tuned')}")
-        return
-    # The model is loaded anew: what is judged is the adapter as it was saved.
-    model = load_adapter(load_model(prepared.config.model, prepared.hardware), run.adapter)
-    model = on_device(model, prepared.config, prepared.hardware)
-    _predict(prepared, run, model, prepared.renderer, "tuned", stage, made_from, console)
-
-
-def _predict(
-    prepared: Prepared,
-    run: RunFolder,
-    model: Any,
-    renderer: ChatRenderer,
-    label: str,
-    stage: str,
-    made_from: str,
-    console: Console,
-) -> None:
-    started = time.perf_counter()
-    path, config = run.predictions(label), prepared.config.evaluate
-    if rank() == 0:
-        console.print(f"{label} answers {len(prepared.judged)} turns ...")
-    predict(model, renderer, prepared.judged, label, config, path, console, fingerprint=made_from)
-    if rank() == 0:
-        seconds = round(time.perf_counter() - started, 1)
-        run.mark_finished(stage, made_from, seconds=seconds, examples=len(prepared.judged))
-    give_back_memory(prepared.hardware.device)
-    _barrier()
-
-
-def _train(prepared: Prepared, run: RunFolder, trained_from: str, console: Console, *, resume: bool) -> bool:
-    """Train the adapter; False where it was asked to stop early."""
-    from toolhone.train.select import exact_match_on
+def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool) -> bool:
+    """Train the adapter. Returns False if it was asked to stop early."""
     from toolhone.train.trainer import train_adapter
 
     config, hardware, renderer = prepared.config, prepared.hardware, prepared.renderer
-    model = load_model(config.model, hardware)
-    quiet = console if rank() == 0 else Console(quiet=True)
     measure = None
     if config.train.select_by == "exact_match":
         answers = run.checkpoints / "selection" / "answers"
@@ -182,12 +236,12 @@ def _train(prepared: Prepared, run: RunFolder, trained_from: str, console: Conso
     result = train_adapter(
         config,
         hardware,
-        model,
+        load_model(config.model, hardware),
         renderer.tokenizer,
         prepared.train,
         prepared.validation,
         run,
-        quiet,
+        console if rank() == 0 else Console(quiet=True),
         resume=resume,
         measure=measure,
     )
@@ -197,45 +251,115 @@ def _train(prepared: Prepared, run: RunFolder, trained_from: str, console: Conso
         (run.adapter / "training_args.bin").unlink(missing_ok=True)
         facts = asdict(result)
         del facts["finished"]
-        run.mark_finished("train", trained_from, **facts)
+        made_from = training_fingerprint(config.model_dump(mode="json"), *prepared.training_inputs())
+        run.mark_finished("train", made_from, **facts)
     if rank() == 0 and not result.finished:
         console.print(f"stopped after step {result.steps}; `--resume` goes on from there")
-    give_back_memory(prepared.hardware.device)
+    release_memory(hardware.device)
     _barrier()
     return result.finished
 
 
 def save_chat(folder: Path, renderer: ChatRenderer) -> None:
-    """Save the tokenizer with the template in use, so that serving writes prompts as training did."""
+    """Save the tokenizer with the template in use, so that every later prompt is written as in training."""
     renderer.tokenizer.chat_template = renderer.template
     renderer.tokenizer.save_pretrained(folder)
 
 
-def _judge(run: RunFolder, console: Console) -> None:
+def exact_match_on(
+    validation: Sequence[Rendered], renderer: ChatRenderer, config: EvaluateConfig, folder: Path
+) -> Measure:
+    """A measure that answers these turns greedily; the answers of each step stay in `folder`."""
+    examples = [row.example for row in validation]
+
+    def measure(model: Any, step: int) -> Measured:
+        answers = folder / f"step-{step}.jsonl"
+        if rank() == 0:  # answers that an interrupted run began are not this model's
+            remove_parts(answers)
+        _barrier()
+        attention = model.config._attn_implementation
+        model.set_attn_implementation("sdpa")
+        try:
+            predict(
+                model, renderer, examples, "validation", config, answers, Console(quiet=True), fingerprint=f"step{step}"
+            )
+        finally:
+            model.set_attn_implementation(attention)
+            model.train()
+        predictions = [Prediction.from_json(row) for _, row in read_jsonl(answers)]
+        pairs = zip(examples, predictions, strict=True)
+        right = sum(score(example, prediction, renderer.format.name).exact for example, prediction in pairs)
+        return Measured(step, right, len(examples))
+
+    return measure
+
+
+def _predict(
+    run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig, console: Console
+) -> None:
+    """Answer the examples with the run's tuned or base model, unless it has answered them before."""
+    started = time.perf_counter()
+    label = tuned.label
+    path, stage = run.predictions(label), f"predict:{label}"
+    made_from = _prediction_fingerprint(run, tuned, examples, config)
+    if run.is_finished(stage, made_from):
+        console.print(f"reusing {path}")
+        return
+    if rank() == 0:
+        console.print(f"{label} answers {len(examples)} turns ...")
+    model = tuned.load_weights()
+    predict(model, tuned.renderer, examples, label, config, path, console, fingerprint=made_from)
+    if rank() == 0:
+        seconds = round(time.perf_counter() - started, 1)
+        run.mark_finished(stage, made_from, seconds=seconds, examples=len(examples))
+    del model
+    release_memory(tuned.hardware.device)
+    _barrier()
+
+
+def _prediction_fingerprint(
+    run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig
+) -> str:
+    trained = run.stage("train") if tuned.adapter else None
+    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
+    sections = {"model": tuned.config.model.model_dump(mode="json"), "evaluate": config.model_dump(mode="json")}
+    made_by = trained["fingerprint"] if trained else tuned.label
+    return fingerprint(made_by, sections, asked, tuned.renderer.template_hash(), tuned.hardware.dtype_name)
+
+
+def _score(run: RunFolder) -> None:
     if rank() == 0:
         judge_run(run)
         write_report(run.path)
     _barrier()
 
 
-def on_device(model: Any, config: Config, hardware: Hardware) -> Any:
-    """The model where it computes; a quantised one was put there while loading."""
-    if config.model.quantize == "none" and hardware.device == "cuda":
-        return model.to(f"cuda:{local_rank()}")
-    return model
+def _start_processes(hardware: Hardware) -> None:
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=hardware.device == "cpu")
 
 
 def _barrier() -> None:
-    if world_size() > 1:
+    if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
-def _training_fingerprint(prepared: Prepared) -> str:
-    sections = prepared.config.model_dump(mode="json", include={"seed", "model", "lora", "train"})
-    return fingerprint(sections, prepared.data_fingerprint(), world_size())
-
-
-def _prediction_fingerprint(prepared: Prepared, renderer: ChatRenderer, model: str) -> str:
-    sections = prepared.config.model_dump(mode="json", include={"model", "evaluate"})
-    ids = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in prepared.judged]
-    return fingerprint(model, sections, ids, renderer.template_hash(), prepared.hardware.dtype_name)
+def _describe(prepared: Prepared, console: Console) -> None:
+    config, splits, renderer = prepared.config, prepared.splits, prepared.renderer
+    processes = f", {world_size()} processes" if world_size() > 1 else ""
+    console.print(f"[bold]{config.name}[/]: {config.model.name} on {prepared.hardware.describe()}{processes}")
+    for note in prepared.hardware.notes:
+        console.print(f"  note: {note}")
+    if config.data.format == "auto":
+        console.print(f"  data read as: {', '.join(splits.formats)}")
+    for name, rows in splits.items():
+        part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
+        console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
+    whose = "the model's own" if renderer.source == "model" else "toolhone's"
+    why = f" (the model's own: {renderer.note})" if renderer.note else ""
+    console.print(f"  format: {renderer.format.name}, {whose} template{why}")
+    if prepared.dropped:
+        shown = ", ".join(prepared.dropped[:5]) + (", ..." if len(prepared.dropped) > 5 else "")
+        console.print(f"  dropped as over-long: {len(prepared.dropped)} turns ({shown})")

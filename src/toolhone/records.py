@@ -26,8 +26,8 @@ GoldStatus = Literal["calls", "none", "any"]
 RowFormat = Literal["auto", "logs", "openai", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl"]
 """How the rows of a source are written (`data/read.py`); auto: told from the first rows of each file."""
 
-FormatName = Literal["hermes", "llama3", "gemma", "json"]
-"""How calls are written in a model's text; `formats/chat_format.py` pairs each with its template."""
+FormatName = str
+"""The name of a chat format, a key of `formats.FORMATS`."""
 
 Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
 """What may be mended in a model's text, where asked for (`formats/repair.py`). python_literals: single quotes, True,

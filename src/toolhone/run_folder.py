@@ -1,11 +1,13 @@
-"""The run folder `runs/<name>/`: where each file of a run lies, and the manifest that says how it came about.
+"""The run folder `runs/<name>/`: where each file of a run is, and the manifest that says how it was made.
 
-A stage that has finished is marked in the manifest together with a fingerprint of what it was made from; a later run
-with the same fingerprint reuses it.
+A run is one experiment of one config, and this folder holds all that it makes. A finished stage is marked in the
+manifest with a fingerprint of what it was made from; a later command with the same fingerprint reuses it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import shutil
 import subprocess
@@ -26,12 +28,17 @@ from toolhone.jsonl import read_json, write_json, write_text
 
 RUNS = Path("runs")
 
-# What a finished training run rests on. A change of `evaluate` only makes predictions anew.
 _TRAINING_SECTIONS = ("seed", "model", "data", "chat", "lora", "train")
-# Keys that change no trained weight: a run may go on with other values.
+"""The sections that training depends on. A change of `evaluate` only makes new predictions."""
 _FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "data.test", "data.test_rows"}
+"""Keys in them that change no trained weight: a run may continue with other values."""
 
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
+
+
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hex digits that say whether two things were made from the same inputs (SHA-256 of the parts as JSON)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -101,34 +108,45 @@ class RunFolder:
         stages[stage] = {"finished": _now(), "fingerprint": fingerprint, **facts}
         self.note(stages=stages)
 
+    def stage(self, stage: str) -> dict[str, Any] | None:
+        """What the manifest records of a finished stage: `finished`, `fingerprint` and its facts; None otherwise."""
+        found: dict[str, Any] | None = self.read_manifest().get("stages", {}).get(stage)
+        return found
+
     def is_finished(self, stage: str, fingerprint: str) -> bool:
-        """Whether the stage was finished from just this."""
-        found = self.read_manifest().get("stages", {}).get(stage)
+        """Whether the stage was finished from exactly these inputs."""
+        found = self.stage(stage)
         return found is not None and found["fingerprint"] == fingerprint
+
+    def require_adapter(self) -> None:
+        """Check that training has left an adapter.
+
+        Raises:
+            UserError: if it has not.
+        """
+        if not (self.adapter / "adapter_config.json").is_file():
+            raise UserError(f"{self.path}: has no adapter yet; `toolhone train` makes it")
 
 
 def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
-    """The run folder of a config, made where it is not there yet, with the resolved config in it.
+    """The run folder of a config, made if it does not exist, with the resolved config in it.
 
     Raises:
-        UserError: where the folder holds a run whose training rests on other values, naming them.
+        UserError: if the folder holds a run of another config, naming the keys that differ.
     """
     run = RunFolder(RUNS / config.name)
     if fresh and run.config.is_file():
         shutil.rmtree(run.path)
-    if run.config.is_file():
-        _refuse_other_config(run, config)
-    elif run.path.exists() and any(run.path.iterdir()):
-        raise UserError(f"{run.path}: is not empty and is no run folder; choose another name in the config")
+    refuse_other_config(run, config)
     write_text(run.config, config_yaml(config))
     return run
 
 
 def existing_run(path: Path) -> tuple[RunFolder, Config]:
-    """A run folder that is there already, with its config.
+    """An existing run folder, with its config.
 
     Raises:
-        UserError: where it is not, naming the runs that are.
+        UserError: if it does not exist, naming the runs that do.
     """
     run = RunFolder(path)
     if not run.config.is_file():
@@ -138,7 +156,7 @@ def existing_run(path: Path) -> tuple[RunFolder, Config]:
 
 
 def provenance(config: Config) -> dict[str, Any]:
-    """What a reader needs in order to make the run again: versions, machine, seed and commit."""
+    """What a reader needs to reproduce the run: versions, machine, seed and commit."""
     return {
         "toolhone": __version__,
         "run": config.name,
@@ -150,23 +168,55 @@ def provenance(config: Config) -> dict[str, Any]:
     }
 
 
-def _refuse_other_config(run: RunFolder, config: Config) -> None:
-    old = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    new = config.model_dump(mode="json")
-    names = [name for name, _ in knobs() if name.split(".")[0] in _TRAINING_SECTIONS and name not in _FREE_KEYS]
-    changed = [name for name in names if _lookup(old, name) != _lookup(new, name)]
+def training_fingerprint(values: dict[str, Any], *inputs: Any) -> str:
+    """Identifies a training by the config's values and by what else it depends on.
+
+    Keys that change no trained weight do not count.
+    """
+    keys = [key for key in _training_keys() if key.partition(".")[0] not in ("data", "chat")]
+    return fingerprint([[key, _lookup(values, key)] for key in keys], *inputs)
+
+
+def legacy_training_fingerprint(run: RunFolder, *inputs: Any) -> str:
+    """What versions before 0.2 recorded for the config in the run folder: whole sections, with the keys that change no
+    trained weight."""
+    stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    return fingerprint({name: stored[name] for name in ("seed", "model", "lora", "train")}, *inputs)
+
+
+def refuse_other_config(run: RunFolder, config: Config) -> None:
+    """Check that a folder may hold the run of this config.
+
+    Raises:
+        UserError: if it holds a run of another config, naming the keys that differ, or is no run folder.
+    """
+    if not run.config.is_file():
+        if run.path.exists() and any(run.path.iterdir()):
+            raise UserError(f"{run.path}: is not empty and is no run folder; choose another name in the config")
+        return
+    defaults = {name: field.get_default() for name, field in knobs() if not field.is_required()}
+    old, new = yaml.safe_load(run.config.read_text(encoding="utf-8")), config.model_dump(mode="json")
+    # A run of an older version lacks the newer keys, and was made with their defaults.
+    pairs = [(key, _lookup(old, key, defaults.get(key)), _lookup(new, key)) for key in _training_keys()]
+    changed = [f"{key} is {now!r}, was {was!r}" for key, was, now in pairs if was != now]
     if changed:
-        listed = "; ".join(f"{name} is {_lookup(new, name)!r}, was {_lookup(old, name)!r}" for name in changed[:5])
         raise UserError(
-            f"{run.path}: holds a run with another config ({listed}); give this one another name "
+            f"{run.path}: holds a run with another config ({'; '.join(changed[:5])}); give this one another name "
             "(--set name=...), or start anew with --fresh (FRESH=1), which deletes the old run"
         )
 
 
-def _lookup(values: dict[str, Any], dotted: str) -> Any:
+def _training_keys() -> list[str]:
+    """The keys of a config that change trained weights, dotted."""
+    return [key for key, _ in knobs() if key.partition(".")[0] in _TRAINING_SECTIONS and key not in _FREE_KEYS]
+
+
+def _lookup(values: dict[str, Any], dotted: str, default: Any = None) -> Any:
     found: Any = values
     for part in dotted.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, dict) or part not in found:
+            return default
+        found = found[part]
     return found
 
 

@@ -18,19 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.chat.render import (
-    ChatRenderer,
-    Rendered,
-    RenderError,
-    make_renderer,
-    render_all,
-)
+from toolhone.chat.parse import parse_turn
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import ChatRenderer, Rendered, RenderError, render_all
 from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.data.split import read_files, turns
 from toolhone.errors import UserError
-from toolhone.formats.chat_format import FORMATS
-from toolhone.formats.parse import parse_turn
+from toolhone.formats import FORMATS
 from toolhone.records import Example, FormatName, Gold, Message, Tool, ToolCall
 
 ROOT = Path(__file__).parents[2]
@@ -560,14 +555,14 @@ def test_an_untuned_model_is_never_asked_with_names_alone(tiny_tokenizer: Any, t
 
 def test_signatures_take_toolhones_template_though_the_models_own_would_do(tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.chat_template = FORMATS["hermes"].own_template("schema")
+    tokenizer.chat_template = FORMATS["hermes"].template_with("schema")
     assert make_renderer(tokenizer, ChatConfig(), "tiny").source == "model"
     assert make_renderer(tokenizer, ChatConfig(tools="signatures"), "tiny").source == "toolhone"
 
 
 # Templates that cannot be used
 
-OWN = FORMATS["hermes"].own_template("schema")
+OWN = FORMATS["hermes"].template_with("schema")
 SPEECH_ONLY = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -363,7 +363,7 @@ def test_an_over_long_test_row_is_refused_even_where_training_rows_may_be_droppe
     [
         ("./absent", "model.name: no such folder: ./absent"),
         ("models/of/mine", "model.name: no such folder: models/of/mine"),
-        ("some-owner/no-such-model", "model.name: some-owner/no-such-model cannot be had ("),
+        ("some-owner/no-such-model", "model.name: some-owner/no-such-model cannot be loaded ("),
         ("empty", "model.name: empty holds no config.json; expected a folder saved by transformers"),
     ],
 )
@@ -438,7 +438,7 @@ def test_a_run_that_was_never_trained_is_told(fails: Fails) -> None:
     assert fails("eval", "--run", "runs/try") == "runs/try: has no adapter yet; `toolhone train` makes it"
     assert fails("score", "--run", "runs/try").startswith("runs/try/manifest.json: does not say which rows were judged")
     assert fails("report", "--run", "runs/try").startswith("runs/try/metrics.json: no such file; ")
-    assert fails("ask", "--run", "runs/try", "hi").startswith("runs/try/splits/test.jsonl: no such file")
+    assert fails("ask", "--run", "runs/try", "hi") == "runs/try: has no adapter yet; `toolhone train` makes it"
     shutil.copytree("tiny", run.adapter)
     (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
     assert fails("eval", "--run", "runs/try").startswith("runs/try: its training has not finished; ")

@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 import toolhone.evaluate.predict as predict_module
-from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import ChatRenderer
 from toolhone.config import ChatConfig, EvaluateConfig
 from toolhone.evaluate.decode import decode_greedily
 from toolhone.evaluate.predict import answer_one, predict

@@ -13,6 +13,7 @@ import pytest
 from loopback import Answer, Server, hangs, serving
 from rich.console import Console
 
+from toolhone.chat.parse import parse_turn
 from toolhone.cli import main
 from toolhone.config_file import load_config
 from toolhone.endpoint import Pace
@@ -20,7 +21,6 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import score
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.wire import request_of
-from toolhone.formats.parse import parse_turn
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Conversation, Example, FormatName, Gold, Message, Prediction, Tool, ToolCall
 from toolhone.run_folder import open_run, provenance

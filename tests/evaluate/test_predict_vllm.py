@@ -14,7 +14,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import ChatRenderer
 from toolhone.config import ChatConfig, Config
 from toolhone.errors import UserError
 from toolhone.evaluate import predict_vllm as module

@@ -16,7 +16,8 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import score
 from toolhone.evaluate.suites.bfcl import CATEGORIES, by_category, parse_categories, read_suite, suite_table
 from toolhone.evaluate.suites.run import judge_suite
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Conversation, Example, Prediction
 from toolhone.run_folder import RunFolder, open_run
@@ -27,7 +28,7 @@ BFCL = Path(__file__).parents[1] / "fixtures" / "formats" / "bfcl"
 
 def gold_text(example: Example) -> str:
     calls = [RawCall(call.name, json.dumps(call.arguments)) for call in example.turn.tool_calls]
-    return write_turn(example.turn.content, calls, "hermes", "stop")
+    return FORMATS["hermes"].write(example.turn.content, calls, "stop")
 
 
 def answered(example: Example, text: str) -> Prediction:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from toolhone.chat.probe import choose_format
 from toolhone.errors import UserError
-from toolhone.formats.chat_format import FORMATS, choose_format
+from toolhone.formats import FORMATS
 
 CHATML = {"<|im_start|>": 1, "<|im_end|>": 2}
 TURNS = {"<start_of_turn>": 1, "<end_of_turn>": 2}
@@ -59,5 +60,5 @@ def test_a_format_that_the_tokenizer_cannot_write_is_refused(
 def test_each_format_has_a_template_that_ends_turns_as_it_says(name: str, tools: str) -> None:
     chat_format = next(f for f in FORMATS.values() if f.name == name)
     assert chat_format.end_of_turn in chat_format.special_tokens
-    assert all(token in chat_format.own_template(tools) for token in chat_format.special_tokens)
+    assert all(token in chat_format.template_with(tools) for token in chat_format.special_tokens)
     assert chat_format.end_of_turn not in chat_format.other_stops

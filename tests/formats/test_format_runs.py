@@ -12,7 +12,8 @@ from rich.console import Console
 
 from toolhone.cli import main
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.pipeline import run_experiment
 from toolhone.records import FormatName
@@ -35,7 +36,7 @@ def gold_text(number: int, format: FormatName) -> str:
     """What `row` expects, as a model writes it in a format."""
     turn = row(number)["messages"][1]
     calls = [RawCall(c["function"]["name"], c["function"]["arguments"]) for c in turn.get("tool_calls", [])]
-    return write_turn(turn.get("content", ""), calls, format, "stop")
+    return FORMATS[format].write(turn.get("content", ""), calls, "stop")
 
 
 @pytest.mark.parametrize("format", ["gemma", "json", "llama3"])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.formats.call_json import Decoded
-from toolhone.formats.parse import parse_repaired, parse_turn
-from toolhone.formats.repair import REPAIRS, Mender
+from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FormatName, Repair, ToolCall
 
 FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
@@ -153,7 +153,7 @@ VALUES = st.recursive(
 def test_what_python_writes_is_read_as_python_reads_it(value: dict[str, Any]) -> None:
     text = repr(value)
     assert ast.literal_eval(text) == value
-    found = Mender(["python_literals"], len(text)).decode(f"{text} and more", 0)
+    found = Repairer(["python_literals"], len(text)).decode(f"{text} and more", 0)
     assert isinstance(found, Decoded)
     assert json.dumps(found.value) == json.dumps(value)
     assert found.end == len(text)

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.formats.parse import parse_turn
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.chat.parse import parse_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.records import FormatName, ToolCall
-
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "json")
 
 # Not the halves of surrogate pairs, which are no characters and make a call malformed.
 texts = st.text(st.characters(exclude_categories=("Cs",)))
@@ -32,7 +31,7 @@ def test_written_calls_are_read_back_as_they_were(
     format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]], ascii: bool
 ) -> None:
     raw = [RawCall(name, json.dumps(arguments, ensure_ascii=ascii)) for name, arguments in made]
-    turn = parse_turn(write_turn(content, raw, format, "stop"), format)
+    turn = parse_turn(FORMATS[format].write(content, raw, "stop"), format)
     assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
     # As JSON text, since in Python 1 == 1.0 == True.
     assert json.dumps([[c.name, c.arguments] for c in turn.calls]) == json.dumps([[n, a] for n, a in made])
@@ -61,14 +60,14 @@ BROKEN = [
 def test_arguments_that_are_no_json_object_are_malformed_and_bring_no_other_call(
     format: FormatName, arguments: str
 ) -> None:
-    turn = parse_turn(write_turn("", [RawCall("look", arguments)], format, "stop"), format)
+    turn = parse_turn(FORMATS[format].write("", [RawCall("look", arguments)], "stop"), format)
     assert (turn.status, turn.calls) == ("malformed", ())
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @given(raw=st.text())
 def test_whatever_the_arguments_they_are_that_object_or_malformed(format: FormatName, raw: str) -> None:
-    turn = parse_turn(write_turn("", [RawCall("look", raw)], format, "stop"), format)
+    turn = parse_turn(FORMATS[format].write("", [RawCall("look", raw)], "stop"), format)
     if turn.status == "calls":
         assert turn.calls == (ToolCall("look", json.loads(raw) if raw.strip() else {}),)
     else:
@@ -80,18 +79,18 @@ def test_whatever_the_arguments_they_are_that_object_or_malformed(format: Format
 def test_a_call_cut_at_the_limit_is_truncated(format: FormatName, cut: int) -> None:
     arguments = '{"city": "Köln"}'
     assert len(arguments) == 16
-    text = write_turn("", [RawCall("look", arguments[:cut])], format, "length")
+    text = FORMATS[format].write("", [RawCall("look", arguments[:cut])], "length")
     assert parse_turn(text, format, "length").status == "truncated"
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_good_call_before_a_broken_one_is_partial(format: FormatName) -> None:
-    text = write_turn("", [RawCall("look", "{}"), RawCall("look", "{")], format, "stop")
+    text = FORMATS[format].write("", [RawCall("look", "{}"), RawCall("look", "{")], "stop")
     turn = parse_turn(text, format)
     assert (turn.status, turn.calls) == ("partial", (ToolCall("look", {}),))
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_arguments_at_all_are_none(format: FormatName) -> None:
-    turn = parse_turn(write_turn("", [RawCall("look", " ")], format, "stop"), format)
+    turn = parse_turn(FORMATS[format].write("", [RawCall("look", " ")], "stop"), format)
     assert (turn.status, turn.calls) == ("calls", (ToolCall("look", {}),))

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, Rendered, make_renderer
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.config import ChatConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import examples, read_conversations, read_tools

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.chat.spans import call_spans
-from toolhone.formats.parse import parse_turn
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.chat.parse import parse_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.call_json import call_spans
+from toolhone.formats.chat_format import RawCall
 from toolhone.records import FormatName, Prediction, Token
 from toolhone.route.alignment import align
-
-FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
 
 
 def predicted(text: str, pieces: list[bytes]) -> Prediction:
@@ -32,7 +31,7 @@ def cut(draw: st.DrawFn, raw: bytes) -> list[bytes]:
 def test_any_cutting_of_a_call_gives_back_its_name_and_each_value(format: FormatName, data: st.DataObject) -> None:
     arguments = '{"地址": "杭州市\\n\\u00e9 \\"x\\"", "n": -1.5e3, "in": {"a": [1, "}"]}, "no": null}'
     calls = [RawCall("查 order", arguments), RawCall("b", "{}")]
-    text = write_turn(data.draw(st.sampled_from(["", "好的。", "😀 see:"])), calls, format, "stop")
+    text = FORMATS[format].write(data.draw(st.sampled_from(["", "好的。", "😀 see:"])), calls, "stop")
     pieces = data.draw(cut(text.encode() + b"<|im_end|>"))
     alignment = align(predicted(text, pieces))
     assert alignment is not None

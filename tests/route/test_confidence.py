@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from toolhone.data.escalation import ESCALATE, escalate_tool
 from toolhone.errors import UserError
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.records import Example, FormatName, Gold, GoldCall, Message, Prediction, Token, Tool, ToolCall
 from toolhone.route.confidence import FEATURES, Gate, Signals, signals
 
@@ -241,7 +242,7 @@ def test_escapes_and_split_characters_are_the_value_s() -> None:
 
 
 def call(name: str, **arguments: Any) -> str:
-    return write_turn("", [RawCall(name, json.dumps(arguments, ensure_ascii=False))], "hermes", "stop")
+    return FORMATS["hermes"].write("", [RawCall(name, json.dumps(arguments, ensure_ascii=False))], "stop")
 
 
 @pytest.mark.parametrize(

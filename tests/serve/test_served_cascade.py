@@ -18,11 +18,11 @@ from openai import OpenAI
 from rich.console import Console
 from served import LEARNED, WIRE_TOOLS, example, learn, make_run, messages, serving_app
 
+from toolhone.chat.parse import parse_turn
 from toolhone.data.escalation import escalate_tool
 from toolhone.data.read import read_conversations
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
-from toolhone.formats.parse import parse_turn
 from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator

@@ -12,7 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from toolhone.chat.render import Rendered, make_renderer
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import Rendered
 from toolhone.config import ChatConfig, Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
 from toolhone.data.read import read_conversations
 from toolhone.data.split import turns

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from toolhone.chat.render import make_renderer
+from toolhone.chat.probe import make_renderer
 from toolhone.cli import main
 from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations

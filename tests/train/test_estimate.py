@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from labelled import labelled
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from toolhone.chat.render import Rendered
+from toolhone.chat.render import LabelledTokens, Rendered
 from toolhone.config import Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
 from toolhone.train import estimate as module
+from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.estimate import Estimate, estimate
 from toolhone.train.hardware import Hardware
-from toolhone.train.prefix_tree import TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
 
 CPU = Hardware("cpu", torch.float32, ())
@@ -47,8 +48,8 @@ def experiment(lora: LoraConfig | None = None, **train: Any) -> Config:
     )
 
 
-def training_rows(rows: list[Rendered]) -> list[TrainingRow]:
-    return [TrainingRow(row.prompt_ids + row.completion_ids, len(row.prompt_ids)) for row in rows]
+def training_rows(rows: list[Rendered]) -> list[LabelledTokens]:
+    return [row.tokens for row in rows]
 
 
 def estimate_for(config: Config, tiny_llama: Path, rows: list[Rendered]) -> Estimate:
@@ -60,7 +61,7 @@ def estimate_for(config: Config, tiny_llama: Path, rows: list[Rendered]) -> Esti
 )
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_parameters_are_those_of_the_model_that_is_built(kind: str, lora: LoraConfig) -> None:
-    found = estimate(experiment(lora), CPU, ARCHITECTURES[kind], [TrainingRow([1, 2, 3], 1)])
+    found = estimate(experiment(lora), CPU, ARCHITECTURES[kind], [labelled([1, 2, 3], 1)])
     model = get_peft_model(AutoModelForCausalLM.from_config(ARCHITECTURES[kind]), lora_config(lora))
     trainable, total = model.get_nb_trainable_parameters()
     assert found.trainable_parameters == trainable > 0
@@ -94,7 +95,7 @@ def test_tokens_of_a_batch_are_those_that_the_collator_and_training_count(
 ) -> None:
     rows = short_rows[:6]  # one batch, whatever the order
     found = estimate_for(experiment(batch_size=6), tiny_llama, rows)
-    features = [{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in training_rows(rows)]
+    features = [tree_features(row.tokens) for row in rows]
     batch = TreeCollator(0, 8192)(features)
     line = train(rows, batch_size=6).log[0]
     assert found.computed_tokens == batch["computed_tokens"] == line["computed_tokens"]

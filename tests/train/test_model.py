@@ -1,4 +1,4 @@
-"""Loading: what is said when a model cannot be had, and which device and number type is taken."""
+"""Loading: what is said when a model cannot be loaded, and which device and number type is taken."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
-from toolhone.train import hardware
-from toolhone.train.hardware import choose_hardware
-from toolhone.train.model import load_adapter, load_model, load_model_config, load_tokenizer
+from toolhone.pretrained import load_model_config, load_tokenizer
+from toolhone.train import cpu
+from toolhone.train.hardware import Hardware, choose_hardware
+from toolhone.train.model import load_for_inference, load_model
 
 NAME = "org/some-model"
 
@@ -90,14 +91,14 @@ def test_without_a_network_a_local_folder_is_proposed(
     monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError | LocalEntryNotFoundError
 ) -> None:
     message = message_for(monkeypatch, error, 0)
-    assert message.startswith(f"model.name: {NAME} cannot be had (transformers says")
+    assert message.startswith(f"model.name: {NAME} cannot be loaded (transformers says")
     assert "offline, name a local folder" in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("which", range(3), ids=["tokenizer", "config", "model"])
 def test_transformers_own_offline_error_is_mended_too(which: int) -> None:
-    with pytest.raises(UserError, match=rf"^model.name: {NAME} cannot be had"):
+    with pytest.raises(UserError, match=rf"^model.name: {NAME} cannot be loaded"):
         LOADERS[which][1](model_config(device="cpu"))
 
 
@@ -125,7 +126,7 @@ def test_an_unknown_architecture_is_told_in_one_message(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter; run `toolhone train` first"):
-        load_adapter(None, tmp_path)
+        load_for_inference(model_config(), Hardware("cpu", torch.float32, ()), tmp_path)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_token(
@@ -163,7 +164,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(
     monkeypatch: pytest.MonkeyPatch, speedup: float, taken: torch.dtype, device: str
 ) -> None:
     pretend_cpu(monkeypatch, avx512_bf16=speedup > 0)
-    monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: speedup)
+    monkeypatch.setattr(cpu, "bfloat16_speedup", lambda: speedup)
     found = choose_hardware(model_config(device=device))
     assert (found.device, found.dtype, found.notes) == ("cpu", taken, ())
     assert choose_hardware(model_config(device=device, dtype="float32")).dtype == torch.float32
@@ -172,7 +173,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(
 
 @pytest.mark.usefixtures("_no_cuda")
 def test_processes_side_by_side_do_not_each_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: 2.3)
+    monkeypatch.setattr(cpu, "bfloat16_speedup", lambda: 2.3)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert choose_hardware(model_config()).dtype == torch.float32
 
@@ -190,10 +191,10 @@ def test_the_speed_of_bfloat16_is_measured_where_there_are_instructions_for_it(
 
     monkeypatch.setattr(torch, "ones", noted)
     pretend_cpu(monkeypatch)
-    assert hardware.bfloat16_speedup.__wrapped__() == 0.0
+    assert cpu.bfloat16_speedup.__wrapped__() == 0.0
     assert products == []
     pretend_cpu(monkeypatch, **{capability: True})
-    assert hardware.bfloat16_speedup.__wrapped__() > 0
+    assert cpu.bfloat16_speedup.__wrapped__() > 0
     assert set(products) == {torch.float32, torch.bfloat16}
 
 
@@ -212,7 +213,7 @@ def test_what_else_a_machine_does_has_no_say_in_the_speed_of_bfloat16(monkeypatc
     pretend_cpu(monkeypatch, avx512_bf16=True)
     monkeypatch.setattr(torch, "ones", Matrix)
     threads = torch.get_num_threads()
-    assert 0.7 < hardware.bfloat16_speedup.__wrapped__() < 1.4
+    assert 0.7 < cpu.bfloat16_speedup.__wrapped__() < 1.4
     assert torch.get_num_threads() == threads
 
 

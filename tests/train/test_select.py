@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from toolhone.chat.render import Rendered, make_renderer
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import Rendered
 from toolhone.config import ChatConfig, EvaluateConfig
 from toolhone.evaluate.match import score
+from toolhone.pipeline import exact_match_on
 from toolhone.records import Prediction
-from toolhone.train.select import Measured, exact_match_on
+from toolhone.train.select import Measured
 
 Train = Callable[..., Any]
 KEYS = {"learning_rate": 2e-3, "scheduler": "constant", "warmup": 0, "batch_size": 4, "validate_every": 2}

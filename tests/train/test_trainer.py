@@ -15,12 +15,12 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from toolhone.chat.render import Rendered
+from toolhone.chat.render import Rendered, mask_labels
 from toolhone.config import LoraConfig, ModelConfig, TrainConfig
 from toolhone.errors import UserError
-from toolhone.train.cpu.fused_lora import OneProduct
+from toolhone.train.cpu import _FusedVariant
 from toolhone.train.hardware import Hardware
-from toolhone.train.model import load_adapter, load_model
+from toolhone.train.model import load_for_inference, load_model
 from toolhone.train.trainer import ToolCallTrainer, prefix_sampler
 
 CPU = Hardware("cpu", torch.float32, ())
@@ -152,7 +152,7 @@ def test_on_a_cpu_each_layer_adds_its_adapter_in_one_product(train: Train, short
     model = train(short_rows, max_steps=1, batch_size=2).model
     variants = [module.lora_variant for module in model.modules() if hasattr(module, "lora_variant")]
     assert variants
-    assert all(variant == {"default": OneProduct} for variant in variants)
+    assert all(variant == {"default": _FusedVariant} for variant in variants)
 
 
 @pytest.mark.usefixtures("_in_order")
@@ -162,9 +162,14 @@ def test_answer_weight_lets_plain_answers_count_less_and_calls_as_before(
     answers = [row for row in short_rows if not row.example.turn.tool_calls][:2]
     calls = [row for row in short_rows if row.example.turn.tool_calls][:2]
 
+    def weighted(row: Rendered, weight: float) -> Rendered:
+        later = 1.0 if row.example.turn.tool_calls else weight
+        return replace(row, tokens=mask_labels(row.prompt_ids, row.completion_ids, later))
+
     def first_loss(rows: list[Rendered], weight: float) -> float:
         name = f"{len(rows)}-{weight}"
-        loss: float = train(rows, name, max_steps=1, batch_size=len(rows), answer_weight=weight).losses[0]
+        rows = [weighted(row, weight) for row in rows]
+        loss: float = train(rows, name, max_steps=1, batch_size=len(rows)).losses[0]
         return loss
 
     whole, half, quarter = (first_loss([*calls, *answers], weight) for weight in (1.0, 0.5, 0.25))
@@ -233,12 +238,13 @@ def test_a_saved_adapter_comes_back_with_the_same_logits(
     train: Train, short_rows: list[Rendered], tiny_llama: Path
 ) -> None:
     done = train(short_rows, batch_size=4, max_steps=3, packing="none", **{**ADAMW, "learning_rate": 1e-2})
-    base = load_model(ModelConfig(name=str(tiny_llama), device="cpu"), CPU)
+    base_config = ModelConfig(name=str(tiny_llama), device="cpu")
+    base = load_model(base_config, CPU)
     ids = torch.tensor([short_rows[0].prompt_ids])
     with torch.no_grad():
         untuned = base(input_ids=ids).logits
         trained = done.model.eval()(input_ids=ids).logits
-        reloaded = load_adapter(base, done.run.adapter).eval()(input_ids=ids).logits
+        reloaded = load_for_inference(base_config, CPU, done.run.adapter)(input_ids=ids).logits
     assert not torch.allclose(trained, untuned, atol=1e-3)
     assert torch.equal(reloaded, trained)
     assert done.result.finished
@@ -249,6 +255,6 @@ def test_freed_memory_is_given_back_every_eight_steps(
     train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("toolhone.train.trainer.give_back_memory", asked.append)
+    monkeypatch.setattr("toolhone.train.cpu.trim_heap", lambda: asked.append("trimmed"))
     train(short_rows, max_steps=17, batch_size=1)
-    assert asked == ["cpu", "cpu"]
+    assert asked == ["trimmed", "trimmed"]

@@ -1,9 +1,10 @@
-"""From an example to the text and token ids that a model is trained on and asked with.
+"""From an example to the text and the token ids that a model is trained on and asked with.
 
-The prompt is `template(messages before the turn, add_generation_prompt=True)` and the completion what
-`template(messages up to the turn)` adds, up to and with the end-of-turn token. Both are tokenised apart and joined,
-so the prompt's tokens in training are those at inference. A row whose completion cannot be read back as its gold turn,
-or whose ids do not decode to the same text, is an error that names the row.
+The prompt is `template(messages before the turn, add_generation_prompt=True)`. The completion is what
+`template(messages up to the turn)` adds, up to and including the end-of-turn token. The two are tokenised separately
+and joined, so the prompt's tokens in training are those at inference. Rendering gives ids, labels and loss weights at
+once; nothing later masks a label. A row whose completion cannot be read back as its gold turn, or whose ids do not
+decode to the same text, is an error that names the row.
 """
 
 from __future__ import annotations
@@ -11,55 +12,108 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 
+from toolhone.chat.parse import parse_turn
 from toolhone.config import ChatConfig
 from toolhone.errors import UserError
-from toolhone.formats.chat_format import ChatFormat, choose_format
-from toolhone.formats.parse import parse_turn
-from toolhone.records import Example, Gold, Message, Tool, ToolCall
+from toolhone.formats.chat_format import ChatFormat
+from toolhone.records import Example, Message, Tool, ToolCall
+
+IGNORED = -100
+"""The label of a token that is not learned, as in PyTorch's cross-entropy."""
 
 _SHOWN = 20
+"""How many faults of the data one error lists."""
 
 
 class RenderError(UserError):
-    """An example that a template cannot write in a way that can be read back."""
+    """An example that the template cannot write in a way that can be read back."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTokens:
+    """The tokens of an example as training takes them. The four lists and numbers belong together: the first
+    `prompt_length` ids are the prompt, and only those after it are labelled.
+
+    Attributes:
+        ids: [tokens], prompt and completion joined.
+        labels: [tokens], the id itself if it is learned, otherwise IGNORED.
+        weights: [tokens], how many times the label counts in the loss; 0 if it is IGNORED.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    weights: list[float]
+    prompt_length: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def mask_labels(prompt_ids: list[int], completion_ids: list[int], later_weight: float = 1.0) -> LabelledTokens:
+    """Join prompt and completion and label the completion alone.
+
+    Args:
+        later_weight: how many times each completion token after the first counts in the loss.
+    """
+    unlearned = len(prompt_ids)
+    return LabelledTokens(
+        ids=prompt_ids + completion_ids,
+        labels=[IGNORED] * unlearned + completion_ids,
+        weights=[0.0] * unlearned + [1.0] + [later_weight] * (len(completion_ids) - 1),
+        prompt_length=unlearned,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An example as a model sees it: `prompt_ids` then `completion_ids`, which end with the end-of-turn token and are
-    the only labelled ones."""
+    """An example as a model sees it, as text and as labelled tokens."""
 
     example: Example
     prompt_text: str
     completion_text: str
-    prompt_ids: list[int]
-    completion_ids: list[int]
+    tokens: LabelledTokens
 
     def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
+        return len(self.tokens)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt's token ids, the same as at inference."""
+        return self.tokens.ids[: self.tokens.prompt_length]
+
+    @property
+    def completion_ids(self) -> list[int]:
+        """The gold turn's token ids; the last one is the end-of-turn token."""
+        return self.tokens.ids[self.tokens.prompt_length :]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRenderer:
-    """A tokenizer, a template and the format that reads it back. `source` says whose template it is: "model" or
-    "toolhone"; `note` why the model's own was passed over, if it was."""
+    """A tokenizer, a chat template and the format that reads it back.
+
+    Attributes:
+        template: the Jinja template in use.
+        source: whose template it is, "model" or "toolhone".
+        note: why the model's own template is not used; "" if it is, or if it was not asked for.
+        template_kwargs: variables for every rendering.
+    """
 
     tokenizer: Any
     format: ChatFormat
     template: str
     source: str
     note: str
-    template_kwargs: dict[str, Any]
+    template_kwargs: Mapping[str, Any]
 
     def template_hash(self) -> str:
-        """Identifies template and variables (16 hex digits)."""
-        text = self.template + json.dumps(self.template_kwargs, sort_keys=True)
+        """Sixteen hex digits that identify template and variables."""
+        text = self.template + json.dumps(dict(self.template_kwargs), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def text(self, messages: Sequence[Message], tools: Sequence[Tool], *, ask: bool) -> str:
@@ -82,6 +136,7 @@ class ChatRenderer:
         return text, self.encode(text)
 
     def encode(self, text: str) -> list[int]:
+        """The token ids of a text, with nothing added."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
@@ -92,17 +147,20 @@ class ChatRenderer:
 
     def stop_ids(self) -> frozenset[int]:
         """The tokens at which generation stops."""
-        stops = [self.format.end_of_turn, *self.format.other_stops]
+        stops = list(self.format.stops)
         ids: list[int | None] = self.tokenizer.convert_tokens_to_ids(stops)
-        # For a token that it does not know a tokenizer gives None, or the id of its unknown token.
+        # For a token that it does not know, a tokenizer gives None or the id of its unknown token.
         known = [(id_, token) for id_, token in zip(ids, stops, strict=True) if id_ is not None]
         return frozenset(id_ for id_, token in known if self.tokenizer.convert_ids_to_tokens(id_) == token)
 
-    def render(self, example: Example) -> Rendered:
+    def render(self, example: Example, answer_weight: float = 1.0) -> Rendered:
         """Render an example and prove that it can be read back.
 
+        Args:
+            answer_weight: how many times each token of a plain answer after its first counts in the loss.
+
         Raises:
-            RenderError: naming the row, where the template or the tokenizer does not keep what the row says.
+            RenderError: naming the row, if the template or the tokenizer does not keep what the row says.
         """
         try:
             prompt_text = self.text(example.prompt, example.tools, ask=True)
@@ -118,7 +176,8 @@ class ChatRenderer:
                 f"{example.where}: the tokenizer does not give the text back (it may normalise Unicode: "
                 "write the row in NFC, and leave out control characters)"
             )
-        return Rendered(example, prompt_text, completion_text, prompt_ids, completion_ids)
+        tokens = mask_labels(prompt_ids, completion_ids, 1.0 if example.turn.tool_calls else answer_weight)
+        return Rendered(example, prompt_text, completion_text, tokens)
 
     def _completion(self, example: Example, prompt_text: str, whole_text: str) -> str:
         if not whole_text.startswith(prompt_text):
@@ -138,7 +197,7 @@ class ChatRenderer:
         parsed = parse_turn(completion_text.removesuffix(self.format.end_of_turn), self.format.name)
         gold = example.turn
         is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
-        # Text that looks like a call can be the same, and would be learned only to be judged malformed.
+        # Text that looks like a call can be the same, and would be learned only to be scored as malformed.
         if not is_same or parsed.failure is not None:
             status = parsed.status if parsed.failure is None else f"{parsed.status} ({parsed.failure})"
             raise RenderError(
@@ -181,50 +240,20 @@ def _template_message(message: Message) -> dict[str, Any]:
     return row
 
 
-def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, untuned: bool = False) -> ChatRenderer:
-    """Choose format and template for a model's tokenizer.
-
-    The model's own template is taken where it names the tools and every probe turn (parallel calls, text beside a
-    call, a call without arguments) comes back from it unchanged. It writes tools in its own way, so that signatures and
-    names are toolhone's template's alone. An `untuned` model is asked as the tuned one is, but never with tools by
-    their names alone, which it could not know how to call.
-
-    Raises:
-        UserError: where no format fits, or `chat.template: model` asks for a template that is not there or not fit.
-    """
-    tools = "schema" if untuned and config.tools == "names" else config.tools
-    chat_format = choose_format(config.format, tokenizer.get_vocab(), model)
-    template_kwargs = {**chat_format.template_kwargs, **config.template_kwargs}
-    own = ChatRenderer(tokenizer, chat_format, chat_format.own_template(tools), "toolhone", "", template_kwargs)
-    if config.template == "toolhone" or tools != "schema":
-        return own
-    theirs = tokenizer.chat_template
-    if not isinstance(theirs, str):
-        fault = "the tokenizer has no chat template of its own"
-    else:
-        renderer = ChatRenderer(tokenizer, chat_format, theirs, "model", "", template_kwargs)
-        fault = _fault_of(renderer)
-        if not fault:
-            return renderer
-    if config.template == "model":
-        raise UserError(f"chat.template: the template of {model} cannot be used: {fault}; set it to auto or toolhone")
-    return ChatRenderer(tokenizer, chat_format, own.template, "toolhone", fault, template_kwargs)
-
-
 def render_all(
-    renderer: ChatRenderer, found: Sequence[Example], config: ChatConfig
+    renderer: ChatRenderer, examples: Sequence[Example], config: ChatConfig, answer_weight: float = 1.0
 ) -> tuple[list[Rendered], list[str]]:
-    """Render every example. Returns the rendered ones and the ids of over-long ones that the config says to drop.
+    """Render every example. Returns the rendered ones and the ids of over-long examples that the config drops.
 
     Raises:
-        UserError: naming every row that does not round-trip, and over-long ones with their length and the limit.
+        UserError: naming every row that does not round-trip, and every over-long one with its length and the limit.
     """
     rendered: list[Rendered] = []
     dropped: list[str] = []
     faults: list[str] = []
-    for example in found:
+    for example in examples:
         try:
-            row = renderer.render(example)
+            row = renderer.render(example, answer_weight)
         except RenderError as error:
             faults.append(str(error))
             continue
@@ -240,45 +269,6 @@ def render_all(
     if faults:
         more = [f"... and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
         raise UserError("\n".join(faults[:_SHOWN] + more))
-    if found and not rendered:
+    if examples and not rendered:
         raise UserError(f"chat.max_tokens: every example is longer than {config.max_tokens} tokens; raise it")
     return rendered, dropped
-
-
-_PROBE_TOOL = Tool(
-    "probe_tool",
-    "a tool that shows what a template can write",
-    {"type": "object", "properties": {"code": {"type": "string"}, "count": {"type": "integer"}}},
-)
-_PROBE_TURNS = (
-    ("one call", Message("assistant", "", (ToolCall("probe_tool", {"code": "查-7", "count": 2}, "call_1"),))),
-    ("a call without arguments", Message("assistant", "", (ToolCall("probe_tool", {}, "call_1"),))),
-    (
-        "parallel calls",
-        Message("assistant", "", tuple(ToolCall("probe_tool", {"count": n}, f"call_{n}") for n in (1, 2))),
-    ),
-    ("text beside a call", Message("assistant", "Let me look.", (ToolCall("probe_tool", {"code": "A"}, "call_1"),))),
-    ("a plain answer", Message("assistant", "Good morning.")),
-)
-
-
-def _fault_of(renderer: ChatRenderer) -> str:
-    """What keeps the renderer's template from being used for tool calls; "" where nothing does."""
-    question = (Message("system", "Be brief."), Message("user", "Look up 7."))
-    try:
-        if _PROBE_TOOL.name not in renderer.text(question, (_PROBE_TOOL,), ask=True):
-            return "it leaves out the tools"
-    except (jinja2.TemplateError, TypeError) as error:
-        return f"it refuses tools ({error})"
-    for what, turn in _PROBE_TURNS:
-        results = tuple(Message("tool", "done", tool_call_id=call.id) for call in turn.tool_calls)
-        for prompt in (question, (*question, turn, *results) if results else question):
-            try:
-                renderer.render(_probe_example(prompt, turn))
-            except RenderError:
-                return f"{what} cannot be read back from it"
-    return ""
-
-
-def _probe_example(prompt: tuple[Message, ...], turn: Message) -> Example:
-    return Example("probe/1", "probe", prompt, turn, Gold.of_message(turn), (_PROBE_TOOL,), "probe", None, {})

@@ -20,10 +20,10 @@ from toolhone.cli.evaluate import add_predict_commands
 from toolhone.cli.quiet import hush_libraries
 from toolhone.cli.route import add_route_commands
 from toolhone.cli.serve import add_serve_commands
-from toolhone.cli.terminal import plain_console
+from toolhone.cli.terminal import gc_disabled, plain_console
 from toolhone.errors import UserError
-from toolhone.records import FormatName, RowFormat
-from toolhone.train.cpu.memory import no_collecting
+from toolhone.formats import FORMATS
+from toolhone.records import RowFormat
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,7 +130,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *("--format", "--chat-format"),
         dest="chat_format",
-        choices=get_args(FormatName),
+        choices=tuple(FORMATS),
         default="hermes",
         help="what calls are written in (default: %(default)s)",
     )
@@ -188,7 +188,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-@no_collecting()
+@gc_disabled()
 def _score(options: argparse.Namespace) -> int:
     if options.predictions:
         return _score_files(options)
@@ -224,7 +224,7 @@ def _score_files(options: argparse.Namespace) -> int:
     return 0
 
 
-@no_collecting()
+@gc_disabled()
 def _compare(options: argparse.Namespace) -> int:
     from toolhone.report.score_files import compare_files, models_table, pairs_table
 
@@ -241,7 +241,7 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-@no_collecting()
+@gc_disabled()
 def _report(options: argparse.Namespace) -> int:
     console = plain_console()
     if options.scores:

@@ -7,16 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolhone.chat.render import make_renderer
+from toolhone.chat.parse import parse_turn
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.predict import answer_one
-from toolhone.formats.parse import parse_turn
-from toolhone.pipeline import on_device
 from toolhone.records import Example, Gold, Message
-from toolhone.run_folder import existing_run
-from toolhone.train.hardware import choose_hardware
-from toolhone.train.model import load_adapter, load_model, load_tokenizer
+from toolhone.tuned import TunedModel
 
 
 def ask(folder: Path, question: str, *, base: bool, console: Console) -> None:
@@ -25,16 +21,10 @@ def ask(folder: Path, question: str, *, base: bool, console: Console) -> None:
     Raises:
         UserError: where the run has no adapter yet (`base` needs none).
     """
-    run, config = existing_run(folder)
-    row = next(iter(read_conversations(run.split("test"))), None)
+    tuned = TunedModel.base(folder) if base else TunedModel.load(folder)
+    row = next(iter(read_conversations(tuned.run.split("test"))), None)
     if row is None:
-        raise UserError(f"{run.split('test')}: no rows; `toolhone train` writes them")
-    hardware = choose_hardware(config.model)
-    model = load_model(config.model, hardware)
-    if not base:
-        model = load_adapter(model, run.adapter)
-    tokenizer = load_tokenizer(config.model)
-    renderer = make_renderer(tokenizer, config.chat, config.model.name, untuned=base)
+        raise UserError(f"{tuned.run.split('test')}: no rows; `toolhone train` writes them")
     system = [message for message in row.messages[:1] if message.role == "system"]
     asked = Example(
         id="ask",
@@ -47,8 +37,8 @@ def ask(folder: Path, question: str, *, base: bool, console: Console) -> None:
         gold_source=None,
         meta={},
     )
-    answer = answer_one(on_device(model, config, hardware), renderer, asked, config.evaluate.max_new_tokens)
-    parsed = parse_turn(answer.text, renderer.format.name, answer.finish_reason)
+    answer = answer_one(tuned.model, tuned.renderer, asked, tuned.config.evaluate.max_new_tokens)
+    parsed = parse_turn(answer.text, tuned.renderer.format.name, answer.finish_reason)
     if parsed.content:
         console.print(parsed.content, markup=False)
     for call in parsed.calls:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from toolhone.cli.terminal import plain_console
-from toolhone.records import FormatName, RowFormat, Tool
+from toolhone.formats import FORMATS
+from toolhone.records import RowFormat, Tool
 
 
 def add_data_commands(data: argparse.ArgumentParser) -> None:
@@ -32,9 +33,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("openai",), help="OpenAI's own rules for fine-tuning files as well")
     parser.add_argument("--near", action="store_true", help="look for near duplicates too (keeps texts in memory)")
     parser.add_argument("--tokenizer", help="a model's name or folder: turns must read back, tokens are counted")
-    parser.add_argument(
-        "--chat-format", choices=("auto", *get_args(FormatName)), help="the format turns are written in"
-    )
+    parser.add_argument("--chat-format", choices=("auto", *FORMATS), help="the format turns are written in")
     parser.add_argument("--max-tokens", type=_count, help="the longest example; needs --tokenizer")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a mended copy, and check that")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -244,7 +243,7 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
     _add_sources(parser)
     parser.add_argument("--out", type=Path, required=True, help="the sheet (.html or .csv); with --apply the new rows")
     parser.add_argument("--predictions", type=Path, help="a model's predictions or scores: disagreement is doubt")
-    parser.add_argument("--chat-format", choices=get_args(FormatName), default="hermes", help="of predictions' texts")
+    parser.add_argument("--chat-format", choices=tuple(FORMATS), default="hermes", help="of predictions' texts")
     parser.add_argument("--rows", type=_count, default=200, help="turns on the sheet (default: %(default)s)")
     parser.add_argument("--random-share", type=float, default=0.5, help="share drawn at random, for the accuracy")
     parser.add_argument("--seed", type=int, default=7)

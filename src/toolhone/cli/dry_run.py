@@ -5,10 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from toolhone.config import Config
-from toolhone.prepare import prepare
+from toolhone.pipeline import prepare
+from toolhone.pretrained import load_model_config
 from toolhone.train.estimate import estimate
-from toolhone.train.model import load_model_config
-from toolhone.train.prefix_tree import TrainingRow
 from toolhone.train.preflight import refuse_untrainable
 from toolhone.train.trainer import prefix_sampler
 
@@ -17,7 +16,7 @@ def dry_run(config: Config, console: Console) -> None:
     """Print examples, tokens, steps, parameters, memory and time."""
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
-    rows = [TrainingRow.of(row) for row in prepared.train]
+    rows = [row.tokens for row in prepared.train]
     order = list(prefix_sampler(prepared.train, config.train, config.seed))
     found = estimate(config, prepared.hardware, load_model_config(config.model), rows, order)
     share = found.trainable_parameters / found.total_parameters

@@ -6,10 +6,11 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from toolhone.cli.terminal import plain_console
 from toolhone.errors import UserError
+from toolhone.formats import FORMATS
 from toolhone.records import FormatName
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", action="store_true", help="with --vllm: the untuned model")
     parser.add_argument("--label", help="the name of the predictions (default: the model's, / as -)")
     parser.add_argument("--out", type=Path, help="the file (default: predictions/LABEL.jsonl, with --run in the run)")
-    parser.add_argument(
-        "--chat-format", choices=get_args(FormatName), help="what calls are written in (default: hermes)"
-    )
+    parser.add_argument("--chat-format", choices=tuple(FORMATS), help="what calls are written in (default: hermes)")
     _add_endpoint(parser)
     parser.set_defaults(run=_predict)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from toolhone.cli.terminal import plain_console
 from toolhone.errors import UserError
+from toolhone.formats import FORMATS
 from toolhone.records import FormatName, RowFormat
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def add_route_commands(commands: Any) -> None:
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
     parser.add_argument("--rows-format", choices=get_args(RowFormat), default="auto", help="(default: told from them)")
     parser.add_argument(
-        "--chat-format", choices=get_args(FormatName), help="what calls are written in (default: the run's, or hermes)"
+        "--chat-format", choices=tuple(FORMATS), help="what calls are written in (default: the run's, or hermes)"
     )
     parser.add_argument("--config", type=Path, help="a YAML file of the settings below, _ for - in their names")
     parser.add_argument("--out", type=Path, help="the folder for policy.json, route.json and route.html (else the run)")

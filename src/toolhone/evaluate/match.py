@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
 from toolhone.evaluate.bfcl_values import Accepted, taken
 from toolhone.evaluate.policy import ANY_CALL, DEFAULT_ADDED, DEFAULT_LEFT_OUT, STRICT, UNREADABLE_AS_NONE, Policy
 from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid, subschemas_of
 from toolhone.evaluate.values import same_value
-from toolhone.formats.parse import parse_repaired
 from toolhone.records import (
     ArgumentError,
     CallMatch,

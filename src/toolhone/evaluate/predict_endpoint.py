@@ -23,9 +23,9 @@ from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.evaluate.wire import read_choice, request_of
-from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import json_line, read_json, write_json, write_jsonl
 from toolhone.records import Example, FormatName
+from toolhone.run_folder import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,18 +15,17 @@ from typing import Any
 
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.chat.render import ChatRenderer
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.data.read import read_conversations
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.part_file import part_path, read_part, remove_parts
-from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import json_line, write_jsonl
 from toolhone.records import Example, Prediction, Token
-from toolhone.run_folder import existing_run
-from toolhone.train.model import load_tokenizer
+from toolhone.run_folder import fingerprint
+from toolhone.tuned import TunedModel
 
 _CHUNK = 256
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -39,17 +38,14 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
     Raises:
         UserError: where vllm is not installed, or the run has no adapter.
     """
-    run, config = existing_run(folder)
-    manifest = run.read_manifest()
+    tuned = TunedModel.base(folder) if base else TunedModel.load(folder)
+    run, manifest = tuned.run, tuned.run.read_manifest()
     if "judged" not in manifest:
         raise UserError(f"{run.manifest}: does not say which rows are judged; `toolhone train` writes it")
-    if not base and not (run.adapter / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: has no adapter yet; `toolhone train` makes it")
-    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, untuned=base)
     examples = turns(read_conversations(run.split(manifest["judged"])))
-    label, adapter = ("base-vllm", None) if base else ("tuned-vllm", run.adapter)
+    label = f"{tuned.label}-vllm"
     path = run.predictions(label)
-    predict_vllm(config, renderer, examples, label, adapter, path, console)
+    predict_vllm(tuned.config, tuned.renderer, examples, label, tuned.adapter, path, console)
     return path
 
 

@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.formats.parse import parse_turn
-from toolhone.formats.write import RawCall, write_turn
+from toolhone.chat.parse import parse_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.records import Example, FinishReason, FormatName, Prediction, Token
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
@@ -101,7 +102,7 @@ def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answe
         # The limit was reached before the model said anything: the turn was cut in its thoughts, and abstained not.
         thought = message.get("reasoning_content") or message.get("reasoning")
         return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish, ())
-    text = write_turn(content, calls, format, finish)
+    text = FORMATS[format].write(content, calls, finish)
     tokens = _tokens(row.get("logprobs"))
     raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
     # A server that reads the calls out of the model's text may give the text's tokens. Where they say just the same,

@@ -1,5 +1,4 @@
-"""Reads the formats in which a call is JSON without tags: llama3, and json and gemma, whose calls may stand in a code
-fence."""
+"""Reads calls that are JSON without tags, as the formats llama3, gemma and json write them."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from toolhone.formats.call_json import CALL_START, PYTHON_CALL_START, Undecodable, looks_like_call
+from toolhone.formats.call_json import CALL_START, PYTHON_CALL_START, Undecodable, looks_like_call, skip_space
 from toolhone.formats.pieces import (
     FENCE,
     OTHER_FORMATS,
@@ -20,25 +19,28 @@ from toolhone.formats.pieces import (
     PlacedCall,
     other_format,
     read_thought,
-    skip_space,
 )
-from toolhone.formats.repair import Mender
+from toolhone.formats.repair import Repairer
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """How a format writes calls: the keys of their arguments, the usual one first; what may stand between calls;
-    whether `<|python_tag|>` announces them; whether a code fence may hold them."""
+class JsonCallStyle:
+    """How a format writes calls as bare JSON.
+
+    Attributes:
+        argument_keys: the keys under which arguments may stand, the usual one first.
+        separator: what may stand between two calls.
+        python_tag: whether `<|python_tag|>` announces a call.
+        may_be_fenced: whether calls may stand in a code fence that holds nothing else.
+    """
 
     argument_keys: tuple[str, ...]
-    separator: re.Pattern[str]
-    python_tag: bool
-    fences: bool
+    separator: re.Pattern[str] = re.compile(r"\s*")
+    python_tag: bool = False
+    may_be_fenced: bool = False
 
 
-LLAMA3 = Style(("parameters", "arguments"), re.compile(r"[\s;]*"), python_tag=True, fences=False)
-JSON = Style(("arguments", "parameters"), re.compile(r"\s*"), python_tag=False, fences=True)
-FENCED_HERMES = Style(("arguments",), re.compile(r"\s*"), python_tag=False, fences=False)
+LINES_OF_JSON = JsonCallStyle(("arguments", "parameters"), may_be_fenced=True)
 
 _MARK = re.compile(
     rf"</?think>|<\|python_tag\|>|<tool_call>|{OTHER_FORMATS}|^[ \t]*```[\w+-]*"
@@ -50,34 +52,25 @@ _BEGUN_CALL = re.compile(
 )
 
 
-def read_llama3(text: str, mender: Mender) -> Iterator[Piece]:
-    """The pieces of a turn in the llama3 format, in order."""
-    return _read(text, LLAMA3, mender)
-
-
-def read_json(text: str, mender: Mender) -> Iterator[Piece]:
-    """The pieces of a turn in the json format, in order."""
-    return _read(text, JSON, mender)
-
-
-def _read(text: str, style: Style, mender: Mender) -> Iterator[Piece]:
+def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> Iterator[Piece]:
+    """Yield the prose, calls and faults of a turn, in order."""
     prose = at = 0
     while mark := _MARK.search(text, at):
         token = mark.group().strip()
         pieces: list[Piece] = []
         if token.startswith(FENCE):
-            if style.fences or "code_fence" in mender.allowed:
-                pieces, at = read_fence(text, mark.end(), style, mender)
+            if style.may_be_fenced or "code_fence" in repairer.allowed:
+                pieces, at = read_fence(text, mark.end(), style, repairer)
             if not pieces:
                 # What any other code fence holds is prose, whatever it looks like.
                 at = _after(text, FENCE, mark.end())
                 continue
         elif token in ("{", "["):
-            pieces, at = _read_run(text, mark.end() - 1, style, mender, announced=False)
+            pieces, at = _read_run(text, mark.end() - 1, style, repairer, announced=False)
             if not pieces:
                 continue
         elif token == PYTHON_TAG and style.python_tag:
-            pieces, at = _read_run(text, skip_space(text, mark.end()), style, mender, announced=True)
+            pieces, at = _read_run(text, skip_space(text, mark.end()), style, repairer, announced=True)
         elif token == "<think>":
             pieces, at = read_thought(text, mark.start())
         elif token == "</think>":
@@ -98,13 +91,13 @@ def _after(text: str, closing: str, at: int) -> int:
     return len(text) if close < 0 else close + len(closing)
 
 
-def read_fence(text: str, at: int, style: Style, mender: Mender) -> tuple[list[Piece], int]:
+def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> tuple[list[Piece], int]:
     """The calls in the code fence whose opening ends here, and where the fence ends; nothing where it holds no call."""
-    pieces, end = _read_run(text, skip_space(text, at), style, mender, announced=False)
+    pieces, end = _read_run(text, skip_space(text, at), style, repairer, announced=False)
     if not pieces:
         return [], end
-    if not style.fences and any(isinstance(piece, PlacedCall) for piece in pieces):
-        mender.fired["code_fence"] += 1
+    if not style.may_be_fenced and any(isinstance(piece, PlacedCall) for piece in pieces):
+        repairer.fired["code_fence"] += 1
     if isinstance(pieces[-1], Fault):
         return pieces, _after(text, FENCE, end)
     close = skip_space(text, end)
@@ -116,13 +109,15 @@ def read_fence(text: str, at: int, style: Style, mender: Mender) -> tuple[list[P
     return [*pieces, Fault("expected the end of the code fence after the call")], _after(text, FENCE, close)
 
 
-def _read_run(text: str, at: int, style: Style, mender: Mender, *, announced: bool) -> tuple[list[Piece], int]:
+def _read_run(
+    text: str, at: int, style: JsonCallStyle, repairer: Repairer, *, announced: bool
+) -> tuple[list[Piece], int]:
     """The calls, one after another, that start here, and where they end; nothing where the first is data. What is
     `announced`, by `<|python_tag|>` or `;`, must be a call."""
     pieces: list[Piece] = []
     while True:
         read = _read_list if text.startswith("[", at) else _read_object
-        found, end = read(text, at, style, mender, announced)
+        found, end = read(text, at, style, repairer, announced)
         if not found:
             return pieces, at if pieces else end
         pieces += found
@@ -138,7 +133,9 @@ def _read_run(text: str, at: int, style: Style, mender: Mender, *, announced: bo
             return pieces, end
 
 
-def _read_list(text: str, at: int, style: Style, mender: Mender, announced: bool) -> tuple[list[Piece], int]:
+def _read_list(
+    text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
+) -> tuple[list[Piece], int]:
     """The calls of a JSON list, read one by one, so that a broken one does not take the others with it."""
     at = skip_space(text, at + 1)
     if text.startswith("]", at):
@@ -148,7 +145,7 @@ def _read_list(text: str, at: int, style: Style, mender: Mender, announced: bool
         return ([begun], at) if at == len(text) else ([], at)
     pieces: list[Piece] = []
     while True:
-        found, end = _read_object(text, at, style, mender, announced)
+        found, end = _read_object(text, at, style, repairer, announced)
         pieces += found
         if not found or isinstance(found[-1], Fault):
             return pieces, end
@@ -161,19 +158,21 @@ def _read_list(text: str, at: int, style: Style, mender: Mender, announced: bool
         at, announced = skip_space(text, at + 1), True
 
 
-def _read_object(text: str, at: int, style: Style, mender: Mender, announced: bool) -> tuple[list[Piece], int]:
+def _read_object(
+    text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
+) -> tuple[list[Piece], int]:
     """The call that starts here, or its fault, and where it ends; nothing where it is data."""
-    starts = PYTHON_CALL_START if "python_literals" in mender.allowed else CALL_START
+    starts = PYTHON_CALL_START if "python_literals" in repairer.allowed else CALL_START
     if not announced and not starts.match(text, at):
         if _BEGUN_CALL.match(text, at):
             return [Fault("the call is not finished", "begun", text[at:])], len(text)
         return [], at + 1
-    found = mender.decode(text, at)
+    found = repairer.decode(text, at)
     if isinstance(found, Undecodable):
         return [Fault(found.reason, "unfinished" if found.cut else "broken")], max(found.end, at)
     if found.fault is not None:
         return [Fault(found.fault)], found.end
     if not announced and not looks_like_call(found.value, name_alone=True):
         return [], found.end
-    call = mender.read_call(found, style.argument_keys)
+    call = repairer.read_call(found, style.argument_keys)
     return [Fault(call) if isinstance(call, str) else PlacedCall(call, at, found.end)], found.end

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -184,3 +185,42 @@ def short(text: str, limit: int = 80) -> str:
     """The text on one line, cut to a length that suits a message."""
     line = " ".join(_SURROGATE.sub("�", text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def skip_space(text: str, at: int) -> int:
+    """The index of the first character at or after `at` that is not white space."""
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+Span = tuple[int, int]
+"""Start and end of a stretch of text, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSpans:
+    """The spans of a call's name, and of each argument's value by its key, in the order of the text."""
+
+    name: Span
+    values: dict[str, Span]
+
+
+def call_spans(text: str, place: Span) -> CallSpans:
+    """The spans in a call that was read strictly; `place` is one of its turn's `ParsedTurn.places`."""
+    members = dict(_members(text, place[0]))
+    arguments = members.get("arguments", members.get("parameters"))
+    return CallSpans(members["name"], dict(_members(text, arguments[0])) if arguments else {})
+
+
+def _members(text: str, start: int) -> Iterator[tuple[str, Span]]:
+    """Each key of the JSON object that starts here, with its value's span."""
+    at = skip_space(text, start + 1)
+    while text[at] != "}":
+        key_end = value_end(text, at)
+        first = skip_space(text, skip_space(text, key_end) + 1)  # behind the colon
+        last = value_end(text, first)
+        yield json.loads(text[at:key_end]), (first, last)
+        at = skip_space(text, last)
+        if text[at] == ",":
+            at = skip_space(text, at + 1)

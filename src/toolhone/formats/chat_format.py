@@ -1,71 +1,160 @@
-"""The chat formats: each a template and a parser that belong together.
+"""What a chat format is: one object that holds all that toolhone knows of it.
 
-A format is told from the tokenizer's special tokens. What the template writes, `parse_turn` reads back; `render.py`
-proves it for every row.
+A format says how turns are written (a Jinja template), how the calls of a turn are read (`read`) and written (`write`),
+which tokens it needs, where generation stops, and which parsers of serving engines read it. What the template writes,
+`chat/parse.py` reads back; `chat/render.py` proves it for every row.
+
+To add a format, write one file that defines a `ChatFormat`, and add it to `FORMATS` in `formats/__init__.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-from toolhone.errors import UserError
-from toolhone.records import FormatName
+from toolhone.formats.call_json import Undecodable, decode
+from toolhone.formats.pieces import Piece
+from toolhone.formats.repair import Repairer
+from toolhone.records import FinishReason
+
+Reader = Callable[[str, Repairer], Iterator[Piece]]
+"""Reads the text of a turn, without its end-of-turn token, and yields its prose, calls and faults in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawCall:
+    """A call as an endpoint gives it. `arguments` should be the JSON text of an object, and may be broken."""
+
+    name: str
+    arguments: str
+
+
+Writer = Callable[[str, Sequence[RawCall], FinishReason], str]
+"""Writes a turn from its prose and its calls; with "length" the last call may lack its end, and is then written so."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How turns and calls are written.
+    """A chat format.
 
-    `special_tokens` are those that a tokenizer must know; the model's turn ends with `end_of_turn`; generation also
-    stops at `other_stops`; `template_kwargs` are set for every rendering.
+    Attributes:
+        name: what `chat.format` in a config calls it.
+        template: the Jinja template of a conversation. It calls the macro `write_tool(tool)` for each tool and, if the
+            variable `names_only` is true, leaves out how to call.
+        read: reads the calls of a turn.
+        write: writes a turn whose calls came as structures, as from an endpoint.
+        special_tokens: tokens that the tokenizer must know.
+        end_of_turn: the token that ends the model's turn.
+        other_stops: tokens at which generation stops too.
+        stray_call: how to name a call that stands where the format does not read one.
+        template_kwargs: variables that are set for every rendering.
+        serving_parsers: by serving engine, the name of its tool-call parser that reads this format.
+        is_detected: false if `chat.format: auto` never chooses the format.
     """
 
-    name: FormatName
+    name: str
+    template: str
+    read: Reader
+    write: Writer
     special_tokens: tuple[str, ...]
     end_of_turn: str
     other_stops: tuple[str, ...] = ()
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    stray_call: str = "a call inside a line of text"
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    serving_parsers: Mapping[str, str] = field(default_factory=dict)
+    is_detected: bool = True
 
-    def own_template(self, tools: str) -> str:
-        """toolhone's Jinja template for the format, with the macro that writes a tool as "schema", "signatures" or
-        "names"."""
-        folder = files("toolhone.formats") / "templates"
-        return "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in (f"tools_{tools}", self.name))
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The tokens at which generation stops, the end-of-turn token first."""
+        return (self.end_of_turn, *self.other_stops)
 
-
-FORMATS: dict[FormatName, ChatFormat] = {
-    "hermes": ChatFormat("hermes", ("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<|endoftext|>",)),
-    "llama3": ChatFormat(
-        "llama3",
-        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "<|eot_id|>",
-        ("<|eom_id|>", "<|end_of_text|>"),
-        # Llama's own template prints today's date unless it is given one.
-        {"date_string": "26 Jul 2024"},
-    ),
-    "gemma": ChatFormat("gemma", ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>", ("<eos>",)),
-    # Never chosen by "auto": its tokens are those of hermes.
-    "json": ChatFormat("json", ("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<|endoftext|>",)),
-}
+    def template_with(self, tools: str) -> str:
+        """The Jinja template with the macro that writes a tool as its "schema", as "signatures" or as "names"."""
+        return TOOL_MACROS[tools] + self.template
 
 
-def choose_format(name: str, vocabulary: Container[str], model: str) -> ChatFormat:
-    """The format of that name, or for "auto" the one whose special tokens the vocabulary has.
+def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = "", separator: str = "\n") -> Writer:
+    """A writer for formats whose call is a JSON object with "name" and `arguments_key`.
 
-    Raises:
-        UserError: where the tokenizer lacks the tokens that the format is written with.
+    Args:
+        opening, closing: what stands before and after each object.
+        separator: what stands between two calls.
     """
-    if name == "auto":
-        for chat_format in FORMATS.values():
-            if all(token in vocabulary for token in chat_format.special_tokens):
-                return chat_format
-        needs = "; ".join(f"{f.name} needs {', '.join(f.special_tokens)}" for f in FORMATS.values())
-        raise UserError(f"chat.format: cannot tell the format of {model} from its tokenizer ({needs})")
-    chat_format = next(f for f in FORMATS.values() if f.name == name)
-    lacking = [token for token in chat_format.special_tokens if token not in vocabulary]
-    if lacking:
-        raise UserError(f"chat.format: {name} needs the token {lacking[0]}, which the tokenizer of {model} lacks")
-    return chat_format
+
+    def write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) -> str:
+        written = []
+        for number, call in enumerate(calls, 1):
+            may_be_cut = finish_reason == "length" and number == len(calls)
+            body, is_whole = _call_object(call, arguments_key, may_be_cut=may_be_cut)
+            written.append(opening + body + (closing if is_whole else ""))
+        joined = separator.join(written)
+        return f"{content}\n{joined}" if content and written else content + joined
+
+    return write
+
+
+def _call_object(call: RawCall, arguments_key: str, *, may_be_cut: bool) -> tuple[str, bool]:
+    """The JSON of a call, and whether it has its end.
+
+    Arguments that are no JSON object are written as a JSON string, so that they can neither be read as a call nor end
+    this call and begin another.
+    """
+    raw = call.arguments.strip() or "{}"  # some endpoints send an empty text for a call without arguments
+    opening = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{arguments_key}": '
+    found = decode(raw, 0)
+    if isinstance(found, Undecodable):
+        if may_be_cut and found.cut and raw.startswith("{"):
+            return opening + raw, False
+    elif found.fault is None and isinstance(found.value, dict) and found.end == len(raw):
+        return f"{opening}{raw}}}", True
+    return f"{opening}{json.dumps(call.arguments, ensure_ascii=False)}}}", True
+
+
+TOOL_MACROS = {
+    "schema": r"""{#- A tool as the JSON that OpenAI's API takes. -#}
+{%- macro write_tool(tool) -%}{{ tool | tojson }}{%- endmacro -%}
+""",
+    "signatures": r"""{#- A tool as one line, as in a language with types: `name(id: string, count?: integer = 1)  # what it does`. A `?` marks
+    an optional argument. Bounds, patterns and the arguments' descriptions are left out: a tuned model knows them. -#}
+{%- macro type_of(schema) -%}
+    {%- set choices = schema.anyOf or schema.oneOf -%}
+    {%- if schema is not mapping -%}any
+    {%- elif schema.enum -%}
+        {%- for value in schema.enum -%}{{ "|" if not loop.first }}{{ value | tojson }}{%- endfor -%}
+    {%- elif choices -%}
+        {%- for choice in choices -%}{{ "|" if not loop.first }}{{ type_of(choice) }}{%- endfor -%}
+    {%- elif schema.type == "array" -%}list[{{ type_of(schema["items"] if "items" in schema else {}) }}]
+    {%- elif schema.type == "object" and schema.properties -%}{{ "{" + arguments_of(schema) + "}" }}
+    {%- elif schema.type is string -%}{{ schema.type }}
+    {%- elif schema.type -%}{{ schema.type | join("|") }}
+    {%- else -%}any
+    {%- endif -%}
+{%- endmacro -%}
+{%- macro arguments_of(schema) -%}
+    {%- for name, argument in (schema.properties or {}).items() -%}
+        {{ ", " if not loop.first }}{{ name }}{{ "?" if name not in (schema.required or []) }}: {{ type_of(argument) }}
+        {%- if argument is mapping and "default" in argument %} = {{ argument.default | tojson }}{% endif -%}
+    {%- endfor -%}
+{%- endmacro -%}
+{%- macro write_tool(tool) -%}
+    {{ tool.function.name }}({{ arguments_of(tool.function.parameters) }})
+    {%- if tool.function.description %}  # {{ tool.function.description.split("\n") | join(" ") }}{% endif -%}
+{%- endmacro -%}
+""",
+    "names": r"""{#- A tool as its name and its arguments' names: `name(id, count?)`, a `?` marking an optional one. A model tuned on its tools
+    knows what they do and how calls are written; it needs to be told only which tools there are. -#}
+{%- set names_only = true -%}
+{%- macro write_tool(tool) -%}
+    {%- set parameters = tool.function.parameters -%}
+    {{ tool.function.name }}(
+    {%- for name in parameters.properties or {} -%}
+        {{ ", " if not loop.first }}{{ name }}{{ "?" if name not in (parameters.required or []) }}
+    {%- endfor -%}
+    )
+{%- endmacro -%}
+""",
+}
+"""The Jinja macros that write a tool into the prompt, by the value of `chat.tools`."""

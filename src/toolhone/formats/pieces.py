@@ -56,9 +56,3 @@ def read_thought(text: str, start: int) -> tuple[list[Piece], int]:
 
 def other_format(marker: str) -> Fault:
     return Fault(f"a call in another format ({marker})")
-
-
-def skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at

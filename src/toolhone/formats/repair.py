@@ -1,6 +1,6 @@
 """Mending what strict reading refuses, where it was asked for: each repair has a name and is counted when it fires.
 
-In: the text and a place in it, as for `call_json.decode`. Out: the same, mended where that gives a call. Nothing is
+In: the text and a place in it, as for `call_json.decode`. Out: the same, repaired where that gives a call. Nothing is
 ever evaluated: Python's literals are rewritten as JSON, which is then read as strictly as any.
 """
 
@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U00
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"}
 
 
-class Mender:
+class Repairer:
     """Reads values and calls, mending with the repairs that are `allowed`; with none it reads strictly. `fired` counts
     the repairs without which a call would not have been read.
 
@@ -47,10 +47,10 @@ class Mender:
         self._budget -= end - at
         if written is None:
             return found
-        mended = decode(written, 0)
-        if isinstance(mended, Undecodable) or mended.fault is not None or mended.end < len(written):
+        repaired = decode(written, 0)
+        if isinstance(repaired, Undecodable) or repaired.fault is not None or repaired.end < len(written):
             return found
-        return replace(mended, end=end, repairs=("python_literals",))
+        return replace(repaired, end=end, repairs=("python_literals",))
 
     def read_call(self, found: Decoded, argument_keys: tuple[str, ...]) -> ToolCall | str:
         """The call that a decoded value is, or why it is none; counts what it took to read it."""

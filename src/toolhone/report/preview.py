@@ -13,7 +13,7 @@ from rich.text import Text
 from toolhone.chat.render import Rendered
 from toolhone.config import Config
 from toolhone.jsonl import write_text
-from toolhone.prepare import Prepared, prepare
+from toolhone.pipeline import Prepared, prepare
 from toolhone.report.preview_page import preview_page
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from toolhone.chat.spans import Span
+from toolhone.formats.call_json import Span
 from toolhone.records import Prediction, Token
 
 

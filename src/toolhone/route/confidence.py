@@ -41,12 +41,11 @@ from typing import Literal
 
 import numpy as np
 
-from toolhone.chat.spans import Span, call_spans
+from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.values import codes, leaves, stands_in
 from toolhone.evaluate.schema import arguments_valid
-from toolhone.formats.parse import ParsedTurn, parse_turn
-from toolhone.formats.pieces import skip_space
+from toolhone.formats.call_json import Span, call_spans, skip_space
 from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
 from toolhone.route.alignment import Alignment, align
 

@@ -18,8 +18,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from toolhone.chat.parse import parse_turn
 from toolhone.errors import UserError
-from toolhone.formats.parse import parse_turn
 from toolhone.jsonl import json_line
 from toolhone.records import Example, Prediction
 from toolhone.route.cascade import Cascade, Routed, answer

@@ -9,17 +9,15 @@ from typing import Any
 import jinja2
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer, make_renderer
+from toolhone.chat.render import ChatRenderer
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.read import read_conversations
 from toolhone.evaluate.predict import PrefixCache, answer_one
-from toolhone.pipeline import on_device
 from toolhone.records import Example, Prediction, Tool
 from toolhone.route.policy import Identity, identity_of_run
-from toolhone.run_folder import RunFolder, existing_run
+from toolhone.run_folder import RunFolder
 from toolhone.serve.errors import ApiError
-from toolhone.train.hardware import choose_hardware
-from toolhone.train.model import load_adapter, load_model, load_tokenizer
+from toolhone.tuned import TunedModel
 
 _HELD_PREFIXES = 4
 
@@ -60,22 +58,18 @@ def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> t
     Raises:
         UserError: where there is no run, or it has no adapter yet.
     """
-    run, config = existing_run(folder)
-    hardware = choose_hardware(config.model)
-    for note in hardware.notes:
+    tuned = TunedModel.load(folder)
+    for note in tuned.hardware.notes:
         console.print(note, markup=False)
-    tokenizer = load_tokenizer(config.model)
-    renderer = make_renderer(tokenizer, config.chat, config.model.name)
-    model = on_device(load_adapter(load_model(config.model, hardware), run.adapter), config, hardware).eval()
     engine = Engine(
-        name=config.name,
-        model=model,
-        renderer=renderer,
-        prefixes=PrefixCache(model, _HELD_PREFIXES),
-        max_new_tokens=max_new_tokens or config.evaluate.max_new_tokens,
-        context=model.config.max_position_embeddings,
+        name=tuned.config.name,
+        model=tuned.model,
+        renderer=tuned.renderer,
+        prefixes=PrefixCache(tuned.model, _HELD_PREFIXES),
+        max_new_tokens=max_new_tokens or tuned.config.evaluate.max_new_tokens,
+        context=tuned.model.config.max_position_embeddings,
     )
-    return engine, run
+    return engine, tuned.run
 
 
 def identity_served(run: RunFolder, engine: Engine) -> Identity:

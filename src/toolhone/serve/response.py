@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Any
 
-from toolhone.formats.parse import ParsedTurn
+from toolhone.chat.parse import ParsedTurn
 from toolhone.records import Prediction, Token
 from toolhone.serve.request import ChatRequest
 

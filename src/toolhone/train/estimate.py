@@ -17,11 +17,12 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
+from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
+from toolhone.train.attention import AttentionBlocks
+from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware, world_size
-from toolhone.train.prefix_tree import IGNORED, TrainingRow, TreeCollator
 from toolhone.train.trainer import lora_config
-from toolhone.train.tree_attention import AttentionBlocks
 
 # What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.
 _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
@@ -84,7 +85,7 @@ def estimate(
     config: Config,
     hardware: Hardware,
     model_config: Any,
-    rows: Sequence[TrainingRow],
+    rows: Sequence[LabelledTokens],
     order: Sequence[int] | None = None,
 ) -> Estimate:
     """Estimate a training run on these rows, in the order of the trainer's sampler or in any."""
@@ -110,7 +111,9 @@ def estimate(
     )
 
 
-def count_batches(config: Config, rows: Sequence[TrainingRow], order: Sequence[int] | None = None) -> list[BatchCount]:
+def count_batches(
+    config: Config, rows: Sequence[LabelledTokens], order: Sequence[int] | None = None
+) -> list[BatchCount]:
     """One pass in batches, in an order of the rows; None: shuffled."""
     ordered = [rows[index] for index in order] if order is not None else list(rows)
     if order is None:
@@ -122,16 +125,18 @@ def count_batches(config: Config, rows: Sequence[TrainingRow], order: Sequence[i
     ]
 
 
-def _tree_batch(config: Config, rows: list[TrainingRow]) -> BatchCount:
+def _tree_batch(config: Config, rows: list[LabelledTokens]) -> BatchCount:
     collator = TreeCollator(0, config.train.tree_tokens)
-    batch = collator([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in rows])
+    batch = collator(
+        [{"input_ids": r.ids, "labels": r.labels, "weights": r.weights, "prompt_length": r.prompt_length} for r in rows]
+    )
     blocks = AttentionBlocks(batch["ends"], batch["position_ids"]).within(None)
     pairs = sum((b.last - b.first) * len(b.keys) // (1 if b.mask is not None else 2) for b in blocks)
     labelled = int((batch["labels"] != IGNORED).any(dim=0).sum()) * len(batch["labels"])
     return BatchCount(int(batch["computed_tokens"]), labelled, pairs, sum(len(b.keys) for b in blocks))
 
 
-def _plain_batch(rows: list[TrainingRow]) -> BatchCount:
+def _plain_batch(rows: list[LabelledTokens]) -> BatchCount:
     longest = max(len(row.ids) for row in rows)
     tokens = len(rows) * longest
     labelled = len({column for row in rows for column in range(row.prompt_length, len(row.ids))}) * len(rows)
@@ -179,7 +184,7 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Seque
         frozen = sizes.body * 4.127 / 8 + (sizes.frozen - sizes.body) * width
     moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
     adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
-    is_ours = config.train.packing == "prefix_tree" or hardware.device == "cpu"
+    is_ours = config.train.packing != "none"
     logits = (_LOGIT_COPIES if is_ours else _TRL_LOGIT_COPIES) * sizes.vocabulary * 4
     # On CUDA every query head is given keys and values of its own (see tree_attention).
     key_width = sizes.key_value if hardware.device == "cpu" else sizes.hidden

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import gc
 import os
-import time
+import resource
+import sys
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
-
-_PROBES = 5
-"""Products of each number type that `bfloat16_speedup` times."""
+from toolhone.train import cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def choose_hardware(config: ModelConfig) -> Hardware:
     if device == "cpu" and config.attention == "flash_attention_2":
         raise UserError("model.attention: flash_attention_2 needs CUDA, and there is none here; use sdpa")
     dtype = _choose_dtype(config, device)
-    if device == "cpu" and dtype == torch.bfloat16 and not cpu_multiplies_bfloat16():
+    if device == "cpu" and dtype == torch.bfloat16 and not cpu.cpu_multiplies_bfloat16():
         notes.append("bfloat16 on a CPU without AVX512-BF16 or AMX can be fifty times slower than float32")
     return Hardware(device, dtype, tuple(notes))
 
@@ -76,7 +74,7 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
         if device == "cuda":
             takes_bfloat16 = not cuda_lacks_bfloat16
         else:  # what is quantised is multiplied by kernels of another kind, and processes must not measure apart
-            takes_bfloat16 = config.quantize == "none" and world_size() == 1 and bfloat16_speedup() > 1
+            takes_bfloat16 = config.quantize == "none" and world_size() == 1 and cpu.bfloat16_speedup() > 1
         return torch.bfloat16 if takes_bfloat16 else torch.float32
     if name == "bfloat16" and cuda_lacks_bfloat16:
         raise UserError("model.dtype: this GPU has no bfloat16; use float16 or float32")
@@ -84,39 +82,6 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
         raise UserError("model.dtype: float16 does not train on a CPU; use float32")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16; without them they are fifty times slower than those of
-    float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-@lru_cache(maxsize=1)
-def bfloat16_speedup() -> float:
-    """How many times as fast as in float32 this CPU multiplies matrices in bfloat16: measured, in some 70 ms, for the
-    instructions alone do not tell. With AMX it is several times; with AVX512-BF16 twice on some processors and half on
-    others. 0 where it has no instructions for it.
-
-    What counts is one thread's own time on the processor: by the clock, a machine that is busy with something else has
-    had a run of 18 minutes take the slower type, which needs twice as long.
-    """
-    if not cpu_multiplies_bfloat16():
-        return 0.0
-    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for _ in range(_PROBES):
-            for dtype in seconds:
-                rows, weight = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-                started = time.thread_time()
-                rows @ weight
-                seconds[dtype] = min(seconds[dtype], time.thread_time() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def _keep_one_gpu() -> list[str]:
@@ -127,3 +92,19 @@ def _keep_one_gpu() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     os.environ["CUDA_VISIBLE_DEVICES"] = visible
     return [f"{count} GPUs are visible and one is used; for all of them: make train CONFIG=... GPUS={count}"]
+
+
+def peak_memory_gb(device: str) -> float:
+    """The peak so far in GB of 10^9 bytes: allocated GPU memory on "cuda", the process's resident memory on "cpu"."""
+    if device == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
+
+
+def release_memory(device: str) -> None:
+    """Return freed memory to the system, so that the next stage can use it."""
+    gc.collect()
+    cpu.trim_heap()
+    if device == "cuda":
+        torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,8 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from toolhone.config import Config
 from toolhone.errors import UserError
-from toolhone.train.model import load_model_config
-from toolhone.train.prefix_tree import refuse_other_attention
+from toolhone.pretrained import load_model_config
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -50,3 +50,25 @@ def refuse_untrainable(config: Config) -> None:
     for tracker in config.train.report_to:
         if find_spec(tracker) is None:
             raise UserError(f"train.report_to: {tracker} is not installed; run `pip install 'toolhone[{tracker}]'`")
+
+
+def refuse_other_attention(model_config: Any, name: str) -> None:
+    """Refuse models whose attention prefix trees cannot compute: they need layers that see all of a row or a sliding
+    window of it, computed by PyTorch's own attention. Other models train with `packing: none`.
+
+    Raises:
+        UserError: naming the model.
+    """
+    text = model_config.get_text_config()
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if getattr(text, "attn_logit_softcapping", None):
+        others.append("capped attention logits")
+    if text.model_type == "gpt_oss":
+        others.append("attention sinks")
+    if getattr(text, "use_bidirectional_attention", None):
+        others.append("attention to what comes later")
+    if others:
+        raise UserError(
+            f"train.packing: prefix_tree needs full or sliding-window attention in every layer, and {name} has "
+            f"{', '.join(others)}; set train.packing: none"
+        )

@@ -1,7 +1,7 @@
 """Keeping the adapter of the step whose answers were best, not that of the last step.
 
-The loss falls on long after calls have stopped improving, and may rise while they still do. So the validation turns are
-answered by generation, as the test turns will be, and judged by the same scorer.
+The loss keeps falling long after calls have stopped improving, and may rise while they still do. So the validation
+turns are answered by generation, as the test turns will be, and scored by the same scorer.
 """
 
 from __future__ import annotations
@@ -12,19 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from toolhone.chat.render import ChatRenderer, Rendered
-from toolhone.config import EvaluateConfig
 from toolhone.errors import UserError
-from toolhone.evaluate.match import score
-from toolhone.evaluate.part_file import remove_parts
-from toolhone.evaluate.predict import predict
-from toolhone.jsonl import read_json, read_jsonl, write_json
-from toolhone.records import Prediction
-from toolhone.train.hardware import rank
+from toolhone.jsonl import read_json, write_json
 from toolhone.train.progress import TrainLog
 
 
@@ -38,36 +29,7 @@ class Measured:
 
 
 Measure = Callable[[Any, int], Measured]
-"""Judges a model as it is after a step. Every process calls it, and gets the same."""
-
-
-def exact_match_on(
-    validation: Sequence[Rendered], renderer: ChatRenderer, config: EvaluateConfig, folder: Path
-) -> Measure:
-    """A measure that answers these turns greedily; the answers stay in `folder`, a file for each step."""
-    examples = [row.example for row in validation]
-
-    def measure(model: Any, step: int) -> Measured:
-        answers = folder / f"step-{step}.jsonl"
-        if rank() == 0:  # what an interrupted run began is not this model's
-            remove_parts(answers)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        attention = model.config._attn_implementation
-        model.set_attn_implementation("sdpa")
-        try:
-            predict(
-                model, renderer, examples, "validation", config, answers, Console(quiet=True), fingerprint=f"step{step}"
-            )
-        finally:
-            model.set_attn_implementation(attention)
-            model.train()
-        predictions = [Prediction.from_json(row) for _, row in read_jsonl(answers)]
-        name = renderer.format.name
-        right = sum(score(e, p, name).exact for e, p in zip(examples, predictions, strict=True))
-        return Measured(step, right, len(examples))
-
-    return measure
+"""Scores a model as it is after a step. Every process calls it and gets the same result."""
 
 
 class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
@@ -95,7 +57,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.fsdp:
-            raise UserError("train.select_by: exact_match cannot answer with a model that FSDP has cut up; use last")
+            raise UserError("train.select_by: exact_match is not supported with FSDP; use last")
         written = self._written()
         self.history = [measured for measured in written if measured.step <= state.global_step]
         if self.history and self.best != _best(written):

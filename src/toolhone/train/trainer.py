@@ -1,6 +1,6 @@
 """Training an adapter: TRL's SFTTrainer on rows that are token ids and labels already.
 
-Nothing is left to the trainer's own reading of the data: no template, no truncation, no filtering. What it gets is what
+Nothing is left to the trainer's own reading of the data: no template, no truncation, no filtering. It gets what
 `chat/render.py` proved.
 """
 
@@ -17,29 +17,27 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from toolhone.chat.render import Rendered
-from toolhone.config import Config, LoraConfig, TrainConfig
+from toolhone.chat.render import IGNORED, Rendered
+from toolhone.config import Config, CpuConfig, LoraConfig, TrainConfig
 from toolhone.errors import UserError
-from toolhone.fingerprint import fingerprint
-from toolhone.run_folder import RunFolder
+from toolhone.run_folder import RunFolder, fingerprint
+from toolhone.train.attention import TREE_ATTENTION
+from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator, tree_features
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
-from toolhone.train.cpu.fused_lora import multiply_at_once
-from toolhone.train.cpu.memory import give_back_memory, peak_memory_gb
-from toolhone.train.hardware import Hardware, world_size
-from toolhone.train.label_loss import label_loss
-from toolhone.train.prefix_tree import IGNORED, TreeCollator, refuse_other_attention
+from toolhone.train.cpu import TrimHeapCallback, fuse_lora
+from toolhone.train.hardware import Hardware, peak_memory_gb, world_size
+from toolhone.train.loss import label_loss, tree_loss
+from toolhone.train.preflight import refuse_other_attention
 from toolhone.train.progress import TrainLog
-from toolhone.train.sampler import PrefixSampler, TellEpoch
 from toolhone.train.select import Measure, SelectByExactMatch
-from toolhone.train.tree_attention import TREE_ATTENTION, tree_loss
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What training did. `finished` is False where it was asked to stop before its last step."""
+    """What training did. `finished` is False if it was asked to stop before its last step."""
 
     finished: bool
     steps: int
@@ -53,6 +51,8 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that also takes prefix trees, and counts the examples and tokens of all processes."""
 
     log_of_steps: TrainLog
+    packing: str
+    cpu: CpuConfig
     prefix_sampler: PrefixSampler | None = None
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
@@ -63,12 +63,11 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """The mean cross-entropy of the labelled tokens of all processes and accumulated batches, as SFTTrainer's.
 
-        Rows without `ends` are SFTTrainer's own business on a GPU, and for mixtures of experts, whose routers it
-        balances. On a CPU it would ask the LM head at every position.
+        With packing none, and for mixtures of experts, whose routers SFTTrainer balances, the loss is SFTTrainer's own.
         """
-        if "ends" in inputs:
-            total = tree_loss(model, inputs)
-        elif inputs["input_ids"].device.type == "cpu" and not self.aux_loss_enabled:
+        if self.packing == "prefix_tree":
+            total = tree_loss(model, inputs, matrix_attention=self.cpu.matrix_attention)
+        elif self.packing == "rows" and not self.aux_loss_enabled:
             total = label_loss(model, **inputs)
         else:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -84,17 +83,6 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         self.log_of_steps.count(*counts.tolist())
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         return loss
-
-
-class GiveMemoryBack(TrainerCallback):  # type: ignore[misc]
-    """Every few steps, what the allocator of a CPU holds and does not need: batches of unequal lengths leave gaps of
-    unequal sizes, and the memory of SmolLM2's training grew from 3.9 GB after 12 steps to 6.3 after 252."""
-
-    _STEPS = 8
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step % self._STEPS == 0:
-            give_back_memory("cpu")
 
 
 def _counts(inputs: dict[str, Any]) -> torch.Tensor:
@@ -143,7 +131,8 @@ def train_adapter(
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
-    callbacks = [log, stop, MarkComplete(), *([GiveMemoryBack()] if hardware.device == "cpu" else [])]
+    trims = hardware.device == "cpu" and config.cpu.release_memory
+    callbacks = [log, stop, MarkComplete(), *([TrimHeapCallback()] if trims else [])]
     selection = None
     if measure is not None:
         selection = SelectByExactMatch(measure, run.checkpoints / "selection", config.train.patience, log)
@@ -209,14 +198,14 @@ def make_trainer(
         if "Target modules" not in str(error):
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
-    trainer.log_of_steps = callbacks[0]
+    trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
         if not sampler.is_plain:  # or the order is SFTTrainer's, as without prefix trees
             trainer.prefix_sampler = sampler
-            trainer.add_callback(TellEpoch(sampler))
-    if hardware.device == "cpu":
-        multiply_at_once(trainer.model)
+            trainer.add_callback(SetEpochCallback(sampler))
+    if _fuses_lora(config, hardware):
+        fuse_lora(trainer.model)
     return trainer
 
 
@@ -232,8 +221,8 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=hardware.device == "cpu",
-        # Autocast would be another copy of each activation, and accelerate's of all logits: see lora_product.py.
-        bf16=hardware.dtype == torch.bfloat16 and not (hardware.device == "cpu" and config.model.quantize == "none"),
+        # Autocast would be another copy of each activation, and accelerate's of all logits: see `cpu.fuse_lora`.
+        bf16=hardware.dtype == torch.bfloat16 and not _fuses_lora(config, hardware),
         fp16=hardware.dtype == torch.float16,
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
@@ -269,25 +258,23 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
     )
 
 
+def _fuses_lora(config: Config, hardware: Hardware) -> bool:
+    """Whether the model computes its adapters with `cpu.fuse_lora`: never with packing none, which is SFTTrainer's."""
+    is_plain = config.train.packing == "none" or config.model.quantize != "none"
+    return hardware.device == "cpu" and config.cpu.fused_lora and not is_plain
+
+
 def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
     """The collator of prefix trees; None leaves SFTTrainer its own."""
-    if config.train.packing == "none":
-        return None
-    return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
+    if config.train.packing == "prefix_tree":
+        return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
+    return None
 
 
 def _dataset(rows: Sequence[Rendered], train: TrainConfig) -> Dataset:
-    ids = [row.prompt_ids + row.completion_ids for row in rows]
-    if train.packing == "none":
-        labels = [[IGNORED] * len(row.prompt_ids) + row.completion_ids for row in rows]
-        return Dataset.from_dict({"input_ids": ids, "labels": labels})
-    return Dataset.from_dict(
-        {
-            "input_ids": ids,
-            "prompt_length": [len(row.prompt_ids) for row in rows],
-            "weight": [1.0 if row.example.turn.tool_calls else train.answer_weight for row in rows],
-        }
-    )
+    if train.packing == "prefix_tree":
+        return Dataset.from_list([tree_features(row.tokens) for row in rows])
+    return Dataset.from_list([{"input_ids": row.tokens.ids, "labels": row.tokens.labels} for row in rows])
 
 
 def prefix_sampler(rows: Sequence[Rendered], train: TrainConfig, seed: int) -> PrefixSampler:

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import labelled
 from rich.console import Console
 
-from toolhone.chat.render import make_renderer
+from toolhone.chat.prefix_tree import build_tree
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import LabelledTokens
 from toolhone.chat.segments import segments
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import ChatConfig
@@ -29,7 +32,6 @@ from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool
 from toolhone.report.stats_page import build_page, stats_page
 from toolhone.train.estimate import count_batches
-from toolhone.train.prefix_tree import TrainingRow, build_tree
 
 SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 TOOLS = [
@@ -156,12 +158,12 @@ def counted(shipped: list[Conversation], tiny_llama: Path) -> Stats:
 
 
 @pytest.fixture(scope="module")
-def training_rows(shipped: list[Conversation], tiny_tokenizer: Any) -> list[TrainingRow]:
+def training_rows(shipped: list[Conversation], tiny_tokenizer: Any) -> list[LabelledTokens]:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
-    return [TrainingRow.of(renderer.render(example)) for row in shipped for example in examples(row)]
+    return [renderer.render(example).tokens for row in shipped for example in examples(row)]
 
 
-def test_tokens_of_examples_are_those_of_training(counted: Stats, training_rows: list[TrainingRow]) -> None:
+def test_tokens_of_examples_are_those_of_training(counted: Stats, training_rows: list[LabelledTokens]) -> None:
     tokens = counted.tokens
     assert tokens is not None
     assert list(tokens.lengths) == [len(row.ids) for row in training_rows]
@@ -186,7 +188,7 @@ def test_tokens_by_role_add_up_to_the_whole_conversations(
     assert tokens.by_role["tools"].p50 > tokens.by_role["user"].max
 
 
-def test_the_expected_gain_is_the_packer_s_own_count(counted: Stats, training_rows: list[TrainingRow]) -> None:
+def test_the_expected_gain_is_the_packer_s_own_count(counted: Stats, training_rows: list[LabelledTokens]) -> None:
     """The same count as the dry run's, which lays batches out as training does."""
     assert counted.tokens is not None
     for gain in counted.tokens.gains:
@@ -201,7 +203,7 @@ def test_the_expected_gain_is_the_packer_s_own_count(counted: Stats, training_ro
     assert one < other < last
 
 
-def test_the_shared_share_is_what_one_tree_saves(counted: Stats, training_rows: list[TrainingRow]) -> None:
+def test_the_shared_share_is_what_one_tree_saves(counted: Stats, training_rows: list[LabelledTokens]) -> None:
     assert counted.tokens is not None
     logical = sum(len(row.ids) for row in training_rows)
     assert counted.tokens.shared_share == 1 - len(build_tree(training_rows)) / logical
@@ -215,7 +217,7 @@ def test_the_shared_share_is_what_one_tree_saves(counted: Stats, training_rows: 
 )
 @settings(max_examples=50)
 def test_a_batch_of_all_rows_saves_what_one_tree_saves(drawn: list[tuple[list[int], int]]) -> None:
-    rows = [TrainingRow(ids, min(length, len(ids) - 1)) for ids, length in drawn]
+    rows = [labelled(ids, min(length, len(ids) - 1)) for ids, length in drawn]
     gain = tree_gain(rows, len(rows), tree_tokens=10**6)
     assert gain.computed_tokens == len(build_tree(rows))
     assert tree_gain(rows, 1, tree_tokens=10**6).gain == 1.0

@@ -33,9 +33,9 @@ class RenderChecks:
     """
 
     def __init__(self, tokenizer: str | None, chat_format: str, max_tokens: int | None) -> None:
-        from toolhone.chat.render import make_renderer
+        from toolhone.chat.probe import make_renderer
         from toolhone.config import ChatConfig
-        from toolhone.formats.chat_format import FORMATS
+        from toolhone.formats import FORMATS
 
         known = ("auto", *FORMATS)
         if chat_format not in known:

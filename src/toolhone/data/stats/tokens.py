@@ -17,7 +17,7 @@ from toolhone.data.read import examples
 from toolhone.records import Conversation
 
 if TYPE_CHECKING:
-    from toolhone.train.prefix_tree import TrainingRow
+    from toolhone.chat.render import LabelledTokens
 
 BATCH_SIZES = (8, 16, 32)
 _LAID_OUT = 4096
@@ -98,10 +98,10 @@ class TokenCounter:
         Raises:
             UserError: where it cannot be had, or no chat format fits it.
         """
-        from toolhone.chat.render import make_renderer
+        from toolhone.chat.probe import make_renderer
         from toolhone.chat.token_bytes import TokenBytes
         from toolhone.config import ChatConfig, ModelConfig
-        from toolhone.train.model import load_tokenizer
+        from toolhone.pretrained import load_tokenizer
 
         self._name = tokenizer
         self._renderer = make_renderer(load_tokenizer(ModelConfig(name=tokenizer)), ChatConfig(), tokenizer)
@@ -109,7 +109,7 @@ class TokenCounter:
         self._parts: dict[str, list[int]] = {part: [] for part in _PARTS}
         self._lengths: list[int] = []
         self._labelled = 0
-        self._sample: list[TrainingRow] = []
+        self._sample: list[LabelledTokens] = []
         self._most = laid_out
         self._random = random.Random(0)
         self._refused: list[str] = []
@@ -118,7 +118,6 @@ class TokenCounter:
         """Count a conversation's learned turns; messages behind the last of them are in no example."""
         from toolhone.chat.render import RenderError
         from toolhone.chat.segments import segments
-        from toolhone.train.prefix_tree import TrainingRow
 
         rendered = None
         for example in examples(row):
@@ -129,7 +128,7 @@ class TokenCounter:
                 continue
             self._lengths.append(len(rendered))
             self._labelled += len(rendered.completion_ids)
-            self._keep(TrainingRow.of(rendered))
+            self._keep(rendered.tokens)
         if rendered is None:
             return
         tokens: dict[tuple[str, int], int] = {}
@@ -139,7 +138,7 @@ class TokenCounter:
         for (part, _), count in tokens.items():
             self._parts[part].append(count)
 
-    def _keep(self, row: TrainingRow) -> None:
+    def _keep(self, row: LabelledTokens) -> None:
         """Reservoir sampling (Vitter 1985, algorithm R): every example has the same chance to be laid out."""
         if len(self._sample) < self._most:
             self._sample.append(row)
@@ -150,7 +149,7 @@ class TokenCounter:
 
     def result(self) -> TokenStats:
         """The figures so far."""
-        from toolhone.train.prefix_tree import build_tree
+        from toolhone.chat.prefix_tree import build_tree
 
         logical = sum(len(row.ids) for row in self._sample)
         return TokenStats(
@@ -171,32 +170,35 @@ class TokenCounter:
         )
 
 
-def tree_gain(rows: Sequence[TrainingRow], batch_size: int, *, tree_tokens: int | None = None, seed: int = 42) -> Gain:
+def tree_gain(
+    rows: Sequence[LabelledTokens], batch_size: int, *, tree_tokens: int | None = None, seed: int = 42
+) -> Gain:
     """Lay the rows out in shuffled batches, as training does, and count.
 
     Args:
         tree_tokens: a batch of more computed tokens is several trees; None is the default of train.tree_tokens.
         seed: of the shuffle, as the config's `seed`, whose default it is.
     """
+    from toolhone.chat.prefix_tree import split_into_trees
     from toolhone.config import TrainConfig
-    from toolhone.train.prefix_tree import TreeCollator
 
-    collator = TreeCollator(0, TrainConfig().tree_tokens if tree_tokens is None else tree_tokens)
+    most = TrainConfig().tree_tokens if tree_tokens is None else tree_tokens
     order = list(rows)
     random.Random(seed).shuffle(order)
     logical = computed = 0
     for first in range(0, len(order), batch_size):
         chunk = order[first : first + batch_size]
-        batch = collator([{"input_ids": row.ids, "prompt_length": row.prompt_length} for row in chunk])
-        logical += int(batch["logical_tokens"])
-        computed += int(batch["computed_tokens"])
+        logical += sum(len(row) for row in chunk)
+        computed += sum(len(tree) for tree in split_into_trees(chunk, most))
     return Gain(batch_size, logical, computed)
 
 
-def _common_prefix(rows: Sequence[TrainingRow]) -> int:
+def _common_prefix(rows: Sequence[LabelledTokens]) -> int:
     """Ids that all rows begin with, of those that may be shared. The lexically first and last differ soonest."""
     if not rows:
         return 0
-    first, last = (choose(row.shareable for row in rows) for choose in (min, max))
+    from toolhone.chat.prefix_tree import shareable_ids
+
+    first, last = (choose(shareable_ids(row) for row in rows) for choose in (min, max))
     pairs = zip(first, last, strict=False)
     return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))

@@ -20,10 +20,9 @@ from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.policy import POLICIES
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.suites.bfcl import Suite, by_category
-from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.records import Conversation, FormatName, Prediction
-from toolhone.run_folder import RunFolder, existing_run
+from toolhone.run_folder import RunFolder, existing_run, fingerprint
 
 if TYPE_CHECKING:
     from toolhone.config import Config
@@ -62,45 +61,37 @@ def suite_of_endpoint(
     return judge_suite(folder, suite, [label], settings.format)
 
 
-def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
+def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> str:
     """Predictions of the base or the tuned model; returns the chat format that they are in."""
-    from toolhone.chat.render import make_renderer
     from toolhone.evaluate.predict import predict
-    from toolhone.pipeline import on_device
-    from toolhone.train.cpu.memory import give_back_memory
-    from toolhone.train.hardware import choose_hardware, rank
-    from toolhone.train.model import load_adapter, load_model, load_tokenizer
+    from toolhone.train.hardware import rank, release_memory
+    from toolhone.tuned import TunedModel
 
-    hardware = choose_hardware(config.model)
-    tokenizer = load_tokenizer(config.model)
-    renderer = make_renderer(tokenizer, config.chat, config.model.name, untuned=label == "base")
-    trained = run.read_manifest()["stages"].get("train", {}).get("fingerprint")
+    tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
+    trained = (run.stage("train") or {}).get("fingerprint")
     made_from = fingerprint(
         label,
         trained if label == "tuned" else None,
         config.model_dump(mode="json", include={"model", "evaluate"}),
         _asked(suite),
-        renderer.template_hash(),
-        hardware.dtype_name,
+        tuned.renderer.template_hash(),
+        tuned.hardware.dtype_name,
     )
     path, stage = _predictions(run.path, label), f"suite:bfcl:{label}"
     if path.is_file() and run.is_finished(stage, made_from):
         console.print(f"reusing {path}", markup=False)
-        return renderer.format.name
+        return tuned.renderer.format.name
     if rank() == 0:
         console.print(f"{label} answers {len(suite.examples)} entries ...")
     started = time.perf_counter()
-    model = load_model(config.model, hardware)
-    if label == "tuned":
-        model = load_adapter(model, run.adapter)
-    model = on_device(model, config, hardware)
-    predict(model, renderer, suite.examples, label, config.evaluate, path, console, fingerprint=made_from)
+    model = tuned.load_weights()
+    predict(model, tuned.renderer, suite.examples, label, config.evaluate, path, console, fingerprint=made_from)
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
         run.mark_finished(stage, made_from, seconds=seconds, examples=len(suite.examples))
     del model
-    give_back_memory(hardware.device)
-    return renderer.format.name
+    release_memory(tuned.hardware.device)
+    return tuned.renderer.format.name
 
 
 def judge_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:

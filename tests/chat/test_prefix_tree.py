@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from labelled import labelled
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -29,23 +29,18 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from toolhone.chat.render import make_renderer
-from toolhone.config import ChatConfig
+from toolhone.chat.prefix_tree import PrefixTree, build_tree, shareable_ids
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import IGNORED, LabelledTokens
+from toolhone.config import ChatConfig, CpuConfig
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.data.split import turns
 from toolhone.errors import UserError
-from toolhone.train import tree_attention
-from toolhone.train.prefix_tree import (
-    IGNORED,
-    PrefixTree,
-    TrainingRow,
-    TreeCollator,
-    build_tree,
-    refuse_other_attention,
-    visible,
-)
+from toolhone.train import attention
+from toolhone.train.attention import TREE_ATTENTION, visible
+from toolhone.train.batches import TreeCollator, tree_features
+from toolhone.train.preflight import refuse_other_attention
 from toolhone.train.trainer import ToolCallTrainer
-from toolhone.train.tree_attention import TREE_ATTENTION
 
 PAD = 31
 KINDS = ("llama", "qwen3", "gemma3", "mistral")
@@ -120,35 +115,34 @@ def result(model: Any, loss: torch.Tensor) -> Result:
     return loss.item(), gradients
 
 
-def one_by_one(model: Any, rows: Sequence[TrainingRow]) -> Result:
+def one_by_one(model: Any, rows: Sequence[LabelledTokens]) -> Result:
     """The mean loss over all labelled tokens and its gradients, from a stock forward pass of each row alone."""
     model.zero_grad()
     model.get_base_model().set_attn_implementation("sdpa")
-    labelled = [len(row.ids) - row.prompt_length for row in rows]
+    counts = [len(row.ids) - row.prompt_length for row in rows]
     whole = torch.zeros(())
-    for row, count in zip(rows, labelled, strict=True):
+    for row, count in zip(rows, counts, strict=True):
         labels = [IGNORED] * row.prompt_length + row.ids[row.prompt_length :]
-        loss = model(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss * count / sum(labelled)
+        loss = model(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss * count / sum(counts)
         loss.backward()
         whole = whole + loss.detach()
     return result(model, whole)
 
 
-def collate(rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, torch.Tensor]:
-    keys = ("input_ids", "prompt_length", "weight")
-    return TreeCollator(PAD, max_tokens)([dict(zip(keys, astuple(row), strict=True)) for row in rows])
+def collate(rows: Sequence[LabelledTokens], max_tokens: int) -> dict[str, torch.Tensor]:
+    return TreeCollator(PAD, max_tokens)([tree_features(row) for row in rows])
 
 
 def loss_of_trees(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The trainer's own loss of a batch, on one process."""
     model.get_base_model().set_attn_implementation(TREE_ATTENTION)
-    alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
+    alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), packing="prefix_tree", cpu=CpuConfig())
     count = (batch["labels"] != IGNORED).sum()
     loss: torch.Tensor = ToolCallTrainer.compute_loss(alone, model, batch, num_items_in_batch=count)
     return loss
 
 
-def as_trees(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> Result:
+def as_trees(model: Any, rows: Sequence[LabelledTokens], max_tokens: int) -> Result:
     """Loss and gradients of the rows laid out as trees."""
     model.zero_grad()
     loss = loss_of_trees(model, collate(rows, max_tokens))
@@ -166,47 +160,47 @@ def assert_equal(found: Result, expected: Result, tolerance: float) -> None:
 
 PROMPT = [5, 6, 7, 8, 9, 10]
 CASES = {
-    "another first label": [TrainingRow([*PROMPT, 1, 2, 3], 6), TrainingRow([*PROMPT, 4, 2, 3], 6)],
-    "the same first label": [TrainingRow([*PROMPT, 1, 2, 3], 6), TrainingRow([*PROMPT, 1, 2, 9, 9], 6)],
-    "exact duplicates": [TrainingRow([*PROMPT, 1, 2], 6)] * 3,
+    "another first label": [labelled([*PROMPT, 1, 2, 3], 6), labelled([*PROMPT, 4, 2, 3], 6)],
+    "the same first label": [labelled([*PROMPT, 1, 2, 3], 6), labelled([*PROMPT, 1, 2, 9, 9], 6)],
+    "exact duplicates": [labelled([*PROMPT, 1, 2], 6)] * 3,
     "turns of one conversation": [
-        TrainingRow([*PROMPT, 1, 2], 6),
-        TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
-        TrainingRow([*PROMPT, 1, 2, 11, 12, 3, 13, 14, 4, 4], 13),
+        labelled([*PROMPT, 1, 2], 6),
+        labelled([*PROMPT, 1, 2, 11, 12, 3], 10),
+        labelled([*PROMPT, 1, 2, 11, 12, 3, 13, 14, 4, 4], 13),
     ],
     "a turn twice, and the turn after it": [
-        TrainingRow([*PROMPT, 1, 2], 6),
-        TrainingRow([*PROMPT, 1, 2], 6),
-        TrainingRow([*PROMPT, 1, 3, 3], 6),
-        TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
+        labelled([*PROMPT, 1, 2], 6),
+        labelled([*PROMPT, 1, 2], 6),
+        labelled([*PROMPT, 1, 3, 3], 6),
+        labelled([*PROMPT, 1, 2, 11, 12, 3], 10),
     ],
     "two conversations that part after a turn": [
-        TrainingRow([*PROMPT, 1, 2], 6),
-        TrainingRow([*PROMPT, 1, 2, 11, 12, 3], 10),
-        TrainingRow([*PROMPT, 1, 2, 11, 13, 3], 10),
-        TrainingRow([*PROMPT, 1, 2, 11, 13, 3, 4, 4, 4], 13),
+        labelled([*PROMPT, 1, 2], 6),
+        labelled([*PROMPT, 1, 2, 11, 12, 3], 10),
+        labelled([*PROMPT, 1, 2, 11, 13, 3], 10),
+        labelled([*PROMPT, 1, 2, 11, 13, 3, 4, 4, 4], 13),
     ],
     "two turns in one prompt that goes on from both": [
-        TrainingRow([*PROMPT, 1], 6),
-        TrainingRow([*PROMPT, 1, 2], 6),
-        TrainingRow([*PROMPT, 1, 2, 11, 3], 9),
+        labelled([*PROMPT, 1], 6),
+        labelled([*PROMPT, 1, 2], 6),
+        labelled([*PROMPT, 1, 2, 11, 3], 9),
     ],
-    "one prompt inside another": [TrainingRow([*PROMPT, 1], 6), TrainingRow([*PROMPT[:4], 2, 2], 4)],
+    "one prompt inside another": [labelled([*PROMPT, 1], 6), labelled([*PROMPT[:4], 2, 2], 4)],
     "unequal lengths": [
-        TrainingRow([*PROMPT, 1], 6),
-        TrainingRow([*PROMPT[:3], *range(11, 25), 1, 2, 3, 4, 5, 6, 7], 17),
-        TrainingRow([*PROMPT, 15, 16, 2, 2], 8),
+        labelled([*PROMPT, 1], 6),
+        labelled([*PROMPT[:3], *range(11, 25), 1, 2, 3, 4, 5, 6, 7], 17),
+        labelled([*PROMPT, 15, 16, 2, 2], 8),
     ],
-    "a single row": [TrainingRow([*PROMPT, 1, 2, 3], 6)],
-    "the shortest row": [TrainingRow([3, 4], 1), TrainingRow([3, 5, 6], 1)],
-    "nothing shared": [TrainingRow([n, *PROMPT, n], 7) for n in (1, 2, 3)],
+    "a single row": [labelled([*PROMPT, 1, 2, 3], 6)],
+    "the shortest row": [labelled([3, 4], 1), labelled([3, 5, 6], 1)],
+    "nothing shared": [labelled([n, *PROMPT, n], 7) for n in (1, 2, 3)],
 }
 
 
 @pytest.fixture(params=[1, 3, 256])
 def _block_queries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention in blocks of so many queries: every segment its own, some joined, all in one."""
-    monkeypatch.setattr(tree_attention, "_BLOCK_QUERIES", request.param)
+    monkeypatch.setattr(attention, "_BLOCK_QUERIES", request.param)
 
 
 @pytest.mark.usefixtures("_double", "_block_queries")
@@ -240,10 +234,10 @@ def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: s
 
 
 WEIGHTED = [
-    TrainingRow([*PROMPT, 1, 2, 3], 6, 0.25),
-    TrainingRow([*PROMPT, 1, 2, 3, 11, 12, 3], 11, 0.5),  # goes on from the one above, which is learned within it
-    TrainingRow([*PROMPT, 4, 2, 3], 6),
-    TrainingRow([8, 8, 1, 2], 2, 0.125),
+    labelled([*PROMPT, 1, 2, 3], 6, 0.25),
+    labelled([*PROMPT, 1, 2, 3, 11, 12, 3], 11, 0.5),  # goes on from the one above, which is learned within it
+    labelled([*PROMPT, 4, 2, 3], 6),
+    labelled([8, 8, 1, 2], 2, 0.125),
 ]
 
 
@@ -257,10 +251,10 @@ def test_labels_after_a_turn_s_first_count_by_their_row_s_weight(models: dict[st
     for row in WEIGHTED:
         likely = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(dim=-1)
         first, *others = (-likely[place - 1, row.ids[place]] for place in range(row.prompt_length, len(row.ids)))
-        expected = expected + first + row.weight * sum(others)
-    labelled = sum(len(row.ids) - row.prompt_length for row in WEIGHTED)
-    (expected / labelled).backward()
-    alone = result(model, (expected / labelled).detach())
+        expected = expected + first + row.weights[-1] * sum(others)
+    count = sum(len(row.ids) - row.prompt_length for row in WEIGHTED)
+    (expected / count).backward()
+    alone = result(model, (expected / count).detach())
     model.train()
     try:
         assert_equal(as_trees(model, WEIGHTED, max_tokens), alone, 1e-9)
@@ -271,7 +265,7 @@ def test_labels_after_a_turn_s_first_count_by_their_row_s_weight(models: dict[st
 @pytest.mark.usefixtures("_double")
 def test_validation_weighs_nothing(models: dict[str, Any]) -> None:
     assert not models["llama"].training
-    plain = [TrainingRow(row.ids, row.prompt_length) for row in WEIGHTED]
+    plain = [labelled(row.ids, row.prompt_length) for row in WEIGHTED]
     assert_equal(as_trees(models["llama"], WEIGHTED, 1000), as_trees(models["llama"], plain, 1000), 1e-12)
 
 
@@ -284,7 +278,7 @@ def test_smollm2_has_the_loss_and_gradients_of_real_rows_alone(
     tokenizer = fetched_tokenizer("smollm2")
     renderer = make_renderer(tokenizer, ChatConfig(), "smollm2")
     examples = turns(list(read_conversations(DATA / "train.jsonl", read_tools(DATA / "tools.json")))[:8])
-    rows = sorted((TrainingRow.of(renderer.render(example)) for example in examples), key=lambda row: len(row.ids))[:3]
+    rows = sorted((renderer.render(example).tokens for example in examples), key=lambda row: len(row.ids))[:3]
     assert len(collate(rows, 10_000)["input_ids"][0]) < 0.5 * sum(len(row.ids) for row in rows)
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM.from_pretrained(tokenizer.name_or_path, dtype=torch.float32)
@@ -300,16 +294,16 @@ ids = st.integers(0, 2)
 
 
 @st.composite
-def training_rows(draw: st.DrawFn) -> TrainingRow:
+def training_rows(draw: st.DrawFn) -> LabelledTokens:
     prompt = draw(st.lists(ids, min_size=1, max_size=6))
     turn = draw(st.lists(ids, min_size=1, max_size=3))
-    return TrainingRow([*prompt, *turn], len(prompt), draw(st.sampled_from([1.0, 0.25])))
+    return labelled([*prompt, *turn], len(prompt), draw(st.sampled_from([1.0, 0.25])))
 
 
 tries = st.lists(training_rows(), min_size=1, max_size=8)
 
 
-def naive_count(rows: Sequence[TrainingRow]) -> int:
+def naive_count(rows: Sequence[LabelledTokens]) -> int:
     """Nodes of the trie of what may be shared, and everything else once a row, but for turns that are learned within
     the next prompt."""
     nodes = {tuple(row.ids[:n]) for row in rows for n in range(1, row.prompt_length)}
@@ -320,15 +314,15 @@ def naive_count(rows: Sequence[TrainingRow]) -> int:
     )
 
 
-def learned_within(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+def learned_within(rows: Sequence[LabelledTokens]) -> list[LabelledTokens]:
     """The distinct rows whose whole is the beginning of the next longer prompt in lexical order; of several with one
     prompt the shortest, since a token there has one label."""
-    prompts = sorted({tuple(row.shareable) for row in rows})
+    prompts = sorted({tuple(shareable_ids(row)) for row in rows})
     following = dict(zip(prompts, [*prompts[1:], ()], strict=True))
     distinct = [row for n, row in enumerate(rows) if row not in rows[:n]]
-    within = [row for row in distinct if following[tuple(row.shareable)][: len(row.ids)] == tuple(row.ids)]
+    within = [row for row in distinct if following[tuple(shareable_ids(row))][: len(row.ids)] == tuple(row.ids)]
     longest_first = sorted(within, key=lambda row: len(row.ids), reverse=True)
-    return list({tuple(row.shareable): row for row in longest_first}.values())
+    return list({tuple(shareable_ids(row)): row for row in longest_first}.values())
 
 
 def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
@@ -353,21 +347,21 @@ def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
 
 @given(tries)
 @settings(deadline=None, max_examples=200)
-def test_every_token_sees_exactly_its_own_row_so_far(rows: list[TrainingRow]) -> None:
+def test_every_token_sees_exactly_its_own_row_so_far(rows: list[LabelledTokens]) -> None:
     expected = [(r.ids, [IGNORED] * r.prompt_length + r.ids[r.prompt_length :]) for r in rows]
     assert sorted(rows_read_back(build_tree(rows))) == sorted(expected)
 
 
 @given(tries)
-@example([TrainingRow([0, 0], 1), TrainingRow([0, 0, 0], 1), TrainingRow([0, 0, 0, 0, 0], 4)])
+@example([labelled([0, 0], 1), labelled([0, 0, 0], 1), labelled([0, 0, 0, 0, 0], 4)])
 @settings(deadline=None)
-def test_a_tree_holds_each_shared_prefix_once(rows: list[TrainingRow]) -> None:
+def test_a_tree_holds_each_shared_prefix_once(rows: list[LabelledTokens]) -> None:
     assert len(build_tree(rows)) == naive_count(rows)
 
 
 @given(tries, st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_a_tree_does_not_depend_on_the_order_of_its_rows(rows: list[TrainingRow], shuffler: random.Random) -> None:
+def test_a_tree_does_not_depend_on_the_order_of_its_rows(rows: list[LabelledTokens], shuffler: random.Random) -> None:
     shuffled = list(rows)
     shuffler.shuffle(shuffled)
     assert build_tree(shuffled) == build_tree(rows)
@@ -377,16 +371,16 @@ def test_a_tree_does_not_depend_on_the_order_of_its_rows(rows: list[TrainingRow]
 @given(tries, st.integers(1, 40))
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_rows_give_the_loss_of_the_rows_alone(
-    models: dict[str, Any], rows: list[TrainingRow], max_tokens: int
+    models: dict[str, Any], rows: list[LabelledTokens], max_tokens: int
 ) -> None:
     assert_equal(as_trees(models["llama"], rows, max_tokens), one_by_one(models["llama"], rows), 1e-9)
 
 
 TEETH = [
-    TrainingRow([5, 6, 7, 1, 2], 3),
-    TrainingRow([5, 6, 8, 3], 3),
-    TrainingRow([5, 6, 7, 1, 2, 9, 4], 6),
-    TrainingRow([5, 6, 7, 1, 2], 3),
+    labelled([5, 6, 7, 1, 2], 3),
+    labelled([5, 6, 8, 3], 3),
+    labelled([5, 6, 7, 1, 2, 9, 4], 6),
+    labelled([5, 6, 7, 1, 2], 3),
 ]
 
 
@@ -412,7 +406,7 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
                 mask[place] ^= True
                 return mask
 
-            monkeypatch.setattr(tree_attention, "visible", flipped)
+            monkeypatch.setattr(attention, "visible", flipped)
             loss = loss_of_trees(models["llama"], batch).item()
             assert not abs(loss - right) <= 1e-9 * right, (query, key)
 
@@ -443,21 +437,21 @@ def test_the_turns_of_a_conversation_cost_what_the_conversation_costs_once() -> 
 
 
 @given(tries)
-def test_weights_are_those_of_the_labels(rows: list[TrainingRow]) -> None:
+def test_weights_are_those_of_the_labels(rows: list[LabelledTokens]) -> None:
     tree = build_tree(rows)
     assert [weight == 0 for weight in tree.weights] == [label == IGNORED for label in tree.labels]
-    assert sum(tree.weights) == pytest.approx(sum(1 + r.weight * (len(r.ids) - r.prompt_length - 1) for r in rows))
+    assert sum(tree.weights) == pytest.approx(sum(sum(r.weights) for r in rows))
 
 
 def test_two_thousand_rows_that_each_extend_the_one_before_do_not_overflow() -> None:
-    rows = [TrainingRow([1] * n + [2, 3], n + 1) for n in range(1, 2001)]
+    rows = [labelled([1] * n + [2, 3], n + 1) for n in range(1, 2001)]
     assert len(build_tree(rows)) == 2000 + 2 * 2000
 
 
 @given(tries, st.integers(1, 40))
 @settings(deadline=None)
 def test_the_collator_keeps_within_its_limit_and_counts_what_it_lays_out(
-    rows: list[TrainingRow], max_tokens: int
+    rows: list[LabelledTokens], max_tokens: int
 ) -> None:
     batch = collate(rows, max_tokens)
     real = batch["input_ids"] != PAD  # PAD is in no row
@@ -471,7 +465,7 @@ def test_the_collator_keeps_within_its_limit_and_counts_what_it_lays_out(
         tree = PrefixTree(*(batch[name][line][kept].tolist() for name in columns))
         one_tree = rows_read_back(tree)
         assert len(tree) <= max_tokens or len(one_tree) == 1
-        laid_out = [TrainingRow(row, labels.count(IGNORED)) for row, labels in one_tree]
+        laid_out = [labelled(row, labels.count(IGNORED)) for row, labels in one_tree]
         assert len(tree) == naive_count(laid_out)
         found += one_tree
     assert sorted(ids for ids, _ in found) == sorted(row.ids for row in rows)
@@ -524,9 +518,9 @@ def test_a_window_that_is_one_too_wide_changes_the_loss(
 ) -> None:
     rows = CASES["unequal lengths"]
     right = loss_of_trees(models[kind], collate(rows, 1000)).item()
-    within = tree_attention.AttentionBlocks.within
+    within = attention.AttentionBlocks.within
     monkeypatch.setattr(
-        tree_attention.AttentionBlocks, "within", lambda blocks, window: within(blocks, window and window + 1)
+        attention.AttentionBlocks, "within", lambda blocks, window: within(blocks, window and window + 1)
     )
     assert loss_of_trees(models[kind], collate(rows, 1000)).item() != pytest.approx(right, rel=1e-6)
 
@@ -534,8 +528,6 @@ def test_a_window_that_is_one_too_wide_changes_the_loss(
 @pytest.mark.parametrize("unknown", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}])
 def test_attention_that_no_kernel_computes_is_never_passed_over(unknown: dict[str, Any]) -> None:
     states = torch.zeros(1, 1, 2, 4)
-    blocks = tree_attention.AttentionBlocks(torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
+    blocks = attention.AttentionBlocks(torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
     with pytest.raises(NotImplementedError):
-        tree_attention.tree_attention(
-            nn.Module(), states, states, states, None, tree_blocks=blocks, scaling=1, **unknown
-        )
+        attention.tree_attention(nn.Module(), states, states, states, None, tree_blocks=blocks, scaling=1, **unknown)

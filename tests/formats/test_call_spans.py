@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.chat.spans import CallSpans, Span, call_spans
-from toolhone.formats.parse import parse_turn
+from toolhone.chat.parse import parse_turn
+from toolhone.formats.call_json import CallSpans, Span, call_spans
 from toolhone.records import FormatName
 
 texts = st.text(st.characters(exclude_categories=("Cs",))) | st.sampled_from(

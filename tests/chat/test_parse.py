@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.formats.parse import parse_turn
+from toolhone.chat.parse import parse_turn
 from toolhone.records import FormatName, ToolCall
 
 FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from toolhone.train.prefix_tree import IGNORED
+from toolhone.chat.render import IGNORED
+from toolhone.train.attention import AttentionBlocks
 
 _ROWS = 8
 """Rows of logits that are worked on together: few enough for a processor's cache to hold them."""
@@ -85,3 +86,19 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (of_one,) = ctx.saved_tensors
         return of_one.mul_(gradient), None, None  # a second backward would find them changed, and autograd refuses it
+
+
+def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: bool = True) -> torch.Tensor:
+    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch, weighted while the model trains.
+
+    The model must attend by `TREE_ATTENTION`. On a CPU in bfloat16, `matrix_attention` computes attention as plain
+    matrix products.
+    """
+    return label_loss(
+        model,
+        batch["labels"],
+        batch["weights"] if model.training else None,  # so that validation losses of different weights compare
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        tree_blocks=AttentionBlocks(batch["ends"], batch["position_ids"], matrix_attention=matrix_attention),
+    )

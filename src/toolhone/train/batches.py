@@ -1,13 +1,13 @@
-"""The order of training examples: a shuffle of conversations, or one in which a batch shares more of its prefixes.
+"""Which examples form a batch, and how a batch of prefix trees is laid out as tensors.
 
 The turns of one conversation stay side by side, since each shares all that came before it with the next: conversations
-are drawn by chance, such that their lengths add up to whole batches (5 + 4 + 3 turns are one of 12) and few are cut in
-two.
+are drawn at random so that their lengths add up to whole batches (5 + 4 + 3 turns fill a batch of 12) and few are cut
+in two.
 
 Examples with the same system prompt and tools are a group, whose prefix a batch computes once. Batches of few groups
-are cheaper, and teach less: what one group's teach, the next group's unteach. Where `groups_per_batch` asks for them, a
-batch takes equal parts of so many groups, filled as above, and each group's parts are spread evenly over the epoch.
-What is left over of the groups is chained and cut likewise.
+are cheaper and teach less: each group's batches undo some of what the others taught. If `groups_per_batch` asks for
+them, a batch takes equal parts of that many groups, filled as above, and each group's parts are spread evenly over the
+epoch. What is left over of the groups is chained and cut the same way.
 """
 
 from __future__ import annotations
@@ -15,11 +15,53 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from toolhone.chat.prefix_tree import split_into_trees
+from toolhone.chat.render import IGNORED, LabelledTokens
+
+
+@dataclass(frozen=True, slots=True)
+class TreeCollator:
+    """Makes a batch of rows into prefix trees of at most `max_tokens` computed tokens, one to a line of the batch."""
+
+    pad_id: int
+    max_tokens: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [
+            LabelledTokens(one["input_ids"], one["labels"], one["weights"], one["prompt_length"]) for one in features
+        ]
+        trees = split_into_trees(rows, self.max_tokens)
+        width = max(len(tree) for tree in trees)
+        return {
+            "input_ids": _pad([tree.ids for tree in trees], self.pad_id, width),  # [trees, width]
+            "position_ids": _pad([tree.positions for tree in trees], 0, width),
+            "labels": _pad([tree.labels for tree in trees], IGNORED, width),
+            "weights": _pad([tree.weights for tree in trees], 0.0, width),
+            # A padding token sees itself alone: a query without any key would give NaN.
+            "ends": _pad([tree.ends for tree in trees], None, width),
+            "examples": torch.tensor(len(rows)),
+            "logical_tokens": torch.tensor(sum(len(row) for row in rows)),
+            "computed_tokens": torch.tensor(sum(len(tree) for tree in trees)),
+        }
+
+
+def tree_features(row: LabelledTokens) -> dict[str, Any]:
+    """A row as `TreeCollator` takes it: the columns of the training dataset."""
+    return {"input_ids": row.ids, "labels": row.labels, "weights": row.weights, "prompt_length": row.prompt_length}
+
+
+def _pad(lists: Sequence[Sequence[float]], fill: float | None, width: int) -> torch.Tensor:
+    """Stack lists of unequal length; `fill` None continues each with the index after its own place."""
+    tails = ([fill] * (width - len(x)) if fill is not None else list(range(len(x) + 1, width + 1)) for x in lists)
+    return torch.tensor([[*x, *tail] for x, tail in zip(lists, tails, strict=True)])
 
 
 class PrefixSampler(Sampler[int]):
@@ -128,8 +170,8 @@ def _sums(lengths: tuple[int, ...], most: int) -> frozenset[int]:
     return frozenset(found)
 
 
-class TellEpoch(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler which epoch begins.
+class SetEpochCallback(TrainerCallback):  # type: ignore[misc]
+    """Sets the sampler's epoch.
 
     accelerate does so itself, but not through the wrappers of a resumed run on several processes.
     """

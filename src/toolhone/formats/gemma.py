@@ -1,4 +1,13 @@
-{#- toolhone's template for the gemma format: Gemma's turns, calls as JSON objects with "parameters", each on a line of its
+"""The gemma format: Gemma's turns, and calls as bare JSON objects with "parameters", each on a line of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from toolhone.formats.bare_json import LINES_OF_JSON, read_bare_json
+from toolhone.formats.chat_format import ChatFormat, json_call_writer
+
+_TEMPLATE = r"""{#- toolhone's template for the gemma format: Gemma's turns, calls as JSON objects with "parameters", each on a line of its
     own, and results in tool_output blocks, as the documentation of Gemma 3 has them. No spaces are written between the parts
     of a call: a sixth of its tokens, none of which says anything. Gemma knows a user and a model
     alone: the system message and the tools stand at the head of the first user turn, results in turns of the user. -#}
@@ -37,3 +46,14 @@
     {{- "<end_of_turn>\n" if head_is_open and messages | length == after_head }}
     {{- "<start_of_turn>model\n" }}
 {%- endif %}
+"""
+
+GEMMA = ChatFormat(
+    name="gemma",
+    template=_TEMPLATE,
+    read=partial(read_bare_json, style=LINES_OF_JSON),
+    write=json_call_writer("parameters"),
+    special_tokens=("<start_of_turn>", "<end_of_turn>"),
+    end_of_turn="<end_of_turn>",
+    other_stops=("<eos>",),
+)

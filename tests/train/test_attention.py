@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from labelled import labelled
 from torch.nn.functional import scaled_dot_product_attention
 
-from toolhone.train.prefix_tree import TrainingRow, build_tree, visible
-from toolhone.train.tree_attention import AttentionBlocks, GroupedAttention, tree_attention
+from toolhone.chat.prefix_tree import build_tree
+from toolhone.train.attention import AttentionBlocks, tree_attention, visible
+from toolhone.train.cpu import GroupedAttention
 
 GIVEN = [(4, 1), (6, 3), (2, 2)]
 
@@ -40,7 +42,7 @@ def test_a_tree_in_bfloat16_has_the_values_and_gradients_of_a_dense_mask(
 ) -> None:
     torch.manual_seed(0)
     shared = list(range(100))
-    tree = build_tree([TrainingRow([*shared, *[1000 + n] * length], 101) for n, length in enumerate((150, 20, 300))])
+    tree = build_tree([labelled([*shared, *[1000 + n] * length], 101) for n, length in enumerate((150, 20, 300))])
     ends, positions = torch.tensor(tree.ends), torch.tensor(tree.positions)
     every = torch.arange(len(tree))
     mask = visible(ends, every, every)

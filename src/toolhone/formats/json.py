@@ -1,4 +1,13 @@
-{#- toolhone's template for the json format: ChatML turns, tools as JSON lines, calls as JSON objects without tags, each on
+"""The json format: ChatML's turns, and calls as bare JSON objects with "arguments", each on a line of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from toolhone.formats.bare_json import LINES_OF_JSON, read_bare_json
+from toolhone.formats.chat_format import ChatFormat, json_call_writer
+
+_TEMPLATE = r"""{#- toolhone's template for the json format: ChatML turns, tools as JSON lines, calls as JSON objects without tags, each on
     a line of its own, so that a model need not know before the first call whether more follow.
     Every turn ends at once with <|im_end|>. -#}
 {%- set first = messages[0] if messages and messages[0].role == "system" else none %}
@@ -29,3 +38,15 @@
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|im_start|>assistant\n" }}{% endif %}
+"""
+
+JSON = ChatFormat(
+    name="json",
+    template=_TEMPLATE,
+    read=partial(read_bare_json, style=LINES_OF_JSON),
+    write=json_call_writer("arguments"),
+    special_tokens=("<|im_start|>", "<|im_end|>"),
+    end_of_turn="<|im_end|>",
+    other_stops=("<|endoftext|>",),
+    is_detected=False,  # its tokens are those of hermes
+)

@@ -1,7 +1,7 @@
 """A training step on a CPU with the adapter's part of a layer as one product, against PEFT's own forward pass.
 
-    .venv/bin/python scripts/bench_lora_product.py                        # five batches of configs/cpu.yaml
-    .venv/bin/python scripts/bench_lora_product.py --set model.dtype=bfloat16
+    .venv/bin/python scripts/bench_fused_lora.py                        # five batches of configs/cpu.yaml
+    .venv/bin/python scripts/bench_fused_lora.py --set model.dtype=bfloat16
 
 Both do the same batches, by turns, forward and backward; the first batch is a warm-up. In bfloat16 PEFT's pass needs
 autocast around it, as Trainer would have it, and has it here.
@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from toolhone.chat.render import IGNORED
 from toolhone.cli.quiet import hush_libraries
 from toolhone.config_file import load_config
-from toolhone.prepare import prepare
+from toolhone.pipeline import prepare
 from toolhone.run_folder import RunFolder
-from toolhone.train.cpu.fused_lora import multiply_at_once
+from toolhone.train.cpu import fuse_lora
+from toolhone.train.loss import tree_loss
 from toolhone.train.model import load_model
-from toolhone.train.prefix_tree import IGNORED
 from toolhone.train.progress import TrainLog
 from toolhone.train.trainer import make_trainer
-from toolhone.train.tree_attention import tree_loss
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 
 def compare(model: Any, batches: list[dict[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, list[float]]:
     """Seconds of every counted batch in either way; which goes first changes from batch to batch."""
-    ways: dict[str, Callable[[Any], None]] = {"PEFT's own": multiply_apart, "one product": multiply_at_once}
+    ways: dict[str, Callable[[Any], None]] = {"PEFT's own": multiply_apart, "one product": fuse_lora}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number, batch in enumerate(batches):
         for name in list(ways)[:: 1 if number % 2 else -1]:
@@ -77,7 +77,7 @@ def compare(model: Any, batches: list[dict[str, torch.Tensor]], dtype: torch.dty
 
 
 def multiply_apart(model: Any) -> None:
-    """Take back what `multiply_at_once` did."""
+    """Take back what `fuse_lora` did."""
     for layer in model.modules():
         if hasattr(layer, "lora_variant"):
             layer.cast_input_dtype_enabled = True

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from toolhone.train.label_loss import summed_cross_entropy
-from toolhone.train.prefix_tree import IGNORED
+from toolhone.chat.render import IGNORED
+from toolhone.train.loss import summed_cross_entropy
 
 
 @pytest.mark.parametrize("ignored", [0, 3])

@@ -1,4 +1,14 @@
-{#- toolhone's template for the llama3 format: Llama-3 headers, tools in the system turn, calls as JSON objects with
+"""The llama3 format: Llama 3's headers, and calls as bare JSON objects with "parameters", joined by "; "."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from toolhone.formats.bare_json import JsonCallStyle, read_bare_json
+from toolhone.formats.chat_format import ChatFormat, json_call_writer
+
+_TEMPLATE = r"""{#- toolhone's template for the llama3 format: Llama-3 headers, tools in the system turn, calls as JSON objects with
     "parameters". Unlike Llama's own it allows parallel calls (joined by "; "), keeps text beside a call, and prints
     no date but the one it is given, so that a prompt is the same tomorrow. -#}
 {%- set first = messages[0] if messages and messages[0].role == "system" else none %}
@@ -34,3 +44,19 @@
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|start_header_id|>assistant<|end_header_id|>\n\n" }}{% endif %}
+"""
+
+_STYLE = JsonCallStyle(("parameters", "arguments"), separator=re.compile(r"[\s;]*"), python_tag=True)
+
+LLAMA3 = ChatFormat(
+    name="llama3",
+    template=_TEMPLATE,
+    read=partial(read_bare_json, style=_STYLE),
+    write=json_call_writer("parameters", separator="; "),
+    special_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    end_of_turn="<|eot_id|>",
+    other_stops=("<|eom_id|>", "<|end_of_text|>"),
+    stray_call="a call inside a line of text or in a code fence",
+    template_kwargs={"date_string": "26 Jul 2024"},  # Llama's own template prints today's date if it gets none
+    serving_parsers={"vllm": "llama3_json", "sglang": "llama3"},
+)

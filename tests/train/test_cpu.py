@@ -1,4 +1,4 @@
-"""The adapter's product against PEFT's own forward and backward passes."""
+"""What makes a CPU faster gives PEFT's own values and gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from toolhone.train.cpu.fused_lora import LoraProduct, multiply_at_once
+from toolhone.train.cpu import LoraProduct, fuse_lora
 
 
 class TwoLayers(torch.nn.Module):
@@ -45,7 +45,7 @@ def output_and_gradients(model: torch.nn.Module, x: torch.Tensor) -> list[torch.
 def test_values_and_gradients_are_those_of_peft(keys: dict[str, object], shape: tuple[int, ...]) -> None:
     model = adapted(torch.float64, torch.float64, **keys)
     ours = copy.deepcopy(model)
-    multiply_at_once(ours)
+    fuse_lora(ours)
     x = torch.randn(shape, dtype=torch.float64)
     for found, expected in zip(output_and_gradients(ours, x), output_and_gradients(model, x), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -54,7 +54,7 @@ def test_values_and_gradients_are_those_of_peft(keys: dict[str, object], shape: 
 def test_in_bfloat16_the_adapter_stays_float32_and_so_do_its_gradients() -> None:
     exact = adapted(torch.float64, torch.float64)
     ours = adapted(torch.bfloat16, torch.float32)
-    multiply_at_once(ours)
+    fuse_lora(ours)
     x = torch.randn(9, 12).bfloat16()
     found = output_and_gradients(ours, x)
     assert [tensor.dtype for tensor in found] == [torch.bfloat16] * 2 + [torch.float32] * 4
@@ -71,7 +71,7 @@ def test_autograd_agrees_with_differences() -> None:
 
 def test_a_disabled_adapter_leaves_the_layer_alone() -> None:
     model = adapted(torch.float64, torch.float64)
-    multiply_at_once(model)
+    fuse_lora(model)
     x = torch.randn(2, 12, dtype=torch.float64)
     with model.disable_adapter():
         plain = model(x)
@@ -80,3 +80,12 @@ def test_a_disabled_adapter_leaves_the_layer_alone() -> None:
         if "lora_B" in name:
             parameter.data.zero_()
     torch.testing.assert_close(model(x), plain)
+
+
+def test_dora_stays_peft_s_own_and_trains_in_bfloat16() -> None:
+    model = adapted(torch.bfloat16, torch.float32, use_dora=True)
+    ours = copy.deepcopy(model)
+    fuse_lora(ours)
+    x = torch.randn(9, 12).bfloat16()
+    for found, expected in zip(output_and_gradients(ours, x), output_and_gradients(model, x), strict=True):
+        torch.testing.assert_close(found, expected)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.train.sampler import PrefixSampler
+from toolhone.train.batches import PrefixSampler
 
 groups = st.lists(st.sampled_from("abcd"), max_size=60)
 

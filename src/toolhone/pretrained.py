@@ -1,0 +1,91 @@
+"""Load what belongs to a pretrained model, from a folder or the Hugging Face hub, with one clear error if it fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+
+from toolhone.config import ModelConfig
+from toolhone.errors import UserError
+
+_UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
+_FETCHED_FOLDER = ".cache/models"
+
+
+def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
+    """The model's tokenizer, or the one saved beside an adapter in `folder`."""
+    tokenizer = from_pretrained(AutoTokenizer, config, str(folder) if folder else None)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model_config(config: ModelConfig) -> Any:
+    """The model's architecture (layers, sizes), without its weights."""
+    return from_pretrained(AutoConfig, config)
+
+
+def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
+    """What `loader`, one of transformers' Auto classes, loads for the model, or for `name` in its place.
+
+    Raises:
+        UserError: naming model.name or model.revision, if it cannot be loaded, with what to try.
+    """
+    name = name or config.name
+    local = Path(name)
+    if not local.is_dir() and _is_path(name):
+        is_fetched = any(model in name for model in ("SmolLM2", "gemma-3"))
+        fetch = f" (`scripts/fetch_model.py {local.name}` brings it; `make train` calls it)" if is_fetched else ""
+        raise UserError(f"model.name: no such folder: {name}{fetch}")
+    if local.is_dir() and name == config.name and not (local / "config.json").is_file():
+        raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
+    revision = {} if local.is_dir() else {"revision": config.revision}
+    try:
+        return loader.from_pretrained(name, **revision, **options)
+    except (OSError, HfHubHTTPError) as error:
+        raise UserError(_why_missing(name, config.revision, error)) from None
+    except SafetensorError as error:
+        raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
+    except ValueError as error:  # an architecture that transformers does not know, a broken config
+        what = "tokenizer" if loader is AutoTokenizer else "model"
+        raise UserError(f"model.name: {name} holds no {what} that can be loaded: {_first_line(error)}") from None
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep in name and Path(name).parent.is_dir())
+
+
+def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    statuses = {getattr(getattr(c, "response", None), "status_code", None) for c in causes}
+    gated = any(isinstance(c, GatedRepoError) for c in causes)
+    # To someone who is not logged in, the hub answers 401 for a name that does not exist.
+    if not gated and any(isinstance(c, RepositoryNotFoundError) for c in causes):
+        return (
+            f"model.name: no folder and no hub model is called {name}; check the spelling, "
+            "or run `hf auth login` if it is private"
+        )
+    if any(isinstance(c, RevisionNotFoundError) for c in causes):
+        return f"model.revision: {name} has no branch, tag or commit {revision}; see its page on the hub"
+    if gated or statuses & {401, 403}:
+        return (
+            f"model.name: {name} is gated or private on the hub: accept its licence on its page and run "
+            f"`hf auth login`, or take an ungated model such as {_UNGATED}"
+        )
+    return (
+        f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, name a local folder, "
+        f"for example one under {_FETCHED_FOLDER}"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

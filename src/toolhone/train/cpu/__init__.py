@@ -1,1 +1,0 @@
-"""What makes training faster on a CPU, and nothing else."""
