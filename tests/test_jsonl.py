@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from toolhone.errors import UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, read_json, read_jsonl, write_json, write_jsonl, write_text
+from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl, write_text
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -47,10 +47,10 @@ def test_the_same_key_in_two_objects_is_no_duplicate() -> None:
     assert parse_strict('[{"a": 1}, {"a": {"a": 2}}]') == [{"a": 1}, {"a": {"a": 2}}]
 
 
-def test_broken_json_stays_a_decode_error_with_its_place() -> None:
-    with pytest.raises(json.JSONDecodeError) as caught:
+def test_broken_json_is_refused_with_its_place() -> None:
+    with pytest.raises(StrictJsonError, match="broken JSON: Expecting ':' delimiter at line 2, column 6") as caught:
         parse_strict('{"a": 1,\n "b" 2}')
-    assert (caught.value.lineno, caught.value.colno) == (2, 6)
+    assert (caught.value.rule, caught.value.line) == ("broken-json", 2)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from toolhone.data.json_array import array_elements
 from toolhone.errors import UserError
-from toolhone.strict_json import Undecodable, decode, decode_line, refuse_surrogates
+from toolhone.strict_json import StrictJsonError, parse_line, parse_strict, refuse_surrogates
 
 _SUFFIXES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
 _ALL_SUFFIXES = (*_SUFFIXES, ".parquet")
@@ -142,8 +142,8 @@ def _line_rows(lines: Iterable[bytes], file: str) -> Iterator[SourceRow]:
             continue
         where = f"{file}:{number}"
         try:
-            value, notes = decode_line(line)
-        except Undecodable as error:
+            value, notes = parse_line(line)
+        except StrictJsonError as error:
             yield SourceRow(where, None, (error.rule, str(error)))
             continue
         yield _row(value, where, notes)
@@ -152,13 +152,13 @@ def _line_rows(lines: Iterable[bytes], file: str) -> Iterator[SourceRow]:
 def _array_rows(stream: io.BufferedReader, file: str, has_bom: bool) -> Iterator[SourceRow]:
     for number, text in enumerate(array_elements(stream), 1):
         where = f"{file}:{number}"
-        if isinstance(text, Undecodable):
+        if isinstance(text, StrictJsonError):
             message = f"{text}; the rows after it cannot be told apart and are not read"
             yield SourceRow(where, None, (text.rule, message))
             return
         try:
-            value, notes = decode_line((BOM_UTF8 if has_bom and number == 1 else b"") + text.encode())
-        except Undecodable as error:
+            value, notes = parse_line((BOM_UTF8 if has_bom and number == 1 else b"") + text.encode())
+        except StrictJsonError as error:
             yield SourceRow(where, None, (error.rule, str(error)))
             continue
         yield _row(value, where, notes)
@@ -167,8 +167,8 @@ def _array_rows(stream: io.BufferedReader, file: str, has_bom: bool) -> Iterator
 def _object_rows(content: bytes, file: str) -> Iterator[SourceRow]:
     """A .json file that starts with an object: one row, or an object with one list of rows."""
     try:
-        value, notes = decode_line(content)
-    except Undecodable as error:
+        value, notes = parse_line(content)
+    except StrictJsonError as error:
         if error.rule == "broken-json" and content.strip().count(b"\n"):
             # Lines after all, of which the first is broken: better a fault for each than one for all.
             lines = list(_line_rows(io.BytesIO(content), file))
@@ -259,13 +259,13 @@ def _table_row(row: dict[str, Any], where: str) -> SourceRow:
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_json)
         refuse_surrogates(text)
-    except Undecodable as error:
+    except StrictJsonError as error:
         return SourceRow(where, None, (error.rule, str(error)))
     except TypeError as error:
         return SourceRow(where, None, ("broken-file", f"{error}; write such columns as text"))
     except ValueError:
         return SourceRow(where, None, ("nan", "holds NaN or Infinity, which are not JSON"))
-    return SourceRow(where, decode(text))
+    return SourceRow(where, parse_strict(text))
 
 
 def _as_json(value: Any) -> Any:

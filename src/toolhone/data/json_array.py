@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from toolhone.strict_json import Undecodable
+from toolhone.strict_json import StrictJsonError
 
 _CHUNK = 1 << 18
 _BLANK = " \t\r\n"
@@ -15,7 +15,7 @@ _NEAR_THE_END = 16
 """The longest cut token that the decoder reports at its start: `\\uXXXX`, `-Infinity`, and room."""
 
 
-def array_elements(stream: BinaryIO) -> Iterator[str | Undecodable]:
+def array_elements(stream: BinaryIO) -> Iterator[str | StrictJsonError]:
     """Yield the JSON text of each element; at the first fault of the array itself, that fault, and no more."""
     window = _Window(stream)
     try:
@@ -36,7 +36,7 @@ def array_elements(stream: BinaryIO) -> Iterator[str | Undecodable]:
         window.skip_blank()
         if not window.at_end():
             raise window.fault("text after the end of the list")
-    except Undecodable as error:
+    except StrictJsonError as error:
         yield error
 
 
@@ -80,7 +80,7 @@ class _Window:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR_THE_END
                 if not (cut and self._read(size)):
                     line = self._lines + self._text.count("\n", 0, min(error.pos, len(self._text)))
-                    raise Undecodable("broken-json", f"broken JSON: {error.msg} at line {line}") from None
+                    raise StrictJsonError("broken-json", f"broken JSON: {error.msg} at line {line}") from None
             except RecursionError:
                 raise self.fault("JSON that is nested too deeply") from None
             except ValueError:
@@ -92,8 +92,8 @@ class _Window:
                     return element
             size *= 2
 
-    def fault(self, message: str) -> Undecodable:
-        return Undecodable("broken-json", f"broken JSON: {message} at line {self._line()}")
+    def fault(self, message: str) -> StrictJsonError:
+        return StrictJsonError("broken-json", f"broken JSON: {message} at line {self._line()}")
 
     def _line(self) -> int:
         return self._lines + self._text.count("\n", 0, self._at)
@@ -109,7 +109,7 @@ class _Window:
             more = self._decoder.decode(chunk, final=self._ended)
         except UnicodeDecodeError as error:
             message = f"not UTF-8 ({error.reason}, after line {self._lines}); save it as UTF-8"
-            raise Undecodable("encoding", message) from None
+            raise StrictJsonError("encoding", message) from None
         self._text = self._text[self._at :] + more
         self._at = 0
         return not self._ended or bool(more)

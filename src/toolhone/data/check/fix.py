@@ -26,7 +26,7 @@ from toolhone.data.importers import openai
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
-from toolhone.strict_json import Undecodable, decode_line
+from toolhone.strict_json import StrictJsonError, parse_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class _Lines:
         if len(text) < 2 or text.startswith((b"[", BOM_UTF16_LE, BOM_UTF16_BE)):
             return None
         try:
-            value, _ = decode_line(text)
-        except Undecodable:
+            value, _ = parse_line(text)
+        except StrictJsonError:
             return text + b"\n"
         return None if isinstance(value, dict) else text + b"\n"

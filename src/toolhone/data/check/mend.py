@@ -19,8 +19,8 @@ from typing import Any
 
 from toolhone.data.check.schema import CompiledTool
 from toolhone.data.importers.schema_nulls import null_places, without_nulls
-from toolhone.jsonl import StrictJsonError, parse_strict
 from toolhone.records import Tool
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 Done = list[tuple[str, str]]
 """Rule and what was done."""
@@ -156,7 +156,7 @@ def _decoded(text: Any) -> Any:
         return None
     try:
         return parse_strict(text)
-    except (json.JSONDecodeError, StrictJsonError):
+    except StrictJsonError:
         return None
 
 

@@ -26,7 +26,7 @@ from toolhone.data.importers.turns import tied
 from toolhone.data.read import RowFault
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Tool
-from toolhone.strict_json import Undecodable, decode, decode_line
+from toolhone.strict_json import StrictJsonError, parse_line, parse_strict
 
 PYTHON_WITH_GOLD = (
     *("simple_python", "multiple", "parallel", "parallel_multiple"),
@@ -119,8 +119,8 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
         for number, line in enumerate(lines, 1):
             where = f"{path}:{number}"
             try:
-                row = decode_line(line)[0] if line.strip() else None
-            except Undecodable as error:
+                row = parse_line(line)[0] if line.strip() else None
+            except StrictJsonError as error:
                 yield where, RowFault(where, error.rule, str(error))
                 continue
             if isinstance(row, dict):
@@ -148,8 +148,8 @@ def _messages(question: Any, where: str) -> list[dict[str, Any]]:
 def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[dict[str, Any]]:
     if isinstance(functions, str):  # as the hub's viewer has them
         try:
-            functions = decode(functions)
-        except Undecodable as error:
+            functions = parse_strict(functions)
+        except StrictJsonError as error:
             raise RowError(f"{where}: function: {error}", rule=error.rule) from None
     if not isinstance(functions, list):
         raise RowError(f'{where}: expected "function" to be a list, found {short(functions)}', rule="bad-tool")

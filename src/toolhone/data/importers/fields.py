@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from toolhone.errors import RowError
-from toolhone.strict_json import Undecodable, decode
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 
 def typed(row: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
@@ -39,6 +39,6 @@ def json_text(text: str, where: str) -> Any:
         RowError: where it is none.
     """
     try:
-        return decode(text)
-    except Undecodable as error:
+        return parse_strict(text)
+    except StrictJsonError as error:
         raise RowError(f"{where}: {error}: {short(text)}", rule=error.rule) from None

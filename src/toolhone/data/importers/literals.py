@@ -14,7 +14,7 @@ import re
 import warnings
 from typing import Any
 
-from toolhone.strict_json import Undecodable, decode
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 _BREAK = re.compile(r"\s+")
@@ -31,8 +31,8 @@ def parse_literal(text: str) -> Any:
         LiteralError: where it states none, or more than one (a key that stands twice, NaN).
     """
     try:
-        return decode(text)
-    except Undecodable as error:
+        return parse_strict(text)
+    except StrictJsonError as error:
         if error.rule != "broken-json":
             raise LiteralError(str(error)) from None
         fault = str(error)
@@ -47,7 +47,7 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int]:
     """
     try:
         end = json.JSONDecoder().raw_decode(text, start)[1]
-        return decode(text[start:end]), end
+        return parse_strict(text[start:end]), end
     except RecursionError:
         raise LiteralError("JSON that is nested too deeply") from None
     except ValueError as error:  # broken JSON, what `decode` refuses, or a number with too many digits

@@ -8,7 +8,7 @@ from toolhone.data.importers.fields import short
 from toolhone.data.importers.responses_api import is_response
 from toolhone.data.importers.streams import is_stream, whole_response
 from toolhone.errors import RowError
-from toolhone.strict_json import Undecodable, decode
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 _REQUEST_KEYS = ("request", "req", "request_body", "input", "inputs", "kwargs", "body")
 _RESPONSE_KEYS = ("response", "resp", "res", "response_body", "output", "outputs", "completion", "result")
@@ -88,8 +88,8 @@ def _body(value: Any) -> Any:
     """A body may be a JSON text, and stand under "body" beside headers and status."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
-            decoded = decode(value)
-        except Undecodable:
+            decoded = parse_strict(value)
+        except StrictJsonError:
             return value
         # A text that is JSON may be an answer of its own: a model told to answer so.
         value = decoded if isinstance(decoded, list) or decoded.keys() & _BODY_KEYS else value

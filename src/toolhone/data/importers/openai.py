@@ -17,7 +17,7 @@ from toolhone.data.importers.legacy import modernised
 from toolhone.data.importers.tool_list import read_tool_list
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Message, Role, Tool, ToolCall
-from toolhone.strict_json import Undecodable, decode, refuse_surrogates
+from toolhone.strict_json import StrictJsonError, parse_strict, refuse_surrogates
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 _ROW_KEYS = frozenset({"id", "messages", "tools", "parallel_tool_calls", "expected", "gold_source", "meta"})
@@ -144,8 +144,8 @@ def read_arguments(found: Any, where: str) -> dict[str, Any]:
     arguments = {} if found is None else found
     if isinstance(found, str):
         try:
-            arguments = decode(found) if found.strip() else {}
-        except Undecodable as error:
+            arguments = parse_strict(found) if found.strip() else {}
+        except StrictJsonError as error:
             if str(error).startswith("holds "):  # of JSON, though of a value that nothing can write
                 raise RowError(f"{where}: {error}", rule=error.rule) from None
             reason = str(error).removeprefix("broken JSON: ")
@@ -168,7 +168,7 @@ def refuse_unwritable(value: Any, where: str) -> None:
     """
     try:
         refuse_surrogates(value, allow_nan=False)
-    except Undecodable as error:
+    except StrictJsonError as error:
         raise RowError(f"{where}: {error}", rule=error.rule) from None
     except ValueError:
         text = f"{where}: holds a number that is too large for a float; write it as a text"

@@ -7,7 +7,7 @@ from typing import Any
 
 from toolhone.data.importers.fields import short
 from toolhone.errors import RowError
-from toolhone.strict_json import Undecodable, decode
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 
 def is_stream(value: Any) -> bool:
@@ -46,8 +46,8 @@ def _is_chunk(chunk: dict[str, Any]) -> bool:
 def _events(text: str, where: str) -> list[Any]:
     data = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
     try:
-        return [decode(event) for event in data if event and event != "[DONE]"]
-    except Undecodable as error:
+        return [parse_strict(event) for event in data if event and event != "[DONE]"]
+    except StrictJsonError as error:
         raise RowError(f"{where}: an event of the stream: {error}", rule=error.rule) from None
 
 

@@ -23,8 +23,9 @@ from toolhone.data.paraphrase.reword import fault, plain, read_wordings, request
 from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
+from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Tool
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,11 +114,11 @@ class _AnswerFile:
 
     def _take(self, line: bytes, number: int, budget: Budget) -> None:
         try:
-            row = parse_strict(line.decode())
+            row = parse_strict(line.decode(), allow_surrogates=True)
             budget.spend(row["prompt_tokens"], row["completion_tokens"])
             if isinstance(row["text"], str):
                 self.texts[row["key"]] = row["text"]
-        except (UnicodeDecodeError, json.JSONDecodeError, StrictJsonError, KeyError, TypeError):
+        except (UnicodeDecodeError, StrictJsonError, KeyError, TypeError):
             # Cut off by a crash: the answer is lost, and was perhaps paid for; the call is counted.
             budget.spend(0, 0)
 

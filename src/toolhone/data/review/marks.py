@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +23,10 @@ from toolhone.data.read import examples
 from toolhone.data.review.sheet import turn_hash
 from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
 from toolhone.errors import UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, read_json, write_conversations
+from toolhone.jsonl import read_json, write_conversations
 from toolhone.rates import Rate, rate
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -283,7 +283,7 @@ def _mended(where: str, mended: Any) -> Message:
     if isinstance(mended, str):
         try:
             mended = parse_strict(mended)
-        except (json.JSONDecodeError, StrictJsonError) as error:
+        except StrictJsonError as error:
             raise UserError(f"{where}: mended: not JSON ({error}); {example}") from None
     turn = {"calls": mended} if isinstance(mended, list) else mended
     if not isinstance(turn, dict) or not set(turn) <= {"calls", "content"}:
