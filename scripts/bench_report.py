@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolhone.data.split import turns
+from toolhone.data.read import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import write_conversations, write_json, write_jsonl

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolhone.records import FormatName, RowFormat
+from toolhone.records import FormatName
 
 
 class _Section(BaseModel):
@@ -45,8 +45,9 @@ class DataConfig(_Section):
     half of a source's rows, `path=2` each twice."""
     test: tuple[str, ...] = Field(min_length=1)
     """Sources that are never trained or tuned on."""
-    format: RowFormat = "auto"
-    """The rows' format; auto: told from the first rows of each file."""
+    format: str = "auto"
+    """The rows' format, one of those that `toolhone data check --help` lists; auto: detected from the first rows of
+    each file."""
     tools: str | None = None
     """A JSON file with the list of tools, for rows that carry none of their own."""
     validation: float = Field(0.1, ge=0.0, lt=1.0)

@@ -15,7 +15,7 @@ from rich.console import Console
 from toolhone.chat.render import ChatRenderer, make_renderer
 from toolhone.config import Config
 from toolhone.config_file import load_config
-from toolhone.data.split import turns
+from toolhone.data.read import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_run
 from toolhone.evaluate.predict import predict

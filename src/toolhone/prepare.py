@@ -11,7 +11,8 @@ from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer, Rendered, make_renderer, render_all
 from toolhone.config import Config
-from toolhone.data.split import Splits, make_splits, turns
+from toolhone.data.read import turns
+from toolhone.data.split import Splits, make_splits
 from toolhone.fingerprint import fingerprint
 from toolhone.records import Example
 from toolhone.train.hardware import Hardware, choose_hardware, rank, world_size

@@ -26,8 +26,8 @@ from toolhone.chat.render import (
     render_all,
 )
 from toolhone.config import ChatConfig
-from toolhone.data.read import read_conversations, read_tools
-from toolhone.data.split import read_files, turns
+from toolhone.data.read import read_conversations, read_tools, turns
+from toolhone.data.split import read_files
 from toolhone.errors import UserError
 from toolhone.formats.chat_format import FORMATS
 from toolhone.formats.parse import parse_turn

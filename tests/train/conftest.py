@@ -14,8 +14,7 @@ from rich.console import Console
 
 from toolhone.chat.render import Rendered, make_renderer
 from toolhone.config import ChatConfig, Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 from toolhone.records import Tool
 from toolhone.run_folder import RunFolder
 from toolhone.train.hardware import Hardware

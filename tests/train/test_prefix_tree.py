@@ -31,8 +31,7 @@ from transformers import (
 
 from toolhone.chat.render import make_renderer
 from toolhone.config import ChatConfig
-from toolhone.data.read import read_conversations, read_tools
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, read_tools, turns
 from toolhone.errors import UserError
 from toolhone.train import tree_attention
 from toolhone.train.prefix_tree import (

@@ -21,8 +21,9 @@ from toolhone.cli.quiet import hush_libraries
 from toolhone.cli.route import add_route_commands
 from toolhone.cli.serve import add_serve_commands
 from toolhone.cli.terminal import plain_console
+from toolhone.data.importers import IMPORTERS
 from toolhone.errors import UserError
-from toolhone.records import FormatName, RowFormat
+from toolhone.records import FormatName
 from toolhone.train.cpu.memory import no_collecting
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
     parser.add_argument(
-        "--rows-format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
+        "--rows-format", choices=("auto", *IMPORTERS), default="auto", help="the rows' format (default: detected)"
     )
     parser.add_argument(
         *("--format", "--chat-format"),

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from toolhone.cli.terminal import plain_console
-from toolhone.records import FormatName, RowFormat, Tool
+from toolhone.data.importers import IMPORTERS
+from toolhone.records import FormatName, Tool
 
 
 def add_data_commands(data: argparse.ArgumentParser) -> None:
@@ -306,7 +307,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", help="files, folders, globs or hub:owner/name[:split]")
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
     parser.add_argument(
-        "--format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
+        "--format", choices=("auto", *IMPORTERS), default="auto", help="the rows' format (default: detected)"
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from toolhone.cli.terminal import plain_console
+from toolhone.data.importers import IMPORTERS
 from toolhone.errors import UserError
-from toolhone.records import FormatName, RowFormat
+from toolhone.records import FormatName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def add_route_commands(commands: Any) -> None:
     parser.add_argument("--calibration-rows", nargs="+", metavar="SOURCE", help="with --calibration: its rows")
     parser.add_argument("--calibration-large", type=Path, metavar="FILE", help="with --calibration: the large model's")
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
-    parser.add_argument("--rows-format", choices=get_args(RowFormat), default="auto", help="(default: told from them)")
+    parser.add_argument("--rows-format", choices=("auto", *IMPORTERS), default="auto", help="(default: detected)")
     parser.add_argument(
         "--chat-format", choices=get_args(FormatName), help="what calls are written in (default: the run's, or hermes)"
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from toolhone.data.importers import openai, sharegpt, xlam
+from toolhone.data.importers import hermes, openai, xlam
 from toolhone.data.read import RowFault, read_sources, read_tools
 from toolhone.data.round_trip import Changed, losses
 from toolhone.data.write_formats import DoesNotFit, to_hermes, to_openai, to_xlam
@@ -29,7 +29,7 @@ _PLACES = 3
 
 TARGETS: dict[TargetName, tuple[Callable[[Conversation, bool], dict[str, Any]], Callable[..., Conversation]]] = {
     "openai": (to_openai, openai.read),
-    "hermes": (to_hermes, sharegpt.read_hermes),
+    "hermes": (to_hermes, hermes.read),
     "xlam": (to_xlam, xlam.read),
 }
 """How a format is written, and how it is read."""

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.data.importers.openai import read
-from toolhone.data.importers.tool_list import read_tool_list
+from toolhone.data.importers.openai import read, read_tool_list
 from toolhone.errors import RowError, UserError
 from toolhone.evaluate.schema import arguments_valid
 from toolhone.records import Example, Gold, Message

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from toolhone.data.importers import xlam
-from toolhone.data.importers.schema_types import annotation_schema
+from toolhone.data.importers.xlam import annotation_schema
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Gold, Message, Tool, ToolCall
 

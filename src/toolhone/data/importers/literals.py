@@ -2,7 +2,7 @@
 
 Hermes rows hold both, often one inside the other (`{"queries": ['a', 'b']}`), so one reader takes either. Nothing is
 evaluated: the text is parsed and only literals are taken. Whatever has no single JSON value is refused, by the same
-rules as `decode`.
+rules as `parse_strict`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int]:
         return parse_strict(text[start:end]), end
     except RecursionError:
         raise LiteralError("JSON that is nested too deeply") from None
-    except ValueError as error:  # broken JSON, what `decode` refuses, or a number with too many digits
+    except ValueError as error:  # broken JSON, what `parse_strict` refuses, or a number with too many digits
         raise LiteralError(str(error)) from None
 
 
