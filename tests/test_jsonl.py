@@ -155,7 +155,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.touch(mode=0)
-    with pytest.raises(UserError, match="may not be read"):
+    with pytest.raises(UserError, match="permission denied"):
         list(read_jsonl(path))
 
 

@@ -57,7 +57,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a JSONL file") from None
     except PermissionError:
-        raise UserError(f"{path}: may not be read; give yourself the right to") from None
+        raise UserError(f"{path}: permission denied; check the file's permissions") from None
 
 
 def _parse_row(line: bytes, where: str) -> dict[str, Any]:

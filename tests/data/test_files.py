@@ -6,6 +6,8 @@ import gzip
 import json
 import sys
 import tracemalloc
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,16 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.files import SourceRow, expand_source, iter_source
+from toolhone.data.files import expand_source, iter_file
+from toolhone.data.json_rows import SourceRow
 from toolhone.errors import UserError
 
 ROWS = [{"id": str(n), "text": f'第{n}行 \\ " x'} for n in range(5)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def iter_source(source: str | Path) -> Iterator[SourceRow]:
+    return chain.from_iterable(map(iter_file, expand_source(source)))
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -249,14 +256,14 @@ def test_a_fault_inside_an_element_costs_that_element_alone(tmp_path: Path) -> N
 def test_arrays_come_out_as_they_went_in_wherever_a_chunk_ends(values: list[dict[str, Any]]) -> None:
     import io
 
-    from toolhone.data import json_array
+    from toolhone.data import json_rows
 
     text = json.dumps(values, ensure_ascii=bool(len(values) % 2), indent=len(values) % 3 or None)
-    original, json_array._CHUNK = json_array._CHUNK, 3
+    original, json_rows._CHUNK = json_rows._CHUNK, 3
     try:
-        found = list(json_array.array_elements(io.BytesIO(text.encode(errors="surrogatepass"))))
+        found = list(json_rows.array_elements(io.BytesIO(text.encode(errors="surrogatepass"))))
     finally:
-        json_array._CHUNK = original
+        json_rows._CHUNK = original
     assert [json.loads(element) for element in found if isinstance(element, str)] == values
 
 

@@ -210,16 +210,16 @@ def _score_files(options: argparse.Namespace) -> int:
     if not options.rows or not options.out:
         raise UserError("--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores")
     from toolhone.data.read import read_tools
-    from toolhone.data.sources import name_of, told_rows
+    from toolhone.data.sources import read_and_report
     from toolhone.evaluate.judge import judge_files
     from toolhone.evaluate.policy import policy_named
     from toolhone.report.report import write_report
 
     console = plain_console()
     tools = read_tools(options.tools) if options.tools else ()
-    rows = list(told_rows(options.rows, tools, options.rows_format, console))
+    rows = list(read_and_report(options.rows, tools, options.rows_format, console))
     policy = policy_named(options.policy)
-    judge_files(options.predictions, rows, name_of(options.rows), options.out, options.chat_format, policy)
+    judge_files(options.predictions, rows, ", ".join(options.rows), options.out, options.chat_format, policy)
     write_report(options.out)
     _show_result(options.out, console)
     return 0

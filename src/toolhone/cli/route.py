@@ -163,7 +163,7 @@ def _conversations(
 
 def _read(sources: list[str], options: argparse.Namespace, console: Console) -> list[Conversation]:
     from toolhone.data.read import read_tools
-    from toolhone.data.sources import told_rows
+    from toolhone.data.sources import read_and_report
 
     tools = read_tools(options.tools) if options.tools else ()
-    return list(told_rows(sources, tools, options.rows_format, console))
+    return list(read_and_report(sources, tools, options.rows_format, console))

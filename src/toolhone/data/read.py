@@ -14,10 +14,11 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
-from toolhone.data.files import SourceRow, expand_source, iter_file
+from toolhone.data.files import expand_source, iter_file
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.importer import Fold, Importer, Row, RowFault
 from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
+from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Conversation, Example, Gold, Tool

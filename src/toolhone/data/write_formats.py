@@ -1,13 +1,12 @@
 """Conversations as rows of foreign formats: OpenAI's, Hermes' and xLAM's. `convert.py` proves each by reading it back.
 
-A row that the format has no room for at all raises `DoesNotFit`. What is lost on the way is not told here but found out
-by the reading, so that no loss can be forgotten.
+A row that the format has no room for raises `DoesNotFit`. Reading the row back finds what was lost on the way.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -144,6 +143,10 @@ def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
         if used >= items.keys():
             return f"List[{inner}]", frozenset({"type", "items"})
     return _ANNOTATIONS.get(str(kinds), "Any"), frozenset({"type"})
+
+
+WRITERS: dict[str, Callable[[Conversation, bool], Row]] = {"openai": to_openai, "hermes": to_hermes, "xlam": to_xlam}
+"""The formats that can be written. A writer takes a row, and whether to keep toolhone's own keys."""
 
 
 def _columns(row: Conversation, taken: set[str]) -> Row:

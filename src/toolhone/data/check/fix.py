@@ -21,8 +21,9 @@ from typing import Any
 
 from toolhone.data.check.mend import mend
 from toolhone.data.check.repeats import content_key
-from toolhone.data.files import SourceRow, expand_source, iter_file
+from toolhone.data.files import expand_source, iter_file
 from toolhone.data.importers import openai
+from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool

@@ -20,9 +20,9 @@ from toolhone.data.importers import openai
 from toolhone.data.importers.importer import Importer, Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.rewrite import tied
 from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
+from toolhone.data.json_rows import line_rows
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Tool
-from toolhone.strict_json import StrictJsonError, parse_line
 
 PYTHON_WITH_GOLD = (
     *("simple_python", "multiple", "parallel", "parallel_multiple"),
@@ -45,11 +45,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A question, with its gold joined to it as `ground_truth` where its category has any, as a `Conversation`.
-
-    Raises:
-        RowError: naming the entry, what was found and what was expected.
-    """
+    """A question, with its gold joined to it as `ground_truth` where its category has any, as a `Conversation`."""
     id = row.get("id")
     if not isinstance(id, str):
         raise unexpected(where, '"id" to be a text', id, "bad-type")
@@ -104,21 +100,15 @@ def _read_joined(row: Row, golds: Mapping[str, Any], where: str) -> Conversation
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
-    """The rows of a file of JSON lines, by name a .json, whatever the one line of a short one could be taken for."""
+    """The rows of a file of JSON lines, whatever its name and the one line of a short file could be taken for."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `python scripts/fetch_bfcl.py` brings the data")
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}:{number}"
-            try:
-                row = parse_line(line)[0] if line.strip() else None
-            except StrictJsonError as error:
-                yield where, RowFault(where, error.rule, str(error))
-                continue
-            if isinstance(row, dict):
+        for where, row, fault, _ in line_rows(lines, str(path)):
+            if fault is not None:
+                yield where, RowFault(where, *fault)
+            elif row is not None:
                 yield where, row
-            elif line.strip():
-                yield where, RowFault(where, "not-an-object", f"expected a JSON object, found {short(row)}")
 
 
 def category_of(id: str) -> str | None:

@@ -34,11 +34,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of Glaive v2 as a `Conversation`.
-
-    Raises:
-        RowError: naming the turn, what was found and what was expected.
-    """
+    """A row of Glaive v2 as a `Conversation`."""
     system, chat = row.get("system"), row.get("chat")
     for key, text in (("system", system), ("chat", chat)):
         if not isinstance(text, str):

@@ -43,11 +43,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of Hermes as a `Conversation`.
-
-    Raises:
-        RowError: naming the turn, what was found and what was expected.
-    """
+    """A row of Hermes as a `Conversation`."""
     tools = tool_rows(row, f"{where}: tools")
     messages: list[Row] = []
     for role, text, place in sharegpt_turns(row, _ROLES, where):

@@ -1,7 +1,8 @@
 """What an importer is, and what all of them share: faults, typed fields, JSON texts inside a row.
 
 An importer reads one row format. It is one file of this folder, which ends with its `IMPORTER`, and one entry of the
-table `IMPORTERS` in `__init__.py`.
+table `IMPORTERS` in `__init__.py`. Whatever it cannot read is a RowError that names the place, what was found and what
+was expected; its rule is the name under which such rows are counted.
 """
 
 from __future__ import annotations

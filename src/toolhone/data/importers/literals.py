@@ -36,7 +36,16 @@ def parse_literal(text: str) -> Any:
         if error.rule != "broken-json":
             raise LiteralError(str(error)) from None
         fault = str(error)
-    return _value(_parsed(text.strip(), fault))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\d" in a text is none of Python's business here
+            node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise LiteralError(f"{fault}, nor is it a Python literal") from None
+    try:
+        return _converted(node)
+    except RecursionError:
+        raise LiteralError("a literal that is nested too deeply") from None
 
 
 def decode_prefix(text: str, start: int) -> tuple[Any, int]:
@@ -52,22 +61,6 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int]:
         raise LiteralError("JSON that is nested too deeply") from None
     except ValueError as error:  # broken JSON, what `parse_strict` refuses, or a number with too many digits
         raise LiteralError(str(error)) from None
-
-
-def _parsed(text: str, fault: str) -> ast.expr:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "\d" in a text is none of Python's business here
-            return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise LiteralError(f"{fault}, nor is it a Python literal") from None
-
-
-def _value(node: ast.expr) -> Any:
-    try:
-        return _converted(node)
-    except RecursionError:
-        raise LiteralError("a literal that is nested too deeply") from None
 
 
 def _converted(node: ast.expr) -> Any:

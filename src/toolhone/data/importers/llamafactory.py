@@ -24,11 +24,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of LLaMA-Factory's as a `Conversation`.
-
-    Raises:
-        RowError: naming the turn, what was found and what was expected; for preference pairs and images too.
-    """
+    """A row of LLaMA-Factory's as a `Conversation`."""
     task = next((key for key in _OTHER_TASKS if row.get(key) is not None), None)
     if task is not None:
         text = f'{where}: rows with "{task}" are of another task; a conversation has text alone'

@@ -48,11 +48,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """One line alone: the request's messages, of which no assistant turn is learned, and the response, which is.
-
-    Raises:
-        RowError: where the line has no usable response.
-    """
+    """One line alone: the request's messages, of which no assistant turn is learned, and the response, which is."""
     fold = Fold(default_tools)
     for _ in fold.add(row, where):
         pass
@@ -80,7 +76,7 @@ class Fold:
         self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
 
     def add(self, row: Row, where: str) -> Iterator[RowFault]:
-        """Take in a line; yield what is odd about it, though it is taken.
+        """Take in a line; yield what is odd about it.
 
         Raises:
             RowError: where it gives no turn to learn: an error, a cut or refused response, a line logged twice.
@@ -201,7 +197,7 @@ def _refuse_empty(answer: Row, where: str) -> None:
 
 
 def _plain(message: Any, where: str) -> Any:
-    """A message without what only a server needs; what is no message is left for the reader to tell."""
+    """A message without what only a server needs; what is no message is left for the reader to refuse."""
     if not isinstance(message, dict):
         return message
     kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
@@ -258,9 +254,8 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
         response = {"id": row.get("id"), "choices": [{"message": response}]}
     if isinstance(response, str):
         if response.lstrip().startswith("{") and ('"choices"' in response or '"output"' in response):
-            raise RowError(
-                f"{where}: the response's JSON text cannot be decoded: {short(response)}", rule="broken-json"
-            )
+            text = f"{where}: the response's JSON text cannot be decoded: {short(response)}"
+            raise RowError(text, rule="broken-json")
         response = {"id": row.get("id"), "choices": [{"message": {"role": "assistant", "content": response}}]}
     if not isinstance(response, dict):
         raise RowError(f"{where}: no response", rule="log-empty")

@@ -23,11 +23,7 @@ def is_response(body: Any) -> bool:
 
 
 def request_messages(request: Row, where: str) -> list[Row]:
-    """`input` (a text or items) as messages, without `instructions`.
-
-    Raises:
-        RowError: for an item that has no place in a conversation.
-    """
+    """`input` (a text or items) as messages, without `instructions`."""
     found = request.get("input")
     if isinstance(found, str):
         return [{"role": "user", "content": found}]
@@ -37,11 +33,7 @@ def request_messages(request: Row, where: str) -> list[Row]:
 
 
 def response_message(response: Row, where: str) -> Row:
-    """`output` as one assistant message.
-
-    Raises:
-        RowError: for a response that failed, was cut or refused, or used a tool of OpenAI's own.
-    """
+    """`output` as one assistant message."""
     status = response.get("status")
     details = response.get("incomplete_details")
     if response.get("error") or status in ("failed", "cancelled"):
@@ -132,11 +124,7 @@ def is_stream(value: Any) -> bool:
 
 
 def whole_response(stream: Any, where: str) -> Row:
-    """The response that a stream amounts to, in the shape in which it would have come without streaming.
-
-    Raises:
-        RowError: where a chunk cannot be read, or the stream was cut off before its end.
-    """
+    """The response that a stream amounts to, in the shape in which it would have come without streaming."""
     chunks = _events(stream, where) if isinstance(stream, str) else stream
     for chunk in chunks:
         if not isinstance(chunk, dict):
@@ -178,9 +166,7 @@ def _chat_completion(chunks: list[Row], where: str) -> Row:
     calls: dict[int, Row] = {}
     finish_reason: Any = None
     for chunk in chunks:
-        for choice in _items(chunk, "choices", where):
-            if not isinstance(choice, dict):
-                raise unexpected(where, "a choice in a chunk", choice, "log-unknown")
+        for choice in _objects(chunk, "choices", where):
             if choice.get("index", 0) != 0:
                 raise RowError(f"{where}: a stream of several choices; log one", rule="log-choices")
             _add_delta(choice.get("delta") or {}, message, calls, where)
@@ -189,30 +175,26 @@ def _chat_completion(chunks: list[Row], where: str) -> Row:
         raise RowError(f"{where}: the stream ends before its finish_reason", rule="log-truncated")
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
-    first = chunks[0]
     model = next((chunk["model"] for chunk in chunks if chunk.get("model")), None)
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    return {"id": first.get("id"), "model": model, "choices": [choice]}
+    return {"id": chunks[0].get("id"), "model": model, "choices": [choice]}
 
 
-def _items(holder: Row, key: str, where: str) -> list[Any]:
-    found = holder.get(key) or []
-    if not isinstance(found, list):
-        raise unexpected(where, f'"{key}" of a chunk to be a list', found, "log-unknown")
+def _objects(holder: Any, key: str, where: str) -> list[Row]:
+    found = holder.get(key) or [] if isinstance(holder, dict) else None
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise unexpected(where, f'an object with "{key}", a list of objects', holder, "log-unknown")
     return found
 
 
 def _add_delta(delta: Any, message: Row, calls: dict[int, Row], where: str) -> None:
-    if not isinstance(delta, dict):
-        raise unexpected(where, "a delta", delta, "log-unknown")
+    pieces = _objects(delta, "tool_calls", where)
     for key in ("content", "refusal"):
         if delta.get(key) is not None:
             message[key] = _joined(message.get(key), delta[key], where)
     if delta.get("function_call") is not None:
         _add_function(message.setdefault("function_call", {}), delta["function_call"], where)
-    for piece in _items(delta, "tool_calls", where):
-        if not isinstance(piece, dict):
-            raise unexpected(where, "a piece of a call", piece, "log-unknown")
+    for piece in pieces:
         index = piece.get("index")
         if not isinstance(index, int):
             # Some servers leave the index out: an id then starts the next call.

@@ -25,11 +25,7 @@ def read_rewritten(
     default_tools: tuple[Tool, ...],
     **more: Any,
 ) -> Conversation:
-    """The conversation of a row whose messages and tools are OpenAI's by now. Its other columns become `meta`.
-
-    Raises:
-        RowError: as `openai.conversation`.
-    """
+    """The conversation of a row whose messages and tools are OpenAI's by now. Its other columns become `meta`."""
     meta = {key: value for key, value in row.items() if key not in own_keys and value is not None}
     made: Row = {"id": row.get("id"), "messages": tied(messages), "meta": {"source": source, **meta}, **more}
     if tools is not None:
@@ -38,11 +34,7 @@ def read_rewritten(
 
 
 def sharegpt_turns(row: Row, roles: Mapping[str, str], where: str) -> list[tuple[str, str, str]]:
-    """Role, text and place of each turn `{"from": ..., "value": ...}`; the place ends with the speaker's own name.
-
-    Raises:
-        RowError: for turns that are none, a speaker without a role, a text that is none.
-    """
+    """Role, text and place of each turn `{"from": ..., "value": ...}`; the place ends with the speaker's own name."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise unexpected(where, '"conversations", a list of turns', turns, "no-messages")
@@ -67,11 +59,7 @@ def speakers(row: Row) -> set[str]:
 
 
 def tool_rows(row: Row, where: str) -> list[Any] | None:
-    """A row's own list of tools, or its JSON text; None if the row has none (an empty list is one).
-
-    Raises:
-        RowError: for anything else.
-    """
+    """A row's own list of tools, or its JSON text; None if the row has none (an empty list is one)."""
     found = row.get("tools")
     return listed(None if isinstance(found, str) and not found.strip() else found, where, " of tools", "bad-tool")
 
@@ -79,11 +67,7 @@ def tool_rows(row: Row, where: str) -> list[Any] | None:
 def with_schemas(
     tools: list[Any] | None, where: str, to_schema: Callable[[Any, str], Any] = object_schema
 ) -> list[Any] | None:
-    """The tools as bare functions with their parameters as JSON Schema; what is no tool stays for the reader to refuse.
-
-    Raises:
-        RowError: for a type that has no counterpart in JSON Schema.
-    """
+    """The tools as bare functions whose parameters are JSON Schema; what is no tool stays for the reader to refuse."""
     if tools is None:
         return None
     made = []
@@ -96,11 +80,7 @@ def with_schemas(
 
 
 def to_call(found: Any, where: str) -> Row:
-    """`{"name": ..., "arguments": {...}}` in OpenAI's shape.
-
-    Raises:
-        RowError: if the name is missing, or stands among the arguments, as it does in some Hermes rows.
-    """
+    """`{"name": ..., "arguments": {...}}` in OpenAI's shape."""
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         arguments = found.get("arguments") if isinstance(found, dict) else None
         inside = isinstance(arguments, dict) and "name" in arguments

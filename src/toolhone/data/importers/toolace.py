@@ -39,11 +39,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of ToolACE as a `Conversation`.
-
-    Raises:
-        RowError: naming the turn, what was found and what was expected.
-    """
+    """A row of ToolACE as a `Conversation`."""
     system, tools = _prompt(row.get("system"), where)
     names = [tool["name"] for tool in tools or [] if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
     names = names or [tool.name for tool in default_tools]

@@ -22,11 +22,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of xLAM as a `Conversation`; without calls its `expected` is that none is made.
-
-    Raises:
-        RowError: naming what was found and what was expected.
-    """
+    """A row of xLAM as a `Conversation`; without calls its `expected` is that none is made."""
     query = row.get("query")
     if not isinstance(query, str):
         raise unexpected(where, '"query" to be a text', query, "bad-content")
@@ -54,11 +50,7 @@ def _parameters(parameters: Schema | None, where: str) -> Any:
 
 def _annotated_schema(parameters: Mapping[str, Any], where: str) -> Schema:
     """xLAM's flat parameters (`{"year": {"type": "int, optional", "description": ..., "default": ...}}`) as a JSON
-    Schema of type object. A parameter is required unless its type says "optional" or it has a default.
-
-    Raises:
-        RowError: with rule "unknown-type" at an annotation that is none of Python's.
-    """
+    Schema of type object. A parameter is required unless its type says "optional" or it has a default."""
     properties: Schema = {}
     required = []
     for name, said in parameters.items():
@@ -76,11 +68,7 @@ def _annotated_schema(parameters: Mapping[str, Any], where: str) -> Schema:
 
 
 def annotation_schema(annotation: str, where: str) -> Schema:
-    """A Python annotation (`List[Union[int, float]]`) as a JSON Schema.
-
-    Raises:
-        RowError: with rule "unknown-type" where it is none, or names a type without a counterpart.
-    """
+    """A Python annotation (`List[Union[int, float]]`) as a JSON Schema."""
     try:
         return _annotated(ast.parse(annotation, mode="eval").body)
     except (SyntaxError, ValueError, MemoryError, RecursionError):

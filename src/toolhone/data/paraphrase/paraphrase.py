@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.paraphrase.reword import fault, plain, read_wordings, request, reworded, template_of, user_turns
-from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
+from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
@@ -156,9 +156,9 @@ def paraphrase(
     """
     refuse_to_overwrite(out, sources, "paraphrases go into a file of their own")
     shared = tuple(tools)
-    rows = list(told_rows(sources, shared, format, console))
+    rows = list(read_and_report(sources, shared, format, console))
     if not rows:
-        raise UserError(f"{name_of(sources)}: no rows")
+        raise UserError(f"{', '.join(sources)}: no rows")
     _refuse_test_rows(rows)
     refuse_faults(rows)
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
