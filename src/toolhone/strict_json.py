@@ -118,7 +118,7 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     decoded = dict(pairs)
     if len(decoded) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise StrictJsonError("duplicate-key", f'the key "{twice}" stands twice in one object')
+        raise StrictJsonError("duplicate-key", f'the key "{twice}" appears twice in one object')
     return decoded
 
 

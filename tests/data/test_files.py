@@ -164,7 +164,7 @@ def test_a_hub_name_without_the_library_is_told(monkeypatch: pytest.MonkeyPatch)
         (b"\x00\x00\x00\x00", "nul", "a NUL byte at column 1"),
         (b'{"a": "\\ud83d"}', "surrogate", "holds '\\ud83d', half of a surrogate pair"),
         (b'{"a": {"\\uDE00": 1}}', "surrogate", "holds '\\ude00', half of a surrogate pair"),
-        (b'{"a": [{"b": 1, "b": 2}]}', "duplicate-key", 'the key "b" stands twice in one object'),
+        (b'{"a": [{"b": 1, "b": 2}]}', "duplicate-key", 'the key "b" appears twice in one object'),
         (b'{"a": NaN}', "nan", "NaN is not JSON"),
         (b'{"a": [-Infinity]}', "nan", "-Infinity is not JSON"),
         (b'{"a": 1e999}', "nan", "holds a number that is too large for a float"),
@@ -243,7 +243,7 @@ def test_a_broken_array_gives_the_rows_before_the_break(tmp_path: Path, text: st
     assert [row.row for row in good] == [{"a": n + 1} for n in range(read)]
     assert bad.fault is not None
     assert bad.fault[1].startswith(message)
-    assert bad.fault[1].endswith("the rows after it cannot be told apart and are not read")
+    assert bad.fault[1].endswith("the rows after it cannot be separated and are not read")
 
 
 def test_a_fault_inside_an_element_costs_that_element_alone(tmp_path: Path) -> None:

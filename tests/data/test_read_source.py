@@ -71,9 +71,9 @@ def test_each_file_of_a_folder_has_its_own_format_and_a_list_of_tools_is_left_ou
     write(tmp_path / "b.jsonl", LOG)
     (tmp_path / "tools.json").write_text(json.dumps([TOOL]), encoding="utf-8")
     assert list(detected_formats(tmp_path).values()) == ["openai", "logs", "tools"]
-    taken_for: dict[str, str] = {}
-    rows, faults = split(read_source(tmp_path, taken_for=taken_for))
-    assert taken_for == detected_formats(tmp_path)
+    file_formats: dict[str, str] = {}
+    rows, faults = split(read_source(tmp_path, file_formats=file_formats))
+    assert file_formats == detected_formats(tmp_path)
     assert [row.gold_source for row in rows] == [None, None, "m"]
     assert faults == [(f"{tmp_path / 'tools.json'}:1", "tools-file")]
 

@@ -1,4 +1,4 @@
-"""Files, folders, globs and hub data sets as rows: each as it stands, with its place, and what is wrong with it."""
+"""Files, folders, globs and hub data sets as rows: each unchanged, with its place, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _array_rows(stream: BinaryIO, file: str, has_bom: bool) -> Iterator[SourceRo
     for number, text in enumerate(array_elements(stream), 1):
         where = f"{file}:{number}"
         if isinstance(text, StrictJsonError):
-            message = f"{text}; the rows after it cannot be told apart and are not read"
+            message = f"{text}; the rows after it cannot be separated and are not read"
             yield SourceRow(where, None, (text.rule, message))
             return
         yield _parsed((codecs.BOM_UTF8 if has_bom and number == 1 else b"") + text.encode(), where)

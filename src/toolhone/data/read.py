@@ -43,7 +43,7 @@ def read_source(
     source: str | Path,
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
-    taken_for: dict[str, str] | None = None,
+    file_formats: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
@@ -52,7 +52,7 @@ def read_source(
     and stay in memory until then. All else is read row by row.
 
     Args:
-        taken_for: takes the format of each file, by the file's name, as reading comes to it.
+        file_formats: takes the format of each file, by the file's name, as reading comes to it.
 
     Raises:
         UserError: if a file cannot be opened, or the format is unknown.
@@ -60,15 +60,15 @@ def read_source(
     refuse_unknown_format(format)
     importer = IMPORTERS.get(format)
     if importer is not None and importer.read_folder is not None and Path(source).is_dir():
-        if taken_for is not None:
-            taken_for[str(source)] = format
+        if file_formats is not None:
+            file_formats[str(source)] = format
         yield from importer.read_folder(Path(source))
         return
     folds = {name: each.fold(default_tools) for name, each in IMPORTERS.items() if each.fold is not None}
     for file in expand_source(source):
         name, rows = _with_format(iter_file(file), format)
-        if taken_for is not None:
-            taken_for[file] = name
+        if file_formats is not None:
+            file_formats[file] = name
         if name == "tools":
             message = "a list of tools, not of conversations: it is left out here; name it as the tools' file"
             yield RowFault(f"{file}:1", "tools-file", message)
@@ -101,7 +101,7 @@ def read_sources(
     sources: Sequence[str],
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
-    taken_for: dict[str, str] | None = None,
+    file_formats: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
     """Yield the rows of several sources, each `path` or `path=weight`; the arguments are those of `read_source`.
 
@@ -113,7 +113,7 @@ def read_sources(
     """
     for source in sources:
         path, weight = split_weight(source)
-        for row in read_source(path, default_tools, format, taken_for):
+        for row in read_source(path, default_tools, format, file_formats):
             if weight == 1 or isinstance(row, RowFault):
                 yield row
                 continue
@@ -122,7 +122,7 @@ def read_sources(
 
 
 def split_weight(source: str) -> tuple[str, float]:
-    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists as it stands is one, with its "=".
+    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=".
 
     Raises:
         UserError: for a weight that is not above 0 and finite.
@@ -184,7 +184,7 @@ def _read_row(
     except RowError as error:
         other = _looks_like(row) if detect else None
         if other in (None, "tools", importer.name):
-            return (RowFault(where, error.rule, str(error).removeprefix(f"{where}: ")),)
+            return (RowFault.of_error(where, error),)
         return _read_row(row, where, IMPORTERS[str(other)], False, default_tools, folds)
 
 

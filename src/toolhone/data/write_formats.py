@@ -59,7 +59,7 @@ def to_openai(row: Conversation, keep_extra: bool) -> Row:
 
 def to_hermes(row: Conversation, keep_extra: bool) -> Row:
     """Hermes' function-calling format in ShareGPT's shape: tools in the system prompt, calls in `<tool_call>` tags,
-    the results of a turn together in the order of its calls. With `keep_extra` meta's keys stand as columns."""
+    the results of a turn together in the order of its calls. With `keep_extra` meta's keys become columns."""
     turns = []
     messages = list(row.messages)
     if row.tools and (not messages or messages[0].role != "system"):
@@ -72,8 +72,8 @@ def to_hermes(row: Conversation, keep_extra: bool) -> Row:
         turns += [{"from": _SPEAKERS[role], "value": text} for text in texts]
     if row.tools:
         tools = _untagged(json.dumps([tool.to_json() for tool in row.tools], ensure_ascii=False), "tools>")
-        told = turns[0]["value"]
-        turns[0]["value"] = f"{told}\n\n{_TOOLS_BEFORE}{tools}{_TOOLS_AFTER}".lstrip("\n")
+        system = turns[0]["value"]
+        turns[0]["value"] = f"{system}\n\n{_TOOLS_BEFORE}{tools}{_TOOLS_AFTER}".lstrip("\n")
     written: Row = {"id": row.id, "conversations": turns}
     return {**written, **_columns(row, {"system", "tools", *written})} if keep_extra else written
 
@@ -123,7 +123,7 @@ def _flat_tool(tool: Tool) -> Row:
 
 
 def _flat_parameter(schema: Any, required: bool) -> Row:
-    """A parameter with its type as a Python annotation; all else that its schema says stands beside it."""
+    """A parameter with its type as a Python annotation; the rest of its schema beside it."""
     schema = schema if isinstance(schema, dict) else {}
     annotation, used = _annotation(schema)
     rest = {key: value for key, value in schema.items() if key not in used}

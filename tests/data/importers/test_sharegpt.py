@@ -173,13 +173,13 @@ NAME_INSIDE = (
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (NAME_INSIDE, 'the "name" stands inside "arguments"'),
+        (NAME_INSIDE, 'the "name" is inside "arguments"'),
         ('<tool_call>{"name": "ping"', "a <tool_call> tag without its partner; the turn was cut"),
         ('<tool_call>{"name": "ping"}', "a <tool_call> tag without its partner; the turn was cut"),
         ('<tool_call>{"name": "ping", "arguments": {}</tool_call>', "a call that cannot be read (broken JSON"),
         (
             "<tool_call>{'name': 'ping', 'name': 'pong'}</tool_call>",
-            'a call that cannot be read (the key "name" stands',
+            'a call that cannot be read (the key "name" appears',
         ),
         ("<tool_call>{'name': 'ping', 'arguments': {1: 2}}</tool_call>", "a call that cannot be read (a key that is"),
         ("<tool_call>{'name': open('x')}</tool_call>", "a call that cannot be read (open('x') is no JSON value"),
@@ -384,7 +384,7 @@ def test_calls_without_arguments_and_with_every_kind_of_value_are_read() -> None
         ('[ping(a="x)]', "a bracket that is never closed; the text was cut"),
         ("[ping(a=1)] Done.", "text after the list of calls: 'Done.'"),
         ("[ping(1)]", "an argument of 'ping' has no name: '1'"),
-        ("[ping(a=1, a=2)]", "the argument 'a' of 'ping' stands twice"),
+        ("[ping(a=1, a=2)]", "the argument 'a' of 'ping' appears twice"),
         ("[ping(a=b)]", "b is no JSON value"),
         ("[ping(a=1) pong()]", "expected name(argument=value, ...), found 'ping(a=1) pong()'"),
         ("[ping(a=1}]", "a '}' that closes nothing"),

@@ -18,7 +18,7 @@ from typing import Any
 
 from toolhone.data.importers import openai
 from toolhone.data.importers.importer import Importer, Row, RowFault, json_text, short, unexpected
-from toolhone.data.importers.rewrite import tied
+from toolhone.data.importers.rewrite import with_call_ids
 from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
 from toolhone.data.json_rows import line_rows
 from toolhone.errors import RowError, UserError
@@ -38,14 +38,14 @@ _MOST_ALTERNATIVES = 10_000
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row is one of BFCL's questions, of whatever category."""
+    """Whether the row is one of BFCL's questions, of any category."""
     question = row.get("question")
     of_one = isinstance(row.get("function"), list) or "involved_classes" in row
     return of_one and isinstance(question, list) and all(isinstance(turn, list) for turn in question)
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A question, with its gold joined to it as `ground_truth` where its category has any, as a `Conversation`."""
+    """A question, with its gold joined to it as `ground_truth` if its category has any, as a `Conversation`."""
     id = row.get("id")
     if not isinstance(id, str):
         raise unexpected(where, '"id" to be a text', id, "bad-type")
@@ -64,7 +64,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             _refuse_expressions(gold, tools, place)
         made["expected"] = {"status": "calls", "calls": gold}
         turn = {"role": "assistant", "content": None, "tool_calls": _canonical(gold, tools)}
-    made["messages"] = [*_messages(row.get("question"), place), *tied([turn])]
+    made["messages"] = [*_messages(row.get("question"), place), *with_call_ids([turn])]
     return openai.conversation(made, where)
 
 
@@ -73,7 +73,7 @@ def read_bfcl_folder(folder: Path, categories: Sequence[str] = SINGLE_TURN) -> I
     names it by file:line and id. `folder` is what `scripts/fetch_bfcl.py` makes.
 
     Raises:
-        UserError: where a file is missing, or an unknown category is asked for.
+        UserError: if a file is missing, or an unknown category is asked for.
     """
     unknown = [category for category in categories if category not in SINGLE_TURN]
     if unknown:
@@ -96,7 +96,7 @@ def _read_joined(row: Row, golds: Mapping[str, Any], where: str) -> Conversation
     try:
         return read(row if gold is None else {**row, "ground_truth": gold}, where)
     except RowError as error:
-        return RowFault(where, error.rule, str(error).removeprefix(f"{where}: "))
+        return RowFault.of_error(where, error)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
@@ -146,7 +146,7 @@ def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[
 def _gold(found: Any, parameters: Mapping[str, Row], where: str) -> list[Row]:
     """The calls that are expected, as `expected` writes them."""
     if not isinstance(found, list) or not found:
-        text = f"{where}: no gold; it stands in the folder possible_answer beside the questions, so read the folder"
+        text = f"{where}: no gold; it is in the folder possible_answer beside the questions, so read the folder"
         raise RowError(text, rule="bfcl-gold")
     calls = []
     for call in found:
@@ -184,7 +184,7 @@ def _gold_call(name: str, arguments: Row, schema: Row, where: str) -> Row:
 
 
 def _expanded(value: Any, where: str) -> list[Any]:
-    """The values that one entry of the accepted ones stands for: for an object, every choice among its own lists (`""`
+    """The values that one accepted entry means: for an object, every choice among its own lists (`""`
     leaves a key out), and for a list of objects every choice of each. The first is the canonical one."""
     if isinstance(value, dict):
         choices = [sorted(each, key=_is_absent) if isinstance(each, list) else [each] for each in value.values()]
@@ -205,7 +205,7 @@ def _is_absent(value: Any) -> bool:
 def _picked(choices: list[list[Any]], where: str) -> list[tuple[Any, ...]]:
     picked = list(itertools.islice(itertools.product(*choices), _MOST_ALTERNATIVES + 1))
     if len(picked) > _MOST_ALTERNATIVES:
-        raise RowError(f"{where}: stands for more than {_MOST_ALTERNATIVES:,} accepted values", rule="bfcl-gold")
+        raise RowError(f"{where}: means more than {_MOST_ALTERNATIVES:,} accepted values", rule="bfcl-gold")
     return picked
 
 

@@ -2,7 +2,7 @@
 
 `system` is `SYSTEM: ` and a lead-in, then a JSON object for each function. `chat` has turns that begin with `USER: `,
 `ASSISTANT: ` or `FUNCTION RESPONSE: ` after a blank line; an assistant turn ends with `<|endoftext|>`, and a call is
-`<functioncall> {"name": ..., "arguments": '{...}'}`: JSON but for the arguments, a JSON text in single quotes that may
+`<functioncall> {"name": ..., "arguments": '{...}'}`: JSON, but the arguments are a JSON text in single quotes that may
 hold apostrophes.
 """
 
@@ -46,7 +46,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
         if speaker == "ASSISTANT":
             messages.append(_assistant_turn(text, place))
         elif _END in text:
-            raise RowError(f"{place}: {_END} stands in it, which ends an assistant's turn alone", rule="bad-turn")
+            raise RowError(f"{place}: {_END} is in it, which only ends an assistant's turn", rule="bad-turn")
         else:
             messages.append({"role": _ROLES[speaker], "content": text.strip()})
     # A row without functions says so, and takes none of the config's.

@@ -1,6 +1,6 @@
 """Hermes function-calling v1: ShareGPT turns, calls in `<tool_call>` tags, results in `<tool_response>` tags.
 
-A call is JSON or a Python literal. Tools stand in the system prompt's `<tools>` or in the row's own key. What the
+A call is JSON or a Python literal. Tools are in the system prompt's `<tools>` or in the row's own key. What the
 prompt says of the tools and of calling is removed, since a chat format writes both anew; all else stays.
 """
 

@@ -28,6 +28,10 @@ class RowFault:
     rule: str
     message: str
 
+    @classmethod
+    def of_error(cls, where: str, error: RowError) -> RowFault:
+        return cls(where, error.rule, str(error).removeprefix(f"{where}: "))
+
 
 class Fold(Protocol):
     """Joins rows that are steps of one conversation."""

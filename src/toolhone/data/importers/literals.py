@@ -28,7 +28,7 @@ def parse_literal(text: str) -> Any:
     """The JSON value that a text states, in JSON or as a Python literal (tuples are lists).
 
     Raises:
-        LiteralError: where it states none, or more than one (a key that stands twice, NaN).
+        LiteralError: where it states none, or more than one (a key that appears twice, NaN).
     """
     try:
         return parse_strict(text)
@@ -87,6 +87,6 @@ def _object(node: ast.Dict) -> dict[str, Any]:
         if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
             raise LiteralError("a key that is no text")
         if key.value in found:
-            raise LiteralError(f'the key "{key.value}" stands twice in one object')
+            raise LiteralError(f'the key "{key.value}" appears twice in one object')
         found[key.value] = _converted(value)
     return found

@@ -86,7 +86,7 @@ class Fold:
         number = response.get("id")
         if isinstance(number, str):
             if number in self._responses:
-                text = f"{where}: the response {number} stands at {self._responses[number]} already"
+                text = f"{where}: the response {number} is at {self._responses[number]} already"
                 raise RowError(text, rule="log-repeated")
             self._responses[number] = where
         self._fold(found)
@@ -291,13 +291,13 @@ def _response(row: Row) -> Any:
 
 
 def _body(value: Any) -> Any:
-    """A body may be a JSON text, and stand under "body" beside headers and status."""
+    """A body may be a JSON text, or under "body" beside headers and status."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             decoded = parse_strict(value)
         except StrictJsonError:
             return value
-        # A text that is JSON may be an answer of its own: a model told to answer so.
+        # A text that is JSON may be an answer of its own, if the model was asked for JSON.
         value = decoded if isinstance(decoded, list) or decoded.keys() & _BODY_KEYS else value
     if isinstance(value, dict) and value.get("body") is not None and "messages" not in value:
         return _body(value["body"])

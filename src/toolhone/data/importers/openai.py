@@ -1,9 +1,9 @@
 """OpenAI's chat fine-tuning format, which is toolhone's own, and what is near it.
 
 `conversation` takes the format itself, strictly, and the naive ways of writing it: calls without ids or type, arguments
-as JSON text or as an object, `content` absent or null, and no `tools` (those of the config's `data.tools` then stand
-in). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role `developer`, content
-as a list of text parts, and tools as a JSON text.
+as JSON text or as an object, `content` absent or null, and no `tools` (the row then takes those of the config's
+`data.tools`). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role
+`developer`, content as a list of text parts, and tools as a JSON text.
 """
 
 from __future__ import annotations

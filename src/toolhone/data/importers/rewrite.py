@@ -27,7 +27,7 @@ def read_rewritten(
 ) -> Conversation:
     """The conversation of a row whose messages and tools are OpenAI's by now. Its other columns become `meta`."""
     meta = {key: value for key, value in row.items() if key not in own_keys and value is not None}
-    made: Row = {"id": row.get("id"), "messages": tied(messages), "meta": {"source": source, **meta}, **more}
+    made: Row = {"id": row.get("id"), "messages": with_call_ids(messages), "meta": {"source": source, **meta}, **more}
     if tools is not None:
         made["tools"] = tools
     return openai.conversation(made, where, default_tools)
@@ -84,7 +84,7 @@ def to_call(found: Any, where: str) -> Row:
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         arguments = found.get("arguments") if isinstance(found, dict) else None
         inside = isinstance(arguments, dict) and "name" in arguments
-        reason = 'the "name" stands inside "arguments"' if inside else 'expected "name" and "arguments"'
+        reason = 'the "name" is inside "arguments"' if inside else 'expected "name" and "arguments"'
         raise RowError(f"{where}: {reason}: {short(found)}", rule="bad-call")
     unknown = sorted(set(found) - {"name", "arguments", "id", "type"})
     if unknown:
@@ -93,7 +93,7 @@ def to_call(found: Any, where: str) -> Row:
     return {"function": {"name": found["name"], "arguments": openai.read_arguments(found.get("arguments"), where)}}
 
 
-def tied(messages: list[Row]) -> list[Row]:
+def with_call_ids(messages: list[Row]) -> list[Row]:
     """The messages with an id for every call, unique in the row, and each result named after the first call that is
     still unanswered. A result too many stays without, for the check to find."""
     made: list[Row] = []

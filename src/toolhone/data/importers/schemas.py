@@ -66,7 +66,7 @@ def object_schema(parameters: Any, where: str, types: Mapping[str, str | None] =
 
 def json_schema(schema: Any, types: Mapping[str, str | None], where: str) -> Any:
     """A schema with its type names mapped, at every depth. Two contradictions are fixed: a parameter whose default is
-    null takes null, as it does in Python, and choices that stand beside an array are those of its items.
+    null takes null, as it does in Python, and choices beside an array are those of its items.
 
     Raises:
         RowError: with rule "unknown-type" at a type that `types` does not know.
@@ -151,7 +151,7 @@ _NEVER_NULL = frozenset(
 
 
 def null_places(schema: Any) -> list[str]:
-    """The places in a schema where null stands for what is absent: a property without a schema, a keyword without a
+    """The places in a schema where null means absent: a property without a schema, a keyword without a
     value."""
     places: list[str] = []
     _without_nulls(schema, "", places)

@@ -125,7 +125,7 @@ def _call(text: str, names: list[str]) -> dict[str, Any]:
         if not value or not key:
             raise LiteralError(f"an argument of {name!r} has no name: {part.strip()[:40]!r}")
         if key in arguments:
-            raise LiteralError(f"the argument {key!r} of {name!r} stands twice")
+            raise LiteralError(f"the argument {key!r} of {name!r} appears twice")
         arguments[key] = parse_literal(value[0])
     return {"name": name, "arguments": arguments}
 
