@@ -53,8 +53,7 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Answer the rows chunk by chunk in both ways, the first chunk once more before the clock as a warm-up."""
     from toolhone.chat.probe import make_renderer
-    from toolhone.data.read import read_conversations
-    from toolhone.data.split import turns
+    from toolhone.data.read import read_conversations, turns
     from toolhone.evaluate.decode import batches_by_length, compute_prefix, shared_prefix
     from toolhone.tuned import TunedModel
 

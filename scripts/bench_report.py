@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolhone.cli.terminal import gc_disabled
-from toolhone.data.split import turns
+from toolhone.data.read import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import write_conversations, write_json, write_jsonl

@@ -117,7 +117,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainerCallback
 
     from toolhone.config import Config
-    from toolhone.data.split import make_splits, turns
+    from toolhone.data.read import turns
+    from toolhone.data.split import make_splits
     from toolhone.train.hardware import choose_hardware, peak_memory_gb
 
     (batch,) = options.batch

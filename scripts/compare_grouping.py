@@ -76,7 +76,8 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
     from toolhone.chat.probe import make_renderer
     from toolhone.chat.render import render_all
     from toolhone.config import Config
-    from toolhone.data.split import make_splits, turns
+    from toolhone.data.read import turns
+    from toolhone.data.split import make_splits
     from toolhone.evaluate.match import score
     from toolhone.evaluate.predict import predict
     from toolhone.jsonl import read_jsonl
@@ -159,7 +160,7 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
 
 def of_agents(conversations: Sequence[Any]) -> list[Any]:
     """The single-call turns, each offered the tools of the agent that makes its call, and no others."""
-    from toolhone.data.split import turns
+    from toolhone.data.read import turns
 
     agent_of = {name: agent for agent in AGENTS for name in agent}
     found = []

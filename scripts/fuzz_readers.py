@@ -26,7 +26,7 @@ from toolhone.data.check import Survey
 from toolhone.data.read import RowFault, conversation, read_source
 from toolhone.jsonl import conversation_line
 from toolhone.records import Conversation
-from toolhone.strict_json import decode_line
+from toolhone.strict_json import parse_line
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -226,7 +226,7 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
         try:
             for _ in survey.row(row):
                 pass
-            again = conversation(decode_line(conversation_line(row))[0], row.where)
+            again = conversation(parse_line(conversation_line(row))[0], row.where)
         except Exception:  # noqa: BLE001  (as above)
             wrong.append(f"{traceback.format_exc(limit=-3)} {conversation_line(row)!r}")
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolhone.data.split import turns
+from toolhone.data.read import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import write_conversations, write_json, write_jsonl

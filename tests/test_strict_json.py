@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.strict_json import Undecodable, decode, decode_line
+from toolhone.strict_json import StrictJsonError, parse_line, parse_strict
 
 TOOLS = ["[]", '[{"name": "f"}]', '[{"name": "f"}, {"name": "g", "parameters": {"a": [1, 2.0, null, true]}}]', '["]"]']
 PIECES = [
@@ -23,18 +23,18 @@ def outcome(text: str, decoder: Any) -> Any:
     try:
         # As text: 1, 1.0 and True are equal in Python.
         return json.dumps(decoder(text))
-    except Undecodable as error:
+    except StrictJsonError as error:
         return error.rule, str(error)
 
 
 def line(text: str) -> Any:
-    return decode_line(text.encode())[0]
+    return parse_line(text.encode())[0]
 
 
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), min_size=1, max_size=4))
 def test_no_line_is_read_otherwise_for_the_lines_before_it(texts: list[str]) -> None:
     for text in texts:
-        assert outcome(text, line) == outcome(text.rstrip("\r\n"), decode)
+        assert outcome(text, line) == outcome(text.rstrip("\r\n"), parse_strict)
 
 
 @given(st.lists(st.tuples(st.sampled_from(TOOLS), st.sampled_from(["{}", '"x"', "1", '{"tools": []}'])), max_size=5))
@@ -65,6 +65,6 @@ def test_equal_tools_of_neighbouring_lines_are_one_value() -> None:
 )
 def test_faults_around_known_tools_are_told(text: str, rule: str) -> None:
     line('{"tools": [1]}')
-    with pytest.raises(Undecodable) as caught:
+    with pytest.raises(StrictJsonError) as caught:
         line(text)
     assert caught.value.rule == rule

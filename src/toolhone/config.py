@@ -11,8 +11,6 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolhone.records import RowFormat
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -45,8 +43,9 @@ class DataConfig(_Section):
     half of a source's rows, `path=2` each twice."""
     test: tuple[str, ...] = Field(min_length=1)
     """Sources that are never trained or tuned on."""
-    format: RowFormat = "auto"
-    """The rows' format; auto: told from the first rows of each file."""
+    format: str = "auto"
+    """The rows' format, one of those that `toolhone data check --help` lists; auto: detected from the first rows of
+    each file."""
     tools: str | None = None
     """A JSON file with the list of tools, for rows that carry none of their own."""
     validation: float = Field(0.1, ge=0.0, lt=1.0)
@@ -237,10 +236,10 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def knobs(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def config_fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every key with its pydantic field, dotted and in the order of the file."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from knobs(field.annotation, f"{prefix}{name}.")
+            yield from config_fields(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field

@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from codecs import BOM_UTF8
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from toolhone.errors import UserError
 from toolhone.progress_bar import counted
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,60 +21,23 @@ if TYPE_CHECKING:
     from toolhone.records import Conversation
 
 
-class StrictJsonError(ValueError):
-    """A text that is JSON by its grammar, or nearly, but has no single meaning or no end in reason."""
-
-
-def parse_strict(text: str) -> Any:
-    """Decode JSON, refusing NaN, Infinity, duplicate keys, and what is too long or too deep for the interpreter.
-
-    Raises:
-        StrictJsonError: for one of those.
-        json.JSONDecodeError: where the text is not JSON at all.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, StrictJsonError):
-        raise
-    except ValueError:  # Python's limit on the digits of a whole number
-        raise StrictJsonError("a number with too many digits") from None
-    except RecursionError:
-        raise StrictJsonError("JSON that is nested too deeply") from None
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    decoded = dict(pairs)
-    if len(decoded) != len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise StrictJsonError(f'the key "{twice}" stands twice in one object')
-    return decoded
-
-
-def _refuse_constant(name: str) -> Any:
-    raise StrictJsonError(f"{name} is not JSON")
-
-
 def read_json(path: Path, missing: str) -> Any:
-    """The value of a file that is JSON as a whole.
-
-    Args:
-        missing: what the reader should know where there is no such file.
+    """Return the value of a JSON file. `missing` says what to do if there is no such file.
 
     Raises:
-        UserError: naming the file and the line, where it is missing, not UTF-8 or not strictly JSON.
+        UserError: naming the file and the line, if it is missing, not UTF-8 or not strict JSON.
     """
     try:
-        return parse_strict(path.read_bytes().decode("utf-8-sig"))
+        return parse_strict(path.read_bytes().decode("utf-8-sig"), allow_surrogates=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {missing}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
     except StrictJsonError as error:
-        raise UserError(f"{path}: {error}") from None
+        place = f"{path}:{error.line}" if error.line else str(path)
+        raise UserError(f"{place}: {str(error).replace(f'line {error.line}, ', '')}") from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,16 +57,15 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a JSONL file") from None
     except PermissionError:
-        raise UserError(f"{path}: may not be read; give yourself the right to") from None
+        raise UserError(f"{path}: permission denied; check the file's permissions") from None
 
 
 def _parse_row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = parse_strict(line.decode("utf-8-sig").rstrip("\r\n"))  # else a cut line is told as column 1 of the next
+        # With its line end, a cut line would be reported as column 1 of the next.
+        row = parse_strict(line.decode("utf-8-sig").rstrip("\r\n"), allow_surrogates=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
     except StrictJsonError as error:
         raise UserError(f"{where}: {error}") from None
     if not isinstance(row, dict):

@@ -20,8 +20,8 @@ from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer, Rendered, render_all
 from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
-from toolhone.data.read import read_conversations
-from toolhone.data.split import Splits, make_splits, turns
+from toolhone.data.read import read_conversations, turns
+from toolhone.data.split import Splits, make_splits
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_run
 from toolhone.evaluate.match import score

@@ -23,9 +23,6 @@ read); truncated (cut at the token limit inside a call); partial (some calls rea
 GoldStatus = Literal["calls", "none", "any"]
 """What is expected: these calls; no call; or some call, whichever."""
 
-RowFormat = Literal["auto", "logs", "openai", "hermes", "glaive", "toolace", "llamafactory", "xlam", "bfcl"]
-"""How the rows of a source are written (`data/read.py`); auto: told from the first rows of each file."""
-
 FormatName = str
 """The name of a chat format, a key of `formats.FORMATS`."""
 

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from toolhone import __version__
-from toolhone.config import Config, config_yaml, knobs
+from toolhone.config import Config, config_fields, config_yaml
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, write_json, write_text
@@ -194,7 +194,7 @@ def refuse_other_config(run: RunFolder, config: Config) -> None:
         if run.path.exists() and any(run.path.iterdir()):
             raise UserError(f"{run.path}: is not empty and is no run folder; choose another name in the config")
         return
-    defaults = {name: field.get_default() for name, field in knobs() if not field.is_required()}
+    defaults = {name: field.get_default() for name, field in config_fields() if not field.is_required()}
     old, new = yaml.safe_load(run.config.read_text(encoding="utf-8")), config.model_dump(mode="json")
     # A run of an older version lacks the newer keys, and was made with their defaults.
     pairs = [(key, _lookup(old, key, defaults.get(key)), _lookup(new, key)) for key in _training_keys()]
@@ -208,7 +208,7 @@ def refuse_other_config(run: RunFolder, config: Config) -> None:
 
 def _training_keys() -> list[str]:
     """The keys of a config that change trained weights, dotted."""
-    return [key for key, _ in knobs() if key.partition(".")[0] in _TRAINING_SECTIONS and key not in _FREE_KEYS]
+    return [key for key, _ in config_fields() if key.partition(".")[0] in _TRAINING_SECTIONS and key not in _FREE_KEYS]
 
 
 def _lookup(values: dict[str, Any], dotted: str, default: Any = None) -> Any:

@@ -167,7 +167,7 @@ def test_what_is_not_strict_json_is_malformed(fault: str, format: FormatName) ->
 def test_a_duplicate_key_of_the_call_itself_is_malformed() -> None:
     turn = parse_turn(tagged('{"name": "f", "name": "g", "arguments": {}}'), "hermes")
     assert turn.status == "malformed"
-    assert turn.failure == 'the key "name" stands twice in one object'
+    assert turn.failure == 'the key "name" appears twice in one object'
 
 
 # No call

@@ -33,8 +33,7 @@ from toolhone.chat.prefix_tree import PrefixTree, build_tree, shareable_ids
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import ChatConfig, CpuConfig
-from toolhone.data.read import read_conversations, read_tools
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, read_tools, turns
 from toolhone.errors import UserError
 from toolhone.train import attention
 from toolhone.train.attention import TREE_ATTENTION, visible

@@ -22,8 +22,8 @@ from toolhone.chat.parse import parse_turn
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer, Rendered, RenderError, render_all
 from toolhone.config import ChatConfig
-from toolhone.data.read import read_conversations, read_tools
-from toolhone.data.split import read_files, turns
+from toolhone.data.read import read_conversations, read_tools, turns
+from toolhone.data.split import read_files
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 from toolhone.records import Example, FormatName, Gold, Message, Tool, ToolCall

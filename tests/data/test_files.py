@@ -6,6 +6,8 @@ import gzip
 import json
 import sys
 import tracemalloc
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,16 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.files import SourceRow, expand_source, iter_source
+from toolhone.data.files import expand_source, iter_file
+from toolhone.data.json_rows import SourceRow
 from toolhone.errors import UserError
 
 ROWS = [{"id": str(n), "text": f'第{n}行 \\ " x'} for n in range(5)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def iter_source(source: str | Path) -> Iterator[SourceRow]:
+    return chain.from_iterable(map(iter_file, expand_source(source)))
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -157,7 +164,7 @@ def test_a_hub_name_without_the_library_is_told(monkeypatch: pytest.MonkeyPatch)
         (b"\x00\x00\x00\x00", "nul", "a NUL byte at column 1"),
         (b'{"a": "\\ud83d"}', "surrogate", "holds '\\ud83d', half of a surrogate pair"),
         (b'{"a": {"\\uDE00": 1}}', "surrogate", "holds '\\ude00', half of a surrogate pair"),
-        (b'{"a": [{"b": 1, "b": 2}]}', "duplicate-key", 'the key "b" stands twice in one object'),
+        (b'{"a": [{"b": 1, "b": 2}]}', "duplicate-key", 'the key "b" appears twice in one object'),
         (b'{"a": NaN}', "nan", "NaN is not JSON"),
         (b'{"a": [-Infinity]}', "nan", "-Infinity is not JSON"),
         (b'{"a": 1e999}', "nan", "holds a number that is too large for a float"),
@@ -236,7 +243,7 @@ def test_a_broken_array_gives_the_rows_before_the_break(tmp_path: Path, text: st
     assert [row.row for row in good] == [{"a": n + 1} for n in range(read)]
     assert bad.fault is not None
     assert bad.fault[1].startswith(message)
-    assert bad.fault[1].endswith("the rows after it cannot be told apart and are not read")
+    assert bad.fault[1].endswith("the rows after it cannot be separated and are not read")
 
 
 def test_a_fault_inside_an_element_costs_that_element_alone(tmp_path: Path) -> None:
@@ -249,14 +256,14 @@ def test_a_fault_inside_an_element_costs_that_element_alone(tmp_path: Path) -> N
 def test_arrays_come_out_as_they_went_in_wherever_a_chunk_ends(values: list[dict[str, Any]]) -> None:
     import io
 
-    from toolhone.data import json_array
+    from toolhone.data import json_rows
 
     text = json.dumps(values, ensure_ascii=bool(len(values) % 2), indent=len(values) % 3 or None)
-    original, json_array._CHUNK = json_array._CHUNK, 3
+    original, json_rows._CHUNK = json_rows._CHUNK, 3
     try:
-        found = list(json_array.array_elements(io.BytesIO(text.encode(errors="surrogatepass"))))
+        found = list(json_rows.array_elements(io.BytesIO(text.encode(errors="surrogatepass"))))
     finally:
-        json_array._CHUNK = original
+        json_rows._CHUNK = original
     assert [json.loads(element) for element in found if isinstance(element, str)] == values
 
 

@@ -183,7 +183,7 @@ def test_a_faulty_message_is_told_with_its_number(row: Any, message: str) -> Non
         ('{"order_id": ', "the arguments are not JSON (Expecting value"),
         ("{'order_id': 'ORD-001'}", "the arguments are not JSON (Expecting property name"),
         ('{"n": NaN}', "the arguments are not JSON (NaN is not JSON)"),
-        ('{"n": 1, "n": 2}', 'the arguments are not JSON (the key "n" stands twice in one object)'),
+        ('{"n": 1, "n": 2}', 'the arguments are not JSON (the key "n" appears twice in one object)'),
         ('{"n": ' + "1" * 5000 + "}", "the arguments are not JSON (a number with too many digits)"),
         ("[" * 10_000, "the arguments are not JSON (JSON that is nested too deeply)"),
         (json.dumps('{"order_id": "ORD-001"}'), "the arguments are encoded twice (JSON in a JSON text)"),
@@ -258,7 +258,7 @@ def test_reading_stops_at_the_first_faulty_line_and_names_it(tmp_path: Path) -> 
     [
         ('[\n{"name": }]', ":2: broken JSON: Expecting value at column 10"),
         ('{"name": "f"}', ': expected a list of tools, found {"name": "f"}'),
-        ('[{"name": "f", "name": "g"}]', ': the key "name" stands twice in one object'),
+        ('[{"name": "f", "name": "g"}]', ': the key "name" appears twice in one object'),
         ('[{"name": "f"}, {"nmae": "g"}]', ": tool 1: expected"),
         ('[{"name": "f", "description": "\\ud83d"}]', ": holds '\\ud83d', half of a surrogate pair"),
     ],

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolhone.data.importers import IMPORTERS
+from toolhone.data.importers.importer import Importer
 from toolhone.data.read import (
-    FORMAT_NAMES,
+    RowError,
     RowFault,
+    conversation,
     detect_format,
     detected_formats,
     examples,
@@ -68,9 +71,9 @@ def test_each_file_of_a_folder_has_its_own_format_and_a_list_of_tools_is_left_ou
     write(tmp_path / "b.jsonl", LOG)
     (tmp_path / "tools.json").write_text(json.dumps([TOOL]), encoding="utf-8")
     assert list(detected_formats(tmp_path).values()) == ["openai", "logs", "tools"]
-    taken_for: dict[str, str] = {}
-    rows, faults = split(read_source(tmp_path, taken_for=taken_for))
-    assert taken_for == detected_formats(tmp_path)
+    file_formats: dict[str, str] = {}
+    rows, faults = split(read_source(tmp_path, file_formats=file_formats))
+    assert file_formats == detected_formats(tmp_path)
     assert [row.gold_source for row in rows] == [None, None, "m"]
     assert faults == [(f"{tmp_path / 'tools.json'}:1", "tools-file")]
 
@@ -113,11 +116,29 @@ def test_rows_without_tools_take_those_given(tmp_path: Path) -> None:
     assert split(read_source(write(tmp_path / "b.jsonl", LOG), tools))[0][0].tools == tools
 
 
-def test_an_unknown_format_is_told_with_the_known_ones() -> None:
-    with pytest.raises(
-        UserError, match=r'^format: unknown name "sharegpt"; expected one of auto, logs, openai, hermes'
-    ):
-        list(read_source("a.jsonl", format="sharegpt"))
+def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r'^data.format: unknown format "csv"; known: auto, logs, openai, hermes'):
+        list(read_source("a.jsonl", format="csv"))
+    with pytest.raises(UserError, match=r'unknown format "opnai"; did you mean "openai"\? known: auto, logs'):
+        list(read_source("a.jsonl", format="opnai"))
+
+
+def test_an_importer_in_the_table_is_detected_and_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...]) -> Conversation:
+        if not row.get("asked"):
+            raise RowError(f"{where}: nothing was asked", rule="quiz-empty")
+        messages = [{"role": "user", "content": row["asked"]}, {"role": "assistant", "content": row["answered"]}]
+        return conversation({"messages": messages}, where, default_tools)
+
+    monkeypatch.setitem(IMPORTERS, "quiz", Importer("quiz", lambda row: "asked" in row, read))
+    asked = [{"asked": "Who?", "answered": "I."}, {"asked": "", "answered": ""}]
+    path = write(tmp_path / "quiz.jsonl", *asked, OPENAI)
+    assert detected_formats(path) == {str(path): "quiz"}
+    rows, faults = split(read_source(path))
+    assert [[message.content for message in row.messages] for row in rows] == [["Who?", "I."], ["hi", "Hello."]]
+    assert faults == [(f"{path}:2", "quiz-empty")]
+    write(path, asked[0])
+    assert [row.where for row in read_source(path, format="quiz")] == [f"{path}:1"]
 
 
 def test_the_shipped_rows_are_read_as_training_reads_them() -> None:
@@ -196,7 +217,7 @@ def test_every_line_that_is_not_blank_gives_a_conversation_or_a_fault(
     assert told <= {f"{path}:{n}" for n in range(1, len(lines) + 1)}
 
 
-@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name not in ("auto", "logs")])
+@pytest.mark.parametrize("name", [name for name in IMPORTERS if name != "logs"])
 def test_every_format_that_can_be_named_has_a_reader(name: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"of": "no format"}\n', encoding="utf-8")
     found = list(read_source(tmp_path / "x.jsonl", format=name))

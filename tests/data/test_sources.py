@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from toolhone.data.sources import refuse_to_overwrite, say_formats
+from toolhone.data.sources import print_formats, refuse_to_overwrite
 from toolhone.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -18,7 +18,7 @@ OPENAI = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", 
 
 def said(*sources: str, format: str = "auto") -> str:
     out = io.StringIO()
-    say_formats(sources, format, Console(file=out, width=500))
+    print_formats(sources, format, Console(file=out, width=500))
     return out.getvalue().rstrip("\n")
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.config import DataConfig
-from toolhone.data.read import read_conversations
-from toolhone.data.split import balanced_subset, make_splits, read_files, split_validation, turns
+from toolhone.data.read import read_conversations, turns
+from toolhone.data.split import balanced_subset, make_splits, read_files, split_validation
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, ToolCall
 

@@ -12,8 +12,7 @@ import pytest
 from loopback import serving
 from rich.console import Console
 
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.judge import judge_files, judge_run
 from toolhone.evaluate.policy import BFCL

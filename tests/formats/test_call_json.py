@@ -18,8 +18,8 @@ def test_a_value_ends_where_its_json_ends() -> None:
     ("value", "fault"),
     [
         ("NaN", "NaN is not JSON"),
-        ('{"a": 1, "a": 2}', 'the key "a" stands twice in one object'),
-        ("1e999", "a number too large for a float"),
+        ('{"a": 1, "a": 2}', 'the key "a" appears twice in one object'),
+        ("1e999", "holds a number that is too large for a float; write it as a text"),
         ('{"\\ud800": 1}', "half of a surrogate pair, which is no character"),
         ("9" * 5000, "a number with too many digits"),
         ("[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1), f"JSON nested deeper than {MAX_NESTING} levels"),

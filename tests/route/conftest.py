@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from toolhone.data.split import turns
+from toolhone.data.read import turns
 from toolhone.jsonl import write_conversations, write_json, write_jsonl, write_text
 from toolhone.records import Conversation, Example, Message, Prediction, Token, Tool, ToolCall
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from toolhone.cli import main
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 from toolhone.jsonl import read_jsonl
 from toolhone.records import Prediction
 from toolhone.route.confidence import signals

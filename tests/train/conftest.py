@@ -15,8 +15,7 @@ from rich.console import Console
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import Rendered
 from toolhone.config import ChatConfig, Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 from toolhone.records import Tool
 from toolhone.run_folder import RunFolder
 from toolhone.train.hardware import Hardware

@@ -18,8 +18,7 @@ import yaml
 from toolhone.chat.probe import make_renderer
 from toolhone.cli import main
 from toolhone.config import ChatConfig
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 
 TOOL = {
     "type": "function",

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from toolhone import __version__
 from toolhone.cli.data import add_data_commands
@@ -21,9 +21,9 @@ from toolhone.cli.quiet import hush_libraries
 from toolhone.cli.route import add_route_commands
 from toolhone.cli.serve import add_serve_commands
 from toolhone.cli.terminal import gc_disabled, plain_console
+from toolhone.data.importers import IMPORTERS
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
-from toolhone.records import RowFormat
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +125,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
     parser.add_argument(
-        "--rows-format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
+        "--rows-format", choices=("auto", *IMPORTERS), default="auto", help="the rows' format (default: detected)"
     )
     parser.add_argument(
         *("--format", "--chat-format"),
@@ -209,16 +209,16 @@ def _score_files(options: argparse.Namespace) -> int:
     if not options.rows or not options.out:
         raise UserError("--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores")
     from toolhone.data.read import read_tools
-    from toolhone.data.sources import name_of, told_rows
+    from toolhone.data.sources import read_and_report
     from toolhone.evaluate.judge import judge_files
     from toolhone.evaluate.policy import policy_named
     from toolhone.report.report import write_report
 
     console = plain_console()
     tools = read_tools(options.tools) if options.tools else ()
-    rows = list(told_rows(options.rows, tools, options.rows_format, console))
+    rows = list(read_and_report(options.rows, tools, options.rows_format, console))
     policy = policy_named(options.policy)
-    judge_files(options.predictions, rows, name_of(options.rows), options.out, options.chat_format, policy)
+    judge_files(options.predictions, rows, ", ".join(options.rows), options.out, options.chat_format, policy)
     write_report(options.out)
     _show_result(options.out, console)
     return 0
@@ -298,10 +298,10 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    from toolhone.config import knobs
+    from toolhone.config import config_fields
 
     console = plain_console()
-    for name, field in knobs():
+    for name, field in config_fields():
         default = "(required)" if field.is_required() else repr(field.get_default())
         console.print(f"[bold]{name}[/] = {default}", markup=True)
         console.print(f"    {' '.join((field.description or '').split())}", markup=False)

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
 from toolhone.cli.terminal import plain_console
+from toolhone.data.importers import IMPORTERS
+from toolhone.data.write_formats import WRITERS
 from toolhone.formats import FORMATS
-from toolhone.records import RowFormat, Tool
+from toolhone.records import Tool
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from toolhone.data.convert import Converted
 
 
 def add_data_commands(data: argparse.ArgumentParser) -> None:
@@ -120,14 +127,14 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     _add_sources(parser)
-    parser.add_argument("--to", required=True, choices=("openai", "hermes", "xlam"), help="the format to write")
+    parser.add_argument("--to", required=True, choices=tuple(WRITERS), help="the format to write")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--keep-extra", action="store_true", help="keep toolhone's own keys where there is a place")
     parser.set_defaults(run=_convert)
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from toolhone.data.convert import convert, show
+    from toolhone.data.convert import convert
 
     console = plain_console()
     report = convert(
@@ -139,8 +146,19 @@ def _convert(options: argparse.Namespace) -> int:
         keep_extra=options.keep_extra,
         console=console,
     )
-    show(report, options.to, options.out, console)
+    show_conversion(report, options.to, options.out, console)
     return 0
+
+
+def show_conversion(report: Converted, to: str, out: Path, console: Console) -> None:
+    """Print what was written, and a line for every loss."""
+    written = f"{report.written:,} of {report.read:,} rows as {to}, {report.lossless:,} of them without any loss"
+    console.print(f"{out}: {written}", markup=False)
+    for loss in report.sorted():
+        more = ", ..." if loss.count > len(loss.places) else ""
+        rows = f"{loss.count:,} row{'' if loss.count == 1 else 's'}"
+        kind = {"left out": "left out, {}", "lost": "lost in {}", "in reading": "fault in reading, {}"}[loss.kind]
+        console.print(f"  {kind.format(rows)}: {loss.reason} ({', '.join(loss.places)}{more})", markup=False)
 
 
 def _add_augment(parser: argparse.ArgumentParser) -> None:
@@ -305,7 +323,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", help="files, folders, globs or hub:owner/name[:split]")
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
     parser.add_argument(
-        "--format", choices=get_args(RowFormat), default="auto", help="the rows' format (default: told from them)"
+        "--format", choices=("auto", *IMPORTERS), default="auto", help="the rows' format (default: detected)"
     )
 
 

@@ -131,7 +131,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _judged(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
     """The rows to answer, and the chat format to write calls in."""
-    from toolhone.data.split import make_splits, read_files, turns
+    from toolhone.data.read import turns
+    from toolhone.data.split import make_splits, read_files
 
     if options.folder is not None:
         from toolhone.data.read import read_conversations

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from toolhone.cli.terminal import plain_console
+from toolhone.data.importers import IMPORTERS
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
-from toolhone.records import FormatName, RowFormat
+from toolhone.records import FormatName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ def add_route_commands(commands: Any) -> None:
     parser.add_argument("--calibration-rows", nargs="+", metavar="SOURCE", help="with --calibration: its rows")
     parser.add_argument("--calibration-large", type=Path, metavar="FILE", help="with --calibration: the large model's")
     parser.add_argument("--tools", type=Path, help="a JSON list of tools, for rows without any of their own")
-    parser.add_argument("--rows-format", choices=get_args(RowFormat), default="auto", help="(default: told from them)")
+    parser.add_argument("--rows-format", choices=("auto", *IMPORTERS), default="auto", help="(default: detected)")
     parser.add_argument(
         "--chat-format", choices=tuple(FORMATS), help="what calls are written in (default: the run's, or hermes)"
     )
@@ -163,7 +164,7 @@ def _conversations(
 
 def _read(sources: list[str], options: argparse.Namespace, console: Console) -> list[Conversation]:
     from toolhone.data.read import read_tools
-    from toolhone.data.sources import told_rows
+    from toolhone.data.sources import read_and_report
 
     tools = read_tools(options.tools) if options.tools else ()
-    return list(told_rows(sources, tools, options.rows_format, console))
+    return list(read_and_report(sources, tools, options.rows_format, console))

@@ -25,7 +25,7 @@ from toolhone.data.hand_over import handed_over, hands_over, is_marked, offering
 from toolhone.data.identity import called_tools
 from toolhone.data.mask import mask, mentions_a_tool
 from toolhone.data.read import read_sources, split_weight
-from toolhone.data.sources import refuse_to_overwrite, told_rows
+from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool
@@ -100,7 +100,7 @@ def augment_files(
     if augmentation.distractors:
         others = sound_rows(read_sources(sources, default_tools, format))
         known = {tool.name: tool for tool in pool or (tool for row in others for tool in row.tools)}
-    rows = told_rows(sources, default_tools, format, console)
+    rows = read_and_report(sources, default_tools, format, console)
     done: Counter[str] = Counter()
     write_jsonl(out, (row.to_json() for row in augment(rows, augmentation, known, done)))
     return done

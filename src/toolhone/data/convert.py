@@ -1,38 +1,35 @@
 """`toolhone data convert`: conversations of any format into OpenAI's, Hermes' or xLAM's, and what that cost.
 
-Every row is read back from what would be written, by the reader that `toolhone data` itself has for the format. What
-comes back otherwise is counted as lost; a row in which a question, a call or an answer would change is left out. So the
-file holds no row that says something else than its source, and the report holds every loss.
+Every row is read back from what would be written, by the format's own importer. If it then asks, calls or answers
+something else, it is left out (`Changed`); any other difference is a loss, counted by its name. So no row of the file
+says something else than its source, and the report holds every loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from toolhone.data.importers import openai, sharegpt, xlam
+from toolhone.data.importers import IMPORTERS
 from toolhone.data.read import RowFault, read_sources, read_tools
-from toolhone.data.round_trip import Changed, losses
-from toolhone.data.write_formats import DoesNotFit, to_hermes, to_openai, to_xlam
+from toolhone.data.sources import refuse_to_overwrite
+from toolhone.data.write_formats import WRITERS, DoesNotFit, in_call_order, with_ids
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import write_jsonl
-from toolhone.records import Conversation
+from toolhone.records import Conversation, Message, Tool, ToolCall
 
-TargetName = Literal["openai", "hermes", "xlam"]
 Kind = Literal["left out", "lost", "in reading"]
 
 _PLACES = 3
 
-TARGETS: dict[TargetName, tuple[Callable[[Conversation, bool], dict[str, Any]], Callable[..., Conversation]]] = {
-    "openai": (to_openai, openai.read),
-    "hermes": (to_hermes, sharegpt.read_hermes),
-    "xlam": (to_xlam, xlam.read),
-}
-"""How a format is written, and how it is read."""
+
+class Changed(Exception):  # noqa: N818  (an outcome that is counted, not a fault)
+    """What was read back says something else."""
 
 
 @dataclass(slots=True)
@@ -61,10 +58,6 @@ class Converted:
         if len(loss.places) < _PLACES:
             loss.places.append(where)
 
-    def to_json(self) -> dict[str, Any]:
-        rows = [{"kind": x.kind, "reason": x.reason, "count": x.count, "places": x.places} for x in self.sorted()]
-        return {"read": self.read, "written": self.written, "lossless": self.lossless, "losses": rows}
-
     def sorted(self) -> list[Loss]:
         """Left out first, and the commonest first."""
         kinds: list[Kind] = ["left out", "lost", "in reading"]
@@ -73,7 +66,7 @@ class Converted:
 
 def convert(
     sources: Sequence[str],
-    to: TargetName,
+    to: str,
     out: Path,
     *,
     tools: Path | None = None,
@@ -81,19 +74,16 @@ def convert(
     keep_extra: bool = False,
     console: Console | None = None,
 ) -> Converted:
-    """Write the sources' conversations to `out` as JSONL of a format. The file is whole or not there.
+    """Write the sources' conversations to `out` as JSONL of a format of `WRITERS`. The file is whole or not there.
 
     Args:
         keep_extra: keep toolhone's own keys (id, expected, gold_source, meta), as far as the format has a place for
             them; OpenAI refuses rows that have them.
 
     Raises:
-        UserError: where a source cannot be opened, `out` is one of them, or not one row could be written.
+        UserError: if a source cannot be opened, `out` is one of them, or no row could be written.
     """
-    if any(Path(source).resolve() == out.resolve() for source in sources):
-        raise UserError(
-            f"--out {out}: is one of the files to read; what the format cannot hold would be gone: name another"
-        )
+    refuse_to_overwrite(out, sources, "what the format cannot hold would be gone")
     report = Converted()
     rows = read_sources(sources, read_tools(tools) if tools else (), format)
     write_jsonl(out, _written(rows, to, keep_extra, report), console)
@@ -101,17 +91,16 @@ def convert(
 
 
 def _written(
-    rows: Iterable[Conversation | RowFault], to: TargetName, keep_extra: bool, report: Converted
+    rows: Iterable[Conversation | RowFault], to: str, keep_extra: bool, report: Converted
 ) -> Iterator[dict[str, Any]]:
-    write, read = TARGETS[to]
     for row in rows:
         if isinstance(row, RowFault):
             report.note("in reading", row.rule, row.where)
             continue
         report.read += 1
         try:
-            written = write(row, keep_extra)
-            lost = losses(row, read(written, row.where), to)
+            written = WRITERS[to](row, keep_extra)
+            lost = losses(row, IMPORTERS[to].read(written, row.where, ()), to)
         except (DoesNotFit, Changed) as why:
             report.note("left out", str(why), row.where)
             continue
@@ -129,14 +118,114 @@ def _written(
         raise UserError(f"not one row could be written as {to}{cause}; try `toolhone data check`")
 
 
-def show(report: Converted, to: TargetName, out: Path, console: Console) -> None:
-    """Print what was written, and a line for every loss."""
-    console.print(
-        f"{out}: {report.written:,} of {report.read:,} rows as {to}, {report.lossless:,} of them without any loss",
-        markup=False,
-    )
-    for loss in report.sorted():
-        more = ", ..." if loss.count > len(loss.places) else ""
-        rows = f"{loss.count:,} row{'' if loss.count == 1 else 's'}"
-        said = {"left out": "left out, {}", "lost": "lost in {}", "in reading": "fault in reading, {}"}[loss.kind]
-        console.print(f"  {said.format(rows)}: {loss.reason} ({', '.join(loss.places)}{more})", markup=False)
+# What a conversation loses on its way through another format
+
+
+def losses(before: Conversation, after: Conversation, format: str) -> list[str]:
+    """What `after`, read from a row of the format, lacks of `before`, in the same words for all such rows.
+
+    Raises:
+        Changed: if the two differ in more than a format may lose.
+    """
+    found = [*_key_losses(before, after), *_tool_losses(before, after), *_message_losses(before, after, format)]
+    return list(dict.fromkeys(found))
+
+
+def _key_losses(before: Conversation, after: Conversation) -> Iterator[str]:
+    # A row without an id is named by its content's hash, which a new call id changes.
+    if after.id != before.id and before.id != before.content_hash():
+        yield "id"
+    if after.parallel_tool_calls != before.parallel_tool_calls:
+        yield "parallel_tool_calls: false"
+    if before.expected is not None and after.expected != before.expected:
+        yield "expected (accepted alternatives)"
+    if after.gold_source != before.gold_source:
+        yield "gold_source (whose answers the gold is)"
+    lacking = sorted(key for key, value in before.meta.items() if key not in after.meta or after.meta[key] != value)
+    if lacking:
+        yield f"meta: {', '.join(lacking)}"
+
+
+def _tool_losses(before: Conversation, after: Conversation) -> Iterator[str]:
+    if [tool.name for tool in before.tools] != [tool.name for tool in after.tools]:
+        raise Changed("the tools are others when it is read back")
+    for old, new in zip(before.tools, after.tools, strict=True):
+        if old.description != new.description:
+            yield "tools: description"
+        if _plain_schema(old) != _plain_schema(new):
+            changed = sorted(_differing(_plain_schema(old), _plain_schema(new)))
+            yield f"tools: {', '.join(changed)} in the schema"
+
+
+def _plain_schema(tool: Tool) -> dict[str, Any]:
+    """The parameters without what says nothing: an empty `required`, and the order of it."""
+    schema = {"type": "object", "properties": {}, **tool.parameters}
+    required = schema.pop("required", None)
+    return {**schema, "required": sorted(required)} if required else schema
+
+
+def _differing(old: Any, new: Any, key: str = "schema") -> set[str]:
+    """The keywords whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: set[str] = set()
+        for name in {*old, *new}:
+            if name not in old or name not in new:
+                found.add(name)
+            elif old[name] != new[name]:
+                inner = name if key != "properties" else "schema"
+                found |= _differing(old[name], new[name], inner)
+        return found
+    return {key}
+
+
+def _message_losses(before: Conversation, after: Conversation, format: str) -> Iterator[str]:
+    old, new = with_ids(before.messages), with_ids(after.messages)
+    if format == "xlam" and old and old[0].role == "system":
+        yield "system message"
+        old = tuple(message for message in old if message.role != "system")
+    ordered = in_call_order(old)
+    if format == "hermes" and ordered != old:
+        yield "order of results, which is now that of the calls"
+        old = ordered
+    if [message.role for message in old] != [message.role for message in new]:
+        raise Changed("the messages are others when it is read back")
+    for one, other, old_tie, new_tie in zip(old, new, _ties(old), _ties(new), strict=True):
+        if _calls_text(one.tool_calls) != _calls_text(other.tool_calls):
+            raise Changed("a call is another when it is read back")
+        if old_tie != new_tie:
+            raise Changed("a result would be another call's when it is read back")
+        if one.weight != other.weight:
+            yield "weight 0: the turn would be learned"
+        if one.content != other.content:
+            yield _lost_text(one, other, format)
+    old_ids, new_ids = ([call.id for m in row.messages for call in m.tool_calls] for row in (before, after))
+    if any(old is not None and old != new for old, new in zip(old_ids, new_ids, strict=True)):
+        yield "call ids, which are others now"
+
+
+def _lost_text(one: Message, other: Message, format: str) -> str:
+    if one.content.strip() == other.content.strip():
+        return "white space at the ends of a text"
+    if one.role == "system":
+        return "words of the system message that the format says itself"
+    if one.role == "assistant" and format == "xlam" and not other.content:
+        return "text beside a call" if one.tool_calls else "text of a turn without a call"
+    raise Changed(f"a text of role {one.role} is another when it is read back")
+
+
+def _calls_text(calls: Sequence[ToolCall]) -> str:
+    # As JSON text, since in Python True == 1 and 1 == 1.0.
+    return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
+
+
+def _ties(messages: Sequence[Message]) -> list[int | None]:
+    """For each message, which call of the turn before it answers; None for other messages."""
+    ties: list[int | None] = []
+    order: dict[str | None, int] = {}
+    for message in messages:
+        if message.role == "tool":
+            ties.append(order.get(message.tool_call_id))
+            continue
+        order = {call.id: n for n, call in enumerate(message.tool_calls)}
+        ties.append(None)
+    return ties

@@ -1,27 +1,27 @@
-"""Reading conversations: foreign rows become `Conversation`s here, once, and what is wrong is said with file and line.
+"""Reading conversations: foreign rows become `Conversation`s here, once, and each fault is reported with file and line.
 
-`read_source` takes any of the formats in `formats/`, detected or told; each row gives a conversation or a fault.
-`read_conversations` takes toolhone's own format (OpenAI's) and stops at the first fault, as a training run should.
+`read_source` takes any format of the table `importers.IMPORTERS`, detected or named; each row gives a conversation or a
+fault. `read_conversations` takes toolhone's own format (OpenAI's) and stops at the first fault, as training should.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from importlib import import_module
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, get_args
 
-from toolhone.data.files import SourceRow, expand_source, iter_file
-from toolhone.data.importers.openai import conversation, refuse_unwritable
-from toolhone.data.importers.tool_list import read_tool_list
+from toolhone.data.files import expand_source, iter_file
+from toolhone.data.importers import IMPORTERS
+from toolhone.data.importers.importer import Fold, Importer, Row, RowFault
+from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
+from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import read_json, read_jsonl
-from toolhone.records import Conversation, Example, Gold, RowFormat, Tool
+from toolhone.records import Conversation, Example, Gold, Tool
 
 __all__ = [
     "RowError",
@@ -33,69 +33,42 @@ __all__ = [
     "read_source",
     "read_sources",
     "read_tools",
+    "turns",
 ]
 
-_FORMATS = {
-    "openai": ("openai", "looks_like", "read"),
-    "hermes": ("sharegpt", "looks_like_hermes", "read_hermes"),
-    "glaive": ("sharegpt", "looks_like_glaive", "read_glaive"),
-    "toolace": ("sharegpt", "looks_like_toolace", "read_toolace"),
-    "llamafactory": ("sharegpt", "looks_like_llamafactory", "read_llamafactory"),
-    "xlam": ("xlam", "looks_like", "read"),
-    "bfcl": ("bfcl", "looks_like", "read"),
-}
-"""A format's module in `formats/`, and its two functions, in the order in which they are tried. Logs come before them:
-they are no format of single rows, since one conversation spans many."""
-
-FORMAT_NAMES = get_args(RowFormat)
 _SAMPLE = 100
-
-RowReader = Callable[[dict[str, Any], str, tuple[Tool, ...]], Conversation]
-
-
-@dataclass(frozen=True, slots=True)
-class RowFault:
-    """A row that gave no conversation, or a fault beside one: `rule` tells which. `message` does not repeat `where`."""
-
-    where: str
-    rule: str
-    message: str
 
 
 def read_source(
     source: str | Path,
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
-    taken_for: dict[str, str] | None = None,
+    file_formats: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
-    With "auto", each file's format is what most of its first rows look like, and a row that is plainly of another is
+    With "auto", each file's format is that of most of its first rows, and a row that is plainly of another format is
     read as that. Log lines that are steps of one conversation give one; they come last, for all files of the source,
-    and are held in memory until then. All else is read row by row.
+    and stay in memory until then. All else is read row by row.
 
     Args:
-        taken_for: takes the format of each file, by the file's name, as reading comes to it.
+        file_formats: takes the format of each file, by the file's name, as reading comes to it.
 
     Raises:
-        UserError: where a file cannot be opened, or the format's name is not known.
+        UserError: if a file cannot be opened, or the format is unknown.
     """
-    if format not in FORMAT_NAMES:
-        raise UserError(f'format: unknown name "{format}"; expected one of {", ".join(FORMAT_NAMES)}')
-    from toolhone.data.importers import logs
-
-    if format == "bfcl" and Path(source).is_dir():  # its questions and their gold are in different files
-        from toolhone.data.importers.bfcl import read_bfcl_folder
-
-        if taken_for is not None:
-            taken_for[str(source)] = format
-        yield from read_bfcl_folder(Path(source))
+    refuse_unknown_format(format)
+    importer = IMPORTERS.get(format)
+    if importer is not None and importer.read_folder is not None and Path(source).is_dir():
+        if file_formats is not None:
+            file_formats[str(source)] = format
+        yield from importer.read_folder(Path(source))
         return
-    fold = logs.Fold(default_tools)
+    folds = {name: each.fold(default_tools) for name, each in IMPORTERS.items() if each.fold is not None}
     for file in expand_source(source):
         name, rows = _with_format(iter_file(file), format)
-        if taken_for is not None:
-            taken_for[file] = name
+        if file_formats is not None:
+            file_formats[file] = name
         if name == "tools":
             message = "a list of tools, not of conversations: it is left out here; name it as the tools' file"
             yield RowFault(f"{file}:1", "tools-file", message)
@@ -106,28 +79,41 @@ def read_source(
             if row.fault is not None:
                 yield RowFault(row.where, *row.fault)
             elif row.row is not None:
-                yield from _read_row(row.row, row.where, name, format == "auto", default_tools, fold)
-    yield from fold.conversations()
+                yield from _read_row(row.row, row.where, IMPORTERS[name], format == "auto", default_tools, folds)
+    for fold in folds.values():
+        yield from fold.conversations()
+
+
+def refuse_unknown_format(format: str) -> None:
+    """Refuse a format that is neither "auto" nor in the table of importers.
+
+    Raises:
+        UserError: with the nearest known name.
+    """
+    known = ("auto", *IMPORTERS)
+    if format not in known:
+        near = difflib.get_close_matches(format, known, n=1)
+        meant = f'; did you mean "{near[0]}"?' if near else ";"
+        raise UserError(f'data.format: unknown format "{format}"{meant} known: {", ".join(known)}')
 
 
 def read_sources(
     sources: Sequence[str],
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
-    taken_for: dict[str, str] | None = None,
+    file_formats: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
-    """Yield the rows of several sources, each `path` or `path=weight`.
+    """Yield the rows of several sources, each `path` or `path=weight`; the arguments are those of `read_source`.
 
-    A weight of 0.5 keeps the half of the rows whose content's hash is in the lower half, so the same rows whatever
-    else is in the file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
-    `taken_for` takes the formats, as in `read_source`.
+    A weight of 0.5 keeps the half of the rows whose content hash is in the lower half, so the same rows whatever else
+    is in the file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
 
     Raises:
         UserError: as `read_source`, and for a weight that is no number above 0.
     """
     for source in sources:
         path, weight = split_weight(source)
-        for row in read_source(path, default_tools, format, taken_for):
+        for row in read_source(path, default_tools, format, file_formats):
             if weight == 1 or isinstance(row, RowFault):
                 yield row
                 continue
@@ -136,7 +122,7 @@ def read_sources(
 
 
 def split_weight(source: str) -> tuple[str, float]:
-    """`path=weight` as both; a path alone weighs 1, and a path that exists as it stands is one, "=" and all.
+    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=".
 
     Raises:
         UserError: for a weight that is not above 0 and finite.
@@ -153,9 +139,9 @@ def split_weight(source: str) -> tuple[str, float]:
     return path, weight
 
 
-def detect_format(rows: Iterable[dict[str, Any]]) -> str:
-    """The name of the format that most of the rows look like; "tools" where all are tools; "openai", whose faults tell
-    what a row should have, where they look like none."""
+def detect_format(rows: Iterable[Row]) -> str:
+    """The format that most rows look like; "tools" if all are tools; "openai", whose faults say what a row should have,
+    if they look like none."""
     votes = Counter(map(_looks_like, rows))
     if set(votes) == {"tools"}:
         return "tools"
@@ -164,10 +150,10 @@ def detect_format(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def detected_formats(source: str | Path) -> dict[str, str]:
-    """The format of each file of a source, by its first rows: for a command to say what it takes them for.
+    """The format of each file of a source, by its first rows.
 
     Raises:
-        UserError: where a file cannot be opened.
+        UserError: if a file cannot be opened.
     """
     return {file: _with_format(iter_file(file), "auto")[0] for file in expand_source(source)}
 
@@ -179,44 +165,27 @@ def _with_format(rows: Iterator[SourceRow], format: str) -> tuple[str, Iterator[
     return detect_format(row.row for row in sample if row.row is not None), chain(sample, rows)
 
 
-def _looks_like(row: dict[str, Any]) -> str | None:
-    from toolhone.data.importers import logs
-
-    if logs.looks_like(row):
-        return "logs"
-    for name in _FORMATS:
-        if _function(name, 1)(row):
-            return name
+def _looks_like(row: Row) -> str | None:
+    for importer in IMPORTERS.values():
+        if importer.looks_like(row):
+            return importer.name
     function = row.get("function") if row.get("type") == "function" else row
     is_tool = isinstance(function, dict) and "parameters" in function and isinstance(function.get("name"), str)
     return "tools" if is_tool else None
 
 
 def _read_row(
-    row: dict[str, Any], where: str, name: str, detect: bool, default_tools: tuple[Tool, ...], fold: Any
+    row: Row, where: str, importer: Importer, detect: bool, default_tools: tuple[Tool, ...], folds: dict[str, Fold]
 ) -> Sequence[Conversation | RowFault]:
     try:
-        if name == "logs":
-            return list(fold.add(row, where))
-        return (_reader(name)(row, where, default_tools),)
+        if importer.name in folds:
+            return list(folds[importer.name].add(row, where))
+        return (importer.read(row, where, default_tools),)
     except RowError as error:
         other = _looks_like(row) if detect else None
-        if other in (None, "tools", name):
-            return (RowFault(where, error.rule, str(error).removeprefix(f"{where}: ")),)
-        return _read_row(row, where, str(other), False, default_tools, fold)
-
-
-@cache
-def _function(name: str, which: int) -> Callable[..., Any]:
-    """A format's function; its module is imported when it is first needed, so that none waits for the others."""
-    names = _FORMATS[name]
-    found: Callable[..., Any] = getattr(import_module(f"toolhone.data.importers.{names[0]}"), names[which])
-    return found
-
-
-@cache
-def _reader(name: str) -> RowReader:
-    return _function(name, 2)
+        if other in (None, "tools", importer.name):
+            return (RowFault.of_error(where, error),)
+        return _read_row(row, where, IMPORTERS[str(other)], False, default_tools, folds)
 
 
 def _copies(row: Conversation, weight: float) -> int:
@@ -253,7 +222,7 @@ def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterat
 
 
 def examples(conversation: Conversation) -> list[Example]:
-    """One `Example` for each assistant turn that is to be learned (weight above 0)."""
+    """One `Example` for each assistant turn to learn (weight above 0)."""
     last = max((n for n, m in enumerate(conversation.messages) if m.role == "assistant"), default=-1)
     return [
         Example(
@@ -270,3 +239,8 @@ def examples(conversation: Conversation) -> list[Example]:
         for n, turn in enumerate(conversation.messages)
         if turn.role == "assistant" and turn.weight > 0
     ]
+
+
+def turns(rows: Iterable[Conversation]) -> list[Example]:
+    """The examples of all conversations, in order."""
+    return [example for row in rows for example in examples(row)]

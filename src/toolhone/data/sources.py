@@ -1,4 +1,4 @@
-"""The sources on a command line: what they are taken for and what is left out is said, and none is written over."""
+"""The sources on a command line: reads them, prints their formats and what is left out, never overwrites one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def name_of(sources: Sequence[str]) -> str:
-    """All sources as one name, to print."""
-    return ", ".join(sources)
-
-
-def say_formats(sources: Sequence[str], format: str, console: Console) -> None:
-    """Print the format in which the files are read: the one that is named or, with "auto", that of their first rows.
+def print_formats(sources: Sequence[str], format: str, console: Console) -> None:
+    """Print the format in which the files are read: the named one or, with "auto", that of their first rows.
 
     Raises:
-        UserError: where a source cannot be opened.
+        UserError: if a source cannot be opened.
     """
     names = Counter(
         name if format == "auto" else format
@@ -35,17 +30,19 @@ def say_formats(sources: Sequence[str], format: str, console: Console) -> None:
     )
     files = f", {sum(names.values())} files" if sum(names.values()) > 1 else ""
     said = ", ".join(f"{name} ({count})" if len(names) > 1 else name for name, count in names.most_common())
-    console.print(f"{name_of(sources)}{files}: read as {said}", markup=False)
+    console.print(f"{', '.join(sources)}{files}: read as {said}", markup=False)
 
 
-def told_rows(sources: Sequence[str], tools: tuple[Tool, ...], format: str, console: Console) -> Iterator[Conversation]:
-    """Yield the conversations of sources. Their format is printed before the first, and after the last how many rows
-    were left out without need of mending, such as a log's failed requests. `tools` are for rows without any.
+def read_and_report(
+    sources: Sequence[str], tools: tuple[Tool, ...], format: str, console: Console
+) -> Iterator[Conversation]:
+    """Yield the conversations of sources. Prints their format before the first, and after the last how many rows were
+    left out that need no fix, such as a log's failed requests. `tools` are for rows without any.
 
     Raises:
-        UserError: where a source cannot be opened and, after the last conversation, for rows that must be mended.
+        UserError: if a source cannot be opened and, after the last conversation, for rows that must be fixed.
     """
-    say_formats(sources, format, console)
+    print_formats(sources, format, console)
     left_out: Counter[str] = Counter()
     yield from sound_rows(read_sources(sources, tools, format), left_out)
     if left_out:
@@ -54,7 +51,7 @@ def told_rows(sources: Sequence[str], tools: tuple[Tool, ...], format: str, cons
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[str], why: str) -> None:
-    """Refuse an `out` that is one of the files to read; `why` says what would be gone.
+    """Refuse an `out` that is one of the files to read; `why` says what would be lost.
 
     Raises:
         UserError: naming it.

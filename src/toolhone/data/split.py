@@ -14,9 +14,9 @@ from pathlib import Path
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
 from toolhone.data.check.row_faults import sound_rows
-from toolhone.data.read import examples, read_sources, read_tools
+from toolhone.data.read import read_sources, read_tools
 from toolhone.errors import UserError
-from toolhone.records import Conversation, Example, Tool
+from toolhone.records import Conversation, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,6 @@ def read_files(
         raise UserError(f"{', '.join(named)}: no rows")
     refuse_faults(rows)
     return rows
-
-
-def turns(rows: Iterable[Conversation]) -> list[Example]:
-    """The assistant turns of the conversations, in order."""
-    return [example for row in rows for example in examples(row)]
 
 
 def split_validation(

@@ -1,13 +1,12 @@
 """Conversations as rows of foreign formats: OpenAI's, Hermes' and xLAM's. `convert.py` proves each by reading it back.
 
-A row that the format has no room for at all raises `DoesNotFit`. What is lost on the way is not told here but found out
-by the reading, so that no loss can be forgotten.
+A row that the format has no room for raises `DoesNotFit`. Reading the row back finds what was lost on the way.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -60,7 +59,7 @@ def to_openai(row: Conversation, keep_extra: bool) -> Row:
 
 def to_hermes(row: Conversation, keep_extra: bool) -> Row:
     """Hermes' function-calling format in ShareGPT's shape: tools in the system prompt, calls in `<tool_call>` tags,
-    the results of a turn together in the order of its calls. With `keep_extra` meta's keys stand as columns."""
+    the results of a turn together in the order of its calls. With `keep_extra` meta's keys become columns."""
     turns = []
     messages = list(row.messages)
     if row.tools and (not messages or messages[0].role != "system"):
@@ -73,8 +72,8 @@ def to_hermes(row: Conversation, keep_extra: bool) -> Row:
         turns += [{"from": _SPEAKERS[role], "value": text} for text in texts]
     if row.tools:
         tools = _untagged(json.dumps([tool.to_json() for tool in row.tools], ensure_ascii=False), "tools>")
-        told = turns[0]["value"]
-        turns[0]["value"] = f"{told}\n\n{_TOOLS_BEFORE}{tools}{_TOOLS_AFTER}".lstrip("\n")
+        system = turns[0]["value"]
+        turns[0]["value"] = f"{system}\n\n{_TOOLS_BEFORE}{tools}{_TOOLS_AFTER}".lstrip("\n")
     written: Row = {"id": row.id, "conversations": turns}
     return {**written, **_columns(row, {"system", "tools", *written})} if keep_extra else written
 
@@ -124,7 +123,7 @@ def _flat_tool(tool: Tool) -> Row:
 
 
 def _flat_parameter(schema: Any, required: bool) -> Row:
-    """A parameter with its type as a Python annotation; all else that its schema says stands beside it."""
+    """A parameter with its type as a Python annotation; the rest of its schema beside it."""
     schema = schema if isinstance(schema, dict) else {}
     annotation, used = _annotation(schema)
     rest = {key: value for key, value in schema.items() if key not in used}
@@ -144,6 +143,10 @@ def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
         if used >= items.keys():
             return f"List[{inner}]", frozenset({"type", "items"})
     return _ANNOTATIONS.get(str(kinds), "Any"), frozenset({"type"})
+
+
+WRITERS: dict[str, Callable[[Conversation, bool], Row]] = {"openai": to_openai, "hermes": to_hermes, "xlam": to_xlam}
+"""The formats that can be written. A writer takes a row, and whether to keep toolhone's own keys."""
 
 
 def _columns(row: Conversation, taken: set[str]) -> Row:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from toolhone import __version__
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics

@@ -18,8 +18,7 @@ from rich.console import Console
 from toolhone.chat.render import ChatRenderer
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
+from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.jsonl import json_line, write_jsonl

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from toolhone.jsonl import StrictJsonError, parse_strict
 from toolhone.records import Repair, ToolCall
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 MAX_NESTING = 64
 """Levels of lists and objects in a call; a fixed limit, so that it does not hang on the interpreter's stack."""
@@ -77,7 +77,7 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
         cut = error.msg.startswith("Unterminated string") or _CUT_TAIL.fullmatch(text, error.pos) is not None
         return Undecodable(f"broken JSON: {error.msg}", len(text) if cut else error.pos, cut)
     try:
-        value = parse_strict(text[start:end])
+        value = parse_strict(text[start:end], allow_surrogates=True)
     except StrictJsonError as error:
         return Decoded(None, end, short(str(error)))
     fault = _unfit(value)

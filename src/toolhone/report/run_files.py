@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.read import conversation
-from toolhone.data.split import turns
+from toolhone.data.read import conversation, turns
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Message, Score

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.partition.partition import SIDES, Ledger, Shares, partition
-from toolhone.data.split import turns
+from toolhone.data.read import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import clusterings
 from toolhone.evaluate.judge import Asked, aliases_of, read_answers

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.data.importers.openai import read
-from toolhone.data.importers.tool_list import read_tool_list
+from toolhone.data.importers.openai import read, read_tool_list
 from toolhone.errors import RowError, UserError
 from toolhone.evaluate.schema import arguments_valid
 from toolhone.records import Example, Gold, Message
 from toolhone.serve.errors import ApiError
-from toolhone.strict_json import Undecodable, decode
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "stream": ((False,), "answers are given whole; leave it out"),
@@ -110,8 +109,8 @@ def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
 def _object(body: bytes) -> dict[str, Any]:
     """The body's keys, those that are null left out."""
     try:
-        row = decode(body.decode())
-    except (UnicodeDecodeError, Undecodable) as error:
+        row = parse_strict(body.decode())
+    except (UnicodeDecodeError, StrictJsonError) as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(row, dict):
         raise ApiError(400, f"the body: expected a JSON object, found {type(row).__name__}", code="invalid_json")

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from toolhone.data.check.schema import CompiledTool, quick_test
-from toolhone.data.importers.schema_nulls import null_places, without_nulls
+from toolhone.data.importers.schemas import null_places, without_nulls
 from toolhone.records import Tool
 
 NAMES = st.sampled_from(["a", "b", "c"])

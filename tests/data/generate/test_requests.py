@@ -11,8 +11,7 @@ import pytest
 
 from toolhone.data.check import check
 from toolhone.data.generate.requests import Result, join_requests, load_results
-from toolhone.data.read import conversation
-from toolhone.data.split import turns
+from toolhone.data.read import conversation, turns
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from toolhone.data.importers import bfcl, openai
-from toolhone.data.importers.schema_types import JAVA_TYPES, PYTHON_TYPES, json_schema
+from toolhone.data.importers.schemas import JAVA_TYPES, PYTHON_TYPES, json_schema
 from toolhone.data.read import RowFault
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message
@@ -209,7 +209,7 @@ def test_what_is_read_is_read_back_from_what_is_written() -> None:
 @pytest.mark.parametrize(
     ("made", "rule", "message"),
     [
-        (row(), "bfcl-gold", "simple_python_0: no gold; it stands in the folder possible_answer"),
+        (row(), "bfcl-gold", "simple_python_0: no gold; it is in the folder possible_answer"),
         (row([]), "bfcl-gold", "simple_python_0: no gold; "),
         (row([{"f": {}, "g": {}}]), "bfcl-gold", "simple_python_0: expected a call of the gold"),
         (
@@ -224,7 +224,7 @@ def test_what_is_read_is_read_back_from_what_is_written() -> None:
         (
             row([{"f": {"x": [{c: list(range(9)) for c in "abcdef"}]}}], x={}),
             "bfcl-gold",
-            'simple_python_0: gold of "f": stands for more than 10,000 accepted values',
+            'simple_python_0: gold of "f": means more than 10,000 accepted values',
         ),
         (
             row([{"f": {"x": ["v"]}}], category="simple_javascript", x={"type": "integer"}),

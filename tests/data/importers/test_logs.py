@@ -116,7 +116,7 @@ def test_the_same_question_asked_twice_stays_two_rows_and_the_same_response_logg
     row = lines("chat.jsonl")[0]
     folded = logs.Fold()
     assert list(folded.add(row, "a.jsonl:1")) == []
-    with pytest.raises(RowError, match=r"^a\.jsonl:2: the response chatcmpl-A1 stands at a\.jsonl:1 already") as caught:
+    with pytest.raises(RowError, match=r"^a\.jsonl:2: the response chatcmpl-A1 is at a\.jsonl:1 already") as caught:
         list(folded.add(row, "a.jsonl:2"))
     assert caught.value.rule == "log-repeated"
 

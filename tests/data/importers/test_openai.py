@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.data.importers.openai import conversation, looks_like, read
-from toolhone.data.importers.tool_list import read_tool_list
+from toolhone.data.importers.openai import conversation, looks_like, read, read_tool_list
 from toolhone.errors import RowError
 from toolhone.records import Message, ToolCall
 

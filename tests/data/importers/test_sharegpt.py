@@ -4,7 +4,6 @@ tests/fixtures/formats/README.md for where each is from, and for ToolACE's, whic
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.importers import sharegpt
+from toolhone.data.importers import IMPORTERS
+from toolhone.data.importers.glaive import read as read_glaive
+from toolhone.data.importers.hermes import read as read_hermes
+from toolhone.data.importers.llamafactory import read as read_llamafactory
+from toolhone.data.importers.toolace import read as read_toolace
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
@@ -35,24 +38,13 @@ ROWS = {
     "toolace": rows("toolace_made.jsonl"),
     "llamafactory": rows("llamafactory.json"),
 }
-LOOKS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "hermes": sharegpt.looks_like_hermes,
-    "glaive": sharegpt.looks_like_glaive,
-    "toolace": sharegpt.looks_like_toolace,
-    "llamafactory": sharegpt.looks_like_llamafactory,
-}
-READS: dict[str, Callable[..., Conversation]] = {
-    "hermes": sharegpt.read_hermes,
-    "glaive": sharegpt.read_glaive,
-    "toolace": sharegpt.read_toolace,
-    "llamafactory": sharegpt.read_llamafactory,
-}
+DIALECTS = [IMPORTERS[name] for name in ROWS]
 
 
 def fault(dialect: str, row: dict[str, Any]) -> tuple[str, str]:
     """The rule and the message, without its place."""
     with pytest.raises(RowError) as caught:
-        READS[dialect](row, WHERE)
+        IMPORTERS[dialect].read(row, WHERE, ())
     assert str(caught.value).startswith(f"{WHERE}: ")
     return caught.value.rule, str(caught.value).removeprefix(f"{WHERE}: ")
 
@@ -64,20 +56,20 @@ def roles(found: Conversation) -> list[str]:
 @pytest.mark.parametrize("dialect", ROWS)
 def test_a_dialect_is_known_by_its_rows_alone(dialect: str) -> None:
     for row in ROWS[dialect]:
-        first = next(name for name, looks_like in LOOKS.items() if looks_like(row))
+        first = next(importer.name for importer in DIALECTS if importer.looks_like(row))
         assert first == dialect
 
 
 @pytest.mark.parametrize("row", [{}, {"conversations": []}, {"conversations": "x"}, {"conversations": [{"from": "x"}]}])
 def test_what_has_no_turns_is_of_no_dialect(row: dict[str, Any]) -> None:
-    assert not any(looks_like(row) for looks_like in LOOKS.values())
+    assert not any(importer.looks_like(row) for importer in DIALECTS)
 
 
 # Hermes
 
 
 def test_a_hermes_row_is_read_with_tools_call_and_result() -> None:
-    found = sharegpt.read_hermes(ROWS["hermes"][0], WHERE)
+    found = read_hermes(ROWS["hermes"][0], WHERE)
     assert found.id == "753d8365-0e54-43b1-9514-3f9b819fd31c"
     assert roles(found) == ["user", "assistant", "tool", "assistant"]  # the prompt is about calling alone
     arguments = {
@@ -103,13 +95,13 @@ def hermes(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
 
 
 def hermes_turn(text: str) -> Message:
-    return sharegpt.read_hermes(hermes(("human", "?"), ("gpt", text)), WHERE, (PING,)).messages[1]
+    return read_hermes(hermes(("human", "?"), ("gpt", text)), WHERE, (PING,)).messages[1]
 
 
 def test_words_of_a_system_prompt_that_are_not_about_calling_stay() -> None:
     tools = '<tools>[{"name": "ping"}]</tools>'
     prompt = f"You are a pirate. You are a function calling AI model. Here are the available tools: {tools} Be brief."
-    found = sharegpt.read_hermes(hermes(("system", prompt), ("human", "?"), ("gpt", "!")), WHERE)
+    found = read_hermes(hermes(("system", prompt), ("human", "?"), ("gpt", "!")), WHERE)
     assert found.messages[0] == Message("system", "You are a pirate. Be brief.")
     assert found.tools == (PING,)
 
@@ -128,7 +120,7 @@ def test_the_card_s_prompt_with_a_pydantic_schema_leaves_nothing() -> None:
         "call return a json object with function name and arguments within <tool_call></tool_call> XML tags as "
         "follows:\n<tool_call>\n{'arguments': <args-dict>, 'name': <function-name>}\n</tool_call>"
     )
-    found = sharegpt.read_hermes(hermes(("system", prompt), ("human", "?"), ("gpt", "!")), WHERE)
+    found = read_hermes(hermes(("system", prompt), ("human", "?"), ("gpt", "!")), WHERE)
     assert roles(found) == ["user", "assistant"]
     assert [tool.name for tool in found.tools] == ["get_stock_fundamentals"]
 
@@ -136,9 +128,9 @@ def test_the_card_s_prompt_with_a_pydantic_schema_leaves_nothing() -> None:
 def test_tools_may_stand_one_after_the_other_and_a_row_s_own_list_goes_before() -> None:
     prompt = '<tools>\n{"name": "ping"}\n{"name": "pong"}\n</tools>'
     row = hermes(("system", prompt), ("human", "?"), ("gpt", "!"))
-    assert [tool.name for tool in sharegpt.read_hermes(row, WHERE).tools] == ["ping", "pong"]
+    assert [tool.name for tool in read_hermes(row, WHERE).tools] == ["ping", "pong"]
     row["tools"] = '[{"type": "function", "function": {"name": "pang"}}]'
-    assert [tool.name for tool in sharegpt.read_hermes(row, WHERE).tools] == ["pang"]
+    assert [tool.name for tool in read_hermes(row, WHERE).tools] == ["pang"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +151,7 @@ def test_parallel_calls_and_their_results_are_tied_in_order() -> None:
     calls = "".join(f'<tool_call>\n{{"name": "ping", "arguments": {{"n": {n}}}}}\n</tool_call>\n' for n in (1, 2))
     results = "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>\n"
     turns = (("human", "?"), ("gpt", f"One moment.\n{calls}"), ("tool", results), ("gpt", calls), ("tool", "three"))
-    found = sharegpt.read_hermes(hermes(*turns), WHERE, (PING,))
+    found = read_hermes(hermes(*turns), WHERE, (PING,))
     assert roles(found) == ["user", "assistant", "tool", "tool", "assistant", "tool"]
     assert found.messages[1].content == "One moment."
     assert [call.id for call in found.messages[1].tool_calls] == ["call_0", "call_1"]
@@ -181,13 +173,13 @@ NAME_INSIDE = (
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (NAME_INSIDE, 'the "name" stands inside "arguments"'),
+        (NAME_INSIDE, 'the "name" is inside "arguments"'),
         ('<tool_call>{"name": "ping"', "a <tool_call> tag without its partner; the turn was cut"),
         ('<tool_call>{"name": "ping"}', "a <tool_call> tag without its partner; the turn was cut"),
         ('<tool_call>{"name": "ping", "arguments": {}</tool_call>', "a call that cannot be read (broken JSON"),
         (
             "<tool_call>{'name': 'ping', 'name': 'pong'}</tool_call>",
-            'a call that cannot be read (the key "name" stands',
+            'a call that cannot be read (the key "name" appears',
         ),
         ("<tool_call>{'name': 'ping', 'arguments': {1: 2}}</tool_call>", "a call that cannot be read (a key that is"),
         ("<tool_call>{'name': open('x')}</tool_call>", "a call that cannot be read (open('x') is no JSON value"),
@@ -214,7 +206,7 @@ def test_arguments_that_are_a_json_text_are_decoded_once() -> None:
 
 
 def test_a_glaive_row_with_a_call_is_read() -> None:
-    found = sharegpt.read_glaive(ROWS["glaive"][1], WHERE)
+    found = read_glaive(ROWS["glaive"][1], WHERE)
     assert roles(found) == ["user", "assistant", "user", "assistant", "tool", "assistant"]
     assert found.messages[2].content == 'Here it is - "Je suis un étudiant"'
     call = ToolCall("detect_language", {"text": "Je suis un étudiant"}, "call_0")
@@ -227,14 +219,14 @@ def test_a_glaive_row_with_a_call_is_read() -> None:
 
 
 def test_a_glaive_row_that_declines_is_read() -> None:
-    found = sharegpt.read_glaive(ROWS["glaive"][0], WHERE)
+    found = read_glaive(ROWS["glaive"][0], WHERE)
     assert roles(found) == ["user", "assistant"]
     assert found.messages[1].content.endswith("feel free to ask!")
     assert [tool.name for tool in found.tools] == ["get_exchange_rate"]
 
 
 def test_a_glaive_row_without_functions_keeps_its_prompt_and_takes_no_tools() -> None:
-    found = sharegpt.read_glaive(ROWS["glaive"][2], WHERE, (PING,))
+    found = read_glaive(ROWS["glaive"][2], WHERE, (PING,))
     assert [(message.role, message.content) for message in found.messages] == [
         ("system", "You are a helpful assistant, with no access to external functions."),
         ("user", "Assign this occupation to the appropriate category\nNurse"),
@@ -269,13 +261,13 @@ def glaive(turn: str, system: str = 'SYSTEM: {"name": "ping", "parameters": {}}'
     ],
 )
 def test_glaive_s_ways_of_writing_arguments_are_read(call: str, arguments: dict[str, Any]) -> None:
-    found = sharegpt.read_glaive(glaive(f"<functioncall> {call} <|endoftext|>"), WHERE)
+    found = read_glaive(glaive(f"<functioncall> {call} <|endoftext|>"), WHERE)
     assert found.messages[1].tool_calls[0].arguments == arguments
     assert found.tools[0].parameters == {"type": "object", "properties": {}}
 
 
 def test_words_before_a_call_are_kept_beside_it() -> None:
-    found = sharegpt.read_glaive(glaive('Of course. <functioncall> {"name": "ping"} <|endoftext|>'), WHERE)
+    found = read_glaive(glaive('Of course. <functioncall> {"name": "ping"} <|endoftext|>'), WHERE)
     assert found.messages[1] == Message("assistant", "Of course.", (ToolCall("ping", {}, "call_0"),))
 
 
@@ -348,7 +340,7 @@ def test_a_chat_that_begins_with_no_turn_is_refused() -> None:
 
 
 def test_a_toolace_row_is_read_with_tools_of_the_prompt_and_bracket_calls() -> None:
-    found = sharegpt.read_toolace(ROWS["toolace"][0], WHERE)
+    found = read_toolace(ROWS["toolace"][0], WHERE)
     assert roles(found) == ["user", "assistant", "tool", "assistant", "user", "assistant", "tool", "tool", "assistant"]
     first = ToolCall("Market Trends API", {"trend_type": "MARKET_INDEXES", "country": "us"}, "call_0")
     assert found.messages[1] == Message("assistant", "", (first,))
@@ -374,13 +366,13 @@ def toolace(turn: str, before: str = "", after: str = "") -> dict[str, Any]:
 
 
 def test_other_words_of_toolace_s_prompt_stay() -> None:
-    found = sharegpt.read_toolace(toolace("!", "Today is Monday. ", " Speak Dutch."), WHERE)
+    found = read_toolace(toolace("!", "Today is Monday. ", " Speak Dutch."), WHERE)
     assert found.messages[0] == Message("system", "Today is Monday.\nSpeak Dutch.")
 
 
 def test_calls_without_arguments_and_with_every_kind_of_value_are_read() -> None:
     text = '[ping(), pong(a=None, b=true, c={\'k\': [1, 2]}, user-id="a=b, c)\\"")]'
-    found = sharegpt.read_toolace(toolace(text), WHERE).messages[-1].tool_calls
+    found = read_toolace(toolace(text), WHERE).messages[-1].tool_calls
     arguments = {"a": None, "b": True, "c": {"k": [1, 2]}, "user-id": 'a=b, c)"'}
     assert found == (ToolCall("ping", {}, "call_0"), ToolCall("pong", arguments, "call_1"))
 
@@ -392,7 +384,7 @@ def test_calls_without_arguments_and_with_every_kind_of_value_are_read() -> None
         ('[ping(a="x)]', "a bracket that is never closed; the text was cut"),
         ("[ping(a=1)] Done.", "text after the list of calls: 'Done.'"),
         ("[ping(1)]", "an argument of 'ping' has no name: '1'"),
-        ("[ping(a=1, a=2)]", "the argument 'a' of 'ping' stands twice"),
+        ("[ping(a=1, a=2)]", "the argument 'a' of 'ping' appears twice"),
         ("[ping(a=b)]", "b is no JSON value"),
         ("[ping(a=1) pong()]", "expected name(argument=value, ...), found 'ping(a=1) pong()'"),
         ("[ping(a=1}]", "a '}' that closes nothing"),
@@ -420,7 +412,7 @@ values = st.recursive(
 @given(arguments=st.dictionaries(st.from_regex(r"[a-z][a-z_-]{0,8}", fullmatch=True), values, max_size=4))
 def test_any_arguments_written_as_calls_are_read_back(arguments: dict[str, Any]) -> None:
     written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    assert sharegpt.read_toolace(toolace(f"[ping({written})]"), WHERE).messages[-1].tool_calls[0].arguments == arguments
+    assert read_toolace(toolace(f"[ping({written})]"), WHERE).messages[-1].tool_calls[0].arguments == arguments
     literal = repr({"name": "ping", "arguments": arguments})
     if "</tool_call>" not in literal:
         assert hermes_turn(f"<tool_call>\n{literal}\n</tool_call>").tool_calls[0].arguments == arguments
@@ -430,7 +422,7 @@ def test_any_arguments_written_as_calls_are_read_back(arguments: dict[str, Any])
 
 
 def test_a_llamafactory_row_is_read() -> None:
-    found = sharegpt.read_llamafactory(ROWS["llamafactory"][0], WHERE)
+    found = read_llamafactory(ROWS["llamafactory"][0], WHERE)
     assert roles(found) == ["user", "assistant", "tool", "assistant"] * 3
     calls = [message.tool_calls[0] for message in found.messages if message.tool_calls]
     assert calls[1] == ToolCall("calculate_area", {"shape": "circle", "dimensions": [4]}, "call_1")
@@ -445,11 +437,11 @@ def test_a_llamafactory_row_is_read() -> None:
 def test_a_list_of_calls_is_one_turn_and_a_system_prompt_may_stand_beside_the_turns() -> None:
     text = '[{"name": "ping", "arguments": {}}, {"name": "ping", "arguments": {"n": 1}}]'
     row = hermes(("human", "?"), ("function_call", text), system="Be brief.", tools="")
-    found = sharegpt.read_llamafactory(row, WHERE, (PING,))
+    found = read_llamafactory(row, WHERE, (PING,))
     assert roles(found) == ["system", "user", "assistant"]
     assert [call.arguments for call in found.messages[2].tool_calls] == [{}, {"n": 1}]
     assert found.tools == (PING,)
-    assert sharegpt.read_llamafactory({**row, "tools": "[]"}, WHERE, (PING,)).tools == ()
+    assert read_llamafactory({**row, "tools": "[]"}, WHERE, (PING,)).tools == ()
 
 
 @pytest.mark.parametrize(
@@ -500,11 +492,11 @@ def mutated(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @given(mutated())
 def test_a_mutated_row_gives_a_conversation_or_a_row_error(made: tuple[str, dict[str, Any]]) -> None:
     dialect, row = made
-    for looks_like in LOOKS.values():
-        looks_like(row)
+    for importer in DIALECTS:
+        importer.looks_like(row)
     for name in (dialect, "hermes"):
         try:
-            found = READS[name](row, WHERE)
+            found = IMPORTERS[name].read(row, WHERE, ())
         except RowError as error:
             refused = error
         else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from toolhone.data.importers import xlam
-from toolhone.data.importers.schema_types import annotation_schema
+from toolhone.data.importers.xlam import annotation_schema
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Gold, Message, Tool, ToolCall
 
@@ -140,7 +140,7 @@ def test_parameters_that_are_json_schema_already_are_taken_as_such() -> None:
         ({"answers": None}, "bad-call", 'expected "answers", a list of calls, found nothing'),
         ({"answers": '[{"arguments": {}}]'}, "bad-call", 'answer 0: expected "name" and "arguments"'),
         ({"answers": '[{"name": "f", "arguments": [1]}]'}, "bad-arguments", "answer 0: expected arguments as a JSON"),
-        ({"answers": '[{"name": "f", "name": "g"}]'}, "duplicate-key", 'answers: the key "name" stands twice'),
+        ({"answers": '[{"name": "f", "name": "g"}]'}, "duplicate-key", 'answers: the key "name" appears twice'),
         ({"tools": '[{"name": ""}]'}, "bad-tool", 'tool 0: expected {"type": "function"'),
         ({"tools": '[{"name": "f", "parameters": []}]'}, "bad-tool", 'tool 0: expected "parameters" to be'),
         ({"tools": '[{"name": "f", "parameters": {"x": "int"}}]'}, "unknown-type", 'tool 0: expected a "type" of the'),

@@ -21,12 +21,13 @@ from typing import Any
 
 from toolhone.data.check.mend import mend
 from toolhone.data.check.repeats import content_key
-from toolhone.data.files import SourceRow, expand_source, iter_file
+from toolhone.data.files import expand_source, iter_file
 from toolhone.data.importers import openai
+from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
-from toolhone.strict_json import Undecodable, decode_line
+from toolhone.strict_json import StrictJsonError, parse_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class _Lines:
         if len(text) < 2 or text.startswith((b"[", BOM_UTF16_LE, BOM_UTF16_BE)):
             return None
         try:
-            value, _ = decode_line(text)
-        except Undecodable:
+            value, _ = parse_line(text)
+        except StrictJsonError:
             return text + b"\n"
         return None if isinstance(value, dict) else text + b"\n"

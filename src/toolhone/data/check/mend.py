@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolhone.data.check.schema import CompiledTool
-from toolhone.data.importers.schema_nulls import null_places, without_nulls
-from toolhone.jsonl import StrictJsonError, parse_strict
+from toolhone.data.importers.schemas import null_places, without_nulls
 from toolhone.records import Tool
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 Done = list[tuple[str, str]]
 """Rule and what was done."""
@@ -73,7 +73,7 @@ def _without_null_schemas(row: dict[str, Any], done: Done) -> dict[str, Any]:
     for number, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         parameters = function.get("parameters") if isinstance(function, dict) else None
-        places = list(null_places(parameters))
+        places = null_places(parameters)
         if not places or not isinstance(function, dict):
             kept.append(tool)
             continue
@@ -156,7 +156,7 @@ def _decoded(text: Any) -> Any:
         return None
     try:
         return parse_strict(text)
-    except (json.JSONDecodeError, StrictJsonError):
+    except StrictJsonError:
         return None
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.data.check.finding import Finding, Severity
-from toolhone.data.files import SourceRow
+from toolhone.data.json_rows import SourceRow
 
 MIN_EXAMPLES = 10
 MAX_BYTES = 512 * 1024 * 1024

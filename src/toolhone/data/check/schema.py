@@ -16,7 +16,7 @@ from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
-from toolhone.data.importers.schema_nulls import told_nulls
+from toolhone.data.importers.schemas import describe_nulls
 from toolhone.records import Tool
 
 Accepts = Callable[[Any], bool]
@@ -38,7 +38,7 @@ class CompiledTool:
             self.unusable = f'tool "{tool.name}": its parameters are nested too deeply; mend the tool'
 
     def _compile(self, tool: Tool) -> None:
-        if nulls := told_nulls(tool.parameters):
+        if nulls := describe_nulls(tool.parameters):
             self.unusable_rule = "null-filled-schema"
             self.unusable = f'tool "{tool.name}": {nulls}'
         else:

@@ -6,7 +6,7 @@ argument may be left out; an object's own values are such lists again. A questio
 turn with the gold's first accepted values, or an empty one where no call, or whichever call, is expected.
 
 BFCL says for four entries what no call can satisfy, and for some Java and JavaScript ones an expression of the language
-where JSON has no value; those are told by id and reason.
+where JSON has no value; those are reported by id and reason.
 """
 
 from __future__ import annotations
@@ -16,17 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from toolhone.data.importers import openai
-from toolhone.data.importers.fields import short
-from toolhone.data.importers.schema_types import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
-from toolhone.data.importers.turns import tied
-from toolhone.data.read import RowFault
+from toolhone.data.importers.importer import Importer, Row, RowFault, json_text, short, unexpected
+from toolhone.data.importers.rewrite import with_call_ids
+from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
+from toolhone.data.json_rows import line_rows
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Tool
-from toolhone.strict_json import Undecodable, decode, decode_line
 
 PYTHON_WITH_GOLD = (
     *("simple_python", "multiple", "parallel", "parallel_multiple"),
@@ -41,33 +37,25 @@ _TYPES: Mapping[str, Mapping[str, str | None]] = {"simple_java": JAVA_TYPES, "si
 _MOST_ALTERNATIVES = 10_000
 
 
-def looks_like(row: dict[str, Any]) -> bool:
-    """Whether the row is one of BFCL's questions, of whatever category."""
+def looks_like(row: Row) -> bool:
+    """Whether the row is one of BFCL's questions, of any category."""
     question = row.get("question")
     of_one = isinstance(row.get("function"), list) or "involved_classes" in row
     return of_one and isinstance(question, list) and all(isinstance(turn, list) for turn in question)
 
 
-def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A question, with its gold joined to it as `ground_truth` where its category has any, as a `Conversation`.
-
-    Raises:
-        RowError: naming the entry, what was found and what was expected.
-    """
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """A question, with its gold joined to it as `ground_truth` if its category has any, as a `Conversation`."""
     id = row.get("id")
     if not isinstance(id, str):
-        raise RowError(f'{where}: expected "id" to be a text, found {short(id)}', rule="bad-type")
+        raise unexpected(where, '"id" to be a text', id, "bad-type")
     place, category = f"{where}: {id}", category_of(id)
     if category is None:
         text = f"{place}: is of no single-turn category; those are read: {', '.join(SINGLE_TURN)}"
         raise RowError(text, rule="bfcl-category")
     tools = _tools(row.get("function"), _TYPES.get(category, PYTHON_TYPES), place)
-    made: dict[str, Any] = {
-        "id": id,
-        "tools": tools,
-        "meta": {"source": "bfcl", "category": category},
-    }
-    turn: dict[str, Any] = {"role": "assistant", "content": ""}
+    made: Row = {"id": id, "tools": tools, "meta": {"source": "bfcl", "category": category}}
+    turn: Row = {"role": "assistant", "content": ""}
     if category in NO_CALL or category in SOME_CALL:
         made["expected"] = {"status": "none" if category in NO_CALL else "any"}
     else:
@@ -76,7 +64,7 @@ def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) 
             _refuse_expressions(gold, tools, place)
         made["expected"] = {"status": "calls", "calls": gold}
         turn = {"role": "assistant", "content": None, "tool_calls": _canonical(gold, tools)}
-    made["messages"] = [*_messages(row.get("question"), place), *tied([turn])]
+    made["messages"] = [*_messages(row.get("question"), place), *with_call_ids([turn])]
     return openai.conversation(made, where)
 
 
@@ -85,14 +73,14 @@ def read_bfcl_folder(folder: Path, categories: Sequence[str] = SINGLE_TURN) -> I
     names it by file:line and id. `folder` is what `scripts/fetch_bfcl.py` makes.
 
     Raises:
-        UserError: where a file is missing, or an unknown category is asked for.
+        UserError: if a file is missing, or an unknown category is asked for.
     """
     unknown = [category for category in categories if category not in SINGLE_TURN]
     if unknown:
         raise UserError(f'"{unknown[0]}" is no single-turn category of BFCL; known: {", ".join(SINGLE_TURN)}')
     for category in categories:
         name = f"BFCL_v4_{category}.json"
-        golds: dict[str, Any] = {}
+        golds: Row = {}
         if category not in (*NO_CALL, *SOME_CALL):
             for _, row in _lines(folder / "possible_answer" / name):
                 if isinstance(row, RowFault):
@@ -103,30 +91,24 @@ def read_bfcl_folder(folder: Path, categories: Sequence[str] = SINGLE_TURN) -> I
             yield row if isinstance(row, RowFault) else _read_joined(row, golds, where)
 
 
-def _read_joined(row: dict[str, Any], golds: Mapping[str, Any], where: str) -> Conversation | RowFault:
+def _read_joined(row: Row, golds: Mapping[str, Any], where: str) -> Conversation | RowFault:
     gold = golds.get(str(row.get("id")))
     try:
         return read(row if gold is None else {**row, "ground_truth": gold}, where)
     except RowError as error:
-        return RowFault(where, error.rule, str(error).removeprefix(f"{where}: "))
+        return RowFault.of_error(where, error)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
-    """The rows of a file of JSON lines, by name a .json, whatever the one line of a short one could be taken for."""
+def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
+    """The rows of a file of JSON lines, whatever its name and the one line of a short file could be taken for."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `python scripts/fetch_bfcl.py` brings the data")
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}:{number}"
-            try:
-                row = decode_line(line)[0] if line.strip() else None
-            except Undecodable as error:
-                yield where, RowFault(where, error.rule, str(error))
-                continue
-            if isinstance(row, dict):
+        for where, row, fault, _ in line_rows(lines, str(path)):
+            if fault is not None:
+                yield where, RowFault(where, *fault)
+            elif row is not None:
                 yield where, row
-            elif line.strip():
-                yield where, RowFault(where, "not-an-object", f"expected a JSON object, found {short(row)}")
 
 
 def category_of(id: str) -> str | None:
@@ -139,54 +121,49 @@ def category_of(id: str) -> str | None:
     return found[0] if found else None
 
 
-def _messages(question: Any, where: str) -> list[dict[str, Any]]:
+def _messages(question: Any, where: str) -> list[Row]:
     if not isinstance(question, list) or len(question) != 1 or not isinstance(question[0], list):
-        raise RowError(f'{where}: expected "question" to be one turn, found {short(question)}', rule="no-messages")
+        raise unexpected(where, '"question" to be one turn', question, "no-messages")
     return list(question[0])
 
 
-def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[dict[str, Any]]:
+def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[Row]:
     if isinstance(functions, str):  # as the hub's viewer has them
-        try:
-            functions = decode(functions)
-        except Undecodable as error:
-            raise RowError(f"{where}: function: {error}", rule=error.rule) from None
+        functions = json_text(functions, f"{where}: function")
     if not isinstance(functions, list):
-        raise RowError(f'{where}: expected "function" to be a list, found {short(functions)}', rule="bad-tool")
+        raise unexpected(where, '"function" to be a list', functions, "bad-tool")
     tools = []
     for number, function in enumerate(functions):
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RowError(f"{where}: function {number}: it has no name: {short(function)}", rule="bad-tool")
-        parameters = object_schema(function.get("parameters"), types, f"{where}: function {function['name']}")
+        parameters = object_schema(function.get("parameters"), f"{where}: function {function['name']}", types)
         if not isinstance(parameters, dict):
-            text = f"{where}: function {number}: expected parameters, found {short(parameters)}"
-            raise RowError(text, rule="bad-tool")
+            raise unexpected(f"{where}: function {number}", "parameters", parameters, "bad-tool")
         tools.append({**function, "parameters": parameters})
     return tools
 
 
-def _gold(found: Any, parameters: Mapping[str, dict[str, Any]], where: str) -> list[dict[str, Any]]:
+def _gold(found: Any, parameters: Mapping[str, Row], where: str) -> list[Row]:
     """The calls that are expected, as `expected` writes them."""
     if not isinstance(found, list) or not found:
-        text = f"{where}: no gold; it stands in the folder possible_answer beside the questions, so read the folder"
+        text = f"{where}: no gold; it is in the folder possible_answer beside the questions, so read the folder"
         raise RowError(text, rule="bfcl-gold")
     calls = []
     for call in found:
         if not isinstance(call, dict) or len(call) != 1 or not isinstance(next(iter(call.values())), dict):
-            raise RowError(f"{where}: expected a call of the gold, found {short(call)}", rule="bfcl-gold")
+            raise unexpected(where, "a call of the gold", call, "bfcl-gold")
         ((name, arguments),) = call.items()
         calls.append(_gold_call(name, arguments, parameters.get(name, {}), f'{where}: gold of "{name}"'))
     return calls
 
 
-def _gold_call(name: str, arguments: dict[str, Any], schema: dict[str, Any], where: str) -> dict[str, Any]:
+def _gold_call(name: str, arguments: Row, schema: Row, where: str) -> Row:
     properties = _properties(schema)
     accepted: dict[str, list[Any]] = {}
     optional, blank = [], []
     for argument, values in arguments.items():
         if not isinstance(values, list):
-            text = f'{where}: expected the accepted values of "{argument}" as a list, found {short(values)}'
-            raise RowError(text, rule="bfcl-gold")
+            raise unexpected(where, f'the accepted values of "{argument}" as a list', values, "bfcl-gold")
         alternatives = [value for value in values if not _is_absent(value)]
         if not values:
             raise RowError(f'{where}: no value of "{argument}" is accepted, so no call is right', rule="bfcl-gold")
@@ -207,7 +184,7 @@ def _gold_call(name: str, arguments: dict[str, Any], schema: dict[str, Any], whe
 
 
 def _expanded(value: Any, where: str) -> list[Any]:
-    """The values that one entry of the accepted ones stands for: for an object, every choice among its own lists (`""`
+    """The values that one accepted entry means: for an object, every choice among its own lists (`""`
     leaves a key out), and for a list of objects every choice of each. The first is the canonical one."""
     if isinstance(value, dict):
         choices = [sorted(each, key=_is_absent) if isinstance(each, list) else [each] for each in value.values()]
@@ -228,11 +205,11 @@ def _is_absent(value: Any) -> bool:
 def _picked(choices: list[list[Any]], where: str) -> list[tuple[Any, ...]]:
     picked = list(itertools.islice(itertools.product(*choices), _MOST_ALTERNATIVES + 1))
     if len(picked) > _MOST_ALTERNATIVES:
-        raise RowError(f"{where}: stands for more than {_MOST_ALTERNATIVES:,} accepted values", rule="bfcl-gold")
+        raise RowError(f"{where}: means more than {_MOST_ALTERNATIVES:,} accepted values", rule="bfcl-gold")
     return picked
 
 
-def _canonical(gold: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _canonical(gold: list[Row], tools: list[Row]) -> list[Row]:
     """The calls of the assistant's turn: first accepted values, without what may be left out."""
     stated = {tool["name"]: tool["parameters"].get("required") for tool in tools}
     required = {name: names if isinstance(names, list) else [] for name, names in stated.items()}
@@ -251,8 +228,11 @@ def _canonical(gold: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[
     ]
 
 
-def _refuse_expressions(gold: list[dict[str, Any]], tools: list[dict[str, Any]], where: str) -> None:
+def _refuse_expressions(gold: list[Row], tools: list[Row], where: str) -> None:
     """Refuse the gold of another language that is a variable or an expression where the tool states another type."""
+    from jsonschema import Draft202012Validator  # here, since the other importers do without this slow import
+    from jsonschema.exceptions import SchemaError
+
     schemas = {tool["name"]: _properties(tool["parameters"]) for tool in tools}
     for call in gold:
         for name, values in call["arguments"].items():
@@ -268,6 +248,9 @@ def _refuse_expressions(gold: list[dict[str, Any]], tools: list[dict[str, Any]],
                 raise RowError(f"{text}, not a JSON value of the type {schema.get('type')}", rule="bfcl-gold")
 
 
-def _properties(schema: dict[str, Any]) -> dict[str, Any]:
+def _properties(schema: Row) -> Row:
     found = schema.get("properties")
     return found if isinstance(found, dict) else {}
+
+
+IMPORTER = Importer("bfcl", looks_like, read, read_folder=read_bfcl_folder)

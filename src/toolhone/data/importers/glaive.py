@@ -2,7 +2,7 @@
 
 `system` is `SYSTEM: ` and a lead-in, then a JSON object for each function. `chat` has turns that begin with `USER: `,
 `ASSISTANT: ` or `FUNCTION RESPONSE: ` after a blank line; an assistant turn ends with `<|endoftext|>`, and a call is
-`<functioncall> {"name": ..., "arguments": '{...}'}`: JSON but for the arguments, a JSON text in single quotes that may
+`<functioncall> {"name": ..., "arguments": '{...}'}`: JSON, but the arguments are a JSON text in single quotes that may
 hold apostrophes.
 """
 
@@ -11,11 +11,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from toolhone.data.importers import openai
-from toolhone.data.importers.fields import json_text, short
+from toolhone.data.importers.importer import Importer, Row, json_text, unexpected
 from toolhone.data.importers.literals import LiteralError, decode_prefix
-from toolhone.data.importers.schema_types import PYTHON_TYPES, object_schema
-from toolhone.data.importers.turns import tied, to_call
+from toolhone.data.importers.rewrite import read_rewritten, to_call, with_schemas
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -29,45 +27,40 @@ _LEAD_IN = re.compile(
 _QUOTED_CALL = re.compile(r"""\{\s*"name":\s*"([^"\\]+)",\s*"arguments":\s*'(.*)'\s*\}""", re.DOTALL)
 
 
-def looks_like(row: dict[str, Any]) -> bool:
+def looks_like(row: Row) -> bool:
     """Whether the row has the two texts, and the chat begins with a turn."""
     chat = row.get("chat")
     return isinstance(row.get("system"), str) and isinstance(chat, str) and bool(_TURN.match(chat))
 
 
-def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of Glaive v2 as a `Conversation`.
-
-    Raises:
-        RowError: naming the turn, what was found and what was expected.
-    """
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """A row of Glaive v2 as a `Conversation`."""
     system, chat = row.get("system"), row.get("chat")
     for key, text in (("system", system), ("chat", chat)):
         if not isinstance(text, str):
-            raise RowError(f'{where}: expected "{key}" to be a text, found {short(text)}', rule="bad-content")
+            raise unexpected(where, f'"{key}" to be a text', text, "bad-content")
     prompt, tools = _prompt(str(system), where)
-    messages: list[dict[str, Any]] = [{"role": "system", "content": prompt}] if prompt else []
+    messages: list[Row] = [{"role": "system", "content": prompt}] if prompt else []
     for number, (speaker, text) in enumerate(_turns(str(chat), where)):
         place = f"{where}: turn {number}: {speaker}"
         if speaker == "ASSISTANT":
             messages.append(_assistant_turn(text, place))
         elif _END in text:
-            raise RowError(f"{place}: {_END} stands in it, which ends an assistant's turn alone", rule="bad-turn")
+            raise RowError(f"{place}: {_END} is in it, which only ends an assistant's turn", rule="bad-turn")
         else:
             messages.append({"role": _ROLES[speaker], "content": text.strip()})
-    meta = {key: value for key, value in row.items() if key not in ("id", "system", "chat") and value is not None}
     # A row without functions says so, and takes none of the config's.
-    made = {"id": row.get("id"), "messages": tied(messages), "tools": tools, "meta": {"source": "glaive", **meta}}
-    return openai.conversation(made, where, default_tools)
+    own_keys = ("id", "system", "chat")
+    return read_rewritten(row, "glaive", own_keys, messages, with_schemas(tools, where), where, default_tools)
 
 
-def _prompt(text: str, where: str) -> tuple[str, list[dict[str, Any]]]:
+def _prompt(text: str, where: str) -> tuple[str, list[Any]]:
     """The system prompt without the functions and the words that lead to them, and the functions."""
     text = text.strip().removeprefix("SYSTEM:").strip()
     start = text.find("{")
     if start < 0:
         return text, []
-    tools: list[dict[str, Any]] = []
+    tools: list[Any] = []
     end = start
     while end < len(text) and text[end] == "{":
         try:
@@ -75,8 +68,7 @@ def _prompt(text: str, where: str) -> tuple[str, list[dict[str, Any]]]:
         except LiteralError as error:
             text = f"{where}: system: function {len(tools)} cannot be read: {error}"
             raise RowError(text, rule="bad-tool") from None
-        parameters = object_schema(tool.get("parameters"), PYTHON_TYPES, f"{where}: tool {len(tools)}")
-        tools.append({**tool, "parameters": parameters})
+        tools.append(tool)
         end += len(text[end:]) - len(text[end:].lstrip())
     return f"{_LEAD_IN.sub('', text[:start])}\n{text[end:]}".strip(), tools
 
@@ -84,13 +76,12 @@ def _prompt(text: str, where: str) -> tuple[str, list[dict[str, Any]]]:
 def _turns(chat: str, where: str) -> list[tuple[str, str]]:
     """Speaker and text of each turn."""
     if not _TURN.match(chat):
-        text = f'{where}: expected "chat" to begin with "USER: ", found {short(chat)}'
-        raise RowError(text, rule="bad-turn")
+        raise unexpected(where, '"chat" to begin with "USER: "', chat, "bad-turn")
     _, *parts = _TURN.split(chat)
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _assistant_turn(text: str, place: str) -> dict[str, Any]:
+def _assistant_turn(text: str, place: str) -> Row:
     turn = text.strip()
     if not turn.endswith(_END) or _END in turn[: -len(_END)]:
         found = "is cut: it does not end with" if not turn.endswith(_END) else "goes on after its"
@@ -112,3 +103,6 @@ def _call(text: str, place: str) -> Any:
         found = text if len(text) <= 80 else text[:77] + "..."
         message = f"""{place}: expected {{"name": ..., "arguments": '{{...}}'}} after {_CALL}, found {found}"""
         raise RowError(message, rule="bad-call") from None
+
+
+IMPORTER = Importer("glaive", looks_like, read)

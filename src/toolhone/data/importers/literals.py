@@ -2,7 +2,7 @@
 
 Hermes rows hold both, often one inside the other (`{"queries": ['a', 'b']}`), so one reader takes either. Nothing is
 evaluated: the text is parsed and only literals are taken. Whatever has no single JSON value is refused, by the same
-rules as `decode`.
+rules as `parse_strict`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import warnings
 from typing import Any
 
-from toolhone.strict_json import Undecodable, decode
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 _BREAK = re.compile(r"\s+")
@@ -28,15 +28,24 @@ def parse_literal(text: str) -> Any:
     """The JSON value that a text states, in JSON or as a Python literal (tuples are lists).
 
     Raises:
-        LiteralError: where it states none, or more than one (a key that stands twice, NaN).
+        LiteralError: where it states none, or more than one (a key that appears twice, NaN).
     """
     try:
-        return decode(text)
-    except Undecodable as error:
+        return parse_strict(text)
+    except StrictJsonError as error:
         if error.rule != "broken-json":
             raise LiteralError(str(error)) from None
         fault = str(error)
-    return _value(_parsed(text.strip(), fault))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\d" in a text is none of Python's business here
+            node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise LiteralError(f"{fault}, nor is it a Python literal") from None
+    try:
+        return _converted(node)
+    except RecursionError:
+        raise LiteralError("a literal that is nested too deeply") from None
 
 
 def decode_prefix(text: str, start: int) -> tuple[Any, int]:
@@ -47,27 +56,11 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int]:
     """
     try:
         end = json.JSONDecoder().raw_decode(text, start)[1]
-        return decode(text[start:end]), end
+        return parse_strict(text[start:end]), end
     except RecursionError:
         raise LiteralError("JSON that is nested too deeply") from None
-    except ValueError as error:  # broken JSON, what `decode` refuses, or a number with too many digits
+    except ValueError as error:  # broken JSON, what `parse_strict` refuses, or a number with too many digits
         raise LiteralError(str(error)) from None
-
-
-def _parsed(text: str, fault: str) -> ast.expr:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "\d" in a text is none of Python's business here
-            return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise LiteralError(f"{fault}, nor is it a Python literal") from None
-
-
-def _value(node: ast.expr) -> Any:
-    try:
-        return _converted(node)
-    except RecursionError:
-        raise LiteralError("a literal that is nested too deeply") from None
 
 
 def _converted(node: ast.expr) -> Any:
@@ -94,6 +87,6 @@ def _object(node: ast.Dict) -> dict[str, Any]:
         if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
             raise LiteralError("a key that is no text")
         if key.value in found:
-            raise LiteralError(f'the key "{key.value}" stands twice in one object')
+            raise LiteralError(f'the key "{key.value}" appears twice in one object')
         found[key.value] = _converted(value)
     return found

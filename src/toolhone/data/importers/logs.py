@@ -15,25 +15,40 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toolhone.data.importers import openai
-from toolhone.data.importers.fields import short
-from toolhone.data.importers.legacy import text_of
-from toolhone.data.importers.log_pair import looks_like, request_and_response
-from toolhone.data.importers.responses_api import is_response, nested_tools, request_messages, response_message
-from toolhone.data.read import RowFault
+from toolhone.data.importers.importer import Importer, Row, RowFault, short, unexpected
+from toolhone.data.importers.responses import (
+    is_response,
+    is_stream,
+    nested_tools,
+    request_messages,
+    response_message,
+    whole_response,
+)
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
+from toolhone.strict_json import StrictJsonError, parse_strict
 
-__all__ = ["Fold", "looks_like", "read"]
-
+_REQUEST_KEYS = ("request", "req", "request_body", "input", "inputs", "kwargs", "body")
+_RESPONSE_KEYS = ("response", "resp", "res", "response_body", "output", "outputs", "completion", "result")
+_STREAM_KEYS = ("chunks", "response_chunks", "stream_chunks", "events")
+_ALL_RESPONSE_KEYS = frozenset((*_RESPONSE_KEYS, *_STREAM_KEYS, "choices"))
+_BODY_KEYS = frozenset({"messages", "input", "choices", "output", "body", "error", "role", "object"})
+_ERROR_STATUS = 400
 _KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
 
 
-def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """One line alone: the request's messages, of which no assistant turn is learned, and the response, which is.
+def looks_like(row: Row) -> bool:
+    """Whether the row has a request to a chat model, and its response or its error."""
+    if not row.keys() & _ALL_RESPONSE_KEYS:
+        return False
+    request, response = _request(row), _response(row)
+    if request is None:
+        return False
+    return _is_body(response) or is_stream(response) or bool(row.get("error")) or _status(row) >= _ERROR_STATUS
 
-    Raises:
-        RowError: where the line has no usable response.
-    """
+
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """One line alone: the request's messages, of which no assistant turn is learned, and the response, which is."""
     fold = Fold(default_tools)
     for _ in fold.add(row, where):
         pass
@@ -58,20 +73,20 @@ class Fold:
         self._ends: dict[bytes, _Held] = {}  # by a hash of all messages
         self._places: dict[bytes, tuple[_Held, int]] = {}  # by a hash of the messages up to an assistant turn
         self._responses: dict[str, str] = {}  # where each response's id was first seen
-        self._threads: dict[str, list[dict[str, Any]]] = {}  # messages up to a response, for previous_response_id
+        self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
 
-    def add(self, row: dict[str, Any], where: str) -> Iterator[RowFault]:
-        """Take in a line; yield what is odd about it, though it is taken.
+    def add(self, row: Row, where: str) -> Iterator[RowFault]:
+        """Take in a line; yield what is odd about it.
 
         Raises:
             RowError: where it gives no turn to learn: an error, a cut or refused response, a line logged twice.
         """
-        request, response = request_and_response(row, where)
+        request, response = _request_and_response(row, where)
         found = self._conversation(request, response, where)
         number = response.get("id")
         if isinstance(number, str):
             if number in self._responses:
-                text = f"{where}: the response {number} stands at {self._responses[number]} already"
+                text = f"{where}: the response {number} is at {self._responses[number]} already"
                 raise RowError(text, rule="log-repeated")
             self._responses[number] = where
         self._fold(found)
@@ -87,7 +102,7 @@ class Fold:
             found = replace(held.conversation, messages=messages)
             yield found if found.id else replace(found, id=found.content_hash())
 
-    def _conversation(self, request: dict[str, Any], response: dict[str, Any], where: str) -> Conversation:
+    def _conversation(self, request: Row, response: Row, where: str) -> Conversation:
         if is_response(response):
             answer = response_message(response, f"{where}: output")
             thread = [*self._thread(request, where), *request_messages(request, f"{where}: input")]
@@ -100,8 +115,7 @@ class Fold:
             answer = _chat_answer(response, where)
             prompt = request.get("messages")  # type: ignore[assignment]  # whatever it is, what follows says
             if not isinstance(prompt, list) or not prompt:
-                text = f'{where}: expected "messages" in the request, found {short(prompt)}'
-                raise RowError(text, rule="no-messages")
+                raise unexpected(where, '"messages" in the request', prompt, "no-messages")
         _refuse_empty(answer, where)
         messages = [_plain(message, f"{where}: message {n}") for n, message in enumerate([*prompt, answer])]
         row = {"messages": messages, **_offered_tools(request, where)}
@@ -115,7 +129,7 @@ class Fold:
             gold_source=model if isinstance(model, str) else "unknown",
         )
 
-    def _thread(self, request: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    def _thread(self, request: Row, where: str) -> list[Row]:
         """The messages that the server remembered for the request."""
         previous = request.get("previous_response_id")
         if previous is None and request.get("conversation") is None:
@@ -159,7 +173,7 @@ def _prefix_hashes(found: Conversation) -> list[bytes]:
     return hashes
 
 
-def _chat_answer(response: dict[str, Any], where: str) -> dict[str, Any]:
+def _chat_answer(response: Row, where: str) -> Row:
     choices = response.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
@@ -170,11 +184,11 @@ def _chat_answer(response: dict[str, Any], where: str) -> dict[str, Any]:
     if reason in ("content_filter", "error"):
         rule = "log-error" if reason == "error" else "log-filtered"
         raise RowError(f"{where}: the response ended by {reason}", rule=rule)
-    message: dict[str, Any] = choice["message"]
+    message: Row = choice["message"]
     return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
 
 
-def _refuse_empty(answer: dict[str, Any], where: str) -> None:
+def _refuse_empty(answer: Row, where: str) -> None:
     if answer.get("content") or answer.get("tool_calls") or answer.get("function_call"):
         return
     if answer.get("refusal"):
@@ -183,19 +197,19 @@ def _refuse_empty(answer: dict[str, Any], where: str) -> None:
 
 
 def _plain(message: Any, where: str) -> Any:
-    """A message without what only a server needs; what is no message is left for the reader to tell."""
+    """A message without what only a server needs; what is no message is left for the reader to refuse."""
     if not isinstance(message, dict):
         return message
     kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
     if message.get("role") == "assistant":
-        content = text_of(message.get("content"), where)
+        content = openai.text_of(message.get("content"), where)
         kept["content"] = content if content or not isinstance(message.get("refusal"), str) else message["refusal"]
         if kept["content"] is None and not (kept.get("tool_calls") or kept.get("function_call")):
             kept["content"] = ""
     return kept
 
 
-def _offered_tools(request: dict[str, Any], where: str) -> dict[str, Any]:
+def _offered_tools(request: Row, where: str) -> Row:
     """`tools` or `functions` of a row. Where the request forbids calls, none were offered; OpenAI's own tools, which a
     row cannot hold, are named in `meta`."""
     if request.get("tool_choice") == "none" or request.get("function_call") == "none":
@@ -208,11 +222,11 @@ def _offered_tools(request: dict[str, Any], where: str) -> dict[str, Any]:
     return {"tools": functions, "meta": {"hosted_tools": hosted}} if hosted else {"tools": functions}
 
 
-def _is_hosted(tool: dict[str, Any]) -> bool:
+def _is_hosted(tool: Row) -> bool:
     return isinstance(tool.get("type"), str) and tool["type"] != "function" and "function" not in tool
 
 
-def _oddities(request: dict[str, Any], response: dict[str, Any], where: str) -> Iterator[RowFault]:
+def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
     choices = response.get("choices")
     if isinstance(choices, list) and len(choices) > 1:
         yield RowFault(where, "log-choices", f"the response has {len(choices)} choices; the first is taken")
@@ -220,3 +234,100 @@ def _oddities(request: dict[str, Any], response: dict[str, Any], where: str) -> 
     forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools")
     if forced:
         yield RowFault(where, "log-forced", f"the request forced a call (tool_choice {short(choice)})")
+
+
+# The two bodies in a line, wherever it keeps them
+
+
+def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
+    """Both bodies. A response that is a message alone, or its text, is put into the shape of a chat completion."""
+    request, response = _request(row), _response(row)
+    if request is None:
+        raise RowError(f"{where}: no request with messages or input", rule="log-unknown")
+    error = row.get("error") or (response.get("error") if isinstance(response, dict) else None)
+    if error or _status(row) >= _ERROR_STATUS:
+        text = _error_text(error) or f"status {_status(row)}"
+        raise RowError(f"{where}: the request failed: {text}", rule="log-error")
+    if is_stream(response):
+        response = whole_response(response, where)
+    if isinstance(response, dict) and response.get("role") == "assistant":
+        response = {"id": row.get("id"), "choices": [{"message": response}]}
+    if isinstance(response, str):
+        if response.lstrip().startswith("{") and ('"choices"' in response or '"output"' in response):
+            text = f"{where}: the response's JSON text cannot be decoded: {short(response)}"
+            raise RowError(text, rule="broken-json")
+        response = {"id": row.get("id"), "choices": [{"message": {"role": "assistant", "content": response}}]}
+    if not isinstance(response, dict):
+        raise RowError(f"{where}: no response", rule="log-empty")
+    if response.get("model") is None and row.get("model") is not None:
+        response = {**response, "model": row["model"]}
+    return request, response
+
+
+def _request(row: Row) -> Row | None:
+    if isinstance(row.get("messages"), list) or ("input" in row and _is_items(row.get("output"))):
+        return row
+    for key in _REQUEST_KEYS:
+        found = _body(row.get(key))
+        if isinstance(found, dict) and (isinstance(found.get("messages"), list) or "input" in found):
+            return found
+        if isinstance(found, list) and found and all(isinstance(m, dict) and "role" in m for m in found):
+            shared = {name: row[name] for name in ("tools", "functions", "model") if row.get(name) is not None}
+            return {**shared, "messages": found}
+        if key == "input" and isinstance(found, str) and is_response(_response(row)):
+            return {"input": found}
+    return None
+
+
+def _response(row: Row) -> Any:
+    if isinstance(row.get("choices"), list) or ("input" in row and _is_items(row.get("output"))):
+        return row
+    for key in (*_STREAM_KEYS, *_RESPONSE_KEYS):
+        if row.get(key) is not None:
+            found = _body(row[key])
+            inner = next((found[k] for k in _STREAM_KEYS if found.get(k)), None) if isinstance(found, dict) else None
+            return inner if is_stream(inner) else found
+    return None
+
+
+def _body(value: Any) -> Any:
+    """A body may be a JSON text, or under "body" beside headers and status."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:
+            decoded = parse_strict(value)
+        except StrictJsonError:
+            return value
+        # A text that is JSON may be an answer of its own, if the model was asked for JSON.
+        value = decoded if isinstance(decoded, list) or decoded.keys() & _BODY_KEYS else value
+    if isinstance(value, dict) and value.get("body") is not None and "messages" not in value:
+        return _body(value["body"])
+    return value
+
+
+def _is_body(response: Any) -> bool:
+    if isinstance(response, str):
+        return bool(response.strip())
+    if not isinstance(response, dict):
+        return False
+    has_choices = isinstance(response.get("choices"), list)
+    return has_choices or is_response(response) or response.get("role") == "assistant" or bool(response.get("error"))
+
+
+def _is_items(output: Any) -> bool:
+    return isinstance(output, list) and bool(output) and all(isinstance(i, dict) and "type" in i for i in output)
+
+
+def _status(row: Row) -> int:
+    for holder in (row, row.get("response")):
+        found = holder.get("status_code", holder.get("status")) if isinstance(holder, dict) else None
+        if isinstance(found, int) and not isinstance(found, bool):
+            return found
+    return 0
+
+
+def _error_text(error: Any) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message or "")[:200]
+
+
+IMPORTER = Importer("logs", looks_like, read, fold=Fold)

@@ -1,66 +1,62 @@
 """OpenAI's chat fine-tuning format, which is toolhone's own, and what is near it.
 
 `conversation` takes the format itself, strictly, and the naive ways of writing it: calls without ids or type, arguments
-as JSON text or as an object, `content` absent or null, and no `tools` (those of the config's `data.tools` then stand
-in). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role `developer`, content
-as a list of text parts, and tools as a JSON text.
+as JSON text or as an object, `content` absent or null, and no `tools` (the row then takes those of the config's
+`data.tools`). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role
+`developer`, content as a list of text parts, and tools as a JSON text.
 """
 
 from __future__ import annotations
 
+import marshal
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from toolhone.data.importers.expected import read_expected
-from toolhone.data.importers.fields import short, typed
-from toolhone.data.importers.legacy import modernised
-from toolhone.data.importers.tool_list import read_tool_list
+from toolhone.data.importers.importer import Importer, Row, json_text, short, typed, unexpected
+from toolhone.data.importers.schemas import describe_nulls
 from toolhone.errors import RowError
-from toolhone.records import Conversation, Message, Role, Tool, ToolCall
-from toolhone.strict_json import Undecodable, decode, refuse_surrogates
+from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool, ToolCall
+from toolhone.strict_json import StrictJsonError, parse_strict, refuse_surrogates
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 _ROW_KEYS = frozenset({"id", "messages", "tools", "parallel_tool_calls", "expected", "gold_source", "meta"})
 _MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "weight", "refusal"})
 
 
-def looks_like(row: dict[str, Any]) -> bool:
+def looks_like(row: Row) -> bool:
     """Whether the row has a list of messages with roles."""
     messages = row.get("messages")
     return isinstance(messages, list) and all(isinstance(message, dict) and "role" in message for message in messages)
 
 
-def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
     """A row of the format, present or legacy, as a `Conversation`.
 
     Raises:
         RowError: naming `where`, what was found and what was expected.
     """
     try:
-        return parsed(row, where, default_tools)
+        return _parsed(row, where, default_tools)
     except RowError:
-        modern = modernised(row, where)  # not beforehand: nearly all rows are in the present format
+        modern = _modernised(row, where)  # not beforehand: nearly all rows are in the present format
         if modern is row:
             raise
-    return parsed(modern, where, default_tools)
+    return _parsed(modern, where, default_tools)
 
 
-def conversation(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+def conversation(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
     """A row of the present format, which may come from anywhere, as a `Conversation`.
 
     Raises:
         RowError: naming `where`, what was found and what was expected.
     """
     refuse_unwritable(row, where)
-    return parsed(row, where, default_tools)
+    return _parsed(row, where, default_tools)
 
 
-def parsed(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...]) -> Conversation:
-    """A row of the present format, known to be writable as JSON. One without `id` is named by a hash of its content.
-
-    Raises:
-        RowError: naming `where`, what was found and what was expected.
-    """
+def _parsed(row: Row, where: str, default_tools: tuple[Tool, ...]) -> Conversation:
+    """A row of the present format, known to be writable as JSON. One without `id` is named by a hash of its content."""
     if not row.keys() <= _ROW_KEYS:
         unknown = sorted(key for key in row.keys() - _ROW_KEYS if row[key] is not None)
         if unknown:
@@ -68,7 +64,7 @@ def parsed(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...]) -> 
             raise RowError(text, rule="unknown-key")
     rows = row.get("messages")
     if not isinstance(rows, list) or not rows:
-        raise RowError(f'{where}: expected "messages", a list of messages, found {short(rows)}', rule="no-messages")
+        raise unexpected(where, '"messages", a list of messages', rows, "no-messages")
     tools = read_tool_list(row["tools"], where) if row.get("tools") is not None else default_tools
     found = Conversation(
         id=str(row["id"]) if row.get("id") is not None else "",
@@ -78,7 +74,7 @@ def parsed(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...]) -> 
         tools=tools,
         where=where,
         parallel_tool_calls=typed(row, "parallel_tool_calls", bool, True, where),
-        expected=read_expected(row["expected"], where) if row.get("expected") is not None else None,
+        expected=_expected(row["expected"], where) if row.get("expected") is not None else None,
         gold_source=typed(row, "gold_source", str, None, where),
         meta=typed(row, "meta", dict, {}, where),
     )
@@ -95,32 +91,29 @@ def _plain(row: Any) -> Message | None:
 
 def _message(row: Any, where: str) -> Message:
     if not isinstance(row, dict):
-        raise RowError(f"{where}: expected an object, found {short(row)}", rule="bad-message")
+        raise unexpected(where, "an object", row, "bad-message")
     role = row.get("role")
     if role not in _ROLES:
-        text = f'{where}: expected a "role" of {", ".join(_ROLES)}, found {short(role)}'
-        raise RowError(text, rule="bad-role")
+        raise unexpected(where, f'a "role" of {", ".join(_ROLES)}', role, "bad-role")
     if not row.keys() <= _MESSAGE_KEYS:
         unknown = sorted(key for key in row.keys() - _MESSAGE_KEYS if row[key] is not None)
         if unknown:
             raise RowError(f'{where}: unknown key "{unknown[0]}" in a message of role {role}', rule="unknown-key")
     content = row.get("content")
     if content is not None and not isinstance(content, str):
-        raise RowError(f'{where}: expected "content" to be a text, found {short(content)}', rule="bad-content")
+        raise unexpected(where, '"content" to be a text', content, "bad-content")
     calls = row.get("tool_calls") or ()
     if calls and role != "assistant":
         text = f"{where}: only an assistant calls tools, found tool_calls in a message of role {role}"
         raise RowError(text, rule="calls-of-another-role")
     if not isinstance(calls, list | tuple):
-        raise RowError(f'{where}: expected "tool_calls" to be a list, found {short(calls)}', rule="bad-call")
+        raise unexpected(where, '"tool_calls" to be a list', calls, "bad-call")
     if content is None and not calls:
         text = f'{where}: a message of role {role} has neither "content" nor "tool_calls"'
         raise RowError(text, rule="empty-message")
-    weight = row.get("weight")
-    if weight is None:
-        weight = 1
+    weight = 1 if row.get("weight") is None else row["weight"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        raise RowError(f'{where}: expected "weight" to be 0 or 1, found {short(weight)}', rule="bad-weight")
+        raise unexpected(where, '"weight" to be 0 or 1', weight, "bad-weight")
     called = tuple([_call(call, f"{where}: call {n}") for n, call in enumerate(calls)]) if calls else ()
     answers = typed(row, "tool_call_id", str, None, where) if "tool_call_id" in row else None
     return Message(role, content or "", called, answers, float(weight))
@@ -129,13 +122,12 @@ def _message(row: Any, where: str) -> Message:
 def _call(row: Any, where: str) -> ToolCall:
     function = row.get("function", row) if isinstance(row, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        text = f'{where}: expected {{"function": {{"name": ..., "arguments": ...}}}}, found {short(row)}'
-        raise RowError(text, rule="bad-call")
+        raise unexpected(where, '{"function": {"name": ..., "arguments": ...}}', row, "bad-call")
     arguments = read_arguments(function.get("arguments"), where)
     return ToolCall(function["name"], arguments, typed(row, "id", str, None, where))
 
 
-def read_arguments(found: Any, where: str) -> dict[str, Any]:
+def read_arguments(found: Any, where: str) -> Row:
     """Decode arguments once; None is a call without arguments.
 
     Raises:
@@ -144,8 +136,8 @@ def read_arguments(found: Any, where: str) -> dict[str, Any]:
     arguments = {} if found is None else found
     if isinstance(found, str):
         try:
-            arguments = decode(found) if found.strip() else {}
-        except Undecodable as error:
+            arguments = parse_strict(found) if found.strip() else {}
+        except StrictJsonError as error:
             if str(error).startswith("holds "):  # of JSON, though of a value that nothing can write
                 raise RowError(f"{where}: {error}", rule=error.rule) from None
             reason = str(error).removeprefix("broken JSON: ")
@@ -155,8 +147,7 @@ def read_arguments(found: Any, where: str) -> dict[str, Any]:
         text = f"{where}: the arguments are encoded twice (JSON in a JSON text): {short(found)}"
         raise RowError(text, rule="arguments-encoded-twice")
     if not isinstance(arguments, dict):
-        text = f"{where}: expected arguments as a JSON object, found {short(found)}"
-        raise RowError(text, rule="bad-arguments")
+        raise unexpected(where, "arguments as a JSON object", found, "bad-arguments")
     return arguments
 
 
@@ -168,8 +159,171 @@ def refuse_unwritable(value: Any, where: str) -> None:
     """
     try:
         refuse_surrogates(value, allow_nan=False)
-    except Undecodable as error:
+    except StrictJsonError as error:
         raise RowError(f"{where}: {error}", rule=error.rule) from None
     except ValueError:
         text = f"{where}: holds a number that is too large for a float; write it as a text"
         raise RowError(text, rule="nan") from None
+
+
+# Tools
+
+
+def read_tool_list(rows: Any, where: str) -> tuple[Tool, ...]:
+    """Tools, each in OpenAI's shape or as the bare function. Equal lists give one and the same tuple, so that a file
+    whose every row repeats its tools holds, and has checked, but one.
+
+    Raises:
+        RowError: naming `where` and the tool.
+    """
+    if not isinstance(rows, list):
+        raise unexpected(where, "a list of tools", rows, "bad-tool")
+    try:
+        # As the key of the cache: thrice as fast as JSON. Version 2 gives equal bytes for equal values.
+        return _read_tools(marshal.dumps(rows, 2))
+    except RowError as error:
+        raise RowError(f"{where}: {error}", rule=error.rule) from None
+
+
+@lru_cache(maxsize=256)
+def _read_tools(rows: bytes) -> tuple[Tool, ...]:
+    tools = tuple(_tool(row, f"tool {n}") for n, row in enumerate(marshal.loads(rows)))
+    names = [tool.name for tool in tools]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RowError(f'the tool "{twice[0]}" is defined twice', rule="tool-defined-twice")
+    return tools
+
+
+def _tool(row: Any, where: str) -> Tool:
+    function = row.get("function", row) if isinstance(row, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise unexpected(where, '{"type": "function", "function": {"name": ...}}', row, "bad-tool")
+    parameters = function.get("parameters")
+    if parameters is None:
+        parameters = {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict):
+        raise unexpected(where, '"parameters" to be a JSON Schema', parameters, "bad-tool")
+    if nulls := describe_nulls(parameters):
+        raise RowError(f"{where}: {nulls}", rule="null-filled-schema")
+    return Tool(function["name"], typed(function, "description", str, "", where), parameters)
+
+
+# `expected`: the gold with accepted alternatives
+
+
+def _expected(row: Any, where: str) -> Gold:
+    """The gold of the last assistant turn, with accepted alternatives, as `Gold.to_json` writes it."""
+    if not isinstance(row, dict) or row.get("status") not in ("calls", "none", "any"):
+        raise unexpected(where, '"expected" to have a "status" of calls, none or any', row, "bad-expected")
+    calls = row.get("calls", [])
+    if not isinstance(calls, list) or bool(calls) != (row["status"] == "calls"):
+        text = f'{where}: "expected" lists "calls" where, and only where, its status is calls'
+        raise RowError(text, rule="bad-expected")
+    return Gold(row["status"], tuple(_gold_call(call, f"{where}: expected call {n}") for n, call in enumerate(calls)))
+
+
+def _gold_call(row: Any, where: str) -> GoldCall:
+    arguments = row.get("arguments") if isinstance(row, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(row.get("name"), str):
+        raise unexpected(where, '"name" and "arguments"', row, "bad-expected")
+    for name, accepted in arguments.items():
+        if not isinstance(accepted, list) or not accepted:
+            raise unexpected(where, f"the accepted values of {name} as a list", accepted, "bad-expected")
+    optional = typed(row, "optional", list, [], where)
+    for name in optional:
+        if not isinstance(name, str) or name not in arguments:
+            text = f'{where}: "optional" names {short(name)}, which is not among the arguments'
+            raise RowError(text, rule="bad-expected")
+    blank = typed(row, "blank", list, [], where)
+    for name in blank:
+        if not isinstance(name, str) or name in arguments:
+            text = f'{where}: "blank" names {short(name)}, expected a name that has no accepted values'
+            raise RowError(text, rule="bad-expected")
+    return GoldCall(row["name"], arguments, frozenset(optional), frozenset(blank))
+
+
+# Legacy and loose rows
+
+
+def _modernised(row: Row, where: str) -> Row:
+    """The row with `functions` as `tools`, `function_call` as `tool_calls`, results tied to the call before them."""
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        return row
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        row = {**row, "tools": json_text(tools, f"{where}: tools")}
+    if row.get("functions") is not None:
+        if row.get("tools") is not None:
+            text = f'{where}: has both "tools" and "functions"; keep "tools"'
+            raise RowError(text, rule="tools-and-functions")
+        row = {**row, "tools": row["functions"], "functions": None}
+    if not any(isinstance(message, dict) and _is_loose(message) for message in messages):
+        return row
+    made: list[Any] = []
+    for number, message in enumerate(messages):
+        loose = isinstance(message, dict) and _is_loose(message)
+        made.append(_modern_message(message, made, f"{where}: message {number}") if loose else message)
+    return {**row, "messages": made}
+
+
+def text_of(content: Any, where: str) -> str | None:
+    """Content as a text: itself, or its text parts put together.
+
+    Raises:
+        RowError: for a part that is not text, such as an image, which a text model cannot learn from.
+    """
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise unexpected(where, '"content" to be a text', content, "bad-content")
+    texts = []
+    for part in content:
+        text = (part.get("text") or part.get("refusal")) if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            if isinstance(part, dict) and part.get("text") == "":
+                continue
+            raise unexpected(where, "a part of text", part, "content-not-text")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _is_loose(message: Row) -> bool:
+    if message.get("function_call") is not None or message.get("role") in ("function", "developer"):
+        return True
+    content = message.get("content")
+    return isinstance(content, list) and any(isinstance(part, dict) for part in content)
+
+
+def _modern_message(message: Row, before: list[Any], where: str) -> Row:
+    made = {key: value for key, value in message.items() if key != "function_call"}
+    if isinstance(message.get("content"), list):
+        made["content"] = text_of(message["content"], where)
+    if message.get("role") == "developer":
+        made["role"] = "system"
+    elif message.get("role") == "function":
+        made |= {"role": "tool", "tool_call_id": _call_before(message, before, where)}
+    if message.get("function_call") is not None:
+        if message.get("tool_calls"):
+            text = f'{where}: has both "tool_calls" and "function_call"; keep "tool_calls"'
+            raise RowError(text, rule="tools-and-functions")
+        # The id is the message's place: what ties the result to the call, since legacy rows have none.
+        made["tool_calls"] = [{"id": f"call_{len(before)}", "function": message["function_call"]}]
+    return made
+
+
+def _call_before(message: Row, before: list[Any], where: str) -> str | None:
+    calls = before[-1].get("tool_calls") if before and isinstance(before[-1], dict) else None
+    call = calls[0] if isinstance(calls, list) and len(calls) == 1 else None
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(call, dict):
+        raise RowError(f"{where}: a function's result without its function_call before it", rule="orphan-result")
+    name = message.get("name")
+    if name is not None and name != function.get("name"):
+        text = f"{where}: the result of {short(name)} follows a call of {short(function.get('name'))}"
+        raise RowError(text, rule="orphan-result")
+    return call.get("id")
+
+
+IMPORTER = Importer("openai", looks_like, read)

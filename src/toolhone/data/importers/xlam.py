@@ -1,74 +1,134 @@
 """xLAM, that is APIGen's 60k rows: `query`, and `tools` and `answers` as JSON texts.
 
-The tools' parameters are a flat list with Python annotations. A row has one question and the calls that answer it; no
-calls at all is a row where none is right, and the source has no words for the assistant to say then.
+The tools' parameters are a flat list with Python annotations (`List[int], optional`). A row has one question and the
+calls that answer it; no calls at all is a row where none is right, and the source has no words for the assistant then.
 """
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
 from typing import Any
 
-from toolhone.data.importers import openai
-from toolhone.data.importers.fields import json_text, short
-from toolhone.data.importers.schema_types import PYTHON_TYPES, annotated_schema, object_schema
-from toolhone.data.importers.turns import tied, to_call
-from toolhone.errors import RowError
+from toolhone.data.importers.importer import Importer, Row, listed, unexpected
+from toolhone.data.importers.rewrite import read_rewritten, to_call, with_schemas
+from toolhone.data.importers.schemas import PYTHON_TYPES, Schema, object_schema, unknown_type
 from toolhone.records import Conversation, Tool
 
-_KEYS = frozenset({"id", "query", "tools", "answers"})
 
-
-def looks_like(row: dict[str, Any]) -> bool:
+def looks_like(row: Row) -> bool:
     """Whether the row has a query and its answers."""
     return isinstance(row.get("query"), str) and "answers" in row and "tools" in row
 
 
-def read(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of xLAM as a `Conversation`; without calls its `expected` is that none is made.
-
-    Raises:
-        RowError: naming what was found and what was expected.
-    """
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """A row of xLAM as a `Conversation`; without calls its `expected` is that none is made."""
     query = row.get("query")
     if not isinstance(query, str):
-        raise RowError(f'{where}: expected "query" to be a text, found {short(query)}', rule="bad-content")
-    answers = _listed(row.get("answers"), f"{where}: answers")
+        raise unexpected(where, '"query" to be a text', query, "bad-content")
+    answers = listed(row.get("answers"), f"{where}: answers", "", "bad-row")
     if answers is None:
-        raise RowError(f'{where}: expected "answers", a list of calls, found nothing', rule="bad-call")
-    tools = _listed(row.get("tools"), f"{where}: tools")
+        raise unexpected(where, '"answers", a list of calls', None, "bad-call")
+    tools = listed(row.get("tools"), f"{where}: tools", "", "bad-row")
     calls = [to_call(call, f"{where}: answer {n}") for n, call in enumerate(answers)]
-    turn: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": calls} if calls else _SILENT
-    meta = {key: value for key, value in row.items() if key not in _KEYS and value is not None}
-    made: dict[str, Any] = {
-        "id": row.get("id"),
-        "messages": tied([{"role": "user", "content": query}, turn]),
-        "meta": {"source": "xlam", **meta},
-    }
-    if not calls:
-        made["expected"] = {"status": "none"}
-    if tools is not None:
-        made["tools"] = [_tool(tool, f"{where}: tool {n}") for n, tool in enumerate(tools)]
-    return openai.conversation(made, where, default_tools)
+    turn = (
+        {"role": "assistant", "content": None, "tool_calls": calls} if calls else {"role": "assistant", "content": ""}
+    )
+    messages = [{"role": "user", "content": query}, turn]
+    own_keys = ("id", "query", "tools", "answers")
+    more = {} if calls else {"expected": {"status": "none"}}
+    schemas = with_schemas(tools, where, _parameters)
+    return read_rewritten(row, "xlam", own_keys, messages, schemas, where, default_tools, **more)
 
 
-_SILENT = {"role": "assistant", "content": ""}
-
-
-def _listed(found: Any, where: str) -> list[Any] | None:
-    if isinstance(found, str):
-        found = json_text(found, where)
-    if found is not None and not isinstance(found, list):
-        raise RowError(f"{where}: expected a list, found {short(found)}", rule="bad-row")
-    return found
-
-
-def _tool(tool: Any, where: str) -> Any:
-    """The tool with its parameters as JSON Schema; what is no tool is left for the reader to refuse."""
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    parameters = function.get("parameters") if isinstance(function, dict) else None
-    if not isinstance(function, dict) or not isinstance(parameters, dict | None):
-        return tool
+def _parameters(parameters: Schema | None, where: str) -> Any:
     # Other data of the same makers has JSON Schema; a flat list may well have a parameter "type", which is an object.
     if parameters and not isinstance(parameters.get("type"), str):
-        return {**function, "parameters": annotated_schema(parameters, where)}
-    return {**function, "parameters": object_schema(parameters, PYTHON_TYPES, where)}
+        return _annotated_schema(parameters, where)
+    return object_schema(parameters, where)
+
+
+def _annotated_schema(parameters: Mapping[str, Any], where: str) -> Schema:
+    """xLAM's flat parameters (`{"year": {"type": "int, optional", "description": ..., "default": ...}}`) as a JSON
+    Schema of type object. A parameter is required unless its type says "optional" or it has a default."""
+    properties: Schema = {}
+    required = []
+    for name, said in parameters.items():
+        if not isinstance(said, dict) or not isinstance(said.get("type"), str):
+            raise unexpected(where, f'a "type" of the parameter "{name}"', said, "unknown-type")
+        annotation, *words = (part.strip() for part in _outer_split(said["type"]))
+        schema = annotation_schema(annotation, where)
+        rest = {key: value for key, value in said.items() if key != "type"}
+        properties[name] = {**schema, **rest}
+        optional = any(word.startswith(("optional", "default")) for word in words) or annotation.startswith("Optional")
+        if not optional and "default" not in said:
+            required.append(name)
+    schema = {"type": "object", "properties": properties}
+    return {**schema, "required": required} if required else schema
+
+
+def annotation_schema(annotation: str, where: str) -> Schema:
+    """A Python annotation (`List[Union[int, float]]`) as a JSON Schema."""
+    try:
+        return _annotated(ast.parse(annotation, mode="eval").body)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise unknown_type(annotation, where) from None
+
+
+def _annotated(node: ast.expr) -> Schema:
+    """Raises ValueError at what has no counterpart."""
+    if isinstance(node, ast.Constant) and node.value is None:
+        return {"type": "null"}
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return {"anyOf": [_annotated(node.left), _annotated(node.right)]}
+    if isinstance(node, ast.Name):
+        return _named(node.id)
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        raise ValueError
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    match node.value.id.lower():
+        case "list" | "set" | "sequence" | "iterable":
+            return {"type": "array", "items": _annotated(inner[0])}
+        case "tuple" if len(inner) == 2 and isinstance(inner[1], ast.Constant) and inner[1].value is ...:
+            return {"type": "array", "items": _annotated(inner[0])}
+        case "tuple":
+            items = [_annotated(item) for item in inner]
+            return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+        case "dict":
+            value = _annotated(inner[-1])
+            return {"type": "object", "additionalProperties": value} if value else {"type": "object"}
+        case "union":
+            return {"anyOf": [_annotated(item) for item in inner]}
+        case "optional":
+            return {"anyOf": [_annotated(inner[0]), {"type": "null"}]}
+        case "callable":
+            return {"type": "string"}
+        case "literal":
+            return {"enum": [item.value for item in inner if isinstance(item, ast.Constant)]}
+    raise ValueError
+
+
+def _named(name: str) -> Schema:
+    if name in ("List", "Dict", "Set", "Tuple", "Any"):
+        name = name.lower()
+    if name in ("Callable", "callable"):  # xLAM's answers write a function as its source
+        return {"type": "string"}
+    if name not in PYTHON_TYPES:
+        raise ValueError(name)
+    mapped = PYTHON_TYPES[name]
+    return {} if mapped is None else {"type": mapped}
+
+
+def _outer_split(text: str) -> list[str]:
+    """Split at the commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+IMPORTER = Importer("xlam", looks_like, read)

@@ -20,11 +20,12 @@ from typing import IO, TYPE_CHECKING
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.paraphrase.reword import fault, plain, read_wordings, request, reworded, template_of, user_turns
-from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
+from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, write_jsonl
+from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Tool
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,11 +114,11 @@ class _AnswerFile:
 
     def _take(self, line: bytes, number: int, budget: Budget) -> None:
         try:
-            row = parse_strict(line.decode())
+            row = parse_strict(line.decode(), allow_surrogates=True)
             budget.spend(row["prompt_tokens"], row["completion_tokens"])
             if isinstance(row["text"], str):
                 self.texts[row["key"]] = row["text"]
-        except (UnicodeDecodeError, json.JSONDecodeError, StrictJsonError, KeyError, TypeError):
+        except (UnicodeDecodeError, StrictJsonError, KeyError, TypeError):
             # Cut off by a crash: the answer is lost, and was perhaps paid for; the call is counted.
             budget.spend(0, 0)
 
@@ -155,9 +156,9 @@ def paraphrase(
     """
     refuse_to_overwrite(out, sources, "paraphrases go into a file of their own")
     shared = tuple(tools)
-    rows = list(told_rows(sources, shared, format, console))
+    rows = list(read_and_report(sources, shared, format, console))
     if not rows:
-        raise UserError(f"{name_of(sources)}: no rows")
+        raise UserError(f"{', '.join(sources)}: no rows")
     _refuse_test_rows(rows)
     refuse_faults(rows)
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)

@@ -13,8 +13,8 @@ from typing import Any
 
 from toolhone.data.check.numbers import numbers_in
 from toolhone.data.values import argument_values, codes, stands_in
-from toolhone.jsonl import StrictJsonError, parse_strict
 from toolhone.records import Conversation
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 _INSTRUCTIONS = """\
 You write other wordings of what the user of an assistant says. You get a JSON object: "user" lists the user's
@@ -67,7 +67,7 @@ def read_wordings(answer: str) -> list[Any] | None:
     text = fenced[1] if fenced else answer[answer.find("{") : answer.rfind("}") + 1]
     try:
         read = parse_strict(text)
-    except (json.JSONDecodeError, StrictJsonError):
+    except StrictJsonError:
         return None
     wordings = read.get("wordings") if isinstance(read, dict) else None
     return wordings if isinstance(wordings, list) else None

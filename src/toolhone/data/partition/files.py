@@ -23,8 +23,9 @@ from toolhone.data.partition.leakage import Leakage, refuse_leakage
 from toolhone.data.partition.partition import NEAR_ROWS, SIDES, Ledger, Partition, Shares, partition, rows_by_tool
 from toolhone.data.read import conversation, read_sources, split_weight
 from toolhone.errors import UserError
-from toolhone.jsonl import conversation_line, parse_strict, write_json
+from toolhone.jsonl import conversation_line, write_json
 from toolhone.records import Conversation, Tool
+from toolhone.strict_json import parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from toolhone.data.check import refuse_faults
 from toolhone.data.read import examples
 from toolhone.data.review.sheet import turn_hash
-from toolhone.data.sources import name_of, refuse_to_overwrite, told_rows
+from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.errors import UserError
-from toolhone.jsonl import StrictJsonError, parse_strict, read_json, write_conversations
+from toolhone.jsonl import read_json, write_conversations
 from toolhone.rates import Rate, rate
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,9 +104,9 @@ def apply_marks(
             tools; nothing is then written.
     """
     shared = tuple(tools)
-    source = name_of(sources)
+    source = ", ".join(sources)
     refuse_to_overwrite(out, sources, "what was marked wrong would be gone for good")
-    rows = list(told_rows(sources, shared, format, console))
+    rows = list(read_and_report(sources, shared, format, console))
     turns = {example.id: example for row in rows for example in examples(row)}
     read = read_marks(marks)
     answered = {f"{row.id}/{n - 1}" for row in rows for n, m in enumerate(row.messages) if m.role == "tool"}
@@ -283,7 +283,7 @@ def _mended(where: str, mended: Any) -> Message:
     if isinstance(mended, str):
         try:
             mended = parse_strict(mended)
-        except (json.JSONDecodeError, StrictJsonError) as error:
+        except StrictJsonError as error:
             raise UserError(f"{where}: mended: not JSON ({error}); {example}") from None
     turn = {"calls": mended} if isinstance(mended, list) else mended
     if not isinstance(turn, dict) or not set(turn) <= {"calls", "content"}:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolhone.data.read import examples
 from toolhone.data.review.sample import Sampled, gold_calls, sample
-from toolhone.data.sources import name_of, told_rows
+from toolhone.data.sources import read_and_report
 from toolhone.errors import UserError
 from toolhone.jsonl import read_jsonl, write_text
 from toolhone.records import Example, FormatName, Prediction, Score, Tool, ToolCall
@@ -70,8 +70,8 @@ def write_sheet(
         raise UserError(f"--out {out}: expected review.html or review.csv")
     if rows < 1 or not 0 < random_share <= 1:
         raise UserError(f"expected --rows of 1 or more and a --random-share in (0, 1], found {rows}, {random_share}")
-    source = name_of(sources)
-    turns = [example for row in told_rows(sources, tuple(tools), format, console) for example in examples(row)]
+    source = ", ".join(sources)
+    turns = [example for row in read_and_report(sources, tuple(tools), format, console) for example in examples(row)]
     twice = [id for id, count in Counter(example.id for example in turns).items() if count > 1]
     if twice:
         raise UserError(f'{source}: the id "{twice[0]}" stands twice; give each row its own, else marks are ambiguous')

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolhone.data.language import guess_language
 from toolhone.data.read import RowFault, read_sources, read_tools
-from toolhone.data.sources import say_formats
+from toolhone.data.sources import print_formats
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
 from toolhone.progress_bar import counted
@@ -125,7 +125,7 @@ def data_stats(
 
     default_tools = read_tools(tools) if tools else ()
     if not as_json:
-        say_formats(sources, format, console)
+        print_formats(sources, format, console)
     rows = read_sources(sources, default_tools, format)
     found = measure(rows, tokenizer=tokenizer, console=console)
     if not found.rows:

@@ -1,0 +1,103 @@
+"""Hermes function-calling v1: ShareGPT turns, calls in `<tool_call>` tags, results in `<tool_response>` tags.
+
+A call is JSON or a Python literal. Tools are in the system prompt's `<tools>` or in the row's own key. What the
+prompt says of the tools and of calling is removed, since a chat format writes both anew; all else stays.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from toolhone.data.importers.importer import Importer, Row
+from toolhone.data.importers.literals import LiteralError, decode_prefix, parse_literal
+from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows, with_schemas
+from toolhone.errors import RowError
+from toolhone.records import Conversation, Tool
+
+_ROLES = {"system": "system", "human": "user", "gpt": "assistant", "tool": "tool"}
+_TOOLS = re.compile(r"<tools>(?=\s*[\[{])(.*?)</tools>", re.DOTALL)
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_TOOL_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+# What Hermes' prompts say of calling in general, sentence by sentence, as the chat template will say it again.
+_PROMPT = re.compile(
+    r"You are a function calling AI model\.\s*"
+    r"|You are provided with function signatures within <tools>\s*</tools> XML tags\.\s*"
+    r"|You may call one or more functions to assist with the user query\.\s*"
+    r"|Don't make assumptions about what values to plug into functions\.\s*"
+    r"|Here are the available tools:\s*"
+    r"|Use the following pydantic model json schema for each tool call you will make:.*?(?=For each |\Z)"
+    r"|For each (?:extraction )?function call,? return a json object with function name and arguments .*?"
+    r"</tool_call>\s*\Z",
+    re.DOTALL,
+)
+
+
+def looks_like(row: Row) -> bool:
+    """Whether the row's turns are Hermes': a role `tool` among human and gpt, or its tags in a text."""
+    names = speakers(row)
+    if not names or not names <= _ROLES.keys() or not names & {"human", "gpt"}:
+        return False
+    texts = (turn["value"] for turn in row["conversations"] if isinstance(turn["value"], str))
+    return "tool" in names or any("<tool_call>" in text or "<tools>" in text for text in texts)
+
+
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """A row of Hermes as a `Conversation`."""
+    tools = tool_rows(row, f"{where}: tools")
+    messages: list[Row] = []
+    for role, text, place in sharegpt_turns(row, _ROLES, where):
+        if role == "system":
+            if found := _TOOLS.findall(text):
+                stated = [tool for block in found for tool in _tool_block(block, place)]
+                tools = stated if tools is None else tools
+                text = _PROMPT.sub("", _TOOLS.sub("", text)).strip()
+            if text:
+                messages.append({"role": role, "content": text})
+        elif role == "assistant":
+            messages.append(_assistant_turn(text, place))
+        elif role == "tool":
+            answers = [answer.strip() for answer in _TOOL_RESPONSE.findall(text)] or [text]
+            messages += [{"role": role, "content": answer} for answer in answers]
+        else:
+            messages.append({"role": role, "content": text})
+    own_keys = ("id", "conversations", "tools", "system")
+    return read_rewritten(row, "hermes", own_keys, messages, with_schemas(tools, where), where, default_tools)
+
+
+def _assistant_turn(text: str, place: str) -> Row:
+    blocks = _TOOL_CALL.findall(text)
+    rest = _TOOL_CALL.sub("", text)
+    if "<tool_call>" in rest or "</tool_call>" in rest:
+        raise RowError(f"{place}: a <tool_call> tag without its partner; the turn was cut", rule="bad-call")
+    if not blocks:
+        return {"role": "assistant", "content": text}
+    calls = []
+    for block in blocks:
+        # Some seven hundred rows have the line breaks as a backslash and an n.
+        call = block.strip().removeprefix("\\n").removesuffix("\\n").strip()
+        try:
+            found = parse_literal(call)
+        except LiteralError as error:
+            raise RowError(f"{place}: a call that cannot be read ({error}): {call[:60]}", rule="bad-call") from None
+        calls += [to_call(each, place) for each in (found if isinstance(found, list) else [found])]
+    return {"role": "assistant", "content": rest.strip() or None, "tool_calls": calls}
+
+
+def _tool_block(text: str, where: str) -> list[Any]:
+    """The tools between `<tools>` tags: a list, or one object after the other."""
+    try:
+        found = parse_literal(text)
+        return found if isinstance(found, list) else [found]
+    except LiteralError as error:
+        tools, end = [], 0
+        while end < len(text.rstrip()):
+            try:
+                tool, end = decode_prefix(text, end + len(text[end:]) - len(text[end:].lstrip()))
+            except LiteralError:
+                raise RowError(f"{where}: the list of tools cannot be read: {error}", rule="bad-tool") from None
+            tools.append(tool)
+        return tools
+
+
+IMPORTER = Importer("hermes", looks_like, read)

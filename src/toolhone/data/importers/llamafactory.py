@@ -1,0 +1,48 @@
+"""LLaMA-Factory's ShareGPT: calls as JSON under `function_call`, results under `observation`, tools as a JSON text."""
+
+from __future__ import annotations
+
+from toolhone.data.importers.importer import Importer, Row, json_text, unexpected
+from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows, with_schemas
+from toolhone.errors import RowError
+from toolhone.records import Conversation, Tool
+
+_ROLES = {
+    "system": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+}
+_OTHER_TASKS = ("chosen", "rejected", "kto_tag", "images", "videos", "audios")
+
+
+def looks_like(row: Row) -> bool:
+    """Whether the row's turns are LLaMA-Factory's, with or without tools."""
+    names = speakers(row)
+    return bool(names & {"human", "gpt", "function_call"}) and names <= _ROLES.keys()
+
+
+def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
+    """A row of LLaMA-Factory's as a `Conversation`."""
+    task = next((key for key in _OTHER_TASKS if row.get(key) is not None), None)
+    if task is not None:
+        text = f'{where}: rows with "{task}" are of another task; a conversation has text alone'
+        raise RowError(text, rule="bad-row")
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise unexpected(where, '"system" to be a text', system, "bad-content")
+    messages: list[Row] = [{"role": "system", "content": system}] if system else []
+    for role, text, place in sharegpt_turns(row, _ROLES, where):
+        if place.endswith("function_call"):
+            found = json_text(text, place)
+            calls = [to_call(call, place) for call in (found if isinstance(found, list) else [found])]
+            messages.append({"role": role, "content": None, "tool_calls": calls})
+        else:
+            messages.append({"role": role, "content": text})
+    tools = with_schemas(tool_rows(row, f"{where}: tools"), where)
+    own_keys = ("id", "conversations", "tools", "system")
+    return read_rewritten(row, "llamafactory", own_keys, messages, tools, where, default_tools)
+
+
+IMPORTER = Importer("llamafactory", looks_like, read)

@@ -1,0 +1,201 @@
+"""Tool parameters that are not quite JSON Schema: other type names, and nulls.
+
+BFCL, ToolACE and others use the type names of a programming language (`dict`, `float`, `ArrayList`), which become JSON
+Schema's here; a type that has no counterpart is an error, never guessed. A table that merges the schemas of several
+tools gives each of them every column, and so null for what a tool has not; these nulls are found and taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolhone.errors import RowError
+
+Schema = dict[str, Any]
+
+PYTHON_TYPES: Mapping[str, str | None] = {
+    **{name: name for name in ("string", "integer", "number", "boolean", "array", "object", "null")},
+    "dict": "object",
+    "float": "number",
+    "tuple": "array",
+    "list": "array",
+    "set": "array",
+    "str": "string",
+    "int": "integer",
+    "bool": "boolean",
+    "any": None,
+}
+"""A type's name to JSON Schema's; None if every value is of the type: BFCL's `any` holds texts, numbers, lists."""
+
+JAVA_TYPES: Mapping[str, str | None] = {
+    **PYTHON_TYPES,
+    "String": "string",
+    "char": "string",
+    "byte": "integer",
+    "short": "integer",
+    "long": "integer",
+    "double": "number",
+    "Array": "array",
+    "ArrayList": "array",
+    "HashMap": "object",
+}
+
+JAVASCRIPT_TYPES: Mapping[str, str | None] = {
+    **PYTHON_TYPES,
+    "String": "string",
+    "Boolean": "boolean",
+    "Bigint": "integer",
+}
+
+
+def object_schema(parameters: Any, where: str, types: Mapping[str, str | None] = PYTHON_TYPES) -> Any:
+    """A tool's parameters as a JSON Schema of type object; null or {} is a tool without parameters. What is no object
+    stays for the reader of tools to refuse.
+
+    Raises:
+        RowError: with rule "unknown-type" at a type that `types` does not know.
+    """
+    if parameters is None or parameters == {}:
+        return {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict):
+        return parameters
+    schema = json_schema(parameters, types, where)
+    return schema if "type" in schema else {"type": "object", **schema}
+
+
+def json_schema(schema: Any, types: Mapping[str, str | None], where: str) -> Any:
+    """A schema with its type names mapped, at every depth. Two contradictions are fixed: a parameter whose default is
+    null takes null, as it does in Python, and choices beside an array are those of its items.
+
+    Raises:
+        RowError: with rule "unknown-type" at a type that `types` does not know.
+    """
+    try:
+        return _mapped(schema, types, where)
+    except RecursionError:
+        raise RowError(f"{where}: the parameters are nested too deeply", rule="unknown-type") from None
+
+
+def _mapped(schema: Any, types: Mapping[str, str | None], where: str) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    mapped: Schema = {}
+    for key, value in schema.items():
+        if key == "type":
+            named = _names(value, types, where)
+            if named is not None:
+                mapped[key] = named
+        elif key == "properties" and isinstance(value, dict):
+            mapped[key] = {name: _mapped(each, types, where) for name, each in value.items()}
+        elif key in ("items", "additionalProperties", "not"):
+            mapped[key] = _mapped(value, types, where)
+        elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
+            mapped[key] = [_mapped(each, types, where) for each in value]
+        elif not (key == "required" and value is None):  # ToolACE says so where nothing is required
+            mapped[key] = value
+    _move_choices(mapped)
+    return _widened(mapped) if mapped.get("default", ...) is None else mapped
+
+
+def _move_choices(schema: Schema) -> None:
+    """BFCL lists the choices of an array's items beside the array, where they would refuse every array."""
+    choices, items = schema.get("enum"), schema.get("items", {})
+    of_items = isinstance(choices, list) and not any(isinstance(choice, list | None) for choice in choices)
+    if schema.get("type") == "array" and of_items and isinstance(items, dict):
+        del schema["enum"]
+        schema["items"] = {**items, "enum": choices}
+
+
+def _widened(schema: Schema) -> Schema:
+    """The schema with null among its types and its choices."""
+    named, choices = schema.get("type"), schema.get("enum")
+    if named is not None and "null" not in named:
+        schema["type"] = [*([named] if isinstance(named, str) else named), "null"]
+    if isinstance(choices, list) and None not in choices:
+        schema["enum"] = [*choices, None]
+    return schema
+
+
+def _names(found: Any, types: Mapping[str, str | None], where: str) -> str | list[str] | None:
+    if isinstance(found, list):
+        each = [types.get(name, "?") if isinstance(name, str) else "?" for name in found]
+        if "?" not in each:
+            names = [name for name in each if name is not None]
+            return list(dict.fromkeys(names)) if len(names) == len(each) else None
+    elif isinstance(found, str) and found in types:
+        return types[found]
+    raise unknown_type(found, where)
+
+
+def unknown_type(found: Any, where: str) -> RowError:
+    """The error to raise for a type without a counterpart."""
+    text = repr(found)
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return RowError(f"{where}: the type {shown} has no counterpart in JSON Schema", rule="unknown-type")
+
+
+# Nulls
+
+_SUBSCHEMAS = ("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then")
+_SUBSCHEMA_MAPS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
+_SUBSCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_NEVER_NULL = frozenset(
+    {*_SUBSCHEMAS, *_SUBSCHEMA_MAPS, *_SUBSCHEMA_LISTS}
+    | {"$comment", "$dynamicRef", "$id", "$ref", "$schema", "dependentRequired", "deprecated", "description", "enum"}
+    | {"examples", "exclusiveMaximum", "exclusiveMinimum", "format", "maxItems", "maxLength", "maxProperties"}
+    | {"maximum", "minItems", "minLength", "minProperties", "minimum", "multipleOf", "pattern", "readOnly", "required"}
+    | {"title", "type", "unevaluatedItems", "unevaluatedProperties", "uniqueItems", "writeOnly"}
+)
+"""The keywords of JSON Schema except `const` and `default`, whose value may be null."""
+
+
+def null_places(schema: Any) -> list[str]:
+    """The places in a schema where null means absent: a property without a schema, a keyword without a
+    value."""
+    places: list[str] = []
+    _without_nulls(schema, "", places)
+    return places
+
+
+def without_nulls(schema: Any) -> Any:
+    """The schema without what `null_places` lists."""
+    return _without_nulls(schema, "", [])
+
+
+def describe_nulls(parameters: Schema) -> str:
+    """Why the nulls in a tool's parameters are wrong and how to fix them; "" if there are none."""
+    nulls = null_places(parameters)
+    if not nulls:
+        return ""
+    shown = ", ".join(nulls[:3]) + (", ..." if len(nulls) > 3 else "")
+    return (
+        f"its parameters hold {len(nulls)} null{'s' if len(nulls) > 1 else ''} where JSON Schema has none ({shown}): a "
+        "table has merged the schemas of several tools; write them as JSON texts, or take the nulls out"
+    )
+
+
+def _without_nulls(schema: Any, path: str, places: list[str]) -> Any:
+    """The schema without its nulls, whose places go to `places`."""
+    if not isinstance(schema, dict):
+        return schema
+    kept: Schema = {}
+    for key, value in schema.items():
+        place = f"{path}.{key}" if path else key
+        if value is None and key in _NEVER_NULL:
+            places.append(place)
+            continue
+        if key in _SUBSCHEMA_MAPS and isinstance(value, dict):
+            subs: Schema = {}
+            for name, sub in value.items():
+                if sub is None:
+                    places.append(f"{place}.{name}")
+                else:
+                    subs[name] = _without_nulls(sub, f"{place}.{name}", places)
+            value = subs
+        elif key in _SUBSCHEMA_LISTS and isinstance(value, list):
+            value = [_without_nulls(sub, f"{place}[{n}]", places) for n, sub in enumerate(value)]
+        elif key in _SUBSCHEMAS:
+            value = _without_nulls(value, place, places)
+        kept[key] = value
+    return kept
