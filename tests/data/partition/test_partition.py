@@ -27,7 +27,7 @@ from toolhone.data.partition.partition import (
     share_bound,
     tie,
 )
-from toolhone.data.read import read_conversations
+from toolhone.data.read import read_conversations, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
@@ -426,6 +426,28 @@ def test_what_is_off_is_warned_of(tmp_path: Path) -> None:
     assert "tools that a side lacks: track (" in told
     assert split_files([source], tmp_path / "out", Shares(), near=False).summary["near_duplicates"] == "off (--no-near)"
     assert NO_CALL in result.summary["tools"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["6fd8899a57eb6d40", "4b5afbfc351c8d37", "9fed5a2e7a6aab3c", "52717a30bca60b22"]),
+        ({"salt": "x"}, ["1da145b287adbc3c", "bd39177be6a13a1e", "8bfda4fb2077c34c", "9364fd31ff687415"]),
+        ({"salt": "auto"}, ["ce0833060501c973", "87d8aa647c636f5e", "fc533ecd41336f1f", "eca7aa1e31bc5c3f"]),
+        ({"unseen_tools": 0.2}, ["07a10bbbf53decf3", "ba1a684a28f099f5", "09781f50dd6a7ec7", "d996ef7a0b36ac3a"]),
+        (
+            {"near": False, "group_by": None},
+            ["7d2ca74dfe14f768", "eac538590716aa3c", "a25ac0f8b7862b92", "27bd0f2ecf53eece"],
+        ),
+    ],
+)
+def test_the_same_salt_gives_the_sides_that_it_gave_before(
+    tmp_path: Path, options: dict[str, Any], expected: list[str]
+) -> None:
+    tools = read_tools(SHIPPED / "tools.json")
+    split_files([str(SHIPPED / "train.jsonl")], tmp_path / "out", Shares(), default_tools=tools, **options)
+    found = [hashlib.sha256("\n".join(one.id for one in rows).encode()) for rows in read(tmp_path / "out").values()]
+    assert [digest.hexdigest()[:16] for digest in found] == expected
 
 
 def test_the_shipped_rows_split_with_every_template_on_one_side(
