@@ -74,8 +74,8 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _split(options: argparse.Namespace) -> int:
-    from toolhone.data.partition.files import show, split_files
-    from toolhone.data.partition.partition import Shares
+    from toolhone.data.split import Shares
+    from toolhone.data.split_files import show, split_files
 
     console = plain_console()
     result = split_files(
