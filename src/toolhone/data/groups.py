@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from toolhone.data.near import near_duplicates
+from toolhone.data.near import Indices, near_duplicates
 from toolhone.data.values import argument_values
 from toolhone.records import Conversation, Message
-
-Indices = npt.NDArray[np.int64]
 
 NOTHING = 0
 """The key of a row that lacks what the key is made of: it ties to no other row."""

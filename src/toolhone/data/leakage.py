@@ -94,18 +94,16 @@ def measure_leakage(
     train_rows: Iterable[Conversation],
     other_rows: Iterable[Conversation],
     *,
-    threshold: float = 0.8,
     group_by: str | None = "template",
 ) -> Leakage:
     """Find which of the other rows are known from the training rows.
 
-    Training rows are not kept in memory; of the other rows, the keys and the user's words are. Near words have a
-    Jaccard index of character 5-grams of at least `threshold`.
+    Training rows are not kept in memory; of the other rows, the keys and the user's words are.
     """
     others = _Others(other_rows, group_by)
     training = iter(train_rows)
     while batch := list(islice(training, _BATCH)):
-        others.compare(batch, threshold)
+        others.compare(batch)
     pairs: dict[Kind, tuple[Pair, ...]] = {
         kind: tuple(
             Pair(others.places[n], train_where, similarity)
@@ -122,7 +120,6 @@ def refuse_leakage(
     other_rows: Iterable[Conversation],
     *,
     allow: bool = False,
-    threshold: float = 0.8,
     group_by: str | None = "template",
 ) -> Leakage:
     """Measure leakage, and return it if there is none or `allow` is true.
@@ -130,7 +127,7 @@ def refuse_leakage(
     Raises:
         UserError: with the counts and the nearest pairs.
     """
-    found = measure_leakage(train_rows, other_rows, threshold=threshold, group_by=group_by)
+    found = measure_leakage(train_rows, other_rows, group_by=group_by)
     if found.known and not allow:
         first = next(pairs[0] for pairs in found.pairs.values() if pairs)
         raise UserError(
@@ -181,7 +178,7 @@ class _Others:
             for prefix in keys.prefixes:
                 self.by_prefix.setdefault(prefix, []).append(number)
 
-    def compare(self, train: list[Conversation], threshold: float) -> None:
+    def compare(self, train: list[Conversation]) -> None:
         """Note which of these rows are known from some training rows."""
         shared: dict[int, list[Conversation]] = {}
         for row in train:
@@ -203,7 +200,7 @@ class _Others:
                 self._note("template", self.by_key["template"][key], place)
         words = [(text, row.where) for row in train if (text := user_words(row))]
         asked = [n for n, text in enumerate(self.words) if text]
-        near = nearest([text for text, _ in words], [self.words[n] for n in asked], threshold)
+        near = nearest([text for text, _ in words], [self.words[n] for n in asked])
         for n, found in zip(asked, near, strict=True):
             if found is not None:
                 self._note("words", (n,), words[found[0]][1], found[1])
