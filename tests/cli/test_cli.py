@@ -261,7 +261,7 @@ def test_an_interrupted_command_exits_with_130(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolhone.data.check.command.check_files", interrupted)
+    monkeypatch.setattr("toolhone.data.check.survey.check_files", interrupted)
     assert main(["data", "check", "x.jsonl"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 

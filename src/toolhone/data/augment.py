@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.check.finding import sound_rows
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.files import expand_source
 from toolhone.data.groups import called_tools

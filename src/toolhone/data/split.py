@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
-from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.check.finding import sound_rows
 from toolhone.data.groups import NO_CALL, KeyTable, key_of, template_name
 from toolhone.data.leakage import refuse_shared_rows
 from toolhone.data.near import Indices

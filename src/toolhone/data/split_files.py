@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.check.finding import sound_rows
 from toolhone.data.groups import NEAR_ROWS, KeyTable, called_tools
 from toolhone.data.leakage import Leakage, refuse_leakage
 from toolhone.data.read import conversation, read_sources, split_weight

@@ -193,7 +193,7 @@ def test_a_reference_within_the_schema_is_followed() -> None:
 def test_references_that_go_round_in_a_circle_are_found() -> None:
     tools = schema_of({"$ref": "#/properties/a"})
     (found,) = check([row(USER, calls(call({"a": 1}, "f")), tools=tools)])
-    assert found.message == 'message 1: tool "f": references in its parameters go round in a circle; mend it'
+    assert found.message == 'message 1: tool "f": references in its parameters go round in a circle; fix it'
 
 
 def test_a_number_beyond_any_float_is_a_finding_and_no_crash() -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.check.invented import Vocabulary, invented_values
-from toolhone.data.check.numbers import numbers_in
-from toolhone.data.check.private import private_findings, private_in
+from toolhone.data.check.arguments import invented_values
+from toolhone.data.check.schema import Vocabulary
+from toolhone.data.check.secrets import private_findings, private_in
+from toolhone.data.values import numbers_in
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
 PARAMETERS = {

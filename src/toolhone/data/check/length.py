@@ -1,7 +1,7 @@
-"""Rows held against a chat format and a tokenizer: what does not come back from the format, what is too long.
+"""Over-long rows, and rows that do not come back from a chat format: every turn is rendered as training would.
 
-In: conversations, and the tokenizer's name or folder; without one, toolhone's own template of a format is rendered as
-text alone. Out: findings. Tokenizers are heavy, and are imported by what asks for one.
+With a tokenizer its tokens are counted; without one, toolhone's own template of a format is rendered as text alone.
+Tokenizers are heavy, and are imported only when one is named.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from toolhone.data.check.finding import Finding
 from toolhone.data.read import examples
 from toolhone.errors import UserError
-from toolhone.records import Conversation
+from toolhone.records import Conversation, FormatName
 
 MAX_TOKENS = 2048
-"""The limit where none is given: the default of `chat.max_tokens`."""
+"""The default limit, as that of `chat.max_tokens`."""
 
 
 class RenderChecks:
@@ -29,7 +29,7 @@ class RenderChecks:
         max_tokens: the longest example, prompt and turn together.
 
     Raises:
-        UserError: where the tokenizer cannot be had, or the format does not fit it.
+        UserError: if the tokenizer cannot be loaded, or the format does not fit it.
     """
 
     def __init__(self, tokenizer: str | None, chat_format: str, max_tokens: int | None) -> None:
@@ -41,11 +41,11 @@ class RenderChecks:
         if chat_format not in known:
             raise UserError(f'--chat-format: unknown format "{chat_format}"; known: {", ".join(known)}')
         if tokenizer is None and chat_format == "auto":
-            raise UserError("--chat-format: auto is told from a tokenizer; give --tokenizer, or name the format")
+            raise UserError("--chat-format: auto is detected from a tokenizer; give --tokenizer, or name the format")
         if tokenizer is None and max_tokens is not None:
             raise UserError("--max-tokens: tokens are counted with a tokenizer; give --tokenizer")
         self._max_tokens = None if tokenizer is None else max_tokens or MAX_TOKENS
-        loaded = _load_tokenizer(tokenizer) if tokenizer else _Characters(FORMATS[_format_name(chat_format)])
+        loaded = _load_tokenizer(tokenizer) if tokenizer else _Characters(FORMATS[cast(FormatName, chat_format)])
         config = ChatConfig.model_validate({"format": chat_format})
         self._renderer = make_renderer(loaded, config, tokenizer or chat_format)
 
@@ -60,17 +60,13 @@ class RenderChecks:
             except RenderError as error:
                 text = str(error).removeprefix(f"{example.where}: ")
                 text = text if text.startswith(turn) else f"{turn}: {text}"
-                remedy = "mend the row, or choose another chat format"
+                remedy = "fix the row, or choose another chat format"
                 yield Finding(row.where, "round-trip", text, remedy=remedy)
                 continue
             if self._max_tokens is not None and len(rendered) > self._max_tokens:
                 text = f"{turn}: {len(rendered):,} tokens with its prompt, more than {self._max_tokens:,}"
                 remedy = "raise chat.max_tokens, shorten the row, or set chat.over_long: drop"
                 yield Finding(row.where, "over-long", text, "warning", remedy)
-
-
-def _format_name(name: str) -> Any:
-    return name
 
 
 def _load_tokenizer(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse, before it does.
+"""OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse.
 
-They are held against the rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes
-arguments as objects, results without ids, and keys of its own. The service has the last word. The sources:
+They apply to rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes arguments
+as objects, results without ids, and keys of its own. The service has the last word. The sources:
 
 - https://developers.openai.com/docs/guides/distillation (the page on supervised fine-tuning): 10 examples at least, 50
   to start with.
@@ -54,7 +54,7 @@ class OpenAIProfile:
             yield Finding(path, "openai-file", text, remedy="take fewer rows")
 
     def row(self, row: SourceRow) -> Iterator[Finding]:
-        """What is wrong with a row. A row that is no JSON object is told by reading."""
+        """What is wrong with a row. A row that is not a JSON object is a fault of reading."""
         if row.row is None:
             return
         self._rows += 1

@@ -1,9 +1,10 @@
-"""The order of turns, the ties between calls and results, and turns that say or teach nothing."""
+"""Rules for turns: their order, results that answer calls, and turns that say or teach nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 from toolhone.data.check.finding import Finding
 from toolhone.formats.call_json import call_in_prose
@@ -16,7 +17,7 @@ _CALL_MARK = re.compile(
 
 
 def turn_faults(row: Conversation) -> Iterator[Finding]:
-    """Errors of one conversation that stand in its turns, whatever its tools."""
+    """Errors in the turns of one conversation, whatever its tools."""
     where, before, learned = row.where, None, False
     for number, message in enumerate(row.messages):
         role = message.role
@@ -45,7 +46,7 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
 
 
 def turn_warnings(row: Conversation) -> Iterator[Finding]:
-    """What reading copes with, though it is hardly meant."""
+    """What can be read, but is probably not meant."""
     messages, seen = row.messages, set[str]()
     assistants = learned = False
     for number, message in enumerate(messages):
@@ -69,13 +70,13 @@ def _empty_turn(row: Conversation, number: int) -> Finding:
     text = f"message {number}: the assistant neither calls nor says anything"
     is_last = all(message.role != "assistant" for message in row.messages[number + 1 :])
     if is_last and row.expected is not None and row.expected.status in ("none", "any"):
-        # Benchmarks tell whether a call is due, not what else to say: such a row can be judged on, not learned from.
-        return Finding(row.where, "empty-turn", text, "warning", "judge on the row; to learn from it, write an answer")
+        # Benchmarks say whether a call is due, not what else to say: such a row can be scored, not learned from.
+        return Finding(row.where, "empty-turn", text, "warning", "score the row; to learn from it, write an answer")
     return Finding(row.where, "empty-turn", text, remedy="write the answer, or take the turn out")
 
 
 def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[Finding]:
-    """Of the calls of one turn and their results. `seen` are the ids of the calls before, and takes those of this."""
+    """Warnings on one turn's calls and results. `seen` has the ids of earlier calls, and takes those of this turn."""
     messages, calls = row.messages, row.messages[number].tool_calls
     results = _results(messages, number) if number + 1 < len(messages) else []
     if number + len(results) + 1 < len(messages) and len(results) < len(calls):
@@ -110,7 +111,7 @@ def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterat
 
 
 def call_in_text(content: str) -> str:
-    """What in a text is plainly a call, in any of the usual ways of writing one; "" where nothing is."""
+    """What in a text is plainly a call, in any of the usual ways of writing one; "" if nothing is."""
     if ("<" in content or "[TOOL" in content or "Action Input:" in content) and (mark := _CALL_MARK.search(content)):
         return mark.group()
     if "{" in content and call_in_prose(content):
@@ -141,9 +142,4 @@ def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
 
 def _results(messages: tuple[Message, ...], caller: int) -> list[Message]:
     """The run of tool messages after message `caller`."""
-    results = []
-    for message in messages[caller + 1 :]:
-        if message.role != "tool":
-            break
-        results.append(message)
-    return results
+    return list(takewhile(lambda message: message.role == "tool", messages[caller + 1 :]))

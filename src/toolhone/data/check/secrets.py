@@ -3,7 +3,7 @@
 Keys by the prefixes that their issuers publish; private keys; JSON Web Tokens (RFC 7519); Chinese resident identity
 numbers (GB 11643-1999: check character by ISO 7064 MOD 11-2); US social security numbers; bank cards (issuer's prefix
 and length, Luhn's check digit); IBANs (ISO 13616, remainder 1 of 97). E-mail addresses and telephone numbers are
-advice: many data sets hold them by right. Those that are set aside for examples (RFC 2606, 555-01xx) are passed over.
+advice: many data sets rightly hold them. Those that are reserved for examples (RFC 2606, 555-01xx) are skipped.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _PHONE = re.compile(
 )
 _EXAMPLE_PHONE = re.compile(r"555[ -]?01\d\d$")
 
-# Nearly no row holds any of these. Two passes over its bytes rule them out, far faster than the patterns would: every
-# key is a long run of such characters as keys are made of, and every number has a run of digits once separators are
-# out (or, for an IBAN, two capitals before).
+# Hardly any row holds one of these. Two passes over its bytes rule them out, far faster than the patterns would: every
+# key is a long run of key characters, and every number has a run of digits once separators are removed (or, for an
+# IBAN, two capitals before).
 _KEY_LIKE = bytes(ord("k") if (chr(n).isalnum() and n < 128) or chr(n) in "_-." else ord(" ") for n in range(256))
 _NUMBER_LIKE = bytes(
     ord("0") if chr(n) in "0123456789" else ord("A") if "A" <= chr(n) <= "Z" else n if chr(n) == "-" else ord("x")
@@ -77,7 +77,7 @@ def private_findings(row: Conversation) -> list[Finding]:
     if not _may_hold_any("\n".join(texts)):
         return []
     findings: list[Finding] = []
-    told: set[str] = set()
+    seen: set[str] = set()
     numbered = [
         (number, text)
         for number, message in enumerate(row.messages)
@@ -85,9 +85,9 @@ def private_findings(row: Conversation) -> list[Finding]:
     ]
     for number, text in numbered:
         for kind, found, severity in private_in(text):
-            if found in told:
+            if found in seen:
                 continue
-            told.add(found)
+            seen.add(found)
             rule = "personal" if severity == "advice" or kind in _PERSONAL else "secret"
             remedy = "put a made-up value of the same shape in its place"
             if rule == "secret":
