@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from toolhone.data.groups import NOTHING, RowKeys, row_keys, user_words, wording
 from toolhone.data.near import nearest
@@ -37,8 +37,7 @@ _ALIKE = 0.5
 two outputs below it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A row that is known from training: its place, that of the training row, and how near the two are (1.0 except for
     near words)."""
 

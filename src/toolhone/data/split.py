@@ -9,16 +9,13 @@ what counts as a group. Test and calibration rows give the figures that are publ
 all of `groups.py`. Validation rows only give a loss curve, so `make_splits` ties by template and needs no second pass.
 
 What moves when rows are added to what `assign_sides` splits:
-- Rows added at the end (of the last file, or in later files) move no old row, unless a new row ties two groups
-  together: the group whose first row comes later then follows the other.
+- Rows added at the end move no old row, unless one ties two groups together: the group whose first row comes later then
+  follows the other.
 - Rows added in front, or files in another order, move a group only if its first row changes and the new one has another
   anchor. A group of one template or one conversation never moves.
-- With `unseen_tools`, a row that calls a kept tool takes its group to the test side. A new tool can become one of those
-  kept, or replace one.
+- With `unseen_tools`, a row that calls a kept tool takes its group to the test side, and a new tool can be kept.
 - Another salt or `group_by` can move any row. A larger `test` share keeps all rows of a smaller one.
-There is no quota: the number of rows and the sides of other rows do not matter.
-
-This also bounds the shares. Of the rows that call a tool, the share on a side is an independent draw for each group. By
+There is no quota. Of the rows that call a tool, the share on a side is an independent draw for each group, and by
 Hoeffding's inequality (1963, theorem 2) it is further off than `share_bound` in fewer than one case in a thousand (a
 case is one tool on one side). Groups that a kept tool takes to the test side are not draws and count in full.
 """

@@ -87,7 +87,7 @@ def split_files(
         searched = "grouped" if table.searches_near else f"off: over {near_rows} rows"
         summary = {
             "sources": [str(source) for source in sources],
-            **_count_rows(table, split, shares),
+            **_counts(table, split, shares),
             "salt": split.salt,
             "group_by": group_by,
             "near_duplicates": searched if near else "off (--no-near)",
@@ -95,7 +95,6 @@ def split_files(
             "unseen_tools": list(split.kept_tools),
             "unseen_tools_taken_from_rows": removed,
             "rows_without_tools": toolless,
-            "tools": _count_tools(table, split),
             "leakage": leakage.to_json() if leakage else None,
             "left_out": dict(left_out),
             "files": {f"{side}.jsonl": {"sha256": _sha256(scratch / f"{side}.jsonl")} for side in SIDES},
@@ -202,8 +201,8 @@ def _leakage_against(
         return refuse_leakage(rows, sound_rows(read_sources(against, tools)), allow=allow, group_by=group_by)
 
 
-def _count_rows(table: KeyTable, split: Sides, shares: Shares) -> dict[str, Any]:
-    counts = np.bincount(split.sides, minlength=len(SIDES)).tolist()
+def _counts(table: KeyTable, split: Sides, shares: Shares) -> dict[str, Any]:
+    rows_on = np.bincount(split.sides, minlength=len(SIDES)).tolist()
     _, sizes = np.unique(split.groups, return_counts=True)
     return {
         "rows": table.rows,
@@ -211,19 +210,16 @@ def _count_rows(table: KeyTable, split: Sides, shares: Shares) -> dict[str, Any]
         "largest_group": int(sizes.max()),
         "sides": {
             side: {"rows": count, "share": round(count / table.rows, 6), "asked": round(getattr(shares, side), 6)}
-            for side, count in zip(SIDES, counts, strict=True)
+            for side, count in zip(SIDES, rows_on, strict=True)
         },
-    }
-
-
-def _count_tools(table: KeyTable, split: Sides) -> dict[str, Any]:
-    return {
-        name: {
-            "rows": dict(zip(SIDES, by_side, strict=True)),
-            "shares": {side: round(n / sum(by_side), 4) for side, n in zip(SIDES, by_side, strict=True)},
-            "bound": round(bound, 4),
-        }
-        for name, (by_side, bound) in rows_by_tool(table, split).items()
+        "tools": {
+            name: {
+                "rows": dict(zip(SIDES, by_side, strict=True)),
+                "shares": {side: round(n / sum(by_side), 4) for side, n in zip(SIDES, by_side, strict=True)},
+                "bound": round(bound, 4),
+            }
+            for name, (by_side, bound) in rows_by_tool(table, split).items()
+        },
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -103,12 +103,12 @@ class _JsonReport:
     def fixed(self, fixed: Fixed) -> None:
         self.fixed_counts[fixed.rule] += 1
         self._open("mended")
-        self._entry(fixed.to_json())
+        self._entry(asdict(fixed))
 
     def finding(self, finding: Finding) -> None:
         self.counts[finding.severity, finding.rule] += 1
         self._open("mended", "findings")
-        self._entry(finding.to_json())
+        self._entry(asdict(finding))
 
     def end(self, balance: Balance, copies: list[str]) -> None:
         self._open("mended", "findings")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from toolhone.data.read import RowFault
 from toolhone.errors import UserError
@@ -19,23 +19,10 @@ Severity = Literal["error", "warning", "advice"]
 
 _SHOWN = 20
 
-_MILD: dict[str, Severity] = {
-    "bom": "warning",
-    "nul-escape": "warning",
-    "tools-file": "warning",
-    # Normal in a log: there is nothing to fix, and nothing to learn.
-    "log-error": "warning",
-    "log-truncated": "warning",
-    "log-filtered": "warning",
-    "log-refusal": "warning",
-    "log-empty": "warning",
-    "log-no-history": "warning",
-    "log-hosted-tool": "warning",
-    "log-repeated": "advice",
-    "log-choices": "advice",
-    "log-forced": "advice",
-}
-"""Reading faults that leave the row readable, or that need no fix. By all others a row is lost."""
+# Reading faults that leave the row readable, or that are normal in a log and need no fix. By all others a row is lost.
+_NORMAL_IN_LOGS = "log-error log-truncated log-filtered log-refusal log-empty log-no-history log-hosted-tool"
+_WARNINGS = {"bom", "tools-file", *_NORMAL_IN_LOGS.split()}
+_ADVICE = {"log-repeated", "log-choices", "log-forced"}
 
 _REMEDIES = {
     "arguments-encoded-twice": "encode the arguments once (--fix does)",
@@ -64,20 +51,12 @@ class Finding:
     severity: Severity = "error"
     remedy: str = field(default="", compare=False)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "where": self.where,
-            "rule": self.rule,
-            "severity": self.severity,
-            "message": self.message,
-            "remedy": self.remedy,
-        }
-
 
 def finding_of(fault: RowFault) -> Finding:
     """The finding for a fault that `read_source` gave."""
-    severity = _MILD.get(fault.rule, "error")
-    if fault.rule == "nul" and "\\u0000" in fault.message:  # escaped, so the row could be read
+    severity: Severity = "advice" if fault.rule in _ADVICE else "error"
+    escaped_nul = fault.rule == "nul" and "\\u0000" in fault.message  # then the row could be read
+    if fault.rule in _WARNINGS or escaped_nul:
         severity = "warning"
     return Finding(fault.where, fault.rule, fault.message, severity, _REMEDIES.get(fault.rule, ""))
 

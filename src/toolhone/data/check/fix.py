@@ -9,10 +9,9 @@ nulls that a table left in schemas, where no schema has them, and in arguments, 
 an empty `tool_calls`, which is removed;
 calls without an id that a result follows, and results without a `tool_call_id` if only one call is open.
 
-Every row of the copy is a line of JSON. A row that cannot be read stays byte for byte, and a row that needs no fix says
-what it said. Left out are blank lines, byte order marks, and rows that repeat an earlier row (the same tools and
-messages, whatever their ids). Nothing else is lost: a row that can be neither read nor copied, as in a broken
-compressed file, is reported.
+Every row of the copy is a line of JSON; a row that cannot be read stays byte for byte. Left out are blank lines, byte
+order marks, and rows that repeat an earlier row (the same tools and messages, whatever their ids). Nothing else is
+lost: a row that can be neither read nor copied, as in a broken compressed file, is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -52,12 +51,6 @@ class Fixed:
     where: str
     rule: str
     message: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-# Files
 
 
 def plan_copies(sources: Sequence[str], out: Path) -> list[tuple[str, Path]]:
@@ -152,9 +145,6 @@ class _Lines:
         except Undecodable:
             return text + b"\n"
         return None if isinstance(value, dict) else text + b"\n"
-
-
-# One row
 
 
 def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[dict[str, Any], Done]:

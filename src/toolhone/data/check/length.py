@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from toolhone.data.check.finding import Finding
 from toolhone.data.read import examples
 from toolhone.errors import UserError
 from toolhone.records import Conversation, FormatName
 
+if TYPE_CHECKING:
+    from toolhone.formats.chat_format import ChatFormat
+
 MAX_TOKENS = 2048
 """The default limit, as that of `chat.max_tokens`."""
 
 
 class RenderChecks:
-    """Renders every assistant turn as training would.
+    """Renders every assistant turn as training would, and counts the tokens of prompt and turn together.
 
-    Args:
-        tokenizer: a name on the hub or a folder; None to check the format's text alone, and no lengths.
-        chat_format: "auto", which needs a tokenizer, or the format's name.
-        max_tokens: the longest example, prompt and turn together.
+    `tokenizer` is a name on the hub or a folder, or None to check only the format's text. The `chat_format` "auto"
+    needs a tokenizer.
 
     Raises:
         UserError: if the tokenizer cannot be loaded, or the format does not fit it.
@@ -81,20 +83,14 @@ def _load_tokenizer(name: str) -> Any:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Special:
-    content: str
-    special: bool = True
-
-
 class _Characters:
     """Stands in for a tokenizer: one token a character, and the special tokens of one format. It has no template."""
 
     chat_template = None
 
-    def __init__(self, chat_format: Any) -> None:
+    def __init__(self, chat_format: ChatFormat) -> None:
         self._special = (*chat_format.special_tokens, *chat_format.other_stops)
-        self.added_tokens_decoder = {n: _Special(token) for n, token in enumerate(self._special)}
+        self.added_tokens_decoder = {n: SimpleNamespace(content=t, special=True) for n, t in enumerate(self._special)}
 
     def get_vocab(self) -> dict[str, int]:
         return {token: n for n, token in enumerate(self._special)}
@@ -106,27 +102,20 @@ class _Characters:
         return "".join(map(chr, ids))
 
     def apply_chat_template(self, messages: list[Any], *, tools: Any, chat_template: str, **variables: Any) -> str:
-        """As transformers renders templates: blocks trimmed, and JSON without escapes."""
-        if chat_template not in _TEMPLATES:
-            _TEMPLATES[chat_template] = _environment().from_string(chat_template)
-        rendered: str = _TEMPLATES[chat_template].render(messages=messages, tools=tools, **variables)
+        rendered: str = _template(chat_template).render(messages=messages, tools=tools, **variables)
         return rendered
 
 
-_TEMPLATES: dict[str, Any] = {}
-
-
-def _environment() -> Any:
+@cache
+def _template(source: str) -> Any:
+    """A template that renders as transformers' do: blocks trimmed, and JSON without escapes."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    def as_json(value: Any, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
-
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tojson"] = as_json
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     environment.globals["raise_exception"] = refuse
-    return environment
+    return environment.from_string(source)

@@ -128,11 +128,8 @@ def _message_faults(message: dict[str, Any], place: str) -> Iterator[_Fault]:
         if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
             yield "error", "openai-messages", f"{place}: content is a list, but not of parts with a type"
         elif kinds := sorted({part["type"] for part in content} - _PARTS):
-            yield (
-                "error",
-                "openai-messages",
-                f"{place}: a part of type {kinds[0]}, expected {', '.join(sorted(_PARTS))}",
-            )
+            expected = ", ".join(sorted(_PARTS))
+            yield "error", "openai-messages", f"{place}: a part of type {kinds[0]}, expected {expected}"
     elif not isinstance(content, str) and not (content is None and (calls or message.get("refusal"))):
         yield "error", "openai-messages", f"{place}: content is {_shown(content)}, expected a text"
     if role != "assistant" and calls:
@@ -146,9 +143,8 @@ def _call_faults(
     if "tool_calls" in message and (not isinstance(calls, list) or not calls):
         yield "error", "openai-calls", f"{place}: tool_calls is {_shown(calls)}, expected a list with calls in it"
         return
-    legacy = message.get("function_call")
-    if legacy is not None:
-        yield from _function_faults(legacy, place, offered)
+    if message.get("function_call") is not None:
+        yield from _function_faults(message["function_call"], place, offered)
     for n, call in enumerate(calls):
         at = f"{place}: call {n}"
         if not isinstance(call, dict):

@@ -16,7 +16,7 @@ from typing import Any
 from toolhone.data.check.finding import Finding, Severity
 from toolhone.records import Conversation
 
-_KEYS: tuple[tuple[str, str, str], ...] = (
+_KEYS = (
     # what it is, what every one of them contains, the pattern
     ("an Anthropic key", "sk-ant-", r"sk-ant-[A-Za-z0-9_-]{20,}"),
     ("an OpenAI key", "sk-", r"(?<![A-Za-z0-9_-])sk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*[A-Za-z0-9]{20,}"),
@@ -65,25 +65,16 @@ _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z])[+(]?\d(?:[ ()-]{0,2}\d){9}")
 
 def private_findings(row: Conversation) -> list[Finding]:
     """Secrets and personal data in a row's messages and arguments, each once a row."""
-    texts: list[str] = []
-    for message in row.messages:
-        texts.append(message.content)
+    texts: list[tuple[int, str]] = []
+    for number, message in enumerate(row.messages):
+        texts.append((number, message.content))
         for call in message.tool_calls:
-            for value in call.arguments.values():
-                if type(value) is str:
-                    texts.append(value)
-                else:
-                    texts += _texts(value)
-    if not _may_hold_any("\n".join(texts)):
+            texts += ((number, text) for text in _texts(call.arguments))
+    if not _may_hold_any("\n".join([text for _, text in texts])):
         return []
     findings: list[Finding] = []
     seen: set[str] = set()
-    numbered = [
-        (number, text)
-        for number, message in enumerate(row.messages)
-        for text in (message.content, *(text for call in message.tool_calls for text in _texts(call.arguments)))
-    ]
-    for number, text in numbered:
+    for number, text in texts:
         for kind, found, severity in private_in(text):
             if found in seen:
                 continue

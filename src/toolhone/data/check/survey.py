@@ -1,8 +1,7 @@
 """`toolhone data check FILES`: one pass over conversations in any format that finds all faults.
 
-`check` gives what training refuses, `Survey` all that is worth saying, `check_files` both for whole files with their
-reading faults, their fixed copies, OpenAI's own rules and what a chat format makes of the rows. Rows are not kept: only
-hashes of them are.
+`check` finds what training refuses, `Survey` all that is worth saying, and `check_files` both in whole files. Rows are
+not kept, only hashes of them.
 """
 
 from __future__ import annotations
@@ -122,19 +121,11 @@ def check_files(
     fix: Path | None = None,
     console: Console | None = None,
 ) -> FileCheck:
-    """Prepare a check of files. It runs as its `found` is read.
+    """Prepare a check of files, folders, globs or `hub:` names. It runs as its `found` is read.
 
-    Args:
-        files: files, folders, globs or `hub:` names.
-        tools: a JSON list of tools, for rows without any of their own.
-        format: the rows' format, or "auto".
-        profile: "openai" to check OpenAI's own rules too.
-        tokenizer: a name or folder; each turn is then rendered, read back, and its tokens counted.
-        chat_format: the format that turns must come back from; "auto" by default, which needs a tokenizer.
-        max_tokens: the longest example; needs a tokenizer.
-        near: search near duplicates too; texts are then kept in memory.
-        fix: where to write a fixed copy. The findings are then those of the copy.
-        console: where a progress bar is drawn.
+    `tools` is a JSON list for rows without tools. With `profile` "openai", OpenAI's own rules apply too. With a
+    `tokenizer`, `chat_format` or `max_tokens`, each turn is rendered, read back, and its tokens counted. `near` also
+    searches near duplicates and keeps texts in memory. With `fix`, a fixed copy is written there and checked instead.
 
     Raises:
         UserError: if a file cannot be opened, or an argument is wrong.
