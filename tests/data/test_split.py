@@ -197,7 +197,7 @@ def test_a_test_row_that_is_trained_on_is_refused_with_both_places(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         make_splits(config(train=(str(train),), test=(str(test),), validation=0.0))
     assert str(caught.value) == (
-        f"{test}:2: the row stands at {train}:2 too (1 such rows); a test row may not be trained on"
+        f"{test}:2: the row is also at {train}:2 (1 such rows); a test row may not be trained on"
     )
 
 
@@ -206,7 +206,7 @@ def test_ids_must_differ_across_the_files_of_one_side(tmp_path: Path) -> None:
     for number, path in enumerate(paths):
         messages = [{"role": "user", "content": str(number)}, {"role": "assistant", "content": "yes"}]
         path.write_text(json.dumps({"id": "same", "messages": messages}), encoding="utf-8")
-    with pytest.raises(UserError, match=f'^{paths[1]}:1: the id "same" stands at {paths[0]}:1 already'):
+    with pytest.raises(UserError, match=f'^{paths[1]}:1: the id "same" is already at {paths[0]}:1;'):
         read_files([str(path) for path in paths])
 
 

@@ -132,7 +132,7 @@ def refuse_leakage(
         raise UserError(
             f"{first.where}: leakage: {found}\n"
             "what is measured on these rows says little about new ones; take them out of either file, or give "
-            "--allow-leakage and say so wherever the figures stand"
+            "--allow-leakage and say so beside the figures"
         )
     return found
 
@@ -148,7 +148,7 @@ def refuse_shared_rows(train_rows: Sequence[Conversation], test_rows: Sequence[C
     if shared:
         test_place, train_place = shared[0]
         raise UserError(
-            f"{test_place}: the row stands at {train_place} too ({len(shared)} such rows); "
+            f"{test_place}: the row is also at {train_place} ({len(shared)} such rows); "
             "a test row may not be trained on"
         )
 

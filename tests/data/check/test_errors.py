@@ -74,7 +74,7 @@ def test_a_sound_conversation_has_no_findings(messages: tuple[dict[str, Any], ..
     ("messages", "rule", "message"),
     [
         ((SYSTEM, USER), "no-assistant", "no assistant turn: there is nothing to learn from the row"),
-        ((USER, SYSTEM, USER, ANSWER), "role-order", "message 1: a system message stands first or not at all"),
+        ((USER, SYSTEM, USER, ANSWER), "role-order", "message 1: a system message must come first"),
         ((ANSWER, USER, ANSWER), "role-order", "message 0: an assistant turn with nothing to answer"),
         ((SYSTEM, ANSWER), "role-order", "message 1: an assistant turn with nothing to answer"),
         ((USER, ANSWER, ANSWER), "role-order", "message 2: two assistant turns in a row; merge them"),
@@ -121,7 +121,7 @@ def test_each_fault_is_found_once_at_its_place(messages: tuple[dict[str, Any], .
 
 def test_an_id_given_twice_is_found_with_both_places() -> None:
     rows = [row(USER, ANSWER, line=n, id=id) for n, id in enumerate(["a", "b", "a"], 1)]
-    message = 'the id "a" stands at train.jsonl:1 already; ids must differ'
+    message = 'the id "a" is already at train.jsonl:1; ids must differ'
     assert list(check(rows)) == [Finding("train.jsonl:3", "duplicate-id", message)]
 
 

@@ -27,7 +27,7 @@ class SeenIds:
     def findings(self, row: Conversation) -> Iterator[Finding]:
         place = self._places.setdefault(row.id, row.where)
         if place is not row.where:
-            message = f'the id "{row.id}" stands at {place} already; ids must differ'
+            message = f'the id "{row.id}" is already at {place}; ids must differ'
             yield Finding(row.where, "duplicate-id", message, remedy="give the row its own id, or take it out")
 
 
@@ -53,7 +53,7 @@ class SeenRows:
                 known = self._turns.setdefault(so_far, said << _PLACE_BITS | place)
                 other = known & _PLACE_MASK
                 if other != place and known >> _PLACE_BITS != said:
-                    text = f"message {number}: answers the same messages otherwise than {self._places[other]}"
+                    text = f"message {number}: answers the same messages differently from {self._places[other]}"
                     remedy = "decide which answer is right, and give both rows that one"
                     conflicts.append(Finding(row.where, "conflict", text, "warning", remedy))
             so_far = hash((so_far, said))
@@ -64,7 +64,7 @@ class SeenRows:
         first = self._rows.setdefault(so_far, place)
         if first != place:
             self._copies.add(place)
-            text = f"the same row stands at {self._places[first]} already"
+            text = f"the same row is already at {self._places[first]}"
             return [Finding(row.where, "duplicate", text, "warning", "leave one of them (--fix drops the second)")]
         return conflicts
 
@@ -98,7 +98,7 @@ class SeenTools:
             first, place = self._first.setdefault(name, (digest, row.where))
             if digest != first and digest not in self._reported:
                 self._reported.add(digest)
-                text = f'the tool "{name}" is defined otherwise at {place}'
+                text = f'the tool "{name}" is defined differently at {place}'
                 remedy = "give both rows one definition, or the tools two names"
                 yield Finding(row.where, "tool-differs", text, "warning", remedy)
 

@@ -153,7 +153,7 @@ def _call_faults(
         if not isinstance(call.get("id"), str) or not call["id"]:
             yield "error", "openai-calls", f"{at}: no id"
         elif call["id"] in open_calls:
-            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" stands twice'
+            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" is there twice'
         else:
             open_calls[call["id"]] = at
         if call.get("type") != "function":

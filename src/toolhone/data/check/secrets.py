@@ -9,6 +9,7 @@ advice: many data sets rightly hold them. Those that are reserved for examples (
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -65,16 +66,23 @@ _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z])[+(]?\d(?:[ ()-]{0,2}\d){9}")
 
 def private_findings(row: Conversation) -> list[Finding]:
     """Secrets and personal data in a row's messages and arguments, each once a row."""
-    texts: list[tuple[int, str]] = []
-    for number, message in enumerate(row.messages):
-        texts.append((number, message.content))
+    texts: list[str] = []
+    starts: list[int] = []  # where the texts of each message start
+    for message in row.messages:
+        starts.append(len(texts))
+        texts.append(message.content)
         for call in message.tool_calls:
-            texts += ((number, text) for text in _texts(call.arguments))
-    if not _may_hold_any("\n".join([text for _, text in texts])):
+            for value in call.arguments.values():
+                if type(value) is str:  # nearly all are
+                    texts.append(value)
+                else:
+                    texts += _texts(value)
+    if not _may_hold_any("\n".join(texts)):
         return []
     findings: list[Finding] = []
     seen: set[str] = set()
-    for number, text in texts:
+    for n, text in enumerate(texts):
+        number = bisect_right(starts, n) - 1
         for kind, found, severity in private_in(text):
             if found in seen:
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import takewhile
 
 from toolhone.data.check.finding import Finding
 from toolhone.formats.call_json import call_in_prose
@@ -33,13 +32,13 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
             if len(calls) > 1:
                 yield from _parallel_faults(row, number, message)
             if content and (found := call_in_text(content)):
-                text = f"message {number}: a call stands in the text ({found}), not in tool_calls"
+                text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
         elif role == "tool":
             if before != "tool":
                 yield from _result_faults(row, number)
         elif role == "system" and number:
-            yield Finding(where, "role-order", f"message {number}: a system message stands first or not at all")
+            yield Finding(where, "role-order", f"message {number}: a system message must come first")
         before = role
     if not learned:
         yield Finding(where, "no-assistant", "no assistant turn: there is nothing to learn from the row")
@@ -88,12 +87,12 @@ def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[F
                 text = f"message {number}: a call without an id, though results follow"
                 yield Finding(row.where, "missing-call-id", text, "warning", "give the call an id (--fix does)")
         elif call.id in seen:
-            text = f'message {number}: the call id "{call.id}" stands in an earlier turn already'
+            text = f'message {number}: the call id "{call.id}" is already in an earlier turn'
             yield Finding(row.where, "duplicate-call-id", text, "warning", "give every call of a row its own id")
     for offset, result in enumerate(results, 1):
         if result.tool_call_id is None:
             text = f"message {number + offset}: a tool result without a tool_call_id"
-            remedy = "name the call that it answers (--fix does, where one call is open)"
+            remedy = "name the call that it answers (--fix does, if one call is open)"
             yield Finding(row.where, "missing-call-id", text, "warning", remedy)
     seen.update([call.id for call in calls if call.id is not None])
 
@@ -142,4 +141,9 @@ def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
 
 def _results(messages: tuple[Message, ...], caller: int) -> list[Message]:
     """The run of tool messages after message `caller`."""
-    return list(takewhile(lambda message: message.role == "tool", messages[caller + 1 :]))
+    results = []
+    for message in messages[caller + 1 :]:
+        if message.role != "tool":
+            break
+        results.append(message)
+    return results

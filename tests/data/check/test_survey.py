@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit code, the fixed copy, and OpenAI's profile."""
+"""The check of whole files: what it prints, its exit code, the fixed copy, and OpenAI's profile."""
 
 from __future__ import annotations
 
