@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from toolhone.data.check.finding import Finding, Severity
-from toolhone.data.files import SourceRow
+from toolhone.data.files import SourceRow, iter_file
 
 MIN_EXAMPLES = 10
 MAX_BYTES = 512 * 1024 * 1024
@@ -39,32 +39,27 @@ _PARTS = {"text", "image_url", "refusal"}
 _CALL_KEYS = {"id", "type", "function"}
 
 
-class OpenAIProfile:
-    """The rules, over all rows of all files."""
-
-    def __init__(self) -> None:
-        self._rows = 0
-
-    def file(self, path: str) -> Iterator[Finding]:
-        """What is wrong with a file as such."""
-        if not path.endswith(".jsonl"):
-            yield Finding(path, "openai-file", "the file's name does not end in .jsonl", remedy="convert it to JSONL")
-        if Path(path).is_file() and (size := Path(path).stat().st_size) > MAX_BYTES:
+def openai_findings(files: Iterable[str], where: str) -> Iterator[Finding]:
+    """What OpenAI would refuse in files; `where` is the place of what is wrong with all of them together."""
+    rows = 0
+    for file in files:
+        if not file.endswith(".jsonl"):
+            yield Finding(file, "openai-file", "the file's name does not end in .jsonl", remedy="convert it to JSONL")
+        if Path(file).is_file() and (size := Path(file).stat().st_size) > MAX_BYTES:
             text = f"{size / 2**20:,.0f} MB, more than the {MAX_BYTES // 2**20} MB that may be uploaded"
-            yield Finding(path, "openai-file", text, remedy="take fewer rows")
+            yield Finding(file, "openai-file", text, remedy="take fewer rows")
+        for row in iter_file(file):
+            rows += row.row is not None
+            yield from row_findings(row)
+    if rows < MIN_EXAMPLES:
+        text = f"{rows} rows, fewer than the {MIN_EXAMPLES} that OpenAI takes"
+        yield Finding(where, "openai-count", text, remedy="add rows; 50 to 100 are its advice for a start")
 
-    def row(self, row: SourceRow) -> Iterator[Finding]:
-        """What is wrong with a row. A row that is not a JSON object is a fault of reading."""
-        if row.row is None:
-            return
-        self._rows += 1
-        for severity, rule, text in _row_faults(row.row):
-            yield Finding(row.where, rule, text, severity, _REMEDIES[rule])
 
-    def end(self, where: str) -> Iterator[Finding]:
-        if self._rows < MIN_EXAMPLES:
-            text = f"{self._rows} rows, fewer than the {MIN_EXAMPLES} that OpenAI takes"
-            yield Finding(where, "openai-count", text, remedy="add rows; 50 to 100 are its advice for a start")
+def row_findings(row: SourceRow) -> Iterator[Finding]:
+    """What OpenAI would refuse in a row; nothing if it is not a JSON object, which is a fault of reading."""
+    for severity, rule, text in _row_faults(row.row) if row.row is not None else ():
+        yield Finding(row.where, rule, text, severity, _REMEDIES[rule])
 
 
 _Fault = tuple[Severity, str, str]

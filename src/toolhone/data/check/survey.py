@@ -17,11 +17,11 @@ from toolhone.data.check.duplicates import SeenIds, SeenRows, SeenTools
 from toolhone.data.check.finding import Finding, finding_of, refuse_findings
 from toolhone.data.check.fix import Fixed, Fixer, plan_copies
 from toolhone.data.check.length import RenderChecks
-from toolhone.data.check.openai_profile import OpenAIProfile
-from toolhone.data.check.schema import ToolSet, ToolSets
+from toolhone.data.check.openai_profile import openai_findings
+from toolhone.data.check.schema import ToolSets
 from toolhone.data.check.secrets import private_findings
 from toolhone.data.check.turns import turn_faults, turn_warnings
-from toolhone.data.files import expand_source, iter_file
+from toolhone.data.files import expand_source
 from toolhone.data.read import RowFault, read_source, read_tools
 from toolhone.errors import UserError
 from toolhone.progress_bar import counted
@@ -37,9 +37,7 @@ def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
     """Yield every error, in the order of the rows: what a model must not be taught."""
     faults = _Faults()
     for row in conversations:
-        for finding in faults.findings(row, faults.tools(row)):
-            if finding.severity == "error":
-                yield finding
+        yield from (finding for finding in faults.findings(row) if finding.severity == "error")
 
 
 def refuse_faults(conversations: list[Conversation]) -> None:
@@ -51,14 +49,12 @@ class _Faults:
     """What both passes find: ids, turns, schemas, calls and `expected`."""
 
     def __init__(self) -> None:
+        self.tool_sets = ToolSets()
         self._ids = SeenIds()
-        self._tool_sets = ToolSets()
         self._schemas_reported: set[bytes] = set()
 
-    def tools(self, row: Conversation) -> ToolSet:
-        return self._tool_sets.get(row.tools)
-
-    def findings(self, row: Conversation, tools: ToolSet) -> Iterator[Finding]:
+    def findings(self, row: Conversation) -> Iterator[Finding]:
+        tools = self.tool_sets.get(row.tools)
         yield from self._ids.findings(row)
         yield from turn_faults(row)
         if tools.unusable and tools.key not in self._schemas_reported:
@@ -83,9 +79,9 @@ class Survey:
 
     def row(self, row: Conversation) -> Iterator[Finding]:
         """The findings of a row: its own, and those of it and the rows before it."""
-        tools = self._faults.tools(row)
         self.balance.add(row)
-        yield from self._faults.findings(row, tools)
+        yield from self._faults.findings(row)
+        tools = self._faults.tool_sets.get(row.tools)
         yield from turn_warnings(row)
         yield from invented_values(row, tools.vocabulary)
         yield from private_findings(row)
@@ -155,19 +151,9 @@ def check_files(
                 if render is not None:
                     yield from render.findings(row)
         if profile == "openai":
-            yield from _profile_findings(sources, where)
+            yield from openai_findings((file for source in sources for file in expand_source(source)), where)
         yield from survey.end(where)
         if not survey.balance.rows:
             yield Finding(where, "no-rows", "not one row that could be read", remedy="name files with rows")
 
     return FileCheck(found(), survey.balance, [str(copy) for _, copy in copies])
-
-
-def _profile_findings(sources: Sequence[str], where: str) -> Iterator[Finding]:
-    """The findings by OpenAI's rules. Reads the files again, since the rules are about rows as they are written."""
-    profile = OpenAIProfile()
-    for file in (file for source in sources for file in expand_source(source)):
-        yield from profile.file(file)
-        for row in iter_file(file):
-            yield from profile.row(row)
-    yield from profile.end(where)
