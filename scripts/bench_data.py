@@ -127,9 +127,10 @@ def _in_child(stage: str, folder: Path, near: bool) -> dict[str, Any]:
 def run_stage(stage: str, folder: Path, near: bool) -> dict[str, Any]:
     """Run one stage in this process and tell what it took."""
     from toolhone.data.check import Survey
-    from toolhone.data.partition.files import split_files
-    from toolhone.data.partition.partition import Shares
-    from toolhone.data.read import RowFault, read_source
+    from toolhone.data.importers.importer import RowFault
+    from toolhone.data.read import read_source
+    from toolhone.data.split import Shares
+    from toolhone.data.split_files import split_files
     from toolhone.jsonl import write_conversations
     from toolhone.records import Conversation
 

@@ -34,7 +34,8 @@ from bfcl_mutations import mutations
 from fetch_bfcl import download, unpack
 
 from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD, read_bfcl_folder
-from toolhone.data.read import RowFault, examples
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import examples
 from toolhone.evaluate.match import judge
 from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl, write_jsonl

@@ -72,6 +72,7 @@ def main() -> int:
 def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int, batches: str) -> dict[str, Any]:
     """Train one adapter, and judge it on held-out rows."""
     from rich.console import Console
+    from transformers import set_seed
 
     from toolhone.chat.probe import make_renderer
     from toolhone.chat.render import render_all
@@ -87,7 +88,7 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
     from toolhone.train.hardware import choose_hardware
     from toolhone.train.model import load_model
     from toolhone.train.progress import TrainLog
-    from toolhone.train.trainer import make_trainer, set_seed
+    from toolhone.train.trainer import make_trainer
 
     config = Config.model_validate(
         {

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.data.check import Survey
-from toolhone.data.read import RowFault, conversation, read_source
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import read_source
 from toolhone.jsonl import conversation_line
 from toolhone.records import Conversation
 from toolhone.strict_json import parse_line

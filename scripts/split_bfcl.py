@@ -27,11 +27,12 @@ from typing import Any
 from toolhone.cli.terminal import plain_console
 from toolhone.data.augment import Augmentation, augment
 from toolhone.data.check import check
-from toolhone.data.identity import called_tools
+from toolhone.data.groups import called_tools
 from toolhone.data.importers.bfcl import read_bfcl_folder
-from toolhone.data.partition.files import show, split_files
-from toolhone.data.partition.partition import Shares
-from toolhone.data.read import RowFault, read_conversations
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import read_conversations
+from toolhone.data.split import Shares
+from toolhone.data.split_files import show, split_files
 from toolhone.errors import UserError
 from toolhone.jsonl import write_conversations
 from toolhone.records import Conversation, GoldCall

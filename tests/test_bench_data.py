@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from toolhone.data.check import Survey
-from toolhone.data.read import conversation
+from toolhone.data.importers.openai import conversation
 
 ROOT = Path(__file__).parent.parent
 bench_data = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "bench_data.py")))

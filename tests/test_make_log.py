@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from toolhone.data.check import check
-from toolhone.data.read import RowFault, detected_formats, read_conversations, read_source, read_tools
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import detected_formats, read_conversations, read_source, read_tools
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation
 

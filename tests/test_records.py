@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.read import conversation
+from toolhone.data.importers.openai import conversation
 from toolhone.jsonl import conversation_line, json_line, read_jsonl, write_jsonl
 from toolhone.records import (
     ArgumentError,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.config import DataConfig
-from toolhone.data.identity import called_tools
+from toolhone.data.groups import called_tools
 from toolhone.data.importers.bfcl import read_bfcl_folder
 from toolhone.data.read import examples
 from toolhone.data.split import make_splits

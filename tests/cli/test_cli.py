@@ -261,7 +261,7 @@ def test_an_interrupted_command_exits_with_130(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolhone.data.check.command.check_files", interrupted)
+    monkeypatch.setattr("toolhone.data.check.survey.check_files", interrupted)
     assert main(["data", "check", "x.jsonl"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
@@ -313,7 +313,7 @@ def test_a_missing_file_of_tools_is_told(fails: Fails) -> None:
         ),
         (line(1, arguments='"{}"'), "message 1: call 0: the arguments are encoded twice"),
         ('{"prompt": "hi"}', 'unknown key "prompt"; a row has '),
-        (line(0), 'the id "row-0" stands at train.jsonl:1 already; ids must differ'),
+        (line(0), 'the id "row-0" is already at train.jsonl:1; ids must differ'),
     ],
     ids=["broken-json", "unknown-tool", "wrong-type", "missing-argument", "encoded-twice", "unknown-key", "same-id"],
 )
@@ -335,7 +335,7 @@ def test_every_faulty_row_is_told_in_one_message(fails: Fails) -> None:
 
 def test_a_test_row_that_is_trained_on_is_told_with_both_places(fails: Fails) -> None:
     Path("test.jsonl").write_text(line(2), encoding="utf-8")
-    assert fails(*train()).startswith("test.jsonl:1: the row stands at train.jsonl:3 too")
+    assert fails(*train()).startswith("test.jsonl:1: the row is also at train.jsonl:3")
 
 
 def test_an_over_long_example_is_told_with_its_length_and_the_limit(fails: Fails) -> None:

@@ -17,10 +17,11 @@ from rich.console import Console
 from toolhone.data.augment import Augmentation, augment, augment_files
 from toolhone.data.check import check
 from toolhone.data.escalation import ESCALATE, escalate_tool
+from toolhone.data.importers.openai import conversation
 from toolhone.data.mask import mask, unmask
-from toolhone.data.partition.files import split_files
-from toolhone.data.partition.partition import Shares
-from toolhone.data.read import conversation, read_conversations, read_sources, read_tools
+from toolhone.data.read import read_conversations, read_sources, read_tools
+from toolhone.data.split import Shares
+from toolhone.data.split_files import split_files
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 

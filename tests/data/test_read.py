@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.read import RowError, conversation, examples, read_conversations, read_tools
-from toolhone.errors import UserError
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import examples, read_conversations, read_tools
+from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 CONTRACTS = Path(__file__).parents[1] / "fixtures" / "contracts"

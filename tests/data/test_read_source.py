@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.data.importers import IMPORTERS
-from toolhone.data.importers.importer import Importer
+from toolhone.data.importers.importer import Importer, RowFault
+from toolhone.data.importers.openai import conversation
 from toolhone.data.read import (
-    RowError,
-    RowFault,
-    conversation,
     detect_format,
     detected_formats,
     examples,
@@ -24,7 +22,7 @@ from toolhone.data.read import (
     read_sources,
     split_weight,
 )
-from toolhone.errors import UserError
+from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Tool
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

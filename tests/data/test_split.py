@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.config import DataConfig
+from toolhone.config_file import load_config
 from toolhone.data.read import read_conversations, turns
 from toolhone.data.split import balanced_subset, make_splits, read_files, split_validation
 from toolhone.errors import UserError
@@ -29,6 +31,10 @@ def row(number: int, *called: str, template: str | None = None) -> Conversation:
 
 def ids(rows: list[Conversation]) -> list[str]:
     return [row.id for row in rows]
+
+
+def ids_hash(rows: list[Conversation]) -> str:
+    return hashlib.sha256("\n".join(ids(rows)).encode()).hexdigest()[:16]
 
 
 def kinds(rows: list[Conversation]) -> Counter[str]:
@@ -148,6 +154,29 @@ def test_splits_of_the_shipped_data_are_made_as_the_config_says() -> None:
     assert splits.formats == ("openai",)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"train": "0e63f313273c9e7c", "validation": "f0c483eee844edf7", "test": "23b54a26000b3486"}),
+        (
+            {"train_rows": 100, "validation_rows": 10, "test_rows": 50},
+            {"train": "5fa81a83a28145bf", "validation": "73ef11d035f0a331", "test": "272071f7edce9080"},
+        ),
+        (
+            {"group_by": None, "validation": 0.2},
+            {"train": "3a5d0daecd507825", "validation": "373f73347b56c6f4", "test": "23b54a26000b3486"},
+        ),
+    ],
+)
+def test_the_rows_of_the_first_config_and_their_order_stay_what_published_figures_rest_on(
+    changes: dict[str, Any], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(SHIPPED.parents[1])
+    data = load_config(Path("configs/cpu.yaml"), []).data.model_copy(update=changes)
+    found = {side: ids_hash(rows) for side, rows in make_splits(data).items()}
+    assert found == expected
+
+
 def test_turns_are_the_examples_of_all_rows_in_order() -> None:
     splits = make_splits(config())
     found = turns(splits.test)
@@ -168,7 +197,7 @@ def test_a_test_row_that_is_trained_on_is_refused_with_both_places(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         make_splits(config(train=(str(train),), test=(str(test),), validation=0.0))
     assert str(caught.value) == (
-        f"{test}:2: the row stands at {train}:2 too (1 such rows); a test row may not be trained on"
+        f"{test}:2: the row is also at {train}:2 (1 such rows); a test row may not be trained on"
     )
 
 
@@ -177,7 +206,7 @@ def test_ids_must_differ_across_the_files_of_one_side(tmp_path: Path) -> None:
     for number, path in enumerate(paths):
         messages = [{"role": "user", "content": str(number)}, {"role": "assistant", "content": "yes"}]
         path.write_text(json.dumps({"id": "same", "messages": messages}), encoding="utf-8")
-    with pytest.raises(UserError, match=f'^{paths[1]}:1: the id "same" stands at {paths[0]}:1 already'):
+    with pytest.raises(UserError, match=f'^{paths[1]}:1: the id "same" is already at {paths[0]}:1;'):
         read_files([str(path) for path in paths])
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_data_commands(data: argparse.ArgumentParser) -> None:
     """Give `toolhone data` its commands."""
     commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_check(commands.add_parser("check", help="find what a model must not be taught, and mend what can be mended"))
+    _add_check(commands.add_parser("check", help="find what a model must not be taught, and fix what can be fixed"))
     _add_split(commands.add_parser("split", help="training, validation, calibration and test rows, with no leakage"))
     _add_stats(commands.add_parser("stats", help="what a data set is made of"))
     _add_convert(commands.add_parser("convert", help="write rows as OpenAI's, Hermes' or xLAM's format"))
@@ -42,15 +42,17 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="a model's name or folder: turns must read back, tokens are counted")
     parser.add_argument("--chat-format", choices=("auto", *FORMATS), help="the format turns are written in")
     parser.add_argument("--max-tokens", type=_count, help="the longest example; needs --tokenizer")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a mended copy, and check that")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a fixed copy, and check that")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from toolhone.data.check.command import check_files
+    from toolhone.data.check.survey import check_files
+    from toolhone.report.check_findings import print_findings
 
-    return check_files(
+    console = plain_console()
+    check = check_files(
         options.sources,
         options.tools,
         format=options.format,
@@ -59,10 +61,10 @@ def _check(options: argparse.Namespace) -> int:
         chat_format=options.chat_format,
         max_tokens=options.max_tokens,
         near=options.near,
-        json_output=options.json,
         fix=options.fix,
-        console=plain_console(),
+        console=console,
     )
+    return print_findings(check, console, as_json=options.json)
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +82,8 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _split(options: argparse.Namespace) -> int:
-    from toolhone.data.partition.files import show, split_files
-    from toolhone.data.partition.partition import Shares
+    from toolhone.data.split import Shares
+    from toolhone.data.split_files import show, split_files
 
     console = plain_console()
     result = split_files(

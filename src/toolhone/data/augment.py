@@ -18,11 +18,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.check.finding import sound_rows
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.files import expand_source
+from toolhone.data.groups import called_tools
 from toolhone.data.hand_over import handed_over, hands_over, is_marked, offering
-from toolhone.data.identity import called_tools
 from toolhone.data.mask import mask, mentions_a_tool
 from toolhone.data.read import read_sources, split_weight
 from toolhone.data.sources import read_and_report, refuse_to_overwrite

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from toolhone.data.importers import IMPORTERS
-from toolhone.data.read import RowFault, read_sources, read_tools
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import read_sources, read_tools
 from toolhone.data.sources import refuse_to_overwrite
 from toolhone.data.write_formats import WRITERS, DoesNotFit, in_call_order, with_ids
 from toolhone.errors import RowError, UserError

@@ -1,16 +1,15 @@
-"""Near duplicates: texts go in, pairs of texts that are almost the same come out.
+"""Near duplicates: finds pairs of texts that are almost the same.
 
-Two texts are as near as the Jaccard index of their sets of character 5-grams: shared 5-grams over all. Comparing every
-text with every other would take hours for 20,000 of them, so MinHash signatures (Broder 1997; `datasketch`) are
+The similarity of two texts is the Jaccard index of their sets of character 5-grams: shared 5-grams over all. Comparing
+every text with every other would take hours for 20,000 of them. So MinHash signatures (Broder 1997; `datasketch`) are
 cut into bands, and only texts that agree in a whole band are compared, then exactly. Whether a pair is found depends on
-its two texts alone: more texts never hide it. A pair at the threshold itself is found with a probability of 99% or
-more, a nearer one with more.
+its two texts alone: more texts never hide it. A pair at the threshold is found with a probability of at least 99%.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import pairwise
 from zlib import crc32
 
@@ -19,61 +18,52 @@ import numpy.typing as npt
 
 Signatures = npt.NDArray[np.uint32]
 """MinHash values, [texts, `PERMUTATIONS`]."""
+Indices = npt.NDArray[np.int64]
 
+THRESHOLD = 0.8
+"""The similarity from which texts count as near duplicates."""
 SHINGLE = 5
 PERMUTATIONS = 128
 _RECALL = 0.995
 _SLACK = 0.1
-"""How far below the threshold the signatures' estimate may lie for a pair to be compared exactly: at 0.8 and 128
-permutations close to three standard errors, so that some two pairs in a thousand at the very threshold are missed."""
+"""How far below the threshold the signatures' estimate may be for a pair to be compared exactly: at 0.8 and 128
+permutations close to three standard errors, so about two pairs in a thousand at the very threshold are missed."""
 _BLOCK = 2_000
-_KEPT = 20_000  # texts whose 5-grams are held in memory: some 100 MB
+_KEPT = 20_000  # texts whose 5-grams are held in memory: about 100 MB
 
 
 def near_duplicates(
-    texts: Sequence[str], threshold: float = 0.8, linked: Sequence[int] | None = None
+    texts: Sequence[str], threshold: float = THRESHOLD, linked: Sequence[int] | None = None
 ) -> list[tuple[int, int, float]]:
     """Pairs `(earlier, later, jaccard)` that tie every text to the group of texts that it is near to.
 
-    Copies are found first, by the text itself: each is paired with the first of its kind, at 1.0. Of a group of near
-    texts only as many pairs come back as hold it together (`groups` puts them together again), for ten thousand
-    fillings of one template have fifty million pairs. Texts that `linked` gives the same number count as held
-    together already: no pair between them is looked for. The same texts give the same pairs, in order.
+    Copies come first: each is paired with the first of its kind, at 1.0. A group of near texts gives only the pairs
+    that hold it together, since ten thousand fillings of one template have fifty million pairs. Texts to which `linked`
+    gives the same number already count as one group. The same texts give the same pairs, in order.
 
     Raises:
-        ValueError: where the threshold is not in (0, 1].
+        ValueError: if the threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and at most 1, found {threshold}")
-    parents = list(range(len(texts)))
-    if linked is not None:
-        firsts: dict[int, int] = {}
-        parents = [firsts.setdefault(label, n) for n, label in enumerate(linked)]
+    firsts: dict[int, int] = {}
+    parents = [firsts.setdefault(label, n) for n, label in enumerate(linked or range(len(texts)))]
     pairs: list[tuple[int, int, float]] = []
     first_of: dict[str, int] = {}
     for n, text in enumerate(texts):
         first = first_of.setdefault(text, n)
-        if first != n:
-            if linked is None or find(parents, first) != find(parents, n):
-                pairs.append((first, n, 1.0))
-            unite(parents, first, n)
-    distinct = np.fromiter(first_of.values(), dtype=np.int64, count=len(first_of))
+        if _find(parents, first) != _find(parents, n):
+            pairs.append((first, n, 1.0))
+            _unite(parents, first, n)
     if threshold < 1:
-        found = signatures([texts[n] for n in distinct])
-        pairs += _link(texts, distinct, found, threshold, parents)
+        pairs += _near_pairs(texts, np.array(list(first_of.values()), dtype=np.int64), threshold, parents)
     return sorted(pairs)
 
 
-def groups(pairs: Iterable[tuple[int, int, float]], count: int) -> list[int]:
-    """For each of `count` texts the lowest index among those that it is tied to by pairs, in however many steps."""
-    parents = list(range(count))
-    for one, other, _ in pairs:
-        unite(parents, one, other)
-    return [find(parents, n) for n in range(count)]
-
-
-def nearest(texts: Sequence[str], queries: Sequence[str], threshold: float = 0.8) -> list[tuple[int, float] | None]:
-    """For each query the nearest text and its Jaccard index; None where none reaches the threshold."""
+def nearest(
+    texts: Sequence[str], queries: Sequence[str], threshold: float = THRESHOLD
+) -> list[tuple[int, float] | None]:
+    """For each query the nearest text and its Jaccard index; None if none reaches the threshold."""
     first_of: dict[str, int] = {}
     for n, text in enumerate(texts):
         first_of.setdefault(text, n)
@@ -88,7 +78,8 @@ def nearest(texts: Sequence[str], queries: Sequence[str], threshold: float = 0.8
     for before, bucket in _buckets(found, threshold):
         held, asked = bucket[bucket < len(distinct)], bucket[bucket >= len(distinct)]
         for row in asked.tolist() if len(held) else ():
-            candidates[row - len(distinct)].update(_worth_comparing(found, held, row, before, threshold).tolist())
+            worth = _worth_comparing(found, held, row, before, threshold)
+            candidates[row - len(distinct)].update(held[worth].tolist())
     for n, query in enumerate(open_queries):
         grams = shingles(queries[query])
         scored = [(jaccard(grams, shingles(texts[distinct[m]])), -distinct[m]) for m in candidates[n]]
@@ -111,7 +102,7 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 def signatures(texts: Sequence[str]) -> Signatures:
     """The MinHash signature of each text's 5-grams, [texts, `PERMUTATIONS`]."""
-    from datasketch import MinHash  # takes most of a second to import, which commands without near texts need not wait
+    from datasketch import MinHash  # takes most of a second to import
 
     empty = MinHash(num_perm=PERMUTATIONS, hashfunc=crc32)
     found = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
@@ -123,24 +114,24 @@ def signatures(texts: Sequence[str]) -> Signatures:
     return found
 
 
-def find(parents: list[int], n: int) -> int:
-    """The root of n in a forest of parents, the paths to which are halved on the way."""
+def _find(parents: list[int], n: int) -> int:
+    """The root of n in a forest of parents; halves the path to it."""
     while parents[n] != n:
         parents[n] = parents[parents[n]]
         n = parents[n]
     return n
 
 
-def unite(parents: list[int], one: int, other: int) -> None:
+def _unite(parents: list[int], one: int, other: int) -> None:
     """Put two trees together under the lower of their roots."""
-    low, high = sorted((find(parents, one), find(parents, other)))
+    low, high = sorted((_find(parents, one), _find(parents, other)))
     parents[high] = low
 
 
 @cache
 def _bands(threshold: float) -> tuple[int, int]:
-    """How many bands of how many values: the longest with which a pair at the threshold agrees in some band with a
-    probability of `_RECALL`, which is 1 - (1 - threshold^values)^bands."""
+    """The number of bands and of values in each: the longest bands with which a pair at the threshold agrees in some
+    band with a probability of `_RECALL`, which is 1 - (1 - threshold^values)^bands."""
     for values in range(PERMUTATIONS, 1, -1):
         bands = PERMUTATIONS // values
         if 1 - (1 - threshold**values) ** bands >= _RECALL:
@@ -148,9 +139,9 @@ def _bands(threshold: float) -> tuple[int, int]:
     return PERMUTATIONS, 1
 
 
-def _buckets(found: Signatures, threshold: float) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """The rows, in ascending order, that agree in a whole band, two or more, each time with how many values stand
-    before that band; one band after the other, so that no more than one is held in memory."""
+def _buckets(found: Signatures, threshold: float) -> Iterator[tuple[int, Indices]]:
+    """Groups of two or more rows, in ascending order, that agree in a whole band, each with the number of values before
+    that band. Bands come one after the other, so only one is held in memory."""
     bands, values = _bands(threshold)
     for start in range(0, bands * values, values):
         part = np.ascontiguousarray(found[:, start : start + values])
@@ -162,50 +153,39 @@ def _buckets(found: Signatures, threshold: float) -> Iterator[tuple[int, npt.NDA
 
 
 def _worth_comparing(
-    found: Signatures, others: npt.NDArray[np.int64], row: int, before: int, threshold: float
-) -> npt.NDArray[np.int64]:
-    """Those of `others` whose signatures come near enough to that of `row`, and which no earlier band brought
-    together with it."""
+    found: Signatures, others: Indices, row: int, before: int, threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Which of `others` have a signature near enough to that of `row`, and were not in one bucket with it in an earlier
+    band, [others]."""
     agree = found[others] == found[row]  # [others, PERMUTATIONS]
-    worth = np.count_nonzero(agree, axis=1) >= (threshold - _SLACK) * PERMUTATIONS
+    worth: npt.NDArray[np.bool_] = np.count_nonzero(agree, axis=1) >= (threshold - _SLACK) * PERMUTATIONS
     if before:
         _, values = _bands(threshold)
         worth &= ~agree[:, :before].reshape(len(others), -1, values).all(axis=2).any(axis=1)
-    chosen: npt.NDArray[np.int64] = others[worth]
-    return chosen
+    return worth
 
 
-def _link(
-    texts: Sequence[str],
-    distinct: npt.NDArray[np.int64],
-    found: Signatures,
-    threshold: float,
-    parents: list[int],
+def _near_pairs(
+    texts: Sequence[str], distinct: Indices, threshold: float, parents: list[int]
 ) -> Iterator[tuple[int, int, float]]:
-    """Compare the distinct texts as far as they share a band and are not tied yet; tie those that are near, and yield
-    the pairs."""
-    grams: dict[int, frozenset[str]] = {}
+    """Compare the distinct texts that share a band and are not tied yet. Tie those that are near, and yield the
+    pairs."""
+    grams = lru_cache(_KEPT)(lambda n: shingles(texts[n]))
+    found = signatures([texts[n] for n in distinct])
     for before, bucket in _buckets(found, threshold):
-        roots = np.array([find(parents, n) for n in distinct[bucket].tolist()])
+        members = distinct[bucket].tolist()
+        roots = np.array([_find(parents, n) for n in members])
         if (roots == roots[0]).all():
             continue
         for late in range(1, len(bucket)):
             others = np.flatnonzero(roots[:late] != roots[late])
             for start in range(0, len(others), _BLOCK):
-                part = others[start : start + _BLOCK]
-                place = dict(zip(bucket[part].tolist(), part.tolist(), strict=True))
-                for row in _worth_comparing(found, bucket[part], bucket[late], before, threshold).tolist():
-                    early = place[row]
-                    if roots[early] == roots[late]:
+                block = others[start : start + _BLOCK]
+                worth = _worth_comparing(found, bucket[block], bucket[late], before, threshold)
+                for early in block[worth].tolist():
+                    one, other = members[early], members[late]
+                    if roots[early] == roots[late] or (score := jaccard(grams(one), grams(other))) < threshold:
                         continue
-                    one, other = int(distinct[row]), int(distinct[bucket[late]])
-                    if len(grams) > _KEPT:
-                        grams.clear()
-                    for n in (one, other):
-                        if n not in grams:
-                            grams[n] = shingles(texts[n])
-                    score = jaccard(grams[one], grams[other])
-                    if score >= threshold:
-                        unite(parents, one, other)
-                        roots[(roots == roots[early]) | (roots == roots[late])] = find(parents, one)
-                        yield (one, other, score)
+                    _unite(parents, one, other)
+                    roots[(roots == roots[early]) | (roots == roots[late])] = _find(parents, one)
+                    yield one, other, score

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.check.finding import sound_rows
 from toolhone.data.files import expand_source
 from toolhone.data.read import detected_formats, read_sources, split_weight
 from toolhone.errors import UserError

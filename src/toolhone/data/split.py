@@ -1,28 +1,60 @@
-"""Splitting and subsetting, stable by content: a row's side depends on the row alone, not on its neighbours.
+"""Splits conversations into sides by whole groups. A side depends on the group's own hash, not on other rows.
 
-Validation rows are taken by whole groups (one template, one side), so that no phrasing is on both sides. Subsets are
-balanced over what rows ask for: each kind of row, by the tools that it calls, keeps its proportion.
+`make_splits` reads a run's files: test rows have a file of their own, validation rows are held out of the training
+rows, and each side may be cut to a balanced subset. `assign_sides` is `toolhone data split`: train, validation,
+calibration and test rows out of one set of rows.
+
+Both hash the name of a row's group to [0, 1) and put the group on the side whose range it falls into. They differ in
+what counts as a group. Test and calibration rows give the figures that are published, so `assign_sides` ties rows by
+all of `groups.py`. Validation rows only give a loss curve, so `make_splits` ties by template and needs no second pass.
+
+What moves when rows are added to what `assign_sides` splits:
+- Rows added at the end move no old row, unless one ties two groups together: the group whose first row comes later then
+  follows the other.
+- Rows added in front, or files in another order, move a group only if its first row changes and the new one has another
+  anchor. A group of one template or one conversation never moves.
+- With `unseen_tools`, a row that calls a kept tool takes its group to the test side, and a new tool can be kept.
+- Another salt or `group_by` can move any row. A larger `test` share keeps all rows of a smaller one.
+There is no quota. Of the rows that call a tool, the share on a side is an independent draw for each group, and by
+Hoeffding's inequality (1963, theorem 2) it is further off than `share_bound` in fewer than one case in a thousand (a
+case is one tool on one side). Groups that a kept tool takes to the test side are not draws and count in full.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
-from toolhone.data.check.row_faults import sound_rows
+from toolhone.data.check.finding import sound_rows
+from toolhone.data.groups import NO_CALL, KeyTable, key_of, template_name
+from toolhone.data.leakage import refuse_shared_rows
+from toolhone.data.near import Indices
 from toolhone.data.read import read_sources, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool
 
+Side = Literal["train", "validation", "calibration", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "calibration", "test")
+
+_AUTO_SALTS = 64
+
+
+# A run's rows
+
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The conversations of a run. `available` counts the training and test conversations before any subset; `formats`
-    are those that their files were read as, each once."""
+    """The conversations of a run. `available` counts the conversations of each side before any subset; `formats` names
+    the formats of the files, each once."""
 
     train: list[Conversation]
     validation: list[Conversation]
@@ -44,7 +76,7 @@ def make_splits(config: DataConfig) -> Splits:
     taken_for: dict[str, str] = {}
     learned = read_files(config.train, tools, config.format, taken_for)
     test = read_files(config.test, tools, config.format, taken_for)
-    _refuse_shared_rows(learned, test)
+    refuse_shared_rows(learned, test)
     train, validation = split_validation(learned, config.validation, config.group_by)
     return Splits(
         balanced_subset(train, config.train_rows),
@@ -61,7 +93,7 @@ def read_files(
     format: str = "auto",
     taken_for: dict[str, str] | None = None,
 ) -> list[Conversation]:
-    """Read and check sources together, in any format: ids must differ across them. `taken_for` takes the format of each
+    """Read and check sources together, in any format. Ids must differ across them. `taken_for` takes the format of each
     file.
 
     Raises:
@@ -80,14 +112,16 @@ def split_validation(
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Split into training and validation rows.
 
-    A group is on the validation side where a hash of its name falls into the first `share` of the range. With
-    `group_by`, rows whose meta has the same value under that key are one group; a row without it is its own.
+    Rows with one value of `group_by` in their meta are one group; any other row is its own group.
 
     Raises:
-        UserError: where a share is asked for and one side stays empty.
+        UserError: if a share is asked for and one side stays empty.
     """
-    train = [row for row in rows if _unit_hash(_group(row, group_by)) >= share]
-    validation = [row for row in rows if _unit_hash(_group(row, group_by)) < share]
+    train: list[Conversation] = []
+    validation: list[Conversation] = []
+    for row in rows:
+        position = _position(template_name(row, group_by) or row.content_hash())
+        (validation if position < share else train).append(row)
     if rows and share > 0 and not (train and validation):
         empty = "training" if not train else "validation"
         raise UserError(
@@ -98,8 +132,8 @@ def split_validation(
 
 
 def balanced_subset(rows: Sequence[Conversation], limit: int | None) -> list[Conversation]:
-    """At most `limit` rows, in their own order, with every kind of row (by the tools that it calls) in its proportion:
-    every so-many-th of the rows sorted by kind and, within a kind, by content hash."""
+    """At most `limit` rows, in their own order, that keep the proportion of every kind of row (by the tools it calls).
+    They are evenly spaced among the rows sorted by kind and, within a kind, by content hash."""
     if limit is None or len(rows) <= limit:
         return list(rows)
     by_kind = sorted(rows, key=lambda row: (_kind(row), row.content_hash(), row.id))
@@ -107,27 +141,169 @@ def balanced_subset(rows: Sequence[Conversation], limit: int | None) -> list[Con
     return [row for row in rows if row.id in chosen]
 
 
-def _refuse_shared_rows(train: Sequence[Conversation], test: Sequence[Conversation]) -> None:
-    places = {row.content_hash(): row.where for row in train}
-    shared = [(row.where, places[row.content_hash()]) for row in test if row.content_hash() in places]
-    if shared:
-        test_place, train_place = shared[0]
-        raise UserError(
-            f"{test_place}: the row stands at {train_place} too ({len(shared)} such rows); "
-            "a test row may not be trained on"
-        )
-
-
 def _kind(row: Conversation) -> tuple[str, ...]:
     return tuple(sorted(call.name for message in row.messages for call in message.tool_calls))
 
 
-def _group(row: Conversation, group_by: str | None) -> str:
-    if group_by is not None and group_by in row.meta:
-        return f"{group_by}={row.meta[group_by]}"
-    return row.content_hash()
+# The four sides of `toolhone data split`
 
 
-def _unit_hash(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The share of the groups for each side; train gets the rest."""
+
+    validation: float = 0.1
+    calibration: float = 0.1
+    test: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in SIDES[1:]:
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise UserError(f"--{name}: expected a share from 0 to below 1, found {share}")
+        if self.train <= 0:
+            raise UserError(
+                f"--validation {self.validation} --calibration {self.calibration} --test {self.test}: together they "
+                "leave nothing to train on; make them smaller"
+            )
+
+    @property
+    def train(self) -> float:
+        return 1 - self.validation - self.calibration - self.test
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """`groups` is each row's group, named by the group's first row; `sides` its side, as an index into `SIDES`; both
+    [rows]. `kept_tools` are those that only test rows see."""
+
+    groups: Indices
+    sides: npt.NDArray[np.int8]
+    kept_tools: tuple[str, ...]
+    salt: str
+
+
+def assign_sides(table: KeyTable, shares: Shares, *, unseen_tools: float = 0.0, salt: str = "") -> Sides:
+    """Assign every row to a side.
+
+    A group's position is the hash of its anchor and the salt: its first row's template, else that row's conversation,
+    else its content. From 0 up the ranges are test, calibration, validation, train. The salt "auto" tries 64 salts and
+    takes the one that keeps the tools' shares best.
+
+    Raises:
+        UserError: if a side with a share gets no row.
+    """
+    groups = table.groups()
+    if salt == "auto":
+        candidates = (_assign(table, groups, shares, unseen_tools, f"auto-{n}") for n in range(_AUTO_SALTS))
+        best = min(candidates, key=lambda one: _imbalance(table, one, shares))
+    else:
+        best = _assign(table, groups, shares, unseen_tools, salt)
+    counts = np.bincount(best.sides, minlength=len(SIDES))
+    for side, count in zip(SIDES, counts.tolist(), strict=True):
+        if getattr(shares, side) > 0 and not count:
+            raise UserError(
+                f"--{side}: a share of {getattr(shares, side):.3g} gets no row of {table.rows} in "
+                f"{len(np.unique(groups))} groups; give more rows, a larger share or 0, or --salt auto"
+            )
+    return best
+
+
+def kept_tools(names: Iterable[str], share: float, salt: str = "") -> tuple[str, ...]:
+    """The tools that only the test side may see: those with the lowest hashes, rounded to a whole number, and at least
+    one if the share is above 0.
+
+    Raises:
+        UserError: if no other tool would be left.
+    """
+    ordered = sorted(set(names) - {NO_CALL}, key=lambda name: (key_of(f"{salt}\ntool\n{name}"), name))
+    if not 0 <= share < 1:
+        raise UserError(f"--unseen-tools: expected a share from 0 to below 1, found {share}")
+    count = max(1, math.floor(share * len(ordered) + 0.5)) if share else 0
+    if share and count >= len(ordered):
+        raise UserError(f"--unseen-tools {share}: would leave none of {len(ordered)} tools to train on; give 0")
+    return tuple(sorted(ordered[:count]))
+
+
+def share_bound(group_sizes: Sequence[int], doubt: float = 0.001, *, placed: int = 0) -> float:
+    """How far the share of rows on a side may be off, except with probability `doubt`, by Hoeffding's inequality.
+
+    With groups of n_g rows that are drawn, and `placed` rows that are put on a side whatever the draw:
+    (sqrt(ln(2 / doubt) / 2 * sum(n_g ** 2)) + placed) / (sum(n_g) + placed), at most 1.
+    """
+    sizes = np.asarray(group_sizes, dtype=np.float64)
+    drawn = np.sqrt(math.log(2 / doubt) / 2 * np.square(sizes).sum())
+    return min(1.0, float((drawn + placed) / (sizes.sum() + placed)))
+
+
+def rows_by_tool(table: KeyTable, split: Sides) -> dict[str, tuple[list[int], float]]:
+    """For each tool that is called (and `NO_CALL`): its rows on each side, in the order of `SIDES`, and the bound of
+    their shares."""
+    counts = _calls_by_side(table, split.sides)
+    tools, rows = map(np.asarray, table.calls)
+    order = np.argsort(tools, kind="stable")
+    calling = np.split(rows[order], np.cumsum(np.bincount(tools, minlength=len(table.tools)))[:-1])
+    placed = _groups_calling(table, split.groups, split.kept_tools)
+    found = {}
+    for name, number in table.tools.items():
+        if len(calling[number]):
+            groups, sizes = np.unique(split.groups[calling[number]], return_counts=True)
+            drawn = ~np.isin(groups, placed)
+            bound = share_bound(sizes[drawn].tolist(), placed=int(sizes[~drawn].sum()))
+            found[name] = (counts[number].tolist(), bound)
+    return found
+
+
+def _assign(table: KeyTable, groups: Indices, shares: Shares, unseen_tools: float, salt: str) -> Sides:
+    anchors = np.asarray(table.columns["anchor"])[groups]
+    order = np.array([SIDES.index(side) for side in ("test", "calibration", "validation", "train")], dtype=np.int8)
+    ends = np.cumsum([shares.test, shares.calibration, shares.validation])
+    sides = order[np.searchsorted(ends, _positions(anchors, salt), side="right")]
+    kept = kept_tools(table.tools, unseen_tools, salt)
+    sides[np.isin(groups, _groups_calling(table, groups, kept))] = SIDES.index("test")
+    return Sides(groups, sides, kept, salt)
+
+
+def _groups_calling(table: KeyTable, groups: Indices, names: Sequence[str]) -> Indices:
+    """The groups in which a row calls one of the tools."""
+    tools, rows = map(np.asarray, table.calls)
+    calling: Indices = np.unique(groups[rows[np.isin(tools, [table.tools[name] for name in names])]])
+    return calling
+
+
+def _imbalance(table: KeyTable, split: Sides, shares: Shares) -> tuple[int, float]:
+    """How often a tool is missing from a side that could have it, and how many rows are not where the shares want
+    them."""
+    wanted = np.array([getattr(shares, side) for side in SIDES])
+    learned = [number for name, number in table.tools.items() if name not in split.kept_tools]
+    counts = _calls_by_side(table, split.sides)[learned]  # [tools, sides]
+    expected = counts.sum(axis=1, keepdims=True) * wanted
+    empty = (np.bincount(split.sides, minlength=len(SIDES)) == 0) & (wanted > 0)
+    missing = ((counts == 0) & (expected >= 1)).sum() + empty.sum()
+    return int(missing), float(np.abs(counts - expected).sum())
+
+
+def _calls_by_side(table: KeyTable, sides: npt.NDArray[np.int8]) -> Indices:
+    """How many rows of each side call each tool, [tools, sides]."""
+    tools, rows = map(np.asarray, table.calls)
+    flat = np.bincount(tools * len(SIDES) + sides[rows], minlength=len(table.tools) * len(SIDES))
+    return flat.reshape(-1, len(SIDES)).astype(np.int64)
+
+
+# From a group's name to [0, 1). There are two hashes because neither may change: another one would move the rows of
+# every split that exists. The second has a salt, and hashes the keys of a million rows at once.
+
+
+def _position(name: str) -> float:
+    """The position of a group of `split_validation`, by SHA-256."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _positions(keys: npt.NDArray[np.uint64], salt: str) -> npt.NDArray[np.float64]:
+    """The positions of groups of `assign_sides`, by the finalizer of SplitMix64 (Steele and others 2014) over the keys
+    of their anchors and of the salt."""
+    mixed = keys + np.uint64(key_of(f"{salt}\nside"))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2**53

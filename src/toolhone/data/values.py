@@ -1,6 +1,7 @@
-"""Argument values and the words that they come from: which values a call holds, and whether a text says them.
+"""Argument values and the texts that they come from: which values a call holds, whether a text says one, and which
+numbers a text states.
 
-A value stands in a text where it is written there as a whole: `ORD-20` does not stand in `ORD-204`, nor 3 in 13.
+A text says a value if the whole value is written there: `ORD-204` does not say `ORD-20`, nor 13 the number 3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _ADDRESS = re.compile(r"https?://[^\s，。）)]+|[\w.+-]+@[\w-]+\.[\w.]+")
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str | int | float]]:
-    """Every text and number inside a value, with its path; truth values and nulls are said in no fixed words."""
+    """Every text and number inside a value, with its path; truth values and nulls have no fixed words."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from leaves(entry, f"{path}.{key}" if path else str(key))
@@ -37,7 +38,7 @@ def argument_values(row: Conversation) -> set[str | int | float]:
 
 
 def stands_in(value: str | int | float, text: str, *, ignore_case: bool = False) -> bool:
-    """Whether a text holds the value as a whole. A number may be written with separators of thousands, 3.0 as 3."""
+    """Whether a text says the whole value. A number may have separators of thousands, and 3.0 may be 3."""
     if ignore_case:
         text = text.casefold()
     return any(_whole(form.casefold() if ignore_case else form, text) for form in _forms(value))
@@ -64,6 +65,93 @@ def _whole(form: str, text: str) -> bool:
 
 
 def codes(text: str) -> set[str]:
-    """What in a text looks like a code, a number or an address: none of it may be made up."""
+    """What looks like a code, a number or an address in a text: none of it may be made up."""
     found = {match[0] for match in _CODE.finditer(text) if any(c.isdigit() for c in match[0])}
     return found | {match[0].rstrip(".,") for match in _ADDRESS.finditer(text)}
+
+
+_DIGITS = re.compile(r"\d+(?:[,，]\d{3})*(?:\.\d+)?")
+_ENGLISH_UNITS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19,
+}  # fmt: skip
+_ENGLISH_TENS = {
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
+_ENGLISH_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000, "dozen": 12}
+_ENGLISH_OTHERS = {
+    "half": 0.5, "once": 1, "single": 1, "twice": 2, "double": 2, "couple": 2, "pair": 2, "both": 2, "triple": 3,
+    "thrice": 3, "quarter": 0.25, "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6,
+    "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
+}  # fmt: skip
+_ENGLISH = re.compile(
+    r"(?<![a-z])(?:"
+    + "|".join(sorted([*_ENGLISH_UNITS, *_ENGLISH_TENS, *_ENGLISH_SCALES, *_ENGLISH_OTHERS], key=len, reverse=True))
+    + r")(?![a-rt-z])"
+)
+_CHINESE_DIGITS = {character: n for n, character in enumerate("零一二三四五六七八九")} | {
+    "〇": 0, "两": 2, "兩": 2, "俩": 2, "倆": 2, "双": 2, "雙": 2, "仨": 3, "壹": 1, "贰": 2, "貳": 2, "叁": 3, "參": 3,
+    "肆": 4, "伍": 5, "陆": 6, "陸": 6, "柒": 7, "捌": 8, "玖": 9,
+}  # fmt: skip
+_CHINESE_SCALES = {
+    "十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1_000, "仟": 1_000, "万": 10_000, "萬": 10_000, "亿": 100_000_000,
+    "億": 100_000_000,
+}  # fmt: skip
+_CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *_CHINESE_SCALES])}半]+打?")
+
+
+def numbers_in(text: str) -> set[float]:
+    """All numbers that a text states in digits or in English or Chinese words, without signs, rounded to six places."""
+    found = {round(float(re.sub("[,，]", "", match)), 6) for match in _DIGITS.findall(text) if len(match) < 300}
+    found |= {float(value) for value in _english(text.lower())}
+    for match in _CHINESE.findall(text):
+        found |= set(_chinese(match))
+    return found
+
+
+def _english(text: str) -> Iterator[float]:
+    """Each word's number, and that of each run of number words ("two hundred and five")."""
+    total, current, end = 0.0, 0.0, -1
+    for match in _ENGLISH.finditer(text):
+        word = match.group()
+        if end < 0 or text[end : match.start()].strip(" -,") not in ("", "and", "a"):
+            total = current = 0.0
+        end = match.end()
+        if word in _ENGLISH_SCALES:
+            scale = _ENGLISH_SCALES[word]
+            yield scale
+            current = (current or 1) * scale
+            if scale >= 1_000:
+                total, current = total + current, 0.0
+        else:
+            value = _ENGLISH_UNITS.get(word, _ENGLISH_TENS.get(word, _ENGLISH_OTHERS.get(word, 0)))
+            yield value
+            current += value
+        yield total + current
+
+
+def _chinese(run: str) -> Iterator[float]:
+    """The numbers that a run of numerals can mean: by place (二百零五), digit for digit (二零二四), or in dozens."""
+    if run.endswith("打"):
+        for value in _chinese(run[:-1]):
+            yield from (value, 12 * value)
+        return
+    if all(character in _CHINESE_DIGITS for character in run):
+        for character in run:
+            yield float(_CHINESE_DIGITS[character])
+        yield float("".join(str(_CHINESE_DIGITS[character]) for character in run[:300]))
+        return
+    total = section = digit = 0
+    for character in run.replace("半", ""):
+        if character in _CHINESE_DIGITS:
+            digit = _CHINESE_DIGITS[character]
+        elif (scale := _CHINESE_SCALES[character]) >= 10_000:
+            total, section, digit = (total + section + digit) * scale, 0, 0
+        else:
+            section, digit = section + (digit or 1) * scale, 0
+    yield float(min(total + section + digit, 10**300))
+    if digit and len(run) > 1 and _CHINESE_SCALES.get(run[-2], 0) >= 100:  # 一万二 is 12,000
+        yield float(min(total + section + digit * _CHINESE_SCALES[run[-2]] // 10, 10**300))
+    if "半" in run:
+        yield 0.5

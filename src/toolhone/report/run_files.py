@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.read import conversation, turns
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import turns
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Message, Score

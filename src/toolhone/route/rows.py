@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toolhone.data.escalation import ESCALATE
-from toolhone.data.partition.partition import SIDES, Ledger, Shares, partition
+from toolhone.data.groups import KeyTable
 from toolhone.data.read import turns
+from toolhone.data.split import SIDES, Shares, assign_sides
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import clusterings
 from toolhone.evaluate.judge import Asked, aliases_of, read_answers
@@ -102,7 +103,7 @@ def read_rows(
 
 def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share: float, named: str) -> Parts:
     """Part the rows by whole groups: one template, one conversation, near duplicates of the user's words. A group's
-    side depends on its name alone (see `data/partition`), so that rows added later move none.
+    side depends on its name alone (see `data/split.py`), so that rows added later move none.
 
     Args:
         share: of the groups, the part that calibrates.
@@ -110,11 +111,11 @@ def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share
     Raises:
         UserError: where a side stays empty.
     """
-    ledger = Ledger()
+    table = KeyTable()
     for conversation in conversations:
-        ledger.add(conversation)
+        table.add(conversation)
     try:
-        sides = partition(ledger, Shares(validation=0, calibration=share, test=0), salt=_SALT).sides
+        sides = assign_sides(table, Shares(validation=0, calibration=share, test=0), salt=_SALT).sides
     except UserError:
         raise UserError(
             f"{named}: {len(conversations)} rows are too few groups to part in two; give more, or the rows that "

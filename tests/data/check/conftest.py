@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolhone.data.check.command import check_files
+from toolhone.data.check.survey import check_files
+from toolhone.report.check_findings import print_findings
 
 SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
 
@@ -45,7 +46,7 @@ def run_check(tools_file: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]
         lines = [row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode() for row in rows]
         path.write_bytes(b"".join(line + b"\n" for line in lines))
         out = io.StringIO()
-        code = check_files([str(path)], tools_file, json_output=True, console=Console(file=out), **options)
+        code = print_findings(check_files([str(path)], tools_file, **options), Console(file=out), as_json=True)
         report: dict[str, Any] = json.loads(out.getvalue())
         report["code"] = code
         return report

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from toolhone.data.check import Finding, check, refuse_faults
-from toolhone.data.read import conversation, read_conversations, read_tools
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import read_conversations, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
@@ -74,7 +75,7 @@ def test_a_sound_conversation_has_no_findings(messages: tuple[dict[str, Any], ..
     ("messages", "rule", "message"),
     [
         ((SYSTEM, USER), "no-assistant", "no assistant turn: there is nothing to learn from the row"),
-        ((USER, SYSTEM, USER, ANSWER), "role-order", "message 1: a system message stands first or not at all"),
+        ((USER, SYSTEM, USER, ANSWER), "role-order", "message 1: a system message must come first"),
         ((ANSWER, USER, ANSWER), "role-order", "message 0: an assistant turn with nothing to answer"),
         ((SYSTEM, ANSWER), "role-order", "message 1: an assistant turn with nothing to answer"),
         ((USER, ANSWER, ANSWER), "role-order", "message 2: two assistant turns in a row; merge them"),
@@ -121,7 +122,7 @@ def test_each_fault_is_found_once_at_its_place(messages: tuple[dict[str, Any], .
 
 def test_an_id_given_twice_is_found_with_both_places() -> None:
     rows = [row(USER, ANSWER, line=n, id=id) for n, id in enumerate(["a", "b", "a"], 1)]
-    message = 'the id "a" stands at train.jsonl:1 already; ids must differ'
+    message = 'the id "a" is already at train.jsonl:1; ids must differ'
     assert list(check(rows)) == [Finding("train.jsonl:3", "duplicate-id", message)]
 
 
@@ -193,7 +194,7 @@ def test_a_reference_within_the_schema_is_followed() -> None:
 def test_references_that_go_round_in_a_circle_are_found() -> None:
     tools = schema_of({"$ref": "#/properties/a"})
     (found,) = check([row(USER, calls(call({"a": 1}, "f")), tools=tools)])
-    assert found.message == 'message 1: tool "f": references in its parameters go round in a circle; mend it'
+    assert found.message == 'message 1: tool "f": references in its parameters go round in a circle; fix it'
 
 
 def test_a_number_beyond_any_float_is_a_finding_and_no_crash() -> None:

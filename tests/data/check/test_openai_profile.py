@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from toolhone.data.check.openai_profile import MAX_DESCRIPTION, MAX_TOOLS, OpenAIProfile
+from toolhone.data.check.openai_profile import MAX_DESCRIPTION, MAX_TOOLS, row_findings
 from toolhone.data.json_rows import SourceRow
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -17,7 +17,7 @@ def tool(name: str = "look_up", **more: Any) -> dict[str, Any]:
 
 
 def severities(**row: Any) -> list[str]:
-    return [found.severity for found in OpenAIProfile().row(SourceRow("x:1", {"messages": MESSAGES, **row}))]
+    return [found.severity for found in row_findings(SourceRow("x:1", {"messages": MESSAGES, **row}))]
 
 
 @pytest.mark.parametrize(

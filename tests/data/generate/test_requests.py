@@ -11,7 +11,8 @@ import pytest
 
 from toolhone.data.check import check
 from toolhone.data.generate.requests import Result, join_requests, load_results
-from toolhone.data.read import conversation, turns
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import turns
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool
 

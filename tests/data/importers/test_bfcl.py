@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from toolhone.data.importers import bfcl, openai
+from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.schemas import JAVA_TYPES, PYTHON_TYPES, json_schema
-from toolhone.data.read import RowFault
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message
 

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.data.importers import logs
-from toolhone.data.read import RowFault, conversation, detected_formats, examples, read_source
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import detected_formats, examples, read_source
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Message, ToolCall
 

@@ -24,9 +24,10 @@ from toolhone.chat.segments import segments
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import ChatConfig
 from toolhone.config_file import load_config
-from toolhone.data.language import guess_language
-from toolhone.data.read import RowFault, conversation, examples, read_conversations, read_tools
-from toolhone.data.stats.measure import Stats, data_stats, measure
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import examples, read_conversations, read_tools
+from toolhone.data.stats.measure import Stats, data_stats, guess_language, measure
 from toolhone.data.stats.tokens import TokenCounter, tree_gain
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool

@@ -1,10 +1,8 @@
-"""How many rows there are and what they call: advice on a data set as a whole, with every band's bounds.
+"""Advice on a data set as a whole: how many rows there are and what they call, with the bounds of every band.
 
-Rows, n: below 50 too few; 50 <= n < 100 a trial; 100 <= n < 500 workable; 500 <= n < 2,000 the sweet spot;
-2,000 <= n <= 5,000 fine if varied; above 5,000 look at the learning curve. Rows in which a user is answered without a
-call: under 5% of all expect over-calling. Rows without any call: over 80% expect a model that hardly calls. Tools:
-fewer than 10 calls of a tool that is called are rare; more than half of all calls to one of three or more tools lean to
-it.
+Rows in which a user is answered without a call: under 5% of all, expect over-calling. Rows without any call: over 80%,
+expect a model that hardly calls. A tool that is called fewer than 10 times is rare; with three or more tools, more than
+half of all calls to one is a lean.
 """
 
 from __future__ import annotations
@@ -65,22 +63,22 @@ class Balance:
             self.languages[language] += 1
 
     def findings(self, where: str) -> Iterator[Finding]:
-        """Advice on the whole; none where there are no rows."""
+        """Advice on all rows together; none if there are no rows."""
         if not self.rows:
             return
         yield Finding(where, "count", f"{self.rows:,} rows: {count_band(self.rows)}", "advice")
         yield from self._tool_findings(where)
         answered, silent = self.rows_with_answer / self.rows, self.rows_without_call / self.rows
         if answered < NO_CALL_LOW:
-            told = (
+            text = (
                 f"in {self.rows_with_answer:,} of {self.rows:,} rows ({answered:.1%}) a user is answered without a call"
             )
             remedy = "add rows in which no tool is wanted, 5% to 20% of all: expect over-calling else"
-            yield Finding(where, "no-call-share", told, "advice", remedy)
+            yield Finding(where, "no-call-share", text, "advice", remedy)
         elif silent > NO_CALL_HIGH:
-            told = f"{self.rows_without_call:,} of {self.rows:,} rows ({silent:.1%}) call no tool"
+            text = f"{self.rows_without_call:,} of {self.rows:,} rows ({silent:.1%}) call no tool"
             remedy = "add rows with calls: expect a model that hardly calls else"
-            yield Finding(where, "no-call-share", told, "advice", remedy)
+            yield Finding(where, "no-call-share", text, "advice", remedy)
 
     def _tool_findings(self, where: str) -> Iterator[Finding]:
         unused = sorted(self.offered - set(self.calls))
@@ -100,5 +98,5 @@ class Balance:
 
 
 def count_band(rows: int) -> str:
-    """What so many rows are good for."""
+    """What this number of rows is good for."""
     return next((text for bound, text in _BANDS if rows < bound), _MANY)

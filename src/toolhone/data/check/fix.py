@@ -1,9 +1,17 @@
-"""`toolhone data check --fix OUT`: a copy of the files, mended where mending is safe, with what was done to each row.
+"""`toolhone data check --fix OUT`: a copy of the files, fixed where that is safe, and what was done to each row.
 
-Every row of the copy is a line of JSON. One that cannot be read stands there as it stood, byte for byte, and one that
-needs no mending says what it said. Left out are blank lines, byte order marks, and rows that repeat an earlier row
-(the same tools and messages, whatever their ids). Nothing else is lost: a row that can be neither read nor copied, as
-in a broken compressed file, is told.
+A row of OpenAI's format is fixed if there is one way to fix it and its meaning stays. Fixing twice is fixing once:
+
+legacy fields: `functions`, `function_call` and the role `function` as `tools`, `tool_calls` and `tool`;
+arguments encoded twice, or more often, as JSON encoded once;
+nulls that a table left in schemas, where no schema has them, and in arguments, if the tool's schema refuses them and
+    accepts the arguments without them;
+an empty `tool_calls`, which is removed;
+calls without an id that a result follows, and results without a `tool_call_id` if only one call is open.
+
+Every row of the copy is a line of JSON; a row that cannot be read stays byte for byte. Left out are blank lines, byte
+order marks, and rows that repeat an earlier row (the same tools and messages, whatever their ids). Nothing else is
+lost: a row that can be neither read nor copied, as in a broken compressed file, is reported.
 """
 
 from __future__ import annotations
@@ -15,92 +23,95 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.check.mend import mend
-from toolhone.data.check.repeats import content_key
+from toolhone.data.check.duplicates import content_key
+from toolhone.data.check.schema import CompiledTool, ToolSets
 from toolhone.data.files import expand_source, iter_file
 from toolhone.data.importers import openai
+from toolhone.data.importers.schemas import null_places, without_nulls
 from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
-from toolhone.strict_json import StrictJsonError, parse_line
+from toolhone.strict_json import StrictJsonError, parse_line, parse_strict
+
+Done = list[tuple[str, str]]
+"""Rule and what was done."""
+
+_MAX_ENCODINGS = 8
+_TOOL_SETS = ToolSets()
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """Something that was done to a row: `where` is its place in the file that it came from."""
+class Fixed:
+    """Something that was done to a row: `where` is its place in the original file."""
 
     where: str
     rule: str
     message: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"where": self.where, "rule": self.rule, "message": self.message}
 
 
 def plan_copies(sources: Sequence[str], out: Path) -> list[tuple[str, Path]]:
     """Each file of the sources and the path of its copy: `out` for one file, a file in the folder `out` for several.
 
     Raises:
-        UserError: where two copies would have one name, or a copy would take the place of its original.
+        UserError: if two copies would have one name, or a copy would replace its original.
     """
     files = [file for source in sources for file in expand_source(source)]
     if len(files) == 1 and not out.is_dir():
         copies = [(files[0], out)]
     else:
         copies = [(file, out / f"{Path(file.removeprefix('hub:')).name.partition('.')[0]}.jsonl") for file in files]
-    taken: dict[Path, str] = {}
+    originals: dict[Path, str] = {}
     for file, copy in copies:
         if Path(file).resolve() == copy.resolve():
             raise UserError(f"--fix: {copy} is the file itself; name another, so that the original stays")
-        if copy in taken:
-            raise UserError(f"--fix: the copies of {taken[copy]} and {file} would both be {copy}; mend them one by one")
-        taken[copy] = file
+        if copy in originals:
+            raise UserError(
+                f"--fix: the copies of {originals[copy]} and {file} would both be {copy}; fix them one by one"
+            )
+        originals[copy] = file
     return copies
 
 
 class Fixer:
-    """Writes the mended copies of files; repeated rows are told across all of them."""
+    """Writes the fixed copies of files; finds repeated rows across all of them."""
 
     def __init__(self, default_tools: tuple[Tool, ...]) -> None:
         self._default_tools = default_tools
         self._seen: dict[Any, str] = {}
 
-    def write(self, file: str, copy: Path) -> Iterator[Mended]:
+    def write(self, file: str, copy: Path) -> Iterator[Fixed]:
         """Write the copy of one file, and yield what was done, row by row. The copy appears when all is written."""
         with whole_file(copy) as out, ExitStack() as open_files:
             lines = _Lines(file, open_files)
             for source in iter_file(file):
                 line, done = self._row(source, lines)
-                yield from done
+                yield from (Fixed(source.where, rule, message) for rule, message in done)
                 if line is not None:
                     out.write(line)
 
-    def _row(self, source: SourceRow, lines: _Lines) -> tuple[bytes | None, list[Mended]]:
-        where = source.where
-        done = [Mended(where, "bom", "byte order mark left out") for rule, _ in source.notes if rule == "bom"]
+    def _row(self, source: SourceRow, lines: _Lines) -> tuple[bytes | None, Done]:
+        bom = [("bom", "byte order mark left out") for rule, _ in source.notes if rule == "bom"]
         if source.row is None:
-            line = lines.broken(where)
-            if line is None:
-                done.append(Mended(where, "left-out", "cannot be read, and is no line that could be copied: left out"))
-            return line, done
-        row, mended = mend(source.row, self._default_tools)
-        done += [Mended(where, rule, text) for rule, text in mended]
-        place = self._seen.setdefault(self._key(row), where)
-        if place != where:
-            return None, [*done, Mended(where, "duplicate", f"left out: the same row stands at {place}")]
-        return json_line(row), done
+            line = lines.broken(source.where)
+            lost = [("left-out", "cannot be read, and is not a line that could be copied: left out")]
+            return line, bom if line is not None else [*bom, *lost]
+        row, done = fix_row(source.row, self._default_tools)
+        place = self._seen.setdefault(self._key(row), source.where)
+        if place != source.where:
+            return None, [*bom, *done, ("duplicate", f"left out: the same row is at {place}")]
+        return json_line(row), bom + done
 
     def _key(self, row: dict[str, Any]) -> Any:
         if openai.looks_like(row):
             try:
                 return content_key(openai.read(row, "", self._default_tools))
             except RowError:
-                pass  # told when the copy is checked; such a row is the same as another only where its text is
+                pass  # a finding when the copy is checked; such a row only equals another with the same text
         return hash(json.dumps({key: value for key, value in row.items() if key != "id"}, sort_keys=True))
 
 
@@ -114,7 +125,7 @@ class _Lines:
         self._at = 0
 
     def broken(self, where: str) -> bytes | None:
-        """The line at `where`, which is to be one that cannot be decoded: a row of an array or a table has no line."""
+        """The line at `where` if it is one that cannot be decoded: a row of an array or a table has no line."""
         number = int(where.rpartition(":")[2])
         if self._file.startswith("hub:") or self._file.endswith((".parquet", ".zst")):
             return None
@@ -127,7 +138,7 @@ class _Lines:
             return None
         self._at = number
         text = line.rstrip(b"\r\n")
-        # A part of an array or of an object over many lines, or a file in another encoding, is no line.
+        # A part of an array or of an object over many lines, or a file in another encoding, is not a line.
         if len(text) < 2 or text.startswith((b"[", BOM_UTF16_LE, BOM_UTF16_BE)):
             return None
         try:
@@ -135,3 +146,181 @@ class _Lines:
         except StrictJsonError:
             return text + b"\n"
         return None if isinstance(value, dict) else text + b"\n"
+
+
+def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[dict[str, Any], Done]:
+    """The fixed row, and what was done. A row that needs nothing, or is not in OpenAI's format, comes back as it is."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return row, []
+    done: Done = []
+    fixed = _without_null_schemas(_legacy_to_tools(row, done), done)
+    kept = [dict(message) for message in messages]
+    _legacy_to_calls(kept, done)
+    for number, message in enumerate(kept):
+        if "tool_calls" in message and message["tool_calls"] == []:
+            del message["tool_calls"]
+            done.append(("empty-tool-calls", f"message {number}: an empty tool_calls left out"))
+        if isinstance(message.get("tool_calls"), list):
+            message["tool_calls"] = [
+                _fixed_call(call, f"message {number}: call {n}", fixed.get("tools"), default_tools, done)
+                for n, call in enumerate(message["tool_calls"])
+            ]
+    _link_results(kept, done)
+    return ({**fixed, "messages": kept}, done) if done else (row, [])
+
+
+def _legacy_to_tools(row: dict[str, Any], done: Done) -> dict[str, Any]:
+    functions = row.get("functions")
+    if not isinstance(functions, list) or row.get("tools") is not None:
+        return row
+    if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
+        return row
+    done.append(("legacy", f"functions written as tools ({len(functions)})"))
+    tools = [{"type": "function", "function": function} for function in functions]
+    kept = {key: value for key, value in row.items() if key not in ("functions", "tools", "function_call")}
+    if row.get("function_call") not in (None, "auto"):  # an instruction of a request; if it says more, it stays
+        kept["function_call"] = row["function_call"]
+    return {**kept, "tools": tools}
+
+
+def _without_null_schemas(row: dict[str, Any], done: Done) -> dict[str, Any]:
+    tools = row.get("tools")
+    if not isinstance(tools, list):
+        return row
+    kept: list[Any] = []
+    for number, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        parameters = function.get("parameters") if isinstance(function, dict) else None
+        places = list(null_places(parameters))
+        if places and isinstance(function, dict):
+            done.append(("null-filled-schema", f"tool {number}: {len(places)} null(s) taken out of its parameters"))
+            tool = _with_function(tool, {**function, "parameters": without_nulls(parameters)})
+        kept.append(tool)
+    return {**row, "tools": kept}
+
+
+def _with_function(outer: dict[str, Any], function: dict[str, Any]) -> dict[str, Any]:
+    """A tool or call with another function: in its wrapper, or bare if it was bare."""
+    return {**outer, "function": function} if "function" in outer else function
+
+
+def _legacy_to_calls(messages: list[dict[str, Any]], done: Done) -> None:
+    """Rewrite legacy calls and results, in place; a result only if it follows the call that it names."""
+    for number, message in enumerate(messages):
+        call = message.get("function_call")
+        called = isinstance(call, dict) and isinstance(call.get("name"), str)
+        if message.get("role") == "assistant" and called and not message.get("tool_calls"):
+            del message["function_call"]
+            message["tool_calls"] = [{"id": _fresh_id(messages), "type": "function", "function": call}]
+            done.append(("legacy", f"message {number}: function_call written as tool_calls"))
+        if message.get("role") != "function" or not number:
+            continue
+        calls = messages[number - 1].get("tool_calls")
+        only = calls[0] if isinstance(calls, list) and len(calls) == 1 and isinstance(calls[0], dict) else {}
+        function = only.get("function", only)
+        name = function.get("name") if isinstance(function, dict) else None
+        if name is None or message.get("name") not in (None, name):
+            continue
+        if only.get("id") is None:
+            only = {**only, "id": _fresh_id(messages)}
+            messages[number - 1]["tool_calls"] = [only]
+        if isinstance(only["id"], str):
+            message.pop("name", None)
+            message |= {"role": "tool", "tool_call_id": only["id"]}
+            done.append(("legacy", f"message {number}: role function written as tool"))
+
+
+def _fixed_call(call: Any, place: str, tools: Any, default_tools: Sequence[Tool], done: Done) -> Any:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return call
+    given = function.get("arguments")
+    arguments = _encoded_once(given)
+    if arguments is not given:
+        done.append(("arguments-encoded-twice", f"{place}: arguments encoded once"))
+    tool = _tool_named(str(function.get("name")), tools, default_tools)
+    arguments = _without_null_arguments(arguments, tool, place, done)
+    return call if arguments is given else _with_function(call, {**function, "arguments": arguments})
+
+
+def _encoded_once(arguments: Any) -> Any:
+    """The innermost JSON text of arguments if that is an object; else the arguments as they are."""
+    text = arguments
+    for _ in range(_MAX_ENCODINGS):
+        decoded = _decoded(text)
+        if isinstance(decoded, dict):
+            return text
+        if not isinstance(decoded, str):
+            return arguments
+        text = decoded
+    return arguments
+
+
+def _without_null_arguments(given: Any, tool: CompiledTool | None, place: str, done: Done) -> Any:
+    arguments = _decoded(given) if isinstance(given, str) else given
+    if tool is None or not isinstance(arguments, dict) or None not in arguments.values():
+        return given
+    nothing = set(tool.faults({}))
+    refused = [name for name, value in arguments.items() if value is None and set(tool.faults({name: None})) - nothing]
+    kept = {name: value for name, value in arguments.items() if name not in refused}
+    if not refused or any(True for _ in tool.faults(kept)):
+        return given
+    done.append(("null-arguments", f"{place}: arguments that were null left out ({', '.join(refused)})"))
+    return json.dumps(kept, ensure_ascii=False) if isinstance(given, str) else kept
+
+
+def _decoded(text: Any) -> Any:
+    if not isinstance(text, str):
+        return None
+    try:
+        return parse_strict(text)
+    except (json.JSONDecodeError, StrictJsonError):
+        return None
+
+
+def _tool_named(name: str, tools: Any, default_tools: Sequence[Tool]) -> CompiledTool | None:
+    """The tool that a call names, among the row's own or else the default ones."""
+    offered = list(default_tools) if tools is None else []
+    for row in tools if isinstance(tools, list) else ():
+        function = row.get("function", row) if isinstance(row, dict) else None
+        if isinstance(function, dict) and function.get("name") == name and isinstance(function.get("parameters"), dict):
+            offered.append(Tool(name, "", function["parameters"]))
+    return _TOOL_SETS.get(tuple(tool for tool in offered if tool.name == name)).by_name.get(name)
+
+
+def _link_results(messages: list[dict[str, Any]], done: Done) -> None:
+    """Give calls and results the ids that link them, in place."""
+    for number, message in enumerate(messages):
+        calls = message.get("tool_calls")
+        if message.get("role") != "assistant" or not isinstance(calls, list):
+            continue
+        results = list(takewhile(lambda later: later.get("role") == "tool", messages[number + 1 :]))
+        if not results or not all(isinstance(call, dict) for call in calls):
+            continue
+        given = [result.get("tool_call_id") for result in results]
+        if len(calls) == len(results) == 1 and calls[0].get("id") is None and isinstance(given[0], str):
+            calls[0] = {**calls[0], "id": given[0]}
+            done.append(("missing-call-id", f"message {number}: call 0 takes the id of its result"))
+        elif all(id is None for id in given) or all(call.get("id") is not None for call in calls):
+            # A result that names an unknown id may mean any of the calls without one: those are left.
+            for n, call in enumerate(calls):
+                if call.get("id") is None:
+                    calls[n] = {**call, "id": _fresh_id(messages)}
+                    done.append(("missing-call-id", f'message {number}: call {n} given the id "{calls[n]["id"]}"'))
+        nameless = [n for n, result in enumerate(results) if result.get("tool_call_id") is None]
+        waiting = [call["id"] for call in calls if call.get("id") is not None and call["id"] not in given]
+        if len(nameless) == len(waiting) == 1 and len(results) == len(calls):
+            results[nameless[0]]["tool_call_id"] = waiting[0]
+            at = number + 1 + nameless[0]
+            done.append(("missing-call-id", f'message {at}: the result tied to the one open call "{waiting[0]}"'))
+
+
+def _fresh_id(messages: list[dict[str, Any]]) -> str:
+    """The first of call_1, call_2, ... that no call and no result of the row has."""
+    taken: set[Any] = set()
+    for message in messages:
+        taken.add(str(message.get("tool_call_id")))
+        calls = message.get("tool_calls")
+        taken |= {str(call.get("id")) for call in calls if isinstance(call, dict)} if isinstance(calls, list) else set()
+    return next(id for n in count(1) if (id := f"call_{n}") not in taken)

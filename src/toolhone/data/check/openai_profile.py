@@ -1,7 +1,7 @@
-"""OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse, before it does.
+"""OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse.
 
-They are held against the rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes
-arguments as objects, results without ids, and keys of its own. The service has the last word. The sources:
+They apply to rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes arguments
+as objects, results without ids, and keys of its own. The service has the last word. The sources:
 
 - https://developers.openai.com/docs/guides/distillation (the page on supervised fine-tuning): 10 examples at least, 50
   to start with.
@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from toolhone.data.check.finding import Finding, Severity
+from toolhone.data.files import iter_file
 from toolhone.data.json_rows import SourceRow
 
 MIN_EXAMPLES = 10
@@ -39,32 +40,27 @@ _PARTS = {"text", "image_url", "refusal"}
 _CALL_KEYS = {"id", "type", "function"}
 
 
-class OpenAIProfile:
-    """The rules, over all rows of all files."""
-
-    def __init__(self) -> None:
-        self._rows = 0
-
-    def file(self, path: str) -> Iterator[Finding]:
-        """What is wrong with a file as such."""
-        if not path.endswith(".jsonl"):
-            yield Finding(path, "openai-file", "the file's name does not end in .jsonl", remedy="convert it to JSONL")
-        if Path(path).is_file() and (size := Path(path).stat().st_size) > MAX_BYTES:
+def openai_findings(files: Iterable[str], where: str) -> Iterator[Finding]:
+    """What OpenAI would refuse in files; `where` is the place of what is wrong with all of them together."""
+    rows = 0
+    for file in files:
+        if not file.endswith(".jsonl"):
+            yield Finding(file, "openai-file", "the file's name does not end in .jsonl", remedy="convert it to JSONL")
+        if Path(file).is_file() and (size := Path(file).stat().st_size) > MAX_BYTES:
             text = f"{size / 2**20:,.0f} MB, more than the {MAX_BYTES // 2**20} MB that may be uploaded"
-            yield Finding(path, "openai-file", text, remedy="take fewer rows")
+            yield Finding(file, "openai-file", text, remedy="take fewer rows")
+        for row in iter_file(file):
+            rows += row.row is not None
+            yield from row_findings(row)
+    if rows < MIN_EXAMPLES:
+        text = f"{rows} rows, fewer than the {MIN_EXAMPLES} that OpenAI takes"
+        yield Finding(where, "openai-count", text, remedy="add rows; 50 to 100 are its advice for a start")
 
-    def row(self, row: SourceRow) -> Iterator[Finding]:
-        """What is wrong with a row. A row that is no JSON object is told by reading."""
-        if row.row is None:
-            return
-        self._rows += 1
-        for severity, rule, text in _row_faults(row.row):
-            yield Finding(row.where, rule, text, severity, _REMEDIES[rule])
 
-    def end(self, where: str) -> Iterator[Finding]:
-        if self._rows < MIN_EXAMPLES:
-            text = f"{self._rows} rows, fewer than the {MIN_EXAMPLES} that OpenAI takes"
-            yield Finding(where, "openai-count", text, remedy="add rows; 50 to 100 are its advice for a start")
+def row_findings(row: SourceRow) -> Iterator[Finding]:
+    """What OpenAI would refuse in a row; nothing if it is not a JSON object, which is a fault of reading."""
+    for severity, rule, text in _row_faults(row.row) if row.row is not None else ():
+        yield Finding(row.where, rule, text, severity, _REMEDIES[rule])
 
 
 _Fault = tuple[Severity, str, str]
@@ -128,11 +124,8 @@ def _message_faults(message: dict[str, Any], place: str) -> Iterator[_Fault]:
         if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
             yield "error", "openai-messages", f"{place}: content is a list, but not of parts with a type"
         elif kinds := sorted({part["type"] for part in content} - _PARTS):
-            yield (
-                "error",
-                "openai-messages",
-                f"{place}: a part of type {kinds[0]}, expected {', '.join(sorted(_PARTS))}",
-            )
+            expected = ", ".join(sorted(_PARTS))
+            yield "error", "openai-messages", f"{place}: a part of type {kinds[0]}, expected {expected}"
     elif not isinstance(content, str) and not (content is None and (calls or message.get("refusal"))):
         yield "error", "openai-messages", f"{place}: content is {_shown(content)}, expected a text"
     if role != "assistant" and calls:
@@ -146,9 +139,8 @@ def _call_faults(
     if "tool_calls" in message and (not isinstance(calls, list) or not calls):
         yield "error", "openai-calls", f"{place}: tool_calls is {_shown(calls)}, expected a list with calls in it"
         return
-    legacy = message.get("function_call")
-    if legacy is not None:
-        yield from _function_faults(legacy, place, offered)
+    if message.get("function_call") is not None:
+        yield from _function_faults(message["function_call"], place, offered)
     for n, call in enumerate(calls):
         at = f"{place}: call {n}"
         if not isinstance(call, dict):
@@ -157,7 +149,7 @@ def _call_faults(
         if not isinstance(call.get("id"), str) or not call["id"]:
             yield "error", "openai-calls", f"{at}: no id"
         elif call["id"] in open_calls:
-            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" stands twice'
+            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" is there twice'
         else:
             open_calls[call["id"]] = at
         if call.get("type") != "function":

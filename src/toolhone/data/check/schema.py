@@ -1,14 +1,19 @@
-"""A tool's JSON Schema, compiled once for each content: are these arguments valid, and if not, where and why.
+"""A row's tools, compiled: are a call's arguments valid by the tool's JSON Schema, and if not, where and why.
 
-In: a tool's `parameters` (Draft 2020-12) and decoded arguments. Out: pairs of rule and message. Nearly all arguments
-are valid and nearly all schemas plain, so a quick test comes first: where it says yes, jsonschema would find nothing
-(a property test holds the two together); where it does not, jsonschema is asked.
+Most arguments are valid and most schemas plain, so a quick test comes first: if it says yes, jsonschema would find
+nothing (a property test compares the two); otherwise jsonschema is asked. Rows of one file mostly share their tools, so
+tools are compiled once and found again by their content.
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
+import marshal
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -17,14 +22,18 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from toolhone.data.importers.schemas import describe_nulls
-from toolhone.records import Tool
+from toolhone.data.values import leaves
+from toolhone.records import Tool, ToolCall
 
 Accepts = Callable[[Any], bool]
 """True: surely valid. False: valid or not."""
 
+_KEPT = 512
+"""Tool lists that stay compiled: enough for a file whose rows draw from a catalogue, and bounded."""
+
 
 class CompiledTool:
-    """A tool with its schema made ready. `unusable` says why the schema is none, or is ""."""
+    """A tool with its schema compiled. `unusable` says why its schema is not one, or is ""."""
 
     __slots__ = ("_accepts", "_validator", "name", "unusable", "unusable_rule")
 
@@ -33,44 +42,36 @@ class CompiledTool:
         self.unusable, self.unusable_rule = "", "bad-schema"
         self._accepts: Accepts | None = None
         try:
-            self._compile(tool)
-        except RecursionError:
-            self.unusable = f'tool "{tool.name}": its parameters are nested too deeply; mend the tool'
-
-    def _compile(self, tool: Tool) -> None:
-        if nulls := describe_nulls(tool.parameters):
-            self.unusable_rule = "null-filled-schema"
-            self.unusable = f'tool "{tool.name}": {nulls}'
-        else:
-            try:
-                Draft202012Validator.check_schema(tool.parameters)
-            except SchemaError as error:
-                self.unusable = (
-                    f'tool "{tool.name}": its parameters are not a JSON Schema: {error.message}; mend the tool'
-                )
-        if not self.unusable:
+            if nulls := describe_nulls(tool.parameters):
+                self.unusable, self.unusable_rule = f'tool "{tool.name}": {nulls}', "null-filled-schema"
+                return
+            Draft202012Validator.check_schema(tool.parameters)
             # An empty registry, so that no reference is looked up on the network.
             self._validator = Draft202012Validator(tool.parameters, registry=EMPTY_REGISTRY)
             self._accepts = quick_test({k: v for k, v in tool.parameters.items() if k != "$schema"})
+        except SchemaError as error:
+            self.unusable = f'tool "{tool.name}": its parameters are not a JSON Schema: {error.message}; fix the tool'
+        except RecursionError:
+            self.unusable = f'tool "{tool.name}": its parameters are nested too deeply; fix the tool'
 
     def accepts(self, arguments: dict[str, Any]) -> bool:
-        """True where the arguments are surely valid."""
+        """True if the arguments are surely valid."""
         return self._accepts is not None and self._accepts(arguments)
 
     def faults(self, arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Rule and message of each fault of the arguments; none where the schema is unusable, which is told once."""
+        """Rule and message of each fault of the arguments; none if the schema is unusable, which is a finding of its
+        own."""
         if self.unusable or self.accepts(arguments):
             return
         try:
             faults = list(self._validator.iter_errors(arguments))
         except Unresolvable as error:
-            text = f'tool "{self.name}": its parameters refer to what is not in them ({error}); mend it'
-            yield "bad-schema", text
+            yield "bad-schema", f'tool "{self.name}": its parameters refer to what is not in them ({error}); fix it'
         except (re.error, ValueError) as error:  # a pattern that is no regular expression, a $ref that is no address
-            yield "bad-schema", f'tool "{self.name}": its parameters cannot be applied ({error}); mend the tool'
+            yield "bad-schema", f'tool "{self.name}": its parameters cannot be applied ({error}); fix the tool'
         except RecursionError:
-            yield "bad-schema", f'tool "{self.name}": references in its parameters go round in a circle; mend it'
-        except OverflowError:  # a whole number beyond any float, held against `multipleOf` a float
+            yield "bad-schema", f'tool "{self.name}": references in its parameters go round in a circle; fix it'
+        except OverflowError:  # a whole number beyond any float, and `multipleOf` a float
             yield "schema", f'arguments of "{self.name}": a number is too large'
         else:
             for fault in faults:
@@ -78,11 +79,106 @@ class CompiledTool:
                 yield "schema", f'arguments of "{self.name}": {path + ": " if path else ""}{fault.message}'
 
 
-def quick_test(schema: Any) -> Accepts | None:
-    """A test of values for a plain schema, or None where the schema says more than this knows.
+class ToolSet:
+    """The tools of a conversation, compiled. `key` identifies them all as they are written, `digests` each definition
+    by its content."""
 
-    The schema must be a valid one. Keywords that assert nothing (descriptions, formats, defaults, names of one's own)
-    are passed over, as jsonschema does."""
+    def __init__(self, key: bytes, tools: tuple[Tool, ...], compiled: dict[bytes, CompiledTool]) -> None:
+        self.key = key
+        self.tools = tools
+        self.by_name: dict[str, CompiledTool] = {}
+        self.digests: dict[str, bytes] = {}
+        for tool in tools:
+            written = json.dumps([tool.name, tool.description, tool.parameters], sort_keys=True)
+            digest = hashlib.blake2b(written.encode(), digest_size=16).digest()
+            if digest not in compiled:
+                if len(compiled) >= 16 * _KEPT:
+                    compiled.clear()
+                compiled[digest] = CompiledTool(tool)
+            self.by_name[tool.name] = compiled[digest]
+            self.digests[tool.name] = digest
+        self.unusable = any(tool.unusable for tool in self.by_name.values())
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tools)
+
+    def faults(self, call: ToolCall) -> Iterator[tuple[str, str]]:
+        """Rule and message of each fault of a call."""
+        if call.name in self.by_name:
+            yield from self.by_name[call.name].faults(call.arguments)
+            return
+        near = difflib.get_close_matches(call.name, self.by_name, n=1)
+        hint = f' (did you mean "{near[0]}"?)' if near else f"; known: {', '.join(self.by_name) or 'none'}"
+        yield "unknown-tool", f'tool call "{call.name}" is not in tools{hint}'
+
+
+class ToolSets:
+    """Compiled tools, found again by their content."""
+
+    def __init__(self) -> None:
+        self._sets: dict[bytes, ToolSet] = {}
+        self._compiled: dict[bytes, CompiledTool] = {}
+        self._last: ToolSet | None = None
+
+    def get(self, tools: tuple[Tool, ...]) -> ToolSet:
+        if self._last is not None and self._last.tools is tools:
+            return self._last
+        # marshal is many times as fast as JSON here, and keeps 1, 1.0 and true apart. Version 2 of its format depends
+        # only on the values, not on which of them are one object.
+        written = marshal.dumps([(tool.name, tool.description, tool.parameters) for tool in tools], 2)
+        key = hashlib.blake2b(written, digest_size=16).digest()
+        if key not in self._sets:
+            if len(self._sets) >= _KEPT:
+                self._sets.clear()
+            self._sets[key] = ToolSet(key, tools, self._compiled)
+        self._last = self._sets[key]
+        return self._last
+
+
+class Vocabulary:
+    """What the tools name themselves: `values` of their schemas, and the `words` of their descriptions."""
+
+    __slots__ = ("values", "words")
+
+    def __init__(self, tools: tuple[Tool, ...]) -> None:
+        self.values: set[str] = set()
+        texts: list[str] = []
+        for tool in tools:
+            texts.append(tool.description)
+            for key, value in _keywords(tool.parameters):
+                if key in ("enum", "default", "const", "examples", "example"):
+                    self.values.update(str(found) for _, found in leaves(value))
+                elif isinstance(value, str):
+                    texts.append(value)
+        self.words = letters_and_digits("\n".join(texts))
+
+    def names(self, value: Any) -> bool:
+        return str(value) in self.values or (isinstance(value, str) and letters_and_digits(value) in self.words)
+
+
+def letters_and_digits(text: str) -> str:
+    """The letters and digits of a text, in one case."""
+    return re.sub(r"[\W_]+", "", text).casefold()
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Keywords with their values, at any depth; a property's name counts as one, which does no harm."""
+    stack = [schema]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            stack.extend(found.values())
+        elif isinstance(found, list):
+            stack.extend(found)
+
+
+def quick_test(schema: Any) -> Accepts | None:
+    """A test of values for a plain schema, or None if the schema says more than this knows.
+
+    The schema must be valid. Keywords that assert nothing (descriptions, formats, defaults, unknown names) are skipped,
+    as jsonschema does."""
     if schema is True:
         return lambda value: True
     if not isinstance(schema, dict):
@@ -100,10 +196,9 @@ def quick_test(schema: Any) -> Accepts | None:
         return lambda value: True
     if len(tests) == 1:
         return tests[0]
-    together = tuple(tests)
 
     def all_of(value: Any) -> bool:
-        for test in together:  # noqa: SIM110 (a loop is twice as fast as all() over a generator)
+        for test in tests:  # noqa: SIM110 (a loop is twice as fast as all() over a generator)
             if not test(value):
                 return False
         return True
@@ -111,15 +206,10 @@ def quick_test(schema: Any) -> Accepts | None:
     return all_of
 
 
-def _type(names: Any, _: dict[str, Any]) -> Accepts | None:
-    names = [names] if isinstance(names, str) else names
-    kinds: set[type] = set()
-    for name in names:
-        if name not in _PYTHON_TYPES:
-            return None
-        kinds |= _PYTHON_TYPES[name]
+def _type(names: Any, _: dict[str, Any]) -> Accepts:
     # By exact type, for a bool is an int in Python and not in JSON. (1.0 is an integer too: jsonschema says so.)
-    accepted = frozenset(kinds)
+    kinds = [_PYTHON_TYPES[name] for name in ([names] if isinstance(names, str) else names)]
+    accepted = frozenset[type]().union(*kinds)
     return lambda value: type(value) in accepted
 
 
@@ -134,9 +224,7 @@ _PYTHON_TYPES: dict[str, set[type]] = {
 }
 
 
-def _enum(values: Any, _: dict[str, Any]) -> Accepts | None:
-    if not isinstance(values, list):
-        return None
+def _enum(values: Any, _: dict[str, Any]) -> Accepts:
     texts = frozenset(value for value in values if isinstance(value, str))
     return lambda value: type(value) is str and value in texts
 
@@ -169,7 +257,7 @@ def _additional(allowed: Any, schema: dict[str, Any]) -> Accepts | None:
     return lambda value: type(value) is dict and value.keys() <= names
 
 
-def _required(required: Any, _: dict[str, Any]) -> Accepts | None:
+def _required(required: Any, _: dict[str, Any]) -> Accepts:
     names = frozenset(required)
     return lambda value: type(value) is dict and value.keys() >= names
 

@@ -1,4 +1,4 @@
-"""The order of turns, the ties between calls and results, and turns that say or teach nothing."""
+"""Rules for turns: their order, results that answer calls, and turns that say or teach nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CALL_MARK = re.compile(
 
 
 def turn_faults(row: Conversation) -> Iterator[Finding]:
-    """Errors of one conversation that stand in its turns, whatever its tools."""
+    """Errors in the turns of one conversation, whatever its tools."""
     where, before, learned = row.where, None, False
     for number, message in enumerate(row.messages):
         role = message.role
@@ -32,20 +32,20 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
             if len(calls) > 1:
                 yield from _parallel_faults(row, number, message)
             if content and (found := call_in_text(content)):
-                text = f"message {number}: a call stands in the text ({found}), not in tool_calls"
+                text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
         elif role == "tool":
             if before != "tool":
                 yield from _result_faults(row, number)
         elif role == "system" and number:
-            yield Finding(where, "role-order", f"message {number}: a system message stands first or not at all")
+            yield Finding(where, "role-order", f"message {number}: a system message must come first")
         before = role
     if not learned:
         yield Finding(where, "no-assistant", "no assistant turn: there is nothing to learn from the row")
 
 
 def turn_warnings(row: Conversation) -> Iterator[Finding]:
-    """What reading copes with, though it is hardly meant."""
+    """What can be read, but is probably not meant."""
     messages, seen = row.messages, set[str]()
     assistants = learned = False
     for number, message in enumerate(messages):
@@ -69,13 +69,13 @@ def _empty_turn(row: Conversation, number: int) -> Finding:
     text = f"message {number}: the assistant neither calls nor says anything"
     is_last = all(message.role != "assistant" for message in row.messages[number + 1 :])
     if is_last and row.expected is not None and row.expected.status in ("none", "any"):
-        # Benchmarks tell whether a call is due, not what else to say: such a row can be judged on, not learned from.
-        return Finding(row.where, "empty-turn", text, "warning", "judge on the row; to learn from it, write an answer")
+        # Benchmarks say whether a call is due, not what else to say: such a row can be scored, not learned from.
+        return Finding(row.where, "empty-turn", text, "warning", "score the row; to learn from it, write an answer")
     return Finding(row.where, "empty-turn", text, remedy="write the answer, or take the turn out")
 
 
 def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[Finding]:
-    """Of the calls of one turn and their results. `seen` are the ids of the calls before, and takes those of this."""
+    """Warnings on one turn's calls and results. `seen` has the ids of earlier calls, and takes those of this turn."""
     messages, calls = row.messages, row.messages[number].tool_calls
     results = _results(messages, number) if number + 1 < len(messages) else []
     if number + len(results) + 1 < len(messages) and len(results) < len(calls):
@@ -87,12 +87,12 @@ def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[F
                 text = f"message {number}: a call without an id, though results follow"
                 yield Finding(row.where, "missing-call-id", text, "warning", "give the call an id (--fix does)")
         elif call.id in seen:
-            text = f'message {number}: the call id "{call.id}" stands in an earlier turn already'
+            text = f'message {number}: the call id "{call.id}" is already in an earlier turn'
             yield Finding(row.where, "duplicate-call-id", text, "warning", "give every call of a row its own id")
     for offset, result in enumerate(results, 1):
         if result.tool_call_id is None:
             text = f"message {number + offset}: a tool result without a tool_call_id"
-            remedy = "name the call that it answers (--fix does, where one call is open)"
+            remedy = "name the call that it answers (--fix does, if one call is open)"
             yield Finding(row.where, "missing-call-id", text, "warning", remedy)
     seen.update([call.id for call in calls if call.id is not None])
 
@@ -110,7 +110,7 @@ def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterat
 
 
 def call_in_text(content: str) -> str:
-    """What in a text is plainly a call, in any of the usual ways of writing one; "" where nothing is."""
+    """What in a text is plainly a call, in any of the usual ways of writing one; "" if nothing is."""
     if ("<" in content or "[TOOL" in content or "Action Input:" in content) and (mark := _CALL_MARK.search(content)):
         return mark.group()
     if "{" in content and call_in_prose(content):

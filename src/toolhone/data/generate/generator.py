@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.data.check import check
-from toolhone.data.read import conversation
+from toolhone.data.importers.openai import conversation
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
 from toolhone.records import Conversation, Tool

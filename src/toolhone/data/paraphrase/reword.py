@@ -11,8 +11,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from toolhone.data.check.numbers import numbers_in
-from toolhone.data.values import argument_values, codes, stands_in
+from toolhone.data.values import argument_values, codes, numbers_in, stands_in
 from toolhone.records import Conversation
 from toolhone.strict_json import StrictJsonError, parse_strict
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from toolhone.data.check.invented import Vocabulary, invented_values
+from toolhone.data.check.arguments import invented_values
+from toolhone.data.check.schema import Vocabulary
 from toolhone.records import Conversation, Example, Tool, ToolCall
 
 Reason = Literal["random", "disagreement", "invented value", "rare tool"]

@@ -7,14 +7,15 @@ are counted in `tokens.py`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolhone.data.language import guess_language
-from toolhone.data.read import RowFault, read_sources, read_tools
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import read_sources, read_tools
 from toolhone.data.sources import print_formats
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
@@ -218,3 +219,26 @@ def _count(rows: Iterator[Conversation | RowFault], tokens: Any = None) -> Stats
         gold_sources=dict(gold_sources.most_common()),
         tokens=None if tokens is None else tokens.result(),
     )
+
+
+# A Chinese character says about as much as a Latin word, so an order number of ten letters does not outvote three.
+_UNITS = re.compile(
+    r"(?P<kana>[\u3040-\u30ff])|(?P<zh>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f])"
+    r"|(?P<ko>[\uac00-\ud7a3\u1100-\u11ff]+)|(?P<Latin>[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+)"
+    r"|(?P<Cyrillic>[\u0400-\u052f]+)|(?P<Greek>[\u0370-\u03ff]+)|(?P<Arabic>[\u0600-\u06ff\u0750-\u077f]+)"
+    r"|(?P<Hebrew>[\u0590-\u05ff]+)|(?P<Devanagari>[\u0900-\u097f]+)|(?P<Thai>[\u0e00-\u0e7f]+)"
+)
+
+
+def guess_language(texts: Iterable[str]) -> str:
+    """Guess a language by the script alone: "zh", "ja", "ko", or "Latin script", since other scripts write many
+    languages; "unknown" if there are no letters."""
+    units: Counter[str] = Counter()
+    for text in texts:
+        units.update(str(found.lastgroup) for found in _UNITS.finditer(text))
+    if units["kana"]:  # Japanese is written in both
+        units["ja"] = units.pop("kana") + units.pop("zh", 0)
+    if not units:
+        return "unknown"
+    most = max(units, key=lambda name: units[name])
+    return most if most in ("zh", "ja", "ko") else f"{most} script"

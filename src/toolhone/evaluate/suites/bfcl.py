@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from toolhone.data.importers.bfcl import NO_CALL, PYTHON_WITH_GOLD, SINGLE_TURN, read_bfcl_folder
-from toolhone.data.read import RowFault, examples
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import examples
 from toolhone.errors import UserError
 from toolhone.rates import rate_of
 from toolhone.records import Conversation, Example, Score

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from toolhone.data.identity import user_words
+from toolhone.data.groups import user_words
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score

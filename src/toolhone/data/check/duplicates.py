@@ -1,21 +1,18 @@
-"""What rows say of each other: ids given twice, rows given twice, one prompt with two answers, one tool in two ways.
+"""Duplicates and contradictions: an id twice, a row twice, one prompt with two answers, one tool defined in two ways.
 
-A row leaves hashes behind, not its text: 1,000,000 rows take some 600 MB. Texts are kept for near duplicates alone. The
-hashes are Python's own, of 64 bits: among 1,000,000 rows one false pair in 40,000,000 runs.
+Only hashes of rows are kept: 1,000,000 rows take about 600 MB. Texts are kept only to find near duplicates. The hashes
+are Python's own, of 64 bits: among 1,000,000 rows there is one false pair in 40,000,000 runs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterator
-from typing import Any
+from operator import itemgetter
 
-from toolhone.data.check.calls import ToolSet
 from toolhone.data.check.finding import Finding
+from toolhone.data.check.schema import ToolSet
 from toolhone.records import Conversation, Message, ToolCall
-
-NEAR = 0.8
-"""Jaccard similarity of character 5-grams from which rows count as near duplicates."""
 
 _PLACE_BITS = 32
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
@@ -30,7 +27,7 @@ class SeenIds:
     def findings(self, row: Conversation) -> Iterator[Finding]:
         place = self._places.setdefault(row.id, row.where)
         if place is not row.where:
-            message = f'the id "{row.id}" stands at {place} already; ids must differ'
+            message = f'the id "{row.id}" is already at {place}; ids must differ'
             yield Finding(row.where, "duplicate-id", message, remedy="give the row its own id, or take it out")
 
 
@@ -45,7 +42,7 @@ class SeenRows:
         self._texts: list[str] | None = [] if near else None
 
     def findings(self, row: Conversation, tools: ToolSet) -> list[Finding]:
-        """Exact duplicates, whatever their ids, and turns that answer a prompt otherwise than an earlier row."""
+        """Exact duplicates, whatever their ids, and turns that answer a prompt differently from an earlier row."""
         place = len(self._places)
         self._places.append(row.where)
         so_far = hash((tools.key, row.parallel_tool_calls))
@@ -56,7 +53,7 @@ class SeenRows:
                 known = self._turns.setdefault(so_far, said << _PLACE_BITS | place)
                 other = known & _PLACE_MASK
                 if other != place and known >> _PLACE_BITS != said:
-                    text = f"message {number}: answers the same messages otherwise than {self._places[other]}"
+                    text = f"message {number}: answers the same messages differently from {self._places[other]}"
                     remedy = "decide which answer is right, and give both rows that one"
                     conflicts.append(Finding(row.where, "conflict", text, "warning", remedy))
             so_far = hash((so_far, said))
@@ -67,17 +64,17 @@ class SeenRows:
         first = self._rows.setdefault(so_far, place)
         if first != place:
             self._copies.add(place)
-            text = f"the same row stands at {self._places[first]} already"
+            text = f"the same row is already at {self._places[first]}"
             return [Finding(row.where, "duplicate", text, "warning", "leave one of them (--fix drops the second)")]
         return conflicts
 
     def near_findings(self) -> Iterator[Finding]:
-        """Rows whose user messages are nearly those of another row, for as long as their texts were kept."""
+        """Rows whose user messages are nearly those of another row, if texts were kept."""
         if self._texts is None:
             return
-        from toolhone.data.near import near_duplicates  # numpy, datasketch: for --near alone
+        from toolhone.data.near import near_duplicates  # numpy, datasketch: only for --near
 
-        for first, second, similarity in near_duplicates(self._texts, NEAR):
+        for first, second, similarity in near_duplicates(self._texts):
             if second in self._copies:
                 continue
             text = f"the user's messages are nearly those of {self._places[first]} (similarity {similarity:.2f})"
@@ -86,11 +83,11 @@ class SeenRows:
 
 
 class SeenTools:
-    """The definitions of tools so far: by name the first, with its place, and the others that were told."""
+    """The definitions of tools so far: by name the first, with its place, and the others already reported."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[bytes, str]] = {}
-        self._told: set[bytes] = set()
+        self._reported: set[bytes] = set()
         self._last: ToolSet | None = None
 
     def findings(self, row: Conversation, tools: ToolSet) -> Iterator[Finding]:
@@ -99,9 +96,9 @@ class SeenTools:
         self._last = tools
         for name, digest in tools.digests.items():
             first, place = self._first.setdefault(name, (digest, row.where))
-            if digest != first and digest not in self._told:
-                self._told.add(digest)
-                text = f'the tool "{name}" is defined otherwise at {place}'
+            if digest != first and digest not in self._reported:
+                self._reported.add(digest)
+                text = f'the tool "{name}" is defined differently at {place}'
                 remedy = "give both rows one definition, or the tools two names"
                 yield Finding(row.where, "tool-differs", text, "warning", remedy)
 
@@ -126,13 +123,9 @@ def _call_key(call: ToolCall) -> Hashable:
         # With types, for in Python 1 == 1.0 == True. A list or an object within cannot be hashed.
         entries = [(name, type(value), value) for name, value in call.arguments.items()]
         if len(entries) > 1:
-            entries.sort(key=_name)
+            entries.sort(key=itemgetter(0))
         key = (call.name, *entries)
         hash(key)
     except TypeError:
         return call.name, json.dumps(call.arguments, sort_keys=True)
     return key
-
-
-def _name(entry: tuple[str, type, Any]) -> str:
-    return entry[0]

@@ -13,25 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.data.partition import files as partition_files
-from toolhone.data.partition.files import show, split_files
-from toolhone.data.partition.partition import (
-    NO_CALL,
-    SIDES,
-    Ledger,
-    Partition,
-    Shares,
-    kept_tools,
-    partition,
-    rows_by_tool,
-    share_bound,
-    tie,
-)
-from toolhone.data.read import read_conversations
+from toolhone.data import split_files as split_files_module
+from toolhone.data.groups import NO_CALL, KeyTable
+from toolhone.data.read import read_conversations, read_tools
+from toolhone.data.split import SIDES, Shares, Sides, assign_sides, kept_tools, rows_by_tool, share_bound
+from toolhone.data.split_files import show, split_files
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
-SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
+SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
 HALVES = Shares(0.2, 0.1, 0.3)
 
 
@@ -51,23 +41,23 @@ def row(number: int, *called: str, text: str | None = None, offers: tuple[str, .
     return replace(Conversation(f"r{number}", messages, tools, f"x:{number}"), **more)
 
 
-def ledger(rows: list[Conversation], **more: Any) -> Ledger:
-    found = Ledger(**more)
+def key_table(rows: list[Conversation], **more: Any) -> KeyTable:
+    found = KeyTable(**more)
     for one in rows:
         found.add(one)
     return found
 
 
-def roots(rows: list[Conversation], **more: Any) -> list[int]:
-    found: list[int] = tie(ledger(rows, **more)).tolist()
+def groups(rows: list[Conversation], **more: Any) -> list[int]:
+    found: list[int] = key_table(rows, **more).groups().tolist()
     return found
 
 
 def sides(rows: list[Conversation], shares: Shares = HALVES, **more: Any) -> dict[str, str]:
     """The side of each row by its id; a lone side without rows is let be."""
-    book = ledger(rows)
-    parted = partition(book, shares, **more)
-    return {one.id: SIDES[side] for one, side in zip(rows, parted.sides.tolist(), strict=True)}
+    table = key_table(rows)
+    split = assign_sides(table, shares, **more)
+    return {one.id: SIDES[side] for one, side in zip(rows, split.sides.tolist(), strict=True)}
 
 
 def some_rows(count: int, *names: str) -> list[Conversation]:
@@ -78,7 +68,7 @@ def some_rows(count: int, *names: str) -> list[Conversation]:
 
 
 def test_unlike_rows_are_each_their_own_group() -> None:
-    assert roots([row(n) for n in range(50)]) == list(range(50))
+    assert groups([row(n) for n in range(50)]) == list(range(50))
 
 
 @pytest.mark.parametrize("case", ["copy", "same words", "near words", "template", "id", "growing", "through a third"])
@@ -96,25 +86,25 @@ def test_rows_of_one_kind_are_one_group(case: str) -> None:
         "through a third": [row(2, meta={"template": "t2"}), row(3, text=near, meta={"template": "t2"})],
     }[case]
     rows = [row(100), one, *others, row(101)]
-    assert roots(rows) == [0, *[1] * (1 + len(others)), 2 + len(others)]
+    assert groups(rows) == [0, *[1] * (1 + len(others)), 2 + len(others)]
 
 
 def test_rows_without_user_s_words_are_not_tied_by_that() -> None:
     rows = [Conversation(f"r{n}", (Message("assistant", f"turn {n}"),), (), f"x:{n}") for n in range(3)]
-    assert roots(rows) == [0, 1, 2]
+    assert groups(rows) == [0, 1, 2]
 
 
 def test_without_near_duplicates_only_equal_words_tie() -> None:
     rows = [row(1), row(2, text=words(1) + " ?"), row(3, text=words(1))]
-    assert roots(rows) == [0, 0, 0]
-    assert roots(rows, near_rows=2) == [0, 1, 0]
-    assert roots(rows, near_rows=0) == [0, 1, 0]
+    assert groups(rows) == [0, 0, 0]
+    assert groups(rows, near_rows=2) == [0, 1, 0]
+    assert groups(rows, near_rows=0) == [0, 1, 0]
 
 
 def test_another_meta_key_or_none_can_group() -> None:
     rows = [row(n, meta={"template": "t", "source": "abc"[n]}) for n in range(3)]
-    assert roots(rows) == [0, 0, 0]
-    assert roots(rows, group_by="source") == roots(rows, group_by=None) == [0, 1, 2]
+    assert groups(rows) == [0, 0, 0]
+    assert groups(rows, group_by="source") == groups(rows, group_by=None) == [0, 1, 2]
 
 
 # What moves
@@ -134,12 +124,12 @@ ROWS = st.builds(
 )
 
 
-def sides_of(rows: list[Conversation]) -> Partition:
-    book = ledger(rows)
+def sides_of(rows: list[Conversation]) -> Sides:
+    table = key_table(rows)
     try:
-        return partition(book, Shares(0.2, 0.2, 0.3))
+        return assign_sides(table, Shares(0.2, 0.2, 0.3))
     except UserError:  # a side without a row: only the sides of the rows are looked at here
-        return partition(ledger([*rows, *(row(n) for n in range(1000, 1100))]), Shares(0.2, 0.2, 0.3))
+        return assign_sides(key_table([*rows, *(row(n) for n in range(1000, 1100))]), Shares(0.2, 0.2, 0.3))
 
 
 @settings(deadline=None, max_examples=30)
@@ -149,7 +139,7 @@ def test_rows_added_at_the_end_move_no_group_unless_they_tie_two(
 ) -> None:
     before, after = sides_of(old), sides_of([*old, *new])
     for n in range(len(old)):
-        group = {before.roots[m] for m in range(len(old)) if after.roots[m] == after.roots[n]}
+        group = {before.groups[m] for m in range(len(old)) if after.groups[m] == after.groups[n]}
         if len(group) == 1:
             assert before.sides[n] == after.sides[n]
         else:  # tied by a new row: to the side of the one that was first
@@ -159,15 +149,15 @@ def test_rows_added_at_the_end_move_no_group_unless_they_tie_two(
 @settings(deadline=None, max_examples=40)
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_a_group_is_on_one_side(rows: list[Conversation]) -> None:
-    parted = sides_of(rows)
+    split = sides_of(rows)
     by_group: dict[int, set[int]] = {}
-    for root, side in zip(parted.roots.tolist(), parted.sides.tolist(), strict=True):
+    for root, side in zip(split.groups.tolist(), split.sides.tolist(), strict=True):
         by_group.setdefault(root, set()).add(side)
     assert all(len(found) == 1 for found in by_group.values())
     template: dict[str, set[int]] = {}
     for n, one in enumerate(rows):
         if "template" in one.meta:
-            template.setdefault(one.meta["template"], set()).add(int(parted.sides[n]))
+            template.setdefault(one.meta["template"], set()).add(int(split.sides[n]))
     assert all(len(found) == 1 for found in template.values())
 
 
@@ -196,11 +186,11 @@ def test_shares_are_about_what_was_asked_for() -> None:
 def test_a_tool_s_share_is_off_by_more_than_its_bound_in_fewer_than_one_case_of_a_thousand(sizes: list[int]) -> None:
     rows = [row(n, "track", meta={"template": f"t{n}"}) for n in range(len(sizes))]
     rows = [replace(one, id=f"{one.id}-{m}") for one, size in zip(rows, sizes, strict=True) for m in range(size)]
-    book = ledger(rows, near_rows=0)
+    table = key_table(rows, near_rows=0)
     bound, worst, misses = share_bound(sizes), 0.0, 0
     for salt in range(800):
         try:
-            counts, told = rows_by_tool(book, partition(book, Shares(0, 0, 0.3), salt=str(salt)))["track"]
+            counts, told = rows_by_tool(table, assign_sides(table, Shares(0, 0, 0.3), salt=str(salt)))["track"]
         except UserError:
             continue
         assert told == pytest.approx(bound)
@@ -215,16 +205,16 @@ def test_with_kept_tools_the_bound_holds_too_and_of_a_kept_tool_says_nothing() -
     rows = [
         row(n, names[n % 10], *([names[0]] if n % 7 == 0 else []), meta={"template": f"t{n // 3}"}) for n in range(240)
     ]
-    book = ledger(rows, near_rows=0)
-    plain = {name: bound for name, (_, bound) in rows_by_tool(book, partition(book, Shares(0, 0, 0.3))).items()}
+    table = key_table(rows, near_rows=0)
+    plain = {name: bound for name, (_, bound) in rows_by_tool(table, assign_sides(table, Shares(0, 0, 0.3))).items()}
     cases = misses = 0
     for salt in range(150):
-        parted = partition(book, Shares(0, 0, 0.3), unseen_tools=0.2, salt=str(salt))
-        for name, (counts, bound) in rows_by_tool(book, parted).items():
+        split = assign_sides(table, Shares(0, 0, 0.3), unseen_tools=0.2, salt=str(salt))
+        for name, (counts, bound) in rows_by_tool(table, split).items():
             off = abs(counts[SIDES.index("test")] / sum(counts) - 0.3)
             cases, misses = cases + 1, misses + (off > bound + 1e-9)
             assert bound >= plain[name] or bound == pytest.approx(plain[name])
-            if name in parted.kept_tools:
+            if name in split.kept_tools:
                 assert (bound, counts[SIDES.index("test")]) == (1.0, sum(counts))
     assert cases == 1500
     assert misses <= 3
@@ -238,18 +228,19 @@ def test_the_bound_falls_with_the_number_of_groups_and_never_says_more_than_ever
 
 def test_the_salt_auto_balances_the_tools_better_and_is_named() -> None:
     rows = some_rows(240, *(f"tool_{n}" for n in range(12)))
-    book = ledger(rows)
+    table = key_table(rows)
 
     def off(salt: str) -> float:
-        parted = partition(book, Shares(), salt=salt)
-        found = rows_by_tool(book, parted).values()
+        split = assign_sides(table, Shares(), salt=salt)
+        found = rows_by_tool(table, split).values()
         return sum(abs(counts[3] / sum(counts) - 0.2) for counts, _ in found)
 
-    chosen = partition(book, Shares(), salt="auto").salt
+    chosen = assign_sides(table, Shares(), salt="auto").salt
     assert chosen.startswith("auto-")
     assert off(chosen) < off("")
     assert (
-        partition(book, Shares(), salt=chosen).sides.tolist() == partition(book, Shares(), salt="auto").sides.tolist()
+        assign_sides(table, Shares(), salt=chosen).sides.tolist()
+        == assign_sides(table, Shares(), salt="auto").sides.tolist()
     )
 
 
@@ -377,7 +368,7 @@ def test_an_interrupted_split_leaves_what_was_there(tmp_path: Path, monkeypatch:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(partition_files, "write_json", stop)
+    monkeypatch.setattr(split_files_module, "write_json", stop)
     with pytest.raises(KeyboardInterrupt):
         split_files([source], tmp_path / "out", Shares(), salt="other")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
@@ -391,7 +382,7 @@ def test_a_split_is_replaced_and_another_s_files_are_not(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"test\.jsonl is read from there"):
         split_files([str(tmp_path / "out" / "test.jsonl")], tmp_path / "out", Shares())
     (tmp_path / "out" / "split.json").unlink()
-    with pytest.raises(UserError, match=r"holds a train\.jsonl that no split\.json there tells of"):
+    with pytest.raises(UserError, match=r"holds a train\.jsonl that is not part of a split"):
         split_files([source], tmp_path / "out", Shares())
 
 
@@ -426,6 +417,28 @@ def test_what_is_off_is_warned_of(tmp_path: Path) -> None:
     assert "tools that a side lacks: track (" in told
     assert split_files([source], tmp_path / "out", Shares(), near=False).summary["near_duplicates"] == "off (--no-near)"
     assert NO_CALL in result.summary["tools"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["6fd8899a57eb6d40", "4b5afbfc351c8d37", "9fed5a2e7a6aab3c", "52717a30bca60b22"]),
+        ({"salt": "x"}, ["1da145b287adbc3c", "bd39177be6a13a1e", "8bfda4fb2077c34c", "9364fd31ff687415"]),
+        ({"salt": "auto"}, ["ce0833060501c973", "87d8aa647c636f5e", "fc533ecd41336f1f", "eca7aa1e31bc5c3f"]),
+        ({"unseen_tools": 0.2}, ["07a10bbbf53decf3", "ba1a684a28f099f5", "09781f50dd6a7ec7", "d996ef7a0b36ac3a"]),
+        (
+            {"near": False, "group_by": None},
+            ["7d2ca74dfe14f768", "eac538590716aa3c", "a25ac0f8b7862b92", "27bd0f2ecf53eece"],
+        ),
+    ],
+)
+def test_the_same_salt_gives_the_sides_that_it_gave_before(
+    tmp_path: Path, options: dict[str, Any], expected: list[str]
+) -> None:
+    tools = read_tools(SHIPPED / "tools.json")
+    split_files([str(SHIPPED / "train.jsonl")], tmp_path / "out", Shares(), default_tools=tools, **options)
+    found = [hashlib.sha256("\n".join(one.id for one in rows).encode()) for rows in read(tmp_path / "out").values()]
+    assert [digest.hexdigest()[:16] for digest in found] == expected
 
 
 def test_the_shipped_rows_split_with_every_template_on_one_side(

@@ -1,4 +1,4 @@
-"""Mending: what has one right form gets it, once; all else stays as it was."""
+"""Fixing: what has one right form gets it, once; all else stays as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.data.check import Survey
-from toolhone.data.check.mend import mend
+from toolhone.data.check.fix import fix_row
 from toolhone.data.importers import openai
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
@@ -35,12 +35,12 @@ def result(**more: Any) -> Row:
     return {"role": "tool", "content": "shipped", **more}
 
 
-def mended(*messages: Row, **more: Any) -> tuple[Row, list[str]]:
+def fixed(*messages: Row, **more: Any) -> tuple[Row, list[str]]:
     row = {"messages": list(messages), **more}
     before = copy.deepcopy(row)
-    made, done = mend(row, (TOOL,))
+    made, done = fix_row(row, (TOOL,))
     assert row == before, "the row that was given is not touched"
-    assert mend(made, (TOOL,)) == (made, [])
+    assert fix_row(made, (TOOL,)) == (made, [])
     return made, [rule for rule, _ in done]
 
 
@@ -49,20 +49,20 @@ def test_arguments_are_encoded_once(times: int) -> None:
     text = given_text = '{"id": "ORD-1"}'
     for _ in range(times - 1):
         given_text = json.dumps(given_text)
-    row, done = mended(USER, turn(call(given_text)))
+    row, done = fixed(USER, turn(call(given_text)))
     assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == text
     assert done == ["arguments-encoded-twice"]
 
 
 @pytest.mark.parametrize("arguments", ['"ORD-1"', '"[1]"', '"{"', "[1]", '{"id": NaN}', "", None, {"id": "ORD-1"}, 7])
 def test_arguments_that_are_no_object_inside_or_are_sound_are_left(arguments: Any) -> None:
-    row, done = mended(USER, turn(call(arguments)))
+    row, done = fixed(USER, turn(call(arguments)))
     assert (row["messages"][1]["tool_calls"][0]["function"]["arguments"], done) == (arguments, [])
 
 
 def test_nulls_are_taken_out_of_schemas() -> None:
     parameters = {"type": "object", "properties": {"id": {"type": "string", "enum": None}, "sku": None}}
-    row, done = mended(USER, ANSWER, tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])
+    row, done = fixed(USER, ANSWER, tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])
     assert row["tools"][0]["function"]["parameters"] == {"type": "object", "properties": {"id": {"type": "string"}}}
     assert done == ["null-filled-schema"]
 
@@ -77,14 +77,14 @@ def test_nulls_are_taken_out_of_schemas() -> None:
     ],
 )
 def test_a_null_that_the_schema_refuses_is_an_absent_argument(arguments: Row, kept: Row) -> None:
-    row, _ = mended(USER, turn(call(json.dumps(arguments))))
+    row, _ = fixed(USER, turn(call(json.dumps(arguments))))
     assert json.loads(row["messages"][1]["tool_calls"][0]["function"]["arguments"]) == kept
 
 
 def test_legacy_functions_become_tools_and_calls() -> None:
     legacy = {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": "{}"}}
     answer = {"role": "function", "name": "find", "content": "shipped"}
-    row, done = mended(USER, legacy, answer, legacy, answer, ANSWER, functions=[{"name": "find", "parameters": {}}])
+    row, done = fixed(USER, legacy, answer, legacy, answer, ANSWER, functions=[{"name": "find", "parameters": {}}])
     assert row["tools"] == [{"type": "function", "function": {"name": "find", "parameters": {}}}]
     assert "functions" not in row
     ids = [message["tool_calls"][0]["id"] for message in row["messages"] if message.get("tool_calls")]
@@ -95,32 +95,32 @@ def test_legacy_functions_become_tools_and_calls() -> None:
 
 def test_a_legacy_result_of_another_function_is_left() -> None:
     legacy = {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": "{}"}}
-    row, _ = mended(USER, legacy, {"role": "function", "name": "other", "content": "x"}, ANSWER)
+    row, _ = fixed(USER, legacy, {"role": "function", "name": "other", "content": "x"}, ANSWER)
     assert row["messages"][2]["role"] == "function"
 
 
 def test_ids_are_given_where_there_is_one_way_to_tie_results_to_calls() -> None:
-    row, done = mended(USER, turn(call()), result(), ANSWER)
+    row, done = fixed(USER, turn(call()), result(), ANSWER)
     assert row["messages"][1]["tool_calls"][0]["id"] == row["messages"][2]["tool_call_id"] == "call_1"
     assert done == ["missing-call-id", "missing-call-id"]
-    row, _ = mended(USER, turn(call(id="a"), call(id="b")), result(tool_call_id="b"), result(), ANSWER)
+    row, _ = fixed(USER, turn(call(id="a"), call(id="b")), result(tool_call_id="b"), result(), ANSWER)
     assert row["messages"][3]["tool_call_id"] == "a"
-    row, _ = mended(USER, turn(call()), result(tool_call_id="x"), ANSWER)
+    row, _ = fixed(USER, turn(call()), result(tool_call_id="x"), ANSWER)
     assert row["messages"][1]["tool_calls"][0]["id"] == "x"
 
 
 def test_results_that_may_answer_either_call_are_left() -> None:
-    row, done = mended(USER, turn(call(id="a"), call(id="b")), result(), result(), ANSWER)
+    row, done = fixed(USER, turn(call(id="a"), call(id="b")), result(), result(), ANSWER)
     assert [message.get("tool_call_id") for message in row["messages"][2:4]] == [None, None]
     assert done == []
-    row, done = mended(USER, turn(call(id="a"), call()), result(tool_call_id="a"), result(tool_call_id="z"), ANSWER)
+    row, done = fixed(USER, turn(call(id="a"), call()), result(tool_call_id="a"), result(tool_call_id="z"), ANSWER)
     assert "id" not in row["messages"][1]["tool_calls"][1]
     assert done == []
 
 
 @pytest.mark.parametrize("row", [{}, {"messages": "x"}, {"messages": ["x"]}, {"conversations": [{"from": "human"}]}])
 def test_rows_of_another_format_are_left(row: Row) -> None:
-    assert mend(row) == (row, [])
+    assert fix_row(row) == (row, [])
 
 
 # Properties
@@ -160,18 +160,18 @@ FIXABLE = {"arguments-encoded-twice", "null-filled-schema"}
 
 @settings(max_examples=400)
 @given(ROWS)
-def test_mending_twice_is_mending_once_and_a_row_without_need_is_the_same_object(row: Row) -> None:
+def test_fixing_twice_is_fixing_once_and_a_row_without_need_is_the_same_object(row: Row) -> None:
     before = copy.deepcopy(row)
-    made, done = mend(row, (TOOL,))
+    made, done = fix_row(row, (TOOL,))
     assert row == before
-    assert mend(made, (TOOL,)) == (made, [])
+    assert fix_row(made, (TOOL,)) == (made, [])
     assert bool(done) == (made is not row)
 
 
 @settings(max_examples=400)
 @given(ROWS)
-def test_mending_keeps_every_row_readable_and_its_meaning(row: Row) -> None:
-    made, _ = mend(row, (TOOL,))
+def test_fixing_keeps_every_row_readable_and_its_meaning(row: Row) -> None:
+    made, _ = fix_row(row, (TOOL,))
     try:
         read = openai.read(row, "w:1", (TOOL,))
     except RowError:
@@ -182,8 +182,8 @@ def test_mending_keeps_every_row_readable_and_its_meaning(row: Row) -> None:
 
 @settings(max_examples=400)
 @given(ROWS)
-def test_a_mended_row_has_no_finding_left_that_mending_is_for(row: Row) -> None:
-    made, _ = mend(row, (TOOL,))
+def test_a_fixed_row_has_no_finding_left_that_fixing_is_for(row: Row) -> None:
+    made, _ = fix_row(row, (TOOL,))
     try:
         read = openai.read(made, "w:1", (TOOL,))
     except RowError as error:

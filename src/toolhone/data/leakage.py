@@ -1,23 +1,22 @@
-"""Leakage: how much of a file a model has been trained on, row by row, with the places of the nearest pairs.
+"""Leakage: which rows of a file are known from the training rows, with the places of the nearest pairs.
 
-Five ways for a row to be known from training, each counted by itself: the same row; the same prompt (all before the
-last assistant turn), whatever its gold; user's words that are nearly the same; the same template; a part of the same
-conversation.
+There are five ways for a row to be known, counted separately: the same row; the same prompt (all before the last
+assistant turn), whatever its gold; nearly the same user's words; the same template; a part of the same conversation.
 
-Ids of templates are given file by file, and "order-en-01" of one is not that of the other. So an id counts as the same
-template where a training row and another row that have it are worded alike once arguments, codes and numbers are
-masked, or are paraphrases of one row; then all rows with that id do. Rows whose id alone is the same are counted apart.
-Another key of meta (`group_by`) is taken at its word.
+Template ids are given file by file, and "order-en-01" of one file is not that of another. So an id counts as the same
+template only if a training row and another row with it are worded alike once arguments, codes and numbers are masked,
+or are paraphrases of one row; then all rows with that id count. Rows that share only the id are counted separately.
+Another key of meta (`group_by`) counts as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from toolhone.data.identity import NOTHING, RowKeys, row_keys, user_words, wording
+from toolhone.data.groups import NOTHING, RowKeys, row_keys, user_words, wording
 from toolhone.data.near import nearest
 from toolhone.errors import UserError
 from toolhone.records import Conversation
@@ -34,13 +33,12 @@ KINDS: Mapping[Kind, str] = {
 _BATCH = 20_000
 _SHOWN = 5
 _ALIKE = 0.5
-"""The Jaccard index of masked wordings from which on an id means the same template. `data generate` keeps the
-phrasings of two outputs below it."""
+"""The Jaccard index of masked wordings from which an id means the same template. `data generate` keeps the phrasings of
+two outputs below it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A row that is known from training: its place, that of the training row, and how near the two are (1.0 but for
+class Pair(NamedTuple):
+    """A row that is known from training: its place, that of the training row, and how near the two are (1.0 except for
     near words)."""
 
     where: str
@@ -50,9 +48,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """What was found. `pairs` has for each kind one pair for each row that is known, the nearest first. `known` counts
-    the rows known in any way, of `rows`. `same_id_alone` counts those that share a template's id with training rows and
-    nothing of the wording: that does not make them known."""
+    """What was found. `pairs` has for each kind one pair for each known row, the nearest first. `known` counts the rows
+    known in any way, of `rows`. `same_id_alone` counts those that share a template's id with training rows and nothing
+    of the wording: they are not known."""
 
     rows: int
     known: int
@@ -81,13 +79,11 @@ class Leakage:
         for kind, pairs in self.pairs.items():
             if pairs:
                 lines.append(f"  {len(pairs)} with {KINDS[kind]}:")
-                lines += [
-                    f"    {pair.where} and {pair.train_where}"
-                    + (f" ({pair.similarity:.2f})" if kind == "words" else "")
-                    for pair in pairs[:_SHOWN]
-                ]
-                if len(pairs) > _SHOWN:
-                    lines.append(f"    ... and {len(pairs) - _SHOWN} more")
+            for pair in pairs[:_SHOWN]:
+                score = f" ({pair.similarity:.2f})" if kind == "words" else ""
+                lines.append(f"    {pair.where} and {pair.train_where}{score}")
+            if len(pairs) > _SHOWN:
+                lines.append(f"    ... and {len(pairs) - _SHOWN} more")
         if self.same_id_alone:
             lines.append(f"  not counted: {self.same_id_alone} with a template's id alone, worded otherwise")
         return "\n".join(lines)
@@ -97,17 +93,16 @@ def measure_leakage(
     train_rows: Iterable[Conversation],
     other_rows: Iterable[Conversation],
     *,
-    threshold: float = 0.8,
     group_by: str | None = "template",
 ) -> Leakage:
     """Find which of the other rows are known from the training rows.
 
-    The training rows are taken as they come and not kept; of the other rows their keys and the user's words are. Near
-    words have a Jaccard index of character 5-grams of at least `threshold`.
+    Training rows are not kept in memory; of the other rows, the keys and the user's words are.
     """
     others = _Others(other_rows, group_by)
-    for batch in _batches(train_rows):
-        others.meet(batch, threshold)
+    training = iter(train_rows)
+    while batch := list(islice(training, _BATCH)):
+        others.compare(batch)
     pairs: dict[Kind, tuple[Pair, ...]] = {
         kind: tuple(
             Pair(others.places[n], train_where, similarity)
@@ -124,23 +119,38 @@ def refuse_leakage(
     other_rows: Iterable[Conversation],
     *,
     allow: bool = False,
-    threshold: float = 0.8,
     group_by: str | None = "template",
 ) -> Leakage:
-    """Measure leakage, and return it where there is none or `allow` says that it may be.
+    """Measure leakage, and return it if there is none or `allow` is true.
 
     Raises:
         UserError: with the counts and the nearest pairs.
     """
-    found = measure_leakage(train_rows, other_rows, threshold=threshold, group_by=group_by)
+    found = measure_leakage(train_rows, other_rows, group_by=group_by)
     if found.known and not allow:
         first = next(pairs[0] for pairs in found.pairs.values() if pairs)
         raise UserError(
             f"{first.where}: leakage: {found}\n"
             "what is measured on these rows says little about new ones; take them out of either file, or give "
-            "--allow-leakage and say so wherever the figures stand"
+            "--allow-leakage and say so beside the figures"
         )
     return found
+
+
+def refuse_shared_rows(train_rows: Sequence[Conversation], test_rows: Sequence[Conversation]) -> None:
+    """Refuse a test row that is also a training row: the one kind of leakage that is cheap enough for every run.
+
+    Raises:
+        UserError: with the places of the first such pair.
+    """
+    places = {row.content_hash(): row.where for row in train_rows}
+    shared = [(row.where, places[row.content_hash()]) for row in test_rows if row.content_hash() in places]
+    if shared:
+        test_place, train_place = shared[0]
+        raise UserError(
+            f"{test_place}: the row is also at {train_place} ({len(shared)} such rows); "
+            "a test row may not be trained on"
+        )
 
 
 class _Others:
@@ -154,7 +164,7 @@ class _Others:
         self.by_key: dict[Kind, dict[int, list[int]]] = {kind: {} for kind in KINDS}
         self.by_prefix: dict[int, list[int]] = {}
         self.wordings: list[tuple[str, frozenset[str]]] = []  # with the ids of the row and of what it paraphrases
-        self.template_ids: dict[int, bool] = {}  # ids that training rows have too: whether the template is the same
+        self.template_ids: dict[int, bool] = {}  # ids that training rows also have: whether the template is the same
         self.known: dict[Kind, dict[int, tuple[float, str]]] = {kind: {} for kind in KINDS}
         for number, row in enumerate(rows):
             keys = row_keys(row, group_by)
@@ -167,8 +177,8 @@ class _Others:
             for prefix in keys.prefixes:
                 self.by_prefix.setdefault(prefix, []).append(number)
 
-    def meet(self, train: list[Conversation], threshold: float) -> None:
-        """Hold some training rows against the other rows."""
+    def compare(self, train: list[Conversation]) -> None:
+        """Note which of these rows are known from some training rows."""
         shared: dict[int, list[Conversation]] = {}
         for row in train:
             keys = row_keys(row, self.group_by)
@@ -187,20 +197,16 @@ class _Others:
             self.template_ids[key] = place is not None
             if place is not None:
                 self._note("template", self.by_key["template"][key], place)
-        words, places = [], []
-        for row in train:
-            if text := user_words(row):
-                words.append(text)
-                places.append(row.where)
+        words = [(text, row.where) for row in train if (text := user_words(row))]
         asked = [n for n, text in enumerate(self.words) if text]
-        for n, found in zip(asked, nearest(words, [self.words[n] for n in asked], threshold), strict=True):
+        near = nearest([text for text, _ in words], [self.words[n] for n in asked])
+        for n, found in zip(asked, near, strict=True):
             if found is not None:
-                self._note("words", (n,), places[found[0]], found[1])
+                self._note("words", (n,), words[found[0]][1], found[1])
 
     def same_id_alone(self) -> int:
         """How many rows have a template's id that training rows have for another template."""
-        unlike = [key for key, same in self.template_ids.items() if not same]
-        return sum(len(self.by_key["template"][key]) for key in unlike)
+        return sum(len(self.by_key["template"][key]) for key, same in self.template_ids.items() if not same)
 
     def _same_template(self, train: list[Conversation], numbers: list[int]) -> str | None:
         """The place of a training row that shows that an id, which all these rows have, means one template."""
@@ -218,7 +224,7 @@ class _Others:
 
 
 def _origin(row: Conversation) -> frozenset[str]:
-    """The ids of a row and of the row that it is a paraphrase of."""
+    """The ids of a row and of the row that it paraphrases."""
     return frozenset({row.id, str(row.meta.get("paraphrase_of", row.id))})
 
 
@@ -232,9 +238,3 @@ def _keys_by_kind(keys: RowKeys) -> Iterator[tuple[Kind, int]]:
         ("conversation", keys.messages),
     )
     return ((kind, key) for kind, key in found if key != NOTHING)
-
-
-def _batches(rows: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    iterator = iter(rows)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch

@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit code, the mended copy, and OpenAI's profile."""
+"""The check of whole files: what it prints, its exit code, the fixed copy, and OpenAI's profile."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolhone.data.check.command import check_files
+from toolhone.data.check.balance import count_band
+from toolhone.data.check.survey import check_files
 from toolhone.errors import UserError
+from toolhone.report.check_findings import print_findings
 
 Row = dict[str, Any]
 Check = Callable[..., dict[str, Any]]
@@ -31,7 +33,7 @@ def turn(*calls: Row) -> Row:
 
 def printed(path: Path, tools: Path, **options: Any) -> tuple[int, str]:
     out = io.StringIO()
-    code = check_files([str(path)], tools, console=Console(file=out, soft_wrap=True), **options)
+    code = print_findings(check_files([str(path)], tools, **options), Console(file=out, soft_wrap=True))
     return code, out.getvalue()
 
 
@@ -57,7 +59,7 @@ def test_findings_are_grouped_by_rule_with_place_and_remedy(tmp_path: Path, tool
     )
     assert "a.jsonl:10:" in text
     assert "a.jsonl:11:" not in text.partition("warning")[0]
-    assert "  ... and 4 more\n  mend: offer the tool, or mend the name\n" in text
+    assert "  ... and 4 more\n  fix: offer the tool, or fix the name\n" in text
     assert "14 conversations, 14 assistant turns, 14 calls" in text
     assert "\n14 errors, " in text
 
@@ -90,22 +92,22 @@ def test_json_gives_every_finding_and_the_summary(run_check: Check) -> None:
     assert (report["summary"]["rows"], report["summary"]["calls"], report["code"]) == (30, 30, 1)
 
 
-def test_a_wrong_argument_is_told_and_prints_nothing(tmp_path: Path, tools_file: Path) -> None:
+def test_a_wrong_argument_is_an_error_before_anything_is_printed_or_written(tmp_path: Path, tools_file: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"messages": [USER, ANSWER]})
     for options, message in (
         ({"profile": "opnai"}, '--profile: unknown profile "opnai"'),
         ({"chat_format": "hermez"}, '--chat-format: unknown format "hermez"'),
-        ({"max_tokens": 5}, "--chat-format: auto is told from a tokenizer"),
+        ({"max_tokens": 5}, "--chat-format: auto is detected from a tokenizer"),
         ({"max_tokens": 5, "chat_format": "hermes"}, "--max-tokens: tokens are counted with a tokenizer"),
         ({"fix": path}, "is the file itself"),
     ):
-        out = io.StringIO()
         with pytest.raises(UserError) as caught:
-            check_files([str(path)], tools_file, json_output=True, console=Console(file=out), **options)
+            check_files([str(path)], tools_file, **options)
         assert message in str(caught.value)
-        assert out.getvalue() == ""
+    assert list(tmp_path.iterdir()) == [path]
+    out = io.StringIO()
     with pytest.raises(UserError, match="no such file"):
-        check_files([str(tmp_path / "absent.jsonl")], tools_file, json_output=True, console=Console(file=out))
+        print_findings(check_files([str(tmp_path / "absent.jsonl")], tools_file), Console(file=out), as_json=True)
     assert out.getvalue() == ""
 
 
@@ -140,23 +142,21 @@ def test_tokens_are_counted_with_a_tokenizer(tiny_llama: Path, run_check: Check)
     ],
 )
 def test_each_band_of_the_count_starts_where_it_should(rows: int, band: str) -> None:
-    from toolhone.data.check.balance import count_band
-
     text = count_band(rows)
     head = text.partition(";")[0] if band not in ("learning curve",) else text
     assert band in head
 
 
-@pytest.mark.parametrize(("without", "told"), [(4, True), (5, False), (80, False), (81, True)])
-def test_the_share_of_rows_without_a_call_is_told_below_5_and_above_80_percent(
-    without: int, told: bool, run_check: Check
+@pytest.mark.parametrize(("without", "found"), [(4, True), (5, False), (80, False), (81, True)])
+def test_the_share_of_rows_without_a_call_is_found_below_5_and_above_80_percent(
+    without: int, found: bool, run_check: Check
 ) -> None:
     rows = [
         {"id": str(n), "messages": [{**USER, "content": f"{n} ORD-1"}, ANSWER if n < without else turn(call())]}
         for n in range(100)
     ]
     rules = {finding["rule"] for finding in run_check(rows)["findings"]}
-    assert ("no-call-share" in rules) is told
+    assert ("no-call-share" in rules) is found
 
 
 def test_a_row_that_calls_and_answers_counts_as_one_with_an_answer(run_check: Check) -> None:
@@ -167,7 +167,7 @@ def test_a_row_that_calls_and_answers_counts_as_one_with_an_answer(run_check: Ch
     assert "no-call-share" in {finding["rule"] for finding in run_check(asked[1:])["findings"]}
 
 
-def test_tools_that_are_never_or_hardly_called_are_told(run_check: Check) -> None:
+def test_tools_that_are_never_or_hardly_called_are_found(run_check: Check) -> None:
     rows = [{"id": str(n), "messages": [{**USER, "content": f"{n} ORD-1"}, turn(call())]} for n in range(9)]
     found = {(f["rule"], f["message"].split('"')[1]) for f in run_check(rows)["findings"] if '"' in f["message"]}
     assert ("rare-tool", "query_order") in found
@@ -176,13 +176,13 @@ def test_tools_that_are_never_or_hardly_called_are_told(run_check: Check) -> Non
     assert not any(f["rule"] == "rare-tool" for f in run_check(rows)["findings"])
 
 
-# The mended copy
+# The fixed copy
 
 BROKEN = b'{"messages": ['
 TWICE = json.dumps('{"order_id": "ORD-1"}')
 
 
-def test_the_copy_is_mended_where_it_can_be_and_says_what_was_done(tmp_path: Path, run_check: Check) -> None:
+def test_the_copy_is_fixed_where_it_can_be_and_says_what_was_done(tmp_path: Path, run_check: Check) -> None:
     sound = {"id": "s", "messages": [USER, ANSWER], "meta": {"source": "x"}}
     rows = [
         b"\xef\xbb\xbf" + json.dumps(sound).encode(),
@@ -197,7 +197,7 @@ def test_the_copy_is_mended_where_it_can_be_and_says_what_was_done(tmp_path: Pat
         b"",
         b"",
     ]
-    copy = tmp_path / "mended.jsonl"
+    copy = tmp_path / "fixed.jsonl"
     report = run_check(rows, fix=copy)
     lines = copy.read_bytes().splitlines()
     assert json.loads(lines[0]) == sound
@@ -218,7 +218,7 @@ def test_the_copy_is_mended_where_it_can_be_and_says_what_was_done(tmp_path: Pat
     assert report["code"] == 1
 
 
-def test_a_copy_of_a_copy_mends_nothing(tmp_path: Path, run_check: Check) -> None:
+def test_a_copy_of_a_copy_fixes_nothing(tmp_path: Path, run_check: Check) -> None:
     rows = [
         {"id": "t", "messages": [USER, turn(call(TWICE))]},
         BROKEN,
@@ -227,7 +227,7 @@ def test_a_copy_of_a_copy_mends_nothing(tmp_path: Path, run_check: Check) -> Non
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
     assert run_check(rows, fix=first)["mended"]
     out = io.StringIO()
-    check_files([str(first)], None, json_output=True, fix=second, console=Console(file=out))
+    print_findings(check_files([str(first)], fix=second), Console(file=out), as_json=True)
     assert json.loads(out.getvalue())["mended"] == []
     assert second.read_bytes() == first.read_bytes()
 
@@ -245,13 +245,12 @@ def test_several_files_are_copied_into_a_folder(tmp_path: Path, tools_file: Path
         gzip.compress(json.dumps({"id": "2", "messages": [USER, ANSWER]}).encode() + b"\n" + BROKEN + b"\n")
     )
     out = io.StringIO()
-    code = check_files(
-        [str(one), str(two)], tools_file, fix=tmp_path / "mended", console=Console(file=out, soft_wrap=True)
-    )
+    check = check_files([str(one), str(two)], tools_file, fix=tmp_path / "fixed")
+    code = print_findings(check, Console(file=out, soft_wrap=True))
     assert code == 1
-    assert sorted(path.name for path in (tmp_path / "mended").iterdir()) == ["one.jsonl", "two.jsonl"]
-    assert (tmp_path / "mended" / "two.jsonl").read_bytes().splitlines()[1] == BROKEN
-    assert "mended (arguments-encoded-twice): message 1: call 0: arguments encoded once" in out.getvalue()
+    assert sorted(path.name for path in (tmp_path / "fixed").iterdir()) == ["one.jsonl", "two.jsonl"]
+    assert (tmp_path / "fixed" / "two.jsonl").read_bytes().splitlines()[1] == BROKEN
+    assert "fixed (arguments-encoded-twice): message 1: call 0: arguments encoded once" in out.getvalue()
 
 
 # OpenAI's own rules
@@ -327,7 +326,7 @@ def test_what_openai_would_refuse_is_found_at_its_line(
     assert openai_rules(run_check(openai_rows(changed))) == []
 
 
-@pytest.mark.parametrize(("count", "told"), [(9, True), (10, False)])
-def test_openai_takes_ten_rows_at_least(count: int, told: bool, run_check: Check) -> None:
+@pytest.mark.parametrize(("count", "found"), [(9, True), (10, False)])
+def test_openai_takes_ten_rows_at_least(count: int, found: bool, run_check: Check) -> None:
     rules = {rule for _, rule, _ in openai_rules(run_check(openai_rows()[:count], profile="openai"))}
-    assert ("openai-count" in rules) is told
+    assert ("openai-count" in rules) is found

@@ -3,12 +3,13 @@
 Keys by the prefixes that their issuers publish; private keys; JSON Web Tokens (RFC 7519); Chinese resident identity
 numbers (GB 11643-1999: check character by ISO 7064 MOD 11-2); US social security numbers; bank cards (issuer's prefix
 and length, Luhn's check digit); IBANs (ISO 13616, remainder 1 of 97). E-mail addresses and telephone numbers are
-advice: many data sets hold them by right. Those that are set aside for examples (RFC 2606, 555-01xx) are passed over.
+advice: many data sets rightly hold them. Those that are reserved for examples (RFC 2606, 555-01xx) are skipped.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from toolhone.data.check.finding import Finding, Severity
 from toolhone.records import Conversation
 
-_KEYS: tuple[tuple[str, str, str], ...] = (
+_KEYS = (
     # what it is, what every one of them contains, the pattern
     ("an Anthropic key", "sk-ant-", r"sk-ant-[A-Za-z0-9_-]{20,}"),
     ("an OpenAI key", "sk-", r"(?<![A-Za-z0-9_-])sk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*[A-Za-z0-9]{20,}"),
@@ -51,9 +52,9 @@ _PHONE = re.compile(
 )
 _EXAMPLE_PHONE = re.compile(r"555[ -]?01\d\d$")
 
-# Nearly no row holds any of these. Two passes over its bytes rule them out, far faster than the patterns would: every
-# key is a long run of such characters as keys are made of, and every number has a run of digits once separators are
-# out (or, for an IBAN, two capitals before).
+# Hardly any row holds one of these. Two passes over its bytes rule them out, far faster than the patterns would: every
+# key is a long run of key characters, and every number has a run of digits once separators are removed (or, for an
+# IBAN, two capitals before).
 _KEY_LIKE = bytes(ord("k") if (chr(n).isalnum() and n < 128) or chr(n) in "_-." else ord(" ") for n in range(256))
 _NUMBER_LIKE = bytes(
     ord("0") if chr(n) in "0123456789" else ord("A") if "A" <= chr(n) <= "Z" else n if chr(n) == "-" else ord("x")
@@ -66,28 +67,26 @@ _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z])[+(]?\d(?:[ ()-]{0,2}\d){9}")
 def private_findings(row: Conversation) -> list[Finding]:
     """Secrets and personal data in a row's messages and arguments, each once a row."""
     texts: list[str] = []
+    starts: list[int] = []  # where the texts of each message start
     for message in row.messages:
+        starts.append(len(texts))
         texts.append(message.content)
         for call in message.tool_calls:
             for value in call.arguments.values():
-                if type(value) is str:
+                if type(value) is str:  # nearly all are
                     texts.append(value)
                 else:
                     texts += _texts(value)
     if not _may_hold_any("\n".join(texts)):
         return []
     findings: list[Finding] = []
-    told: set[str] = set()
-    numbered = [
-        (number, text)
-        for number, message in enumerate(row.messages)
-        for text in (message.content, *(text for call in message.tool_calls for text in _texts(call.arguments)))
-    ]
-    for number, text in numbered:
+    seen: set[str] = set()
+    for n, text in enumerate(texts):
+        number = bisect_right(starts, n) - 1
         for kind, found, severity in private_in(text):
-            if found in told:
+            if found in seen:
                 continue
-            told.add(found)
+            seen.add(found)
             rule = "personal" if severity == "advice" or kind in _PERSONAL else "secret"
             remedy = "put a made-up value of the same shape in its place"
             if rule == "secret":

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from toolhone.data.partition.leakage import Kind, Leakage, measure_leakage, refuse_leakage
+from toolhone.data.leakage import Kind, Leakage, measure_leakage, refuse_leakage
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
-SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
+SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
 TOOL = Tool("track", "Track a parcel.", {"type": "object", "properties": {"id": {"type": "string"}}})
 LONG = "good morning, could you have a look where the parcel with my new walking boots is"
 
