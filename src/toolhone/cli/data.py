@@ -196,7 +196,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from toolhone.data.generate.spec import generate
+    from toolhone.data.generate.rows import generate
 
     return 0 if generate(options.spec, plain_console(), out=options.out, compare=options.check) else 1
 
