@@ -220,7 +220,7 @@ def _add_paraphrase(parser: argparse.ArgumentParser) -> None:
 
 
 def _paraphrase(options: argparse.Namespace) -> int:
-    from toolhone.data.paraphrase.paraphrase import ParaphraseSettings, paraphrase
+    from toolhone.data.paraphrase import ParaphraseSettings, paraphrase
 
     settings = ParaphraseSettings(
         model=options.model,
