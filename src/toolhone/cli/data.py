@@ -105,17 +105,18 @@ def _add_stats(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from toolhone.data.stats.measure import data_stats
+    from toolhone.data.sources import say_formats
+    from toolhone.data.stats import data_stats
+    from toolhone.report.stats import show_stats
 
-    data_stats(
-        options.sources,
-        tools=options.tools,
-        format=options.format,
-        tokenizer=options.tokenizer,
-        html=options.html,
-        as_json=options.json,
-        console=plain_console(),
+    console = plain_console()
+    tools = _tools(options)
+    if not options.json:
+        say_formats(options.sources, options.format, console)
+    stats = data_stats(
+        options.sources, tools=tools, format=options.format, tokenizer=options.tokenizer, console=console
     )
+    show_stats(stats, options.sources, console, html=options.html, as_json=options.json)
     return 0
 
 
@@ -296,9 +297,12 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
 
 def _preview(options: argparse.Namespace) -> int:
     from toolhone.config_file import load_config
-    from toolhone.report.preview import preview
+    from toolhone.prepare import prepare
+    from toolhone.report.preview import show_preview
 
-    preview(load_config(options.config, options.set), options.rows, plain_console(), options.html)
+    config, console = load_config(options.config, options.set), plain_console()
+    prepared = prepare(config, console=console)
+    show_preview(config, prepared.renderer, prepared.train, options.rows, console, options.html)
     return 0
 
 
