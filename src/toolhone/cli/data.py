@@ -258,7 +258,7 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
 
 def _review(options: argparse.Namespace) -> int:
     from toolhone.data.review.marks import apply_marks
-    from toolhone.data.review.sheet import write_sheet
+    from toolhone.report.review_sheet import write_sheet
 
     console, tools = plain_console(), _tools(options)
     if options.apply:
