@@ -43,21 +43,6 @@ class ToolCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A count among others; `value` is None if there are no others."""
-
-    numerator: int
-    denominator: int
-
-    @property
-    def value(self) -> float | None:
-        return self.numerator / self.denominator if self.denominator else None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"value": self.value, "numerator": self.numerator, "denominator": self.denominator}
-
-
-@dataclass(frozen=True, slots=True)
 class FaultCount:
     """A rule that rows broke when they were read: how often, and the first places."""
 
@@ -146,23 +131,26 @@ class Stats:
     tokens: TokenStats | None = None
 
     @property
-    def no_call_row_share(self) -> Share:
+    def no_call_row_share(self) -> dict[str, Any]:
         """Rows in which no learned turn calls: they teach when not to call."""
-        return Share(self.no_call_rows, self.rows)
+        return _share(self.no_call_rows, self.rows)
 
     @property
-    def no_call_turn_share(self) -> Share:
+    def no_call_turn_share(self) -> dict[str, Any]:
         """Learned turns without a call."""
-        return Share(self.calls_per_turn.get(0, 0), self.turns)
+        return _share(self.calls_per_turn.get(0, 0), self.turns)
 
     def to_json(self) -> dict[str, Any]:
         row = {key: value for key, value in asdict(self).items() if key not in ("tokens", "no_call_rows")}
-        row["no_call_rows"] = self.no_call_row_share.to_json()
-        row["no_call_turns"] = self.no_call_turn_share.to_json()
+        row |= {"no_call_rows": self.no_call_row_share, "no_call_turns": self.no_call_turn_share}
         for key in ("turns_per_row", "calls_per_turn"):
             row[key] = {str(number): count for number, count in row[key].items()}
         row["tokens"] = None if self.tokens is None else self.tokens.to_json()
         return row
+
+
+def _share(part: int, whole: int) -> dict[str, Any]:
+    return {"value": part / whole if whole else None, "numerator": part, "denominator": whole}
 
 
 def data_stats(

@@ -65,7 +65,9 @@ def write_sheet(
     turns = [example for row in told_rows(sources, tuple(tools), format, console) for example in examples(row)]
     twice = [id for id, count in Counter(example.id for example in turns).items() if count > 1]
     if twice:
-        raise UserError(f'{source}: the id "{twice[0]}" stands twice; give each row its own, else marks are ambiguous')
+        raise UserError(
+            f'{source}: the id "{twice[0]}" occurs twice, so marks would be ambiguous; give each row its own'
+        )
     if not turns:
         raise UserError(f"{source}: no assistant turn to look at")
     answers = {} if predictions is None else read_answers(predictions, turns, chat_format)

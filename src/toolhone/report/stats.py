@@ -58,7 +58,7 @@ def _summary(stats: Stats) -> str:
     tools = sum(tool.called > 0 for tool in stats.tools)
     return (
         f"{_plural(stats.rows, 'row')}, {_plural(stats.turns, 'learned turn')}, {_plural(stats.calls, 'call')} to "
-        f"{_plural(tools, 'tool')}; {percent(stats.no_call_row_share.value)} of rows call nothing"
+        f"{_plural(tools, 'tool')}; {percent(stats.no_call_row_share['value'])} of rows call nothing"
     )
 
 
@@ -98,8 +98,8 @@ def _overview_table(stats: Stats) -> Table:
         "Learned turns in a row": _counts(stats.turns_per_row),
         "Turns of weight 0": f"{stats.unlearned_turns:,}" if stats.unlearned_turns else "",
         "Calls in a turn": _counts(stats.calls_per_turn),
-        "Rows without a call": f"{percent(rows.value)} {fraction(rows.to_json())}",
-        "Turns without a call": f"{percent(turns.value)} {fraction(turns.to_json())}",
+        "Rows without a call": f"{percent(rows['value'])} {fraction(rows)}",
+        "Turns without a call": f"{percent(turns['value'])} {fraction(turns)}",
         "Languages": _counts(_languages(stats)),
         "Rows without tools": f"{stats.rows_without_tools:,}" if stats.rows_without_tools else "",
     }

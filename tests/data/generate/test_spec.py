@@ -286,7 +286,7 @@ FAULTS = {
     "unknown kind": ("no call: 1/4", "nocall: 1/4", r'spec.yaml:11: outputs.train: mix or evenly_by names "nocall"'),
     "unknown slot": ("where is {code}?", "where is {cod}?", r"spec.yaml:14: .*unknown slot \{cod\}"),
     "breaks the tools": ("size: l", "size: xl", "order-en"),
-    "made up": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" stands in no message'),
+    "made up": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" is in no message'),
     "another argument": ('find: {code: "{code}"}', 'order: {city: "{code}"}', "expected the slot {city}"),
     "no language": ("zh: [北京, 上海, 广州, 深圳]", "fr: [Lyon, Metz]", 'no values for the language "zh"'),
     "too few values": ("[北京, 上海, 广州, 深圳]", "[北京]", "1 values for 2 outputs"),
@@ -339,7 +339,7 @@ def test_an_argument_that_nobody_said_before_the_call_is_refused() -> None:
     tools = tuple(Tool(row["name"], "", row["parameters"]) for row in TOOLS)  # type: ignore[arg-type]
     call = Message("assistant", "", (ToolCall("order", {"city": "Leeds", "size": "l"}),))
     refuse_made_up_text(Conversation("1", (Message("user", "to Leeds"), call), tools, "here"))
-    with pytest.raises(UserError, match='city "Leeds" stands in no message before the call'):
+    with pytest.raises(UserError, match='city "Leeds" is in no message before the call'):
         refuse_made_up_text(Conversation("1", (Message("user", "to York"), call, Message("user", "Leeds")), tools, ""))
 
 

@@ -458,7 +458,7 @@ def test_a_row_that_cannot_be_read_keeps_the_sheet_from_being_written(tmp_path: 
 
 
 def test_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='the id "r1/1" stands twice'):
+    with pytest.raises(UserError, match='the id "r1/1" occurs twice'):
         write_sheet([str(write(tmp_path, [row(1), row(1)]))], tmp_path / "review.csv", quiet())
 
 

@@ -284,7 +284,7 @@ def refuse_made_up_text(row: Conversation) -> None:
         for call in message.tool_calls:
             for name, value in call.arguments.items():
                 if isinstance(value, str) and (call.name, name) not in listed and value not in before:
-                    raise UserError(f'{row.where}: {call.name}: {name} "{value}" stands in no message before the call')
+                    raise UserError(f'{row.where}: {call.name}: {name} "{value}" is in no message before the call')
 
 
 def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:

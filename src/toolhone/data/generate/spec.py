@@ -178,7 +178,7 @@ class _JsonTypesLoader(yaml.SafeLoader):
         for index, name in enumerate(names):
             if name in names[:index]:
                 mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f'the key "{name}" stands twice', mark)
+                raise yaml.constructor.ConstructorError(None, None, f'the key "{name}" occurs twice', mark)
         return super().construct_mapping(node, deep)
 
 

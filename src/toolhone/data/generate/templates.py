@@ -109,7 +109,7 @@ def parse_templates(entries: Entries, tools: tuple[Tool, ...], fillers: Mapping[
     for id, count in Counter(template.id for template in templates).items():
         if count > 1:
             places = [template.where for template in templates if template.id == id]
-            raise UserError(f'{places[1]}: the id "{id}" stands at {places[0]} already; ids must differ')
+            raise UserError(f'{places[1]}: the id "{id}" is already used at {places[0]}; ids must differ')
     refuse_faults([_conversation(template, Random(0), fillers, "", tools, template.id) for template in templates])
     return templates
 
