@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolhone.data.stats import Stats, TokenStats, ToolCount
+from toolhone.data.stats import Stats, TokenSpread, TokenStats, ToolCount
 from toolhone.jsonl import write_text
 from toolhone.report.html_page import html_page
 from toolhone.report.numbers import fraction, number, percent
@@ -129,10 +129,10 @@ def _print_tokens(tokens: TokenStats, console: Console) -> None:
     table = Table("Tokens of")
     for column in ("How many", "Median", "95th percentile", "Largest", "Together"):
         table.add_column(column, justify="right")
-    spreads = [(_ROLE_NAMES[role], spread) for role, spread in tokens.by_role.items()]
-    for name, spread in [*spreads, *([("example", tokens.example)] if tokens.example else [])]:
-        figures = (spread.count, spread.p50, spread.p95, spread.max, spread.total)
-        table.add_row(name, *map(number, figures))
+    for role, spread in tokens.by_role.items():
+        table.add_row(_ROLE_NAMES[role], *_spread_cells(spread))
+    if tokens.example:
+        table.add_row("example", *_spread_cells(tokens.example))
     console.print(table)
     if tokens.example:
         label = f"{tokens.labelled_tokens:,}/{tokens.example.total:,}"
@@ -146,6 +146,10 @@ def _print_tokens(tokens: TokenStats, console: Console) -> None:
         console.print(Text(f"cannot be rendered: {place}"))
     if tokens.refused > len(tokens.refused_places):
         console.print(f"... and {tokens.refused - len(tokens.refused_places):,} more turns that cannot be rendered")
+
+
+def _spread_cells(spread: TokenSpread) -> list[str]:
+    return [number(figure) for figure in (spread.count, spread.p50, spread.p95, spread.max, spread.total)]
 
 
 # The page
@@ -240,11 +244,7 @@ def _token_section(tokens: TokenStats) -> dict[str, Any]:
         "figures": figures,
         "histogram": _histogram(tokens.lengths, tokens.example.p50, tokens.example.p95) if tokens.example else None,
         "roles": [
-            (
-                _ROLE_NAMES[role],
-                percent(spread.total / whole),
-                *map(number, (spread.count, spread.p50, spread.p95, spread.max, spread.total)),
-            )
+            (_ROLE_NAMES[role], percent(spread.total / whole), *_spread_cells(spread))
             for role, spread in tokens.by_role.items()
         ],
         "laid_out": f"Laid out with a random {tokens.laid_out:,} of {tokens.examples:,} examples." if sampled else "",
