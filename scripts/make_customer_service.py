@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolhone.data.generate.spec import generate
+from toolhone.data.generate.rows import generate
 from toolhone.errors import UserError
 
 SPEC = Path(__file__).resolve().parent.parent / "data" / "customer_service" / "spec.yaml"

@@ -1,4 +1,4 @@
-"""Augmentation: rows stay valid, gold stays right, masks come off, and test rows are left alone."""
+"""Augmentation: rows stay valid, gold stays right, names come back, and test rows are left alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from toolhone.data.augment import Augmentation, augment, augment_files
 from toolhone.data.check import check
 from toolhone.data.escalation import ESCALATE, escalate_tool
 from toolhone.data.importers.openai import conversation
-from toolhone.data.mask import mask, unmask
 from toolhone.data.read import read_conversations, read_sources, read_tools
+from toolhone.data.rename_tools import rename_tools, with_names
 from toolhone.data.split import Shares
 from toolhone.data.split_files import split_files
 from toolhone.errors import UserError
@@ -131,12 +131,12 @@ def rows(draw: st.DrawFn) -> Conversation:
 
 @settings(deadline=None)
 @given(rows(), st.randoms(use_true_random=False))
-def test_a_mask_renames_every_tool_keeps_the_row_valid_and_comes_off(one: Conversation, rng: Any) -> None:
-    masked, names = mask(one, rng)
-    assert {tool.name for tool in masked.tools}.isdisjoint({tool.name for tool in one.tools})
-    assert [tool.description for tool in masked.tools] == [tool.description for tool in one.tools]
-    assert list(check([masked])) == list(check([one])) == []
-    assert unmask(masked, json.loads(json.dumps(names))) == one
+def test_renaming_reaches_every_tool_keeps_the_row_valid_and_can_be_undone(one: Conversation, rng: Any) -> None:
+    renamed, names = rename_tools(one, rng)
+    assert {tool.name for tool in renamed.tools}.isdisjoint({tool.name for tool in one.tools})
+    assert [tool.description for tool in renamed.tools] == [tool.description for tool in one.tools]
+    assert list(check([renamed])) == list(check([one])) == []
+    assert with_names(renamed, json.loads(json.dumps(names))) == one
 
 
 @settings(deadline=None)
@@ -159,32 +159,32 @@ def test_rows_stay_valid_and_their_gold_calls_what_is_there(one: Conversation, s
 # Masking
 
 
-def test_a_mask_reaches_calls_gold_and_nested_parameters_and_leaves_values_and_texts() -> None:
+def test_renaming_reaches_calls_gold_and_nested_parameters_and_leaves_values_and_texts() -> None:
     gold = Gold("calls", (GoldCall("book_table", {"place": ["garden", "place"], "guests": [ARGUMENTS["guests"]]}),))
     one = row(expected=gold)
     made, done = run([one], Augmentation(mask_names=1.0))
-    masked = made[0]
-    text = json.dumps(masked.to_json()["tools"]) + json.dumps([call.to_json() for call in calls(masked)])
+    renamed = made[0]
+    text = json.dumps(renamed.to_json()["tools"]) + json.dumps([call.to_json() for call in calls(renamed)])
     assert "book_table" not in text
     for name in ("guests", "host", "city"):
         assert f'"{name}"' not in text.replace("\\", "")
-    book = masked.tools[0]
+    book = renamed.tools[0]
     place = next(iter(book.parameters["properties"].values()))
     assert place == {"type": "string", "enum": ["place", "garden"], "description": "Where: the place."}
     assert book.parameters["required"] == list(book.parameters["properties"])[:2]
-    place, guests, host = calls(masked)[0].arguments.values()
+    place, guests, host = calls(renamed)[0].arguments.values()
     assert place == "garden"
     assert [list(guest.values()) for guest in guests] == [["Ann"], ["Bo"]]
     assert list(host.values()) == ["Cy", "up"]
     assert {"name", "place"}.isdisjoint({*guests[0], *host})
-    assert masked.messages[3] == one.messages[3]
-    assert masked.expected is not None
-    assert masked.expected.calls[0].name == book.name == calls(masked)[0].name
-    assert list(masked.expected.calls[0].arguments) == book.parameters["required"]
-    record = masked.meta["augment"]
+    assert renamed.messages[3] == one.messages[3]
+    assert renamed.expected is not None
+    assert renamed.expected.calls[0].name == book.name == calls(renamed)[0].name
+    assert list(renamed.expected.calls[0].arguments) == book.parameters["required"]
+    record = renamed.meta["augment"]
     assert record["of"] == one.content_hash()
-    assert unmask(replace(masked, meta={}), record["masked"]) == one
-    assert done["rows masked"] == 1
+    assert with_names(replace(renamed, meta={}), record["masked"]) == one
+    assert done["rows renamed"] == 1
 
 
 def test_a_schema_that_refers_to_its_own_places_keeps_its_parameters_names() -> None:
@@ -199,12 +199,12 @@ def test_a_schema_that_refers_to_its_own_places_keeps_its_parameters_names() -> 
     assert list(check(made)) == []
 
 
-def test_a_row_whose_message_writes_a_tool_s_name_out_is_not_masked_and_counted() -> None:
+def test_a_row_whose_message_writes_a_tool_s_name_out_is_not_renamed_and_counted() -> None:
     one = row()
     told = replace(one, messages=(Message("system", "Use book_table for tables."), *one.messages[1:]))
     made, done = run([told], Augmentation(mask_names=1.0))
     assert made == [told]
-    assert done["rows not masked, for a message names a tool"] == 1
+    assert done["rows not renamed, since a message names a tool"] == 1
 
 
 # Tools added, shuffled, dropped
@@ -274,7 +274,7 @@ def test_shares_are_about_what_was_asked_for() -> None:
     _, done = run([row(number=n) for n in range(1000)], Augmentation(mask_names=0.3, irrelevance=0.1))
     assert done["rows"] == 1000
     assert 60 < done["irrelevance rows"] < 140
-    assert 0.25 < done["rows masked"] / (1000 + done["irrelevance rows"]) < 0.35
+    assert 0.25 < done["rows renamed"] / (1000 + done["irrelevance rows"]) < 0.35
 
 
 # Refusals and files
@@ -318,12 +318,12 @@ def test_the_shipped_rows_are_augmented_validly(tmp_path: Path) -> None:
     made = list(read_conversations(out))
     assert done["rows"] == 600
     assert len(made) == 600 + done["irrelevance rows"] > 620
-    assert done["rows masked"] > 100
+    assert done["rows renamed"] > 100
     assert list(check(made)) == []
     before = {one.id: one for one in read_conversations(SHIPPED / "train.jsonl", tools)}
     for one in made:
         if "masked" in one.meta["augment"] and "dropped" not in one.meta["augment"]:
-            plain = unmask(one, one.meta["augment"]["masked"])
+            plain = with_names(one, one.meta["augment"]["masked"])
             assert plain.messages == before[one.id].messages
             assert {t.name: t for t in plain.tools} == {t.name: t for t in before[one.id].tools}
 
@@ -353,14 +353,14 @@ def test_a_folder_with_the_test_rows_of_a_split_is_refused(tmp_path: Path) -> No
         to_file([str(tmp_path / "split")], tmp_path / "out.jsonl", ALL)
 
 
-HAND_OVER = Augmentation(escalate="complex")
+TO_ESCALATE = Augmentation(escalate="complex")
 CALL = ToolCall(ESCALATE, {})
 
 
-def test_marked_rows_are_handed_over_at_their_first_answer_and_every_row_offers_it() -> None:
+def test_marked_rows_escalate_at_their_first_answer_and_every_row_offers_it() -> None:
     marked = row(meta={"complex": True}, expected=Gold("calls", (GoldCall("clock", {}),)), gold_source="gpt")
     plain, unmarked = row(number=2), row(number=3, meta={"complex": False})
-    (first, second, third), done = run([marked, plain, unmarked], HAND_OVER)
+    (first, second, third), done = run([marked, plain, unmarked], TO_ESCALATE)
     assert first.messages == (*marked.messages[:2], Message("assistant", "", (CALL,)))
     assert (first.expected, first.gold_source, first.id) == (None, None, marked.id)
     assert (second.messages, third.messages) == (plain.messages, unmarked.messages)
@@ -368,21 +368,21 @@ def test_marked_rows_are_handed_over_at_their_first_answer_and_every_row_offers_
         assert changed.tools == (BOOK, WEATHER, CLOCK, escalate_tool())
     assert first.meta["augment"] == {"seed": 7, "of": marked.content_hash(), "handed_over": True, "offers": ESCALATE}
     assert second.meta["augment"] == {"seed": 7, "of": plain.content_hash(), "offers": ESCALATE}
-    assert +done == Counter({"rows": 3, "rows handed over": 1})
+    assert +done == Counter({"rows": 3, "rows escalated": 1})
     assert list(check([first, second, third])) == []  # sound rows, whose gold is the call
 
 
-def test_rows_that_hand_over_already_stay_and_count() -> None:
+def test_rows_that_escalate_already_stay_and_count() -> None:
     own = row(
         messages=(Message("user", "hard"), Message("assistant", "", (CALL,))), tools=(BOOK, Tool(ESCALATE, "Ours.", {}))
     )
     bare = row(number=2, tools=())
-    (first, second), done = run([own, bare], HAND_OVER)
+    (first, second), done = run([own, bare], TO_ESCALATE)
     assert (first, second) == (own, bare)
-    assert done["rows handed over"] == 1
+    assert done["rows escalated"] == 1
 
 
-def test_a_hand_over_keeps_its_tool_and_name_whatever_else_is_done() -> None:
+def test_an_escalation_keeps_its_tool_and_name_whatever_else_is_done() -> None:
     everything = replace(ALL, escalate="complex", mask_names=1.0, irrelevance=1.0)
     pool = POOL | {ESCALATE: Tool(ESCALATE, "Another.", {"type": "object", "properties": {}})}
     done: Counter[str] = Counter()
@@ -393,15 +393,15 @@ def test_a_hand_over_keeps_its_tool_and_name_whatever_else_is_done() -> None:
     for one in changed:
         assert [tool for tool in one.tools if tool.name == ESCALATE] == [escalate_tool()]
         assert all(tool.name.startswith("func_") for tool in one.tools if tool.name != ESCALATE)
-    assert unmask(changed[1], changed[1].meta["augment"]["masked"]).messages == plain.messages
+    assert with_names(changed[1], changed[1].meta["augment"]["masked"]).messages == plain.messages
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([row(meta={"complex": "yes"})], r"x:1: meta \"complex\" should be true .* found 'yes'"),
-        ([row()], r'no row is to be handed over: expected true as meta "complex"'),
-        ([row(meta={"complex": True}, tools=())], r"x:1: is to be handed over, and lists no tools"),
+        ([row()], r'no row is to be escalated: expected true as meta "complex"'),
+        ([row(meta={"complex": True}, tools=())], r"x:1: is a row to escalate, and lists no tools"),
         (
             [row(meta={"complex": True}, messages=(Message("assistant", "Hi"), Message("user", "hard")))],
             r"x:1: .*no assistant turn follows",
@@ -409,9 +409,9 @@ def test_a_hand_over_keeps_its_tool_and_name_whatever_else_is_done() -> None:
         ([row(meta={"complex": True, "split": "test"})], r"x:1: is marked as a test row"),
     ],
 )
-def test_what_cannot_be_handed_over_is_named(rows: list[Conversation], message: str) -> None:
+def test_what_cannot_escalate_is_named(rows: list[Conversation], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run(rows, HAND_OVER)
+        run(rows, TO_ESCALATE)
 
 
 def test_an_empty_key_is_refused() -> None:

@@ -19,9 +19,9 @@ from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.config import ChatConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import examples, read_conversations, read_tools
+from toolhone.pipeline import prepare
 from toolhone.records import Conversation, Message, Tool
-from toolhone.report.preview import preview
-from toolhone.report.preview_page import preview_page
+from toolhone.report.preview import preview_page, show_preview
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "data" / "customer_service"
@@ -181,9 +181,15 @@ def config(in_workspace: Path, tiny_llama: Path) -> Path:
     return Path("try.yaml")
 
 
+def preview(path: Path, rows: int, console: Console, html: Path) -> None:
+    config = load_config(path, [])
+    prepared = prepare(config, console=console)
+    show_preview(config, prepared.renderer, prepared.train, rows, console, html)
+
+
 def test_the_page_is_written_and_named_and_rows_are_not_printed(config: Path) -> None:
     console = Console(file=StringIO(), width=100)
-    preview(load_config(config, []), 3, console, html=Path("pages/preview.html"))
+    preview(config, 3, console, html=Path("pages/preview.html"))
     assert isinstance(console.file, StringIO)
     assert "page: pages/preview.html" in console.file.getvalue()
     assert "Good day." not in console.file.getvalue()
@@ -200,5 +206,5 @@ def test_no_model_is_loaded(config: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", refuse)
     monkeypatch.setattr(model.AutoModelForCausalLM, "from_config", refuse)
-    preview(load_config(config, []), 1, Console(file=StringIO()), html=Path("page.html"))
+    preview(config, 1, Console(file=StringIO()), html=Path("page.html"))
     assert Path("page.html").is_file()

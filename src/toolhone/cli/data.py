@@ -113,17 +113,18 @@ def _add_stats(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from toolhone.data.stats.measure import data_stats
+    from toolhone.data.sources import print_formats
+    from toolhone.data.stats import data_stats
+    from toolhone.report.stats import show_stats
 
-    data_stats(
-        options.sources,
-        tools=options.tools,
-        format=options.format,
-        tokenizer=options.tokenizer,
-        html=options.html,
-        as_json=options.json,
-        console=plain_console(),
+    console = plain_console()
+    tools = _tools(options)
+    if not options.json:
+        print_formats(options.sources, options.format, console)
+    stats = data_stats(
+        options.sources, tools=tools, format=options.format, tokenizer=options.tokenizer, console=console
     )
+    show_stats(stats, options.sources, console, html=options.html, as_json=options.json)
     return 0
 
 
@@ -215,7 +216,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from toolhone.data.generate.spec import generate
+    from toolhone.data.generate.rows import generate
 
     return 0 if generate(options.spec, plain_console(), out=options.out, compare=options.check) else 1
 
@@ -239,7 +240,7 @@ def _add_paraphrase(parser: argparse.ArgumentParser) -> None:
 
 
 def _paraphrase(options: argparse.Namespace) -> int:
-    from toolhone.data.paraphrase.paraphrase import ParaphraseSettings, paraphrase
+    from toolhone.data.paraphrase import ParaphraseSettings, paraphrase
 
     settings = ParaphraseSettings(
         model=options.model,
@@ -276,7 +277,7 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
 
 def _review(options: argparse.Namespace) -> int:
     from toolhone.data.review.marks import apply_marks
-    from toolhone.data.review.sheet import write_sheet
+    from toolhone.report.review_sheet import write_sheet
 
     console, tools = plain_console(), _tools(options)
     if options.apply:
@@ -315,9 +316,12 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
 
 def _preview(options: argparse.Namespace) -> int:
     from toolhone.config_file import load_config
-    from toolhone.report.preview import preview
+    from toolhone.pipeline import prepare
+    from toolhone.report.preview import show_preview
 
-    preview(load_config(options.config, options.set), options.rows, plain_console(), options.html)
+    config, console = load_config(options.config, options.set), plain_console()
+    prepared = prepare(config, console=console)
+    show_preview(config, prepared.renderer, prepared.train, options.rows, console, options.html)
     return 0
 
 

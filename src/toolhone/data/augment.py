@@ -1,10 +1,10 @@
 """`toolhone data augment`: training rows go in, the same rows with other tool lists come out.
 
-Four changes, each of which a model can otherwise learn to do without: the order of the tools is shuffled, tools that
-are not wanted are added, names are masked (`mask.py`), and copies of rows are made in which the right tool is missing
-and the answer says so. A fifth teaches something new: rows that are marked for it are handed over (`hand_over.py`).
-What happens to a row depends on the seed and its content alone, and stands in its `meta.augment`. Rows for testing are
-refused: a test set with other tools is another test. So rows are handed over before they are split.
+Four changes remove clues that a model should not rely on: tools are shuffled, unwanted tools are added, names become
+meaningless (`rename_tools.py`), and some rows get a copy without the right tool, whose answer says so. A fifth teaches
+something new: marked rows are answered with the call `escalate` (`escalation.py`). What happens to a row depends on the
+seed and its content alone, and is recorded in its `meta.augment`. Test rows are refused, since other tools would make
+another test; so rows to escalate are augmented before they are split.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check.finding import sound_rows
-from toolhone.data.escalation import ESCALATE
+from toolhone.data.escalation import ESCALATE, escalated, escalates, should_escalate, with_escalate_tool
 from toolhone.data.files import expand_source
 from toolhone.data.groups import called_tools
-from toolhone.data.hand_over import handed_over, hands_over, is_marked, offering
-from toolhone.data.mask import mask, mentions_a_tool
 from toolhone.data.read import read_sources, split_weight
+from toolhone.data.rename_tools import mentions_a_tool, rename_tools
 from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
@@ -50,9 +49,9 @@ _DECLINES = {
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What to do. `mask_names` and `irrelevance` are the shares of rows that are masked, and that get a copy without
-    the right tool; `distractors` is how many tools are added to each row that lists any; `escalate` is the key in meta
-    of rows to hand over."""
+    """What to do. `mask_names` and `irrelevance` are shares of rows: those whose names become meaningless, and those
+    that get a copy without the right tool. `distractors` is how many tools to add to each row that lists any.
+    `escalate` is the key in meta of rows to escalate."""
 
     shuffle_tools: bool = False
     distractors: int = 0
@@ -85,13 +84,12 @@ def augment_files(
     pool: Sequence[Tool] = (),
     console: Console,
 ) -> Counter[str]:
-    """Read sources in any format, augment their rows and write them to `out` as toolhone's own JSONL, whole or not at
-    all; count what was done.
+    """Read sources in any format, write their augmented rows to `out`, whole or not at all, and return what was done.
 
     Distractors come from `pool` or, without one, from all tools of the sources.
 
     Raises:
-        UserError: where a file or a row of it is for testing, or a row cannot be read.
+        UserError: if a file or a row is for testing, or a row cannot be read.
     """
     for file in (file for source in sources for file in expand_source(split_weight(source)[0])):
         _refuse_test_file(Path(file))
@@ -109,30 +107,29 @@ def augment_files(
 def augment(
     rows: Iterable[Conversation], augmentation: Augmentation, pool: Mapping[str, Tool], done: Counter[str]
 ) -> Iterator[Conversation]:
-    """Yield each row augmented and, for some, a copy without the right tool after it. `done` counts the rows, and what
-    was done and could not be.
+    """Yield each row augmented, followed by its copy without the right tool if it gets one. `done` counts the rows, and
+    what was done or could not be.
 
     Raises:
-        UserError: at a row whose meta says that it is for testing; and where rows are to be handed over and none is.
+        UserError: if a row's meta says that it is for testing, or rows are to be escalated and none is.
     """
     ordered = [pool[name] for name in sorted(pool)]
     for row in rows:
         if row.meta.get("split") == "test":
             raise UserError(f"{row.where}: is marked as a test row (meta.split); augment training rows only")
         rng = Random(f"{augmentation.seed}/{row.content_hash()}")
-        marked = augmentation.escalate is not None and is_marked(row, augmentation.escalate)
-        changed = handed_over(row) if marked else row
+        changed = escalated(row) if augmentation.escalate and should_escalate(row, augmentation.escalate) else row
         lacking = _without_the_right_tool(changed, rng) if rng.random() < augmentation.irrelevance else None
         done["rows"] += 1
         done["irrelevance rows"] += lacking is not None
-        done["rows handed over"] += hands_over(changed)
-        yield _with_other_tools(changed, row, (), augmentation, ordered, rng, done)
+        done["rows escalated"] += escalates(changed)
+        yield _with_other_tools(changed, row, augmentation, ordered, rng, done)
         if lacking is not None:
-            dropped = tuple(sorted({tool.name for tool in row.tools} - {tool.name for tool in lacking.tools}))
-            yield _with_other_tools(lacking, lacking, dropped, augmentation, ordered, rng, done)
-    if augmentation.escalate is not None and not done["rows handed over"]:
+            dropped = {tool.name for tool in row.tools} - {tool.name for tool in lacking.tools}
+            yield _with_other_tools(lacking, lacking, augmentation, ordered, rng, done, tuple(sorted(dropped)))
+    if augmentation.escalate and not done["rows escalated"]:
         raise UserError(
-            f'no row is to be handed over: expected true as meta "{augmentation.escalate}" of some, or calls of '
+            f'no row is to be escalated: expected true as meta "{augmentation.escalate}" of some, or calls of '
             f'"{ESCALATE}"'
         )
 
@@ -140,26 +137,26 @@ def augment(
 def _with_other_tools(
     row: Conversation,
     before: Conversation,
-    dropped: tuple[str, ...],
     augmentation: Augmentation,
     pool: Sequence[Tool],
     rng: Random,
     done: Counter[str],
+    dropped: tuple[str, ...] = (),
 ) -> Conversation:
-    """The row with distractors, in another order, masked; `dropped` may not come in again as distractors, and `before`
-    is what it was made of."""
+    """Return the row with distractors, in another order and renamed. `before` is the row it was made of; tools named in
+    `dropped` do not come back as distractors."""
     record: dict[str, Any] = {"seed": augmentation.seed, "of": before.content_hash()}
-    if augmentation.escalate is not None:
+    if augmentation.escalate:
         record |= {"handed_over": True} if row is not before else {}
-        offered = offering(row)
+        offered = with_escalate_tool(row)
         record |= {"offers": ESCALATE} if offered is not row else {}
         row = offered
     if dropped:
         record["dropped"] = list(dropped)
     tools = list(row.tools)
     if tools and augmentation.distractors:
-        taken = {tool.name for tool in tools} | {*dropped, ESCALATE} | called_tools(row)
-        free = [tool for tool in pool if tool.name not in taken]
+        excluded = {tool.name for tool in tools} | {*dropped, ESCALATE} | called_tools(row)
+        free = [tool for tool in pool if tool.name not in excluded]
         added = rng.sample(free, min(augmentation.distractors, len(free)))
         tools += added
         record["distractors"] = [tool.name for tool in added]
@@ -172,18 +169,18 @@ def _with_other_tools(
     changed = replace(row, tools=tuple(tools))
     if tools and rng.random() < augmentation.mask_names:
         if mentions_a_tool(changed):
-            done["rows not masked, for a message names a tool"] += 1
+            done["rows not renamed, since a message names a tool"] += 1
         else:
-            changed, record["masked"] = mask(changed, rng)
-            done["rows masked"] += 1
+            changed, record["masked"] = rename_tools(changed, rng)
+            done["rows renamed"] += 1
     return replace(changed, meta={**row.meta, "augment": record}) if len(record) > 2 else changed
 
 
 def _without_the_right_tool(row: Conversation, rng: Random) -> Conversation | None:
-    """The row up to its first call, without the tools that are called there and with an answer that says so. None where
-    nothing is called, or no tool would be left to choose from."""
+    """Return the row up to its first call, without the tools called there and with an answer that says so; None if it
+    calls nothing, or if no tool would be left to choose from."""
     first = next((n for n, message in enumerate(row.messages) if message.tool_calls), None)
-    if first is None or hands_over(row):
+    if first is None or escalates(row):
         return None
     right = {call.name for call in row.messages[first].tool_calls}
     if row.expected is not None and not any(message.tool_calls for message in row.messages[first + 1 :]):
@@ -198,13 +195,13 @@ def _without_the_right_tool(row: Conversation, rng: Random) -> Conversation | No
 
 
 def _refuse_test_file(path: Path) -> None:
-    """Refuse the file that a split.json beside it names as the test side."""
+    """Refuse the file that a split.json beside it lists as the test rows."""
     listing = path.parent / "split.json"
     if not listing.is_file():
         return
     try:
         files = json.loads(listing.read_text(encoding="utf-8")).get("files", {})
     except (ValueError, AttributeError):
-        return  # somebody else's split.json
+        return  # some other tool's split.json
     if isinstance(files, dict) and path.name == "test.jsonl" and path.name in files:
         raise UserError(f"{path}: {listing} lists it as the test rows; augment training rows only")

@@ -1,18 +1,64 @@
-"""The reserved call `escalate`, by which a model that has learned to hands a request over to a larger one.
+"""The reserved call `escalate`, by which a trained model sends a request to a larger one, and rows that teach it.
 
-It is offered, called, parsed and judged as any tool is. What is its own: training rows are made of it by `toolhone data
-augment --escalate`, its calls are a class of their own in the figures, and routing takes one as the small model's no.
+The call is offered, parsed and scored as any tool's is. Metrics count it as a class of its own, and routing escalates
+when the small model makes it. A row to escalate ends at its first answer to a user, which becomes the call. All rows
+that list tools offer it, since a model learns when not to escalate only where it could have.
 """
 
 from __future__ import annotations
 
-from toolhone.records import Tool
+from dataclasses import replace
+
+from toolhone.errors import UserError
+from toolhone.records import Conversation, Message, Tool, ToolCall
 
 ESCALATE = "escalate"
 """The reserved name."""
 
 
 def escalate_tool() -> Tool:
-    """The reserved tool. It takes no arguments, so that a hand-over is as easy to learn as a call can be."""
+    """Return the reserved tool. It takes no arguments, so that it is as easy to learn as a call can be."""
     description = "Hand the request over to a larger model: it is too complex, or out of scope."
     return Tool(ESCALATE, description, {"type": "object", "properties": {}, "required": []})
+
+
+def should_escalate(row: Conversation, key: str) -> bool:
+    """Return whether the row's meta marks it as one to escalate.
+
+    Raises:
+        UserError: if the mark is neither true nor false.
+    """
+    mark = row.meta.get(key, False)
+    if not isinstance(mark, bool):
+        raise UserError(
+            f'{row.where}: meta "{key}" should be true for a row to escalate, or false or absent, found {mark!r}'
+        )
+    return mark
+
+
+def escalates(row: Conversation) -> bool:
+    """Return whether a turn of the row calls `escalate`."""
+    return any(call.name == ESCALATE for message in row.messages for call in message.tool_calls)
+
+
+def escalated(row: Conversation) -> Conversation:
+    """Return the row up to its first answer to a user, with that answer replaced by the reserved call.
+
+    Raises:
+        UserError: if no assistant turn follows a user's message, or the row lists no tools.
+    """
+    asked = next((n for n, message in enumerate(row.messages) if message.role == "user"), len(row.messages))
+    turn = next((n for n, message in enumerate(row.messages) if n > asked and message.role == "assistant"), None)
+    if turn is None:
+        raise UserError(f"{row.where}: is a row to escalate, and no assistant turn follows a user's message")
+    if not row.tools:
+        raise UserError(f"{row.where}: is a row to escalate, and lists no tools; add them, or name a file with --tools")
+    answer = Message("assistant", "", (ToolCall(ESCALATE, {}),))
+    return replace(row, messages=(*row.messages[:turn], answer), expected=None, gold_source=None)
+
+
+def with_escalate_tool(row: Conversation) -> Conversation:
+    """Return the row with the reserved tool as its last, if it lists tools and not that one."""
+    if not row.tools or any(tool.name == ESCALATE for tool in row.tools):
+        return row
+    return replace(row, tools=(*row.tools, escalate_tool()))

@@ -1,50 +1,117 @@
-"""`toolhone data preview`: rows as the model sees them, the prompt dim and the labelled turn bright.
+"""`toolhone data preview`: rows as the model sees them, on the terminal or token by token on a page.
 
-On the terminal, or token by token on a page. The tokenizer is loaded, and no model.
+The terminal shows the prompt dim and the labelled turn bright. The page has every token of both, in order; a character
+of several tokens is one box that says how many. Needs the tokenizer and no model.
 """
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
-from toolhone.chat.render import Rendered
+from toolhone.chat.render import ChatRenderer, Rendered
+from toolhone.chat.segments import Part, segments
+from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.jsonl import write_text
-from toolhone.pipeline import Prepared, prepare
-from toolhone.report.preview_page import preview_page
+from toolhone.report.html_page import html_page
+from toolhone.report.wording import visible
+
+_NAMES: dict[Part, str] = {
+    "tools": "Tools",
+    "system": "System",
+    "user": "User",
+    "assistant": "Assistant",
+    "tool": "Tool result",
+}
 
 
-def preview(config: Config, rows: int, console: Console, html: Path | None = None) -> None:
-    """Show the first training examples with their token counts: printed, or on a page at `html`.
+class Box(NamedTuple):
+    """One token or, if `tokens` is above 1, the tokens that make up a character together. `kind` is its classes on the
+    page: "s" a special token, "m" of several tokens, "n" with a line break, which is shown and then made."""
 
-    Raises:
-        UserError: for a fault of the config, the data or the tokenizer.
-    """
-    prepared = prepare(config, console=console)
-    shown = prepared.train[:rows]
+    text: str
+    kind: str
+    tokens: int
+
+
+def show_preview(
+    config: Config,
+    renderer: ChatRenderer,
+    training: Sequence[Rendered],
+    rows: int,
+    console: Console,
+    html: Path | None = None,
+) -> None:
+    """Print the first `rows` training examples with their token counts, or write them as a page to `html`."""
+    shown = training[:rows]
     if html is not None:
-        write_text(html, preview_page(prepared.renderer, shown, config.name, _facts(prepared, len(shown))))
+        facts = (
+            ("model", config.model.name),
+            ("format", renderer.format.name),
+            ("template", "the model's own" if renderer.source == "model" else "toolhone's"),
+            ("examples", f"{len(shown):,} of {len(training):,} for training"),
+        )
+        write_text(html, preview_page(renderer, shown, config.name, facts))
         console.print(f"page: {html}", markup=False)
         return
     for row in shown:
+        counts = f"prompt {len(row.prompt_ids)} tokens, learned {len(row.completion_ids)} tokens"
         console.print()
-        console.print(_title(row))
+        console.print(Text(f"{row.example.where}  {row.example.id}  {counts}", "bold cyan"))
         console.print(Text(row.prompt_text, style="dim"), end="")
         console.print(Text(row.completion_text, style="bold bright_green"))
 
 
-def _title(row: Rendered) -> Text:
-    prompt, learned = len(row.prompt_ids), len(row.completion_ids)
-    return Text(f"{row.example.where}  {row.example.id}  prompt {prompt} tokens, learned {learned} tokens", "bold cyan")
+def preview_page(
+    renderer: ChatRenderer, rows: Sequence[Rendered], name: str, facts: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return the page as one text."""
+    token_bytes = TokenBytes(renderer.tokenizer)
+    shown = [{"number": n, **_row(renderer, row, token_bytes)} for n, row in enumerate(rows, 1)]
+    return html_page("preview", name=name, facts=facts, rows=shown)
 
 
-def _facts(prepared: Prepared, shown: int) -> tuple[tuple[str, str], ...]:
-    return (
-        ("model", prepared.config.model.name),
-        ("format", prepared.renderer.format.name),
-        ("template", "the model's own" if prepared.renderer.source == "model" else "toolhone's"),
-        ("examples", f"{shown:,} of {len(prepared.train):,} for training"),
-    )
+def _row(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> dict[str, Any]:
+    """Return an example: where it is, its token counts, and its passages (the tools, each message, the labelled turn)
+    in order."""
+    ids = row.prompt_ids + row.completion_ids
+    raw = token_bytes.of(ids)
+    added = renderer.tokenizer.added_tokens_decoder
+    special = [id_ in added for id_ in ids]
+    return {
+        "id": visible(row.example.id),
+        "where": visible(row.example.where),
+        "prompt_tokens": len(row.prompt_ids),
+        "learned_tokens": len(row.completion_ids),
+        "passages": [
+            {
+                "name": _NAMES[part.part] + (", learned" if part.learned else ""),
+                "count": len(part),
+                "learned": part.learned,
+                "folded": part.part == "tools",
+                "boxes": list(_boxes(raw[part.start : part.end], special[part.start : part.end])),
+            }
+            for part in segments(renderer, row, token_bytes)
+        ],
+    }
+
+
+def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[Box]:
+    """Yield tokens as boxes. Bytes that make no character, as at a cut, are shown as U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text, tokens = "", 0
+    for number, (piece, is_special) in enumerate(zip(raw, special, strict=True), 1):
+        text += decoder.decode(piece, final=number == len(raw))
+        tokens += 1
+        pending, _ = decoder.getstate()
+        if not pending:
+            kinds = {"s": is_special, "m": tokens > 1, "n": "\n" in text}
+            shown = "\n".join(visible(line) for line in text.split("\n"))
+            yield Box(shown, " ".join(kind for kind, applies in kinds.items() if applies), tokens)
+            text, tokens = "", 0

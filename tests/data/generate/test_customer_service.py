@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from toolhone.data.check import check
-from toolhone.data.generate.spec import Made, load_spec, make
+from toolhone.data.generate.rows import Made, make
+from toolhone.data.generate.spec import load_spec
 from toolhone.data.generate.templates import Template
 from toolhone.data.read import read_conversations, read_tools
 from toolhone.records import Conversation

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from toolhone.data.check import check
-from toolhone.data.generate.requests import Result, join_requests, load_results
+from toolhone.data.generate.templates import Result, join_requests, load_results
 from toolhone.data.importers.openai import conversation
 from toolhone.data.read import turns
 from toolhone.errors import UserError

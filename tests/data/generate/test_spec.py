@@ -16,9 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from toolhone.data.generate.fillers import Codes, Shapes, SlotSpec, deal, fillers
-from toolhone.data.generate.phrasings import choose, grams, share, similarity
-from toolhone.data.generate.spec import generate, load_spec, make, refuse_made_up_text, refuse_slot_in_other_argument
+from toolhone.data.generate.rows import (
+    choose,
+    generate,
+    grams,
+    make,
+    refuse_made_up_text,
+    refuse_slot_in_other_argument,
+    share,
+    similarity,
+)
+from toolhone.data.generate.slots import code_filler, deal, fillers
+from toolhone.data.generate.spec import Shapes, SlotSpec, load_spec
 from toolhone.data.generate.templates import Template
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
@@ -139,7 +148,7 @@ def test_no_value_of_a_slot_stands_in_two_outputs(tmp_path: Path) -> None:
 def test_a_shared_slot_takes_all_its_values_for_every_output() -> None:
     slot = SlotSpec(integers=(1, 2), shared=True)
     for output in ("a", "b"):
-        fill = fillers({"n": slot}, output, {"a": 5, "b": 5}, 0, Codes(), "spec.yaml")["n"]
+        fill = fillers({"n": slot}, output, {"a": 5, "b": 5}, 0, set(), "spec.yaml")["n"]
         assert {fill(Random(seed), "en", True) for seed in range(20)} == {1, 2}
 
 
@@ -172,7 +181,7 @@ def test_dealing_gives_every_value_to_one_output_and_each_output_some(values: li
 
 def test_usual_shapes_come_up_by_their_weight_and_few_codes_in_lower_case() -> None:
     slot = SlotSpec(codes=(Shapes(of=("U#####",), weight=3), Shapes(of=("R#####",))), lower_case=0.1)
-    fill = Codes().filler(slot, "spec.yaml")
+    fill = code_filler(slot, set(), "spec.yaml")
     rng = Random(1)
     codes = [str(fill(rng, "en", True)) for _ in range(2000)]
     assert 0.7 < sum(code.upper().startswith("U") for code in codes) / 2000 < 0.8
@@ -181,7 +190,7 @@ def test_usual_shapes_come_up_by_their_weight_and_few_codes_in_lower_case() -> N
 
 
 def test_codes_that_are_used_up_are_told() -> None:
-    fill = Codes().filler(SlotSpec(codes=(Shapes(of=("A#",)),)), "spec.yaml: slots.code")
+    fill = code_filler(SlotSpec(codes=(Shapes(of=("A#",)),)), set(), "spec.yaml: slots.code")
     assert {fill(Random(seed), "en", False) for seed in range(10)} == {f"A{n}" for n in range(10)}
     with pytest.raises(UserError, match=r"spec.yaml: slots.code: .* no new code"):
         fill(Random(0), "en", False)
@@ -277,7 +286,7 @@ FAULTS = {
     "unknown kind": ("no call: 1/4", "nocall: 1/4", r'spec.yaml:11: outputs.train: mix or evenly_by names "nocall"'),
     "unknown slot": ("where is {code}?", "where is {cod}?", r"spec.yaml:14: .*unknown slot \{cod\}"),
     "breaks the tools": ("size: l", "size: xl", "order-en"),
-    "made up": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" stands in no message'),
+    "made up": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" is in no message'),
     "another argument": ('find: {code: "{code}"}', 'order: {city: "{code}"}', "expected the slot {city}"),
     "no language": ("zh: [北京, 上海, 广州, 深圳]", "fr: [Lyon, Metz]", 'no values for the language "zh"'),
     "too few values": ("[北京, 上海, 广州, 深圳]", "[北京]", "1 values for 2 outputs"),
@@ -330,7 +339,7 @@ def test_an_argument_that_nobody_said_before_the_call_is_refused() -> None:
     tools = tuple(Tool(row["name"], "", row["parameters"]) for row in TOOLS)  # type: ignore[arg-type]
     call = Message("assistant", "", (ToolCall("order", {"city": "Leeds", "size": "l"}),))
     refuse_made_up_text(Conversation("1", (Message("user", "to Leeds"), call), tools, "here"))
-    with pytest.raises(UserError, match='city "Leeds" stands in no message before the call'):
+    with pytest.raises(UserError, match='city "Leeds" is in no message before the call'):
         refuse_made_up_text(Conversation("1", (Message("user", "to York"), call, Message("user", "Leeds")), tools, ""))
 
 

@@ -8,7 +8,9 @@ from random import Random
 
 import pytest
 
-from toolhone.data.generate.templates import MASK, Filler, Template, expand, load_templates, spread
+from toolhone.data.generate.rows import spread
+from toolhone.data.generate.slots import Filler
+from toolhone.data.generate.templates import MASK, Template, expand, load_templates
 from toolhone.data.read import read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation
@@ -155,7 +157,7 @@ FAULTS = {
     "a key twice": ("language: zh\n", "language: zh\n    language: en\n", 'spec.yaml:5: not YAML: the key "language"'),
     "no templates": ("templates:", "rows:", 'spec.yaml: expected the one key "templates"'),
     "no id": ("id: order", "name: order", "spec.yaml:3: expected a template with an id"),
-    "id twice": ("id: stock", "id: order", r'spec.yaml:8: .*the id "order" stands at .*spec.yaml:3'),
+    "id twice": ("id: stock", "id: order", r'spec.yaml:8: .*the id "order" is already used at .*spec.yaml:3'),
     "unknown key": ("    user: 查", "    usr: 查", r'spec.yaml:3: template "order": unknown key "usr" \(did you mean'),
     "no language": (
         "    language: zh\n    user: 查",

@@ -21,10 +21,10 @@ from rich.console import Console
 from toolhone.data.read import examples, read_conversations, read_source, read_tools
 from toolhone.data.review.marks import ReviewReport, apply_marks, read_marks
 from toolhone.data.review.sample import Sampled, find_doubts, sample
-from toolhone.data.review.sheet import write_sheet
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
+from toolhone.report.review_sheet import write_sheet
 
 FOLDER = Path(__file__).parents[3] / "data" / "customer_service"
 FILES = Path(__file__).parents[3] / "src" / "toolhone" / "report" / "templates"
@@ -458,7 +458,7 @@ def test_a_row_that_cannot_be_read_keeps_the_sheet_from_being_written(tmp_path: 
 
 
 def test_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='the id "r1/1" stands twice'):
+    with pytest.raises(UserError, match='the id "r1/1" occurs twice'):
         write_sheet([str(write(tmp_path, [row(1), row(1)]))], tmp_path / "review.csv", quiet())
 
 

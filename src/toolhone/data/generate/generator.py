@@ -1,12 +1,12 @@
-"""Hand-made training rows: samples go in one by one, JSONL in OpenAI's chat fine-tuning format comes out.
+"""Write training rows by hand: samples go in one by one, JSONL in OpenAI's chat fine-tuning format comes out.
 
-`FineTuneDataGenerator` is what a notebook uses. A row that it takes has a question, an answer or call to it, a result
-for every call that is followed by more, and tool call ids that count from "call_1"; where tools are given, its calls
-keep to their JSON Schemas.
+A row has a question, an answer or call to it, a result for every call that is followed by more, and tool call ids that
+count from "call_1". If tools are given, its calls keep to their JSON Schemas.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ from toolhone.records import Conversation, Tool
 class FineTuneDataGenerator:
     """Collects samples and writes them as JSONL.
 
-    With `tools` (records, or dictionaries as OpenAI's API takes them) every row carries them, and every call is
-    checked against them. Without, rows hold `messages` alone and calls are taken as they come.
+    With `tools` (records, or dictionaries as OpenAI's API takes them) every row lists them, and every call is checked
+    against them. Without, rows have `messages` alone and any call is accepted.
     """
 
     def __init__(self, *, tools: Sequence[Tool | dict[str, Any]] = ()) -> None:
@@ -33,8 +33,7 @@ class FineTuneDataGenerator:
     @property
     def samples(self) -> list[dict[str, Any]]:
         """A copy of the rows so far, as they are exported."""
-        rows: list[dict[str, Any]] = json.loads(json.dumps(self._rows))
-        return rows
+        return copy.deepcopy(self._rows)
 
     def add_sample(
         self,
@@ -50,14 +49,13 @@ class FineTuneDataGenerator:
     ) -> None:
         """Add one question and what the assistant does: one call, several `calls` at once, or a direct answer.
 
-        `tool_args` may be left out or empty: that is a call without arguments. An empty `system_prompt` gives a row
-        without a system message. A call and a direct answer exclude each other, for a direct answer says that no call
-        is wanted; text beside a call is written with `add_conversation`.
+        Without `tool_args` the call has no arguments. With an empty `system_prompt` the row has no system message. A
+        call excludes a direct answer, which says that no call is wanted; `add_conversation` writes text beside a call.
 
         Raises:
             UserError: naming the sample's number; the generator is then as it was before.
         """
-        where = self._next_place()
+        where = f"sample {len(self._rows) + 1}"
         if tool_args and not tool_name:
             raise UserError(f"{where}: tool_args without a tool_name; name the tool, or leave out tool_args")
         if tool_name and calls:
@@ -84,15 +82,15 @@ class FineTuneDataGenerator:
         Raises:
             UserError: naming the sample's number and the message; the generator is then as it was before.
         """
-        where = self._next_place()
+        where = f"sample {len(self._rows) + 1}"
         if id is not None and any(id == row.get("id") for row in self._rows):
             raise UserError(f'{where}: the id "{id}" is taken by an earlier sample; ids must differ')
         row = {"messages": messages, "tools": self._tools or None, "id": id, "meta": meta}
         built = build_conversation({key: value for key, value in row.items() if value is not None}, where)
-        # Without tools there is nothing to hold the calls against, but the order of turns still counts.
-        unheld = () if self._tools else ("unknown-tool", "schema")
+        # Without tools, calls cannot be checked; the order of turns can.
+        skipped = () if self._tools else ("unknown-tool", "schema")
         for finding in check([built]):
-            if finding.rule not in unheld:
+            if finding.rule not in skipped:
                 raise UserError(f"{finding.where}: {finding.message}")
         exported = built.to_json()
         if id is None:
@@ -100,10 +98,8 @@ class FineTuneDataGenerator:
         self._rows.append(exported)
 
     def export_jsonl(self, filepath: str | Path | None = None) -> str:
-        """Return the rows as JSONL, one a line and no newline after the last, and write that text to `filepath`.
-
-        The file appears whole or not at all; folders on the way to it are made.
-        """
+        """Return the rows as JSONL, one a line and no newline after the last, and write that text to `filepath`, whole
+        or not at all, with the folders on the way."""
         text = "\n".join(json.dumps(row, ensure_ascii=False) for row in self._rows)
         if filepath is not None:
             write_text(Path(filepath), text)
@@ -111,55 +107,42 @@ class FineTuneDataGenerator:
 
     def stats(self) -> dict[str, int]:
         """Count the samples: `total`, `tool_call_samples` (with at least one call), `direct_answer_samples`."""
+        total = len(self._rows)
         called = sum(any("tool_calls" in message for message in row["messages"]) for row in self._rows)
-        return {
-            "total": len(self._rows),
-            "tool_call_samples": called,
-            "direct_answer_samples": len(self._rows) - called,
-        }
-
-    def _next_place(self) -> str:
-        return f"sample {len(self._rows) + 1}"
+        return {"total": total, "tool_call_samples": called, "direct_answer_samples": total - called}
 
 
 def build_conversation(row: dict[str, Any], where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """Make a Conversation of a hand-written row, in which less need be said than in OpenAI's format.
+    """Return a Conversation of a hand-written row, which may say less than OpenAI's format asks for.
 
-    Tool call ids are set here, counted within the row. A tool message without a `tool_call_id` answers the first call
-    that is still open; its `content` is text, or any other JSON value, which is then written as JSON.
+    Tool calls get ids, counted within the row. A tool message without a `tool_call_id` answers the first call that is
+    still open; its `content` is text, or any other value, which is then written as JSON.
 
     Raises:
         UserError: starting with `where`, for a value that JSON cannot hold, a wrong shape, an empty user message, a
             call that the row goes on without answering, or a row whose last message is not the assistant's.
     """
-    row = _through_json(row, where)
+    try:  # a copy, so that later changes to what was given do not reach the row
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: cannot be written as JSON ({error}); use plain JSON values") from None
+    row = json.loads(text)
     if isinstance(row["messages"], list):
         _tie_results_to_calls([message for message in row["messages"] if isinstance(message, dict)], where)
     built = conversation(row, where, default_tools)
     for number, message in enumerate(built.messages):
         if message.role == "user" and not message.content.strip():
             raise UserError(f"{where}: message {number}: an empty user message; write the question")
-    if built.messages[-1].role != "assistant":
-        last = built.messages[-1].role
+    if (last := built.messages[-1].role) != "assistant":
         raise UserError(
             f"{where}: the last message is of role {last}; add the assistant's turn, which is to be learned"
         )
     return built
 
 
-def _through_json(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """A copy that has been through JSON, so that what is written is what was given and no one else can change it."""
-    try:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: cannot be written as JSON ({error}); use plain JSON values") from None
-    copy: dict[str, Any] = json.loads(text)
-    return copy
-
-
 def _tie_results_to_calls(messages: list[dict[str, Any]], where: str) -> None:
-    """Number the calls of a row and point each result at its call, in place. Wrong shapes are left for the reader."""
+    """Number the calls of a row and point each result at its call, in place. The reader reports wrong shapes."""
     called = 0
     waiting: dict[str, str] = {}  # calls without a result: the id that the row gives them -> their id here
     for number, message in enumerate(messages):

@@ -1,4 +1,4 @@
-"""Data sets from a spec: a YAML file of tools, slots, templates and a mix goes in, JSONL comes out.
+"""Read a spec of a data set: the YAML file as typed, frozen models, each fault with its line and key.
 
     tools: tools.json
     system_prompt: You are the agent of a web shop.
@@ -10,94 +10,115 @@
         templates:
           - {id: order, language: en, user: "where is {order_id}?", calls: [{query_order: {order_id: "{order_id}"}}]}
 
-`Spec` and `fillers.SlotSpec` list every key. Names of files are seen from the spec's folder. The same spec gives the
-same bytes. Nothing is written where a row breaks the tools or a check, or where the phrasings of two outputs are too
-alike.
+`Spec` lists every key. File names are relative to the spec's folder.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import combinations
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from toolhone.data.generate.fillers import Codes, SlotSpec, fillers
-from toolhone.data.generate.json_yaml import YamlFile
-from toolhone.data.generate.phrasings import choose, nearest_pairs
-from toolhone.data.generate.requests import join_requests, load_results
-from toolhone.data.generate.templates import Template, expand, load_templates, parse_templates
-from toolhone.data.read import read_tools
 from toolhone.errors import UserError
-from toolhone.jsonl import write_text
-from toolhone.records import Conversation
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_SHOWN_PAIRS = 5
+Entries = list[tuple[str, Any]]
+"""The members of a list, each with its `file:line`."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of a spec: frozen, without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class OutputSpec(_Section):
+class Shapes(Section):
+    """Shapes of codes that are drawn equally often. "#" is a digit, "^" a digit that is not 0, "@" a letter."""
+
+    of: tuple[str, ...] = Field(min_length=1)
+    weight: float = Field(1.0, gt=0.0)
+    """How often to draw one of these, compared with the other groups of shapes."""
+
+
+class SlotSpec(Section):
+    """How to fill one slot: by one of `codes`, `integers` and `lists`."""
+
+    codes: tuple[Shapes, ...] | None = None
+    """Groups of shapes such as ORD-###. No code is drawn twice in the whole spec, whatever its case."""
+    lower_case: float = Field(0.0, ge=0.0, le=1.0)
+    """The share of codes that users type in lower case. Tool results keep theirs."""
+    integers: tuple[int, int] | None = None
+    """The smallest and the largest number."""
+    lists: str | dict[str, Any] | None = None
+    """Values by language; or by output and then language; or a YAML file with either. Values by language alone are
+    dealt out among the outputs."""
+    shared: bool = False
+    """Whether several outputs may use the same value."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SlotSpec:
+        given = [name for name in ("codes", "integers", "lists") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of codes, integers and lists, found {' and '.join(given) or 'none'}")
+        if self.lower_case and self.codes is None:
+            raise ValueError("lower_case is for codes alone")
+        if self.integers is not None and self.integers[0] > self.integers[1]:
+            raise ValueError(f"integers: the least is {self.integers[0]}, above the greatest, {self.integers[1]}")
+        return self
+
+
+class OutputSpec(Section):
     """One file of rows."""
 
     rows: int = Field(ge=1)
-    """How many."""
+    """The number of rows."""
     templates: str | list[Any]
-    """The phrasings: a YAML file with a list under `templates`, or the list itself (see data/templates.py)."""
+    """The phrasings: a YAML file with a list under `templates`, or the list itself (see templates.py)."""
     ids: str | None = None
-    """What the rows' ids begin with; the output's name, where left out."""
+    """The beginning of the rows' ids; default: the output's name."""
     repeat_templates: bool = True
     """Whether a template may make several rows, each with other values."""
     mix: dict[str, int | float | str] | None = None
-    """As the spec's own mix, for this output alone; counts are of requests."""
+    """As the spec's mix, for this output alone; it counts requests."""
     requests: int = Field(1, ge=1)
-    """How many requests a row holds, one after another; each takes a template (see data/generate/requests.py)."""
+    """The number of requests in a row, one after another; each takes a template."""
 
 
-class Spec(_Section):
+class Spec(Section):
     """A whole spec."""
 
     tools: str
     """A JSON file with the list of tools."""
     tools_in_rows: bool = True
-    """Whether every row carries the tools; without them, a config's `data.tools` must name the file."""
+    """Whether rows list the tools; if not, a config's `data.tools` must name the file."""
     system_prompt: str = ""
     """The system message of every row; empty: none."""
     seed: int = 0
     """Another seed makes other rows of the same mix."""
     slots: dict[str, SlotSpec] = {}
-    """What fills the slots of the templates, by name."""
+    """How to fill the slots of the templates, by name."""
     mix: dict[str, int | float | str] = {}
     """Rows by kind of template: "no call", "several calls" (in one turn), "several turns", or a tool's name for single
-    calls of it. A whole number counts rows; 0.1 or 1/6 is a share of them, rounded down. The kinds that are not named
-    share what is left, evenly."""
+    calls of it. A whole number counts rows; 0.1 or 1/6 is a share of them, rounded down. The other kinds share the
+    rest evenly."""
     evenly_by: dict[str, str] = {}
-    """For a tool: the argument over whose values the rows of single calls are shared evenly."""
+    """For a tool: the argument over whose values to share the rows of single calls evenly."""
     languages: dict[str, float] = {}
     """The languages' shares of the rows; empty: as the templates have it."""
     results: str | None = None
-    """A YAML file of what calls give back, for outputs of several requests a row."""
+    """A YAML file of call results, for outputs of several requests a row."""
     outputs: dict[str, OutputSpec] = Field(min_length=1)
     """The files to make, by name: <name>.jsonl."""
     max_similarity: float = Field(1.0, ge=0.0, le=1.0)
-    """How alike a phrasing of one output may be to one of another: Jaccard similarity of character 5-grams of what the
-    user writes, in lower case, slots masked."""
+    """The highest similarity of a phrasing of one output to one of another: Jaccard similarity of character 5-grams of
+    what the user writes, in lower case, slots masked."""
     checks: tuple[Literal["own_argument", "said_before"], ...] = ()
-    """own_argument: a slot in a call stands for the argument of its own name. said_before: a text argument, unless the
-    schema lists its values, stands word for word in a message before the call."""
+    """own_argument: a slot in a call fills the argument of its own name. said_before: a text argument, unless the
+    schema lists its values, occurs word for word in a message before the call."""
 
     @field_validator("slots")
     @classmethod
@@ -106,18 +127,6 @@ class Spec(_Section):
             if not all(c == "_" or "a" <= c <= "z" for c in name):
                 raise ValueError(f'the slot "{name}": expected a name of small letters and underscores')
         return slots
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What an output is made of: its rows, and the template of each."""
-
-    chosen: list[Template]
-    rows: list[Conversation]
-
-    def text(self) -> str:
-        """The rows as JSONL."""
-        return "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in self.rows)
 
 
 def load_spec(path: Path) -> tuple[Spec, YamlFile]:
@@ -133,18 +142,14 @@ def load_spec(path: Path) -> tuple[Spec, YamlFile]:
         spec = Spec.model_validate(file.value)
     except ValidationError as error:
         raise UserError("\n".join(dict.fromkeys(_describe(fault, file) for fault in error.errors()))) from None
-    slots = {name: _with_lists(slot, path.parent) for name, slot in spec.slots.items()}
+    slots = dict(spec.slots)
+    for name, slot in slots.items():
+        if isinstance(slot.lists, str):
+            values = YamlFile(path.parent / slot.lists, "list").value
+            if not isinstance(values, dict):
+                raise UserError(f"{path.parent / slot.lists}: expected lists of values by language, found {values!r}")
+            slots[name] = slot.model_copy(update={"lists": values})
     return spec.model_copy(update={"slots": slots}), file
-
-
-def _with_lists(slot: SlotSpec, folder: Path) -> SlotSpec:
-    """The slot with its values in the place of the file's name that holds them."""
-    if not isinstance(slot.lists, str):
-        return slot
-    values = YamlFile(folder / slot.lists, "list").value
-    if not isinstance(values, dict):
-        raise UserError(f"{folder / slot.lists}: expected lists of values by language, found {values!r}")
-    return slot.model_copy(update={"lists": values})
 
 
 def _describe(fault: Any, file: YamlFile) -> str:
@@ -160,168 +165,88 @@ def _describe(fault: Any, file: YamlFile) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}, found {fault['input']!r}"
 
 
-def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
-    """Make the rows of every output.
+class _JsonTypesLoader(yaml.SafeLoader):
+    """Gives unquoted values JSON's types and refuses duplicate keys.
 
-    Raises:
-        UserError: for templates that are faulty, too few or too alike, and for rows that break the tools or a check.
+    YAML 1.1 reads `9:00` as the number 540, `no` as a boolean and `2026-01-31` as a date; in phrasings these are texts.
     """
-    folder, seed = file.path.parent, spec.seed
-    tools = read_tools(folder / spec.tools)
-    counts = {name: output.rows for name, output in spec.outputs.items()}
-    codes = Codes()
-    made: dict[str, Made] = {}
-    for name, output in spec.outputs.items():
-        # The try-out of the templates draws codes of its own, so that those of the rows are not used up by it.
-        tried = fillers(spec.slots, name, counts, seed, Codes(), str(file.path))
-        if isinstance(output.templates, str):
-            templates = load_templates(folder / output.templates, tools, tried)
-        else:
-            templates = parse_templates(file.entries("outputs", name, "templates") or [], tools, tried)
-        if "own_argument" in spec.checks:
-            for template in templates:
-                refuse_slot_in_other_argument(template)
-        mix = spec.mix if output.mix is None else output.mix
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f'the key "{name}" occurs twice', mark)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"null|~|", "n~"),
+    ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
+    ("float", r"-?(?:0|[1-9][0-9]*)\.[0-9]+", "-0123456789"),
+):
+    _JsonTypesLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})$"), [*_first, *([""] if _tag == "null" else [])]
+    )
+
+
+class YamlFile:
+    """A YAML file: its `value`, whose unquoted values have JSON's types, and the lines of its keys and list members."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Read the file; `what` names its kind in the message that it is missing.
+
+        Raises:
+            UserError: naming the file and the line, for a missing file, broken YAML or a duplicate key.
+        """
+        self.path = path
         try:
-            chosen = choose(
-                templates,
-                output.rows * output.requests,
-                mix={kind: _part(kind, part) for kind, part in mix.items()},
-                evenly_by=spec.evenly_by,
-                languages=spec.languages,
-                repeat=output.repeat_templates,
-                rng=Random(f"{seed}/{name}"),
-            )
-        except UserError as error:
-            raise UserError(f"{file.place(['outputs', name])}: outputs.{name}: {error}") from None
-        rows = expand(
-            chosen,
-            seed=seed,
-            fillers=fillers(spec.slots, name, counts, seed, codes, str(file.path)),
-            system_prompt=spec.system_prompt,
-            tools=tools,
-            prefix=output.ids or name,
-        )
-        if output.requests > 1:
-            if spec.results is None:
-                place = file.place(["outputs", name])
-                raise UserError(f"{place}: outputs.{name}: requests needs the spec's `results`, a YAML file")
-            results, rng = load_results(folder / spec.results), Random(f"{seed}/{name}/requests")
-            rows = join_requests(rows, output.requests, results, rng=rng, tools=tools, prefix=output.ids or name)
-        if "said_before" in spec.checks:
-            for row in rows:
-                refuse_made_up_text(row)
-        made[name] = Made(chosen, rows if spec.tools_in_rows else [replace(row, tools=()) for row in rows])
-    return made
-
-
-def _part(kind: str, part: int | float | str) -> int | Fraction:
-    """A count of rows as it is; a share as an exact fraction, so that 600 times 1/6 is 100."""
-    if isinstance(part, int):
-        read: int | Fraction = part
-    else:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such {what} file") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read as a {what} file ({error.strerror})") from None
         try:
-            read = Fraction(str(part))
-        except (ValueError, ZeroDivisionError):
-            raise UserError(f'mix: {kind}: expected a count or a share such as 0.1 or 1/6, found "{part}"') from None
-    if read < 0 or (isinstance(read, Fraction) and read > 1):
-        raise UserError(f"mix: {kind}: expected a count, or a share of 0 to 1, found {part}")
-    return read
+            loader = _JsonTypesLoader(text)
+            self._root: yaml.Node | None = loader.get_single_node()
+            self.value: Any = None if self._root is None else loader.construct_document(self._root)
+        except yaml.MarkedYAMLError as error:
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise UserError(f"{path}{line}: not YAML: {error.problem}") from None
+        except yaml.reader.ReaderError as error:
+            held = f"it holds the character {chr(error.character)!r}"
+            raise UserError(f"{path}:{text[: error.position].count(chr(10)) + 1}: not YAML: {held}") from None
+
+    def entries(self, *keys: str) -> Entries | None:
+        """Return the members of the list under these keys, or None if there is no list."""
+        node: Any = self._root
+        value = self.value
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                return None
+            node = next(below for name, below in node.value if name.value == key)
+            value = value[key]
+        if not isinstance(value, list):
+            return None
+        lines = (member.start_mark.line + 1 for member in node.value)
+        return [(f"{self.path}:{line}", member) for line, member in zip(lines, value, strict=True)]
+
+    def place(self, keys: list[str]) -> str:
+        """Return the `file:line` of the key, else of the nearest section around it, else the file."""
+        written = dict(_lines_of_keys(self._root))
+        lines = (written.get(tuple(keys[:depth])) for depth in range(len(keys), 0, -1))
+        line = next((line for line in lines if line is not None), None)
+        return str(self.path) if line is None else f"{self.path}:{line}"
 
 
-def refuse_slot_in_other_argument(template: Template) -> None:
-    """An argument that is a slot is one of its own kind: no parcel's number as an order's."""
-    for name, arguments in template.calls:
-        for argument, value in arguments.items():
-            if isinstance(value, str) and value.startswith("{") and not value.startswith("{" + argument):
-                raise UserError(f"{template.where}: {name}: {argument} is {value}; expected the slot {{{argument}}}")
-
-
-def refuse_made_up_text(row: Conversation) -> None:
-    """A text argument, unless the schema lists its values, stands word for word in a message before the call."""
-    listed = {
-        (tool.name, name)
-        for tool in row.tools
-        for name, schema in tool.parameters.get("properties", {}).items()
-        if "enum" in schema
-    }
-    said = ""
-    for message in row.messages:
-        said += message.content if message.role in ("user", "tool") else ""
-        for call in message.tool_calls:
-            for name, value in call.arguments.items():
-                if isinstance(value, str) and (call.name, name) not in listed and value not in said:
-                    raise UserError(f'{row.where}: {call.name}: {name} "{value}" stands in no message before the call')
-
-
-def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:
-    """Print the nearest phrasings of each two outputs.
-
-    Raises:
-        UserError: naming every pair whose similarity is over the limit.
-    """
-    for one, other in combinations(made, 2):
-        pairs = nearest_pairs(made[other].chosen, made[one].chosen)
-        close = [pair for pair in pairs if pair[0] > limit]
-        shown = [f"  {value:.3f} {_said(a)} | {_said(b)}" for value, a, b in (close[:20] or pairs[:_SHOWN_PAIRS])]
-        if close:
-            listed = "\n".join(shown)
-            raise UserError(f"max_similarity: {len(close)} pairs are over {limit}; reword one of each:\n{listed}")
-        console.print(f"nearest phrasings of {other} and {one} (Jaccard similarity of 5-grams, slots masked):")
-        console.print("\n".join(shown), markup=False)
-
-
-def _said(template: Template) -> str:
-    return f"{template.id} {template.masked_question!r}"
-
-
-def counts_of(spec: Spec, name: str, made: Made) -> str:
-    """What an output is made of, in a few lines."""
-    calls = [call for row in made.rows for message in row.messages for call in message.tool_calls]
-    counts = {
-        "kind": Counter(template.kind for template in made.chosen),
-        "calls of": Counter(call.name for call in calls),
-        "language": Counter(template.language for template in made.chosen),
-    }
-    for tool, argument in spec.evenly_by.items():
-        values = (str(call.arguments[argument]) for call in calls if call.name == tool and argument in call.arguments)
-        counts[argument] = Counter(values)
-    lines = [f"{name}: {len(made.rows)} rows of {len(set(made.chosen))} templates"]
-    for title, counter in counts.items():
-        lines.append(f"  {title}: " + ", ".join(f"{key} {count}" for key, count in counter.most_common()))
-    return "\n".join(lines)
-
-
-def generate(path: Path, console: Console, *, out: Path | None = None, compare: bool = False) -> bool:
-    """Make the rows of a spec and write them, or with `compare` hold them against the files that are there.
-
-    `out` is the file to write where the spec has one output, and otherwise the folder of <output>.jsonl; left out, the
-    files go beside the spec. Returns whether the files are now what the spec makes.
-
-    Raises:
-        UserError: for anything that is wrong with the spec; nothing is then written.
-    """
-    spec, file = load_spec(path)
-    made = make(spec, file)
-    for name in made:
-        console.print(counts_of(spec, name, made[name]), markup=False)
-    refuse_alike(made, spec.max_similarity, console)
-    stale: Sequence[Path] = []
-    for target, text in ((_target(path, spec, name, out), one.text()) for name, one in made.items()):
-        if not compare:
-            write_text(target, text)
-            console.print(f"written: {target}", markup=False)
-        elif not target.is_file() or target.read_bytes() != text.encode():
-            stale = [*stale, target]
-    for target in stale:
-        console.print(f"{target} differs from what {path} makes", markup=False)
-    return not stale
-
-
-def _target(path: Path, spec: Spec, name: str, out: Path | None) -> Path:
-    if out is not None and len(spec.outputs) == 1:
-        return out
-    if out is not None and out.suffix in (".jsonl", ".json"):
-        many = ", ".join(spec.outputs)
-        raise UserError(f"--out {out}: {path} has the outputs {many}, so expected a folder, found the name of a file")
-    return (path.parent if out is None else out) / f"{name}.jsonl"
+def _lines_of_keys(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*above, str(key.value))
+            yield path, key.start_mark.line + 1
+            yield from _lines_of_keys(value, path)

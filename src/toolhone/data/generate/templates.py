@@ -1,7 +1,7 @@
-"""Templates to training rows: a YAML file of phrasings with slots goes in, filled Conversations come out.
+"""Turn templates into training rows: a YAML file of phrasings with slots goes in, filled Conversations come out.
 
 A template is one conversation in short hand. `user` is what the user writes, `calls` what the assistant calls,
-`answer` what it says; a longer one lists them under `turns`, with `tool` for what a call gave back:
+`answer` what it says; a longer one lists them under `turns`, with `tool` for the result of a call:
 
     templates:
       - id: order-en-01
@@ -10,10 +10,16 @@ A template is one conversation in short hand. `user` is what the user writes, `c
         calls:
           - query_order: {order_id: "{order_id}"}
 
-A slot is filled by the caller's filler of that name, once a row; `{order_id_2}` is a second value of the same filler.
-An `answer` may be a list of texts, of which a row takes one.
-A value that is one slot and nothing else keeps the filler's type. Unquoted values have the types that they would have
-in JSON: `9:00`, `yes` and `2026-01-31` are texts.
+The filler of a slot's name fills it, once a row; `{order_id_2}` is a second value of the same filler. An `answer` may
+be a list of texts, of which a row takes one. A value that is one slot and nothing else keeps the filler's type.
+
+Rows may be joined into rows of several requests. A second YAML file then has, for each tool, the result of a call and
+what the assistant says about it, by language; a `{slot}` there is an argument of the call:
+
+    results:
+      query_order:
+        - tool: {status: shipped}
+          answer: {en: "Order {order_id} has been shipped.", zh: "订单 {order_id} 已发货。"}
 """
 
 from __future__ import annotations
@@ -21,27 +27,25 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from toolhone.data.check import refuse_faults
 from toolhone.data.generate.generator import build_conversation
-from toolhone.data.generate.json_yaml import Entries, YamlFile
+from toolhone.data.generate.slots import Filler
+from toolhone.data.generate.spec import Entries, Section, YamlFile
 from toolhone.errors import UserError
-from toolhone.records import Conversation, Tool
-
-Filler = Callable[[Random, str, bool], str | int]
-"""Makes a slot's value: from random numbers, the row's language, and whether the user types it (rather than a tool
-giving it back)."""
+from toolhone.records import Conversation, Tool, ToolCall
 
 MASK = "□"
 """Stands for every slot in `Template.masked_question`."""
 
 _SLOT = re.compile(r"\{([a-z_]+?)(?:_[2-9])?\}")
-_SINGLE_KEYS = ({"id", "language", "user", "calls"}, {"id", "language", "user", "answer"})
 _KEYS = {"id", "language", "user", "calls", "answer", "turns"}
 _TURN_KEYS = ("user", "calls", "tool", "answer")
 
@@ -49,7 +53,7 @@ _TURN_KEYS = ("user", "calls", "tool", "answer")
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
     """One phrasing. `turns` are pairs: "user" with a text, "answer" with one or a list of them, "calls" with a list of
-    {tool: arguments}, "tool" with what the call gave back."""
+    {tool: arguments}, "tool" with the result of a call."""
 
     id: str
     language: str
@@ -71,53 +75,105 @@ class Template:
 
     @property
     def slots(self) -> list[str]:
-        """The slots with their suffixes, each once, in the order in which they come up."""
+        """The slots with their suffixes, each once, in order of appearance."""
         return list(dict.fromkeys(slot for _, value in self.turns for slot in _slots(value)))
 
     @property
     def masked_question(self) -> str:
-        """What the user writes, all turns of it, in lower case and with each slot replaced by `MASK`."""
+        """All that the user writes, in lower case and with each slot replaced by `MASK`."""
         texts = [value for key, value in self.turns if key == "user"]
         return _SLOT.sub(MASK, "\n".join(texts)).lower()
 
 
 def load_templates(path: Path, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
-    """Read a template file, and try every template once: what it makes must be a conversation that fits the tools.
+    """Read a template file, as `parse_templates` does its entries.
 
     Raises:
-        UserError: naming the file, the line and the template, for broken YAML, an unknown key, slot, tool or argument,
-            an id given twice, or a slot in a call or answer that no message before it holds.
+        UserError: also for broken YAML or another key than `templates`.
     """
-    return parse_templates(_read_entries(path), tools, fillers)
+    file = YamlFile(path, "template")
+    entries = file.entries("templates")
+    if entries is None or len(file.value) != 1:
+        raise UserError(f'{path}: expected the one key "templates" with a list')
+    return parse_templates(entries, tools, fillers)
 
 
 def parse_templates(entries: Entries, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
-    """Read the entries of a list of templates, as `load_templates` does those of a file."""
+    """Return the templates of a list, each tried once: its row must be a conversation that fits the tools.
+
+    Raises:
+        UserError: naming the line and the template, for an unknown key, slot, tool or argument, a duplicate id, or a
+            slot in a call or answer that no message before it contains.
+    """
     templates = tuple(_parse_template(entry, where, fillers) for where, entry in entries)
     for id, count in Counter(template.id for template in templates).items():
         if count > 1:
             places = [template.where for template in templates if template.id == id]
-            raise UserError(f'{places[1]}: the id "{id}" stands at {places[0]} already; ids must differ')
+            raise UserError(f'{places[1]}: the id "{id}" is already used at {places[0]}; ids must differ')
     refuse_faults([_conversation(template, Random(0), fillers, "", tools, template.id) for template in templates])
     return templates
 
 
-def spread(templates: Sequence[Template], rows: int, rng: Random) -> list[Template]:
-    """Choose a template for each of so many rows, in a random order and as evenly as can be.
+def _parse_template(entry: Any, where: str, fillers: Mapping[str, Filler]) -> Template:
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+        raise UserError(f"{where}: expected a template with an id, found {entry!r}")
+    where = f'{where}: template "{entry["id"]}"'
+    for key in entry:
+        if key not in _KEYS:
+            raise UserError(f'{where}: unknown key "{key}"{_nearest(key, _KEYS)}')
+    if not isinstance(entry.get("language"), str):
+        raise UserError(f"{where}: expected a language such as zh or en, found {entry.get('language')!r}")
+    keys = set(entry) - {"id", "language"}
+    if keys in ({"user", "calls"}, {"user", "answer"}):
+        pairs = tuple((key, entry[key]) for key in ("user", "calls", "answer") if key in entry)
+    elif keys == {"turns"}:
+        pairs = tuple(_parse_turns(entry["turns"], where))
+    else:
+        raise UserError(f"{where}: expected user and calls, user and answer, or turns; found {', '.join(entry)}")
+    known: set[str] = set()
+    for key, value in pairs:
+        _check_turn(key, value, where, fillers)
+        if key in ("user", "tool"):
+            known.update(_slots(value))
+        for slot in _slots(value):
+            if slot not in known:
+                raise UserError(f"{where}: {key} uses {{{slot}}}, which no message before it holds")
+    return Template(entry["id"], entry["language"], pairs, where)
 
-    A template without slots makes one row alone, for a second would be its copy.
 
-    Raises:
-        UserError: where the templates do not make that many different rows.
-    """
-    chosen: list[Template] = []
-    left = list(templates)
-    while len(chosen) < rows:
-        if not left:
-            raise UserError(f"{rows} rows asked for, but the {len(templates)} templates make {len(chosen)}; write more")
-        chosen += rng.sample(left, min(len(left), rows - len(chosen)))
-        left = [template for template in left if template.slots]
-    return chosen
+def _parse_turns(turns: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(turns, list):
+        raise UserError(f"{where}: turns: expected a list, found {turns!r}")
+    for turn in turns:
+        if not isinstance(turn, dict) or len(turn) != 1 or next(iter(turn)) not in _TURN_KEYS:
+            raise UserError(f"{where}: expected a turn with one key of {', '.join(_TURN_KEYS)}; found {turn!r}")
+    if not any("tool" in turn for turn in turns):
+        raise UserError(f"{where}: turns: none is a tool result; without one, write user and calls, or user and answer")
+    for turn in turns:
+        yield from turn.items()
+
+
+def _check_turn(key: str, value: Any, where: str, fillers: Mapping[str, Filler]) -> None:
+    texts = value if key == "answer" and isinstance(value, list) and value else [value]
+    if key in ("user", "answer") and not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: {key}: expected a text, found {value!r}; put it in quotes")
+    if key == "calls":
+        shaped = isinstance(value, list) and all(
+            isinstance(call, dict) and len(call) == 1 and isinstance(next(iter(call.values())), dict) for call in value
+        )
+        if not shaped or not value:
+            raise UserError(f"{where}: calls: expected a list of tool: {{arguments}}, found {value!r}")
+    for text in _texts(value):
+        for match in _SLOT.finditer(text):
+            if match[1] not in fillers:
+                raise UserError(f"{where}: unknown slot {match[0]}{_nearest(match[1], fillers)}")
+        if set(_SLOT.sub("", text)) & set("{}"):
+            raise UserError(f"{where}: a brace that belongs to no slot, in {text!r}; known slots: {', '.join(fillers)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f' (did you mean "{close[0]}"?)' if close else f"; known: {', '.join(sorted(known))}"
 
 
 def expand(
@@ -129,11 +185,11 @@ def expand(
     tools: tuple[Tool, ...],
     prefix: str,
 ) -> list[Conversation]:
-    """Make one row of each chosen template, in their order, and check the rows against the tools.
+    """Return one row of each chosen template, in their order, checked against the tools.
 
-    The same arguments give the same rows. What fills a template depends on the seed, the template's id and how often
-    it came before, so that a reworded template changes its own rows alone. Ids are `prefix`-0001 and so on; `meta`
-    holds the language and the template's id.
+    The same arguments give the same rows. Values depend on the seed, the template's id and how often it came before, so
+    that rewording a template changes its own rows alone. Ids are `prefix`-0001 and so on; `meta` has the language and
+    the template's id.
     """
     uses: Counter[str] = Counter()
     rows: list[Conversation] = []
@@ -169,11 +225,11 @@ def _conversation(
 
 
 def _draw(template: Template, rng: Random, fillers: Mapping[str, Filler]) -> dict[str, str | int]:
-    """A value for each slot; the values of one row differ, so that `{order_id}` is not `{order_id_2}`."""
+    """Return a value for each slot. The values of a row differ, so that `{order_id}` is not `{order_id_2}`."""
     typed = {slot for key, value in template.turns if key == "user" for slot in _slots(value)}
     values: dict[str, str | int] = {}
     for slot in template.slots:
-        filler = fillers[_base(slot)]
+        filler = fillers[re.sub(r"_[2-9]$", "", slot)]
         drawn = (filler(rng, template.language, slot in typed) for _ in range(100))
         fresh = next((value for value in drawn if value not in values.values()), None)
         if fresh is None:
@@ -182,14 +238,15 @@ def _draw(template: Template, rng: Random, fillers: Mapping[str, Filler]) -> dic
     return values
 
 
-def _fill(value: Any, values: Mapping[str, str | int]) -> Any:
+def _fill(value: Any, values: Mapping[str, Any], *, keep_types: bool = True) -> Any:
+    """Return `value` with its slots filled, at any depth."""
     if isinstance(value, dict):
-        return {key: _fill(entry, values) for key, entry in value.items()}
+        return {key: _fill(entry, values, keep_types=keep_types) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_fill(entry, values) for entry in value]
+        return [_fill(entry, values, keep_types=keep_types) for entry in value]
     if not isinstance(value, str):
         return value
-    if _SLOT.fullmatch(value):
+    if keep_types and _SLOT.fullmatch(value):
         return values[value[1:-1]]
     return _SLOT.sub(lambda match: str(values[match[0][1:-1]]), value)
 
@@ -207,80 +264,90 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(entry)
 
 
-def _base(slot: str) -> str:
-    return re.sub(r"_[2-9]$", "", slot)
+class Result(Section):
+    """The result of a call, and what the assistant then says in each language."""
+
+    tool: Any
+    answer: dict[str, str]
 
 
-def _read_entries(path: Path) -> Entries:
-    """The entries under `templates`, each with its `file:line`."""
-    file = YamlFile(path, "template")
-    entries = file.entries("templates")
-    if entries is None or len(file.value) != 1:
-        raise UserError(f'{path}: expected the one key "templates" with a list')
-    return entries
+def load_results(path: Path) -> dict[str, list[Result]]:
+    """Read the results of calls, by tool.
+
+    Raises:
+        UserError: for broken YAML or another shape.
+    """
+    value = YamlFile(path, "result").value
+    if not isinstance(value, dict) or set(value) != {"results"}:
+        raise UserError(f'{path}: expected the one key "results", with a list for each tool')
+    try:
+        return TypeAdapter(dict[str, list[Result]]).validate_python(value["results"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path}: results.{place}: {fault['msg'].lower()}, found {fault['input']!r}") from None
 
 
-def _parse_template(entry: Any, where: str, fillers: Mapping[str, Filler]) -> Template:
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-        raise UserError(f"{where}: expected a template with an id, found {entry!r}")
-    where = f'{where}: template "{entry["id"]}"'
-    for key in entry:
-        if key not in _KEYS:
-            raise UserError(f'{where}: unknown key "{key}"{_nearest(key, _KEYS)}')
-    if not isinstance(entry.get("language"), str):
-        raise UserError(f"{where}: expected a language such as zh or en, found {entry.get('language')!r}")
-    if set(entry) in _SINGLE_KEYS:
-        pairs = tuple((key, entry[key]) for key in ("user", "calls", "answer") if key in entry)
-    elif set(entry) == {"id", "language", "turns"}:
-        pairs = tuple(_parse_turns(entry["turns"], where))
-    else:
-        raise UserError(f"{where}: expected user and calls, user and answer, or turns; found {', '.join(entry)}")
-    for key, value in pairs:
-        _check_turn(key, value, where, fillers)
-    _check_slots_are_known_before_use(pairs, where)
-    return Template(entry["id"], entry["language"], pairs, where)
+def join_requests(
+    rows: Sequence[Conversation],
+    size: int,
+    results: Mapping[str, Sequence[Result]],
+    *,
+    rng: Random,
+    tools: tuple[Tool, ...],
+    prefix: str,
+) -> list[Conversation]:
+    """Join each `size` rows into one of several requests, one after another, rows of a language together.
+
+    The answers between requests are not learned (weight 0). `meta` has the first row's language, and the templates' ids
+    joined by "+". Ids are `prefix`-0001 and so on.
+
+    Raises:
+        UserError: if `results` has nothing for a called tool in the row's language.
+    """
+    by_language = sorted(rows, key=lambda row: str(row.meta["language"]))
+    groups = [by_language[start : start + size] for start in range(0, len(rows), size)]
+    rng.shuffle(groups)
+    joined = [_join(group, results, rng, tools, f"{prefix}-{number:04}") for number, group in enumerate(groups, 1)]
+    refuse_faults(joined)
+    return joined
 
 
-def _parse_turns(turns: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(turns, list):
-        raise UserError(f"{where}: turns: expected a list, found {turns!r}")
-    for turn in turns:
-        if not isinstance(turn, dict) or len(turn) != 1 or next(iter(turn)) not in _TURN_KEYS:
-            raise UserError(f"{where}: expected a turn with one key of {', '.join(_TURN_KEYS)}; found {turn!r}")
-    if not any("tool" in turn for turn in turns):
-        raise UserError(f"{where}: turns: none is a tool result; without one, write user and calls, or user and answer")
-    for turn in turns:
-        yield from turn.items()
+def _join(
+    rows: Sequence[Conversation],
+    results: Mapping[str, Sequence[Result]],
+    rng: Random,
+    tools: tuple[Tool, ...],
+    id: str,
+) -> Conversation:
+    messages: list[dict[str, Any]] = []
+    for number, row in enumerate(rows):
+        # Only the first row keeps its system message.
+        messages += [message.to_json() for message in row.messages if number == 0 or message.role != "system"]
+        calls = row.messages[-1].tool_calls
+        if number + 1 < len(rows) and calls:
+            messages += _answer_calls(calls, str(row.meta["language"]), results, rng, row.where)
+    for message in messages:
+        message.pop("tool_call_id", None)  # calls get new numbers, and results follow in their order
+    meta = {**rows[0].meta, "template": "+".join(str(row.meta["template"]) for row in rows)}
+    return build_conversation({"id": id, "messages": messages, "meta": meta}, rows[0].where, tools)
 
 
-def _check_turn(key: str, value: Any, where: str, fillers: Mapping[str, Filler]) -> None:
-    worded = value if key == "answer" and isinstance(value, list) and value else [value]
-    if key in ("user", "answer") and not all(isinstance(text, str) for text in worded):
-        raise UserError(f"{where}: {key}: expected a text, found {value!r}; put it in quotes")
-    if key == "calls":
-        shaped = isinstance(value, list) and all(
-            isinstance(call, dict) and len(call) == 1 and isinstance(next(iter(call.values())), dict) for call in value
-        )
-        if not shaped or not value:
-            raise UserError(f"{where}: calls: expected a list of tool: {{arguments}}, found {value!r}")
-    for text in _texts(value):
-        for match in _SLOT.finditer(text):
-            if _base(match[0][1:-1]) not in fillers:
-                raise UserError(f"{where}: unknown slot {match[0]}{_nearest(match[1], fillers)}")
-        if set(_SLOT.sub("", text)) & set("{}"):
-            raise UserError(f"{where}: a brace that belongs to no slot, in {text!r}; known slots: {', '.join(fillers)}")
-
-
-def _check_slots_are_known_before_use(pairs: Iterable[tuple[str, Any]], where: str) -> None:
-    known: set[str] = set()
-    for key, value in pairs:
-        if key in ("user", "tool"):
-            known.update(_slots(value))
-        for slot in _slots(value):
-            if slot not in known:
-                raise UserError(f"{where}: {key} uses {{{slot}}}, which no message before it holds")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f' (did you mean "{close[0]}"?)' if close else f"; known: {', '.join(sorted(known))}"
+def _answer_calls(
+    calls: Sequence[ToolCall], language: str, results: Mapping[str, Sequence[Result]], rng: Random, where: str
+) -> list[dict[str, Any]]:
+    """Return the results of the calls, and one answer to all of them."""
+    given, answers = [], []
+    for call in calls:
+        fitting = [result for result in results.get(call.name, ()) if language in result.answer]
+        if not fitting:
+            raise UserError(
+                f'{where}: results: nothing for {call.name} in "{language}"; add what a call of it gives back'
+            )
+        result = rng.choice(fitting)
+        for slot in _slots([result.tool, result.answer[language]]):
+            if slot not in call.arguments:
+                raise UserError(f"{where}: results: {call.name}: {{{slot}}} is no argument of the call")
+        given.append({"role": "tool", "content": _fill(result.tool, call.arguments, keep_types=False)})
+        answers.append(_fill(result.answer[language], call.arguments, keep_types=False))
+    return [*given, {"role": "assistant", "content": " ".join(answers), "weight": 0}]

@@ -1,11 +1,10 @@
-"""A person's marks, read back into the data: what turns agreement with a model into accuracy.
+"""Read a person's marks back into the data, which turns agreement with a model into accuracy.
 
-In: conversations, and the marks of a review sheet (CSV, or the page's JSON). Out: the conversations without what is
-wrong and with what is mended, the counts, and the gold's accuracy.
+In: conversations, and the marks of a review sheet (CSV, or the page's JSON). Out: the conversations without wrong turns
+and with mended ones, the counts, and the gold's accuracy.
 
-A conversation whose every learned turn was found right or mended has a person's word for its gold: its `gold_source`
-becomes null, so that figures against it are accuracy, and `meta.reviewed` says "right" or "mended" (and
-`meta.gold_source` whose answers they were). One that was looked at in part keeps its `gold_source`.
+If every learned turn of a conversation was marked right or mended, its `gold_source` becomes null, so that figures
+against it are accuracy; `meta.reviewed` says "right" or "mended", and `meta.gold_source` whose answers they were.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.read import examples
-from toolhone.data.review.sheet import turn_hash
+from toolhone.data.review.sample import turn_hash
 from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, write_conversations
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
 Verdict = Literal["right", "wrong", "mended"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "mended")
 _NEEDED = ("id", "mark", "mended", "reason", "hash")
-_SHOWN = 20
+_MAX_FAULTS = 20
 _EXPORTED = "the page's button exports the marks"
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a person said of a turn. `mended` holds the calls, and the text where there are none, that are right."""
+    """A person's mark of a turn. `mended` is the turn that is right, with calls or a text."""
 
     where: str
     id: str
@@ -52,8 +51,8 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ReviewReport:
-    """`accuracy` is the share of right gold among the random turns that were marked; `unmarked_random` counts those
-    that were not, which the share says nothing about."""
+    """The outcome. `accuracy` is the share of right gold among the marked random turns; `unmarked_random` counts the
+    other random turns."""
 
     marked: Counter[str]
     dropped: int
@@ -63,27 +62,27 @@ class ReviewReport:
     unmarked_random: int
 
     def lines(self) -> list[str]:
-        """The report in words."""
+        """Return the report in words."""
         marks = ", ".join(f"{self.marked[verdict]} {verdict}" for verdict in VERDICTS)
-        said = [
+        lines = [
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
             f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns mended: {self.mended}",
         ]
         if self.accuracy["value"] is None:
-            return [*said, "accuracy of the gold: unknown, for no turn of the random share is marked"]
+            return [*lines, "accuracy of the gold: unknown, for no turn of the random share is marked"]
         counted = f"{self.accuracy['numerator']} of {self.accuracy['denominator']} random turns"
-        said += [
+        lines += [
             f"accuracy of the gold: {self.accuracy['value']:.1%} [{self.accuracy['low']:.1%}, "
             f"{self.accuracy['high']:.1%}] (95%, Wilson; {counted})",
             "from the random share alone: the other turns were chosen because they look wrong, and would make the gold "
             "seem worse than it is",
         ]
         if self.unmarked_random:
-            said.append(
+            lines.append(
                 f"{self.unmarked_random} random turns are without a mark; were they left out for being hard, the true "
                 "figure is lower"
             )
-        return said
+        return lines
 
 
 def apply_marks(
@@ -96,12 +95,11 @@ def apply_marks(
     format: str = "auto",
     wrong: Literal["drop", "weight"] = "drop",
 ) -> ReviewReport:
-    """Write the data as the marks have it, as toolhone's own JSONL. The sources are those that the sheet was made of. A
-    wrong turn takes its row with it, or with `wrong` "weight" gets weight 0.
+    """Apply marks to the sources of the sheet, and write the rows as toolhone's own JSONL. A wrong turn removes its
+    row, or with `wrong` "weight" gets weight 0.
 
     Raises:
-        UserError: with every mark that cannot be read, is of another row than there is, or mends to what breaks the
-            tools; nothing is then written.
+        UserError: with every mark that cannot be read, fits no turn, or breaks the tools; nothing is then written.
     """
     shared = tuple(tools)
     source = ", ".join(sources)
@@ -111,10 +109,9 @@ def apply_marks(
     read = read_marks(marks)
     answered = {f"{row.id}/{n - 1}" for row in rows for n, m in enumerate(row.messages) if m.role == "tool"}
     refused = [text for mark in read for text in _faults(mark, turns, answered, source)]
-    refused += [f'{where}: "{id}" is marked twice' for id, where in _twice(read)]
-    if refused:
-        more = [f"... and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
-        raise UserError("\n".join(refused[:_SHOWN] + more))
+    counts = Counter(mark.id for mark in read)
+    refused += [f'{mark.where}: "{mark.id}" is marked twice' for mark in read if counts[mark.id] > 1][1:]
+    _raise_faults(refused)
     by_id = {mark.id: mark for mark in read if mark.verdict is not None}
     kept: list[Conversation] = []
     unlearned = 0
@@ -144,7 +141,7 @@ def apply_marks(
 
 
 def marked(row: Conversation, marks: dict[str, Mark]) -> Conversation:
-    """A conversation with its marks: mended turns replaced, wrong ones no longer learned, and whose gold it now is."""
+    """Return a conversation with mended turns replaced, wrong ones no longer learned, and its gold's source updated."""
     if not marks:
         return row
     messages = list(row.messages)
@@ -166,7 +163,7 @@ def marked(row: Conversation, marks: dict[str, Mark]) -> Conversation:
 
 
 def _with_ids(mended: Message, row: Conversation, number: int) -> Message:
-    """The mended turn with the ids of the calls whose places its own take, so that results still answer them."""
+    """Return the mended turn with the ids of the calls that it replaces, so that results still answer them."""
     ids = [call.id for call in row.messages[number].tool_calls]
     taken = {call.id for message in row.messages for call in message.tool_calls}
     fresh = (name for name in (f"mended_{n}" for n in range(1, 1000)) if name not in taken)
@@ -175,7 +172,7 @@ def _with_ids(mended: Message, row: Conversation, number: int) -> Message:
 
 
 def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: str) -> list[str]:
-    """What stands against a mark. `answered` are the ids of the turns whose calls have results in the conversation."""
+    """Return the faults of a mark. `answered` are the ids of turns whose calls have results in the conversation."""
     if mark.id not in turns:
         return [f'{mark.where}: {source} has no learned turn "{mark.id}"; the marks are of other data']
     turn = turns[mark.id]
@@ -197,16 +194,17 @@ def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: s
     return []
 
 
-def _twice(marks: Sequence[Mark]) -> list[tuple[str, str]]:
-    counts = Counter(mark.id for mark in marks)
-    return [(mark.id, mark.where) for mark in marks if counts[mark.id] > 1][1:]
+def _raise_faults(faults: Sequence[str]) -> None:
+    if faults:
+        more = [f"... and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
+        raise UserError("\n".join([*faults[:_MAX_FAULTS], *more]))
 
 
 def read_marks(path: Path) -> list[Mark]:
     """Read a file of marks, CSV or JSON by its name.
 
     Raises:
-        UserError: with every line that cannot be read.
+        UserError: naming every line that cannot be read.
     """
     rows = _json_rows(path) if path.suffix == ".json" else _csv_rows(path)
     marks: list[Mark] = []
@@ -216,9 +214,7 @@ def read_marks(path: Path) -> list[Mark]:
             marks.append(_mark(where, row))
         except UserError as error:
             faults.append(str(error))
-    if faults:
-        more = [f"... and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise UserError("\n".join(faults[:_SHOWN] + more))
+    _raise_faults(faults)
     if not marks:
         raise UserError(f"{path}: no marks")
     return marks
@@ -232,7 +228,7 @@ def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; in Excel, save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
-    # Excel writes semicolons where a comma is the decimal sign.
+    # Excel writes semicolons if a comma is the decimal sign.
     delimiter = max(",;\t", key=header.count)
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     _refuse_lacking(path, table.fieldnames or ())
@@ -278,7 +274,7 @@ def _mark(where: str, row: dict[str, Any]) -> Mark:
 
 
 def _mended(where: str, mended: Any) -> Message:
-    """The turn that is right: a list of calls, or {"calls": [...], "content": "..."}."""
+    """Return the right turn, given a list of calls or {"calls": [...], "content": "..."}."""
     example = 'expected [{"name": "...", "arguments": {...}}], or {"calls": [], "content": "the answer"}'
     if isinstance(mended, str):
         try:

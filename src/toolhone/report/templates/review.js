@@ -19,7 +19,7 @@ function marksCsv(sheet, marks) {
   return "\ufeff" + [COLUMNS.join(","), ...rows].join("\n") + "\n";
 }
 
-// The mended turn, or a sentence on what is wrong with it. The schemas are held against it when marks are applied.
+// Returns the mended turn, or what is wrong with it. It is checked against the schemas when marks are applied.
 function readMended(text, tools) {
   let turn;
   try {

@@ -27,14 +27,13 @@ from toolhone.config_file import load_config
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.openai import conversation
 from toolhone.data.read import examples, read_conversations, read_tools
-from toolhone.data.stats.measure import Stats, data_stats, guess_language, measure
-from toolhone.data.stats.tokens import TokenCounter, tree_gain
+from toolhone.data.stats import Stats, TokenCounter, data_stats, guess_language, measure, tree_gain
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool
-from toolhone.report.stats_page import build_page, stats_page
+from toolhone.report.stats import build_page, show_stats, stats_page
 from toolhone.train.estimate import count_batches
 
-SHIPPED = Path(__file__).parents[3] / "data" / "customer_service"
+SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
 TOOLS = [
     {"name": name, "description": name, "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}
     for name in ("look", "send", "never")
@@ -194,7 +193,7 @@ def test_the_expected_gain_is_the_packer_s_own_count(counted: Stats, training_ro
     assert counted.tokens is not None
     for gain in counted.tokens.gains:
         config = load_config(
-            Path(__file__).parents[3] / "configs" / "smoke.yaml",
+            Path(__file__).parents[2] / "configs" / "smoke.yaml",
             [f"train.batch_size={gain.batch_size}", "train.packing=prefix_tree", "seed=42", "train.tree_tokens=8192"],
         )
         assert gain.computed_tokens == sum(batch.tokens for batch in count_batches(config, training_rows))
@@ -275,9 +274,9 @@ def test_segments_hold_every_token_once_and_each_message_where_it_stands(
 # The command
 
 
-def run(*arguments: Any, **more: Any) -> str:
+def run(sources: list[str], as_json: bool = False, **more: Any) -> str:
     console = Console(file=StringIO(), width=120, soft_wrap=True, highlight=False)
-    data_stats(*arguments, **more, console=console)
+    show_stats(data_stats(sources, **more, console=console), sources, console, as_json=as_json)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -297,7 +296,7 @@ def called(row: dict[str, Any]) -> list[str]:
 
 
 def test_the_table_has_the_shipped_figures(raw: list[dict[str, Any]]) -> None:
-    shown = run([str(SHIPPED / "train.jsonl")], tools=SHIPPED / "tools.json")
+    shown = run([str(SHIPPED / "train.jsonl")], tools=read_tools(SHIPPED / "tools.json"))
     turns = sum(len(learned(row)) for row in raw)
     names = [name for row in raw for name in called(row)]
     silent = sum(not called(row) for row in raw)
@@ -334,8 +333,8 @@ def test_a_file_without_a_conversation_is_an_error_with_its_first_fault(tmp_path
 def test_without_a_tokenizer_no_model_library_is_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from rich.console import Console\n"
-        "from toolhone.data.stats.measure import data_stats\n"
-        "data_stats([sys.argv[1]], html=Path('stats.html'), console=Console())\n"
+        "from toolhone.data.stats import data_stats; from toolhone.report.stats import show_stats\n"
+        "show_stats(data_stats([sys.argv[1]]), [sys.argv[1]], Console(), html=Path('stats.html'))\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     command = [sys.executable, "-c", program, str(SHIPPED / "test.jsonl")]
@@ -384,20 +383,18 @@ def test_gold_of_another_model_is_called_agreement() -> None:
 
 def test_a_tool_that_is_never_called_is_marked() -> None:
     page = build_page(measure(ROWS), ["rows.jsonl"])
-    assert {tool.name: tool.remark for tool in page.tools} == {"look": "", "send": "", "never": "never called"}
+    assert {tool["name"]: tool["remark"] for tool in page["tools"]} == {"look": "", "send": "", "never": "never called"}
 
 
 def test_every_example_is_in_a_bin_and_every_bin_on_the_plot(counted: Stats) -> None:
     page = build_page(counted, ["rows.jsonl"])
-    assert page.tokens is not None
-    plot = page.tokens.histogram
-    assert plot is not None
-    titles = [re.search(r": ([\d,]+) example", bin_.title) for bin_ in plot.bins]
+    plot = page["tokens"]["histogram"]
+    titles = [re.search(r": ([\d,]+) example", bin_["title"]) for bin_ in plot["bins"]]
     assert sum(int(found[1].replace(",", "")) for found in titles if found) == len(counted.tokens.lengths)  # type: ignore[union-attr]
-    for bin_ in plot.bins:
-        assert 0 <= bin_.x <= bin_.x + bin_.width <= 100
-        assert bin_.y + bin_.height == pytest.approx(100, abs=0.01)
-        assert bin_.y >= 0
+    for bin_ in plot["bins"]:
+        assert 0 <= bin_["x"] <= bin_["x"] + bin_["width"] <= 100
+        assert bin_["y"] + bin_["height"] == pytest.approx(100, abs=0.01)
+        assert bin_["y"] >= 0
 
 
 def test_many_kinds_are_folded_into_one_bar() -> None:
@@ -407,9 +404,9 @@ def test_many_kinds_are_folded_into_one_bar() -> None:
         )
         for n in range(1, 15)
     ]
-    calls, turns, languages = build_page(measure(long), ["x"]).panels
-    assert [bar.label for bar in turns.bars][-1] == "8 or more"
-    assert turns.bars[-1].count == "7"
-    assert languages.bars[-1].label == "others"
-    assert sum(bar.value for bar in turns.bars) == pytest.approx(100, abs=0.1)
-    assert len(calls.bars) == 1
+    calls, turns, languages = (panel["bars"] for panel in build_page(measure(long), ["x"])["panels"])
+    assert [bar["label"] for bar in turns][-1] == "8 or more"
+    assert turns[-1]["count"] == "7"
+    assert languages[-1]["label"] == "others"
+    assert sum(bar["value"] for bar in turns) == pytest.approx(100, abs=0.1)
+    assert len(calls) == 1

@@ -1,15 +1,15 @@
-"""Function masking (Lin and others 2024, arXiv 2410.04587): names become meaningless, descriptions stay.
+"""Give tools and parameters meaningless names (function masking: Lin and others 2024, arXiv 2410.04587).
 
-A model that has learned what tools are called by their names alone goes wrong where a name says something else. With
-names that say nothing, it has to read what the description says. Tools and their parameters are renamed alike in the
-tool list, the calls and the `expected` gold; values, descriptions and what people write stay.
+A model that chooses tools by their names alone fails if a name misleads. With meaningless names it has to read the
+descriptions. Names change alike in the tool list, the calls and the `expected` gold; values, descriptions and what
+people write stay.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -18,8 +18,8 @@ from toolhone.data.escalation import ESCALATE
 from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 Names = dict[str, list[Any]]
-"""New names: a property's name -> [its new name, the `Names` of the properties inside its value]. Those of a list are
-those of its items."""
+"""A property's name -> [its new name, the `Names` of the properties inside its value]. A list has the `Names` of its
+items."""
 
 _LETTERS = "bcdfghjklmnpqrstvwxz"  # no vowels, so that no word comes up
 # fmt: off
@@ -32,9 +32,9 @@ _CANNOT_RENAME = frozenset((
 _REFERENCE = re.compile(r'"\$(?:ref|dynamicRef|recursiveRef)"')
 
 
-def mask(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
-    """The row with all its tools but the reserved one, and their parameters, renamed, and the names by which `unmask`
-    gives the row back: a masked tool's name -> [its own name, the `Names` of its parameters]."""
+def rename_tools(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
+    """Return the row with its tools and their parameters renamed, and the names that give the row back by `with_names`:
+    a tool's new name -> [its own name, the `Names` of its parameters]. The reserved tool `escalate` keeps its name."""
     taken = {tool.name for tool in row.tools}
 
     def fresh(prefix: str) -> str:
@@ -44,22 +44,16 @@ def mask(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
         return name
 
     def parameters(tool: Tool) -> Names:
-        # A reference leads through names to anywhere in the schema.
+        # A reference names properties on its way to anywhere in the schema.
         return {} if _REFERENCE.search(json.dumps(tool.parameters)) else _draw(tool.parameters, fresh)
 
-    # A reserved name is what the call is known by, wherever it is made.
     names: Names = {tool.name: [fresh("func_"), parameters(tool)] for tool in row.tools if tool.name != ESCALATE}
-    return _renamed(row, names), _inverse(names)
-
-
-def unmask(row: Conversation, names: Names) -> Conversation:
-    """The row as it was before `mask`."""
-    return _renamed(row, names)
+    return with_names(row, names), _inverse(names)
 
 
 def mentions_a_tool(row: Conversation) -> bool:
-    """Whether a message writes a tool's name out: masked, it would speak of a tool that is not there. A name that may
-    be a plain word, such as "search", is taken for one."""
+    """Return whether a message writes out a tool's name, which renaming would make wrong. A name that may be a plain
+    word, such as "search", does not count."""
     names = [tool.name for tool in row.tools if re.search(r"[_.\-]|[a-z][A-Z]", tool.name)]
     texts = [message.content for message in row.messages if message.role != "tool"]
     return any(name in text for name in names for text in texts)
@@ -70,13 +64,15 @@ def _draw(schema: Any, fresh: Callable[[str], str]) -> Names:
         return {}
     properties, items = schema.get("properties"), schema.get("items")
     if isinstance(properties, dict) and isinstance(items, dict):
-        return {}  # a value that may be either: `Names` could not tell their properties apart
+        return {}  # a value that may be an object or a list: `Names` cannot tell their properties apart
     if isinstance(properties, dict):
         return {name: [fresh("arg_"), _draw(inner, fresh)] for name, inner in properties.items()}
     return _draw(items, fresh) if isinstance(items, dict) else {}
 
 
-def _renamed(row: Conversation, names: Names) -> Conversation:
+def with_names(row: Conversation, names: Names) -> Conversation:
+    """Return the row with its tools and their parameters under these names."""
+
     def call(one: ToolCall) -> ToolCall:
         name, inner = names.get(one.name, [one.name, {}])
         return ToolCall(name, _value(one.arguments, inner), one.id)
@@ -103,14 +99,14 @@ def _renamed(row: Conversation, names: Names) -> Conversation:
 
 
 def _path(path: str, names: Names) -> str:
-    """A path of keys such as "body/unit" with each key renamed."""
+    """Return a path of keys such as "body/unit" with each key renamed."""
     key, slash, rest = path.partition("/")
     new, inner = names.get(key, [key, {}])
     return f"{new}{slash}{_path(rest, inner) if slash else ''}"
 
 
 def _value(value: Any, names: Names) -> Any:
-    """A value with its objects' keys renamed; a key that is no property keeps its name."""
+    """Return a value with its objects' keys renamed; a key that is no property keeps its name."""
     if not names:
         return value
     if isinstance(value, list):
@@ -133,14 +129,10 @@ def _keyword(keyword: str, value: Any, names: Names) -> Any:
     if keyword == "items":
         return _schema(value, names)
     if keyword == "required" and isinstance(value, list):
-        return _new_names(value, names)
+        return [names[key][0] if key in names else key for key in value]
     if keyword in ("default", "const", "enum", "examples"):
         return _value(value, names)
     return value
-
-
-def _new_names(keys: Iterable[str], names: Names) -> list[str]:
-    return [names[key][0] if key in names else key for key in keys]
 
 
 def _inverse(names: Names) -> Names:

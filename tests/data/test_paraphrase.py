@@ -18,8 +18,14 @@ from hypothesis import strategies as st
 from loopback import Answer, Server, serving
 from rich.console import Console
 
-from toolhone.data.paraphrase.paraphrase import ParaphraseReport, ParaphraseSettings, paraphrase
-from toolhone.data.paraphrase.reword import fault, read_wordings, request
+from toolhone.data.paraphrase import (
+    ParaphraseReport,
+    ParaphraseSettings,
+    fault,
+    paraphrase,
+    read_wordings,
+    request,
+)
 from toolhone.data.read import read_conversations, read_source, read_tools
 from toolhone.data.values import codes, leaves, stands_in
 from toolhone.endpoint import Budget, OutOfBudget
@@ -27,7 +33,7 @@ from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
-FOLDER = Path(__file__).parents[3] / "data" / "customer_service"
+FOLDER = Path(__file__).parents[2] / "data" / "customer_service"
 TOOLS = read_tools(FOLDER / "tools.json")
 ANY_TOOL = Tool("call", "", {"type": "object"})
 
@@ -148,7 +154,7 @@ def test_rows_whose_tools_come_from_a_file_are_written_without_them(server: Serv
     assert all(one.tools == () for one in out_rows(source))
 
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize(
@@ -400,7 +406,7 @@ def test_a_line_of_the_side_file_that_was_cut_is_asked_for_again(server: Server,
 def test_ctrl_c_keeps_the_answers_that_are_there(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolhone.data.paraphrase import paraphrase as module
+    from toolhone.data import paraphrase as module
 
     source = write(tmp_path, *many(8))
     real, calls = module.wait, Counter[str]()

@@ -1,1 +1,0 @@
-"""Other words for the same request, from an endpoint, every argument value kept."""

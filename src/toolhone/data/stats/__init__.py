@@ -1,1 +1,0 @@
-"""What a data set is made of: counts, tokens, the expected gain of prefix trees."""
