@@ -21,10 +21,9 @@ from rich.progress import track
 
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
-from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.evaluate.wire import read_choice, request_of
 from toolhone.fingerprint import fingerprint
-from toolhone.jsonl import json_line, read_json, write_json, write_jsonl
+from toolhone.jsonl import json_line, part_path, read_json, read_part, remove_parts, write_json, write_jsonl
 from toolhone.records import Example, FormatName
 
 

@@ -21,9 +21,8 @@ from toolhone.config import Config
 from toolhone.data.read import read_conversations
 from toolhone.data.split import turns
 from toolhone.errors import UserError
-from toolhone.evaluate.part_file import part_path, read_part, remove_parts
 from toolhone.fingerprint import fingerprint
-from toolhone.jsonl import json_line, write_jsonl
+from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Prediction, Token
 from toolhone.run_folder import existing_run
 from toolhone.train.model import load_tokenizer

@@ -20,9 +20,8 @@ from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.config import EvaluateConfig
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score
-from toolhone.evaluate.part_file import remove_parts
 from toolhone.evaluate.predict import predict
-from toolhone.jsonl import read_json, read_jsonl, write_json
+from toolhone.jsonl import read_json, read_jsonl, remove_parts, write_json
 from toolhone.records import Prediction
 from toolhone.train.hardware import rank
 from toolhone.train.progress import TrainLog
