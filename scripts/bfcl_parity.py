@@ -35,7 +35,7 @@ from fetch_bfcl import download, unpack
 
 from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD, read_bfcl_folder
 from toolhone.data.read import RowFault, examples
-from toolhone.evaluate.match import judge
+from toolhone.evaluate.match import match_turn
 from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Example, ToolCall
@@ -171,7 +171,7 @@ def judged(checker: Callable[[Any, Calls, Any, str], bool], entry: Entry, mutati
     if entry.example is not None:
         made = [ToolCall(name, arguments) for call in calls for name, arguments in call.items()]
         example = entry.example
-        verdict = judge(example.gold, "calls" if made else "none", made, example.tools, entry.id, BFCL)
+        verdict = match_turn(example.gold, "calls" if made else "none", made, example.tools, entry.id, BFCL)
         ours, rules = verdict.exact, verdict.rules
     theirs: bool | None
     try:
@@ -217,7 +217,7 @@ def _agree_without_signs(entry: Entry, calls: Calls) -> bool:
         for call in entry.example.gold.calls
     ]
     gold = type(entry.example.gold)("calls", tuple(bared))
-    return judge(gold, "calls", made, entry.example.tools, entry.id, BFCL).exact
+    return match_turn(gold, "calls", made, entry.example.tools, entry.id, BFCL).exact
 
 
 def _bared(value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The policies of judging, as data: what a policy lets pass beyond the plain rules of scoring, each under a name.
+"""The scoring policies: what each excuses beyond the plain rules of scoring, under a name for each excuse.
 
-`strict` is the rules themselves: values by JSON Schema type, nothing excused. `bfcl` judges as the checker of the
+`strict` is the rules themselves: values by JSON Schema type, nothing excused. `bfcl` scores as the checker of the
 Berkeley Function Calling Leaderboard does, which is laxer about texts and stricter about numbers. Whatever a policy
-lets pass that `strict` would not is told by the name of the rule that did, in `Score.rules`.
+accepts that `strict` would not is recorded in `Score.rules` by the name of the rule.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ RULES = {
     UNREADABLE_AS_NONE: "a turn that cannot be read as calls counts as one without calls",
     ANY_CALL: "where some call is expected, any will do, whatever its tool and arguments",
 }
-"""What each rule excuses; its name stands in a score where it fired."""
+"""What each rule excuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How leniently, and how, predictions are judged.
+    """How leniently predictions are scored; the last four fields are the rules of their names.
 
-    `values` names the way in which values are compared: "json" as scoring's rules say, "bfcl" as BFCL's checker does,
-    whose leniencies are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema` says that
-    an argument which the schema requires must be given even where the gold lists it as optional. The other fields are
-    the rules of their names.
+    `values`: how values are compared, "json" by scoring's own rules, "bfcl" as BFCL's checker does, whose leniencies
+    are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema`: an argument that the
+    schema requires must be given even if the gold lists it as optional.
     """
 
     name: str
@@ -57,11 +56,7 @@ POLICIES = {policy.name: policy for policy in (STRICT, BFCL)}
 
 
 def policy_named(name: str) -> Policy:
-    """The policy of that name.
-
-    Raises:
-        UserError: where there is none.
-    """
+    """The policy of that name, or a `UserError`."""
     if name not in POLICIES:
         raise UserError(f'policy: expected one of {", ".join(POLICIES)}, found "{name}"')
     return POLICIES[name]
