@@ -17,8 +17,8 @@ from toolhone.config import Config
 from toolhone.config_file import load_config
 from toolhone.data.split import turns
 from toolhone.errors import UserError
-from toolhone.evaluate.judge import judge_run
 from toolhone.evaluate.predict import predict
+from toolhone.evaluate.score import score_run
 from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import write_jsonl
 from toolhone.prepare import Prepared, prepare
@@ -213,7 +213,7 @@ def save_chat(folder: Path, renderer: ChatRenderer) -> None:
 
 def _judge(run: RunFolder, console: Console) -> None:
     if rank() == 0:
-        judge_run(run)
+        score_run(run)
         write_report(run.path)
     _barrier()
 

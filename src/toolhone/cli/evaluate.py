@@ -135,16 +135,14 @@ def _judged(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
     from toolhone.data.split import make_splits, read_files, turns
 
     if options.folder is not None:
-        from toolhone.data.read import read_conversations
+        from toolhone.evaluate.score import scored_examples
         from toolhone.run_folder import existing_run
 
         run, _ = existing_run(options.folder)
-        manifest = run.read_manifest()
-        if "judged" not in manifest:
-            raise UserError(f"{run.manifest}: does not say which rows are judged; `toolhone train` writes it")
-        if options.chat_format not in (None, manifest["chat"]["format"]):
-            raise UserError(f"--chat-format: the run's rows are judged as {manifest['chat']['format']}; leave it out")
-        return turns(read_conversations(run.split(manifest["judged"]))), manifest["chat"]["format"]
+        examples, format = scored_examples(run), run.read_manifest()["chat"]["format"]
+        if options.chat_format not in (None, format):
+            raise UserError(f"--chat-format: the run's rows are judged as {format}; leave it out")
+        return examples, format
     if options.config is not None:
         from toolhone.config_file import load_config
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from toolhone.errors import UserError
 from toolhone.evaluate.policy import ANY_CALL, DEFAULT_ADDED, DEFAULT_LEFT_OUT, STRICT, UNREADABLE_AS_NONE, Policy
@@ -157,6 +156,8 @@ def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
     """
     if len(pairs) == len(pairs[0]) == 1:
         return [(0, 0)]
+    from scipy.optimize import linear_sum_assignment  # slow to import, and most turns call each tool once
+
     flat = [match for row in pairs for match in row]
     size = min(len(pairs), len(pairs[0]))
     most_right = 1 + size * max(match.arguments_right for match in flat)

@@ -18,9 +18,8 @@ from rich.console import Console
 from toolhone.chat.render import ChatRenderer, make_renderer
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
-from toolhone.data.read import read_conversations
-from toolhone.data.split import turns
 from toolhone.errors import UserError
+from toolhone.evaluate.score import scored_examples
 from toolhone.fingerprint import fingerprint
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Prediction, Token
@@ -39,13 +38,10 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
         UserError: where vllm is not installed, or the run has no adapter.
     """
     run, config = existing_run(folder)
-    manifest = run.read_manifest()
-    if "judged" not in manifest:
-        raise UserError(f"{run.manifest}: does not say which rows are judged; `toolhone train` writes it")
+    examples = scored_examples(run)
     if not base and not (run.adapter / "adapter_config.json").is_file():
         raise UserError(f"{folder}: has no adapter yet; `toolhone train` makes it")
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, untuned=base)
-    examples = turns(read_conversations(run.split(manifest["judged"])))
     label, adapter = ("base-vllm", None) if base else ("tuned-vllm", run.adapter)
     path = run.predictions(label)
     predict_vllm(config, renderer, examples, label, adapter, path, console)

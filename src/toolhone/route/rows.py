@@ -18,9 +18,9 @@ from toolhone.data.partition.partition import SIDES, Ledger, Shares, partition
 from toolhone.data.split import turns
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import clusterings
-from toolhone.evaluate.judge import Asked, aliases_of, read_answers
 from toolhone.evaluate.match import score
 from toolhone.evaluate.policy import STRICT
+from toolhone.evaluate.score import read_answers, rows_to_score
 from toolhone.records import Conversation, FormatName, Score
 from toolhone.route.confidence import FEATURES, Signals, signals
 from toolhone.route.resample import Floats
@@ -73,12 +73,9 @@ def read_rows(
     Raises:
         UserError: where predictions are not of these rows, or the small model's have no log-probabilities.
     """
-    examples = turns(conversations)
-    remedy = "predict these rows, or name with --rows those that were predicted"
-    asked = Asked.of(examples, STRICT, named, remedy)
-    aliases = aliases_of(examples)
-    answers, refused = read_answers(small, asked, aliases, tokens=True)
-    large_answers, large_refused = ({}, {}) if large is None else read_answers(large, asked, aliases)
+    asked = rows_to_score(turns(conversations), STRICT, named)
+    answers, refused = read_answers(small, asked, tokens=True)
+    large_answers, large_refused = ({}, {}) if large is None else read_answers(large, asked)
     left_out = {**asked.quarantined, **{id_: f"refused: {why}" for id_, why in {**refused, **large_refused}.items()}}
     rows = [
         Row(
@@ -86,7 +83,7 @@ def read_rows(
             score(example, answers[id_], format),
             score(example, large_answers[id_], format) if large is not None else None,
         )
-        for id_, example in asked.judged.items()
+        for id_, example in asked.examples.items()
         if id_ not in left_out
     ]
     if not rows:
