@@ -188,8 +188,8 @@ def _ask_endpoint(
 
 
 def _suite(options: argparse.Namespace) -> int:
-    from toolhone.evaluate.suites.bfcl import parse_categories, read_suite, suite_table
-    from toolhone.evaluate.suites.run import MODELS, suite_of_endpoint, suite_of_run
+    from toolhone.evaluate.bfcl_suite import MODELS, parse_categories, read_suite, suite_of_endpoint, suite_of_run
+    from toolhone.report.evaluation_tables import suite_table
 
     console = plain_console()
     suite = read_suite(options.suite_data, parse_categories(options.categories), options.rows, options.seed)

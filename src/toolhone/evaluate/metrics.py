@@ -216,7 +216,9 @@ def _by(scores: Sequence[Score], seen_tools: Collection[str] | None) -> dict[str
     }
     if seen_tools is not None:
         called = [{call.name for call in score.gold.calls} for score in scores]
-        properties["seen"] = [("seen" if names.issubset(seen_tools) else "unseen") if names else None for names in called]
+        properties["seen"] = [
+            ("seen" if names.issubset(seen_tools) else "unseen") if names else None for names in called
+        ]
     return {
         name: _groups(scores, values)
         for name, values in properties.items()
