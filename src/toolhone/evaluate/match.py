@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toolhone.errors import UserError
-from toolhone.evaluate.policy import ANY_CALL, DEFAULT_ADDED, DEFAULT_LEFT_OUT, STRICT, UNREADABLE_AS_NONE, Policy
+from toolhone.evaluate.policy import STRICT, Policy, Rule
 from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid, subschemas_of
 from toolhone.evaluate.values import NO_RULES, same_value, values_match
 from toolhone.formats.parse import parse_repaired
@@ -103,10 +103,10 @@ def match_turn(
         names_right = status == "calls" and all(call.name in offered for call in calls)
         exact = names_right and schema_valid is True
         excused = policy.any_call and status == "calls" and not exact
-        rules = (ANY_CALL,) if excused else ()
+        rules = ("any-call",) if excused else ()
         return TurnMatch((), (), (), names_right or excused, exact or excused, schema_valid, rules)
     if gold.status == "none" and policy.unreadable_as_none and status not in ("none", "calls"):
-        return TurnMatch((), (), (), True, True, schema_valid, (UNREADABLE_AS_NONE,))
+        return TurnMatch((), (), (), True, True, schema_valid, ("unreadable-as-none",))
     pairs = _match_calls(gold.calls, calls, tools, policy)
     matches = tuple(match for match, _ in pairs)
     matched_gold, matched_calls = {match.gold for match in matches}, {match.predicted for match in matches}
@@ -128,7 +128,7 @@ _NO_SCHEMA: Schema = {}
 
 def _match_calls(
     gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: Policy
-) -> list[tuple[CallMatch, set[str]]]:
+) -> list[tuple[CallMatch, set[Rule]]]:
     """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order, each pair
     with the rules that fired in it.
 
@@ -136,7 +136,7 @@ def _match_calls(
     A tie goes to the pairs whose places in the turn are nearest.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
-    found: list[tuple[CallMatch, set[str]]] = []
+    found: list[tuple[CallMatch, set[Rule]]] = []
     for name in dict.fromkeys(call.name for call in gold):
         rows = [i for i, call in enumerate(gold) if call.name == name]
         columns = [i for i, call in enumerate(calls) if call.name == name]
@@ -178,7 +178,7 @@ def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
 
 def _match_arguments(
     gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema, policy: Policy
-) -> tuple[CallMatch, set[str]]:
+) -> tuple[CallMatch, set[Rule]]:
     """Compare a call's arguments with those expected, and name the rules that fired.
 
     An argument left out is wrong, unless the gold lists it as optional; an explicit null is a value like any other; an
@@ -188,7 +188,7 @@ def _match_arguments(
     required = (parameters.get("required") or ()) if policy.required_by_schema else ()
     right = 0
     errors: list[ArgumentError] = []
-    fired: set[str] = set()
+    fired: set[Rule] = set()
     for name, accepted in gold.arguments.items():
         if name in call.arguments:
             good, rules = values_match(gold, name, call.arguments[name], schema, policy)
@@ -198,7 +198,7 @@ def _match_arguments(
                 errors.append(ArgumentError(call.name, name, "wrong", accepted, call.arguments[name]))
         elif name not in gold.optional or name in required:
             if policy.default_left_out and _has_default(accepted, schema.property(name)):
-                fired.add(DEFAULT_LEFT_OUT)
+                fired.add("default-left-out")
             else:
                 errors.append(ArgumentError(call.name, name, "missing", accepted, None))
     for name in sorted(gold.blank & set(required)):
@@ -207,7 +207,7 @@ def _match_arguments(
     for name, found in call.arguments.items():
         if name not in gold.arguments:
             if policy.default_added and _has_default([found], schema.property(name)):
-                fired.add(DEFAULT_ADDED)
+                fired.add("default-added")
                 continue
             good, rules = values_match(gold, name, found, schema, policy) if name in gold.blank else (False, NO_RULES)
             fired |= rules

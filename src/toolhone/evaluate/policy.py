@@ -10,24 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from toolhone.errors import UserError
+Rule = Literal[
+    "spelling",
+    "python-equality",
+    "empty-as-left-out",
+    "default-left-out",
+    "default-added",
+    "unreadable-as-none",
+    "any-call",
+]
 
-SPELLING = "spelling"
-PYTHON_EQUALITY = "python-equality"
-EMPTY_AS_LEFT_OUT = "empty-as-left-out"
-DEFAULT_LEFT_OUT = "default-left-out"
-DEFAULT_ADDED = "default-added"
-UNREADABLE_AS_NONE = "unreadable-as-none"
-ANY_CALL = "any-call"
-
-RULES = {
-    SPELLING: "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
-    PYTHON_EQUALITY: "a value inside a list or an object equals the expected one to Python, where true is 1",
-    EMPTY_AS_LEFT_OUT: "an empty text or list stands for an argument that may be left out",
-    DEFAULT_LEFT_OUT: "an argument is left out whose default in the schema is the expected value",
-    DEFAULT_ADDED: "an argument is given that was not expected, with its default in the schema",
-    UNREADABLE_AS_NONE: "a turn that cannot be read as calls counts as one without calls",
-    ANY_CALL: "where some call is expected, any will do, whatever its tool and arguments",
+RULES: dict[Rule, str] = {
+    "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
+    "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
+    "empty-as-left-out": "an empty text or list stands for an argument that may be left out",
+    "default-left-out": "an argument is left out whose default in the schema is the expected value",
+    "default-added": "an argument is given that was not expected, with its default in the schema",
+    "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
+    "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }
 """What each rule excuses."""
 
@@ -53,10 +53,3 @@ class Policy:
 STRICT = Policy("strict")
 BFCL = Policy("bfcl", values="bfcl", required_by_schema=True, unreadable_as_none=True, any_call=True)
 POLICIES = {policy.name: policy for policy in (STRICT, BFCL)}
-
-
-def policy_named(name: str) -> Policy:
-    """The policy of that name, or a `UserError`."""
-    if name not in POLICIES:
-        raise UserError(f'policy: expected one of {", ".join(POLICIES)}, found "{name}"')
-    return POLICIES[name]

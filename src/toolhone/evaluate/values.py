@@ -22,19 +22,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.evaluate.policy import EMPTY_AS_LEFT_OUT, PYTHON_EQUALITY, SPELLING, Policy
+from toolhone.evaluate.policy import Policy, Rule
 from toolhone.evaluate.schema import Subschemas
 from toolhone.records import GoldCall
 
 RELATIVE_TOLERANCE = 1e-6
 """For numbers that are not whole; whole numbers are compared exactly."""
 
-NO_RULES: frozenset[str] = frozenset()
+NO_RULES: frozenset[Rule] = frozenset()
 
 
 def values_match(
     gold: GoldCall, name: str, found: Any, schema: Subschemas, policy: Policy
-) -> tuple[bool, frozenset[str]]:
+) -> tuple[bool, frozenset[Rule]]:
     """Whether a value is right for the argument `name` of `gold`, and the rules that fired. `schema` is the tool's."""
     accepted, stated = gold.arguments.get(name, []), schema.property(name)
     if policy.values == "json":
@@ -107,7 +107,7 @@ class _Accepted:
     blank_keys: frozenset[str]
 
 
-def _bfcl_match(gold: _Accepted, found: Any, schema: Subschemas) -> tuple[bool, frozenset[str]]:
+def _bfcl_match(gold: _Accepted, found: Any, schema: Subschemas) -> tuple[bool, frozenset[Rule]]:
     kind = _kind(schema) or str
     objects = kind is list and _item_kind(schema) is dict
     if not _bfcl_accepts(gold, found, kind, schema, objects=objects):
@@ -115,7 +115,7 @@ def _bfcl_match(gold: _Accepted, found: Any, schema: Subschemas) -> tuple[bool, 
     if any(same_value(value, found, schema) for value in gold.values):
         return True, NO_RULES
     alike = [value for value in gold.values if _alike(value, found, gold.blank_keys, objects=objects)]
-    return True, frozenset(_rules(alike[0], found, schema) if alike else [EMPTY_AS_LEFT_OUT])
+    return True, frozenset(_rules(alike[0], found, schema)) if alike else frozenset({"empty-as-left-out"})
 
 
 def _bfcl_accepts(gold: _Accepted, found: Any, kind: type, schema: Subschemas, *, objects: bool) -> bool:
@@ -188,16 +188,16 @@ def _same_item(expected: Any, found: Any) -> bool:
     return bool(expected == found)
 
 
-def _rules(expected: Any, found: Any, schema: Subschemas) -> Iterator[str]:
+def _rules(expected: Any, found: Any, schema: Subschemas) -> Iterator[Rule]:
     """The leniencies by which one value passes for the other."""
     if isinstance(expected, list) and isinstance(found, list):
         pairs = [(*pair, schema.item(n)) for n, pair in enumerate(zip(expected, found, strict=True))]
     elif isinstance(expected, dict) and isinstance(found, dict):
         if found.keys() - expected.keys():
-            yield EMPTY_AS_LEFT_OUT
+            yield "empty-as-left-out"
         pairs = [(expected[key], found[key], schema.property(key)) for key in expected]
     else:
-        yield SPELLING if isinstance(found, str) else PYTHON_EQUALITY
+        yield "spelling" if isinstance(found, str) else "python-equality"
         return
     for one, other, stated in pairs:
         if not same_value(one, other, stated):
