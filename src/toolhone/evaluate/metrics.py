@@ -189,14 +189,12 @@ def _cells(score: Score) -> Iterator[tuple[str, str]]:
     missing = [score.gold.calls[index].name for index in score.missing_calls]
     called = [score.calls[index].name for index in score.extra_calls]
     extra = [name if name in score.tools else UNKNOWN for name in called]
-    yield from zip(missing, extra, strict=False)
-    both = min(len(missing), len(extra))
-    for name in missing[both:]:
-        yield name, MALFORMED if unread else NONE
-    for name in extra[both:]:
-        yield NONE, name
-    if unread and not missing[both:]:
+    if unread and len(missing) <= len(extra):
         yield NONE, MALFORMED
+    longer = max(len(missing), len(extra))
+    missing += [NONE] * (longer - len(missing))
+    extra += [MALFORMED if unread else NONE] * (longer - len(extra))
+    yield from zip(missing, extra, strict=True)
     if not score.gold.calls and score.status == "none":
         yield NONE, NONE
 

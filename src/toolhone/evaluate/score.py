@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,7 +31,7 @@ def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
         UserError: if there are no predictions, or they do not answer the run's test rows.
     """
     manifest, split = run.read_manifest(), scored_split(run)
-    asked = rows_to_score(scored_examples(run), policy, f"the {split} rows in {run.path}/splits", "run `toolhone eval`")
+    asked = RowsToScore(scored_examples(run), policy, f"the {split} rows in {run.path}/splits", "run `toolhone eval`")
     predictions = model_files(run.predictions("base").parent)
     if not predictions:
         raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
@@ -39,7 +39,7 @@ def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     facts["policy"] = policy.name
     learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
     seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
-    return _score_all(predictions, asked, manifest["chat"]["format"], policy, facts, run, seen_tools)
+    return _score_all(predictions, asked, policy, facts, run, seen_tools)
 
 
 def score_files(
@@ -69,27 +69,27 @@ def score_files(
             raise UserError(f"{path}: another file is named {path.name} too; a file's name is its model's: rename it")
         if path.resolve() == run.scores(path.stem).resolve():
             raise UserError(f"--out {out}: {path} would be written over; name another folder")
-    asked = rows_to_score(turns(rows), policy, f"the rows of {rows_named}")
+    asked = RowsToScore(turns(rows), policy, f"the rows of {rows_named}")
     if not asked.examples and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
     more = {"policy": policy.name, "chat": {"format": format}}
-    return _score_all(predictions, asked, format, policy, {**facts, **more}, run, None)
+    return _score_all(predictions, asked, policy, {**facts, **more}, run, None)
 
 
 def _score_all(
     predictions: Sequence[Path],
     asked: RowsToScore,
-    format: FormatName,
     policy: Policy,
     facts: dict[str, Any],
     run: RunFolder,
     seen_tools: set[str] | None,
 ) -> dict[str, Any]:
     """Score each model's file and write the files of `run`. A row that one endpoint refused counts for no model."""
-    read = {path.stem: read_answers(path, asked) for path in predictions}
+    read = {path.stem: asked.read_answers(path) for path in predictions}
     refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
     scored = [example for id_, example in asked.examples.items() if not any(id_ in rows for rows in refused.values())]
+    format: FormatName = facts["chat"]["format"]
     scores = {
         model: [score(example, answers[example.id], format, policy) for example in scored]
         for model, (answers, _) in read.items()
@@ -122,72 +122,58 @@ def scored_examples(run: RunFolder, *, with_tools: bool = True) -> list[Example]
     return turns(conversation(row, where, ()) for where, row in rows)
 
 
-@dataclass(frozen=True, slots=True)
 class RowsToScore:
-    """The examples to score, and the quarantined ones with the reason, by id. `aliases` gives the example's id for the
-    id of a conversation with one turn to answer. For messages, `named` says which rows these are, and `remedy` what to
-    do if other rows were answered."""
+    """The examples to score, by id. `quarantined` has those whose own gold is no exact match, with the reason.
 
-    examples: dict[str, Example]
-    quarantined: dict[str, str]
-    aliases: dict[str, str]
-    named: str
-    remedy: str
-
-
-def rows_to_score(
-    examples: Sequence[Example],
-    policy: Policy,
-    named: str,
-    remedy: str = "predict these rows, or name with --rows those that were predicted",
-) -> RowsToScore:
-    """Separate the examples whose gold is sound from the others, or raise a `UserError` if two have the same id."""
-    by_id: dict[str, Example] = {}
-    turn_ids: dict[str, list[str]] = {}
-    for example in examples:
-        if example.id in by_id:
-            raise UserError(f"{example.where}: {example.id} stands at {by_id[example.id].where} too; ids must differ")
-        by_id[example.id] = example
-        turn_ids.setdefault(example.conversation_id, []).append(example.id)
-    quarantined = gold_faults(examples, policy)
-    aliases = {name: ids[0] for name, ids in turn_ids.items() if len(ids) == 1 and name not in by_id}
-    return RowsToScore(
-        {id_: example for id_, example in by_id.items() if id_ not in quarantined}, quarantined, aliases, named, remedy
-    )
-
-
-# Files of predictions and of scores
-
-
-def read_answers(
-    path: Path, asked: RowsToScore, *, tokens: bool = False
-) -> tuple[dict[str, Prediction], dict[str, str]]:
-    """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
-
-    A prediction is found by its example's id, or by the conversation's if that has one turn to answer. Tokens take most
-    of the memory, and are left out unless asked for.
-
-    Raises:
-        UserError: if a line is no prediction, or the rows answered are not those asked.
+    For messages, `named` says which rows these are, and `remedy` what to do if other rows were answered.
     """
-    predictions: dict[str, Prediction] = {}
-    for where, row in read_jsonl(path):
-        prediction = _prediction(row, where, tokens=tokens)
-        prediction = replace(prediction, id=asked.aliases.get(prediction.id, prediction.id))
-        if prediction.id in predictions:
-            raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {asked.remedy}")
-        predictions[prediction.id] = prediction
-    lacking = [id_ for id_ in asked.examples if id_ not in predictions]
-    known = {asked.aliases.get(id_, id_): reason for id_, reason in _left_out(path).items()} if lacking else {}
-    refused = {id_: known[id_] for id_ in lacking if id_ in known}
-    lacking = [id_ for id_ in lacking if id_ not in refused]
-    foreign = [id_ for id_ in predictions if id_ not in asked.examples and id_ not in asked.quarantined]
-    if lacking or foreign:
-        raise UserError(
-            f"{path}: does not answer {asked.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
-            f"(first: {(lacking + foreign)[0]}); {asked.remedy}"
-        )
-    return predictions, refused
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        policy: Policy,
+        named: str,
+        remedy: str = "predict these rows, or name with --rows those that were predicted",
+    ) -> None:
+        self.named, self.remedy = named, remedy
+        places: dict[str, str] = {}
+        turn_ids: dict[str, list[str]] = {}
+        for example in examples:
+            if example.id in places:
+                raise UserError(f"{example.where}: {example.id} stands at {places[example.id]} too; ids must differ")
+            places[example.id] = example.where
+            turn_ids.setdefault(example.conversation_id, []).append(example.id)
+        self.quarantined = gold_faults(examples, policy)
+        self.examples = {example.id: example for example in examples if example.id not in self.quarantined}
+        self._aliases = {name: ids[0] for name, ids in turn_ids.items() if len(ids) == 1 and name not in places}
+
+    def read_answers(self, path: Path, *, tokens: bool = False) -> tuple[dict[str, Prediction], dict[str, str]]:
+        """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
+
+        A prediction is found by its example's id, or by the conversation's if that has one turn to answer. Tokens take
+        most of the memory, and are left out unless asked for.
+
+        Raises:
+            UserError: if a line is no prediction, or the rows answered are not these.
+        """
+        predictions: dict[str, Prediction] = {}
+        for where, row in read_jsonl(path):
+            prediction = _prediction(row, where, tokens=tokens)
+            prediction = replace(prediction, id=self._aliases.get(prediction.id, prediction.id))
+            if prediction.id in predictions:
+                raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {self.remedy}")
+            predictions[prediction.id] = prediction
+        lacking = [id_ for id_ in self.examples if id_ not in predictions]
+        known = {self._aliases.get(id_, id_): reason for id_, reason in _left_out(path).items()} if lacking else {}
+        refused = {id_: known[id_] for id_ in lacking if id_ in known}
+        lacking = [id_ for id_ in lacking if id_ not in refused]
+        foreign = [id_ for id_ in predictions if id_ not in self.examples and id_ not in self.quarantined]
+        if lacking or foreign:
+            raise UserError(
+                f"{path}: does not answer {self.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
+                f"(first: {(lacking + foreign)[0]}); {self.remedy}"
+            )
+        return predictions, refused
 
 
 def _left_out(path: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate.compare import clusterings
 from toolhone.evaluate.match import score
 from toolhone.evaluate.policy import STRICT
-from toolhone.evaluate.score import read_answers, rows_to_score
+from toolhone.evaluate.score import RowsToScore
 from toolhone.records import Conversation, FormatName, Score
 from toolhone.route.confidence import FEATURES, Signals, signals
 from toolhone.route.resample import Floats
@@ -73,9 +73,9 @@ def read_rows(
     Raises:
         UserError: where predictions are not of these rows, or the small model's have no log-probabilities.
     """
-    asked = rows_to_score(turns(conversations), STRICT, named)
-    answers, refused = read_answers(small, asked, tokens=True)
-    large_answers, large_refused = ({}, {}) if large is None else read_answers(large, asked)
+    asked = RowsToScore(turns(conversations), STRICT, named)
+    answers, refused = asked.read_answers(small, tokens=True)
+    large_answers, large_refused = ({}, {}) if large is None else asked.read_answers(large)
     left_out = {**asked.quarantined, **{id_: f"refused: {why}" for id_, why in {**refused, **large_refused}.items()}}
     rows = [
         Row(
