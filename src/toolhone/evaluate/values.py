@@ -1,16 +1,13 @@
 """Whether an argument's value is right: compared by JSON Schema type, or as BFCL's checker compares values.
 
-In: a gold call, the value found for one of its arguments, and what the tool's schema says. Out: yes or no, and the
-rules of the policy that it took.
-
 JSON (rule 3 of scoring): no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
 without outer white space; arrays in order; objects by key; all at any depth.
 
 BFCL compares by Python's types. An argument has the one type that its schema states, else that of the first accepted
 value; a whole number passes for a float, and an array's items are checked one level deep. Texts are compared without
 case and some punctuation if they are the argument or stand right inside its list or object; all else by Python's `==`.
-Where an argument may be left out (`""` among BFCL's accepted values), an empty text or list is right too. There is one
-deliberate difference: BFCL drops the sign and the decimal point of a number in a text, and here "-5" is not "5".
+If an argument may be left out, an empty text or list is right too. One difference is deliberate: BFCL drops the sign
+and the decimal point of a number in a text, and here "-5" is not "5".
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from toolhone.evaluate.policy import Policy, Rule
@@ -41,8 +37,17 @@ def values_match(
         return any(same_value(value, found, stated) for value in accepted), NO_RULES
     if not any(name in one.get("properties", {}) for one in schema.alternatives):
         return False, NO_RULES
+    optional = name in gold.optional or name in gold.blank
+    # The keys of an object that may be left out, for which BFCL accepts an empty text too.
     blank_keys = frozenset(path.removeprefix(f"{name}/") for path in gold.blank if path.startswith(f"{name}/"))
-    return _bfcl_match(_Accepted(accepted, name in gold.optional or name in gold.blank, blank_keys), found, stated)
+    kind = _kind(stated) or str
+    objects = kind is list and _item_kind(stated) is dict
+    alike = [value for value in accepted if _alike(value, found, blank_keys, objects=objects)]
+    if not _bfcl_accepts(accepted, alike, found, kind, stated, optional=optional):
+        return False, NO_RULES
+    if any(same_value(value, found, stated) for value in accepted):
+        return True, NO_RULES
+    return True, frozenset(_rules(alike[0], found, stated)) if alike else frozenset({"empty-as-left-out"})
 
 
 def same_value(expected: Any, found: Any, schema: Subschemas) -> bool:
@@ -97,46 +102,26 @@ _SIGN = re.compile(r"(?<![\w.])-(?=\.?\d)")
 _POINT = re.compile(r"(?:(?<![\d.])\d+|(?<![\w.]))(\.)\d+(?!\d|\.\d)")
 
 
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    """What gold accepts for one argument. `blank_keys` are the keys of an object that may be left out, for which BFCL
-    accepts an empty text too."""
-
-    values: Sequence[Any]
-    optional: bool
-    blank_keys: frozenset[str]
-
-
-def _bfcl_match(gold: _Accepted, found: Any, schema: Subschemas) -> tuple[bool, frozenset[Rule]]:
-    kind = _kind(schema) or str
-    objects = kind is list and _item_kind(schema) is dict
-    if not _bfcl_accepts(gold, found, kind, schema, objects=objects):
-        return False, NO_RULES
-    if any(same_value(value, found, schema) for value in gold.values):
-        return True, NO_RULES
-    alike = [value for value in gold.values if _alike(value, found, gold.blank_keys, objects=objects)]
-    return True, frozenset(_rules(alike[0], found, schema)) if alike else frozenset({"empty-as-left-out"})
-
-
-def _bfcl_accepts(gold: _Accepted, found: Any, kind: type, schema: Subschemas, *, objects: bool) -> bool:
-    stated = type(gold.values[0]) if gold.values else None
+def _bfcl_accepts(
+    accepted: Sequence[Any], alike: Sequence[Any], found: Any, kind: type, schema: Subschemas, *, optional: bool
+) -> bool:
+    """Whether BFCL accepts a value. `alike` are the accepted values that are the same to it if types fit; `kind` is the
+    Python type that the schema states."""
+    gold_kind = type(accepted[0]) if accepted else None
     if kind is float and type(found) is int:
         try:
             found = float(found)
         except OverflowError:
             return False
     if type(found) is kind:
-        if isinstance(found, list) and not _items_fit(gold, found, _item_kind(schema)):
+        if isinstance(found, list) and not optional and not _items_fit(accepted, found, _item_kind(schema)):
             return False
-    elif stated is None or type(found) is not stated:
+    elif gold_kind is None or type(found) is not gold_kind:
         return False
     # Gold of another type than the schema's is a variable's name, or the like, to BFCL, and compared literally.
-    literally = kind not in (str, list, dict) or type(found) is not kind or (stated is not None and stated is not kind)
-    if literally:
-        return found in gold.values or (gold.optional and found == "")
-    if gold.optional and (found == [] or (isinstance(found, str) and respelt(found) == "")):
-        return True
-    return any(_alike(value, found, gold.blank_keys, objects=objects) for value in gold.values)
+    if kind not in (str, list, dict) or type(found) is not kind or gold_kind not in (None, kind):
+        return found in accepted or (optional and found == "")
+    return bool(alike) or (optional and (found == [] or _same_item("", found)))
 
 
 def _kind(schema: Subschemas) -> type | None:
@@ -153,15 +138,13 @@ def _item_kind(schema: Subschemas) -> type | None:
     return (_kind(items) or str) if items.alternatives else None
 
 
-def _items_fit(gold: _Accepted, found: list[Any], kind: type | None) -> bool:
+def _items_fit(accepted: Sequence[Any], found: list[Any], kind: type | None) -> bool:
     """Whether each item is of the stated type, or of that of an accepted list's first item. An accepted value that is
     no list, as `""` is not, lets any item pass."""
-    if kind is None or gold.optional:
-        return True
-    return any(
+    return kind is None or any(
         not isinstance(value, list)
         or {type(item) for item in found} <= {kind, next((type(first) for first in value if first != ""), None)}
-        for value in gold.values
+        for value in accepted
     )
 
 
