@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -148,25 +147,6 @@ def test_a_blank_argument_that_the_schema_requires_has_to_be_there_under_bfcl() 
     gold = Gold("calls", (GoldCall("f", {}, frozenset(), frozenset({"x"})),))
     assert not match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL).exact
     assert match_turn(gold, "calls", [ToolCall("f", {"x": ""})], [tool], "", BFCL).exact
-
-
-def test_defaults_excuse_where_the_policy_says_so() -> None:
-    unit = {"type": "string", "default": "km"}
-    tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE, "unit": unit}})
-    lenient = replace(STRICT, name="lenient", default_left_out=True, default_added=True)
-    expected = Gold("calls", (GoldCall("f", {"x": [1], "unit": ["km"]}),))
-    plain = Gold("calls", (GoldCall("f", {"x": [1]}),))
-    other = Gold("calls", (GoldCall("f", {"x": [1], "unit": ["mi"]}),))
-
-    def found(gold: Gold, policy: Policy, **arguments: Any) -> tuple[bool, tuple[str, ...]]:
-        one = match_turn(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy)
-        return one.exact, one.rules
-
-    assert found(expected, lenient, x=1) == (True, ("default-left-out",))
-    assert found(plain, lenient, x=1, unit="km") == (True, ("default-added",))
-    assert found(other, lenient, x=1) == (False, ())
-    assert found(plain, lenient, x=1, unit="mi") == (False, ())
-    assert found(expected, STRICT, x=1) == found(plain, STRICT, x=1, unit="km") == (False, ())
 
 
 def test_what_cannot_be_read_counts_as_no_call_under_bfcl_alone() -> None:

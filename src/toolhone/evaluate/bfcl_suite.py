@@ -1,8 +1,6 @@
 """The BFCL suite: a run's models, or an endpoint, answer the leaderboard's entries and are scored under each policy.
 
-In: the folder that `scripts/fetch_bfcl.py` makes. Out, in `suite/bfcl/` of the run folder: `predictions/<model>.jsonl`,
-`scores/<model>.<policy>.jsonl` and `metrics.json`, which keeps the figures of models that answered the same entries
-before.
+In: the folder that `scripts/fetch_bfcl.py` makes. Out, in the run's `suite/bfcl/`: predictions, scores, metrics.json.
 """
 
 from __future__ import annotations
@@ -34,8 +32,10 @@ if TYPE_CHECKING:
 
 MODELS = ("base", "tuned")
 
-CATEGORIES = (*PYTHON_WITH_GOLD, *NO_CALL)
-"""The default categories: all whose functions are Python's, and those in which no call is right."""
+CATEGORIES = (
+    *PYTHON_WITH_GOLD,
+    *NO_CALL,
+)  # the default: all of Python's functions, and those in which no call is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +178,8 @@ def _predictions(folder: Path, label: str) -> Path:
 
 def _entries_fingerprint(suite: Suite) -> str:
     """Identifies the entries by what they ask, offer and expect."""
-    rows = [
-        [e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools], e.gold.to_json()]
-        for e in suite.examples
-    ]
-    return fingerprint(rows)
+    asked = [(e, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]) for e in suite.examples]
+    return fingerprint([[e.id, messages, tools, e.gold.to_json()] for e, messages, tools in asked])
 
 
 # The figures

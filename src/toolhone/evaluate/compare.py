@@ -40,6 +40,11 @@ _BY_ROW = ("exact_match", "tool_name_accuracy")  # yes or no for every row, as M
 def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
     """Every pair of models, in the order given, in every headline rate; none for one model alone.
 
+    Each entry has `value`, the second's rate less the first's (None if either has none), with the interval `low` and
+    `high` of the coarsest clustering, which is named in `clustered_by`; `intervals`, one for each clustering; and
+    `mcnemar` (`first_only` and `second_only`, the rows that one model alone has right, and `p_value`), or None for a
+    rate that is not by row. McNemar's test assumes independent rows; if they are not, believe the interval.
+
     Raises:
         UserError: if a row is scored twice, or models were not scored on the same rows with the same gold.
     """
@@ -54,13 +59,6 @@ def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str
 
 
 def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> list[dict[str, Any]]:
-    """The second model compared with the first, in every headline rate.
-
-    Each entry has `value`, the second's rate less the first's (None if either has none), with the interval `low` and
-    `high` of the coarsest clustering, which is named in `clustered_by`; `intervals`, one for each clustering; and
-    `mcnemar` (`first_only` and `second_only`, the rows that one model alone has right, and `p_value`), or None for a
-    rate that is not by row. McNemar's test assumes independent rows; if they are not, believe the interval.
-    """
     sources = sorted({score.gold_source for score, _ in pairs if score.gold_source is not None})
     clusters = clusterings([score for score, _ in pairs])
     entries: list[dict[str, Any]] = []
@@ -166,10 +164,9 @@ def expanded_tail(clusters: int) -> float:
     return NormalDist().cdf(wider)
 
 
-def _rate_difference(totals: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _rate_difference(totals: npt.NDArray[np.int64]) -> Any:
     """The second rate less the first. totals: [..., 4], numerator and denominator of the first, then of the second."""
-    difference: npt.NDArray[np.float64] = totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
-    return difference
+    return totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

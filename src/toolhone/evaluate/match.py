@@ -15,14 +15,14 @@ are matched all the same, so that a report can show them. A policy other than `s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from toolhone.errors import UserError
 from toolhone.evaluate.policy import STRICT, Policy, Rule
-from toolhone.evaluate.schema import Schema, Subschemas, arguments_valid, subschemas_of
-from toolhone.evaluate.values import NO_RULES, same_value, values_match
+from toolhone.evaluate.schema import Schema, arguments_valid, subschemas_of
+from toolhone.evaluate.values import NO_RULES, values_match
 from toolhone.formats.parse import parse_repaired
 from toolhone.records import (
     ArgumentError,
@@ -182,7 +182,7 @@ def _match_arguments(
     """Compare a call's arguments with those expected, and name the rules that fired.
 
     An argument left out is wrong, unless the gold lists it as optional; an explicit null is a value like any other; an
-    argument that the gold does not know is wrong. The schema's defaults excuse nothing unless the policy says so.
+    argument that the gold does not know is wrong. The schema's defaults excuse nothing.
     """
     schema = subschemas_of(parameters)
     required = (parameters.get("required") or ()) if policy.required_by_schema else ()
@@ -197,29 +197,17 @@ def _match_arguments(
             if not good:
                 errors.append(ArgumentError(call.name, name, "wrong", accepted, call.arguments[name]))
         elif name not in gold.optional or name in required:
-            if policy.default_left_out and _has_default(accepted, schema.property(name)):
-                fired.add("default-left-out")
-            else:
-                errors.append(ArgumentError(call.name, name, "missing", accepted, None))
+            errors.append(ArgumentError(call.name, name, "missing", accepted, None))
     for name in sorted(gold.blank & set(required)):
         if name not in gold.arguments and name not in call.arguments:
             errors.append(ArgumentError(call.name, name, "missing", [""], None))
     for name, found in call.arguments.items():
         if name not in gold.arguments:
-            if policy.default_added and _has_default([found], schema.property(name)):
-                fired.add("default-added")
-                continue
             good, rules = values_match(gold, name, found, schema, policy) if name in gold.blank else (False, NO_RULES)
             fired |= rules
             if not good:
                 errors.append(ArgumentError(call.name, name, "invented", [], found))
     return CallMatch(gold_index, index, right, tuple(errors)), fired
-
-
-def _has_default(values: Sequence[Any], schema: Subschemas) -> bool:
-    """Whether one of the values is a default that the schema states."""
-    defaults = [one["default"] for one in schema.alternatives if "default" in one]
-    return any(same_value(value, default, schema) for value in values for default in defaults)
 
 
 def gold_faults(examples: Sequence[Example], policy: Policy = STRICT) -> dict[str, str]:

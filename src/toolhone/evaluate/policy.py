@@ -10,22 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Rule = Literal[
-    "spelling",
-    "python-equality",
-    "empty-as-left-out",
-    "default-left-out",
-    "default-added",
-    "unreadable-as-none",
-    "any-call",
-]
+Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
 
 RULES: dict[Rule, str] = {
     "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
     "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
     "empty-as-left-out": "an empty text or list stands for an argument that may be left out",
-    "default-left-out": "an argument is left out whose default in the schema is the expected value",
-    "default-added": "an argument is given that was not expected, with its default in the schema",
     "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
     "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }
@@ -34,7 +24,7 @@ RULES: dict[Rule, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How leniently predictions are scored; the last four fields are the rules of their names.
+    """How leniently predictions are scored; the last two fields are the rules of their names.
 
     `values`: how values are compared, "json" by scoring's own rules, "bfcl" as BFCL's checker does, whose leniencies
     are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema`: an argument that the
@@ -44,8 +34,6 @@ class Policy:
     name: str
     values: Literal["json", "bfcl"] = "json"
     required_by_schema: bool = False
-    default_left_out: bool = False
-    default_added: bool = False
     unreadable_as_none: bool = False
     any_call: bool = False
 

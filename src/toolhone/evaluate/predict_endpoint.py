@@ -96,7 +96,8 @@ def predict_endpoint(
     log = read_part(part)
     for row in log:
         budget.spend(row["prompt_tokens"], row["completion_tokens"])
-    waiting = [example for example in examples if example.id not in _answers(log)]
+    answered = _answers(log)
+    waiting = [example for example in examples if example.id not in answered]
     if log:
         done = len(examples) - len(waiting)
         console.print(f"{label}: {done} answers are there from before, {len(waiting)} to go", markup=False)

@@ -38,7 +38,7 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     except Unresolvable as error:
         reason = f"it refers to what is not in it ({error})"
     except RecursionError:
-        reason = "its references go round in a circle"
+        reason = "its references form a circle"
     except OverflowError:
         return False  # a whole number beyond any float, compared with a `multipleOf` that is a float
     raise UserError(
