@@ -47,24 +47,15 @@ class Suite:
     unreadable: dict[str, str]
 
 
-# The entries
-
-
 def parse_categories(text: str | None) -> tuple[str, ...]:
-    """The value of `--categories`: names with commas between; None gives the default ones.
-
-    Raises:
-        UserError: for a name that is no category, with those that are.
-    """
+    """The value of `--categories`, names with commas between, or a `UserError`; None gives the default ones."""
     if text is None:
         return CATEGORIES
-    known = f"known: {', '.join(SINGLE_TURN)}"
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name not in SINGLE_TURN:
-            raise UserError(f'--categories: "{name}" is no single-turn category; {known}')
-    if not names:
-        raise UserError(f"--categories: none is named; {known}")
+    unknown = [f'"{name}" is no single-turn category' for name in names if name not in SINGLE_TURN]
+    if unknown or not names:
+        problem = unknown[0] if unknown else "none is named"
+        raise UserError(f"--categories: {problem}; known: {', '.join(SINGLE_TURN)}")
     return names
 
 
@@ -97,9 +88,6 @@ def _sample(rows: list[Conversation], limit: int | None, seed: int) -> list[Conv
     return [row for row in rows if row.id in chosen]
 
 
-# The answers
-
-
 def suite_of_run(
     folder: Path, suite: Suite, models: Sequence[str], overrides: Mapping[str, Any], console: Console
 ) -> dict[str, Any]:
@@ -115,12 +103,8 @@ def suite_of_run(
     if "tuned" in models and not (run.adapter / "adapter_config.json").is_file():
         raise UserError(f"{folder}: has no adapter yet; `toolhone train` makes it, or name --models base")
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
-    format: FormatName | None = None
-    for label in models:
-        format = _answer(config, run, suite, label, console)
-    if format is None:
-        raise UserError("--models: none is named; base and tuned are known")
-    return score_suite(folder, suite, list(models), format) if rank() == 0 else {}
+    formats = [_answer(config, run, suite, label, console) for label in models]
+    return score_suite(folder, suite, models, formats[-1]) if rank() == 0 else {}
 
 
 def suite_of_endpoint(
@@ -180,9 +164,6 @@ def _entries_fingerprint(suite: Suite) -> str:
     """Identifies the entries by what they ask, offer and expect."""
     asked = [(e, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]) for e in suite.examples]
     return fingerprint([[e.id, messages, tools, e.gold.to_json()] for e, messages, tools in asked])
-
-
-# The figures
 
 
 def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:

@@ -136,9 +136,7 @@ def bootstrap(
     Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386). Both are
     None if no fold could differ: with fewer than two clusters, or if all are alike.
 
-    Args:
-        rows: of each row, numerator and denominator of the first model, then of the second.
-        clusters: of each row, what it belongs to.
+    `rows` has the numerator and denominator of the first model, then of the second; `clusters` the cluster of each row.
     """
     number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
     sums = np.zeros((len(number), 4), dtype=np.int64)  # [clusters, numerators and denominators]

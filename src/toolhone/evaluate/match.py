@@ -102,9 +102,9 @@ def match_turn(
         offered = {tool.name for tool in tools}
         names_right = status == "calls" and all(call.name in offered for call in calls)
         exact = names_right and schema_valid is True
-        excused = policy.any_call and status == "calls" and not exact
-        rules = ("any-call",) if excused else ()
-        return TurnMatch((), (), (), names_right or excused, exact or excused, schema_valid, rules)
+        if policy.any_call and status == "calls" and not exact:
+            return TurnMatch((), (), (), True, True, schema_valid, ("any-call",))
+        return TurnMatch((), (), (), names_right, exact, schema_valid)
     if gold.status == "none" and policy.unreadable_as_none and status not in ("none", "calls"):
         return TurnMatch((), (), (), True, True, schema_valid, ("unreadable-as-none",))
     pairs = _match_calls(gold.calls, calls, tools, policy)

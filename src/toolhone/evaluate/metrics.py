@@ -36,10 +36,8 @@ def metrics(
 ) -> dict[str, Any]:
     """The content of metrics.json, with the models in the order given, and under `compare` each pair of them.
 
-    Args:
-        scores_by_model: each model's scores, over the same examples.
-        provenance: what the figures were made from and with.
-        seen_tools: the tools that training called, for separate figures on them and on others.
+    `provenance` says what the figures were made from. `seen_tools` are the tools that training called, for separate
+    figures on them and on others.
 
     Raises:
         UserError: if a model has an example twice, or not all have the same ones with the same gold.
@@ -152,8 +150,9 @@ def _per_tool(scores: Sequence[Score]) -> dict[str, Any]:
     listed = [score for score in scores if score.gold.status != "any"]
     support = Counter(call.name for score in listed for call in score.gold.calls)
     called = Counter(call.name for score in listed for call in score.calls if call.name in score.tools)
-    matched = Counter(score.gold.calls[match.gold].name for score in listed for match in score.matches)
-    right = Counter(score.gold.calls[match.gold].name for score in listed for match in score.matches if match.right)
+    matches = [(score.gold.calls[match.gold].name, match.right) for score in listed for match in score.matches]
+    matched = Counter(tool for tool, _ in matches)
+    right = Counter(tool for tool, is_right in matches if is_right)
     return {
         tool: {
             "support": support[tool],

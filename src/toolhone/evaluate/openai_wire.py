@@ -105,14 +105,11 @@ def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answe
 
 def _content(message: dict[str, Any]) -> str:
     """The text of a message, which may be a text, a list of parts, or a refusal."""
-    content = message.get("content")
+    content, refusal = message.get("content"), message.get("refusal")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         content = "".join(part for part in parts if isinstance(part, str))
-    if isinstance(content, str) and content:
-        return content
-    refusal = message.get("refusal")
-    return refusal if isinstance(refusal, str) else ""
+    return next((text for text in (content, refusal) if isinstance(text, str) and text), "")
 
 
 def _calls(message: dict[str, Any], names: dict[str, str]) -> list[RawCall]:

@@ -56,8 +56,7 @@ class EndpointSettings:
         for name in ("calls_a_minute", "timeout_s", "max_usd"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                flag = {"timeout_s": "timeout"}.get(name, name.replace("_", "-"))
-                raise UserError(f"--{flag}: expected more than 0, found {value}")
+                raise UserError(f"--{name.removesuffix('_s').replace('_', '-')}: expected more than 0, found {value}")
         if self.max_usd is not None and (self.price_in is None or self.price_out is None):
             raise UserError("--max-usd needs --price-in and --price-out, in dollars for a million tokens")
 
@@ -73,7 +72,9 @@ def predict_endpoint(
         UserError: if the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The answers
             so far stay, and the same command goes on from them.
     """
-    made_from = _fingerprint(examples, label, settings)
+    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
+    how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
+    made_from = fingerprint(label, how, settings.logprobs, asked)
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file():
         known: dict[str, Any] = read_json(note, "the first call writes it")
@@ -134,12 +135,6 @@ def predict_endpoint(
     write_json(note, summary)
     remove_parts(path)
     return summary
-
-
-def _fingerprint(examples: Sequence[Example], label: str, settings: EndpointSettings) -> str:
-    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
-    how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
-    return fingerprint(label, how, settings.logprobs, asked)
 
 
 def _answers(log: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -95,8 +95,7 @@ def subschemas_of(parameters: Schema) -> Subschemas:
 class Subschemas:
     """All that a schema says of one value: `alternatives`, of which some or all apply; empty if it says nothing.
 
-    References start from `root`. Alternatives are gathered when first asked for, since most values, such as strings,
-    need none; the subschemas of a property or an item are cached for the next call.
+    References start from `root`. Everything is found when first asked for, and cached for the next call.
     """
 
     def __init__(self, schemas: Sequence[Any], root: Schema) -> None:

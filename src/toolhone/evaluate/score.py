@@ -39,7 +39,7 @@ def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     facts["policy"] = policy.name
     learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
     seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
-    return _score_all(predictions, asked, policy, facts, run, seen_tools)
+    return _score_all(run, predictions, asked, facts, seen_tools)
 
 
 def score_files(
@@ -52,10 +52,8 @@ def score_files(
 ) -> dict[str, Any]:
     """Score files of predictions of the same rows; write scores/ and metrics.json into `out`, and return the metrics.
 
-    A file's stem is its model's name. Predictions need no tokens, since their text is what is scored.
-
-    Args:
-        rows_named: what a message calls the rows, such as their file's name.
+    A file's stem is its model's name. Predictions need no tokens, since their text is what is scored. `rows_named` is
+    what a message calls the rows, such as their file's name.
 
     Raises:
         UserError: if predictions are not of these rows or cannot be read, or `out` is the folder of a run.
@@ -73,17 +71,11 @@ def score_files(
     if not asked.examples and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
-    more = {"policy": policy.name, "chat": {"format": format}}
-    return _score_all(predictions, asked, policy, {**facts, **more}, run, None)
+    return _score_all(run, predictions, asked, {**facts, "policy": policy.name, "chat": {"format": format}}, None)
 
 
 def _score_all(
-    predictions: Sequence[Path],
-    asked: RowsToScore,
-    policy: Policy,
-    facts: dict[str, Any],
-    run: RunFolder,
-    seen_tools: set[str] | None,
+    run: RunFolder, predictions: Sequence[Path], asked: RowsToScore, facts: dict[str, Any], seen_tools: set[str] | None
 ) -> dict[str, Any]:
     """Score each model's file and write the files of `run`. A row that one endpoint refused counts for no model."""
     read = {path.stem: asked.read_answers(path) for path in predictions}
@@ -91,7 +83,7 @@ def _score_all(
     scored = [example for id_, example in asked.examples.items() if not any(id_ in rows for rows in refused.values())]
     format: FormatName = facts["chat"]["format"]
     scores = {
-        model: [score(example, answers[example.id], format, policy) for example in scored]
+        model: [score(example, answers[example.id], format, asked.policy) for example in scored]
         for model, (answers, _) in read.items()
     }
     found = metrics(scores, {**facts, "quarantined": asked.quarantined, "refused": refused}, seen_tools)
@@ -99,9 +91,6 @@ def _score_all(
         write_jsonl(run.scores(model), (row.to_json() for row in rows))
     write_json(run.metrics, found)
     return found
-
-
-# The rows
 
 
 def scored_split(run: RunFolder) -> str:
@@ -135,7 +124,7 @@ class RowsToScore:
         named: str,
         remedy: str = "predict these rows, or name with --rows those that were predicted",
     ) -> None:
-        self.named, self.remedy = named, remedy
+        self.policy, self.named, self.remedy = policy, named, remedy
         places: dict[str, str] = {}
         turn_ids: dict[str, list[str]] = {}
         for example in examples:

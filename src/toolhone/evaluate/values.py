@@ -88,15 +88,7 @@ def _same_number(expected: float, found: float, types: set[str]) -> bool:
 
 # As BFCL's checker compares
 
-_TYPES: dict[str, type] = {
-    "string": str,
-    "integer": int,
-    "number": float,
-    "boolean": bool,
-    "array": list,
-    "object": dict,
-    "null": type(None),
-}
+_PYTHON_TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
 _DROPPED = frozenset(" ,./-_*^")
 _SIGN = re.compile(r"(?<![\w.])-(?=\.?\d)")
 _POINT = re.compile(r"(?:(?<![\d.])\d+|(?<![\w.]))(\.)\d+(?!\d|\.\d)")
@@ -129,7 +121,7 @@ def _kind(schema: Subschemas) -> type | None:
     stated = [one["type"] for one in schema.alternatives if "type" in one]
     names = [name for each in stated for name in ([each] if isinstance(each, str) else each)]
     named = next((name for name in names if name != "null"), names[0] if names else None)
-    return None if named is None else _TYPES.get(named)
+    return type(None) if named == "null" else _PYTHON_TYPES.get(named or "")
 
 
 def _item_kind(schema: Subschemas) -> type | None:
