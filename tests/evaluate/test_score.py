@@ -344,7 +344,7 @@ def test_files_that_are_no_answers_to_the_rows_are_refused(
 
 
 def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 stands at .*rows\.jsonl:1 too; ids must differ"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 is the id at .*rows\.jsonl:1 too; ids must differ"):
         judged(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
 
 

@@ -85,7 +85,7 @@ def score(example: Example, prediction: Prediction, format: FormatName, policy: 
         completion_tokens=prediction.completion_tokens,
         latency_ms=prediction.latency_ms,
         gold_source=example.gold_source,
-        # A score stands alone, so what figures are grouped by goes with it.
+        # Figures are made of scores alone, so a score carries what they are grouped by.
         meta={**example.meta, "turn": "later" if any(m.role == "assistant" for m in example.prompt) else "first"},
         repaired=repaired,
         **found._asdict(),

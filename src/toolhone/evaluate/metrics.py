@@ -25,8 +25,7 @@ from toolhone.records import Score
 NONE, MALFORMED, UNKNOWN = "<none>", "<malformed>", "<unknown>"
 """The labels of a confusion matrix beside the tools: no call; a call that cannot be read; a tool not offered."""
 
-UNSTATED = "unstated"
-"""The group of the rows that do not state the property that others are grouped by."""
+UNSTATED = "unstated"  # the group of the rows that do not state the property that others are grouped by
 
 
 def metrics(
@@ -176,7 +175,7 @@ def _confusion(scores: Sequence[Score]) -> dict[str, Any]:
 def _cells(score: Score) -> Iterator[tuple[str, str]]:
     """Pairs of gold and prediction.
 
-    A matched call stands on the diagonal. The gold calls left over are paired with the predicted calls left over, in
+    A matched call is on the diagonal. The gold calls left over are paired with the predicted calls left over, in
     order; then with the call that could not be read, if there is one; then with no call. Predicted calls still left
     over, or a call that could not be read, are paired with no gold call. A row that rightly calls nothing counts once,
     as no call for no call.

@@ -15,7 +15,7 @@ Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-a
 RULES: dict[Rule, str] = {
     "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
     "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
-    "empty-as-left-out": "an empty text or list stands for an argument that may be left out",
+    "empty-as-left-out": "an empty text or list is given for an argument that may be left out",
     "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
     "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }

@@ -90,7 +90,7 @@ def predict_endpoint(
         retries=settings.retries,
         first_wait_s=settings.first_wait_s,
         calls_a_minute=settings.calls_a_minute,
-        wishes={"temperature": settings.temperature, **logprobs},
+        optional_keys={"temperature": settings.temperature, **logprobs},
     )
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
     part = part_path(path, 0, made_from)
@@ -116,8 +116,8 @@ def predict_endpoint(
         "endpoint": f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}",
         "chat_format": settings.format,
         "max_tokens": settings.max_tokens,
-        "temperature": endpoint.wishes.get("temperature"),
-        "logprobs": bool(endpoint.wishes.get("logprobs", False)),
+        "temperature": endpoint.optional_keys.get("temperature"),
+        "logprobs": bool(endpoint.optional_keys.get("logprobs", False)),
         "rows": len(examples) - len(left_out),
         "left_out": left_out,
         "calls": len(log),
@@ -188,7 +188,7 @@ def _attempt_row(
         if answer is None:
             failure = "withheld by the endpoint's content filter"
         else:
-            usage = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_told else (0, 0)
+            usage = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_reported else (0, 0)
             end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens)
             prediction = Prediction(example.id, label, answer.text, *end).to_json()
     return {
@@ -196,7 +196,7 @@ def _attempt_row(
         "prediction": prediction,
         "failure": failure,
         "passing": attempt.retry,
-        "usage_told": attempt.usage_told,
+        "usage_told": attempt.usage_reported,
         "prompt_tokens": attempt.prompt_tokens,
         "completion_tokens": attempt.completion_tokens,
     }

@@ -129,7 +129,7 @@ class RowsToScore:
         turn_ids: dict[str, list[str]] = {}
         for example in examples:
             if example.id in places:
-                raise UserError(f"{example.where}: {example.id} stands at {places[example.id]} too; ids must differ")
+                raise UserError(f"{example.where}: {example.id} is the id at {places[example.id]} too; ids must differ")
             places[example.id] = example.where
             turn_ids.setdefault(example.conversation_id, []).append(example.id)
         self.quarantined = gold_faults(examples, policy)

@@ -5,7 +5,7 @@ without outer white space; arrays in order; objects by key; all at any depth.
 
 BFCL compares by Python's types. An argument has the one type that its schema states, else that of the first accepted
 value; a whole number passes for a float, and an array's items are checked one level deep. Texts are compared without
-case and some punctuation if they are the argument or stand right inside its list or object; all else by Python's `==`.
+case and some punctuation if they are the argument or directly inside its list or object; all else by Python's `==`.
 If an argument may be left out, an empty text or list is right too. One difference is deliberate: BFCL drops the sign
 and the decimal point of a number in a text, and here "-5" is not "5".
 """
