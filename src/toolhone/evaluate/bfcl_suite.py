@@ -10,10 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from toolhone.config import Config
 from toolhone.data.identity import user_words
 from toolhone.data.importers.bfcl import NO_CALL, PYTHON_WITH_GOLD, SINGLE_TURN, read_bfcl_folder
 from toolhone.data.read import RowFault, examples, read_conversations
@@ -26,9 +27,6 @@ from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.rates import rate_of
 from toolhone.records import Conversation, Example, FormatName, Prediction, Score
 from toolhone.run_folder import RunFolder, existing_run
-
-if TYPE_CHECKING:
-    from toolhone.config import Config
 
 MODELS = ("base", "tuned")
 
