@@ -2,7 +2,7 @@
 
 Rows have seven tools, a turn of no, one or two calls, and two models' answers, of which some are right and others fail
 in each of the ways that a model fails. The stages are those of `toolhone score`: rows read and their gold scored,
-predictions read, judged, scores written, figures with the paired bootstrap, and scores read back.
+predictions read and scored, scores written, figures with the paired bootstrap, and scores read back.
 
     .venv/bin/python scripts/bench_score.py                          # 100,000 predictions
     .venv/bin/python scripts/bench_score.py --predictions 20000 --profile
@@ -35,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=int, default=100_000, help="of both models (default: %(default)s)")
     parser.add_argument("--tokens", action="store_true", help="give each prediction its tokens, as a local model's has")
-    parser.add_argument("--profile", action="store_true", help="say where judging spends its time")
+    parser.add_argument("--profile", action="store_true", help="say where scoring spends its time")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, gc_disabled():  # as the commands do
@@ -68,8 +68,8 @@ def measure(folder: Path, predictions: int, *, tokens: bool = False, profile: bo
         seconds[stage] = time.process_time() - started
         return done
 
-    judged = timed("rows read", lambda: [turn for row in read_conversations(rows) for turn in examples(row)])
-    faults = timed("gold scored", lambda: gold_faults(judged))
+    asked = timed("rows read", lambda: [turn for row in read_conversations(rows) for turn in examples(row)])
+    faults = timed("gold scored", lambda: gold_faults(asked))
     answered = timed(
         "predictions read",
         lambda: {
@@ -80,9 +80,9 @@ def measure(folder: Path, predictions: int, *, tokens: bool = False, profile: bo
     if profile:
         profiler.enable()
     scores = timed(
-        "judged",
+        "predictions scored",
         lambda: {
-            model: [score(turn, answer, "hermes") for turn, answer in zip(judged, answered[model], strict=True)]
+            model: [score(turn, answer, "hermes") for turn, answer in zip(asked, answered[model], strict=True)]
             for model in MODELS
         },
     )

@@ -89,7 +89,7 @@ def _of_arguments(
 
 
 def _values(value: Any) -> Iterator[tuple[str, Any]]:
-    """What may stand in a value's place."""
+    """What may replace a value."""
     for blank in ("", " ", ".", [], {}, None, [""], [[]], [{}]):
         yield "blank", blank
     yield "retyped", [value]

@@ -1,14 +1,14 @@
-"""Hold toolhone's policy `bfcl` against BFCL's own checker, pair by pair: every Python gold, and mutations of it.
+"""Compare toolhone's policy `bfcl` with BFCL's own checker, pair by pair: every Python gold, and mutations of it.
 
-The wheel of `bfcl-eval` is unpacked into a cache folder, never installed, and its checker imported from there; what it
-would ask of its table of models is answered by a stub. Both judge the same calls. The table gives pairs and
-disagreements by category and by mutation; `--out` writes each disagreeing pair with both verdicts and its class:
+The wheel of `bfcl-eval` is unpacked into a cache folder, never installed, and its checker imported from there; a stub
+replaces its table of models. Both score the same calls. The table gives pairs and disagreements by category and by
+mutation; `--out` writes each disagreeing pair with both verdicts and its class:
 
 - sign-or-point: BFCL drops `-` and `.` from texts, and so takes "-5" for "5", and "1.5" for "15"
 - greedy: BFCL gives each expected call the first that fits it, and so leaves none for a later one
 - crash: BFCL's checker raised (a `KeyError` on nested gold, for one)
-- unsatisfiable: one of the four entries that nothing satisfies, which toolhone does not judge
-- unexplained: none of these, a fault of ours; the exit status is then 1
+- unsatisfiable: one of the four entries that nothing satisfies, which toolhone does not score
+- unexplained: none of these, so a bug in toolhone; the exit status is then 1
 
     .venv/bin/python scripts/bfcl_parity.py --out bfcl_parity.jsonl
 """
@@ -36,7 +36,7 @@ from fetch_bfcl import download, unpack
 from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD, read_bfcl_folder
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import examples
-from toolhone.evaluate.match import judge
+from toolhone.evaluate.match import match_turn
 from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Example, ToolCall
@@ -50,7 +50,7 @@ Calls = list[dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The same calls judged by both. `bfcl` is None where its checker raised; `explained` is then what it raised."""
+    """The same calls scored by both. `bfcl` is None if its checker raised; `explained` is then what it raised."""
 
     id: str
     category: str
@@ -66,7 +66,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A question of BFCL with its gold; `example` is None where toolhone reads it as unsatisfiable."""
+    """A question of BFCL with its gold; `example` is None if toolhone reads it as unsatisfiable."""
 
     id: str
     category: str
@@ -109,7 +109,7 @@ def main() -> int:
 
 
 def bring(data: Path, code: Path) -> bool:
-    """See that data and code are there; download the wheel where they are not."""
+    """Make sure that data and code are there; download the wheel if not."""
     checker = code / "bfcl_eval" / "eval_checker" / "ast_eval" / "ast_checker.py"
     if checker.is_file() and (data / "BFCL_v4_simple_python.json").is_file():
         return True
@@ -161,18 +161,18 @@ def read_entries(data: Path, categories: Sequence[str] = PYTHON_WITH_GOLD) -> It
 def compare(
     checker: Callable[[Any, Calls, Any, str], bool], entries: Iterator[Entry], per_entry: int, seed: int
 ) -> Iterator[Pair]:
-    """Judge each entry's gold and mutations by both."""
+    """Score each entry's gold and mutations by both."""
     for entry in entries:
         for mutation, calls in mutations(entry.gold, entry.functions, per_entry, f"{seed}:{entry.id}"):
-            yield judged(checker, entry, mutation, calls)
+            yield score_by_both(checker, entry, mutation, calls)
 
 
-def judged(checker: Callable[[Any, Calls, Any, str], bool], entry: Entry, mutation: str, calls: Calls) -> Pair:
+def score_by_both(checker: Callable[[Any, Calls, Any, str], bool], entry: Entry, mutation: str, calls: Calls) -> Pair:
     ours, rules = False, tuple[str, ...]()
     if entry.example is not None:
         made = [ToolCall(name, arguments) for call in calls for name, arguments in call.items()]
         example = entry.example
-        verdict = judge(example.gold, "calls" if made else "none", made, example.tools, entry.id, BFCL)
+        verdict = match_turn(example.gold, "calls" if made else "none", made, example.tools, entry.id, BFCL)
         ours, rules = verdict.exact, verdict.rules
     theirs: bool | None
     try:
@@ -218,7 +218,7 @@ def _agree_without_signs(entry: Entry, calls: Calls) -> bool:
         for call in entry.example.gold.calls
     ]
     gold = type(entry.example.gold)("calls", tuple(bared))
-    return judge(gold, "calls", made, entry.example.tools, entry.id, BFCL).exact
+    return match_turn(gold, "calls", made, entry.example.tools, entry.id, BFCL).exact
 
 
 def _bared(value: Any) -> Any:

@@ -17,7 +17,7 @@ from toolhone.data.groups import called_tools
 from toolhone.data.importers.bfcl import read_bfcl_folder
 from toolhone.data.read import examples
 from toolhone.data.split import make_splits
-from toolhone.evaluate.match import judge
+from toolhone.evaluate.match import match_turn
 from toolhone.evaluate.policy import POLICIES
 from toolhone.records import Conversation, Message, ToolCall
 
@@ -96,7 +96,7 @@ def test_what_was_made_to_learn_from_is_right_by_its_own_gold() -> None:
     for row in map(split_bfcl.with_stated_options, entries().values()):
         for example in examples(row):
             for policy in POLICIES.values():
-                judged = judge(
+                judged = match_turn(
                     example.gold, example.gold.status, example.turn.tool_calls, example.tools, row.where, policy
                 )
                 assert judged.exact

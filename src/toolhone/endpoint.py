@@ -1,7 +1,7 @@
-"""Asking an OpenAI-compatible endpoint, within a budget of calls and dollars.
+"""Ask an OpenAI-compatible endpoint, within a budget of calls and dollars.
 
-In: a model, its address, and the messages of a request. Out: the answer's text, or why there is none. Every attempt is
-told to the caller, so that what was paid for is on record before the next one starts.
+In: a model, its address, and the messages of a request. Out: the answer's text, or why there is none. The caller
+records every attempt, so that what was paid for is on file before the next one starts.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from toolhone.errors import UserError
 _LONGEST_WAIT_S = 60.0
 
 
-class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, no fault)
+class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
     """The next call would not fit into the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of the endpoint. `text` is None where it failed, and `failure` then says how. The tokens are those that
-    may be charged: of a call that timed out, as many as it could have used. `choice` is the answer as the endpoint gave
-    it, whatever is in it; `latency_ms` runs from the request to the whole answer; without `usage_told` the tokens are
-    not the endpoint's own count."""
+    """One call of the endpoint. `text` is None if it failed, and `failure` then says how. The tokens are those that may
+    be charged: for a call that timed out, the most that it could have used. `choice` is the answer as the endpoint gave
+    it; `latency_ms` runs from the request to the whole answer; `usage_reported` says that the tokens are the endpoint's
+    own count."""
 
     text: str | None
     failure: str | None
@@ -41,11 +41,11 @@ class Attempt:
     wait_s: float | None = None
     choice: Any = None
     latency_ms: float = 0.0
-    usage_told: bool = False
+    usage_reported: bool = False
 
 
 class Budget:
-    """Counts calls and dollars, over all threads. A call starts only where even its dearest outcome still fits."""
+    """Counts calls and dollars, over all threads. A call starts only if even its most expensive outcome still fits."""
 
     def __init__(self, max_calls: int | None, max_usd: float | None, price_in: float, price_out: float) -> None:
         """Prices are in dollars for a million tokens."""
@@ -67,14 +67,14 @@ class Budget:
         self.calls += 1
 
     def reserve(self, bound_usd: float) -> None:
-        """Take room for a call; where it only does not fit for now, wait for those that run.
+        """Reserve room for a call; if it does not fit while other calls run, wait for them.
 
         Raises:
-            OutOfBudget: where it will not fit.
+            OutOfBudget: if it will not fit.
         """
         with self._changed:
             while True:
-                # A call that runs is counted already, and its room is given back when its price is known.
+                # A running call is counted already, and its room is released when its price is known.
                 if self._max_calls is not None and self.calls >= self._max_calls:
                     raise OutOfBudget
                 if self._max_usd is None or self.usd + self._reserved + bound_usd <= self._max_usd:
@@ -87,30 +87,30 @@ class Budget:
             self._running += 1
 
     def settle(self, bound_usd: float, usd: float) -> None:
-        """Put what a call cost in the place of what was reserved for it."""
+        """Replace what was reserved for a call by what it cost."""
         with self._changed:
             self._running -= 1
-            # Sums of rounded numbers must not leave a crumb that no call ever pays back.
+            # Sums of rounded numbers must not leave a rest that no call ever releases.
             self._reserved = self._reserved - bound_usd if self._running else 0.0
             self.usd += usd
             self._changed.notify_all()
 
 
 class Pace:
-    """Lets calls start at even distances, over all threads, so that no minute sees more than so many."""
+    """Lets calls start at even intervals, over all threads, at most the given number a minute."""
 
     def __init__(self, calls_a_minute: float | None) -> None:
-        self._distance_s = 60.0 / calls_a_minute if calls_a_minute else 0.0
+        self._interval_s = 60.0 / calls_a_minute if calls_a_minute else 0.0
         self._next = time.monotonic()
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event) -> None:
         """Return when the next call may start, or `stop` is set."""
-        if not self._distance_s:
+        if not self._interval_s:
             return
         with self._lock:
             start = max(self._next, time.monotonic())
-            self._next = start + self._distance_s
+            self._next = start + self._interval_s
         stop.wait(max(0.0, start - time.monotonic()))
 
 
@@ -127,13 +127,13 @@ class Endpoint:
         retries: int,
         first_wait_s: float = 1.0,
         calls_a_minute: float | None = None,
-        wishes: Mapping[str, Any] | None = None,
+        optional_keys: Mapping[str, Any] | None = None,
     ) -> None:
-        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none. `wishes`
-        are keys of the request that are left out once the endpoint has refused them by name.
+        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+        `optional_keys` are keys of the request that are left out once the endpoint has refused them by name.
 
         Raises:
-            UserError: for an address that is none, or a missing key or package.
+            UserError: for an invalid address, or a missing key or package.
         """
         try:
             from openai import OpenAI
@@ -143,7 +143,7 @@ class Endpoint:
         self._model, self._max_tokens, self._retries, self._first_wait_s = model, max_tokens, retries, first_wait_s
         self._limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
         self._pace = Pace(calls_a_minute)
-        self.wishes = dict(wishes or {})
+        self.optional_keys = dict(optional_keys or {})
         # Retries are ours, so that each is counted.
         self._client = OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
@@ -155,11 +155,11 @@ class Endpoint:
         stop: threading.Event,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> Attempt | None:
-        """Ask until there is an answer or no retry is left; None where `stop` was set. `record` gets each attempt.
+        """Ask until there is an answer or no retry is left; None if `stop` was set. `record` gets each attempt.
 
         Raises:
             OutOfBudget: before a call that would not fit.
-            UserError: where no call can succeed: a wrong key, model or address.
+            UserError: if no call can succeed: a wrong key, model or address.
         """
         most = most_prompt_tokens(messages, tools)
         bound = budget.cost(most, self._max_tokens)
@@ -185,7 +185,7 @@ class Endpoint:
     def _attempt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], most: int) -> Attempt:
         import openai
 
-        options = {self._limit_key: self._max_tokens, **self.wishes, **({"tools": tools} if tools else {})}
+        options = {self._limit_key: self._max_tokens, **self.optional_keys, **({"tools": tools} if tools else {})}
         try:
             create: Any = self._client.chat.completions.create
             started = time.perf_counter()
@@ -206,11 +206,11 @@ class Endpoint:
             usage = reply.usage
         except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
             return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
-        charged, usage_told = (most, self._max_tokens), False
+        charged, usage_reported = (most, self._max_tokens), False
         if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
-            charged, usage_told = (usage.prompt_tokens, usage.completion_tokens), True
+            charged, usage_reported = (usage.prompt_tokens, usage.completion_tokens), True
         text = text if isinstance(text, str) else ""
-        return Attempt(text, None, *charged, choice=choice, latency_ms=latency_ms, usage_told=usage_told)
+        return Attempt(text, None, *charged, choice=choice, latency_ms=latency_ms, usage_reported=usage_reported)
 
     def _status(self, status: int, message: str, retry_after: str | None, sent: Mapping[str, Any]) -> Attempt:
         if status in (408, 409, 429) or status >= 500:
@@ -223,10 +223,10 @@ class Endpoint:
             self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
             return Attempt(None, "wants max_completion_tokens", 0, 0, retry=True, wait_s=0.0)
         kept = ("tools", "max_tokens", "max_completion_tokens")
-        # By whole words: who takes no top_logprobs may well take logprobs.
+        # By whole words: an endpoint that refuses top_logprobs may still accept logprobs.
         refused = [key for key in sent if key not in kept and re.search(rf"\b{key}\b", message)]
         if refused:
-            self.wishes = {key: value for key, value in self.wishes.items() if key not in refused}
+            self.optional_keys = {key: value for key, value in self.optional_keys.items() if key not in refused}
             return Attempt(None, f"wants no {', '.join(refused)}", 0, 0, retry=True, wait_s=0.0)
         return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
 
@@ -235,7 +235,7 @@ def endpoint_key(base_url: str, flag: str) -> str:
     """The key for an address, from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
 
     Raises:
-        UserError: naming `flag`, for an address that is none, or a missing key.
+        UserError: naming `flag`, for an invalid address or a missing key.
     """
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
@@ -247,23 +247,16 @@ def endpoint_key(base_url: str, flag: str) -> str:
 
 
 def most_prompt_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> int:
-    """As many tokens as a request can have at most."""
+    """The most tokens that a request can have."""
     # A token is at least a byte; the role and the marks around a message are a few tokens more.
-    return sum(_bytes(message) + 16 for message in messages) + sum(map(_json_bytes, tools))
-
-
-def _bytes(message: Mapping[str, Any]) -> int:
-    """The bytes of a message's content and calls."""
-    return len((message["content"] or "").encode()) + sum(map(_json_bytes, message.get("tool_calls", ())))
-
-
-def _json_bytes(value: Any) -> int:
-    return len(json.dumps(value).encode())
+    texts = [message["content"] or "" for message in messages]
+    values = [*(call for message in messages for call in message.get("tool_calls", ())), *tools]
+    return sum(len(text.encode()) + 16 for text in texts) + sum(len(json.dumps(value).encode()) for value in values)
 
 
 def retry_after_seconds(retry_after: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for; None where it is absent or a date."""
+    """The seconds that a Retry-After header asks for; None if it is absent or a date."""
     try:
         return None if retry_after is None else max(0.0, float(retry_after))
-    except ValueError:  # a date, which the caller's own wait stands in for
+    except ValueError:  # a date: the caller waits its own time
         return None

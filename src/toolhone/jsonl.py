@@ -134,3 +134,29 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(neighbour).unlink(missing_ok=True)
         raise
+
+
+# Files that are still being written, one line at a time, so that an interrupted command can go on where it stopped.
+
+
+def part_path(path: Path, number: int, fingerprint: str) -> Path:
+    """The file beside `path` with the lines so far of process `number`; `fingerprint` says what they were made from."""
+    return path.parent / f".{path.name}.{fingerprint}.{number}.part"
+
+
+def read_part(part: Path) -> list[dict[str, Any]]:
+    """The rows so far; removes a last line that was cut short from the file."""
+    if not part.is_file():
+        return []
+    # As bytes: the cut may go through a character, and a text may hold what `str.splitlines` takes for a line's end.
+    written = part.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if whole != written:
+        part.write_bytes(whole)
+    return [json.loads(line) for line in whole.split(b"\n")[:-1]]
+
+
+def remove_parts(path: Path) -> None:
+    """Delete all part files of `path`, which is complete."""
+    for stale in path.parent.glob(f".{path.name}.*.part"):
+        stale.unlink()

@@ -1,7 +1,7 @@
-"""Would more data help? The same experiment on more and more of its training rows, judged on the same turns.
+"""Would more data help? The same experiment on more and more of its training rows, scored on the same turns.
 
-Each size is a run of its own, `runs/<name>-rows<size>`, so what is finished is reused. All have the config's epochs: a
-larger size also takes more steps, as it would in earnest.
+Each size is a run of its own, `runs/<name>-rows<size>`, so what is finished is reused. All have the config's epochs, so
+a larger size also takes more steps, as in a real run.
 """
 
 from __future__ import annotations
@@ -11,30 +11,29 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import compare_all
+from toolhone.evaluate.score import read_scores
 from toolhone.jsonl import write_json
 from toolhone.rates import rate_of
 from toolhone.records import Score
 from toolhone.report import numbers
-from toolhone.report.run_files import read_scores
+from toolhone.report.evaluation_tables import learning_curve_table
 from toolhone.run_folder import RUNS
 
-HARDLY = 0.02
-"""A gain that even at its interval's upper end is smaller than this is not worth collecting rows for."""
+MIN_USEFUL_GAIN = 0.02
+"""If even the upper end of a gain's interval is smaller than this, more rows are not worth collecting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """From one size to the next: the gain in exact match, with its 95% interval (paired bootstrap). The bounds are None
-    where there is none, as of turns that are all of one template."""
+    if there is no interval, as for turns that are all of one template."""
 
     smaller: int
     larger: int
@@ -52,12 +51,12 @@ class Step:
 
 
 def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path | None:
-    """Train and judge at each size, print the curve and the advice, and write `runs/<name>-learning-curve.json`.
+    """Train and score at each size, print the curve and the advice, and write `runs/<name>-learning-curve.json`.
 
-    Returns that file, or None where a training was asked to stop early.
+    Returns that file, or None if a training was asked to stop early.
 
     Raises:
-        UserError: where the sizes do not rise, or are more than there are training conversations.
+        UserError: if the sizes do not rise, or exceed the number of training conversations.
     """
     from toolhone.pipeline import run_experiment
 
@@ -70,16 +69,23 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
             return None
         scores[str(size)] = read_scores(run.scores("tuned"), "run `toolhone score`")
     found = steps(scores)
-    console.print(_table(scores, found))
-    console.print(advice(found, len(scores[str(sizes[-1])])), markup=False)
+    exact_match = {size: rate_of(score.exact for score in rows) for size, rows in scores.items()}
+    advised = advice(found, len(scores[str(sizes[-1])]))
+    console.print(learning_curve_table(exact_match, list(map(str, found))))
+    console.print(advised, markup=False)
     path = RUNS / f"{config.name}-learning-curve.json"
-    write_json(path, _to_json(scores, found))
+    curve = {
+        "sizes": [{"rows": int(size), "exact_match": rate} for size, rate in exact_match.items()],
+        "steps": [{**asdict(step), "per_doubling": step.per_doubling} for step in found],
+        "advice": advised,
+    }
+    write_json(path, curve)
     console.print(f"written: {path}", markup=False)
     return path
 
 
 def at_size(config: Config, size: int) -> Config:
-    """The config of one size's run. The untuned model is the same for all, so it is not asked."""
+    """The config of one size's run. The base model is the same for all, so it is left out."""
     return config.model_copy(
         update={
             "name": f"{config.name}-rows{size}",
@@ -101,14 +107,16 @@ def steps(scores: dict[str, list[Score]]) -> list[Step]:
 
 
 def advice(found: Sequence[Step], turns: int) -> str:
-    """What the last step says of more data."""
+    """What the last step says about more data."""
     last = found[-1]
     seen = f"from {last.smaller} to {last.larger} rows exact match changed by {last}"
     if last.low is not None and last.low > 0:
         return f"More data helps: {seen}, about {last.per_doubling * 100:.1f} points a doubling."
-    if last.high is not None and last.high < HARDLY and turns * HARDLY >= 1:  # fewer turns cannot show so small a gain
+    if (
+        last.high is not None and last.high < MIN_USEFUL_GAIN and turns * MIN_USEFUL_GAIN >= 1
+    ):  # fewer turns cannot show so small a gain
         return f"More data of this kind would hardly help: {seen}. Look at what is still wrong instead."
-    return f"{turns} turns cannot tell whether more data would help: {seen}. Judge on more rows, or add a larger size."
+    return f"{turns} turns cannot tell whether more data would help: {seen}. Score on more rows, or add a larger size."
 
 
 def _refuse_sizes(sizes: Sequence[int], available: int) -> None:
@@ -116,21 +124,3 @@ def _refuse_sizes(sizes: Sequence[int], available: int) -> None:
         raise UserError(f"--sizes: expected two or more rising numbers, found {','.join(map(str, sizes))}")
     if sizes[-1] > available:
         raise UserError(f"--sizes: {sizes[-1]} is more than the {available} training conversations that there are")
-
-
-def _table(scores: dict[str, list[Score]], found: Sequence[Step]) -> Table:
-    table = Table("Rows", "Exact match", "Against the size before")
-    gains = ["", *map(str, found)]
-    for (size, rows), gain in zip(scores.items(), gains, strict=True):
-        table.add_row(size, numbers.figure(rate_of(score.exact for score in rows)), gain)
-    return table
-
-
-def _to_json(scores: dict[str, list[Score]], found: Sequence[Step]) -> dict[str, Any]:
-    return {
-        "sizes": [
-            {"rows": int(size), "exact_match": rate_of(score.exact for score in rows)} for size, rows in scores.items()
-        ],
-        "steps": [{**asdict(step), "per_doubling": step.per_doubling} for step in found],
-        "advice": advice(found, len(next(iter(scores.values())))),
-    }

@@ -20,14 +20,13 @@ from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer, Rendered, render_all
 from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
-from toolhone.data.read import read_conversations, turns
+from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
 from toolhone.errors import UserError
-from toolhone.evaluate.judge import judge_run
 from toolhone.evaluate.match import score
-from toolhone.evaluate.part_file import remove_parts
 from toolhone.evaluate.predict import predict
-from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.evaluate.score import score_run, scored_examples
+from toolhone.jsonl import read_jsonl, remove_parts, write_jsonl
 from toolhone.pretrained import load_tokenizer
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
@@ -134,7 +133,7 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     tuned = TunedModel.load(path)
     _start_processes(tuned.hardware)
-    examples = turns(read_conversations(run.split(run.read_manifest()["judged"])))
+    examples = scored_examples(run)
     if config.evaluate.base:
         _predict(run, TunedModel.base(path), examples, config.evaluate, console)
     _predict(run, tuned, examples, config.evaluate, console)
@@ -329,7 +328,7 @@ def _prediction_fingerprint(
 
 def _score(run: RunFolder) -> None:
     if rank() == 0:
-        judge_run(run)
+        score_run(run)
         write_report(run.path)
     _barrier()
 

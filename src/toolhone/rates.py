@@ -1,7 +1,6 @@
-"""Counts as figures: rates with Wilson intervals, F1, and the spread of a measurement.
+"""Counts as figures: rates with Wilson intervals, F1, and the spread of a measurement, as metrics.json has them.
 
-In: counts or numbers. Out: the dictionaries that stand in metrics.json. What has nothing to be counted over has the
-value null, never 0.
+A figure over nothing has the value null, never 0.
 """
 
 from __future__ import annotations
@@ -19,25 +18,22 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def rate(numerator: int, denominator: int) -> Rate:
-    """A share with its 95% interval: `value`, `numerator`, `denominator`, `low`, `high`.
-
-    The interval is Wilson's score interval without continuity correction (Wilson 1927, "Probable inference, the law of
-    succession, and statistical inference", JASA 22, 209-212), which holds for small counts and for shares of 0 and 1.
-    """
+    """A share with its 95% interval: Wilson's score interval without continuity correction (Wilson 1927, "Probable
+    inference, the law of succession, and statistical inference", JASA 22, 209-212), which holds for small counts and
+    for shares of 0 and 1."""
     if denominator == 0:
         return {"value": None, "numerator": numerator, "denominator": 0, "low": None, "high": None}
     share, z2 = numerator / denominator, _Z * _Z
     centre = (share + z2 / (2 * denominator)) / (1 + z2 / denominator)
     spread = share * (1 - share) / denominator + z2 / (4 * denominator * denominator)
     half = _Z * math.sqrt(spread) / (1 + z2 / denominator)
-    # At the ends the bound is exact; rounding must not move it.
-    low = 0.0 if numerator == 0 else centre - half
+    low = 0.0 if numerator == 0 else centre - half  # exact at the ends, whatever the rounding
     high = 1.0 if numerator == denominator else centre + half
     return {"value": share, "numerator": numerator, "denominator": denominator, "low": low, "high": high}
 
 
 def rate_of(outcomes: Iterable[bool]) -> Rate:
-    """The share that is true."""
+    """The share that is true, as a rate."""
     counted = list(outcomes)
     return rate(sum(counted), len(counted))
 

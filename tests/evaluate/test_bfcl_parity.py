@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD
-from toolhone.evaluate.match import judge
+from toolhone.evaluate.match import match_turn
 from toolhone.evaluate.policy import BFCL, STRICT
 from toolhone.jsonl import read_jsonl
 from toolhone.records import ToolCall
@@ -33,7 +33,7 @@ def exact(id: str, calls: list[dict[str, Any]], policy: Any) -> bool:
     if example is None:
         return False
     made = [ToolCall(name, arguments) for call in calls for name, arguments in call.items()]
-    return judge(example.gold, "calls" if made else "none", made, example.tools, id, policy).exact
+    return match_turn(example.gold, "calls" if made else "none", made, example.tools, id, policy).exact
 
 
 @pytest.mark.parametrize("id", sorted({row["id"] for row in VERDICTS}))

@@ -185,7 +185,7 @@ def test_every_model_is_held_to_the_same_rows() -> None:
 
 def test_the_same_rows_with_another_gold_are_refused() -> None:
     other = [scored("c0/1", True), scored("c1/1", True, gold=Gold("none"))]
-    with pytest.raises(UserError, match=r"held against different gold in 1 rows \(such as c1/1\)"):
+    with pytest.raises(UserError, match=r"their gold differs in 1 rows \(such as c1/1\)"):
         compare_all({"base": model("10"), "tuned": other})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from toolhone.data.read import examples, read_conversations
 from toolhone.errors import UserError
-from toolhone.evaluate.match import gold_faults, judge, match_calls, score
+from toolhone.evaluate.match import gold_faults, match_turn, score
 from toolhone.evaluate.policy import BFCL
 from toolhone.jsonl import read_jsonl
 from toolhone.records import (
@@ -288,7 +288,7 @@ def test_a_broken_tool_schema_is_the_users_to_mend() -> None:
 
 
 def test_a_prediction_of_another_example_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^test.jsonl:1: the prediction of c/1 was held against c/3"):
+    with pytest.raises(UserError, match=r"^test.jsonl:1: the prediction of c/1 was compared with c/3"):
         score(example(gold(), id="c/3"), said(""), "hermes")
 
 
@@ -328,6 +328,10 @@ def worth(matches: tuple[CallMatch, ...]) -> tuple[int, int, int, int]:
     return len(matches), sum(m.right for m in matches), sum(m.arguments_right for m in matches), -errors
 
 
+def matches(expected: list[GoldCall], calls: list[ToolCall]) -> tuple[CallMatch, ...]:
+    return match_turn(gold(*expected), "calls", calls, (), "").matches
+
+
 @given(GOLD_CALLS, CALLS)
 def test_no_other_matching_is_better(expected: list[GoldCall], calls: list[ToolCall]) -> None:
     def all_matchings(rows: list[int], free: frozenset[int]) -> Any:
@@ -337,12 +341,12 @@ def test_no_other_matching_is_better(expected: list[GoldCall], calls: list[ToolC
         yield from all_matchings(rows[1:], free)
         for j in free:
             if calls[j].name == expected[rows[0]].name:
-                (pair,) = match_calls([expected[rows[0]]], [calls[j]], ())
+                (pair,) = matches([expected[rows[0]]], [calls[j]])
                 for rest in all_matchings(rows[1:], free - {j}):
                     yield (pair, *rest)
 
     best = max(map(worth, all_matchings(list(range(len(expected))), frozenset(range(len(calls))))))
-    assert worth(match_calls(expected, calls, ())) == best
+    assert worth(matches(expected, calls)) == best
 
 
 @given(GOLD_CALLS, CALLS, st.randoms())
@@ -350,9 +354,9 @@ def test_order_on_either_side_changes_nothing_that_counts(
     expected: list[GoldCall], calls: list[ToolCall], random: Any
 ) -> None:
     tools = (tool("f"), tool("g"))
-    before = judge(gold(*expected), "calls", calls, tools, "")
+    before = match_turn(gold(*expected), "calls", calls, tools, "")
     shuffled_gold, shuffled_calls = random.sample(expected, len(expected)), random.sample(calls, len(calls))
-    after = judge(gold(*shuffled_gold), "calls", shuffled_calls, tools, "")
+    after = match_turn(gold(*shuffled_gold), "calls", shuffled_calls, tools, "")
     assert worth(before.matches) == worth(after.matches)
     assert (before.names_right, before.exact, before.schema_valid) == (
         after.names_right,
@@ -364,7 +368,7 @@ def test_order_on_either_side_changes_nothing_that_counts(
 @given(GOLD_CALLS)
 def test_gold_scores_full_marks_against_itself(expected: list[GoldCall]) -> None:
     row = example(gold(*expected), (tool("f"), tool("g")))
-    assert gold_faults([row]) == []
+    assert gold_faults([row]) == {}
 
 
 # Gold that nothing satisfies
@@ -382,12 +386,12 @@ def test_gold_scores_full_marks_against_itself(expected: list[GoldCall]) -> None
 )
 def test_gold_that_cannot_be_right_is_named_with_its_reason(expected: Gold, reason: str) -> None:
     rows = [example(gold(), id="a/1"), example(expected, id="b/1"), example(gold(expect("stop")), id="c/1")]
-    assert gold_faults(rows) == [("b/1", reason)]
+    assert gold_faults(rows) == {"b/1": reason}
 
 
 def test_some_call_cannot_be_expected_without_tools() -> None:
     faults = gold_faults([example(Gold("any"), ()), example(Gold("any"))])
-    assert faults == [("c/1", "some call is expected, but no tool is offered")]
+    assert faults == {"c/1": "some call is expected, but no tool is offered"}
 
 
 # Repairs

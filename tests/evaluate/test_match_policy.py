@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from toolhone.errors import UserError
-from toolhone.evaluate.bfcl_values import respelt
-from toolhone.evaluate.match import Verdict, judge, score
-from toolhone.evaluate.policy import BFCL, POLICIES, RULES, STRICT, Policy, policy_named
+from toolhone.evaluate.match import TurnMatch, match_turn, score
+from toolhone.evaluate.policy import BFCL, POLICIES, RULES, STRICT, Policy, Rule
+from toolhone.evaluate.values import respelt
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
 
 
 def verdict(
     value: Any, accepted: list[Any], schema: dict[str, Any], policy: Policy, *, optional: bool = False
-) -> Verdict:
+) -> TurnMatch:
     """Of a call f(x=value) where some values of x are accepted."""
     tool = Tool("f", "", {"type": "object", "properties": {"x": schema}, "required": []})
     gold = Gold("calls", (GoldCall("f", {"x": accepted}, frozenset({"x"} if optional else ())),))
-    return judge(gold, "calls", [ToolCall("f", {"x": value})], [tool], "", policy)
+    return match_turn(gold, "calls", [ToolCall("f", {"x": value})], [tool], "", policy)
 
 
 TEXT, WHOLE, NUMBER, FLAG = ({"type": name} for name in ("string", "integer", "number", "boolean"))
@@ -123,7 +121,7 @@ def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() 
     gold = Gold("calls", (GoldCall("f", {"y": [{"a": 1}]}, frozenset(), frozenset({"x", "y/b"})),))
 
     def exact(policy: Policy, **arguments: Any) -> bool:
-        return judge(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy).exact
+        return match_turn(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy).exact
 
     assert exact(BFCL, y={"a": 1})
     assert exact(STRICT, y={"a": 1})
@@ -137,54 +135,35 @@ def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() 
 def test_bfcl_asks_for_what_the_schema_requires_even_where_gold_leaves_it_open() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
     gold = Gold("calls", (GoldCall("f", {"x": ["a"]}, frozenset({"x"})),))
-    found = judge(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL)
+    found = match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL)
     assert not found.exact
     assert [error.fault for error in found.matches[0].errors] == ["missing"]
-    assert judge(gold, "calls", [ToolCall("f", {})], [tool], "", STRICT).exact
+    assert match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", STRICT).exact
 
 
 def test_a_blank_argument_that_the_schema_requires_has_to_be_there_under_bfcl() -> None:
     """As in live_multiple_507-149-4, whose gold for a required argument is an empty text alone."""
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
     gold = Gold("calls", (GoldCall("f", {}, frozenset(), frozenset({"x"})),))
-    assert not judge(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL).exact
-    assert judge(gold, "calls", [ToolCall("f", {"x": ""})], [tool], "", BFCL).exact
-
-
-def test_defaults_excuse_where_the_policy_says_so() -> None:
-    unit = {"type": "string", "default": "km"}
-    tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE, "unit": unit}})
-    lenient = replace(STRICT, name="lenient", default_left_out=True, default_added=True)
-    expected = Gold("calls", (GoldCall("f", {"x": [1], "unit": ["km"]}),))
-    plain = Gold("calls", (GoldCall("f", {"x": [1]}),))
-    other = Gold("calls", (GoldCall("f", {"x": [1], "unit": ["mi"]}),))
-
-    def found(gold: Gold, policy: Policy, **arguments: Any) -> tuple[bool, tuple[str, ...]]:
-        one = judge(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy)
-        return one.exact, one.rules
-
-    assert found(expected, lenient, x=1) == (True, ("default-left-out",))
-    assert found(plain, lenient, x=1, unit="km") == (True, ("default-added",))
-    assert found(other, lenient, x=1) == (False, ())
-    assert found(plain, lenient, x=1, unit="mi") == (False, ())
-    assert found(expected, STRICT, x=1) == found(plain, STRICT, x=1, unit="km") == (False, ())
+    assert not match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL).exact
+    assert match_turn(gold, "calls", [ToolCall("f", {"x": ""})], [tool], "", BFCL).exact
 
 
 def test_what_cannot_be_read_counts_as_no_call_under_bfcl_alone() -> None:
     for status in ("malformed", "truncated", "partial"):
-        assert judge(Gold("none"), status, [], [], "", BFCL).rules == ("unreadable-as-none",)
-        assert judge(Gold("none"), status, [], [], "", BFCL).exact
-        assert not judge(Gold("none"), status, [], [], "").exact
-    assert judge(Gold("none"), "none", [], [], "", BFCL).rules == ()
-    assert not judge(Gold("none"), "calls", [ToolCall("f", {})], [Tool("f", "", OBJECT)], "", BFCL).exact
+        assert match_turn(Gold("none"), status, [], [], "", BFCL).rules == ("unreadable-as-none",)
+        assert match_turn(Gold("none"), status, [], [], "", BFCL).exact
+        assert not match_turn(Gold("none"), status, [], [], "").exact
+    assert match_turn(Gold("none"), "none", [], [], "", BFCL).rules == ()
+    assert not match_turn(Gold("none"), "calls", [ToolCall("f", {})], [Tool("f", "", OBJECT)], "", BFCL).exact
 
 
 def test_any_call_is_right_under_bfcl_where_some_call_is_expected() -> None:
     calls, tools = [ToolCall("g", {})], [Tool("f", "", OBJECT)]
-    assert judge(Gold("any"), "calls", calls, tools, "", BFCL).rules == ("any-call",)
-    assert judge(Gold("any"), "calls", calls, tools, "", BFCL).exact
-    assert not judge(Gold("any"), "calls", calls, tools, "").exact
-    assert not judge(Gold("any"), "malformed", [], tools, "", BFCL).exact
+    assert match_turn(Gold("any"), "calls", calls, tools, "", BFCL).rules == ("any-call",)
+    assert match_turn(Gold("any"), "calls", calls, tools, "", BFCL).exact
+    assert not match_turn(Gold("any"), "calls", calls, tools, "").exact
+    assert not match_turn(Gold("any"), "malformed", [], tools, "", BFCL).exact
 
 
 def test_a_score_tells_the_rules_and_keeps_them_in_its_row() -> None:
@@ -214,13 +193,11 @@ def test_calls_of_one_tool_are_matched_for_the_whole_under_bfcl_too() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE}})
     gold = Gold("calls", (GoldCall("f", {"x": [1, 2]}), GoldCall("f", {"x": [1]})))
     calls = [ToolCall("f", {"x": 1}), ToolCall("f", {"x": 2})]
-    assert judge(gold, "calls", calls, [tool], "", BFCL).exact
-    assert judge(gold, "calls", calls[::-1], [tool], "", BFCL).exact
+    assert match_turn(gold, "calls", calls, [tool], "", BFCL).exact
+    assert match_turn(gold, "calls", calls[::-1], [tool], "", BFCL).exact
 
 
 def test_policies_go_by_name_and_every_rule_is_explained() -> None:
-    assert policy_named("bfcl") is BFCL
-    assert set(POLICIES) == {"strict", "bfcl"}
+    assert POLICIES == {"strict": STRICT, "bfcl": BFCL}
+    assert set(RULES) == set(get_args(Rule))
     assert all(RULES.values())
-    with pytest.raises(UserError, match='expected one of strict, bfcl, found "lax"'):
-        policy_named("lax")

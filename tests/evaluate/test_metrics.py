@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judged import JudgedRun
+from rich.console import Console
 
 from toolhone.data.escalation import ESCALATE
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score
-from toolhone.evaluate.metrics import aggregate, metrics
+from toolhone.evaluate.metrics import RATES, aggregate, metrics
 from toolhone.jsonl import read_jsonl
+from toolhone.rates import rate_of
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
+from toolhone.report import wording
+from toolhone.report.report import summary_table, write_report
 
 CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
 ANYTHING = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -252,6 +257,25 @@ def test_models_are_compared_and_one_model_alone_is_not() -> None:
     found = metrics({"base": SCORES, "tuned": SCORES}, {})["compare"]
     assert [entry["measure"] for entry in found] == ["exact_match", "tool_name_accuracy", "argument_accuracy"]
     assert metrics({"base": SCORES}, {})["compare"] == []
+
+
+def test_a_new_rate_is_a_line_in_metrics_and_its_words_and_every_output_shows_it(
+    tmp_path: Path, judged_run: JudgedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = wording.Measure("silent", "Silent", "Rows with an empty text.")
+    monkeypatch.setitem(RATES, "silent", lambda rows: rate_of(row.text == "" for row in rows))
+    monkeypatch.setattr(wording, "BEHAVIOUR_ERRORS", (*wording.BEHAVIOUR_ERRORS, words))
+    monkeypatch.setattr(wording, "MEASURES", (*wording.MEASURES, words))
+    run = judged_run(tmp_path, {"base": ["", "", "right", "right"], "tuned": ["right"] * 4})
+    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert counts(found["models"]["base"]["silent"]) == (2, 4)
+    write_report(run)
+    page, markdown = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    assert "Rows with an empty text." in page
+    assert "| Silent | 50.0% 2/4 | 0.0% 0/4 |" in markdown
+    console = Console(width=200, record=True)
+    console.print(summary_table(found))
+    assert "Silent" in console.export_text()
 
 
 def contract_metrics() -> dict[str, Any]:

@@ -19,8 +19,8 @@ from toolhone.config_file import load_config
 from toolhone.endpoint import Pace
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score
+from toolhone.evaluate.openai_wire import request_of
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
-from toolhone.evaluate.wire import request_of
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Conversation, Example, FormatName, Gold, Message, Prediction, Tool, ToolCall
 from toolhone.run_folder import open_run, provenance

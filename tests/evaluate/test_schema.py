@@ -39,7 +39,7 @@ def test_arguments_are_validated_as_json_schema_says() -> None:
         ({"$ref": "http://["}, "it refers to what is not in it"),
         ({"$ref": "#/$defs/absent"}, "it refers to what is not in it"),
         ({"$ref": "https://example.org/schema.json"}, "it refers to what is not in it"),
-        ({"$ref": "#/properties/a"}, "its references go round in a circle"),
+        ({"$ref": "#/properties/a"}, "its references form a circle"),
     ],
 )
 def test_a_schema_that_cannot_be_used_names_the_row_and_the_tool(schema: dict[str, Any], reason: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from toolhone.evaluate.bfcl_suite import by_category
 from toolhone.evaluate.match import score
-from toolhone.evaluate.suites.bfcl import by_category, suite_table
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Repair, Tool
+from toolhone.report.evaluation_tables import suite_table
 from toolhone.report.leniency import REPAIRS
 from toolhone.report.report import summary_table, verdict, write_report
 

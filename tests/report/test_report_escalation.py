@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 
 from toolhone.data.escalation import ESCALATE
-from toolhone.evaluate.match import judge
+from toolhone.evaluate.match import match_turn
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Gold, GoldCall, Score, Tool, ToolCall
@@ -35,8 +35,8 @@ def judged(score: Score, gold: Gold, *, hands_over: bool) -> Score:
     calls = (ToolCall(ESCALATE, {}),) if hands_over else score.calls
     names = (*score.tools, ESCALATE)
     tools = [Tool(name, "", {"type": "object"}) for name in names]
-    verdict = judge(gold, "calls", calls, tools, "here")
-    return replace(score, gold=gold, calls=calls, tools=names, **asdict(verdict) | {"matches": verdict.matches})
+    verdict = match_turn(gold, "calls", calls, tools, "here")
+    return replace(score, gold=gold, calls=calls, tools=names, **verdict._asdict())
 
 
 def handing_over(run: Path) -> None:

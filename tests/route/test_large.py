@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from toolhone.evaluate.wire import Request
+from toolhone.evaluate.openai_wire import Request
 from toolhone.route.large import _charged, _read
 
 REQUEST = Request([], [], {"order_query": "order.query"})

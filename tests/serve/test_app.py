@@ -16,8 +16,8 @@ from served import LEARNED, WIRE_TOOLS, example, messages, serving_app
 
 import toolhone.serve.app as app_module
 from toolhone.chat.parse import parse_turn
+from toolhone.evaluate.openai_wire import read_choice
 from toolhone.evaluate.predict import answer_one
-from toolhone.evaluate.wire import read_choice
 from toolhone.records import Prediction
 from toolhone.serve.app import make_app
 from toolhone.serve.engine import Engine

@@ -192,14 +192,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     if options.predictions:
         return _score_files(options)
-    from toolhone.evaluate.judge import judge_run
-    from toolhone.evaluate.policy import policy_named
+    from toolhone.evaluate.policy import POLICIES
+    from toolhone.evaluate.score import score_run
     from toolhone.report.report import write_report
     from toolhone.run_folder import existing_run
 
     _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
     run, _ = existing_run(options.folder)
-    judge_run(run, policy_named(options.policy))
+    score_run(run, POLICIES[options.policy])
     write_report(run.path)
     _show_result(run.path, plain_console())
     return 0
@@ -210,15 +210,15 @@ def _score_files(options: argparse.Namespace) -> int:
         raise UserError("--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores")
     from toolhone.data.read import read_tools
     from toolhone.data.sources import read_and_report
-    from toolhone.evaluate.judge import judge_files
-    from toolhone.evaluate.policy import policy_named
+    from toolhone.evaluate.policy import POLICIES
+    from toolhone.evaluate.score import score_files
     from toolhone.report.report import write_report
 
     console = plain_console()
     tools = read_tools(options.tools) if options.tools else ()
     rows = list(read_and_report(options.rows, tools, options.rows_format, console))
-    policy = policy_named(options.policy)
-    judge_files(options.predictions, rows, ", ".join(options.rows), options.out, options.chat_format, policy)
+    policy = POLICIES[options.policy]
+    score_files(options.predictions, rows, ", ".join(options.rows), options.out, options.chat_format, policy)
     write_report(options.out)
     _show_result(options.out, console)
     return 0

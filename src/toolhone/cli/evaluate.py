@@ -135,16 +135,14 @@ def _judged(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
     from toolhone.data.split import make_splits, read_files
 
     if options.folder is not None:
-        from toolhone.data.read import read_conversations
+        from toolhone.evaluate.score import scored_examples
         from toolhone.run_folder import existing_run
 
         run, _ = existing_run(options.folder)
-        manifest = run.read_manifest()
-        if "judged" not in manifest:
-            raise UserError(f"{run.manifest}: does not say which rows are judged; `toolhone train` writes it")
-        if options.chat_format not in (None, manifest["chat"]["format"]):
-            raise UserError(f"--chat-format: the run's rows are judged as {manifest['chat']['format']}; leave it out")
-        return turns(read_conversations(run.split(manifest["judged"]))), manifest["chat"]["format"]
+        examples, format = scored_examples(run), run.read_manifest()["chat"]["format"]
+        if options.chat_format not in (None, format):
+            raise UserError(f"--chat-format: the run's rows are judged as {format}; leave it out")
+        return examples, format
     if options.config is not None:
         from toolhone.config_file import load_config
 
@@ -190,8 +188,8 @@ def _ask_endpoint(
 
 
 def _suite(options: argparse.Namespace) -> int:
-    from toolhone.evaluate.suites.bfcl import parse_categories, read_suite, suite_table
-    from toolhone.evaluate.suites.run import MODELS, suite_of_endpoint, suite_of_run
+    from toolhone.evaluate.bfcl_suite import MODELS, parse_categories, read_suite, suite_of_endpoint, suite_of_run
+    from toolhone.report.evaluation_tables import suite_table
 
     console = plain_console()
     suite = read_suite(options.suite_data, parse_categories(options.categories), options.rows, options.seed)

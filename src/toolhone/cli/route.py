@@ -149,17 +149,14 @@ def _conversations(
 ) -> tuple[list[Conversation], str]:
     """The rows that were predicted, and what a message calls them."""
     from toolhone.data.read import read_conversations
+    from toolhone.evaluate.score import scored_split
 
     if options.rows:
         return _read(options.rows, options, console), f"the rows of {', '.join(options.rows)}"
     if run is None:
         raise UserError("--rows: name the rows that were predicted, with their gold; these predictions lie in no run")
-    manifest = run.read_manifest()
-    if "judged" not in manifest:
-        raise UserError(f"{run.manifest}: does not say which rows were judged; `toolhone train` writes it")
-    return list(
-        read_conversations(run.split(manifest["judged"]))
-    ), f"the {manifest['judged']} rows in {run.path}/splits"
+    split = scored_split(run)
+    return list(read_conversations(run.split(split))), f"the {split} rows in {run.path}/splits"
 
 
 def _read(sources: list[str], options: argparse.Namespace, console: Console) -> list[Conversation]:

@@ -1,1 +1,1 @@
-"""Evaluation: what the model answers, how it is judged, and the report that people act on."""
+"""Evaluation: the answers of models, their scores against the gold, and the figures over those."""

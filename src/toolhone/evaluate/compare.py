@@ -1,8 +1,8 @@
-"""Two models on the same rows: the difference between their figures, how sure it is, and an exact test of it.
+"""Two models on the same rows: the difference between their headline rates, its interval, and an exact test of it.
 
-In: two models' scores of the same examples. Out: the dictionaries that stand under `compare` in metrics.json, one for
-each headline measure. The interval is a paired bootstrap over whole clusters, since rows of one conversation, or of one
-template, succeed and fail together: resampling rows would call the difference surer than it is.
+In: two models' scores of the same examples. Out: the dictionaries under `compare` in metrics.json, one for each
+headline rate. The interval is a paired bootstrap over whole clusters, since rows of one conversation, or of one
+template, succeed and fail together: resampling rows would make the interval too narrow.
 """
 
 from __future__ import annotations
@@ -25,23 +25,28 @@ SEED = 7
 _TAIL = 0.025  # of a 95% interval, on either side
 
 Counts = tuple[int, int]
-"""What a row adds to a rate: above the line and below it."""
+"""What a row adds to a rate's numerator and denominator."""
 
-MEASURES: dict[str, Callable[[Score], Counts]] = {
+HEADLINE: dict[str, Callable[[Score], Counts]] = {
     "exact_match": lambda score: (int(score.exact), 1),
     "tool_name_accuracy": lambda score: (int(score.names_right), 1),
     "argument_accuracy": lambda score: (sum(match.right for match in score.matches), len(score.matches)),
 }
-"""The headline figures. The first two say yes or no of every row, so McNemar's test can be made of them."""
+"""The headline rates: exact match, tool names, and arguments over gold calls whose tool was called."""
 
-_BY_ROW = ("exact_match", "tool_name_accuracy")
+_BY_ROW = ("exact_match", "tool_name_accuracy")  # yes or no for every row, as McNemar's test needs
 
 
 def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
-    """Every pair of models, in the order given, in every headline measure; none for one model alone.
+    """Every pair of models, in the order given, in every headline rate; none for one model alone.
+
+    Each entry has `value`, the second's rate less the first's (None if either has none), with the interval `low` and
+    `high` of the coarsest clustering, which is named in `clustered_by`; `intervals`, one for each clustering; and
+    `mcnemar` (`first_only` and `second_only`, the rows that one model alone has right, and `p_value`), or None for a
+    rate that is not by row. McNemar's test assumes independent rows; if they are not, believe the interval.
 
     Raises:
-        UserError: where a row is scored twice, or models were not scored on the same rows with the same gold.
+        UserError: if a row is scored twice, or models were not scored on the same rows with the same gold.
     """
     by_id = _same_rows(scores_by_model)
     # In the order of ids, so that the order of files changes nothing, not even which folds are drawn.
@@ -54,87 +59,71 @@ def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str
 
 
 def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> list[dict[str, Any]]:
-    """The second model against the first, in every headline measure.
-
-    Each entry has `value`, the second's rate less the first's (None where either has none), with the interval `low` and
-    `high` of the coarsest clustering, which is named in `clustered_by`; `intervals`, one for each clustering; and
-    `mcnemar` (`first_only` and `second_only`, the rows that one model alone has right, and `p_value`), or None for a
-    measure that is not taken by row. McNemar's test takes rows for independent; where they are not, believe the
-    interval.
-    """
     sources = sorted({score.gold_source for score, _ in pairs if score.gold_source is not None})
-    return [
-        {
-            "measure": measure,
-            "first": first,
-            "second": second,
-            "rows": len(pairs),
-            "agreement_with": ", ".join(sources) or None,
-            **_difference(pairs, counts),
-            "mcnemar": _mcnemar_of(pairs, counts) if measure in _BY_ROW else None,
-        }
-        for measure, counts in MEASURES.items()
-    ]
+    clusters = clusterings([score for score, _ in pairs])
+    entries: list[dict[str, Any]] = []
+    for measure, counts in HEADLINE.items():
+        rows = [(*counts(one), *counts(other)) for one, other in pairs]
+        total = np.array(rows, dtype=np.int64).reshape(-1, 4).sum(axis=0)
+        intervals = [{"clustered_by": name, **bootstrap(rows, of_row)} for name, of_row in clusters]
+        first_only, second_only = rows.count((1, 1, 0, 1)), rows.count((0, 1, 1, 1))
+        test = {"first_only": first_only, "second_only": second_only, "p_value": mcnemar(first_only, second_only)}
+        entries.append(
+            {
+                "measure": measure,
+                "first": first,
+                "second": second,
+                "rows": len(pairs),
+                "agreement_with": ", ".join(sources) or None,
+                "value": float(_rate_difference(total)) if total[1] and total[3] else None,
+                "low": intervals[-1]["low"],
+                "high": intervals[-1]["high"],
+                "clustered_by": intervals[-1]["clustered_by"],
+                "intervals": intervals,
+                "folds": FOLDS,
+                "mcnemar": test if measure in _BY_ROW else None,
+            }
+        )
+    return entries
 
 
 def _same_rows(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dict[str, Score]]:
-    """Each model's scores by id, where all are of the same rows and were held against the same gold."""
-    by_id = {model: _by_id(model, scores) for model, scores in scores_by_model.items()}
+    """Each model's scores by id, if all are of the same rows with the same gold."""
+    by_id: dict[str, dict[str, Score]] = {}
+    for model, scores in scores_by_model.items():
+        rows = by_id.setdefault(model, {})
+        for score in scores:
+            if score.id in rows:
+                raise UserError(f"{model}: {score.id} is scored twice, expected each row once; score it again")
+            rows[score.id] = score
     for (first, ours), (second, theirs) in pairwise(by_id.items()):
         alone = {first: sorted(ours.keys() - theirs.keys()), second: sorted(theirs.keys() - ours.keys())}
-        told = [f"{len(ids)} are in {model} alone (such as {ids[0]})" for model, ids in alone.items() if ids]
-        if told:
+        found = [f"{len(ids)} are in {model} alone (such as {ids[0]})" for model, ids in alone.items() if ids]
+        if found:
             raise UserError(
                 f"{first} and {second} cannot be compared, for they were not scored on the same rows: "
-                f"{', '.join(told)}; predict and score both on one set of rows"
+                f"{', '.join(found)}; predict and score both on one set of rows"
             )
         unlike = [id_ for id_ in ours if ours[id_].gold != theirs[id_].gold]
         if unlike:
             raise UserError(
-                f"{first} and {second} cannot be compared, for they were held against different gold in {len(unlike)} "
-                f"rows (such as {unlike[0]}); score both against one set of rows"
+                f"{first} and {second} cannot be compared, for their gold differs in {len(unlike)} rows "
+                f"(such as {unlike[0]}); score both against one set of rows"
             )
     return by_id
 
 
-def _by_id(model: str, scores: Sequence[Score]) -> dict[str, Score]:
-    by_id: dict[str, Score] = {}
-    for score in scores:
-        if score.id in by_id:
-            raise UserError(f"{model}: {score.id} is scored twice, expected each row once; score it again")
-        by_id[score.id] = score
-    return by_id
-
-
-def _difference(pairs: Sequence[tuple[Score, Score]], counts: Callable[[Score], Counts]) -> dict[str, Any]:
-    rows = [(*counts(one), *counts(other)) for one, other in pairs]
-    intervals = [
-        {"clustered_by": name, **bootstrap(rows, clusters)} for name, clusters in clusterings([s for s, _ in pairs])
-    ]
-    coarsest = intervals[-1]
-    whole = np.array(rows, dtype=np.int64).reshape(-1, 4).sum(axis=0)
-    return {
-        "value": float(_rate_difference(whole)) if whole[1] and whole[3] else None,
-        "low": coarsest["low"],
-        "high": coarsest["high"],
-        "clustered_by": coarsest["clustered_by"],
-        "intervals": intervals,
-        "folds": FOLDS,
-    }
-
-
 def clusterings(scores: Sequence[Score]) -> list[tuple[str, list[Hashable]]]:
-    """The cluster of each row: its conversation, and where any row states one, its template. A row without a template
+    """The cluster of each row: its conversation, and if any row states one, its template. A row without a template
     stays with its conversation."""
     conversations: list[Hashable] = [score.conversation_id for score in scores]
-    found = [("conversation", conversations)]
-    if any("template" in score.meta for score in scores):
-        templates: list[Hashable] = [
-            ("template", str(score.meta["template"])) if "template" in score.meta else score.conversation_id
-            for score in scores
-        ]
-        found.append(("template", templates))
-    return found
+    if not any("template" in score.meta for score in scores):
+        return [("conversation", conversations)]
+    templates: list[Hashable] = [
+        ("template", str(score.meta["template"])) if "template" in score.meta else score.conversation_id
+        for score in scores
+    ]
+    return [("conversation", conversations), ("template", templates)]
 
 
 def bootstrap(
@@ -142,22 +131,19 @@ def bootstrap(
 ) -> dict[str, Any]:
     """A 95% interval for the difference of two rates, from resampling whole clusters, both models' rows together.
 
-    `low` and `high` are quantiles of the resampled differences. The plain 2.5% and 97.5% ones are too near where
-    clusters are few; they are moved outwards as Student's t is wider than the normal (the expanded percentile interval
-    of Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386), which
-    with many clusters changes nothing. Both are None where no fold could differ: with fewer than two
-    clusters, or where all are alike, the rows do not say how sure the difference is.
+    `low` and `high` are quantiles of the resampled differences. With few clusters the plain 2.5% and 97.5% ones are too
+    close; they are moved outwards as Student's t is wider than the normal (the expanded percentile interval of
+    Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386). Both are
+    None if no fold could differ: with fewer than two clusters, or if all are alike.
 
-    Args:
-        rows: of each row, numerator and denominator of the first model, then of the second.
-        clusters: of each row, what it belongs to.
+    `rows` has the numerator and denominator of the first model, then of the second; `clusters` the cluster of each row.
     """
     number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
     sums = np.zeros((len(number), 4), dtype=np.int64)  # [clusters, numerators and denominators]
     if rows:
         np.add.at(sums, [number[cluster] for cluster in clusters], np.array(rows, dtype=np.int64))
-    # Clusters with the same sums are one kind. How often each kind is drawn is multinomial, so a fold costs as many
-    # draws as there are kinds, which are few, and not as many as there are clusters.
+    # Clusters with the same sums are one kind. How often each kind is drawn is multinomial, so a fold costs one draw
+    # for each kind, which are few, and not one for each cluster.
     kinds, sizes = np.unique(sums, axis=0, return_counts=True)
     low, high = None, None
     if len(kinds) > 1:
@@ -171,28 +157,21 @@ def bootstrap(
 
 
 def expanded_tail(clusters: int) -> float:
-    """The quantile that stands in for 2.5% with so many clusters (see `bootstrap`)."""
+    """The quantile that replaces 2.5% with this number of clusters (see `bootstrap`)."""
     wider = math.sqrt(clusters / (clusters - 1)) * float(stdtrit(clusters - 1, _TAIL))
     return NormalDist().cdf(wider)
 
 
-def _rate_difference(totals: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _rate_difference(totals: npt.NDArray[np.int64]) -> Any:
     """The second rate less the first. totals: [..., 4], numerator and denominator of the first, then of the second."""
-    difference: npt.NDArray[np.float64] = totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
-    return difference
-
-
-def _mcnemar_of(pairs: Sequence[tuple[Score, Score]], counts: Callable[[Score], Counts]) -> dict[str, Any]:
-    right = [(counts(one)[0], counts(other)[0]) for one, other in pairs]
-    first_only, second_only = right.count((1, 0)), right.count((0, 1))
-    return {"first_only": first_only, "second_only": second_only, "p_value": mcnemar(first_only, second_only)}
+    return totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """McNemar's exact test, two-sided: how likely are counts at least so uneven where either model is as good?
+    """McNemar's exact test, two-sided: how likely are counts at least this uneven if either model is as good?
 
     Of the rows that one model alone has right, each is as likely the one's as the other's: a sign test (McNemar 1947,
     "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 153-157).
     """
-    # Twice the lower tail, for at one half both tails are alike; even counts would give more than 1.
+    # Twice the lower tail, since at one half both tails are alike; even counts would give more than 1.
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))

@@ -1,8 +1,8 @@
-"""The policies of judging, as data: what a policy lets pass beyond the plain rules of scoring, each under a name.
+"""The scoring policies: what each excuses beyond the plain rules of scoring, under a name for each excuse.
 
-`strict` is the rules themselves: values by JSON Schema type, nothing excused. `bfcl` judges as the checker of the
+`strict` is the rules themselves: values by JSON Schema type, nothing excused. `bfcl` scores as the checker of the
 Berkeley Function Calling Leaderboard does, which is laxer about texts and stricter about numbers. Whatever a policy
-lets pass that `strict` would not is told by the name of the rule that did, in `Score.rules`.
+accepts that `strict` would not is recorded in `Score.rules` by the name of the rule.
 """
 
 from __future__ import annotations
@@ -10,43 +10,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from toolhone.errors import UserError
+Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
 
-SPELLING = "spelling"
-PYTHON_EQUALITY = "python-equality"
-EMPTY_AS_LEFT_OUT = "empty-as-left-out"
-DEFAULT_LEFT_OUT = "default-left-out"
-DEFAULT_ADDED = "default-added"
-UNREADABLE_AS_NONE = "unreadable-as-none"
-ANY_CALL = "any-call"
-
-RULES = {
-    SPELLING: "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
-    PYTHON_EQUALITY: "a value inside a list or an object equals the expected one to Python, where true is 1",
-    EMPTY_AS_LEFT_OUT: "an empty text or list stands for an argument that may be left out",
-    DEFAULT_LEFT_OUT: "an argument is left out whose default in the schema is the expected value",
-    DEFAULT_ADDED: "an argument is given that was not expected, with its default in the schema",
-    UNREADABLE_AS_NONE: "a turn that cannot be read as calls counts as one without calls",
-    ANY_CALL: "where some call is expected, any will do, whatever its tool and arguments",
+RULES: dict[Rule, str] = {
+    "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
+    "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
+    "empty-as-left-out": "an empty text or list is given for an argument that may be left out",
+    "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
+    "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }
-"""What each rule excuses; its name stands in a score where it fired."""
+"""What each rule excuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How leniently, and how, predictions are judged.
+    """How leniently predictions are scored; the last two fields are the rules of their names.
 
-    `values` names the way in which values are compared: "json" as scoring's rules say, "bfcl" as BFCL's checker does,
-    whose leniencies are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema` says that
-    an argument which the schema requires must be given even where the gold lists it as optional. The other fields are
-    the rules of their names.
+    `values`: how values are compared, "json" by scoring's own rules, "bfcl" as BFCL's checker does, whose leniencies
+    are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema`: an argument that the
+    schema requires must be given even if the gold lists it as optional.
     """
 
     name: str
     values: Literal["json", "bfcl"] = "json"
     required_by_schema: bool = False
-    default_left_out: bool = False
-    default_added: bool = False
     unreadable_as_none: bool = False
     any_call: bool = False
 
@@ -54,14 +41,3 @@ class Policy:
 STRICT = Policy("strict")
 BFCL = Policy("bfcl", values="bfcl", required_by_schema=True, unreadable_as_none=True, any_call=True)
 POLICIES = {policy.name: policy for policy in (STRICT, BFCL)}
-
-
-def policy_named(name: str) -> Policy:
-    """The policy of that name.
-
-    Raises:
-        UserError: where there is none.
-    """
-    if name not in POLICIES:
-        raise UserError(f'policy: expected one of {", ".join(POLICIES)}, found "{name}"')
-    return POLICIES[name]

@@ -30,8 +30,7 @@ from toolhone.evaluate.decode import (
     decode_greedily,
     shared_prefix,
 )
-from toolhone.evaluate.part_file import part_path, read_part, remove_parts
-from toolhone.jsonl import write_jsonl
+from toolhone.jsonl import part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
 from toolhone.train.hardware import rank, world_size
 

@@ -1,8 +1,8 @@
 """Predictions of any OpenAI-compatible endpoint: examples in, a line of `predictions/<model>.jsonl` for each out.
 
-Several requests run at once, at a bounded pace and within a budget; what fails in passing is asked again. Every attempt
-is written beside the file's final name as it ends, so an interrupted or halted prediction goes on where it stopped, and
-what was paid for counts. `<model>.json` beside the predictions says how they came about and what they cost.
+Several requests run at once, at a bounded pace and within a budget; temporary failures are retried. Every attempt is
+written to a part file as it ends, so an interrupted prediction goes on where it stopped, and what was paid for counts.
+`<model>.json` beside the predictions says how they were made and what they cost.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from rich.progress import track
 
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
-from toolhone.evaluate.part_file import part_path, read_part, remove_parts
-from toolhone.evaluate.wire import read_choice, request_of
-from toolhone.jsonl import json_line, read_json, write_json, write_jsonl
-from toolhone.records import Example, FormatName
+from toolhone.evaluate.openai_wire import read_choice, request_of
+from toolhone.jsonl import json_line, part_path, read_json, read_part, remove_parts, write_json, write_jsonl
+from toolhone.records import Example, FormatName, Prediction
 from toolhone.run_folder import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """How an endpoint is asked. `format` is the chat format that its calls are written in; prices are in dollars for a
-    million tokens."""
+    """How an endpoint is asked. `format` is the chat format to write its calls in; prices are in dollars for a million
+    tokens."""
 
     model: str
     base_url: str
@@ -51,14 +50,13 @@ class EndpointSettings:
     leave_out_refused: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("concurrency", 1), ("retries", 0), ("temperature", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(self, name)}")
+        for name, minimum in (("max_tokens", 1), ("concurrency", 1), ("retries", 0), ("temperature", 0)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"--{name.replace('_', '-')}: expected {minimum} or more, found {getattr(self, name)}")
         for name in ("calls_a_minute", "timeout_s", "max_usd"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                flag = {"timeout_s": "timeout"}.get(name, name.replace("_", "-"))
-                raise UserError(f"--{flag}: expected more than 0, found {value}")
+                raise UserError(f"--{name.removesuffix('_s').replace('_', '-')}: expected more than 0, found {value}")
         if self.max_usd is not None and (self.price_in is None or self.price_out is None):
             raise UserError("--max-usd needs --price-in and --price-out, in dollars for a million tokens")
 
@@ -71,18 +69,19 @@ def predict_endpoint(
     Returns the content of the file beside it: settings, rows, calls, failures, tokens and cost.
 
     Raises:
-        UserError: where the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The
-            answers so far are kept, and the same call goes on from them.
+        UserError: if the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The answers
+            so far stay, and the same command goes on from them.
     """
-    made_from = _fingerprint(examples, label, settings)
+    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
+    how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
+    made_from = fingerprint(label, how, settings.logprobs, asked)
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file():
         known: dict[str, Any] = read_json(note, "the first call writes it")
         if known.get("fingerprint") == made_from:
             console.print(f"reusing {path}", markup=False)
             return known
-    told = {"logprobs": True, "top_logprobs": 2} if settings.logprobs else {}
-    wishes = {"temperature": settings.temperature, **told}
+    logprobs = {"logprobs": True, "top_logprobs": 2} if settings.logprobs else {}
     endpoint = Endpoint(
         settings.model,
         settings.base_url,
@@ -91,14 +90,15 @@ def predict_endpoint(
         retries=settings.retries,
         first_wait_s=settings.first_wait_s,
         calls_a_minute=settings.calls_a_minute,
-        wishes=wishes,
+        optional_keys={"temperature": settings.temperature, **logprobs},
     )
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
     part = part_path(path, 0, made_from)
     log = read_part(part)
     for row in log:
         budget.spend(row["prompt_tokens"], row["completion_tokens"])
-    waiting = [example for example in examples if example.id not in _answers(log)]
+    answered = _answers(log)
+    waiting = [example for example in examples if example.id not in answered]
     if log:
         done = len(examples) - len(waiting)
         console.print(f"{label}: {done} answers are there from before, {len(waiting)} to go", markup=False)
@@ -108,17 +108,33 @@ def predict_endpoint(
     log = read_part(part)
     answers = _answers(log)
     left_out = _left_out(examples, log, settings, halted=halted)
-    summary = _summary(settings, endpoint, label, examples, log, left_out, made_from, budget)
+    renamed = {own for example in examples for sent, own in request_of(example).names.items() if sent != own}
+    address = urlsplit(settings.base_url)
+    summary = {
+        "label": label,
+        "model": settings.model,
+        "endpoint": f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}",
+        "chat_format": settings.format,
+        "max_tokens": settings.max_tokens,
+        "temperature": endpoint.optional_keys.get("temperature"),
+        "logprobs": bool(endpoint.optional_keys.get("logprobs", False)),
+        "rows": len(examples) - len(left_out),
+        "left_out": left_out,
+        "calls": len(log),
+        "failures": dict(Counter(row["failure"] for row in log if row["failure"] is not None)),
+        "answers_without_usage": sum(row["prediction"] is not None and not row["usage_told"] for row in log),
+        "tools_renamed": sorted(renamed),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in log),
+        "completion_tokens": sum(row["completion_tokens"] for row in log),
+        "price_in": settings.price_in,
+        "price_out": settings.price_out,
+        "cost_usd": None if None in (settings.price_in, settings.price_out) else round(budget.usd, 6),
+        "fingerprint": made_from,
+    }
     write_jsonl(path, (answers[example.id] for example in examples if example.id not in left_out))
     write_json(note, summary)
     remove_parts(path)
     return summary
-
-
-def _fingerprint(examples: Sequence[Example], label: str, settings: EndpointSettings) -> str:
-    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
-    how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
-    return fingerprint(label, how, settings.logprobs, asked)
 
 
 def _answers(log: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -134,7 +150,7 @@ def _ask_all(
     out: IO[bytes],
     console: Console,
 ) -> bool:
-    """Ask for every example, and write each attempt to `out`; True where the budget ended first."""
+    """Ask for every example, and write each attempt to `out`; True if the budget ended first."""
     lock, stop = threading.Lock(), threading.Event()
 
     def ask(example: Example) -> None:
@@ -158,7 +174,7 @@ def _ask_all(
     except OutOfBudget:
         return True
     finally:
-        stop.set()  # who waits gives up; who has asked already hears the answer, which may be charged
+        stop.set()  # waiting threads give up; running requests end, since they may be charged
         pool.shutdown(wait=True, cancel_futures=True)
     return False
 
@@ -169,17 +185,18 @@ def _attempt_row(
     failure, prediction = attempt.failure, None
     if attempt.choice is not None:
         answer = read_choice(attempt.choice, names, settings.format)
-        told = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_told else (0, 0)
         if answer is None:
             failure = "withheld by the endpoint's content filter"
         else:
-            prediction = answer.prediction(example, label, *told, attempt.latency_ms).to_json()
+            usage = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_reported else (0, 0)
+            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens)
+            prediction = Prediction(example.id, label, answer.text, *end).to_json()
     return {
         "id": example.id,
         "prediction": prediction,
         "failure": failure,
         "passing": attempt.retry,
-        "usage_told": attempt.usage_told,
+        "usage_told": attempt.usage_reported,
         "prompt_tokens": attempt.prompt_tokens,
         "completion_tokens": attempt.completion_tokens,
     }
@@ -188,10 +205,10 @@ def _attempt_row(
 def _left_out(
     examples: Sequence[Example], log: Sequence[dict[str, Any]], settings: EndpointSettings, *, halted: bool
 ) -> dict[str, str]:
-    """The rows that the endpoint refuses for good, with its reason, where the settings say to leave them out.
+    """The rows that the endpoint refuses for good, with its reason, if the settings say to leave them out.
 
     Raises:
-        UserError: where other rows have no answer.
+        UserError: if other rows have no answer.
     """
     answers = _answers(log)
     last = {row["id"]: row for row in log}
@@ -207,46 +224,9 @@ def _left_out(
             "the same command with a larger --max-calls or --max-usd to go on"
         )
     reasons = Counter(str(last[id_]["failure"]) if id_ in last else "not asked" for id_ in lacking)
-    told = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     hint = ", or leave out what it refuses with --leave-out-refused" if refused else ""
     raise UserError(
-        f"{len(lacking)} of {len(examples)} rows have no answer ({told}; the first is {lacking[0]}); the other answers "
+        f"{len(lacking)} of {len(examples)} rows have no answer ({why}; the first is {lacking[0]}); the other answers "
         f"are kept: run the same command again to ask for these{hint}"
     )
-
-
-def _summary(
-    settings: EndpointSettings,
-    endpoint: Endpoint,
-    label: str,
-    examples: Sequence[Example],
-    log: Sequence[dict[str, Any]],
-    left_out: dict[str, str],
-    made_from: str,
-    budget: Budget,
-) -> dict[str, Any]:
-    """What stands beside the predictions. Costs are null where no price was given."""
-    priced = settings.price_in is not None and settings.price_out is not None
-    renamed = {own for example in examples for sent, own in request_of(example).names.items() if sent != own}
-    address = urlsplit(settings.base_url)
-    return {
-        "label": label,
-        "model": settings.model,
-        "endpoint": f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}",
-        "chat_format": settings.format,
-        "max_tokens": settings.max_tokens,
-        "temperature": endpoint.wishes.get("temperature"),
-        "logprobs": bool(endpoint.wishes.get("logprobs", False)),
-        "rows": len(examples) - len(left_out),
-        "left_out": left_out,
-        "calls": len(log),
-        "failures": dict(Counter(row["failure"] for row in log if row["failure"] is not None)),
-        "answers_without_usage": sum(row["prediction"] is not None and not row["usage_told"] for row in log),
-        "tools_renamed": sorted(renamed),
-        "prompt_tokens": sum(row["prompt_tokens"] for row in log),
-        "completion_tokens": sum(row["completion_tokens"] for row in log),
-        "price_in": settings.price_in,
-        "price_out": settings.price_out,
-        "cost_usd": round(budget.usd, 6) if priced else None,
-        "fingerprint": made_from,
-    }

@@ -18,10 +18,9 @@ from rich.console import Console
 from toolhone.chat.render import ChatRenderer
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
-from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
-from toolhone.evaluate.part_file import part_path, read_part, remove_parts
-from toolhone.jsonl import json_line, write_jsonl
+from toolhone.evaluate.score import scored_examples
+from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Prediction, Token
 from toolhone.run_folder import fingerprint
 from toolhone.tuned import TunedModel
@@ -38,10 +37,8 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
         UserError: where vllm is not installed, or the run has no adapter.
     """
     tuned = TunedModel.base(folder) if base else TunedModel.load(folder)
-    run, manifest = tuned.run, tuned.run.read_manifest()
-    if "judged" not in manifest:
-        raise UserError(f"{run.manifest}: does not say which rows are judged; `toolhone train` writes it")
-    examples = turns(read_conversations(run.split(manifest["judged"])))
+    run = tuned.run
+    examples = scored_examples(run)
     label = f"{tuned.label}-vllm"
     path = run.predictions(label)
     predict_vllm(tuned.config, tuned.renderer, examples, label, tuned.adapter, path, console)

@@ -1,16 +1,16 @@
-"""A tool's JSON Schema, as the scorer asks it: are these arguments valid, and what does it say of a value inside?
+"""A tool's JSON Schema: whether arguments are valid, and what it says of a value inside them.
 
-In: a tool's `parameters` (Draft 2020-12). Out: valid or not; or the subschemas that speak of a property or an item,
-looked up through `$ref` within the schema, `allOf`, `anyOf` and `oneOf`.
+In: a tool's `parameters` (Draft 2020-12). Out: valid or not; or the subschemas of a property or an item, found through
+`$ref` within the schema, `allOf`, `anyOf` and `oneOf`.
 """
 
 from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
@@ -22,13 +22,14 @@ from toolhone.errors import UserError
 from toolhone.records import Tool
 
 Schema = dict[str, Any]
+T = TypeVar("T")
 
 
 def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     """Whether arguments satisfy the tool's schema.
 
     Raises:
-        UserError: beginning with `where` and naming the tool, where its `parameters` are no usable JSON Schema.
+        UserError: beginning with `where` and naming the tool, if its `parameters` are no usable JSON Schema.
     """
     try:
         return _is_valid(arguments, tool.parameters)
@@ -37,50 +38,48 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     except Unresolvable as error:
         reason = f"it refers to what is not in it ({error})"
     except RecursionError:
-        reason = "its references go round in a circle"
+        reason = "its references form a circle"
     except OverflowError:
-        # A whole number beyond any float, held against `multipleOf` a float.
-        return False
+        return False  # a whole number beyond any float, compared with a `multipleOf` that is a float
     raise UserError(
-        f'{where}: tool "{tool.name}": its "parameters" are not a JSON Schema (Draft 2020-12): {reason}; mend the tool'
+        f'{where}: tool "{tool.name}": its "parameters" are not a JSON Schema (Draft 2020-12): {reason}; fix the tool'
     )
 
 
-_MOST_RESULTS = 1 << 16
+_CACHED_SCHEMAS = 4096
+_CACHED_RESULTS = 1 << 16
 _results: dict[tuple[int, bytes], tuple[Schema, bool]] = {}
+_validators: dict[int, tuple[Schema, Draft202012Validator]] = {}
+_subschemas: dict[int, tuple[Schema, Subschemas]] = {}
+
+
+def _cached(cache: dict[int, tuple[Schema, T]], parameters: Schema, make: Callable[[Schema], T]) -> T:
+    """What was made of a schema before. Rows that were read with equal tools share them, so it is found by identity,
+    without writing the schema as text for every call. The cache holds the schema, so its identity is not used again."""
+    known = cache.get(id(parameters))
+    if known is None:
+        if len(cache) >= _CACHED_SCHEMAS:
+            cache.clear()
+        known = cache[id(parameters)] = (parameters, make(parameters))
+    return known[1]
 
 
 def _is_valid(arguments: dict[str, Any], parameters: Schema) -> bool:
-    """Right answers say what gold says, so most arguments come more than once, and are validated once."""
+    """Right answers repeat the gold, so most arguments come more than once, and are validated once."""
+    validator = _cached(_validators, parameters, lambda schema: _validator(json.dumps(schema, ensure_ascii=False)))
     try:
         key = id(parameters), marshal.dumps(arguments, 2)  # version 2 gives equal bytes for equal values alone
     except ValueError:  # nested deeper than marshal goes
-        return bool(_validator_of(parameters).is_valid(arguments))
+        return bool(validator.is_valid(arguments))
     known = _results.get(key)
     if known is None:
-        if len(_results) >= _MOST_RESULTS:
+        if len(_results) >= _CACHED_RESULTS:
             _results.clear()
-        known = _results[key] = (parameters, bool(_validator_of(parameters).is_valid(arguments)))
+        known = _results[key] = (parameters, bool(validator.is_valid(arguments)))
     return known[1]
 
 
-_MOST_VALIDATORS = 4096
-_validators: dict[int, tuple[Schema, Draft202012Validator]] = {}
-
-
-def _validator_of(parameters: Schema) -> Draft202012Validator:
-    """The compiled schema. Rows that were read with equal tools share them, so it is found by identity, without making
-    the schema's text for every call; the schema is kept with it, so that no other can come to have its identity."""
-    known = _validators.get(id(parameters))
-    if known is None:
-        validator = _validator(json.dumps(parameters, ensure_ascii=False))
-        if len(_validators) >= _MOST_VALIDATORS:
-            _validators.clear()
-        known = _validators[id(parameters)] = (parameters, validator)
-    return known[1]
-
-
-@lru_cache(maxsize=_MOST_VALIDATORS)
+@lru_cache(maxsize=_CACHED_SCHEMAS)
 def _validator(schema: str) -> Draft202012Validator:
     parameters = json.loads(schema)
     Draft202012Validator.check_schema(parameters)
@@ -88,25 +87,26 @@ def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator(parameters, registry=EMPTY_REGISTRY)
 
 
-class Subschemas:
-    """All that a schema says of one value inside an instance: the alternatives of which some or all apply. Empty where
-    it says nothing. `root` is where references start from. They are gathered when first asked for, as of most values,
-    such as strings, nothing need be known; and what is said of a property or an item is kept, for the next call."""
+def subschemas_of(parameters: Schema) -> Subschemas:
+    """What a tool's schema says of a call's arguments."""
+    return _cached(_subschemas, parameters, lambda schema: Subschemas([schema], schema))
 
-    __slots__ = ("_gathered", "_items", "_properties", "_schemas", "root")
+
+class Subschemas:
+    """All that a schema says of one value: `alternatives`, of which some or all apply; empty if it says nothing.
+
+    References start from `root`. Everything is found when first asked for, and cached for the next call.
+    """
 
     def __init__(self, schemas: Sequence[Any], root: Schema) -> None:
         self.root = root
         self._schemas = schemas
-        self._gathered: tuple[Schema, ...] | None = None
         self._properties: dict[str | None, Subschemas] = {}
         self._items: dict[int, Subschemas] = {}
 
-    @property
+    @cached_property
     def alternatives(self) -> tuple[Schema, ...]:
-        if self._gathered is None:
-            self._gathered = tuple(_flatten(self._schemas, self.root))
-        return self._gathered
+        return tuple(_flatten(self._schemas, self.root))
 
     def types(self) -> set[str]:
         """The type names that any alternative allows."""
@@ -114,24 +114,22 @@ class Subschemas:
         return {name for names in stated for name in ([names] if isinstance(names, str) else names)}
 
     def property(self, name: str) -> Subschemas:
-        """What is said of an object's property."""
-        known = self._properties.get(name)
-        if known is not None:
-            return known
+        """What the schema says of an object's property."""
+        if name in self._properties:
+            return self._properties[name]
         found, stated = [], False
         for schema in self.alternatives:
             properties = schema.get("properties", {})
             stated = stated or name in properties
             found.append(properties[name] if name in properties else schema.get("additionalProperties"))
-        # Of all names that no schema states, the same is said, and they are without number.
+        # One entry for all names that no schema states, since a model may invent any number of them.
         return self._properties.setdefault(name if stated else None, Subschemas(found, self.root))
 
     def item(self, index: int) -> Subschemas:
-        """What is said of an array's item."""
+        """What the schema says of an array's item."""
         index = min(index, max((len(schema.get("prefixItems", ())) for schema in self.alternatives), default=0))
-        known = self._items.get(index)
-        if known is not None:
-            return known
+        if index in self._items:
+            return self._items[index]
         found = []
         for schema in self.alternatives:
             first = schema.get("prefixItems", [])
@@ -139,21 +137,8 @@ class Subschemas:
         return self._items.setdefault(index, Subschemas(found, self.root))
 
 
-_subschemas: dict[int, Subschemas] = {}
-
-
-def subschemas_of(parameters: Schema) -> Subschemas:
-    """What a tool's schema says, found by its identity as validators are, for as long as it is known."""
-    known = _subschemas.get(id(parameters))
-    if known is None:
-        if len(_subschemas) >= _MOST_VALIDATORS:
-            _subschemas.clear()
-        known = _subschemas[id(parameters)] = Subschemas([parameters], parameters)
-    return known
-
-
 def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
-    """The schemas and all that they refer to or are made of, each once, in order. True, False and None say nothing."""
+    """The schemas and all that they refer to or consist of, each once, in order. True, False and None say nothing."""
     waiting, seen = list(reversed(schemas)), set[int]()
     while waiting:
         schema = waiting.pop()

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.importers.openai import conversation
-from toolhone.data.read import turns
 from toolhone.errors import UserError
+from toolhone.evaluate.score import read_scores, scored_examples
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Message, Score
 from toolhone.report import wording
@@ -59,6 +58,7 @@ def read_run(folder: Path) -> RunFiles:
             )
     manifest = _read_json(run.manifest, remedy) if run.manifest.exists() else None
     split = run.split(str((manifest or {}).get("judged")))
+    scored = scored_examples(run, with_tools=False) if split.exists() else []
     return RunFiles(
         name=folder.resolve().name,
         metrics=metrics,
@@ -66,16 +66,8 @@ def read_run(folder: Path) -> RunFiles:
         train_log=[row for _, row in read_jsonl(run.train_log)] if run.train_log.exists() else [],
         manifest=manifest,
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
-        prompts=_read_prompts(split) if split.exists() else {},
+        prompts={example.id: example.prompt for example in scored},
     )
-
-
-def _read_prompts(split: Path) -> dict[str, tuple[Message, ...]]:
-    """Of each row the messages alone: the names of its tools stand in the score, and reading what they take is most of
-    the work."""
-    # A row without an id is named by a hash of its content, tools and all.
-    named = ((where, {**row, "tools": None} if row.get("id") else row) for where, row in read_jsonl(split))
-    return {example.id: example.prompt for example in turns(conversation(row, where, ()) for where, row in named)}
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -97,14 +89,3 @@ def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
                 f"{path}: models.{name}: {', '.join(absent)} missing, expected every measure of this version of "
                 f"toolhone; {remedy}"
             )
-
-
-def read_scores(path: Path, remedy: str) -> list[Score]:
-    """Read a file of scores; `remedy` says in a message what to do about a line that is none."""
-    scores = []
-    for where, row in read_jsonl(path):
-        try:
-            scores.append(Score.from_json(row))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: not a score ({error}); {remedy}") from None
-    return scores

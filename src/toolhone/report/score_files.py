@@ -17,10 +17,11 @@ from rich.text import Text
 from toolhone import __version__
 from toolhone.errors import UserError
 from toolhone.evaluate.metrics import metrics
+from toolhone.evaluate.score import read_scores
 from toolhone.records import Score
 from toolhone.report import numbers, wording
 from toolhone.report.report import draw_report
-from toolhone.report.run_files import RunFiles, read_scores
+from toolhone.report.run_files import RunFiles
 from toolhone.run_folder import model_files
 
 _REMEDY = "`toolhone score` makes scores of predictions"

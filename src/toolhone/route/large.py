@@ -18,7 +18,7 @@ import openai
 
 from toolhone.chat.parse import parse_turn
 from toolhone.endpoint import endpoint_key, most_prompt_tokens, retry_after_seconds
-from toolhone.evaluate.wire import Request, read_choice, request_of
+from toolhone.evaluate.openai_wire import Request, read_choice, request_of
 from toolhone.records import Example
 from toolhone.route.day_budget import DayBudget
 

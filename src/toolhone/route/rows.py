@@ -19,9 +19,9 @@ from toolhone.data.read import turns
 from toolhone.data.split import SIDES, Shares, assign_sides
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import clusterings
-from toolhone.evaluate.judge import Asked, aliases_of, read_answers
 from toolhone.evaluate.match import score
 from toolhone.evaluate.policy import STRICT
+from toolhone.evaluate.score import RowsToScore
 from toolhone.records import Conversation, FormatName, Score
 from toolhone.route.confidence import FEATURES, Signals, signals
 from toolhone.route.resample import Floats
@@ -74,12 +74,9 @@ def read_rows(
     Raises:
         UserError: where predictions are not of these rows, or the small model's have no log-probabilities.
     """
-    examples = turns(conversations)
-    remedy = "predict these rows, or name with --rows those that were predicted"
-    asked = Asked.of(examples, STRICT, named, remedy)
-    aliases = aliases_of(examples)
-    answers, refused = read_answers(small, asked, aliases, tokens=True)
-    large_answers, large_refused = ({}, {}) if large is None else read_answers(large, asked, aliases)
+    asked = RowsToScore(turns(conversations), STRICT, named)
+    answers, refused = asked.read_answers(small, tokens=True)
+    large_answers, large_refused = ({}, {}) if large is None else asked.read_answers(large)
     left_out = {**asked.quarantined, **{id_: f"refused: {why}" for id_, why in {**refused, **large_refused}.items()}}
     rows = [
         Row(
@@ -87,7 +84,7 @@ def read_rows(
             score(example, answers[id_], format),
             score(example, large_answers[id_], format) if large is not None else None,
         )
-        for id_, example in asked.judged.items()
+        for id_, example in asked.examples.items()
         if id_ not in left_out
     ]
     if not rows:

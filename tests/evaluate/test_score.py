@@ -14,9 +14,9 @@ from rich.console import Console
 
 from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
-from toolhone.evaluate.judge import judge_files, judge_run
 from toolhone.evaluate.policy import BFCL
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
+from toolhone.evaluate.score import score_files, score_run
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Score
 from toolhone.report.report import write_report
@@ -98,7 +98,7 @@ def scores_of(run: RunFolder, model: str) -> list[Score]:
 
 
 def test_each_model_gets_scores_in_the_order_of_the_rows(run: RunFolder) -> None:
-    judge_run(run)
+    score_run(run)
     base, adapted = scores_of(run, "base"), scores_of(run, "adapted")
     assert [score.id for score in base] == [score.id for score in adapted] == ["a/1", "b/1", "c/1"]
     assert [score.status for score in base] == ["malformed", "calls", "none"]
@@ -108,7 +108,7 @@ def test_each_model_gets_scores_in_the_order_of_the_rows(run: RunFolder) -> None
 
 
 def test_metrics_are_returned_and_written_with_where_they_come_from(run: RunFolder) -> None:
-    found = judge_run(run)
+    found = score_run(run)
     assert found == json.loads(run.metrics.read_text(encoding="utf-8"))
     figures = {name: (model["exact_match"]["numerator"], model["rows"]) for name, model in found["models"].items()}
     assert figures == {"base": (1, 3), "adapted": (3, 3)}
@@ -119,11 +119,11 @@ def test_metrics_are_returned_and_written_with_where_they_come_from(run: RunFold
 
 def test_the_base_model_comes_first(run: RunFolder) -> None:
     answer(run, "zebra", GOOD)
-    assert list(judge_run(run)["models"]) == ["base", "adapted", "zebra"]
+    assert list(score_run(run)["models"]) == ["base", "adapted", "zebra"]
 
 
 def test_the_report_is_drawn(run: RunFolder) -> None:
-    judge_run(run)
+    score_run(run)
     write_report(run.path)
     assert "base 33.3% to adapted 100.0% exact match" in run.report.read_text(encoding="utf-8")
     assert "base 33.3% to adapted 100.0% exact match" in (run.path / "report.md").read_text(encoding="utf-8")
@@ -134,19 +134,19 @@ def test_the_split_that_the_manifest_names_is_judged(run: RunFolder) -> None:
     run.note(judged="validation")
     for model in ("base", "adapted"):
         answer(run, model, {"a/1": GOOD["a/1"]})
-    assert judge_run(run)["models"]["base"]["rows"] == 1
+    assert score_run(run)["models"]["base"]["rows"] == 1
 
 
 def test_the_format_that_the_manifest_names_is_read(run: RunFolder) -> None:
     run.note(chat={**MANIFEST["chat"], "format": "llama3"})
     answer(run, "adapted", {**GOOD, "a/1": '{"name": "query_order", "parameters": {"order_id": "A1"}}'})
-    judge_run(run)
+    score_run(run)
     assert [score.exact for score in scores_of(run, "adapted")] == [True, False, True]
 
 
 def test_a_row_whose_gold_cannot_be_right_is_left_out_and_listed(run: RunFolder) -> None:
     write_jsonl(run.split("test"), [ROWS[0], conversation("b", '{"order_id": 2}'), ROWS[2]])
-    found = judge_run(run)
+    found = score_run(run)
     assert list(found["provenance"]["quarantined"]) == ["b/1"]
     assert "do not satisfy the tool's schema" in found["provenance"]["quarantined"]["b/1"]
     assert [score.id for score in scores_of(run, "adapted")] == ["a/1", "c/1"]
@@ -166,7 +166,7 @@ def test_a_row_whose_gold_cannot_be_right_is_left_out_and_listed(run: RunFolder)
 def test_answers_to_other_rows_are_refused(run: RunFolder, texts: dict[str, str], message: str) -> None:
     answer(run, "adapted", texts)
     with pytest.raises(UserError, match=rf"adapted\.jsonl: does not answer the test rows .*{message}.*toolhone eval"):
-        judge_run(run)
+        score_run(run)
     assert not run.metrics.exists()
 
 
@@ -174,20 +174,20 @@ def test_a_row_that_is_answered_twice_is_refused(run: RunFolder) -> None:
     rows = [prediction(id_, "adapted", GOOD[id_]) for id_ in ("a/1", "b/1", "c/1", "a/1")]
     write_jsonl(run.predictions("adapted"), rows)
     with pytest.raises(UserError, match=r"adapted\.jsonl:4: a/1 is answered twice"):
-        judge_run(run)
+        score_run(run)
 
 
 def test_a_run_without_predictions_says_what_makes_them(run: RunFolder) -> None:
     for path in run.predictions("base").parent.iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"runs/small: has no predictions yet; `toolhone train`"):
-        judge_run(run)
+        score_run(run)
 
 
 def test_judging_loads_no_model_library(run: RunFolder) -> None:
     script = (
         "import sys; from pathlib import Path; from toolhone.run_folder import RunFolder; "
-        "from toolhone.evaluate.judge import judge_run; judge_run(RunFolder(Path(sys.argv[1]))); "
+        "from toolhone.evaluate.score import score_run; score_run(RunFolder(Path(sys.argv[1]))); "
         "sys.exit(' '.join(sorted({'torch', 'transformers', 'tokenizers', 'peft', 'trl'} & set(sys.modules))) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(run.path)], capture_output=True, text=True, check=False)
@@ -196,7 +196,7 @@ def test_judging_loads_no_model_library(run: RunFolder) -> None:
 
 
 def test_models_are_compared(run: RunFolder) -> None:
-    entry = judge_run(run)["compare"][0]
+    entry = score_run(run)["compare"][0]
     assert (entry["first"], entry["second"], entry["measure"], entry["value"]) == (
         *("base", "adapted", "exact_match"),
         pytest.approx(2 / 3),
@@ -205,19 +205,19 @@ def test_models_are_compared(run: RunFolder) -> None:
 
 
 def test_tools_that_the_training_rows_call_are_told_from_others(run: RunFolder) -> None:
-    assert "seen" not in judge_run(run)["models"]["adapted"]["by"]
+    assert "seen" not in score_run(run)["models"]["adapted"]["by"]
     write_jsonl(run.split("train"), [conversation("t", None)])
-    seen = judge_run(run)["models"]["adapted"]["by"]["seen"]
+    seen = score_run(run)["models"]["adapted"]["by"]["seen"]
     assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"unseen": 2, "unstated": 1}
     write_jsonl(run.split("train"), [conversation("t", '{"order_id": "T"}')])
-    seen = judge_run(run)["models"]["adapted"]["by"]["seen"]
+    seen = score_run(run)["models"]["adapted"]["by"]["seen"]
     assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"seen": 2, "unstated": 1}
 
 
 def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
     answer(run, "adapted", {**GOOD, "a/1": call("a 1"), "c/1": "<tool_call>{"})
-    assert judge_run(run)["models"]["adapted"]["exact_match"]["numerator"] == 1
-    found = judge_run(run, BFCL)
+    assert score_run(run)["models"]["adapted"]["exact_match"]["numerator"] == 1
+    found = score_run(run, BFCL)
     assert found["models"]["adapted"]["exact_match"]["numerator"] == 3
     assert found["models"]["adapted"]["rules"] == {"spelling": 1, "unreadable-as-none": 1}
     assert found["provenance"]["policy"] == "bfcl"
@@ -227,15 +227,15 @@ def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
     tools = json.loads(json.dumps(TOOLS))
     tools[0]["function"]["parameters"]["properties"]["order_id"]["enum"] = ["other"]
     write_jsonl(run.split("test"), [{**row, "tools": tools} for row in ROWS])
-    assert judge_run(run, BFCL)["provenance"]["quarantined"] == {}
-    assert list(judge_run(run)["provenance"]["quarantined"]) == ["a/1", "b/1"]
+    assert score_run(run, BFCL)["provenance"]["quarantined"] == {}
+    assert list(score_run(run)["provenance"]["quarantined"]) == ["a/1", "b/1"]
 
 
 def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: RunFolder) -> None:
     answer(run, "large", {"a/1": GOOD["a/1"], "c/1": GOOD["c/1"]})
     note = run.predictions("large").with_suffix(".json")
     write_json(note, {"left_out": {"b/1": "withheld", "c/1": "since answered"}})
-    found = judge_run(run)
+    found = score_run(run)
     assert {name: model["rows"] for name, model in found["models"].items()} == {"base": 2, "adapted": 2, "large": 2}
     assert found["provenance"]["refused"] == {"large": {"b/1": "withheld"}}
     assert [score.id for score in scores_of(run, "adapted")] == ["a/1", "c/1"]
@@ -246,7 +246,7 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
     answer(run, "large", {"a/1": GOOD["a/1"]})
     write_json(note, {"left_out": {"b/1": "withheld"}})
     with pytest.raises(UserError, match=r"large\.jsonl: .* 1 lack an answer, 0 are no such rows \(first: c/1\)"):
-        judge_run(run)
+        score_run(run)
 
 
 def test_what_an_endpoint_refuses_is_left_out_when_its_predictions_are_judged(
@@ -265,7 +265,7 @@ def test_what_an_endpoint_refuses_is_left_out_when_its_predictions_are_judged(
         settings = EndpointSettings(model="m", base_url=server.url, leave_out_refused=True)
         rows = turns(read_conversations(run.split("test")))
         predict_endpoint(rows, "large", settings, run.predictions("large"), Console(quiet=True))
-    found = judge_run(run)
+    found = score_run(run)
     assert list(found["provenance"]["refused"]["large"]) == ["b/1"]
     assert "not this one" in found["provenance"]["refused"]["large"]["b/1"]
     assert found["models"]["large"]["exact_match"]["numerator"] == 1
@@ -281,7 +281,7 @@ def judged(folder: Path, answers: dict[str, list[dict[str, Any]]], rows: list[di
     for name, lines in answers.items():
         write_jsonl(folder / f"{name}.jsonl", lines)
     files = [folder / f"{name}.jsonl" for name in answers]
-    return judge_files(
+    return score_files(
         files, list(read_conversations(folder / "rows.jsonl")), "rows.jsonl", folder / "scored", "hermes"
     )
 
@@ -293,7 +293,7 @@ def answers(texts: dict[str, str] = GOOD, **changed: Any) -> list[dict[str, Any]
 def test_files_of_predictions_are_judged_as_a_run_s_are(run: RunFolder, tmp_path: Path) -> None:
     lines = {path.stem: [row for _, row in read_jsonl(path)] for path in (run.path / "predictions").iterdir()}
     found = judged(tmp_path, {"base": lines["base"], "adapted": lines["adapted"]})
-    of_run = judge_run(run)
+    of_run = score_run(run)
     assert (found["models"], found["compare"]) == (of_run["models"], of_run["compare"])
     written = RunFolder(tmp_path / "scored")
     assert scores_of(written, "base") == scores_of(run, "base")
@@ -343,7 +343,7 @@ def test_files_that_are_no_answers_to_the_rows_are_refused(
 
 
 def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 stands at .*rows\.jsonl:1 too; ids must differ"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 is the id at .*rows\.jsonl:1 too; ids must differ"):
         judged(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
 
 
@@ -351,9 +351,9 @@ def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tm
     run.config.write_text("name: small\n", encoding="utf-8")
     rows = list(read_conversations(run.split("test")))
     with pytest.raises(UserError, match=r"^--out .*small: is the folder of a run"):
-        judge_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
+        score_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
     write_jsonl(tmp_path / "scores" / "m.jsonl", answers())
     with pytest.raises(UserError, match=r"scores/m\.jsonl would be written over"):
-        judge_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
+        score_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
     with pytest.raises(UserError, match=r"another file is named m\.jsonl too"):
-        judge_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
+        score_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")

@@ -13,13 +13,13 @@ from rich.console import Console
 from toolhone.cli import main
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
+from toolhone.evaluate.bfcl_suite import CATEGORIES, by_category, parse_categories, read_suite, score_suite
 from toolhone.evaluate.match import score
-from toolhone.evaluate.suites.bfcl import CATEGORIES, by_category, parse_categories, read_suite, suite_table
-from toolhone.evaluate.suites.run import judge_suite
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Conversation, Example, Prediction
+from toolhone.report.evaluation_tables import suite_table
 from toolhone.run_folder import RunFolder, open_run
 
 BFCL = Path(__file__).parents[1] / "fixtures" / "formats" / "bfcl"
@@ -102,7 +102,7 @@ def test_models_that_answered_the_same_entries_stand_in_one_table(tmp_path: Path
     for label, text in (("good", gold_text), ("silent", lambda _: "Sorry.")):
         path = tmp_path / "suite" / "bfcl" / "predictions" / f"{label}.jsonl"
         write_jsonl(path, (answered(e, text(e)).to_json() for e in suite.examples))
-        metrics = judge_suite(tmp_path, suite, [label], "hermes")
+        metrics = score_suite(tmp_path, suite, [label], "hermes")
     assert list(metrics["models"]) == ["good", "silent"]
     figures = {
         name: {policy: figures["groups"]["all"]["numerator"] for policy, figures in model.items()}
@@ -119,7 +119,7 @@ def test_models_that_answered_the_same_entries_stand_in_one_table(tmp_path: Path
     shown = console.export_text()
     assert "100.0% [75.8, 100.0] 12/12" in shown
     assert all(name in shown for name in CATEGORIES)
-    other = judge_suite(tmp_path, read_suite(BFCL, ["multiple"]), ["good"], "hermes")
+    other = score_suite(tmp_path, read_suite(BFCL, ["multiple"]), ["good"], "hermes")
     assert list(other["models"]) == ["good"], "other entries: earlier figures do not belong beside them"
 
 

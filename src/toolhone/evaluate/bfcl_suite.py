@@ -1,0 +1,223 @@
+"""The BFCL suite: a run's models, or an endpoint, answer the leaderboard's entries and are scored under each policy.
+
+In: the folder that `scripts/fetch_bfcl.py` makes. Out, in the run's `suite/bfcl/`: predictions, scores, metrics.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from toolhone.config import Config
+from toolhone.data.groups import user_words
+from toolhone.data.importers.bfcl import NO_CALL, PYTHON_WITH_GOLD, SINGLE_TURN, read_bfcl_folder
+from toolhone.data.importers.importer import RowFault
+from toolhone.data.read import examples, read_conversations
+from toolhone.errors import UserError
+from toolhone.evaluate.match import gold_faults, score
+from toolhone.evaluate.policy import POLICIES
+from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
+from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from toolhone.rates import rate_of
+from toolhone.records import Conversation, Example, FormatName, Prediction, Score
+from toolhone.run_folder import RunFolder, existing_run, fingerprint
+
+MODELS = ("base", "tuned")
+
+CATEGORIES = (
+    *PYTHON_WITH_GOLD,
+    *NO_CALL,
+)  # the default: all of Python's functions, and those in which no call is right
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The entries of some categories. `unreadable` gives the reason for each entry that cannot be scored, by place."""
+
+    categories: tuple[str, ...]
+    examples: tuple[Example, ...]
+    unreadable: dict[str, str]
+
+
+def parse_categories(text: str | None) -> tuple[str, ...]:
+    """The value of `--categories`, names with commas between, or a `UserError`; None gives the default ones."""
+    if text is None:
+        return CATEGORIES
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [f'"{name}" is no single-turn category' for name in names if name not in SINGLE_TURN]
+    if unknown or not names:
+        problem = unknown[0] if unknown else "none is named"
+        raise UserError(f"--categories: {problem}; known: {', '.join(SINGLE_TURN)}")
+    return names
+
+
+def read_suite(folder: Path, categories: Sequence[str], rows: int | None = None, seed: int = 0) -> Suite:
+    """Read the entries; with `rows`, at most that many of each category, chosen by the seed.
+
+    Raises:
+        UserError: if a file is missing, a category is unknown or named twice, or nothing is left.
+    """
+    twice = [name for n, name in enumerate(categories) if name in categories[:n]]
+    if twice:
+        raise UserError(f'--categories: "{twice[0]}" is named twice')
+    if rows is not None and rows < 1:
+        raise UserError(f"--rows: expected 1 or more, found {rows}")
+    found: list[Conversation] = []
+    unreadable: dict[str, str] = {}
+    for category in categories:
+        read = list(read_bfcl_folder(folder, [category]))
+        unreadable |= {row.where: row.message for row in read if isinstance(row, RowFault)}
+        found += _sample([row for row in read if isinstance(row, Conversation)], rows, seed)
+    if not found:
+        raise UserError(f"{folder}: no entry of {', '.join(categories) or 'no category'} could be read")
+    return Suite(tuple(categories), tuple(example for row in found for example in examples(row)), unreadable)
+
+
+def _sample(rows: list[Conversation], limit: int | None, seed: int) -> list[Conversation]:
+    """At most `limit` rows, in their own order; which ones depends on seed and ids alone."""
+    drawn = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row.id}".encode()).digest())[:limit]
+    chosen = {row.id for row in drawn}
+    return [row for row in rows if row.id in chosen]
+
+
+def suite_of_run(
+    folder: Path, suite: Suite, models: Sequence[str], overrides: Mapping[str, Any], console: Console
+) -> dict[str, Any]:
+    """Have a run's models answer the suite, each with its own prompts, and score them. Returns the metrics.
+
+    Raises:
+        UserError: if there is no run, or no adapter for "tuned".
+    """
+    from toolhone.config_file import load_config
+    from toolhone.train.hardware import rank
+
+    run, _ = existing_run(folder)
+    if "tuned" in models and not (run.adapter / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: has no adapter yet; `toolhone train` makes it, or name --models base")
+    config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
+    formats = [_answer(config, run, suite, label, console) for label in models]
+    return score_suite(folder, suite, models, formats[-1]) if rank() == 0 else {}
+
+
+def suite_of_endpoint(
+    folder: Path, suite: Suite, label: str, settings: EndpointSettings, console: Console
+) -> dict[str, Any]:
+    """Have an endpoint answer the suite, and score it. Returns the metrics."""
+    predict_endpoint(suite.examples, label, settings, _predictions(folder, label), console)
+    return score_suite(folder, suite, [label], settings.format)
+
+
+def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
+    """Write the predictions of the base or the tuned model; returns the chat format that they are in."""
+    from toolhone.evaluate.predict import predict
+    from toolhone.train.hardware import rank, release_memory
+    from toolhone.tuned import TunedModel
+
+    tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
+    trained = run.stage("train") or {}
+    made_from = fingerprint(
+        label,
+        trained.get("fingerprint") if label == "tuned" else None,
+        config.model_dump(mode="json", include={"model", "evaluate"}),
+        _entries_fingerprint(suite),
+        tuned.renderer.template_hash(),
+        tuned.hardware.dtype_name,
+    )
+    path, stage = _predictions(run.path, label), f"suite:bfcl:{label}"
+    if path.is_file() and run.is_finished(stage, made_from):
+        console.print(f"reusing {path}", markup=False)
+        return tuned.renderer.format.name
+    if rank() == 0:
+        console.print(f"{label} answers {len(suite.examples)} entries ...")
+    started = time.perf_counter()
+    model = tuned.load_weights()
+    predict(model, tuned.renderer, suite.examples, label, config.evaluate, path, console, fingerprint=made_from)
+    if rank() == 0:
+        seconds = round(time.perf_counter() - started, 1)
+        run.mark_finished(stage, made_from, seconds=seconds, examples=len(suite.examples))
+    del model
+    release_memory(tuned.hardware.device)
+    return tuned.renderer.format.name
+
+
+def _predictions(folder: Path, label: str) -> Path:
+    return folder / "suite" / "bfcl" / "predictions" / f"{label}.jsonl"
+
+
+def _entries_fingerprint(suite: Suite) -> str:
+    """Identifies the entries by what they ask, offer and expect."""
+    asked = [(e, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]) for e in suite.examples]
+    return fingerprint([[e.id, messages, tools, e.gold.to_json()] for e, messages, tools in asked])
+
+
+def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:
+    """Score the labels' predictions under each policy, write scores and metrics.json, and return its content."""
+    place = folder / "suite" / "bfcl"
+    quarantined = {name: gold_faults(suite.examples, policy) for name, policy in POLICIES.items()}
+    models: dict[str, Any] = {}
+    unanswered: dict[str, list[str]] = {}
+    for label in labels:
+        answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(_predictions(folder, label))}
+        unanswered[label] = [one.id for one in suite.examples if one.id not in answers]
+        models[label] = {}
+        for name, policy in POLICIES.items():
+            scored = [one for one in suite.examples if one.id not in quarantined[name] and one.id in answers]
+            scores = [score(example, answers[example.id], format, policy) for example in scored]
+            write_jsonl(place / "scores" / f"{label}.{name}.jsonl", (row.to_json() for row in scores))
+            models[label][name] = by_category(scores, suite.categories)
+    made_from = _entries_fingerprint(suite)
+    # Figures of models that answered the same entries before stay.
+    known = read_json(place / "metrics.json", "the suite writes it") if (place / "metrics.json").is_file() else {}
+    same = known if known.get("entries_fingerprint") == made_from else {"models": {}, "unanswered": {}}
+    metrics = {
+        "suite": "bfcl",
+        "categories": list(suite.categories),
+        "entries": len(suite.examples),
+        "entries_fingerprint": made_from,
+        "unreadable": suite.unreadable,
+        "quarantined": quarantined,
+        "trained_on": _trained_on(RunFolder(folder), suite),
+        "models": {**same["models"], **models},
+        "unanswered": {**same["unanswered"], **unanswered},
+    }
+    write_json(place / "metrics.json", metrics)
+    return metrics
+
+
+def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
+    """The entries whose question is among the run's training rows, where "tuned" has seen the answer."""
+    if not run.split("train").is_file():
+        return []
+    learned = {user_words(row) for row in read_conversations(run.split("train"))}
+    return [e.id for e in suite.examples if user_words(Conversation(e.id, e.prompt, (), e.where)) in learned]
+
+
+def by_category(scores: Sequence[Score], categories: Sequence[str]) -> dict[str, Any]:
+    """Exact match by category, then over groups of them, each as a rate with its interval.
+
+    All rows of a group are counted together. So are BFCL's own "Live" figures; its "Non-Live" one is a mean of
+    categories, which has no such interval. `repaired` is exact match with texts that have a fault read with repairs.
+    """
+
+    def exact(names: Sequence[str]) -> dict[str, Any]:
+        return rate_of(score.exact for score in scores if score.meta["category"] in names)
+
+    groups = {
+        "non-live calls": [name for name in categories if not name.startswith("live_") and name not in NO_CALL],
+        "live calls": [name for name in categories if name.startswith("live_") and name not in NO_CALL],
+        "no call": [name for name in categories if name in NO_CALL],
+        "all": list(categories),
+    }
+    return {
+        "categories": {name: exact([name]) for name in categories},
+        "groups": {name: exact(members) for name, members in groups.items() if members},
+        "tool_name_accuracy": rate_of(score.names_right for score in scores),
+        "malformed": rate_of(score.status == "malformed" for score in scores),
+        "repaired": rate_of((score.repaired or score).exact for score in scores),
+    }

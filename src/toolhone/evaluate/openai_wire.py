@@ -1,0 +1,158 @@
+"""An example as an OpenAI chat-completions request, and the reply as an answer in a chat format.
+
+Endpoints accept only tool names of letters, digits, "_" and "-": other names are replaced in the request and restored
+in the answer. An answer's calls are written in a chat format, so that one scorer reads them and local models' texts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from toolhone.chat.parse import parse_turn
+from toolhone.formats import FORMATS
+from toolhone.formats.chat_format import RawCall
+from toolhone.records import Example, FinishReason, FormatName, Token
+
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_-]")
+_LONGEST_NAME = 64
+
+_NO_TOKEN_ID = -1  # an endpoint gives a token's bytes, and no id
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent. `names` gives the own name of each tool by its name in the request."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    names: dict[str, str]
+
+
+def request_of(example: Example) -> Request:
+    """The request that asks for the example's turn."""
+    allowed = _allowed_names([tool.name for tool in example.tools])
+    tools = [tool.to_json() for tool in example.tools]
+    for tool in tools:
+        tool["function"]["name"] = allowed[tool["function"]["name"]]
+    messages = [message.to_json() for message in example.prompt]
+    open_calls: list[str] = []
+    for place, message in enumerate(messages):
+        message.pop("weight", None)  # says what is to be learned, and is no key of a request
+        for number, call in enumerate(message.get("tool_calls", ())):
+            call.setdefault("id", f"call_{place}_{number}")
+            name = call["function"]["name"]
+            call["function"]["name"] = allowed.get(name) or _allowed(name)
+            open_calls.append(call["id"])
+        if message["role"] == "tool" and open_calls:
+            answered = message.setdefault("tool_call_id", open_calls[0])
+            open_calls = [id_ for id_ in open_calls if id_ != answered]
+    return Request(messages, tools, {sent: own for own, sent in allowed.items()})
+
+
+def _allowed(name: str) -> str:
+    return _NOT_ALLOWED.sub("_", name)[:_LONGEST_NAME] or "_"
+
+
+def _allowed_names(names: list[str]) -> dict[str, str]:
+    """An allowed name for each name, no two the same; one that is allowed stays as it is."""
+    allowed = {name: name for name in names if _allowed(name) == name}
+    for name in names:
+        if name not in allowed:
+            number, made = 1, _allowed(name)
+            while made in allowed.values():
+                number += 1
+                made = f"{_allowed(name)[: _LONGEST_NAME - 1 - len(str(number))]}_{number}"
+            allowed[name] = made
+    return allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The endpoint's answer. `tokens` is empty if it gives no log-probabilities, or those of another text."""
+
+    text: str
+    finish_reason: FinishReason
+    tokens: tuple[Token, ...]
+
+
+def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answer | None:
+    """Read one of the `choices` of a response; None if the endpoint withheld the answer (content filter).
+
+    The choice must have a message; anything else may be missing or odd, since endpoints differ. What cannot be read as
+    a call comes out as malformed.
+    """
+    row = choice.to_dict(warnings=False)
+    message, reason = row["message"], row.get("finish_reason")
+    if reason == "content_filter":
+        return None
+    finish: FinishReason = "length" if reason == "length" else "stop"
+    content = _content(message)
+    calls = _calls(message, names)
+    if finish == "length" and not content and not calls:
+        # The token limit came before any text: the turn was cut off in its reasoning, which is no abstention.
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish, ())
+    text = FORMATS[format].write(content, calls, finish)
+    tokens = _tokens(row.get("logprobs"))
+    raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
+    # A server that parses calls from the model's text may give the text's tokens. If they read the same, the text stays
+    # as the model wrote it; else the tokens belong to some other text, and would mislead.
+    same = bool(tokens) and repr(parse_turn(raw, format, finish)) == repr(parse_turn(text, format, finish))
+    return Answer(raw, finish, tokens) if same else Answer(text, finish, ())
+
+
+def _content(message: dict[str, Any]) -> str:
+    """The text of a message, which may be a text, a list of parts, or a refusal."""
+    content, refusal = message.get("content"), message.get("refusal")
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(part for part in parts if isinstance(part, str))
+    return next((text for text in (content, refusal) if isinstance(text, str) and text), "")
+
+
+def _calls(message: dict[str, Any], names: dict[str, str]) -> list[RawCall]:
+    found = message.get("tool_calls") or []
+    if message.get("function_call"):  # the older form, of one call
+        found = [{"function": message["function_call"]}]
+    return [_call(call, names) for call in (found if isinstance(found, list) else [found])]
+
+
+def _call(call: Any, names: dict[str, str]) -> RawCall:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return RawCall("", json.dumps(call))  # a call without a name is malformed
+    name: str = function["name"]
+    arguments = function.get("arguments")
+    if arguments is not None and not isinstance(arguments, str):  # some give the object itself
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return RawCall(names.get(name, name), arguments or "")
+
+
+def _tokens(logprobs: Any) -> tuple[Token, ...]:
+    """The answer's tokens with their bytes; none if any of them is not as specified."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    tokens = []
+    for row in content if isinstance(content, list) else []:
+        try:
+            text = row["token"].encode() if row.get("bytes") is None else bytes(row["bytes"])
+            tokens.append(Token(_NO_TOKEN_ID, text, float(row["logprob"]), _runner_up(row)))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return ()
+    return tuple(tokens)
+
+
+def _runner_up(row: dict[str, Any]) -> float | None:
+    """The log-probability of the likeliest token except the chosen one; None if the endpoint does not give it."""
+
+    def differs(other: dict[str, Any]) -> bool:
+        # Parts of a character may look alike and differ in their bytes.
+        has_bytes = row.get("bytes") is not None and other.get("bytes") is not None
+        return bool(other["token"] != row["token"] or (has_bytes and other["bytes"] != row["bytes"]))
+
+    try:
+        return max((float(one["logprob"]) for one in row.get("top_logprobs") or () if differs(one)), default=None)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,208 @@
+"""Score predictions, of a run or in files: write scores/ and metrics.json. No model and no tokenizer is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from toolhone import __version__
+from toolhone.data.importers.openai import conversation
+from toolhone.data.read import read_conversations, turns
+from toolhone.errors import UserError
+from toolhone.evaluate.match import gold_faults, score
+from toolhone.evaluate.metrics import metrics
+from toolhone.evaluate.policy import STRICT, Policy
+from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
+from toolhone.run_folder import RunFolder, model_files
+
+_PREDICTION_KEYS = [field.name for field in fields(Prediction)]
+
+
+def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
+    """Score every file of predictions, write scores/ and metrics.json, and return the metrics.
+
+    All models are scored on the same rows. Rows whose own gold is no exact match are left out and listed in the
+    metrics' provenance; so are rows that the endpoint of any model refused.
+
+    Raises:
+        UserError: if there are no predictions, or they do not answer the run's test rows.
+    """
+    manifest, split = run.read_manifest(), scored_split(run)
+    asked = RowsToScore(scored_examples(run), policy, f"the {split} rows in {run.path}/splits", "run `toolhone eval`")
+    predictions = model_files(run.predictions("base").parent)
+    if not predictions:
+        raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
+    facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
+    facts["policy"] = policy.name
+    learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
+    seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
+    return _score_all(run, predictions, asked, facts, seen_tools)
+
+
+def score_files(
+    predictions: Sequence[Path],
+    rows: Sequence[Conversation],
+    rows_named: str,
+    out: Path,
+    format: FormatName,
+    policy: Policy = STRICT,
+) -> dict[str, Any]:
+    """Score files of predictions of the same rows; write scores/ and metrics.json into `out`, and return the metrics.
+
+    A file's stem is its model's name. Predictions need no tokens, since their text is what is scored. `rows_named` is
+    what a message calls the rows, such as their file's name.
+
+    Raises:
+        UserError: if predictions are not of these rows or cannot be read, or `out` is the folder of a run.
+    """
+    run = RunFolder(out)
+    if run.config.exists():
+        raise UserError(f"--out {out}: is the folder of a run, whose figures are its own; name another")
+    stems = [path.stem for path in predictions]
+    for path in predictions:
+        if stems.count(path.stem) > 1:
+            raise UserError(f"{path}: another file is named {path.name} too; a file's name is its model's: rename it")
+        if path.resolve() == run.scores(path.stem).resolve():
+            raise UserError(f"--out {out}: {path} would be written over; name another folder")
+    asked = RowsToScore(turns(rows), policy, f"the rows of {rows_named}")
+    if not asked.examples and not asked.quarantined:
+        raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
+    facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
+    return _score_all(run, predictions, asked, {**facts, "policy": policy.name, "chat": {"format": format}}, None)
+
+
+def _score_all(
+    run: RunFolder, predictions: Sequence[Path], asked: RowsToScore, facts: dict[str, Any], seen_tools: set[str] | None
+) -> dict[str, Any]:
+    """Score each model's file and write the files of `run`. A row that one endpoint refused counts for no model."""
+    read = {path.stem: asked.read_answers(path) for path in predictions}
+    refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
+    scored = [example for id_, example in asked.examples.items() if not any(id_ in rows for rows in refused.values())]
+    format: FormatName = facts["chat"]["format"]
+    scores = {
+        model: [score(example, answers[example.id], format, asked.policy) for example in scored]
+        for model, (answers, _) in read.items()
+    }
+    found = metrics(scores, {**facts, "quarantined": asked.quarantined, "refused": refused}, seen_tools)
+    for model, rows in scores.items():
+        write_jsonl(run.scores(model), (row.to_json() for row in rows))
+    write_json(run.metrics, found)
+    return found
+
+
+def scored_split(run: RunFolder) -> str:
+    """The name of the split that the run's models are scored on, "test" or "validation"."""
+    manifest = run.read_manifest()
+    if "judged" not in manifest:
+        raise UserError(f"{run.manifest}: does not say which rows are scored; `toolhone train` writes it")
+    return str(manifest["judged"])
+
+
+def scored_examples(run: RunFolder, *, with_tools: bool = True) -> list[Example]:
+    """The examples that the run's models are scored on. Reading tools takes most of the time; without them, the ids and
+    messages are right."""
+    rows = read_jsonl(run.split(scored_split(run)))
+    if not with_tools:
+        # A row without an id is named by a hash of its content, tools and all.
+        rows = ((where, {**row, "tools": None} if row.get("id") else row) for where, row in rows)
+    return turns(conversation(row, where, ()) for where, row in rows)
+
+
+class RowsToScore:
+    """The examples to score, by id. `quarantined` has those whose own gold is no exact match, with the reason.
+
+    For messages, `named` says which rows these are, and `remedy` what to do if other rows were answered.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        policy: Policy,
+        named: str,
+        remedy: str = "predict these rows, or name with --rows those that were predicted",
+    ) -> None:
+        self.policy, self.named, self.remedy = policy, named, remedy
+        places: dict[str, str] = {}
+        turn_ids: dict[str, list[str]] = {}
+        for example in examples:
+            if example.id in places:
+                raise UserError(f"{example.where}: {example.id} is the id at {places[example.id]} too; ids must differ")
+            places[example.id] = example.where
+            turn_ids.setdefault(example.conversation_id, []).append(example.id)
+        self.quarantined = gold_faults(examples, policy)
+        self.examples = {example.id: example for example in examples if example.id not in self.quarantined}
+        self._aliases = {name: ids[0] for name, ids in turn_ids.items() if len(ids) == 1 and name not in places}
+
+    def read_answers(self, path: Path, *, tokens: bool = False) -> tuple[dict[str, Prediction], dict[str, str]]:
+        """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
+
+        A prediction is found by its example's id, or by the conversation's if that has one turn to answer. Tokens take
+        most of the memory, and are left out unless asked for.
+
+        Raises:
+            UserError: if a line is no prediction, or the rows answered are not these.
+        """
+        predictions: dict[str, Prediction] = {}
+        for where, row in read_jsonl(path):
+            prediction = _prediction(row, where, tokens=tokens)
+            prediction = replace(prediction, id=self._aliases.get(prediction.id, prediction.id))
+            if prediction.id in predictions:
+                raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {self.remedy}")
+            predictions[prediction.id] = prediction
+        lacking = [id_ for id_ in self.examples if id_ not in predictions]
+        known = {self._aliases.get(id_, id_): reason for id_, reason in _left_out(path).items()} if lacking else {}
+        refused = {id_: known[id_] for id_ in lacking if id_ in known}
+        lacking = [id_ for id_ in lacking if id_ not in refused]
+        foreign = [id_ for id_ in predictions if id_ not in self.examples and id_ not in self.quarantined]
+        if lacking or foreign:
+            raise UserError(
+                f"{path}: does not answer {self.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
+                f"(first: {(lacking + foreign)[0]}); {self.remedy}"
+            )
+        return predictions, refused
+
+
+def _left_out(path: Path) -> dict[str, str]:
+    """The rows that `toolhone predict --leave-out-refused` went without, from the file beside its predictions."""
+    note = path.with_suffix(".json")
+    summary = read_json(note, "") if note.is_file() else None
+    left_out = summary.get("left_out") if isinstance(summary, dict) else None
+    return {str(id_): str(reason) for id_, reason in left_out.items()} if isinstance(left_out, dict) else {}
+
+
+def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
+    absent = sorted(set(_PREDICTION_KEYS) - row.keys() - {"tokens"})
+    unknown = sorted(row.keys() - set(_PREDICTION_KEYS))
+    if absent or unknown:
+        faults = [f"{', '.join(absent)} missing"] * bool(absent) + [f"{', '.join(unknown)} unknown"] * bool(unknown)
+        known = ", ".join(_PREDICTION_KEYS)
+        raise UserError(f"{where}: is no prediction: {'; '.join(faults)}; expected {known} (tokens may be left out)")
+    for key in ("id", "text"):
+        if not isinstance(row[key], str):
+            raise UserError(f'{where}: expected "{key}" to be a text, found {type(row[key]).__name__}')
+    if row["finish_reason"] not in get_args(FinishReason):
+        expected = " or ".join(get_args(FinishReason))
+        raise UserError(f'{where}: expected "finish_reason" to be {expected}, found {row["finish_reason"]!r}')
+    for key in ("prompt_tokens", "completion_tokens", "latency_ms"):
+        if isinstance(row[key], bool) or not isinstance(row[key], int | float):
+            raise UserError(f'{where}: expected "{key}" to be a number, found {type(row[key]).__name__}')
+    try:
+        return Prediction.from_json({"tokens": [], **row} if tokens else {**row, "tokens": []})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{where}: its "tokens" cannot be read ({error!r}); expected of each its id, bytes and logprob'
+        ) from None
+
+
+def read_scores(path: Path, remedy: str) -> list[Score]:
+    """Read a file of scores; `remedy` says in a message what to do about a line that is none."""
+    scores = []
+    for where, row in read_jsonl(path):
+        try:
+            scores.append(Score.from_json(row))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: not a score ({error}); {remedy}") from None
+    return scores

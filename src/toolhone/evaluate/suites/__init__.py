@@ -1,1 +1,0 @@
-"""Public benchmarks, answered by a run's models or an endpoint."""
