@@ -20,11 +20,11 @@ from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import compare_all
+from toolhone.evaluate.read_scores import read_scores
 from toolhone.jsonl import write_json
 from toolhone.rates import rate_of
 from toolhone.records import Score
 from toolhone.report import numbers
-from toolhone.report.run_files import read_scores
 from toolhone.run_folder import RUNS
 
 HARDLY = 0.02

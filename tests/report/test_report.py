@@ -21,7 +21,9 @@ from toolhone.errors import UserError
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import write_json, write_jsonl
 from toolhone.records import ArgumentError, CallMatch, Gold, GoldCall, Score, ToolCall
-from toolhone.report.report import summary_table, verdict, write_report
+from toolhone.report.facts import verdict
+from toolhone.report.report import write_report
+from toolhone.report.tables import summary_table
 
 CONTRACTS = Path(__file__).parents[1] / "fixtures" / "contracts"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}|`</pre></style>"

@@ -15,9 +15,10 @@ from toolhone.evaluate.match import judge
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Gold, GoldCall, Score, Tool, ToolCall
-from toolhone.report.report import summary_table, write_report
+from toolhone.report.report import write_report
+from toolhone.report.tables import summary_table
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 ANSWERS = {"base": ["right", "right", "right"], "tuned": ["right", "right", "right"]}
 
 
@@ -52,8 +53,8 @@ def handing_over(run: Path) -> None:
     write_json(run / "metrics.json", metrics(scores, {}))
 
 
-def test_hand_overs_are_a_class_of_their_own(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+def test_hand_overs_are_a_class_of_their_own(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, ANSWERS)
     handing_over(run)
     page, markdown, table = drawn(run)
     assert '<h3 id="escalation">' in page
@@ -66,9 +67,9 @@ def test_hand_overs_are_a_class_of_their_own(tmp_path: Path, judged_run: JudgedR
 
 
 def test_without_the_reserved_tool_nothing_is_said_nor_in_files_from_before(
-    tmp_path: Path, judged_run: JudgedRun
+    tmp_path: Path, scored_run: ScoredRun
 ) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+    run = scored_run(tmp_path, ANSWERS)
     for text in drawn(run):
         assert "anded over" not in text
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

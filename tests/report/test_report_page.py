@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.jsonl import write_jsonl
-from toolhone.report import failure_list
+from toolhone.report import failures
 from toolhone.report.failures import KINDS
 from toolhone.report.numbers import p_value, points
 from toolhone.report.report import write_report
 from toolhone.report.wording import legible
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 
 
 def _call(order_id: str, name: str = "query_order") -> str:
@@ -92,10 +92,10 @@ def _label(model: str, rate: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("mended", [False, True])
 def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
-    tmp_path: Path, judged_run: JudgedRun, mended: bool
+    tmp_path: Path, scored_run: ScoredRun, mended: bool
 ) -> None:
     answers = {**ANSWERS, **({"base": [MENDABLE, *ANSWERS["base"][1:]]} if mended else {})}
-    run = judged_run(tmp_path, answers, last_is_chat=True)
+    run = scored_run(tmp_path, answers, last_is_chat=True)
     page = _page(run)
     models = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
     if mended:
@@ -115,8 +115,8 @@ def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
     assert {label.split(": ")[1] for label in f1 if label} == {f"{100 * share:.1f}%" for share in shares}
 
 
-def test_a_bar_is_as_long_as_its_rate(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page = _page(judged_run(tmp_path, {"tuned": ["right", "right", "right", "我不知道"]}))
+def test_a_bar_is_as_long_as_its_rate(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page = _page(scored_run(tmp_path, {"tuned": ["right", "right", "right", "我不知道"]}))
     places = [place for place, (_, a) in enumerate(page.elements) if "75.0% (3/4)" in (a.get("aria-label") or "")]
     assert places
     for place in places:
@@ -124,8 +124,8 @@ def test_a_bar_is_as_long_as_its_rate(tmp_path: Path, judged_run: JudgedRun) -> 
         assert value["width"] == "75.0%"
 
 
-def test_counts_in_the_matrix_add_up_to_the_confusion_in_metrics_json(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, ANSWERS, last_is_chat=True)
+def test_counts_in_the_matrix_add_up_to_the_confusion_in_metrics_json(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, ANSWERS, last_is_chat=True)
     page = _page(run)
     titles = [a["title"] or "" for tag, a in page.elements if tag == "td" and (a.get("title") or "").startswith("exp")]
     models = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
@@ -133,8 +133,8 @@ def test_counts_in_the_matrix_add_up_to_the_confusion_in_metrics_json(tmp_path: 
     assert sum(int(title.rsplit(": ", 1)[1]) for title in titles) == total
 
 
-def test_the_difference_is_that_under_compare(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, ANSWERS, last_is_chat=True)
+def test_the_difference_is_that_under_compare(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, ANSWERS, last_is_chat=True)
     page = _page(run)
     compare = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["compare"]
     for entry in compare:
@@ -148,8 +148,8 @@ def test_the_difference_is_that_under_compare(tmp_path: Path, judged_run: Judged
     assert "2 went wrong" in page.text
 
 
-def test_rows_carry_the_tools_and_kinds_that_the_filters_offer(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page = _page(judged_run(tmp_path, ANSWERS, last_is_chat=True))
+def test_rows_carry_the_tools_and_kinds_that_the_filters_offer(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page = _page(scored_run(tmp_path, ANSWERS, last_is_chat=True))
     rows = page.of_class("row")
     kinds = [json.loads(row["data-kinds"] or "") for row in rows]
     assert kinds == [["wrong value"], ["wrong tool", "invented tool"], ["over-call"]]
@@ -161,31 +161,31 @@ def test_rows_carry_the_tools_and_kinds_that_the_filters_offer(tmp_path: Path, j
     assert {kind for row in kinds for kind in row} <= set(KINDS)
 
 
-def test_filters_are_plain_form_controls_with_names(tmp_path: Path, judged_run: JudgedRun) -> None:
+def test_filters_are_plain_form_controls_with_names(tmp_path: Path, scored_run: ScoredRun) -> None:
     """Such controls are reached and worked with the keyboard by every browser."""
-    page = _page(judged_run(tmp_path, ANSWERS, last_is_chat=True))
+    page = _page(scored_run(tmp_path, ANSWERS, last_is_chat=True))
     controls = {a.get("id"): tag for tag, a in page.elements if (a.get("id") or "").startswith("filter-")}
     kinds = {"tool": "select", "kind": "select", "broken": "input", "shown": "output", "none": "p", "reset": "button"}
     assert controls == {f"filter-{name}": tag for name, tag in kinds.items()}
     assert not [a for _, a in page.elements if int(a.get("tabindex") or 0) > 0]
 
 
-def test_the_characters_that_differ_are_marked_within_a_wrong_value(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"tuned": ["right", _call("ORD-091")]})
+def test_the_characters_that_differ_are_marked_within_a_wrong_value(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"tuned": ["right", _call("ORD-091")]})
     write_report(run)
     html = (run / "report.html").read_text(encoding="utf-8")
     assert '&#34;ORD-0<b class="differs">9</b>' in html.replace("&quot;", "&#34;")
 
 
 def test_rows_that_do_not_fit_in_full_are_listed_and_then_counted(
-    tmp_path: Path, judged_run: JudgedRun, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = judged_run(tmp_path, {"tuned": ["我不知道"] * 30})
+    run = scored_run(tmp_path, {"tuned": ["我不知道"] * 30})
     write_report(run)
     html = (run / "report.html").read_text(encoding="utf-8")
     article = max(map(len, re.findall(r"<article.*?</article>", html, flags=re.DOTALL))) * 2
-    monkeypatch.setattr(failure_list, "_ARTICLE_BYTES", article * 5)
-    monkeypatch.setattr(failure_list, "_LISTED_BYTES", 4_000)
+    monkeypatch.setattr(failures, "_ARTICLE_BYTES", article * 5)
+    monkeypatch.setattr(failures, "_LISTED_BYTES", 4_000)
     page = _page(run)
     full = [a["id"] for tag, a in page.elements if tag == "article"]
     listed = [a["id"] for tag, a in page.elements if tag == "tr" and a.get("class") == "row"]
@@ -198,20 +198,20 @@ def test_rows_that_do_not_fit_in_full_are_listed_and_then_counted(
     assert all(json.loads(a["data-kinds"] or "") == ["under-call"] for a in page.of_class("row"))
 
 
-def test_an_endless_answer_is_cut_with_the_number_of_characters_left_out(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page = _page(judged_run(tmp_path, {"tuned": ["好" * 300_000]}))
+def test_an_endless_answer_is_cut_with_the_number_of_characters_left_out(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page = _page(scored_run(tmp_path, {"tuned": ["好" * 300_000]}))
     assert len(page.text) < 30_000
     assert "(294,000 more characters)" in page.text
 
 
-def test_controls_in_a_text_are_seen_and_turn_nothing_around(tmp_path: Path, judged_run: JudgedRun) -> None:
+def test_controls_in_a_text_are_seen_and_turn_nothing_around(tmp_path: Path, scored_run: ScoredRun) -> None:
     text = "a\u202eb\x07c\u2066d 家\u200d人\n第二行"
-    page = _page(judged_run(tmp_path, {"tuned": [text]}))
+    page = _page(scored_run(tmp_path, {"tuned": [text]}))
     assert "a\\u202eb\\u0007c\\u2066d 家\u200d人\n第二行" in page.text
 
 
-def test_a_run_that_chose_its_adapter_by_exact_match_shows_the_curve(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+def test_a_run_that_chose_its_adapter_by_exact_match_shows_the_curve(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, ANSWERS)
     log = [{"step": 10, "loss": 1.0}, {"step": 10, "eval_exact_match": 0.25}, {"step": 20, "eval_exact_match": 0.5}]
     write_jsonl(run / "train_log.jsonl", log)
     page = _page(run)
@@ -223,8 +223,8 @@ def test_a_run_that_chose_its_adapter_by_exact_match_shows_the_curve(tmp_path: P
     )
 
 
-def test_a_flawless_model_alone_has_no_filters_and_says_so(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page = _page(judged_run(tmp_path, {"tuned": ["right", "right"]}))
+def test_a_flawless_model_alone_has_no_filters_and_says_so(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page = _page(scored_run(tmp_path, {"tuned": ["right", "right"]}))
     assert "Every row is an exact match." in page.text
     assert not [tag for tag, _ in page.elements if tag in ("select", "article")]
     assert "points" not in page.text
@@ -251,8 +251,8 @@ def test_a_p_value_has_two_figures(value: float, text: str) -> None:
     assert p_value(value) == text
 
 
-def test_no_line_is_broken_within_an_interval(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"<b>[x]": ["right", "right", "我不知道"]})
+def test_no_line_is_broken_within_an_interval(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"<b>[x]": ["right", "right", "我不知道"]})
     write_report(run)
     html = (run / "report.html").read_text(encoding="utf-8")
     verdict = re.search(r'<p class="verdict">(.*)</p>', html)
@@ -261,8 +261,8 @@ def test_no_line_is_broken_within_an_interval(tmp_path: Path, judged_run: Judged
     assert "<b>" not in html
 
 
-def test_figures_of_thousands_of_rows_stand_on_a_line_of_their_own(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"tuned": ["right"] * 3})
+def test_figures_of_thousands_of_rows_stand_on_a_line_of_their_own(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"tuned": ["right"] * 3})
     for rows, kind in ((3, "headline"), (10_000, "headline long")):
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         metrics["models"]["tuned"]["exact_match"] |= {"numerator": rows, "denominator": rows}

@@ -1,8 +1,8 @@
-"""Failed rows, made ready to be read: gold and prediction side by side, with what differs marked and named.
+"""The failed rows of a report: gold and prediction side by side, with what differs marked and named.
 
 In: the scores of the model in question and of those that it is compared with. Out: one `Failure` for each row that is
-not an exact match, in the order of the scores. Nothing is judged here; the marks are what the scorer found, and within
-a wrong value the characters that differ. No text is so long that it swamps the page: what is cut is counted.
+not an exact match, in the order of the scores, and their HTML as far as the page has room. The marks are what the
+scorer found and, within a wrong value, the characters that differ. Texts that are too long are cut, with a count.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.records import ArgumentError, Message, Score
+from markupsafe import Markup
+
+from toolhone.records import CallMatch, Message, Score
 from toolhone.report.differences import Piece, differences, nearest
-from toolhone.report.leniency import mended_row
+from toolhone.report.pages import page_environment
 from toolhone.report.wording import legible, shortened, visible
 
 KINDS = (
@@ -38,11 +40,15 @@ KINDS = (
 
 _KIND_OF_FAULT = {"missing": "missing argument", "invented": "invented argument", "wrong": "wrong value"}
 
+# A page of 10 MB still opens on a phone.
+_ARTICLE_BYTES = 5_000_000
+_LISTED_BYTES = 3_500_000
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument as it is shown: its accepted values as JSON (a prediction has one), each in pieces of which those
-    that differ from the other side are told apart, and its mark, "" where right."""
+    """An argument as it is shown: its accepted values as JSON (a prediction has one), each in pieces that show what
+    differs from the other side, and its mark, "" if right."""
 
     name: str
     values: tuple[tuple[Piece, ...], ...]
@@ -50,14 +56,15 @@ class Argument:
     mark: str
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The values, each in one piece."""
-        return tuple("".join(piece.text for piece in value) for value in self.values)
+    def text(self) -> str:
+        """The argument in one text: `order_id="ORD-001" or "ord-001"`."""
+        values = " or ".join("".join(piece.text for piece in value) for value in self.values)
+        return f"{self.name}={values}{' or left out' if self.optional else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call as it is shown, with the mark of the call as a whole, "" where it has a partner."""
+    """A call as it is shown, with the mark of the call as a whole, "" if it has a partner."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -74,24 +81,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A message before the question, its calls written out as JSON lines."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
-    """A row that is not an exact match. `tools` are all names that gold or prediction calls; `regression` is true
-    where the first of the other models got the row right; `before` are the messages before the question."""
+    """A row that is not an exact match.
+
+    `tools` are all names that gold or prediction calls. `regression` is true if the first of the other models got the
+    row right. `before` has the role and the text of each message before the question.
+    """
 
     number: int
     id: str
     kinds: tuple[str, ...]
     tools: tuple[str, ...]
     regression: bool
-    before: tuple[Turn, ...]
+    before: tuple[tuple[str, str], ...]
     question: str
     gold_status: str
     gold: tuple[Call, ...]
@@ -108,7 +110,7 @@ class Failure:
         """The gold in one text, a call a line: `query_order(order_id="ORD-001" or "ord-001")`."""
         if self.gold_status != "calls":
             return "no call" if self.gold_status == "none" else "some call, whichever"
-        return "\n".join(f"{call.name}({', '.join(map(_argument_text, call.arguments))})" for call in self.gold)
+        return "\n".join(f"{call.name}({', '.join(one.text for one in call.arguments)})" for call in self.gold)
 
 
 def failures(
@@ -121,15 +123,17 @@ def failures(
     Args:
         scores: of the model in question.
         others: for each other model, its scores by row id; the first is the one to compare with.
-        prompts: the messages that each row's answer follows, where they are at hand.
+        prompts: the messages before each row's answer, if they are at hand.
     """
     failed = (score for score in scores if not score.exact)
     return [_failure(number, score, others, prompts or {}) for number, score in enumerate(failed, 1)]
 
 
 def kinds_of_error(score: Score) -> tuple[str, ...]:
-    """All that is wrong with a prediction, in the order of `KINDS`. A text that could not be read at all has that one
-    kind: what its calls lack says nothing more."""
+    """All that is wrong with a prediction, in the order of `KINDS`.
+
+    A text that could not be read at all has that one kind: what its calls lack says nothing more.
+    """
     if score.status in ("malformed", "truncated"):
         return (score.status,)
     if score.status == "none":
@@ -165,6 +169,30 @@ def count_tools(rows: Iterable[Failure]) -> dict[str, int]:
     return dict(sorted(Counter(tool for row in rows for tool in row.tools).items()))
 
 
+def draw_failures(rows: Sequence[Failure], first_model: str) -> dict[str, Any]:
+    """The rows as HTML, as many as the page has room for.
+
+    Returns:
+        `articles`, the first rows in full; `listed`, the next ones as rows of a table; and the count `unlisted`.
+    """
+    template: Any = page_environment().get_template("failure.html.jinja").module
+    articles = _fitting((Markup(template.article(row, first_model)) for row in rows), _ARTICLE_BYTES)
+    rest = rows[len(articles) :]
+    listed = _fitting((Markup(template.line(row)) for row in rest), _LISTED_BYTES)
+    return {"articles": articles, "listed": listed, "unlisted": len(rest) - len(listed)}
+
+
+def _fitting(drawn: Iterable[Markup], size: int) -> list[Markup]:
+    """The first of the texts that together take at most `size` bytes of UTF-8."""
+    fitting = []
+    for text in drawn:
+        size -= len(text.encode("utf-8", "backslashreplace"))
+        if size < 0:
+            break
+        fitting.append(text)
+    return fitting
+
+
 def _failure(
     number: int,
     score: Score,
@@ -181,37 +209,40 @@ def _failure(
         kinds=kinds_of_error(score),
         tools=tuple(dict.fromkeys(visible(name) for name in names)),
         regression=reference in answers and answers[reference].exact,
-        before=tuple(map(_turn, prompts.get(score.id, ())[:-1])),
-        question=legible(shortened(score.question)),
+        before=tuple((message.role, _message_text(message)) for message in prompts.get(score.id, ())[:-1]),
+        question=_readable(score.question),
         gold_status=score.gold.status,
         gold=_gold_calls(score),
         status=score.status,
-        reason=None if score.failure is None else legible(shortened(score.failure)),
-        repaired=mended_row(score),
+        reason=None if score.failure is None else _readable(score.failure),
+        repaired=_repaired_reading(score),
         prediction=_predicted_calls(score),
-        text=legible(shortened(score.text)),
-        others=tuple(Answer(model, answer.exact, legible(shortened(answer.text))) for model, answer in answers.items()),
+        text=_readable(score.text),
+        others=tuple(Answer(model, answer.exact, _readable(answer.text)) for model, answer in answers.items()),
         tags=(*map(visible, tags), *(f"rule: {rule}" for rule in score.rules)),
     )
 
 
-def _turn(message: Message) -> Turn:
-    calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
-    text = "\n".join((*([message.content] if message.content else []), *calls))
-    return Turn(message.role, legible(shortened(text)))
+def _repaired_reading(score: Score) -> str | None:
+    """What repairs make of a row's text, in a sentence; None if they change nothing."""
+    if score.repaired is None or not score.repaired.repairs:
+        return None
+    fired = ", ".join(score.repaired.repairs)
+    result = "the right tools, but no" if score.repaired.names_right else "still no"
+    result = "an" if score.repaired.exact else result
+    return f"With repairs ({fired}) it reads as {score.repaired.status}: {result} exact match."
 
 
 def _gold_calls(score: Score) -> tuple[Call, ...]:
-    partners = {match.gold: match for match in score.matches}
+    matches = {match.gold: match for match in score.matches}
     calls = []
     for index, call in enumerate(score.gold.calls):
-        match = partners.get(index)
-        faults = _faults(match.errors if match else ())
+        match = matches.get(index)
+        faults = _faults(match)
         given = score.calls[match.predicted].arguments if match else {}
         arguments = []
         for name, values in call.arguments.items():
-            texts = tuple(map(_json, values))
-            fault = faults.get(name, "")
+            texts, fault = tuple(map(_json, values)), faults.get(name, "")
             shown: tuple[tuple[Piece, ...], ...] = tuple((Piece(text, False),) for text in texts)
             if fault == "wrong" and name in given:
                 found = _json(given[name])
@@ -226,11 +257,11 @@ def _gold_calls(score: Score) -> tuple[Call, ...]:
 
 
 def _predicted_calls(score: Score) -> tuple[Call, ...]:
-    partners = {match.predicted: match for match in score.matches}
+    matches = {match.predicted: match for match in score.matches}
     calls = []
     for index, call in enumerate(score.calls):
-        match = partners.get(index)
-        faults = _faults(match.errors if match else ())
+        match = matches.get(index)
+        faults = _faults(match)
         accepted = score.gold.calls[match.gold].arguments if match else {}
         arguments = []
         for name, value in call.arguments.items():
@@ -239,21 +270,24 @@ def _predicted_calls(score: Score) -> tuple[Call, ...]:
             if fault == "wrong" and accepted.get(name):
                 shown = differences(nearest(found, tuple(map(_json, accepted[name]))), found)[1]
             arguments.append(Argument(visible(name), (shown,), False, fault))
-        mark = ""
-        if call.name not in score.tools:
-            mark = "no such tool"
-        elif index in score.extra_calls:
-            mark = "not expected"
+        mark = "not expected" if index in score.extra_calls else ""
+        mark = "no such tool" if call.name not in score.tools else mark
         calls.append(Call(visible(call.name), tuple(arguments), mark))
     return tuple(calls)
 
 
-def _argument_text(argument: Argument) -> str:
-    return f"{argument.name}={' or '.join(argument.texts)}{' or left out' if argument.optional else ''}"
+def _faults(match: CallMatch | None) -> dict[str, str]:
+    return {error.argument: error.fault for error in match.errors} if match else {}
 
 
-def _faults(errors: Iterable[ArgumentError]) -> dict[str, str]:
-    return {error.argument: error.fault for error in errors}
+def _message_text(message: Message) -> str:
+    """A message in one text, its calls as JSON lines."""
+    calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
+    return _readable("\n".join((*([message.content] if message.content else []), *calls)))
+
+
+def _readable(text: str) -> str:
+    return legible(shortened(text))
 
 
 def _json(value: Any) -> str:

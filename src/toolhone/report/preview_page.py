@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.chat.segments import Part, Segment, segments
 from toolhone.chat.token_bytes import TokenBytes
-from toolhone.report.html_page import html_page
+from toolhone.report.pages import html_page
 from toolhone.report.wording import visible
 
 _NAMES: dict[Part, str] = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from toolhone.data.stats.measure import FaultCount, Stats, ToolCount
 from toolhone.data.stats.tokens import Gain, TokenStats
-from toolhone.report.html_page import html_page
 from toolhone.report.numbers import number, percent
+from toolhone.report.pages import html_page
 from toolhone.report.plots import Tick, share, ticks
 from toolhone.report.wording import visible
 

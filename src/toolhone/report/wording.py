@@ -1,7 +1,6 @@
-"""The words of a report: what each measure is called and means, and how figures, times and sizes are written.
+"""The words of a report: what each measure and repair is called and means, and foreign text made safe to read.
 
-In: rates and differences as they stand in metrics.json (`value`, `numerator`, `denominator`, `low`, `high`). Out: short
-texts. A rate without a value is written "–", and a figure is rounded so that only a flawless result reads 100.0%.
+A new rate of metrics.json needs one `Measure` here, in the group under which the page shows it.
 """
 
 from __future__ import annotations
@@ -11,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toolhone.records import Repair
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A rate of metrics.json: its key there, its name, what it means, and its name where the gold is only another
+    """A rate of metrics.json: its key there, its name, what it means, and its name if the gold is only another
     model's answer, so that the figure is agreement."""
 
     key: str
@@ -103,32 +104,49 @@ SLICE_TITLES = {
 }
 
 
-def agreement_with(models: Mapping[str, dict[str, Any]]) -> str | None:
-    """The model whose answers the gold was, where it was one: figures are then agreement with it."""
+REPAIRS: dict[Repair, str] = {
+    "python_literals": "single quotes, True, False, None or a comma before a closing bracket, as Python writes them",
+    "arguments_as_text": "the arguments as a JSON text in place of an object",
+    "code_fence": "a call in a code fence, where the format has none",
+}
+"""What each repair fixes."""
+
+
+def agreement_with(models: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The model whose answers the gold was, if it was one: figures are then agreement with it."""
     return next((m["agreement_with"] for m in models.values() if m.get("agreement_with") is not None), None)
+
+
+def date_time(stamp: Any) -> str:
+    """An ISO 8601 time of a manifest up to its minute: "2025-11-02 10:36"."""
+    return str(stamp)[:16].replace("T", " ")
 
 
 _LONGEST = 6_000
 
 
 def shortened(text: str) -> str:
-    """The text, or its beginning and the number of characters that are left out, where it is too long for a page."""
+    """The text; if it is too long for a page, its beginning and the number of characters left out."""
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"
 
 
 def visible(text: str) -> str:
-    """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape, so
-    that two values that differ also look different, and none can turn the direction of what follows."""
-    if text.isprintable():  # then it has none, and most texts are
+    """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape.
+
+    Two values that differ then look different, and none can turn the direction of what follows.
+    """
+    if text.isprintable():  # true of most texts
         return text
     return "".join(_escape(c) if _leaves_no_mark(c) else c for c in text)
 
 
 def legible(text: str) -> str:
-    """A text of several lines as it is, but for control characters and those that turn the direction of what follows,
-    which become escapes. Line breaks, tabs and the joiners within an emoji or a word stay."""
+    """A text of several lines, with control characters and those that turn the direction of what follows as escapes.
+
+    Line breaks, tabs and the joiners within an emoji or a word stay.
+    """
     if text.replace("\n", "").isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _NOT_LEGIBLE and c not in _KEPT else c for c in text)

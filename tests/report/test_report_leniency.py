@@ -14,10 +14,12 @@ from toolhone.evaluate.match import score
 from toolhone.evaluate.suites.bfcl import by_category, suite_table
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Repair, Tool
-from toolhone.report.leniency import REPAIRS
-from toolhone.report.report import summary_table, verdict, write_report
+from toolhone.report.facts import verdict
+from toolhone.report.report import write_report
+from toolhone.report.tables import summary_table
+from toolhone.report.wording import REPAIRS
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 
 MENDED = """<tool_call>
 {'name': 'query_order', 'arguments': {'order_id': 'ORD-000'}}
@@ -39,8 +41,8 @@ def test_every_repair_says_what_it_mends() -> None:
     assert set(REPAIRS) == set(get_args(Repair))
 
 
-def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page, markdown, table = drawn(judged_run(tmp_path, ANSWERS))
+def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page, markdown, table = drawn(scored_run(tmp_path, ANSWERS))
     assert "base 100.0% to tuned 33.3% exact match" in page
     assert '<h3 id="repaired">' in page
     assert 'aria-label="tuned: 66.7% (2/3), 95% interval [20.8, 93.9]"' in page
@@ -51,22 +53,22 @@ def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, judge
     assert "66.7% [20.8, 93.9] 2/3" in line
 
 
-def test_each_failed_row_says_what_repairs_make_of_it(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page, *_ = drawn(judged_run(tmp_path, ANSWERS))
+def test_each_failed_row_says_what_repairs_make_of_it(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page, *_ = drawn(scored_run(tmp_path, ANSWERS))
     assert page.count('class="reason mended"') == 2
     assert "With repairs (python_literals) it reads as calls: an exact match." in page
     assert "With repairs (python_literals) it reads as calls: the right tools, but no exact match." in page
 
 
-def test_where_nothing_was_mended_nothing_is_said(tmp_path: Path, judged_run: JudgedRun) -> None:
-    for text in drawn(judged_run(tmp_path, {"base": ["<tool_call>\n{"] * 2, "tuned": ["right"] * 2})):
+def test_where_nothing_was_mended_nothing_is_said(tmp_path: Path, scored_run: ScoredRun) -> None:
+    for text in drawn(scored_run(tmp_path, {"base": ["<tool_call>\n{"] * 2, "tuned": ["right"] * 2})):
         assert "repairs" not in text
 
 
 def test_a_report_of_files_from_before_repairs_were_recorded_says_nothing_of_them(
-    tmp_path: Path, judged_run: JudgedRun
+    tmp_path: Path, scored_run: ScoredRun
 ) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+    run = scored_run(tmp_path, ANSWERS)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     for name, model in metrics["models"].items():
         del model["repaired"]
@@ -77,8 +79,8 @@ def test_a_report_of_files_from_before_repairs_were_recorded_says_nothing_of_the
         assert "repairs" not in text
 
 
-def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
+def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     metrics["models"]["tuned"]["rules"] = {"any-call": 1, "spelling": 1_200}
     metrics["provenance"]["policy"] = "bfcl"
@@ -93,8 +95,8 @@ def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, judged_r
     assert "under the policy bfcl" in table
 
 
-def test_strict_figures_name_no_policy(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
+def test_strict_figures_name_no_policy(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
     for text in drawn(run):
         assert "policy" not in text.replace("Content-Security-Policy", "").replace("content policy", "")
 
