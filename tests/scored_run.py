@@ -1,4 +1,4 @@
-"""A small scored run, made by the scorer itself from answers in text, and files of scores without a run."""
+"""A small scored run, made by the scorer itself from answers in text, and scores without a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolhone.data.split import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import read_jsonl, write_conversations, write_json, write_jsonl
-from toolhone.records import Conversation, Message, Prediction, Tool, ToolCall
+from toolhone.records import Conversation, Gold, Message, Prediction, Score, Tool, ToolCall
 
 ScoredRun = Callable[..., Path]
 
@@ -27,6 +27,36 @@ _TOOLS = (
 
 def call_text(name: str, **arguments: object) -> str:
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
+
+
+def made_score(**fields: Any) -> Score:
+    """A score with these fields; otherwise of a row that expects no call and got none."""
+    row: dict[str, Any] = {
+        "id": "order-1/2",
+        "conversation_id": "order-1",
+        "model": "tuned",
+        "status": "none",
+        "failure": None,
+        "calls": (),
+        "gold": Gold("none"),
+        "tools": ("query_order", "query_stock"),
+        "matches": (),
+        "missing_calls": (),
+        "extra_calls": (),
+        "names_right": False,
+        "exact": False,
+        "schema_valid": None,
+        "rules": (),
+        "question": "",
+        "text": "",
+        "finish_reason": "stop",
+        "prompt_tokens": 500,
+        "completion_tokens": 20,
+        "latency_ms": 40.0,
+        "gold_source": None,
+        "meta": {"language": "zh"},
+    }
+    return Score(**{**row, **fields})
 
 
 def scores_file(path: Path, outcomes: str, **changed: Any) -> Path:
@@ -50,7 +80,7 @@ def scores_file(path: Path, outcomes: str, **changed: Any) -> Path:
 @pytest.fixture
 def scored_run() -> ScoredRun:
     """Makes a run folder with its split, scores and metrics. Row n asks for order ORD-00n; with `last_is_chat` the last
-    row asks for nothing. `answers` has each model's texts, one a row; "right" stands for the gold."""
+    row asks for nothing. `answers` has each model's texts, one a row; "right" means the gold."""
 
     def make(
         folder: Path,

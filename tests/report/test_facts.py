@@ -28,7 +28,7 @@ def test_a_stage_without_a_measurement_has_a_dash() -> None:
     assert table.rows == (("predict:base", "–", "–", "2025-11-02 10:36"),)
 
 
-def test_the_share_of_parameters_trained_is_told() -> None:
+def test_training_names_the_share_of_parameters_trained() -> None:
     stage = {"trainable_parameters": 4_884_480, "total_parameters": 139_399_488}
     assert dict(facts.training(_run({"stages": {"train": stage}}))) == {
         "Parameters trained": "4,884,480 of 139,399,488 (3.50%)"

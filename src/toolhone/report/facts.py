@@ -7,7 +7,6 @@ out, never guessed: a manifest grows with the stages that have finished, and old
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from toolhone.evaluate.policy import STRICT
@@ -49,6 +48,11 @@ def repaired_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     return found if any(figures["rows"] for figures in found.values()) else {}
 
 
+def escalation_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each model's figures of escalation, without the models that have none."""
+    return {name: model["escalation"] for name, model in models.items() if model.get("escalation")}
+
+
 def difference(metrics: Mapping[str, Any], measure: str) -> str:
     """The change from the first model to the last, "+86.5 points [81.0, 91.0]"; "" if they were not compared in it."""
     names = list(metrics["models"])
@@ -58,23 +62,15 @@ def difference(metrics: Mapping[str, Any], measure: str) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How the rows fared from the first model to the last, on the ids that both answered."""
-
-    first: str
-    last: str
-    fixed: int
-    broken: int
-    both_right: int
-    both_wrong: int
-
-
-def change(first: str, last: str, by_id: Mapping[str, Mapping[str, Score]]) -> Change:
-    """Count the rows by which of the two models has them right."""
-    pairs = [(by_id[first][id_].exact, score.exact) for id_, score in by_id[last].items() if id_ in by_id[first]]
-    outcomes = ((False, True), (True, False), (True, True), (False, False))
-    return Change(first, last, *map(pairs.count, outcomes))
+def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:
+    """Count the rows by which of two models has them right, on the ids that both answered."""
+    outcomes = [(before[id_].exact, score.exact) for id_, score in after.items() if id_ in before]
+    return {
+        "fixed": outcomes.count((False, True)),
+        "broken": outcomes.count((True, False)),
+        "both_right": outcomes.count((True, True)),
+        "both_wrong": outcomes.count((False, False)),
+    }
 
 
 def left_out(run: RunFiles) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -25,13 +25,13 @@ def percent(value: float | None) -> str:
 
 
 def interval(rate: Mapping[str, Any]) -> str:
-    """A rate's interval in percent, "[92.3, 98.0]"; "" where it has none."""
+    """A rate's interval in percent, "[92.3, 98.0]"; "" if it has none."""
     low, high = rate.get("low"), rate.get("high")
     return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def fraction(rate: Mapping[str, Any]) -> str:
-    """A rate's counts, "192/200"; "" where it has none, as F1."""
+    """A rate's counts, "192/200"; "" if it has none, as F1."""
     if rate.get("denominator") is None:
         return ""
     return f"{rate['numerator']:,}/{rate['denominator']:,}"
@@ -77,7 +77,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def points(difference: Mapping[str, Any]) -> str:
-    """A difference of two shares with its interval, "+86.5 points [81.0, 91.0]"; "" where there is no value."""
+    """A difference of two shares with its interval, "+86.5 points [81.0, 91.0]"; "" if there is no value."""
     if difference.get("value") is None:
         return ""
     spread = interval(difference)
@@ -85,7 +85,7 @@ def points(difference: Mapping[str, Any]) -> str:
 
 
 def p_value(value: float) -> str:
-    """A probability to two figures, "0.031"; "<0.0001" where it is smaller."""
+    """A probability to two figures, "0.031"; "<0.0001" if it is smaller."""
     return "<0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 

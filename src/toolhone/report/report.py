@@ -88,9 +88,7 @@ def build_page(run: RunFiles) -> dict[str, Any]:
     base_rows = [score for score in run.scores[first] if not score.exact] if len(names) > 1 else []
     fractions = (numbers.fraction(model[measure.key]) for model in models.values() for measure in wording.MEASURES)
     source = wording.agreement_with(models)
-    tool_rows = tuple(_tool_rows(models))
-    escalation = {name: model["escalation"] for name, model in models.items() if model.get("escalation")}
-    repaired = facts.repaired_figures(models)
+    tool_rows = _tool_rows(models)
     compared = run.metrics.get("compare", ())
     return {
         "name": run.name,
@@ -104,7 +102,7 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "agreement_with": source,
         "headline": _measure_rows(wording.HEADLINE, models, source, run.metrics),
         "left_out": tuple(facts.left_out(run)),
-        "change": facts.change(first, last, by_id) if len(names) > 1 else None,
+        "change": facts.change(by_id[first], by_id[last]) if len(names) > 1 else None,
         "clustered_by": next((entry["clustered_by"] for entry in compared), None),
         "comparisons": tables.comparisons_table(run.metrics),
         "tools": tool_rows[:_MAX_TOOLS],
@@ -114,8 +112,8 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "argument_errors": _measure_rows(wording.ARGUMENT_ERRORS, models),
         "behaviour": _measure_rows(wording.BEHAVIOUR_ERRORS, models),
         "validity": _measure_rows(wording.VALIDITY, models),
-        "escalation": _measure_rows(wording.ESCALATION, escalation, source),
-        "repaired": _measure_rows(wording.REPAIRED, repaired, source),
+        "escalation": _measure_rows(wording.ESCALATION, facts.escalation_figures(models), source),
+        "repaired": _measure_rows(wording.REPAIRED, facts.repaired_figures(models), source),
         "repairs": tables.repairs_table(models),
         "policy": facts.policy(run.metrics),
         "rules": tables.rules_table(models),
@@ -173,21 +171,28 @@ def _measure_rows(
     ]
 
 
-def _tool_rows(models: _Models) -> Iterator[dict[str, Any]]:
-    """Yield the tools by falling support, then by name, with bars of both their measures."""
-    names = tuple(models)
-    support: dict[str, int] = {}
-    for model in models.values():
-        support |= {tool: entry["support"] for tool, entry in model["per_tool"].items()}
+def _group_row(
+    label: str, counts: str, entries: _Models, first: str, second: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """A tool or a group of rows, with each model's bars of two measures side by side."""
+    return {
+        "label": wording.visible(label),
+        "counts": counts,
+        "first": _bars({name: entry[first] for name, entry in entries.items()}, names),
+        "second": _bars({name: entry[second] for name, entry in entries.items()}, names),
+    }
+
+
+def _tool_rows(models: _Models) -> list[dict[str, Any]]:
+    """The tools by falling support, then by name."""
+    support = {tool: entry["support"] for model in models.values() for tool, entry in model["per_tool"].items()}
+    rows = []
     for tool in sorted(support, key=lambda tool: (-support[tool], tool)):
-        entries = {name: models[name]["per_tool"][tool] for name in names if tool in models[name]["per_tool"]}
+        entries = {name: model["per_tool"][tool] for name, model in models.items() if tool in model["per_tool"]}
         called = ", ".join(f"{name} {_called(entry)}" for name, entry in entries.items())
-        yield {
-            "label": wording.visible(tool),
-            "counts": f"{numbers.number(support[tool])} expected; called: {called}",
-            "first": _bars({name: entry["name_recall"] for name, entry in entries.items()}, names),
-            "second": _bars({name: entry["exact"] for name, entry in entries.items()}, names),
-        }
+        counts = f"{numbers.number(support[tool])} expected; called: {called}"
+        rows.append(_group_row(tool, counts, entries, "name_recall", "exact", tuple(models)))
+    return rows
 
 
 def _called(entry: Mapping[str, Any]) -> str:
@@ -198,30 +203,17 @@ def _called(entry: Mapping[str, Any]) -> str:
 
 
 def _slices(models: _Models) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield each property of the rows, such as their language, with bars for each of its values."""
-    names = tuple(models)
+    """Yield each property of the rows, such as their language, with a row for each of its values."""
     for key in dict.fromkeys(key for model in models.values() for key in model["by"]):
-        groups = {name: models[name]["by"].get(key, {}) for name in names}
-        values = dict.fromkeys(value for group in groups.values() for value in group)
+        groups = {name: model["by"].get(key, {}) for name, model in models.items()}
         rows = []
-        for value in sorted(values, key=_natural):
-            exact = {name: group[value]["exact_match"] for name, group in groups.items() if value in group}
-            tools = {name: group[value]["tool_name_accuracy"] for name, group in groups.items() if value in group}
-            rows.append(
-                {
-                    "label": wording.visible(value),
-                    "counts": numbers.counted(next(reversed(exact.values()))["denominator"], "row"),
-                    "first": _bars(exact, names),
-                    "second": _bars(tools, names),
-                }
-            )
+        for value in dict.fromkeys(value for group in groups.values() for value in group):
+            entries = {name: group[value] for name, group in groups.items() if value in group}
+            *_, last = entries.values()
+            counts = numbers.counted(last["exact_match"]["denominator"], "row")
+            rows.append(_group_row(value, counts, entries, "exact_match", "tool_name_accuracy", tuple(models)))
         if rows:
             yield wording.SLICE_TITLES.get(key, f"By {key}"), rows
-
-
-def _natural(value: str) -> tuple[bool, int, str]:
-    """Sorts "2" before "10", and numbers before words."""
-    return (not value.isdecimal(), int(value) if value.isdecimal() else 0, value)
 
 
 def _matrix(model: str, confusion: Mapping[str, Any]) -> dict[str, Any]:

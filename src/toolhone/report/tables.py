@@ -36,7 +36,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     for measure in wording.REPAIRED:
         if any(figures[measure.key] != models[name][measure.key] for name, figures in repaired.items()):
             add(measure, repaired)
-    escalation = {name: model["escalation"] for name, model in models.items() if model.get("escalation")}
+    escalation = facts.escalation_figures(models)
     for measure in wording.ESCALATION if escalation else ():
         add(measure, escalation)
     table.add_section()
@@ -122,7 +122,7 @@ def comparisons_table(metrics: Mapping[str, Any]) -> PlainTable | None:
 def repairs_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable | None:
     """How often each repair fired."""
     counts = {name: figures["repairs"] for name, figures in facts.repaired_figures(models).items()}
-    return _counts_table("Repair", "What it mends", wording.REPAIRS, counts)
+    return _counts_table("Repair", "What it fixes", wording.REPAIRS, counts)
 
 
 def rules_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable | None:

@@ -5,6 +5,7 @@ A new rate of metrics.json needs one `Measure` here, in the group under which th
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,32 +16,26 @@ from toolhone.records import Repair
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A rate of metrics.json: its key there, its name, what it means, and its name if the gold is only another
-    model's answer, so that the figure is agreement."""
+    """A rate of metrics.json: its key there, its name, and what it means."""
 
     key: str
     label: str
     definition: str
-    agreement_label: str | None = None
 
     def label_for(self, agreement_with: str | None) -> str:
-        """The name to print; `agreement_with` names the model that the gold came from, if it was one."""
-        return self.label if agreement_with is None else (self.agreement_label or self.label)
+        """The name to print: if the gold is another model's answers, the figure is agreement with that model."""
+        return self.label if agreement_with is None else re.sub("match|accuracy", "agreement", self.label)
 
 
 HEADLINE = (
-    Measure("exact_match", "Exact match", "Whether to call, tools and arguments all right.", "Exact agreement"),
+    Measure("exact_match", "Exact match", "Whether to call, tools and arguments all right."),
     Measure(
         "tool_name_accuracy",
         "Tool-name accuracy",
         "The called tools are those expected, and none is called where none should be.",
-        "Tool-name agreement",
     ),
     Measure(
-        "argument_accuracy",
-        "Argument accuracy",
-        "Every argument right, among expected calls whose tool was called.",
-        "Argument agreement",
+        "argument_accuracy", "Argument accuracy", "Every argument right, among expected calls whose tool was called."
     ),
 )
 
@@ -72,27 +67,19 @@ BEHAVIOUR_ERRORS = (
 
 VALIDITY = (Measure("schema_valid", "Schema-valid", "Rows with calls that all satisfy their tools' JSON Schema."),)
 
-REPAIRED = (
-    Measure(
-        "exact_match", "Exact match, with repairs", "Over all rows, mended ones too.", "Exact agreement, with repairs"
-    ),
-    Measure(
-        "tool_name_accuracy",
-        "Tool-name accuracy, with repairs",
-        "Over all rows, mended ones too.",
-        "Tool-name agreement, with repairs",
-    ),
+MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
+"""The rates that every model has. Those below are of the figures under `repaired` and under `escalation`."""
+
+REPAIRED = tuple(
+    Measure(measure.key, f"{measure.label}, with repairs", "Over all rows, repaired ones too.")
+    for measure in HEADLINE[:2]
 )
-"""Of the figures under `repaired`."""
 
 ESCALATION = (
-    Measure("handed_over", "Handed over", "Of the rows that should be: the reserved call escalate was made."),
-    Measure("needless", "Needless hand-overs", "Of all other rows: it was made."),
-    Measure("kept_exact_match", "Exact match, if kept", "Of the rows not handed over.", "Exact agreement, if kept"),
+    Measure("handed_over", "Escalated", "Of the rows that should be: the reserved call escalate was made."),
+    Measure("needless", "Needless escalations", "Of all other rows: it was made."),
+    Measure("kept_exact_match", "Exact match, if kept", "Of the rows not escalated."),
 )
-"""Of the figures under `escalation`."""
-
-MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
 
 SLICE_TITLES = {
     "language": "By language",
@@ -102,7 +89,6 @@ SLICE_TITLES = {
     "source": "By source",
     "seen": "By tool seen in training or not",
 }
-
 
 REPAIRS: dict[Repair, str] = {
     "python_literals": "single quotes, True, False, None or a comma before a closing bracket, as Python writes them",

@@ -1,4 +1,4 @@
-"""Samples in lm-evaluation-harness's layout, held against the fields that its evaluator logs."""
+"""Samples in lm-evaluation-harness's layout, compared with the fields that its evaluator logs."""
 
 from __future__ import annotations
 
