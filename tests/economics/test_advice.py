@@ -16,7 +16,7 @@ from toolhone.economics.advice import Advice, advise
 from toolhone.economics.read import build_case
 from toolhone.report.advice_page import build_page
 from toolhone.report.advice_text import show_advice
-from toolhone.report.html_page import html_page
+from toolhone.report.pages import html_page
 
 shares = st.floats(0, 1)
 wide = st.fixed_dictionaries(

@@ -19,7 +19,8 @@ from toolhone.jsonl import read_jsonl
 from toolhone.rates import rate_of
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
 from toolhone.report import wording
-from toolhone.report.report import summary_table, write_report
+from toolhone.report.report import write_report
+from toolhone.report.tables import summary_table
 
 CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
 ANYTHING = {"type": "object", "properties": {"a": {"type": "integer"}}}

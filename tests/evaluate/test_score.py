@@ -222,7 +222,7 @@ def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
     assert found["models"]["adapted"]["rules"] == {"spelling": 1, "unreadable-as-none": 1}
     assert found["provenance"]["policy"] == "bfcl"
     write_report(run.path)
-    assert "Judged under the policy bfcl" in run.report.read_text(encoding="utf-8")
+    assert "Scored under the policy bfcl" in run.report.read_text(encoding="utf-8")
     # BFCL's checker does not hold gold against the schema's enum.
     tools = json.loads(json.dumps(TOOLS))
     tools[0]["function"]["parameters"]["properties"]["order_id"]["enum"] = ["other"]

@@ -1,5 +1,5 @@
 """Fixtures of the report tests."""
 
-from judged import judged_run
+from scored_run import scored_run
 
-__all__ = ["judged_run"]
+__all__ = ["scored_run"]

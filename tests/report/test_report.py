@@ -1,4 +1,4 @@
-"""The report: what stands on the page, that nothing hostile gets through, and that it comes from files alone."""
+"""The report: what is on the page, that nothing hostile gets through, and that it comes from files alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_page import page_of
 from rich.console import Console
+from scored_run import made_score
 
 from toolhone.errors import UserError
 from toolhone.evaluate.metrics import metrics
 from toolhone.jsonl import write_json, write_jsonl
 from toolhone.records import ArgumentError, CallMatch, Gold, GoldCall, Score, ToolCall
-from toolhone.report.report import summary_table, verdict, write_report
+from toolhone.report.facts import verdict
+from toolhone.report.report import write_report
+from toolhone.report.tables import summary_table
 
 CONTRACTS = Path(__file__).parents[1] / "fixtures" / "contracts"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}|`</pre></style>"
@@ -33,28 +36,11 @@ def _score(number: int, model: str, **fields: Any) -> Score:
         "id": f"order-{number}/2",
         "conversation_id": f"order-{number}",
         "model": model,
-        "status": "none",
-        "failure": None,
-        "calls": (),
-        "gold": Gold("none"),
-        "tools": ("query_order", "query_stock"),
-        "matches": (),
-        "missing_calls": (),
-        "extra_calls": (),
-        "names_right": False,
-        "exact": False,
-        "schema_valid": None,
-        "rules": (),
         "question": f"帮我查订单 {number}",
         "text": "好的",
-        "finish_reason": "stop",
-        "prompt_tokens": 500,
-        "completion_tokens": 20,
-        "latency_ms": 40.0,
-        "gold_source": None,
         "meta": {"language": "zh", "turn": "first"},
     }
-    return Score(**{**row, **fields})
+    return made_score(**{**row, **fields})
 
 
 def right(number: int, model: str, **fields: Any) -> Score:
@@ -122,39 +108,6 @@ def trained_run(folder: Path, scores: dict[str, list[Score]]) -> Path:
     return folder
 
 
-class Page(HTMLParser):
-    """The tags of a page, its text outside style and script, and the script's own text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self._within = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._within = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._within = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._within == "script":
-            self.scripts.append(data)
-        elif self._within != "style":
-            self.text += data
-
-    def failed_rows(self) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag == "article"]
-
-
-def page_of(folder: Path) -> Page:
-    write_report(folder)
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
-
-
 def markdown_of(folder: Path) -> str:
     write_report(folder)
     return (folder / "report.md").read_text(encoding="utf-8")
@@ -210,7 +163,7 @@ def test_hostile_text_is_shown_and_never_run(tmp_path: Path) -> None:
     assert "img" not in tags
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
     assert page.text.count(HOSTILE) >= 10
-    [row] = page.failed_rows()
+    [row] = page.of_tag("article")
     assert json.loads(row["data-tools"] or "") == [HOSTILE]
 
 
@@ -236,13 +189,13 @@ def test_every_failed_row_of_the_last_model_is_on_the_page(tmp_path: Path) -> No
     tuned = [wrong_value(i, "tuned") if i % 3 else right(i, "tuned") for i in range(60)]
     base = [malformed(i, "base") for i in range(60)]
     page = page_of(make_run(tmp_path, {"base": base, "tuned": tuned}))
-    assert len(page.failed_rows()) == sum(not score.exact for score in tuned) == 40
+    assert len(page.of_tag("article")) == sum(not score.exact for score in tuned) == 40
     assert "The first 20 of 60" in " ".join(page.text.split())
 
 
 def test_rows_that_only_the_last_model_got_wrong_are_flagged(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, {"base": BASE, "tuned": TUNED}))
-    assert [row.get("data-broken") for row in page.failed_rows()] == ["yes", None]
+    assert [row.get("data-broken") for row in page.of_tag("article")] == ["yes", None]
     assert page.text.count("base had it right") == 1
     assert "What base said (right)" in page.text
     assert "2 rows not an exact match, 1 of them right under base" in page.text
@@ -255,7 +208,7 @@ def test_the_filter_offers_the_tools_and_kinds_that_occur_with_their_counts(tmp_
     assert options == ["", "query_order", "", "malformed", "over-call", "wrong value"]
     assert "query_order (4)" in page.text
     assert "wrong value (2)" in page.text
-    assert [json.loads(row["data-kinds"] or "") for row in page.failed_rows()][2:] == [["malformed"], ["over-call"]]
+    assert [json.loads(row["data-kinds"] or "") for row in page.of_tag("article")][2:] == [["malformed"], ["over-call"]]
 
 
 def test_figures_on_page_and_in_markdown_are_those_of_the_metrics(tmp_path: Path) -> None:
@@ -435,7 +388,7 @@ def _with_metrics(run: Path, change: Any) -> Path:
     return run
 
 
-def test_a_run_without_metrics_is_told_what_to_run(tmp_path: Path) -> None:
+def test_a_run_without_metrics_names_the_command_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metrics\.json: no such file; run `toolhone score --run"):
         write_report(tmp_path)
 
@@ -484,4 +437,4 @@ def test_the_contract_s_golden_files_give_a_report(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", found)
     page = page_of(tmp_path)
     assert verdict(found) in page.text
-    assert len(page.failed_rows()) == sum(not json.loads(line)["exact"] for line in scores.splitlines()) == 1
+    assert len(page.of_tag("article")) == sum(not json.loads(line)["exact"] for line in scores.splitlines()) == 1

@@ -226,7 +226,8 @@ def _score_files(options: argparse.Namespace) -> int:
 
 @gc_disabled()
 def _compare(options: argparse.Namespace) -> int:
-    from toolhone.report.score_files import compare_files, models_table, pairs_table
+    from toolhone.evaluate.score_files import compare_files
+    from toolhone.report.tables import models_table, pairs_table
 
     found = compare_files(options.sources)
     if options.json:
@@ -247,8 +248,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.scores:
         if not options.out:
             raise UserError("--scores: needs --out, the file to write, for example --out report.html")
-        from toolhone.report.report import summary_table
-        from toolhone.report.score_files import report_scores
+        from toolhone.report.report import report_scores
+        from toolhone.report.tables import summary_table
 
         console.print(summary_table(report_scores(options.scores, options.out)))
         console.print(f"report: {options.out}", markup=False)
@@ -314,7 +315,7 @@ def _show_result(folder: Path, console: Console) -> None:
         return
     import json
 
-    from toolhone.report.report import summary_table
+    from toolhone.report.tables import summary_table
 
     console.print(summary_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
     console.print(f"report: {folder / 'report.html'}")

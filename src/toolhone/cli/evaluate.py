@@ -165,7 +165,7 @@ def _ask_endpoint(
     from toolhone.evaluate.predict_endpoint import predict_endpoint
     from toolhone.jsonl import read_jsonl
     from toolhone.records import Prediction
-    from toolhone.report.report import summary_table
+    from toolhone.report.tables import summary_table
 
     summary = predict_endpoint(examples, label, settings, path, console)
     answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}

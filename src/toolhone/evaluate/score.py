@@ -15,7 +15,7 @@ from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.policy import STRICT, Policy
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction
 from toolhone.run_folder import RunFolder, model_files
 
 _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
@@ -195,14 +195,3 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
         raise UserError(
             f'{where}: its "tokens" cannot be read ({error!r}); expected of each its id, bytes and logprob'
         ) from None
-
-
-def read_scores(path: Path, remedy: str) -> list[Score]:
-    """Read a file of scores; `remedy` says in a message what to do about a line that is none."""
-    scores = []
-    for where, row in read_jsonl(path):
-        try:
-            scores.append(Score.from_json(row))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: not a score ({error}); {remedy}") from None
-    return scores

@@ -15,8 +15,8 @@ from toolhone.economics.options import option_name
 from toolhone.jsonl import write_text
 from toolhone.report.advice_plots import Plot, month_plot, volume_plot
 from toolhone.report.advice_wording import number, shown_change, shown_value
-from toolhone.report.html_page import html_page
 from toolhone.report.numbers import money
+from toolhone.report.pages import html_page
 
 
 @dataclass(frozen=True, slots=True)

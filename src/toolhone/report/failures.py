@@ -1,21 +1,25 @@
-"""Failed rows, made ready to be read: gold and prediction side by side, with what differs marked and named.
+"""The failed rows of a report: gold and prediction side by side, with what differs marked and named.
 
 In: the scores of the model in question and of those that it is compared with. Out: one `Failure` for each row that is
-not an exact match, in the order of the scores. Nothing is judged here; the marks are what the scorer found, and within
-a wrong value the characters that differ. No text is so long that it swamps the page: what is cut is counted.
+not an exact match, in the order of the scores, and their HTML as far as the page has room. The marks are what the
+scorer found and, within a wrong value, the characters that differ. Texts that are too long are cut, with a count.
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import groupby
 from typing import Any
 
-from toolhone.records import ArgumentError, Message, Score
-from toolhone.report.differences import Piece, differences, nearest
-from toolhone.report.leniency import mended_row
+from markupsafe import Markup
+
+from toolhone.records import Message, Score
+from toolhone.report.pages import page_environment
 from toolhone.report.wording import legible, shortened, visible
 
 KINDS = (
@@ -38,26 +42,49 @@ KINDS = (
 
 _KIND_OF_FAULT = {"missing": "missing argument", "invented": "invented argument", "wrong": "wrong value"}
 
+# A page of 10 MB still opens on a phone.
+_ARTICLE_BYTES = 5_000_000
+_LISTED_BYTES = 3_500_000
+
+
+# Character-level differences: the least share of two texts that must be alike, the size of the table that is compared
+# in full, and how much of a text decides which accepted value is nearest.
+_MIN_ALIKE = 0.6
+_MAX_COMPARED = 250_000
+_NEAREST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a text, and whether the other text lacks it."""
+
+    text: str
+    differs: bool
+
+
+Pieces = tuple[Piece, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument as it is shown: its accepted values as JSON (a prediction has one), each in pieces of which those
-    that differ from the other side are told apart, and its mark, "" where right."""
+    """An argument as it is shown: its accepted values as JSON (a prediction has one), each in pieces that show what
+    differs from the other side, and its mark, "" if right."""
 
     name: str
-    values: tuple[tuple[Piece, ...], ...]
+    values: tuple[Pieces, ...]
     optional: bool
     mark: str
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The values, each in one piece."""
-        return tuple("".join(piece.text for piece in value) for value in self.values)
+    def text(self) -> str:
+        """The argument in one text: `order_id="ORD-001" or "ord-001"`."""
+        values = " or ".join("".join(piece.text for piece in value) for value in self.values)
+        return f"{self.name}={values}{' or left out' if self.optional else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call as it is shown, with the mark of the call as a whole, "" where it has a partner."""
+    """A call as it is shown, with the mark of the call as a whole, "" if it has a partner."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -65,33 +92,20 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What another model said to the same row."""
-
-    model: str
-    exact: bool
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message before the question, its calls written out as JSON lines."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
-    """A row that is not an exact match. `tools` are all names that gold or prediction calls; `regression` is true
-    where the first of the other models got the row right; `before` are the messages before the question."""
+    """A row that is not an exact match.
+
+    `tools` are all names that gold or prediction calls. `regression` is true if the first of the other models got the
+    row right. `before` has the role and the text of each message before the question, and `others` each other model,
+    whether it was right, and its text.
+    """
 
     number: int
     id: str
     kinds: tuple[str, ...]
     tools: tuple[str, ...]
     regression: bool
-    before: tuple[Turn, ...]
+    before: tuple[tuple[str, str], ...]
     question: str
     gold_status: str
     gold: tuple[Call, ...]
@@ -100,7 +114,7 @@ class Failure:
     repaired: str | None
     prediction: tuple[Call, ...]
     text: str
-    others: tuple[Answer, ...]
+    others: tuple[tuple[str, bool, str], ...]
     tags: tuple[str, ...]
 
     @property
@@ -108,7 +122,7 @@ class Failure:
         """The gold in one text, a call a line: `query_order(order_id="ORD-001" or "ord-001")`."""
         if self.gold_status != "calls":
             return "no call" if self.gold_status == "none" else "some call, whichever"
-        return "\n".join(f"{call.name}({', '.join(map(_argument_text, call.arguments))})" for call in self.gold)
+        return "\n".join(f"{call.name}({', '.join(one.text for one in call.arguments)})" for call in self.gold)
 
 
 def failures(
@@ -121,15 +135,17 @@ def failures(
     Args:
         scores: of the model in question.
         others: for each other model, its scores by row id; the first is the one to compare with.
-        prompts: the messages that each row's answer follows, where they are at hand.
+        prompts: the messages before each row's answer, if they are at hand.
     """
     failed = (score for score in scores if not score.exact)
     return [_failure(number, score, others, prompts or {}) for number, score in enumerate(failed, 1)]
 
 
 def kinds_of_error(score: Score) -> tuple[str, ...]:
-    """All that is wrong with a prediction, in the order of `KINDS`. A text that could not be read at all has that one
-    kind: what its calls lack says nothing more."""
+    """All that is wrong with a prediction, in the order of `KINDS`.
+
+    A text that could not be read at all has that one kind: what its calls lack says nothing more.
+    """
     if score.status in ("malformed", "truncated"):
         return (score.status,)
     if score.status == "none":
@@ -165,6 +181,30 @@ def count_tools(rows: Iterable[Failure]) -> dict[str, int]:
     return dict(sorted(Counter(tool for row in rows for tool in row.tools).items()))
 
 
+def draw_failures(rows: Sequence[Failure], first_model: str) -> dict[str, Any]:
+    """The rows as HTML, as many as the page has room for.
+
+    Returns:
+        `articles`, the first rows in full; `listed`, the next ones as rows of a table; and the count `unlisted`.
+    """
+    template: Any = page_environment().get_template("failure.html.jinja").module
+    articles = _fitting((Markup(template.article(row, first_model)) for row in rows), _ARTICLE_BYTES)
+    rest = rows[len(articles) :]
+    listed = _fitting((Markup(template.line(row)) for row in rest), _LISTED_BYTES)
+    return {"articles": articles, "listed": listed, "unlisted": len(rest) - len(listed)}
+
+
+def _fitting(drawn: Iterable[Markup], size: int) -> list[Markup]:
+    """The first of the texts that together take at most `size` bytes of UTF-8."""
+    fitting = []
+    for text in drawn:
+        size -= len(text.encode("utf-8", "backslashreplace"))
+        if size < 0:
+            break
+        fitting.append(text)
+    return fitting
+
+
 def _failure(
     number: int,
     score: Score,
@@ -173,6 +213,7 @@ def _failure(
 ) -> Failure:
     answers = {model: by_id[score.id] for model, by_id in others.items() if score.id in by_id}
     reference = next(iter(others), None)
+    gold, prediction = _sides(score)
     names = [call.name for call in score.gold.calls] + [call.name for call in score.calls]
     tags = [str(score.meta[key]) for key in ("language", "template") if key in score.meta]
     return Failure(
@@ -181,80 +222,124 @@ def _failure(
         kinds=kinds_of_error(score),
         tools=tuple(dict.fromkeys(visible(name) for name in names)),
         regression=reference in answers and answers[reference].exact,
-        before=tuple(map(_turn, prompts.get(score.id, ())[:-1])),
-        question=legible(shortened(score.question)),
+        before=tuple((message.role, _message_text(message)) for message in prompts.get(score.id, ())[:-1]),
+        question=_readable(score.question),
         gold_status=score.gold.status,
-        gold=_gold_calls(score),
+        gold=gold,
         status=score.status,
-        reason=None if score.failure is None else legible(shortened(score.failure)),
-        repaired=mended_row(score),
-        prediction=_predicted_calls(score),
-        text=legible(shortened(score.text)),
-        others=tuple(Answer(model, answer.exact, legible(shortened(answer.text))) for model, answer in answers.items()),
+        reason=None if score.failure is None else _readable(score.failure),
+        repaired=_repaired_reading(score),
+        prediction=prediction,
+        text=_readable(score.text),
+        others=tuple((model, answer.exact, _readable(answer.text)) for model, answer in answers.items()),
         tags=(*map(visible, tags), *(f"rule: {rule}" for rule in score.rules)),
     )
 
 
-def _turn(message: Message) -> Turn:
-    calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
-    text = "\n".join((*([message.content] if message.content else []), *calls))
-    return Turn(message.role, legible(shortened(text)))
+def _repaired_reading(score: Score) -> str | None:
+    """What repairs make of a row's text, in a sentence; None if they change nothing."""
+    if score.repaired is None or not score.repaired.repairs:
+        return None
+    fired = ", ".join(score.repaired.repairs)
+    result = "the right tools, but no" if score.repaired.names_right else "still no"
+    result = "an" if score.repaired.exact else result
+    return f"With repairs ({fired}) it reads as {score.repaired.status}: {result} exact match."
 
 
-def _gold_calls(score: Score) -> tuple[Call, ...]:
-    partners = {match.gold: match for match in score.matches}
-    calls = []
-    for index, call in enumerate(score.gold.calls):
-        match = partners.get(index)
-        faults = _faults(match.errors if match else ())
-        given = score.calls[match.predicted].arguments if match else {}
-        arguments = []
-        for name, values in call.arguments.items():
-            texts = tuple(map(_json, values))
-            fault = faults.get(name, "")
-            shown: tuple[tuple[Piece, ...], ...] = tuple((Piece(text, False),) for text in texts)
-            if fault == "wrong" and name in given:
+def _sides(score: Score) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
+    """The calls of gold and prediction, with what differs between those that match marked on both sides."""
+    marks: dict[tuple[str, int, str], str] = {}
+    pieces: dict[tuple[str, int, str, str], Pieces] = {}
+    for match in score.matches:
+        accepted, given = score.gold.calls[match.gold].arguments, score.calls[match.predicted].arguments
+        for error in match.errors:
+            name = error.argument
+            # If a value is wrong, it is the prediction's.
+            marks["gold", match.gold, name] = "expected" if error.fault == "wrong" else error.fault
+            marks["prediction", match.predicted, name] = error.fault
+            if error.fault == "wrong" and name in given and accepted.get(name):
                 found = _json(given[name])
-                near = nearest(found, texts)
-                shown = tuple(differences(t, found)[0] if t == near else (Piece(t, False),) for t in texts)
-            # It is the prediction's value that is wrong.
-            mark = "expected" if fault == "wrong" else fault
-            arguments.append(Argument(visible(name), shown, name in call.optional, mark))
+                near = nearest(found, tuple(map(_json, accepted[name])))
+                both = differences(near, found)
+                pieces["gold", match.gold, name, near], pieces["prediction", match.predicted, name, found] = both
+
+    def argument(side: str, index: int, name: str, values: Iterable[Any], *, optional: bool = False) -> Argument:
+        shown = (pieces.get((side, index, name, text), (Piece(text, False),)) for text in map(_json, values))
+        return Argument(visible(name), tuple(shown), optional, marks.get((side, index, name), ""))
+
+    gold, prediction = [], []
+    for index, expected in enumerate(score.gold.calls):
+        pairs = expected.arguments.items()
+        arguments = (argument("gold", index, name, v, optional=name in expected.optional) for name, v in pairs)
         mark = "not called" if index in score.missing_calls else ""
-        calls.append(Call(visible(call.name), tuple(arguments), mark))
-    return tuple(calls)
-
-
-def _predicted_calls(score: Score) -> tuple[Call, ...]:
-    partners = {match.predicted: match for match in score.matches}
-    calls = []
+        gold.append(Call(visible(expected.name), tuple(arguments), mark))
     for index, call in enumerate(score.calls):
-        match = partners.get(index)
-        faults = _faults(match.errors if match else ())
-        accepted = score.gold.calls[match.gold].arguments if match else {}
-        arguments = []
-        for name, value in call.arguments.items():
-            found, fault = _json(value), faults.get(name, "")
-            shown: tuple[Piece, ...] = (Piece(found, False),)
-            if fault == "wrong" and accepted.get(name):
-                shown = differences(nearest(found, tuple(map(_json, accepted[name]))), found)[1]
-            arguments.append(Argument(visible(name), (shown,), False, fault))
-        mark = ""
-        if call.name not in score.tools:
-            mark = "no such tool"
-        elif index in score.extra_calls:
-            mark = "not expected"
-        calls.append(Call(visible(call.name), tuple(arguments), mark))
-    return tuple(calls)
+        arguments = (argument("prediction", index, name, (value,)) for name, value in call.arguments.items())
+        mark = "not expected" if index in score.extra_calls else ""
+        mark = "no such tool" if call.name not in score.tools else mark
+        prediction.append(Call(visible(call.name), tuple(arguments), mark))
+    return tuple(gold), tuple(prediction)
 
 
-def _argument_text(argument: Argument) -> str:
-    return f"{argument.name}={' or '.join(argument.texts)}{' or left out' if argument.optional else ''}"
+def _message_text(message: Message) -> str:
+    """A message in one text, its calls as JSON lines."""
+    calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
+    return _readable("\n".join((*([message.content] if message.content else []), *calls)))
 
 
-def _faults(errors: Iterable[ArgumentError]) -> dict[str, str]:
-    return {error.argument: error.fault for error in errors}
+def _readable(text: str) -> str:
+    return legible(shortened(text))
 
 
 def _json(value: Any) -> str:
     return shortened(visible(json.dumps(value, ensure_ascii=False)))
+
+
+def differences(expected: str, found: str) -> tuple[Pieces, Pieces]:
+    """Both texts in pieces that, joined, give them back, so that a reader finds `ORD-0017` beside `ORD-0071` at once.
+
+    Two texts with too little in common differ as a whole. In very long ones, all between what they begin and what
+    they end with alike differs. A character is compared together with the marks that combine with it.
+    """
+    a, b = _characters(expected), _characters(found)
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    rest = min(len(a), len(b)) - start
+    end = next((i for i in range(rest) if a[-1 - i] != b[-1 - i]), rest)
+    middle_a, middle_b = a[start : len(a) - end], b[start : len(b) - end]
+    same = [(i, i) for i in range(start)] + [(len(a) - i, len(b) - i) for i in range(1, end + 1)]
+    if len(middle_a) * len(middle_b) <= _MAX_COMPARED:
+        for block in SequenceMatcher(None, middle_a, middle_b, autojunk=False).get_matching_blocks():
+            same += [(start + block.a + i, start + block.b + i) for i in range(block.size)]
+    if 2 * len(same) < _MIN_ALIKE * (len(a) + len(b)):
+        same = []
+    return _pieces(a, {i for i, _ in same}), _pieces(b, {j for _, j in same})
+
+
+def nearest(found: str, accepted: Sequence[str]) -> str:
+    """The accepted text that a text comes closest to; the first of those equally close."""
+    if len(accepted) == 1:
+        return accepted[0]
+    matcher = SequenceMatcher(None, autojunk=False)
+    matcher.set_seq2(found[:_NEAREST])
+
+    def closeness(text: str) -> float:
+        matcher.set_seq1(text[:_NEAREST])
+        return matcher.ratio()
+
+    return max(accepted, key=closeness)
+
+
+def _characters(text: str) -> list[str]:
+    characters: list[str] = []
+    for character in text:
+        if characters and unicodedata.combining(character):
+            characters[-1] += character
+        else:
+            characters.append(character)
+    return characters
+
+
+def _pieces(characters: Sequence[str], same: set[int]) -> Pieces:
+    """The text in pieces; `same` has the places of what both texts have."""
+    places = groupby(range(len(characters)), key=lambda place: place not in same)
+    return tuple(Piece("".join(characters[place] for place in group), differs) for differs, group in places)

@@ -25,19 +25,19 @@ def percent(value: float | None) -> str:
 
 
 def interval(rate: Mapping[str, Any]) -> str:
-    """A rate's interval in percent, "[92.3, 98.0]"; "" where it has none."""
+    """A rate's interval in percent, "[92.3, 98.0]"; "" if it has none."""
     low, high = rate.get("low"), rate.get("high")
     return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def fraction(rate: dict[str, Any]) -> str:
-    """A rate's counts, "192/200"; "" where it has none, as F1."""
+def fraction(rate: Mapping[str, Any]) -> str:
+    """A rate's counts, "192/200"; "" if it has none, as F1."""
     if rate.get("denominator") is None:
         return ""
     return f"{rate['numerator']:,}/{rate['denominator']:,}"
 
 
-def figure(rate: dict[str, Any]) -> str:
+def figure(rate: Mapping[str, Any]) -> str:
     """A rate in full: "96.0% [92.3, 98.0] 192/200"."""
     return " ".join(part for part in (percent(rate["value"]), interval(rate), fraction(rate)) if part)
 
@@ -45,6 +45,16 @@ def figure(rate: dict[str, Any]) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """A number with thousands separators."""
     return ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun in the right number: "1 row", "2,378 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def gigabytes(size: float | None) -> str:
+    """A size that is given in gigabytes: "3.7 GB"."""
+    return ABSENT if size is None else f"{size:.1f} GB"
 
 
 def duration(seconds: float | None) -> str:
@@ -67,7 +77,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def points(difference: Mapping[str, Any]) -> str:
-    """A difference of two shares with its interval, "+86.5 points [81.0, 91.0]"; "" where there is no value."""
+    """A difference of two shares with its interval, "+86.5 points [81.0, 91.0]"; "" if there is no value."""
     if difference.get("value") is None:
         return ""
     spread = interval(difference)
@@ -75,7 +85,7 @@ def points(difference: Mapping[str, Any]) -> str:
 
 
 def p_value(value: float) -> str:
-    """A probability to two figures, "0.031"; "<0.0001" where it is smaller."""
+    """A probability to two figures, "0.031"; "<0.0001" if it is smaller."""
     return "<0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 

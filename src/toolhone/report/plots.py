@@ -1,4 +1,4 @@
-"""The geometry of the curves of training: from train_log.jsonl to places in percent, which the page draws as SVG.
+"""The geometry of the training curves: from train_log.jsonl to places in percent, which the page draws as SVG.
 
 Percent, not pixels: the plot then takes any width without its text shrinking. x runs from the first step to the last,
 y from the top (the highest loss, rounded up to a tick; or 100%) to the bottom (0).
@@ -13,13 +13,13 @@ from typing import Any
 
 from toolhone.report.numbers import percent
 
-_MOST_POINTS = 240
-_LEAST_TOP = 1e-6
+_MAX_POINTS = 240
+_MIN_TOP = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis: how far along it stands, in percent, and its text."""
+    """A mark on an axis: its place along it, in percent, and its text."""
 
     at: float
     label: str
@@ -46,7 +46,7 @@ class Curve:
 
 
 def loss_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
-    """Place the losses of a training log; None where it holds none.
+    """Place the losses of a training log; None if it has none.
 
     Args:
         log: lines with `step` and either `loss` or `eval_loss`, in nats a token.
@@ -54,9 +54,9 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
     training, validation = _values(log, "loss"), _values(log, "eval_loss")
     if not training and not validation:
         return None
-    width = math.ceil(len(training) / _MOST_POINTS) or 1
+    width = math.ceil(len(training) / _MAX_POINTS) or 1
     training = [_mean(training[i : i + width]) for i in range(0, len(training), width)]
-    y_values = ticks(0.0, max(_LEAST_TOP, *(loss for _, loss in (*training, *validation))), 4)
+    y_values = ticks(0.0, max(_MIN_TOP, *(loss for _, loss in (*training, *validation))), 4)
     top = y_values[-1]
     x_ticks, across = _steps(step for step, _ in (*training, *validation))
 
@@ -73,7 +73,7 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
 
 
 def accuracy_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
-    """Place the shares of validation rows that were an exact match while training; None where it did not measure them.
+    """Place the exact match on validation rows during training; None if the log has none.
 
     Args:
         log: lines with `step` and `eval_exact_match`, a share from 0 to 1.
@@ -88,7 +88,7 @@ def accuracy_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
 
 
 def _steps(steps: Iterable[float]) -> tuple[tuple[Tick, ...], Callable[[float], float]]:
-    """The marks under a plot, and where a step stands."""
+    """The marks under a plot, and the function that places a step."""
     known = set(steps)
     first, last = min(known), max(known)
     marks = [step for step in ticks(first, last, 6) if step == int(step) and first <= step <= last] or [first]
@@ -105,7 +105,7 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def share(value: float, low: float, high: float) -> float:
-    """Where a value lies between two others, in percent; the middle where the two are the same."""
+    """A value's place between two others, in percent; the middle if the two are the same."""
     return 50.0 if high == low else round(100 * (value - low) / (high - low), 3)
 
 

@@ -19,7 +19,7 @@ from toolhone.chat.segments import Part, segments
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.jsonl import write_text
-from toolhone.report.html_page import html_page
+from toolhone.report.pages import html_page
 from toolhone.report.wording import visible
 
 _NAMES: dict[Part, str] = {

@@ -1,155 +1,243 @@
-"""The report of a run: report.html (one file, opens offline), report.md (for a pull request) and a table to print;
-beside them samples/ in lm-evaluation-harness's layout, and the adapter's model card.
+"""The report of a run: report.html (one file, opens offline) and report.md (for a pull request).
 
-In: metrics.json, scores/<model>.jsonl, train_log.jsonl, manifest.json, config.yaml and the judged split of a run. Out:
-the files beside them. No model is needed, nothing is judged again, and the same files always give the same report,
-so it can be drawn again at any time.
+In: the files of a run folder, read. Out: the files beside them, with samples/ in lm-evaluation-harness's layout and
+the adapter's model card. Every figure is worded here; the templates only place it. No model is needed, nothing is
+scored again, and the same files always give the same report.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import re
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from rich.table import Table
-from rich.text import Text
-
-from toolhone.evaluate.policy import STRICT
+from toolhone import __version__
+from toolhone.errors import UserError
+from toolhone.evaluate.metrics import metrics
+from toolhone.evaluate.score_files import read_score_files
 from toolhone.jsonl import write_text
-from toolhone.report import between, leniency, numbers, wording
-from toolhone.report.failure_list import show_failures
-from toolhone.report.page import Page, build_page
+from toolhone.report import facts, numbers, tables, wording
+from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
+from toolhone.report.pages import TEMPLATES, html_page, markdown_page
+from toolhone.report.plots import accuracy_curve, loss_curve
 from toolhone.report.run_files import RunFiles, read_run
 from toolhone.report.samples import write_samples
 from toolhone.run_folder import RunFolder
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_MAX_TOOLS = 60
+_MAX_LABELS = 30
+_BASE_FAILURES = 20
+
+_Models = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(run_folder: Path) -> None:
     """Write report.html, report.md and samples/ into a run folder, and README.md into its adapter, if it has one.
 
     Raises:
-        UserError: where metrics.json or a model's scores are missing, unreadable, or do not belong together.
+        UserError: if metrics.json or a model's scores are missing, unreadable, or do not belong together.
     """
     run = read_run(run_folder)
-    page = draw_report(run, run_folder / "report.html")
+    page = _draw(run, run_folder / "report.html")
     write_samples(run, run_folder)
     adapter = RunFolder(run_folder).adapter
     if (adapter / "adapter_config.json").is_file():
         # Imported here, as huggingface_hub takes longer than the rest, and a run of an endpoint has no adapter.
         from toolhone.report.card import write_card
 
-        write_card(run, page, adapter, _environment())
+        write_card(run, page, adapter)
 
 
-def draw_report(run: RunFiles, out: Path) -> Page:
-    """Write the report of what was read of a run to `out`, and as Markdown beside it; returns what it says."""
-    page = build_page(run, verdict(run.metrics))
-    environment = _environment()
-    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Draw a report from scores alone, report.md beside it, and return the metrics.
+
+    Raises:
+        UserError: if the models cannot be compared, or `out` is no .html file.
+    """
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: expected a file that ends in .html, for example report.html")
+    scores = read_score_files(sources)
+    found = metrics(scores, {"toolhone": __version__, "scores": list(map(str, sources))})
+    _draw(RunFiles(out.stem, found, scores), out)
+    return found
+
+
+def _draw(run: RunFiles, out: Path) -> dict[str, Any]:
+    """Write the report to `out`, and as Markdown beside it; return the page's values."""
+    page = build_page(run)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     # The page's content policy lets this one script run, by its hash, and loads nothing from anywhere: were a model's
     # text ever to escape its quoting, it would still be inert.
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    html = environment.get_template("report.html.jinja")
-    markdown = environment.get_template("report.md.jinja")
-    shown = show_failures(page.failures, page.models[0], environment)
-    page_text = html.render(page=page, shown=shown, style=style, script=script, script_hash=script_hash)
-    write_text(out, _encodable(page_text))
-    write_text(out.with_suffix(".md"), _encodable(markdown.render(page=page)))
+    shown = draw_failures(page["failures"], page["models"][0])
+    write_text(out, html_page("report", page=page, shown=shown, script=script, script_hash=script_hash))
+    write_text(out.with_suffix(".md"), markdown_page("report", page=page))
     return page
 
 
-def verdict(metrics: dict[str, Any]) -> str:
-    """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
+def build_page(run: RunFiles) -> dict[str, Any]:
+    """All that the templates show, in the order of the report. `run.scores` has the models of the metrics, in order."""
+    models: dict[str, dict[str, Any]] = run.metrics["models"]
+    names = tuple(models)
+    first, last = names[0], names[-1]
+    by_id = {name: {score.id: score for score in run.scores[name]} for name in names}
+    rows = failures(run.scores[last], {name: by_id[name] for name in names[:-1]}, run.prompts)
+    base_rows = [score for score in run.scores[first] if not score.exact] if len(names) > 1 else []
+    fractions = (numbers.fraction(model[measure.key]) for model in models.values() for measure in wording.MEASURES)
+    source = wording.agreement_with(models)
+    tool_rows = _tool_rows(models)
+    compared = run.metrics.get("compare", ())
+    return {
+        "name": run.name,
+        "version": run.manifest.get("toolhone"),
+        "verdict": facts.verdict(run.metrics),
+        "facts": tuple(facts.machine(run)),
+        "models": names,
+        # The widths of the longest model name and count, in characters.
+        "who_width": max(map(len, names)) + 1,
+        "fraction_width": max(map(len, fractions)),
+        "agreement_with": source,
+        "headline": _measure_rows(wording.HEADLINE, models, source, run.metrics),
+        "left_out": tuple(facts.left_out(run)),
+        "change": facts.change(by_id[first], by_id[last]) if len(names) > 1 else None,
+        "clustered_by": next((entry["clustered_by"] for entry in compared), None),
+        "comparisons": tables.comparisons_table(run.metrics),
+        "tools": tool_rows[:_MAX_TOOLS],
+        "tools_left_out": len(tool_rows[_MAX_TOOLS:]),
+        "matrices": [_matrix(name, models[name]["confusion"]) for name in reversed(names)],
+        "arguments": _measure_rows(wording.ARGUMENTS, models),
+        "argument_errors": _measure_rows(wording.ARGUMENT_ERRORS, models),
+        "behaviour": _measure_rows(wording.BEHAVIOUR_ERRORS, models),
+        "validity": _measure_rows(wording.VALIDITY, models),
+        "escalation": _measure_rows(wording.ESCALATION, facts.escalation_figures(models), source),
+        "repaired": _measure_rows(wording.REPAIRED, facts.repaired_figures(models), source),
+        "repairs": tables.repairs_table(models),
+        "policy": facts.policy(run.metrics),
+        "rules": tables.rules_table(models),
+        "slices": tuple(_slices(models)),
+        "curve": loss_curve(run.train_log),
+        "accuracy": accuracy_curve(run.train_log),
+        "training": tuple(facts.training(run)),
+        "cost": tables.cost_table(models),
+        "data": tables.data_table(run.manifest),
+        "stages": tables.stages_table(run.manifest),
+        "failures": rows,
+        "failure_kinds": count_kinds(rows),
+        "failure_tools": count_tools(rows),
+        "regressions": sum(row.regression for row in rows),
+        "base_failures": failures(base_rows[:_BASE_FAILURES], {}, run.prompts),
+        "base_failure_count": len(base_rows),
+        "commands": facts.commands(run),
+        "config": run.config,
+        "manifest": _pretty(run.manifest),
+        "provenance": _pretty(run.metrics.get("provenance")),
+    }
 
-    The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
-    Where the gold is another model's answers, it says agreement with that model; where the policy is not the strict
-    one, it names it.
+
+def _bars(rates: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Each model's rate: its words, and its geometry in percent (None if there is no value or no interval)."""
+    return [
+        {
+            "model": name,
+            "tuned": name == names[-1],
+            "percent": numbers.percent(rate["value"]),
+            "interval": numbers.interval(rate),
+            "fraction": numbers.fraction(rate),
+            **{key: None if rate.get(key) is None else round(100 * rate[key], 2) for key in ("value", "low", "high")},
+        }
+        for name, rate in rates.items()
+    ]
+
+
+def _measure_rows(
+    measures: Sequence[wording.Measure],
+    models: _Models,
+    agreement_with: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Each measure with a bar for each model, and with `metrics` how the models differ in it; empty without models."""
+    return [
+        {
+            "label": measure.label_for(agreement_with),
+            "definition": measure.definition,
+            "bars": _bars({name: model[measure.key] for name, model in models.items()}, tuple(models)),
+            "difference": "" if metrics is None else facts.difference(metrics, measure.key),
+        }
+        for measure in measures
+        if models
+    ]
+
+
+def _group_row(
+    label: str, counts: str, entries: _Models, first: str, second: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """A tool or a group of rows, with each model's bars of two measures side by side."""
+    return {
+        "label": wording.visible(label),
+        "counts": counts,
+        "first": _bars({name: entry[first] for name, entry in entries.items()}, names),
+        "second": _bars({name: entry[second] for name, entry in entries.items()}, names),
+    }
+
+
+def _tool_rows(models: _Models) -> list[dict[str, Any]]:
+    """The tools by falling support, then by name."""
+    support = {tool: entry["support"] for model in models.values() for tool, entry in model["per_tool"].items()}
+    rows = []
+    for tool in sorted(support, key=lambda tool: (-support[tool], tool)):
+        entries = {name: model["per_tool"][tool] for name, model in models.items() if tool in model["per_tool"]}
+        called = ", ".join(f"{name} {_called(entry)}" for name, entry in entries.items())
+        counts = f"{numbers.number(support[tool])} expected; called: {called}"
+        rows.append(_group_row(tool, counts, entries, "name_recall", "exact", tuple(models)))
+    return rows
+
+
+def _called(entry: Mapping[str, Any]) -> str:
+    """How often a tool was called, and of these calls the share that was expected."""
+    precision = entry.get("name_precision") or {"value": None}
+    share = "" if precision["value"] is None else f" ({numbers.percent(precision['value'])} rightly)"
+    return f"{numbers.number(entry['called'])}{share}"
+
+
+def _slices(models: _Models) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield each property of the rows, such as their language, with a row for each of its values."""
+    for key in dict.fromkeys(key for model in models.values() for key in model["by"]):
+        groups = {name: model["by"].get(key, {}) for name, model in models.items()}
+        rows = []
+        for value in dict.fromkeys(value for group in groups.values() for value in group):
+            entries = {name: group[value] for name, group in groups.items() if value in group}
+            *_, last = entries.values()
+            counts = numbers.counted(last["exact_match"]["denominator"], "row")
+            rows.append(_group_row(value, counts, entries, "exact_match", "tool_name_accuracy", tuple(models)))
+        if rows:
+            yield wording.SLICE_TITLES.get(key, f"By {key}"), rows
+
+
+def _matrix(model: str, confusion: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's confusion matrix, without its rows if it is too large to be read, and its commonest mistakes.
+
+    A cell's `shade` is its share of the gold calls of its row, 0 to 1.
     """
-    models: dict[str, dict[str, Any]] = metrics["models"]
-    *_, last = models.values()
-    figures = [f"{name} {numbers.percent(model['exact_match']['value'])}" for name, model in models.items()]
-    source = wording.agreement_with(models)
-    measure = "exact match" if source is None else f"exact agreement with {source}"
-    if leniency.policy(metrics) != STRICT.name:
-        measure += f" under the policy {leniency.policy(metrics)}"
-    counts = {model["rows"] for model in models.values()}
-    if len(counts) == 1:
-        rows = f"{last['rows']:,} row{'' if last['rows'] == 1 else 's'}"
-    else:
-        rows = " and ".join(f"{model['rows']:,} rows ({name})" for name, model in models.items())
-    difference = between.difference(metrics, "exact_match")
-    result = f"{measure}, {difference}" if difference else f"{measure} {numbers.interval(last['exact_match'])}".rstrip()
-    return f"{' to '.join(figures)} {result}, {rows}"
+    counts = confusion["matrix"]
+    labels = [wording.visible(label) for label in confusion["labels"]]
+    used = [i for i in range(len(labels)) if any(counts[i]) or any(row[i] for row in counts)]
+    rows = [
+        (labels[i], [{"count": counts[i][j], "shade": counts[i][j] / sum(counts[i]), "right": i == j} for j in used])
+        for i in used
+        if len(used) <= _MAX_LABELS and any(counts[i])
+    ]
+    wrong = sorted((-counts[i][j], i, j) for i in used for j in used if i != j and counts[i][j])
+    return {
+        "model": model,
+        "labels": [labels[i] for i in used],
+        "rows": rows,
+        "left_out": len(labels) - len(used),
+        "mistakes": [(labels[i], labels[j], -count) for count, i, j in wrong[:_MAX_LABELS]],
+    }
 
 
-def summary_table(metrics: dict[str, Any]) -> Table:
-    """The short table for the terminal: the headline figures with their intervals, and the commonest ways to fail."""
-    models: dict[str, dict[str, Any]] = metrics["models"]
-    source = wording.agreement_with(models)
-    table = Table(title=Text(verdict(metrics)), title_justify="left", title_style="bold")
-    table.add_column("Measure")
-    for name in models:
-        table.add_column(Text(name), justify="right")
-    for measure in wording.HEADLINE:
-        figures = (Text(numbers.figure(model[measure.key])) for model in models.values())
-        table.add_row(measure.label_for(source), *figures)
-    mended = leniency.mended(models)
-    for measure in wording.REPAIRED:
-        if any(one[measure.key] != models[name][measure.key] for name, one in mended.items()):
-            cells = (numbers.figure(mended[name][measure.key]) if name in mended else numbers.ABSENT for name in models)
-            table.add_row(measure.label_for(source), *map(Text, cells))
-    handing = [model.get("escalation") for model in models.values()]
-    for measure in wording.ESCALATION if any(handing) else ():
-        cells = (numbers.figure(one[measure.key]) if one else numbers.ABSENT for one in handing)
-        table.add_row(measure.label_for(source), *map(Text, cells))
-    table.add_section()
-    for measure in (*wording.ARGUMENT_ERRORS, *wording.BEHAVIOUR_ERRORS):
-        rates = [model[measure.key] for model in models.values()]
-        if any(rate["value"] for rate in rates):
-            table.add_row(measure.label, *(f"{numbers.percent(r['value'])} {numbers.fraction(r)}" for r in rates))
-    return table
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md_cell"] = _markdown_cell
-    environment.filters["md_fence"] = _markdown_fence
-    environment.filters["unbroken"] = _unbroken
-    return environment
-
-
-def _markdown_cell(text: str) -> str:
-    """Text that stays inside its table cell and is shown as it is."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
-    return escaped.replace("&", "&amp;")
-
-
-def _markdown_fence(text: str, language: str = "text") -> str:
-    """Text as a code block whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _unbroken(text: str) -> Markup:
-    """Text in whose intervals, "[81.0, 91.0]", no line is broken."""
-    return Markup(re.sub(r"\[[^\[\]]*\]", r'<span class="unbroken">\g<0></span>', str(escape(text))))
-
-
-def _encodable(text: str) -> str:
-    """The text with lone surrogates, which JSON can carry and UTF-8 cannot, as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def _pretty(value: Any) -> str | None:
+    return json.dumps(value, ensure_ascii=False, indent=2) if value else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolhone.report import routing_wording as wording
-from toolhone.report.html_page import html_page
 from toolhone.report.numbers import percent
+from toolhone.report.pages import html_page
 from toolhone.report.routing_plots import Deferral, Diagram, deferral_plot, reliability_plot
 from toolhone.report.routing_table import HEADINGS, table_rows
 from toolhone.route.guarantee import Certificate

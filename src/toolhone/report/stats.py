@@ -13,8 +13,8 @@ from rich.text import Text
 
 from toolhone.data.stats import Stats, TokenSpread, TokenStats, ToolCount
 from toolhone.jsonl import write_text
-from toolhone.report.html_page import html_page
 from toolhone.report.numbers import fraction, number, percent
+from toolhone.report.pages import html_page
 from toolhone.report.plots import Tick, share, ticks
 from toolhone.report.wording import visible
 

@@ -1,45 +1,41 @@
-"""The words of a report: what each measure is called and means, and how figures, times and sizes are written.
+"""The words of a report: what each measure and repair is called and means, and foreign text made safe to read.
 
-In: rates and differences as they stand in metrics.json (`value`, `numerator`, `denominator`, `low`, `high`). Out: short
-texts. A rate without a value is written "–", and a figure is rounded so that only a flawless result reads 100.0%.
+A new rate of metrics.json needs one `Measure` here, in the group under which the page shows it.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toolhone.records import Repair
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A rate of metrics.json: its key there, its name, what it means, and its name where the gold is only another
-    model's answer, so that the figure is agreement."""
+    """A rate of metrics.json: its key there, its name, and what it means."""
 
     key: str
     label: str
     definition: str
-    agreement_label: str | None = None
 
     def label_for(self, agreement_with: str | None) -> str:
-        """The name to print; `agreement_with` names the model that the gold came from, if it was one."""
-        return self.label if agreement_with is None else (self.agreement_label or self.label)
+        """The name to print: if the gold is another model's answers, the figure is agreement with that model."""
+        return self.label if agreement_with is None else re.sub("match|accuracy", "agreement", self.label)
 
 
 HEADLINE = (
-    Measure("exact_match", "Exact match", "Whether to call, tools and arguments all right.", "Exact agreement"),
+    Measure("exact_match", "Exact match", "Whether to call, tools and arguments all right."),
     Measure(
         "tool_name_accuracy",
         "Tool-name accuracy",
         "The called tools are those expected, and none is called where none should be.",
-        "Tool-name agreement",
     ),
     Measure(
-        "argument_accuracy",
-        "Argument accuracy",
-        "Every argument right, among expected calls whose tool was called.",
-        "Argument agreement",
+        "argument_accuracy", "Argument accuracy", "Every argument right, among expected calls whose tool was called."
     ),
 )
 
@@ -71,27 +67,19 @@ BEHAVIOUR_ERRORS = (
 
 VALIDITY = (Measure("schema_valid", "Schema-valid", "Rows with calls that all satisfy their tools' JSON Schema."),)
 
-REPAIRED = (
-    Measure(
-        "exact_match", "Exact match, with repairs", "Over all rows, mended ones too.", "Exact agreement, with repairs"
-    ),
-    Measure(
-        "tool_name_accuracy",
-        "Tool-name accuracy, with repairs",
-        "Over all rows, mended ones too.",
-        "Tool-name agreement, with repairs",
-    ),
+MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
+"""The rates that every model has. Those below are of the figures under `repaired` and under `escalation`."""
+
+REPAIRED = tuple(
+    Measure(measure.key, f"{measure.label}, with repairs", "Over all rows, repaired ones too.")
+    for measure in HEADLINE[:2]
 )
-"""Of the figures under `repaired`."""
 
 ESCALATION = (
-    Measure("handed_over", "Handed over", "Of the rows that should be: the reserved call escalate was made."),
-    Measure("needless", "Needless hand-overs", "Of all other rows: it was made."),
-    Measure("kept_exact_match", "Exact match, if kept", "Of the rows not handed over.", "Exact agreement, if kept"),
+    Measure("handed_over", "Escalated", "Of the rows that should be: the reserved call escalate was made."),
+    Measure("needless", "Needless escalations", "Of all other rows: it was made."),
+    Measure("kept_exact_match", "Exact match, if kept", "Of the rows not escalated."),
 )
-"""Of the figures under `escalation`."""
-
-MEASURES = (*HEADLINE, *ARGUMENTS, *ARGUMENT_ERRORS, *BEHAVIOUR_ERRORS, *VALIDITY)
 
 SLICE_TITLES = {
     "language": "By language",
@@ -102,33 +90,49 @@ SLICE_TITLES = {
     "seen": "By tool seen in training or not",
 }
 
+REPAIRS: dict[Repair, str] = {
+    "python_literals": "single quotes, True, False, None or a comma before a closing bracket, as Python writes them",
+    "arguments_as_text": "the arguments as a JSON text in place of an object",
+    "code_fence": "a call in a code fence, where the format has none",
+}
+"""What each repair fixes."""
 
-def agreement_with(models: Mapping[str, dict[str, Any]]) -> str | None:
-    """The model whose answers the gold was, where it was one: figures are then agreement with it."""
+
+def agreement_with(models: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The model whose answers the gold was, if it was one: figures are then agreement with it."""
     return next((m["agreement_with"] for m in models.values() if m.get("agreement_with") is not None), None)
+
+
+def date_time(stamp: Any) -> str:
+    """An ISO 8601 time of a manifest up to its minute: "2025-11-02 10:36"."""
+    return str(stamp)[:16].replace("T", " ")
 
 
 _LONGEST = 6_000
 
 
 def shortened(text: str) -> str:
-    """The text, or its beginning and the number of characters that are left out, where it is too long for a page."""
+    """The text; if it is too long for a page, its beginning and the number of characters left out."""
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"
 
 
 def visible(text: str) -> str:
-    """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape, so
-    that two values that differ also look different, and none can turn the direction of what follows."""
-    if text.isprintable():  # then it has none, and most texts are
+    """The text with every character that leaves no mark of its own (control, format, odd white space) as an escape.
+
+    Two values that differ then look different, and none can turn the direction of what follows.
+    """
+    if text.isprintable():  # true of most texts
         return text
     return "".join(_escape(c) if _leaves_no_mark(c) else c for c in text)
 
 
 def legible(text: str) -> str:
-    """A text of several lines as it is, but for control characters and those that turn the direction of what follows,
-    which become escapes. Line breaks, tabs and the joiners within an emoji or a word stay."""
+    """A text of several lines, with control characters and those that turn the direction of what follows as escapes.
+
+    Line breaks, tabs and the joiners within an emoji or a word stay.
+    """
     if text.replace("\n", "").isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _NOT_LEGIBLE and c not in _KEPT else c for c in text)

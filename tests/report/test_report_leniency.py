@@ -1,4 +1,4 @@
-"""What repairs and policies change stands beside the strict figures, named and counted, and never in their place."""
+"""What repairs and policies change is beside the strict figures, named and counted, and never in their place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
+from report_page import drawn
 from rich.console import Console
 
 from toolhone.evaluate.bfcl_suite import by_category
@@ -15,33 +16,24 @@ from toolhone.evaluate.match import score
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Repair, Tool
 from toolhone.report.evaluation_tables import suite_table
-from toolhone.report.leniency import REPAIRS
-from toolhone.report.report import summary_table, verdict, write_report
+from toolhone.report.facts import verdict
+from toolhone.report.wording import REPAIRS
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 
-MENDED = """<tool_call>
+REPAIRED = """<tool_call>
 {'name': 'query_order', 'arguments': {'order_id': 'ORD-000'}}
 </tool_call>"""
-MENDED_AND_WRONG = MENDED.replace("ORD-000", "ORD-999")
-ANSWERS = {"base": ["right", "right", "right"], "tuned": [MENDED, MENDED_AND_WRONG, "right"]}
+REPAIRED_AND_WRONG = REPAIRED.replace("ORD-000", "ORD-999")
+ANSWERS = {"base": ["right", "right", "right"], "tuned": [REPAIRED, REPAIRED_AND_WRONG, "right"]}
 
 
-def drawn(run: Path) -> tuple[str, str, str]:
-    """The page, report.md and the short table, as text."""
-    write_report(run)
-    out = StringIO()
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    Console(file=out, width=200).print(summary_table(metrics))
-    return *((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")), out.getvalue()
-
-
-def test_every_repair_says_what_it_mends() -> None:
+def test_every_repair_says_what_it_fixes() -> None:
     assert set(REPAIRS) == set(get_args(Repair))
 
 
-def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page, markdown, table = drawn(judged_run(tmp_path, ANSWERS))
+def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page, markdown, table = drawn(scored_run(tmp_path, ANSWERS))
     assert "base 100.0% to tuned 33.3% exact match" in page
     assert '<h3 id="repaired">' in page
     assert 'aria-label="tuned: 66.7% (2/3), 95% interval [20.8, 93.9]"' in page
@@ -52,22 +44,22 @@ def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, judge
     assert "66.7% [20.8, 93.9] 2/3" in line
 
 
-def test_each_failed_row_says_what_repairs_make_of_it(tmp_path: Path, judged_run: JudgedRun) -> None:
-    page, *_ = drawn(judged_run(tmp_path, ANSWERS))
-    assert page.count('class="reason mended"') == 2
+def test_each_failed_row_says_what_repairs_make_of_it(tmp_path: Path, scored_run: ScoredRun) -> None:
+    page, *_ = drawn(scored_run(tmp_path, ANSWERS))
+    assert page.count('class="reason repaired"') == 2
     assert "With repairs (python_literals) it reads as calls: an exact match." in page
     assert "With repairs (python_literals) it reads as calls: the right tools, but no exact match." in page
 
 
-def test_where_nothing_was_mended_nothing_is_said(tmp_path: Path, judged_run: JudgedRun) -> None:
-    for text in drawn(judged_run(tmp_path, {"base": ["<tool_call>\n{"] * 2, "tuned": ["right"] * 2})):
+def test_a_run_without_repaired_texts_says_nothing_of_repairs(tmp_path: Path, scored_run: ScoredRun) -> None:
+    for text in drawn(scored_run(tmp_path, {"base": ["<tool_call>\n{"] * 2, "tuned": ["right"] * 2})):
         assert "repairs" not in text
 
 
 def test_a_report_of_files_from_before_repairs_were_recorded_says_nothing_of_them(
-    tmp_path: Path, judged_run: JudgedRun
+    tmp_path: Path, scored_run: ScoredRun
 ) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+    run = scored_run(tmp_path, ANSWERS)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     for name, model in metrics["models"].items():
         del model["repaired"]
@@ -78,8 +70,8 @@ def test_a_report_of_files_from_before_repairs_were_recorded_says_nothing_of_the
         assert "repairs" not in text
 
 
-def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
+def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     metrics["models"]["tuned"]["rules"] = {"any-call": 1, "spelling": 1_200}
     metrics["provenance"]["policy"] = "bfcl"
@@ -88,14 +80,14 @@ def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, judged_r
     assert page.index('<span class="code">spelling</span>') < page.index('<span class="code">any-call</span>')
     assert "| spelling | a text differs from the expected in case" in markdown
     assert "only | 0 | 1,200 |" in markdown
-    assert "Judged under the policy bfcl" in page
-    assert "Judged under the policy bfcl" in markdown
+    assert "Scored under the policy bfcl" in page
+    assert "Scored under the policy bfcl" in markdown
     assert verdict(metrics).startswith("base 100.0% to tuned 100.0% exact match under the policy bfcl, ")
     assert "under the policy bfcl" in table
 
 
-def test_strict_figures_name_no_policy(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
+def test_strict_figures_name_no_policy(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
     for text in drawn(run):
         assert "policy" not in text.replace("Content-Security-Policy", "").replace("content policy", "")
 
@@ -106,12 +98,12 @@ def suite_figures(text: str) -> dict[str, Any]:
     tool = Tool("query_order", "", {"type": "object", "properties": {"order_id": {"type": "string"}}})
     meta = {"category": "multiple"}
     asked = Example("a/1", "a", (), Message("assistant", ""), gold, (tool,), "rows.jsonl:1", None, meta)
-    judged = score(asked, Prediction("a/1", "m", text, "stop", 1, 1, 1.0), "hermes")
-    return {"models": {"m": {"strict": by_category([judged], ["multiple"])}}}
+    scored = score(asked, Prediction("a/1", "m", text, "stop", 1, 1, 1.0), "hermes")
+    return {"models": {"m": {"strict": by_category([scored], ["multiple"])}}}
 
 
-def test_a_suite_s_table_has_repairs_in_a_row_of_its_own_where_they_change_something() -> None:
-    for text, is_told in ((MENDED, True), (MENDED_AND_WRONG, False), ("Which one?", False)):
+def test_a_suite_s_table_has_repairs_in_a_row_of_its_own_if_they_change_something() -> None:
+    for text, is_shown in ((REPAIRED, True), (REPAIRED_AND_WRONG, False), ("Which one?", False)):
         out = StringIO()
         Console(file=out, width=200).print(suite_table(suite_figures(text)))
-        assert ("all, with repairs" in out.getvalue()) == is_told
+        assert ("all, with repairs" in out.getvalue()) == is_shown

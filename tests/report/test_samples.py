@@ -1,4 +1,4 @@
-"""Samples in lm-evaluation-harness's layout, held against the fields that its evaluator logs."""
+"""Samples in lm-evaluation-harness's layout, compared with the fields that its evaluator logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = {
     "tuned": ["right", WRONG, "right"],
 }
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 
 
 def _samples(run: Path, model: str) -> list[dict[str, Any]]:
@@ -31,8 +31,8 @@ def _samples(run: Path, model: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_sample_has_the_harness_s_fields_and_then_its_metrics(tmp_path: Path, judged_run: JudgedRun) -> None:
-    rows = _samples(judged_run(tmp_path, ANSWERS), "base")
+def test_a_sample_has_the_harness_s_fields_and_then_its_metrics(tmp_path: Path, scored_run: ScoredRun) -> None:
+    rows = _samples(scored_run(tmp_path, ANSWERS), "base")
     for number, row in enumerate(rows):
         assert list(row) == [*FIELDS, *row["metrics"]]
         assert row["doc_id"] == number
@@ -49,8 +49,8 @@ def test_a_sample_has_the_harness_s_fields_and_then_its_metrics(tmp_path: Path, 
     ]
 
 
-def test_the_mean_of_a_sample_s_metric_is_the_figure_in_metrics_json(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+def test_the_mean_of_a_sample_s_metric_is_the_figure_in_metrics_json(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path, ANSWERS)
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
     for model in ANSWERS:
         rows = _samples(run, model)
@@ -59,9 +59,9 @@ def test_the_mean_of_a_sample_s_metric_is_the_figure_in_metrics_json(tmp_path: P
 
 
 def test_hashes_are_of_document_prompt_and_target_as_the_harness_makes_them(
-    tmp_path: Path, judged_run: JudgedRun
+    tmp_path: Path, scored_run: ScoredRun
 ) -> None:
-    for row in _samples(judged_run(tmp_path, ANSWERS), "tuned"):
+    for row in _samples(scored_run(tmp_path, ANSWERS), "tuned"):
         texts = {
             "doc_hash": json.dumps(row["doc"], indent=2, ensure_ascii=False),
             "prompt_hash": row["arguments"]["gen_args_0"]["arg_0"],
@@ -73,9 +73,9 @@ def test_hashes_are_of_document_prompt_and_target_as_the_harness_makes_them(
 
 
 def test_the_prompt_has_all_messages_before_the_answer_or_else_the_question(
-    tmp_path: Path, judged_run: JudgedRun
+    tmp_path: Path, scored_run: ScoredRun
 ) -> None:
-    run = judged_run(tmp_path, ANSWERS)
+    run = scored_run(tmp_path, ANSWERS)
     [first, *_] = _samples(run, "tuned")
     user = {"role": "user", "content": "帮我查订单 ORD-000"}
     assert first["doc"]["messages"] == [{"role": "system", "content": "你是客服"}, user]
@@ -86,17 +86,17 @@ def test_the_prompt_has_all_messages_before_the_answer_or_else_the_question(
     assert "你是客服" not in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_half_a_surrogate_pair_in_an_answer_is_hashed_and_kept(tmp_path: Path, judged_run: JudgedRun) -> None:
-    [row] = _samples(judged_run(tmp_path, {"tuned": ["\ud800 right"]}), "tuned")
+def test_half_a_surrogate_pair_in_an_answer_is_hashed_and_kept(tmp_path: Path, scored_run: ScoredRun) -> None:
+    [row] = _samples(scored_run(tmp_path, {"tuned": ["\ud800 right"]}), "tuned")
     assert row["resps"] == [["\ud800 right"]]
 
 
 def test_the_file_is_named_by_task_and_date_and_a_later_evaluation_takes_its_place(
-    tmp_path: Path, judged_run: JudgedRun
+    tmp_path: Path, scored_run: ScoredRun
 ) -> None:
     for hour in ("10", "11"):
         stage = {"finished": f"2025-11-02T{hour}:21:07+00:00"}
-        run = judged_run(tmp_path / "my run", {"tuned": ["right"]}, stages={"predict:tuned": stage})
+        run = scored_run(tmp_path / "my run", {"tuned": ["right"]}, stages={"predict:tuned": stage})
         write_report(run)
     names = [path.name for path in (run / "samples" / "tuned").iterdir()]
     assert names == ["samples_my_run_test_2025-11-02T11-21-07.jsonl"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.report.differences import Piece, differences, nearest
+from toolhone.report.failures import Piece, differences, nearest
 
 TEXTS = st.text(st.sampled_from("abc订单01-é\u0301"), max_size=40)
 

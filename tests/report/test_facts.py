@@ -6,38 +6,38 @@ from typing import Any
 
 import pytest
 
-from toolhone.report import provenance
+from toolhone.report import facts, tables
 from toolhone.report.run_files import RunFiles
 
 
 def _run(manifest: dict[str, Any] | None = None, log: list[dict[str, Any]] | None = None) -> RunFiles:
-    return RunFiles("cpu", {"models": {}}, {}, log or [], manifest, "name: cpu\n", {})
+    return RunFiles("cpu", {"models": {}}, {}, log or [], manifest or {}, "name: cpu\n")
 
 
 def test_what_a_manifest_does_not_record_is_left_out() -> None:
-    assert list(provenance.facts(_run())) == []
-    assert list(provenance.training(_run({"stages": {}}))) == []
-    assert list(provenance.left_out(_run({}))) == []
-    assert provenance.data({}) is None
-    assert provenance.stages({"stages": {}}) is None
+    assert list(facts.machine(_run())) == []
+    assert list(facts.training(_run({"stages": {}}))) == []
+    assert list(facts.left_out(_run({}))) == []
+    assert tables.data_table({}) is None
+    assert tables.stages_table({"stages": {}}) is None
 
 
 def test_a_stage_without_a_measurement_has_a_dash() -> None:
-    table = provenance.stages({"stages": {"predict:base": {"finished": "2025-11-02T10:36:00+00:00"}}})
+    table = tables.stages_table({"stages": {"predict:base": {"finished": "2025-11-02T10:36:00+00:00"}}})
     assert table is not None
     assert table.rows == (("predict:base", "–", "–", "2025-11-02 10:36"),)
 
 
-def test_the_share_of_parameters_trained_is_told() -> None:
+def test_training_names_the_share_of_parameters_trained() -> None:
     stage = {"trainable_parameters": 4_884_480, "total_parameters": 139_399_488}
-    assert dict(provenance.training(_run({"stages": {"train": stage}}))) == {
+    assert dict(facts.training(_run({"stages": {"train": stage}}))) == {
         "Parameters trained": "4,884,480 of 139,399,488 (3.50%)"
     }
 
 
 def test_one_validation_loss_is_not_written_as_a_change() -> None:
-    facts = dict(provenance.training(_run(log=[{"step": 4, "eval_loss": 0.4}])))
-    assert facts == {"Validation loss": "0.400"}
+    found = dict(facts.training(_run(log=[{"step": 4, "eval_loss": 0.4}])))
+    assert found == {"Validation loss": "0.400"}
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_one_validation_loss_is_not_written_as_a_change() -> None:
     ],
 )
 def test_the_commands_make_the_run_again(manifest: dict[str, Any] | None, commands: tuple[str, ...]) -> None:
-    assert provenance.commands(_run(manifest)) == commands
+    assert facts.commands(_run(manifest)) == commands
 
 
 def test_a_commit_with_changes_on_top_is_checked_out_without_them_and_says_so() -> None:
-    checkout, _ = provenance.commands(_run({"git_commit": "v0.1-3-gabc123-dirty"}))
+    checkout, _ = facts.commands(_run({"git_commit": "v0.1-3-gabc123-dirty"}))
     assert checkout.startswith("git checkout v0.1-3-gabc123 ")
     assert "not committed" in checkout

@@ -1,21 +1,23 @@
-"""A small judged run, made by the scorer itself from answers in text."""
+"""A small scored run, made by the scorer itself from answers in text, and scores without a run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from toolhone.data.read import turns
 from toolhone.evaluate.match import score
 from toolhone.evaluate.metrics import metrics
-from toolhone.jsonl import write_conversations, write_json, write_jsonl
-from toolhone.records import Conversation, Message, Prediction, Tool, ToolCall
+from toolhone.jsonl import read_jsonl, write_conversations, write_json, write_jsonl
+from toolhone.records import Conversation, Gold, Message, Prediction, Score, Tool, ToolCall
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 
+((_, _ROW),) = read_jsonl(Path(__file__).parent / "fixtures" / "contracts" / "score.jsonl")
 _TEXT = {"type": "string"}
 _TOOLS = (
     Tool("query_order", "", {"type": "object", "properties": {"order_id": _TEXT}, "required": ["order_id"]}),
@@ -27,10 +29,58 @@ def call_text(name: str, **arguments: object) -> str:
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
 
 
+def made_score(**fields: Any) -> Score:
+    """A score with these fields; otherwise of a row that expects no call and got none."""
+    row: dict[str, Any] = {
+        "id": "order-1/2",
+        "conversation_id": "order-1",
+        "model": "tuned",
+        "status": "none",
+        "failure": None,
+        "calls": (),
+        "gold": Gold("none"),
+        "tools": ("query_order", "query_stock"),
+        "matches": (),
+        "missing_calls": (),
+        "extra_calls": (),
+        "names_right": False,
+        "exact": False,
+        "schema_valid": None,
+        "rules": (),
+        "question": "",
+        "text": "",
+        "finish_reason": "stop",
+        "prompt_tokens": 500,
+        "completion_tokens": 20,
+        "latency_ms": 40.0,
+        "gold_source": None,
+        "meta": {"language": "zh"},
+    }
+    return Score(**{**row, **fields})
+
+
+def scores_file(path: Path, outcomes: str, **changed: Any) -> Path:
+    """Writes a file of scores of rows r0/1, r1/1, ...: "1" is right."""
+    rows = (
+        {
+            **_ROW,
+            "id": f"r{n}/1",
+            "conversation_id": f"r{n}",
+            "exact": right == "1",
+            "names_right": right == "1",
+            "meta": {},
+            **changed,
+        }
+        for n, right in enumerate(outcomes)
+    )
+    write_jsonl(path, rows)
+    return path
+
+
 @pytest.fixture
-def judged_run() -> JudgedRun:
-    """Makes a run folder with its split, scores and metrics. Row n asks for order ORD-00n; the last row, where
-    `last_is_chat`, for nothing. `answers` has each model's texts, one a row; "right" stands for the gold."""
+def scored_run() -> ScoredRun:
+    """Makes a run folder with its split, scores and metrics. Row n asks for order ORD-00n; with `last_is_chat` the last
+    row asks for nothing. `answers` has each model's texts, one a row; "right" means the gold."""
 
     def make(
         folder: Path,

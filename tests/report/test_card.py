@@ -18,7 +18,7 @@ ANSWERS = {"base": ["我不知道", "我不知道", "right"], "tuned": ["right",
 HEADLINE = ("exact_match", "tool_name_accuracy", "argument_accuracy")
 HOSTILE = 'a: b\n---\n# "x" | <script>'
 
-JudgedRun = Callable[..., Path]
+ScoredRun = Callable[..., Path]
 
 
 def _card(run: Path) -> ModelCard:
@@ -26,8 +26,8 @@ def _card(run: Path) -> ModelCard:
     return ModelCard.load(run / "adapter" / "README.md")
 
 
-def test_the_model_index_has_the_last_model_s_headline_figures(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path / "cpu", ANSWERS, adapter=True, model={"name": "HuggingFaceTB/SmolLM2-135M-Instruct"})
+def test_the_model_index_has_the_last_model_s_headline_figures(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path / "cpu", ANSWERS, adapter=True, model={"name": "HuggingFaceTB/SmolLM2-135M-Instruct"})
     data = _card(run).data
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]["tuned"]
     assert data.eval_results is not None
@@ -39,8 +39,8 @@ def test_the_model_index_has_the_last_model_s_headline_figures(tmp_path: Path, j
     assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_the_front_matter_is_a_model_index_as_the_hub_reads_it(tmp_path: Path, judged_run: JudgedRun) -> None:
-    _card(judged_run(tmp_path / "cpu", ANSWERS, adapter=True))
+def test_the_front_matter_is_a_model_index_as_the_hub_reads_it(tmp_path: Path, scored_run: ScoredRun) -> None:
+    _card(scored_run(tmp_path / "cpu", ANSWERS, adapter=True))
     [entry] = metadata_load(tmp_path / "cpu" / "adapter" / "README.md")["model-index"]
     assert entry["name"] == "cpu"
     [result] = entry["results"]
@@ -49,8 +49,8 @@ def test_the_front_matter_is_a_model_index_as_the_hub_reads_it(tmp_path: Path, j
     assert all({"type", "value", "name"} <= set(metric) for metric in result["metrics"])
 
 
-def test_a_policy_that_is_not_the_strict_one_is_named(tmp_path: Path, judged_run: JudgedRun) -> None:
-    run = judged_run(tmp_path / "cpu", ANSWERS, adapter=True)
+def test_a_policy_that_is_not_the_strict_one_is_named(tmp_path: Path, scored_run: ScoredRun) -> None:
+    run = scored_run(tmp_path / "cpu", ANSWERS, adapter=True)
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     (run / "metrics.json").write_text(json.dumps({**found, "provenance": {"policy": "bfcl"}}), encoding="utf-8")
     results = _card(run).data.eval_results
@@ -60,13 +60,13 @@ def test_a_policy_that_is_not_the_strict_one_is_named(tmp_path: Path, judged_run
 
 @pytest.mark.parametrize("name", [".cache/models/SmolLM2", "/models/x", "a/b/c", "src", HOSTILE, None])
 def test_a_base_model_that_is_no_name_on_the_hub_is_kept_out_of_the_front_matter(
-    tmp_path: Path, judged_run: JudgedRun, monkeypatch: pytest.MonkeyPatch, name: str | None
+    tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     (tmp_path / "src").mkdir()
     monkeypatch.chdir(tmp_path)
     assert hub_id(name) is None
     model = {} if name is None else {"model": {"name": name}}
-    card = _card(judged_run(tmp_path / "run", ANSWERS, adapter=True, **model))
+    card = _card(scored_run(tmp_path / "run", ANSWERS, adapter=True, **model))
     assert card.data.base_model is None
     assert card.data.model_name == "run"
     code = re.search(r"AutoModelForCausalLM\.from_pretrained\((\".*?[^\\]\")\)", card.content)
@@ -74,14 +74,14 @@ def test_a_base_model_that_is_no_name_on_the_hub_is_kept_out_of_the_front_matter
     assert json.loads(code[1]) == (name or "path/to/the/base/model")
 
 
-def test_a_figure_without_a_value_is_left_out(tmp_path: Path, judged_run: JudgedRun) -> None:
-    data = _card(judged_run(tmp_path, {"tuned": ["不客气"]}, last_is_chat=True, adapter=True)).data
+def test_a_figure_without_a_value_is_left_out(tmp_path: Path, scored_run: ScoredRun) -> None:
+    data = _card(scored_run(tmp_path, {"tuned": ["不客气"]}, last_is_chat=True, adapter=True)).data
     assert data.eval_results is not None
     assert [result.metric_type for result in data.eval_results] == ["exact_match", "tool_name_accuracy"]
 
 
-def test_gold_from_another_model_is_agreement_on_the_card_too(tmp_path: Path, judged_run: JudgedRun) -> None:
-    card = _card(judged_run(tmp_path, ANSWERS, gold_source="gpt-4o", adapter=True))
+def test_gold_from_another_model_is_agreement_on_the_card_too(tmp_path: Path, scored_run: ScoredRun) -> None:
+    card = _card(scored_run(tmp_path, ANSWERS, gold_source="gpt-4o", adapter=True))
     assert card.data.eval_results is not None
     assert [result.metric_name for result in card.data.eval_results] == [
         "Exact agreement with gpt-4o",
@@ -91,8 +91,8 @@ def test_gold_from_another_model_is_agreement_on_the_card_too(tmp_path: Path, ju
     assert "accuracy" not in card.content.lower()
 
 
-def test_the_tables_of_the_card_have_as_many_cells_in_every_row(tmp_path: Path, judged_run: JudgedRun) -> None:
-    card = _card(judged_run(tmp_path, ANSWERS, adapter=True, data={"test": {"rows": 3, "sha256": "9f" * 32}}))
+def test_the_tables_of_the_card_have_as_many_cells_in_every_row(tmp_path: Path, scored_run: ScoredRun) -> None:
+    card = _card(scored_run(tmp_path, ANSWERS, adapter=True, data={"test": {"rows": 3, "sha256": "9f" * 32}}))
     tables = re.findall(r"(?:^\|.*\n)+", card.text, flags=re.MULTILINE)
     assert len(tables) == 3
     for table in tables:
@@ -101,6 +101,6 @@ def test_the_tables_of_the_card_have_as_many_cells_in_every_row(tmp_path: Path, 
         assert all(re.fullmatch(r" -{3}:? ", cell) for cell in rows[1][1:-1])
 
 
-def test_a_run_without_an_adapter_gets_no_card(tmp_path: Path, judged_run: JudgedRun) -> None:
-    write_report(judged_run(tmp_path, ANSWERS))
+def test_a_run_without_an_adapter_gets_no_card(tmp_path: Path, scored_run: ScoredRun) -> None:
+    write_report(scored_run(tmp_path, ANSWERS))
     assert not (tmp_path / "adapter").exists()

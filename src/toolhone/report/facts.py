@@ -1,0 +1,141 @@
+"""What a report says of a run in sentences: the verdict, how models differ, what was left out, how the run came about.
+
+In: the files of a run folder, read. Out: sentences, and pairs of name and text. What the files do not record is left
+out, never guessed: a manifest grows with the stages that have finished, and older versions recorded less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from toolhone.evaluate.policy import STRICT
+from toolhone.records import Score
+from toolhone.report import numbers, wording
+from toolhone.report.run_files import RunFiles
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
+
+    The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
+    If the gold is another model's answers, it says agreement with that model. A policy that is not strict is named.
+    """
+    models: dict[str, dict[str, Any]] = metrics["models"]
+    *_, last = models.values()
+    figures = [f"{name} {numbers.percent(model['exact_match']['value'])}" for name, model in models.items()]
+    source = wording.agreement_with(models)
+    measure = "exact match" if source is None else f"exact agreement with {source}"
+    if policy(metrics) != STRICT.name:
+        measure += f" under the policy {policy(metrics)}"
+    if len({model["rows"] for model in models.values()}) == 1:
+        rows = numbers.counted(last["rows"], "row")
+    else:
+        rows = " and ".join(f"{numbers.number(model['rows'])} rows ({name})" for name, model in models.items())
+    points = difference(metrics, "exact_match")
+    result = f"{measure}, {points}" if points else f"{measure} {numbers.interval(last['exact_match'])}".rstrip()
+    return f"{' to '.join(figures)} {result}, {rows}"
+
+
+def policy(metrics: Mapping[str, Any]) -> str:
+    """The policy that the figures were scored under."""
+    return str((metrics.get("provenance") or {}).get("policy") or STRICT.name)
+
+
+def repaired_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each model's figures with repairs; empty if repairs changed no text, without the models that record none."""
+    found = {name: model["repaired"] for name, model in models.items() if model.get("repaired")}
+    return found if any(figures["rows"] for figures in found.values()) else {}
+
+
+def escalation_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each model's figures of escalation, without the models that have none."""
+    return {name: model["escalation"] for name, model in models.items() if model.get("escalation")}
+
+
+def difference(metrics: Mapping[str, Any], measure: str) -> str:
+    """The change from the first model to the last, "+86.5 points [81.0, 91.0]"; "" if they were not compared in it."""
+    names = list(metrics["models"])
+    for entry in metrics.get("compare", ()):
+        if (entry["measure"], entry["first"], entry["second"]) == (measure, names[0], names[-1]):
+            return numbers.points(entry)
+    return ""
+
+
+def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:
+    """Count the rows by which of two models has them right, on the ids that both answered."""
+    outcomes = [(before[id_].exact, score.exact) for id_, score in after.items() if id_ in before]
+    return {
+        "fixed": outcomes.count((False, True)),
+        "broken": outcomes.count((True, False)),
+        "both_right": outcomes.count((True, True)),
+        "both_wrong": outcomes.count((False, False)),
+    }
+
+
+def left_out(run: RunFiles) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield why rows are in no figure or were not trained on, in a sentence, and a line for each of them."""
+    provenance = run.metrics.get("provenance") or {}
+    reasons = [("as even the gold answer does not score", provenance.get("quarantined") or {})]
+    for model, refused in (provenance.get("refused") or {}).items():
+        reasons.append((f"of any model, as the endpoint of {model} would not answer", refused))
+    for why, rows in reasons:
+        if rows:
+            count = f"{numbers.counted(len(rows), 'test row')} {'is' if len(rows) == 1 else 'are'}"
+            lines = tuple(f"{wording.visible(id_)}: {reason}" for id_, reason in rows.items())
+            yield f"{count} in no figure here, {why}.", lines
+    dropped = run.manifest.get("dropped") or []
+    if dropped:
+        count = f"{numbers.counted(len(dropped), 'turn')} {'was' if len(dropped) == 1 else 'were'}"
+        yield f"{count} left out of training, as longer than the config allows.", tuple(map(str, dropped))
+
+
+def machine(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """Yield the few facts under the title: model, device, machine and date."""
+    if run.base_model is not None:
+        yield "Model", run.base_model
+    device = [str(run.manifest[key]) for key in ("device", "dtype") if run.manifest.get(key)]
+    if run.manifest.get("hardware") or device:
+        yield "Device", str(run.manifest.get("hardware") or ", ".join(device))
+    if run.manifest.get("machine"):
+        yield "Machine", str(run.manifest["machine"])
+    if run.manifest.get("created"):
+        yield "Made", wording.date_time(run.manifest["created"])
+
+
+def training(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """Yield what training took and where it ended, from the manifest's stage and the log."""
+    stage = run.manifest.get("stages", {}).get("train", {})
+    if stage.get("seconds") is not None:
+        yield "Time", numbers.duration(stage["seconds"])
+    if stage.get("peak_memory_gb") is not None:
+        yield "Peak memory", numbers.gigabytes(stage["peak_memory_gb"])
+    trainable, total = stage.get("trainable_parameters"), stage.get("total_parameters")
+    if trainable is not None:
+        share = f" of {numbers.number(total)} ({100 * trainable / total:.2f}%)" if total else ""
+        yield "Parameters trained", f"{numbers.number(trainable)}{share}"
+    steps = [line for line in run.train_log if line.get("loss") is not None]
+    if steps:
+        yield "Steps", numbers.number(steps[-1]["step"])
+        yield "Training loss", f"{steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}"
+    losses = [line["eval_loss"] for line in run.train_log if line.get("eval_loss") is not None]
+    if losses:
+        yield "Validation loss", f"{losses[0]:.3f} to {losses[-1]:.3f}" if len(losses) > 1 else f"{losses[0]:.3f}"
+    speeds = sorted(line["tokens_per_second"] for line in steps if line.get("tokens_per_second") is not None)
+    if speeds:
+        yield "Median speed", f"{numbers.number(speeds[len(speeds) // 2])} tokens/s"
+
+
+def commands(run: RunFiles) -> tuple[str, ...]:
+    """The commands that reproduce this run.
+
+    The run folder's own config.yaml is complete, so it serves if the manifest does not name the file that was given.
+    """
+    if run.config is None:
+        return ()
+    commit, config = run.manifest.get("git_commit"), run.manifest.get("config")
+    train = f"make train CONFIG={config if isinstance(config, str) else f'runs/{run.name}/config.yaml'}"
+    if not commit:
+        return (train,)
+    clean = str(commit).removesuffix("-dirty")
+    return (f"git checkout {clean}{'' if clean == commit else '   # and changes that were not committed'}", train)

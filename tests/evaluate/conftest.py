@@ -1,5 +1,0 @@
-"""Fixtures of the evaluation tests."""
-
-from judged import judged_run
-
-__all__ = ["judged_run"]
