@@ -103,7 +103,7 @@ def test_cost_of_a_scored_api_takes_its_accuracy_from_the_scores(run: Path, caps
         (("--price-in", "1"), "--price-in and --price-out: go together"),
         (("--price-cached", "1"), "--price-cached: goes with --price-in"),
         (("--price-in", "1", "--price-out", "1"), "--prompt-tokens: needed unless --run measures it"),
-        (("--gpu-usd-per-hour", "1"), "--calls-per-second: needed beside --gpu-usd-per-hour"),
+        (("--gpu-usd-per-hour", "1"), "--calls-per-second: needed with --gpu-usd-per-hour"),
         (("--calls-per-second", "1"), "--calls-per-second: goes with --gpu-usd-per-hour"),
         (("--label", "tuned"), "--label: goes with --run"),
         (("--run", "nowhere", "--model", "x"), "nowhere/metrics.json: no such file"),
@@ -192,7 +192,7 @@ def test_a_cheap_api_can_take_away_what_tuning_saves(capsys: pytest.CaptureFixtu
     flags = ("advise", "--calls-per-day", "100000", "--api-call-usd", "0.003", "--cheap-call-usd", "0.00015")
     shown = printed(capsys, *flags)
     assert shown.startswith("Stay with the API: gpt-4o-mini")
-    assert "Beside gpt-4o alone, " in shown
+    assert "Compared with gpt-4o alone, " in shown
 
 
 def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

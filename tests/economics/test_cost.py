@@ -158,7 +158,7 @@ def test_more_calls_never_raise_what_was_paid_once(usd: float, calls: float, fac
 
 
 def test_errors_are_counted_for_every_row_or_not_at_all() -> None:
-    with pytest.raises(UserError, match="--api-accuracy: needed beside --error-usd"):
+    with pytest.raises(UserError, match="--api-accuracy: needed with --error-usd"):
         row_of("API", accuracies={OWN: 0.9})
     assert row_of("API", error_usd=0.0, accuracies={}) == pytest.approx(0.00275)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolhone.economics.measured import has_model, measured_inputs, measured_run
+from toolhone.economics.measured import find_model, measured_inputs, measured_run
 from toolhone.errors import UserError
 
 CONTRACTS = Path(__file__).parents[1] / "fixtures" / "contracts"
@@ -28,8 +28,8 @@ def test_a_run_gives_its_last_models_figures_and_its_hardware(run: Path) -> None
     assert found.interval == pytest.approx((0.0, 0.7934506856))
     assert found.prompt_tokens == 512
     assert measured_inputs(run, "gpt-4o", "none")[0]["examples"] == (7, f"counted: training examples of {run}")
-    assert has_model(run, "tuned")
-    assert not has_model(run, "base")
+    assert find_model(run, "tuned") == found
+    assert find_model(run, "base") is None
 
 
 def test_no_time_means_no_throughput(run: Path) -> None:

@@ -64,9 +64,9 @@ def test_a_model_without_a_price_of_tokens_is_refused() -> None:
         listed_price("github-copilot:gpt-4o", DAY)
 
 
-def test_dearer_long_prompts_are_remarked_on() -> None:
+def test_more_expensive_long_prompts_are_remarked_on() -> None:
     listed = listed_price("gpt-5.5", DAY)
-    assert any(remark.startswith("prompts of more than 272,000 tokens are dearer") for remark in listed.remarks)
+    assert any(remark.startswith("prompts of more than 272,000 tokens cost more") for remark in listed.remarks)
     assert listed.price.input_usd == 5.0
 
 

@@ -73,7 +73,7 @@ def test_a_veto_says_what_the_money_alone_would_choose() -> None:
 def test_what_nobody_can_meet_is_said() -> None:
     advice = advised(least_accuracy=0.999)
     assert advice.decision.answer == "stay"
-    assert any(reason.startswith("No way keeps to the limits") for reason in reasons(advice))
+    assert any(reason.startswith("No option keeps to the limits") for reason in reasons(advice))
 
 
 def test_between_the_bands_it_says_that_the_money_decides() -> None:

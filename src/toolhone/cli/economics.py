@@ -49,7 +49,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--peak", type=peak, default=3.0, help="busiest time over the day's mean (default: 3)")
     own.add_argument("--machines", type=_count, default=1, help="least number of machines (default: 1)")
     own.add_argument("--accuracy", type=share, help="the small model's share of right answers (default: the run's)")
-    other = parser.add_argument_group("beside the running costs")
+    other = parser.add_argument_group("costs other than running")
     for what in ("training", "labelling", "engineering"):
         other.add_argument(f"--{what}-usd", type=amount, default=0.0, help=f"paid once for {what}")
     other.add_argument("--horizon-days", type=positive, default=365.0, help="it is spread over (default: 365)")
@@ -181,7 +181,7 @@ def _machine(options: argparse.Namespace, measured: Measured | None, sources: li
     speed = options.calls_per_second
     if speed is None:
         if measured is None or measured.calls_per_second is None:
-            raise UserError("--calls-per-second: needed beside --gpu-usd-per-hour unless --run measures it")
+            raise UserError("--calls-per-second: needed with --gpu-usd-per-hour unless --run measures it")
         speed = measured.calls_per_second
         on = f" on {measured.hardware}" if measured.hardware else ""
         sources.append(

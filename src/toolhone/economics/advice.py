@@ -168,24 +168,18 @@ class Flip:
 
 
 _SHARES = ("small_accuracy", "api_accuracy", "cheap_accuracy", "escalation", "least_accuracy")
-_AMOUNTS = {
-    "calls_per_day": (1, 1e9),
-    "api_call_usd": (1e-7, 10),
-    "error_usd": (1e-7, 1e3),
-    "yearly_budget": (1, 1e12),
+_DECADES = {"calls_per_day": (0, 9), "api_call_usd": (-7, 1), "error_usd": (-7, 3), "yearly_budget": (0, 12)}
+_GRIDS = {name: [step / 40 for step in range(41)] for name in _SHARES} | {
+    name: [10 ** (step / 20) for step in range(20 * low, 20 * high + 1)] for name, (low, high) in _DECADES.items()
 }
-"""The inputs to change: shares by steps of a fortieth, amounts between two limits by steps of an eighth."""
+"""The values to try: shares by steps of a fortieth, amounts by steps of an eighth between two powers of ten."""
 
 
 def flips(inputs: Inputs) -> tuple[Flip, ...]:
     """Return the inputs that would change the verdict, each alone: the nearest change below and above, those nearest by
     factor first, words last."""
     answer = decide(inputs).answer
-    grids = {name: [step / 40 for step in range(41)] for name in _SHARES}
-    for name, (low, high) in _AMOUNTS.items():
-        steps = round(20 * math.log10(high / low))
-        grids[name] = [low * (high / low) ** (step / steps) for step in range(steps + 1)]
-    found = [flip for name, grid in grids.items() for flip in _flips_of(inputs, name, grid, answer)]
+    found = [flip for name, grid in _GRIDS.items() for flip in _flips_of(inputs, name, grid, answer)]
     others: list[tuple[str, Any]] = [("task", task) for task in TASKS]
     others.append(("examples", FEW_EXAMPLES - 1 if inputs.examples >= FEW_EXAMPLES else FEW_EXAMPLES))
     for name, value in others:
@@ -225,7 +219,7 @@ def _rounded(now: float, at: float, changes: Callable[[float], bool]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A tuned way beside an API: what it saves over the horizon in dollars, from how many calls a day it is no dearer,
+    """A tuned option against an API: dollars saved over the horizon, from how many calls a day it costs no more,
     and after how many months it has earned back what was paid once."""
 
     option: Option

@@ -13,11 +13,8 @@ from typing import Any
 
 from toolhone.errors import UserError
 
-TOKENS_PRICED = 1_000_000
-"""Prices are for this many tokens."""
 DAYS_A_YEAR = 365
 DAYS_A_MONTH = DAYS_A_YEAR / 12
-HOURS_A_DAY = 24
 SECONDS_A_DAY = 86_400
 
 OWN = "own machines"
@@ -44,7 +41,7 @@ def call_cost_usd(price: Price, prompt_tokens: float, completion_tokens: float, 
     if not 0 <= cached_tokens <= prompt_tokens or completion_tokens < 0:
         raise ValueError(f"no call has {prompt_tokens} prompt, {cached_tokens} cached and {completion_tokens} tokens")
     fresh = (prompt_tokens - cached_tokens) * price.input_usd
-    return (fresh + cached_tokens * price.cached_input_usd + completion_tokens * price.output_usd) / TOKENS_PRICED
+    return (fresh + cached_tokens * price.cached_input_usd + completion_tokens * price.output_usd) / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +67,13 @@ def machines_needed(machine: Machine, calls_per_day: float) -> int:
 
 
 def machines_usd_per_day(machine: Machine, calls_per_day: float) -> float:
-    """Rent of the machines needed, in dollars a day: machines * 24 * $/h.
-
-    It never falls as calls grow. A call's share of it falls between one machine and the next and jumps where one is
-    added, but k times the calls never cost more a call, for whole k.
-    """
-    return machines_needed(machine, calls_per_day) * HOURS_A_DAY * machine.usd_per_hour
+    """Rent of the machines needed, in dollars a day: machines * 24 * $/h. It never falls as calls grow."""
+    return machines_needed(machine, calls_per_day) * 24 * machine.usd_per_hour
 
 
 def loaded_call_usd(machine: Machine) -> float:
-    """Dollars a call on machines that carry all they are planned to: what a call's share tends to as calls grow.
-
-    $/h * peak / (3,600 * calls a second * utilisation).
-    """
+    """Dollars a call on machines that carry all they are planned to, which a call's share tends to as calls grow:
+    $/h * peak / (3,600 * calls a second * utilisation)."""
     return machine.usd_per_hour * machine.peak / (3600 * machine.calls_per_second * machine.utilisation)
 
 
@@ -98,7 +89,7 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class CostRow:
     """One way of answering. Dollars a call: `running_usd` for tokens or machines, `spread_usd` of what was paid once,
-    `errors_usd` for wrong answers; None if it was not asked for. `machines` is how many of one's own run."""
+    `errors_usd` for wrong answers; None if not asked for. `machines` is how many of one's own run."""
 
     name: str
     running_usd: float
@@ -145,9 +136,7 @@ def cost_rows(
         if error_usd:
             if name not in accuracies:
                 flag = "--accuracy" if name == OWN else "--api-accuracy"
-                raise UserError(
-                    f"{flag}: needed beside --error-usd, as every row must count its errors or none ({name})"
-                )
+                raise UserError(f"{flag}: needed with --error-usd, as every row must count its errors or none ({name})")
             errors = (1 - accuracies[name]) * error_usd
         own_spread = spread if name == OWN or machine is None else None
         return CostRow(name, running, own_spread, errors, machines, note)

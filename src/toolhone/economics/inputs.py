@@ -32,6 +32,10 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 Share = Annotated[float, Ge(0), Le(1)]
 Amount = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Volume = Annotated[Positive, Le(1e12)]
+Separation = Annotated[float, Ge(0.5), Lt(1)]
+Horizon = Annotated[int, Ge(1), Le(120)]
 
 
 def _input(default: Any, unit: str, meaning: str, *, asked: bool = False) -> Any:
@@ -47,9 +51,7 @@ class Inputs:
     table of genai-prices. The tuned model's running cost comes from `small_call_usd`, else from machines.
     """
 
-    calls_per_day: Annotated[float, Gt(0), Le(1e12)] = _input(
-        10_000.0, "calls a day", "calls a day, the mean of the horizon", asked=True
-    )
+    calls_per_day: Volume = _input(10_000.0, "calls a day", "calls a day, the mean of the horizon", asked=True)
     prompt_tokens: Amount = _input(900.0, "tokens", "tokens of a call's prompt, as the API counts them", asked=True)
     completion_tokens: Amount = _input(50.0, "tokens", "tokens of a call's answer", asked=True)
     cached_share: Share = _input(0.0, "share", "share of the prompt that the API has cached")
@@ -65,26 +67,20 @@ class Inputs:
     cheap_price_in: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of input")
     cheap_price_cached: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of cached input")
     cheap_price_out: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of output")
-    cheap_call_usd: Amount | None = _input(
-        None, "$ a call", "the cheap API's cost of a call, instead of tokens and prices"
-    )
+    cheap_call_usd: Amount | None = _input(None, "$ a call", "the cheap API's, instead of tokens and prices")
     cheap_accuracy: Share = _input(0.9, "share", "share of calls that the cheap API gets right", asked=True)
 
     small_accuracy: Share = _input(0.9, "share", "share of calls that the tuned model gets right", asked=True)
     small_call_usd: Amount | None = _input(None, "$ a call", "the tuned model's running cost, instead of machines")
     gpu_usd_per_hour: Amount = _input(1.0, "$ an hour", "rent of a machine for the tuned model", asked=True)
-    calls_per_second: Annotated[float, Gt(0)] = _input(
-        20.0, "calls a second", "what one machine answers, fully loaded", asked=True
-    )
-    utilisation: Annotated[float, Gt(0), Le(1)] = _input(
-        0.6, "share", "share of a machine's throughput that is planned for at the peak"
-    )
+    calls_per_second: Positive = _input(20.0, "calls a second", "what one machine answers, fully loaded", asked=True)
+    utilisation: Annotated[Positive, Le(1)] = _input(0.6, "share", "share of that which is planned for at the peak")
     peak: Annotated[float, Ge(1)] = _input(3.0, "times", "calls at the busiest time, over the day's mean")
     machines: Annotated[int, Ge(1)] = _input(1, "machines", "machines that run whatever the load")
 
     escalation: Share = _input(0.1, "share", "routing: share of calls to escalate to the API")
-    auroc: Annotated[float, Ge(0.5), Lt(1)] = _input(
-        0.85, "AUROC", "routing: how well confidence separates right answers from wrong (0.5: not at all)"
+    auroc: Separation = _input(
+        0.85, "AUROC", "routing: how well confidence separates right from wrong (0.5: not at all)"
     )
     overlap: Share = _input(0.5, "share", "routing: how far the two models' errors overlap (0: independent, 1: fully)")
 
@@ -97,12 +93,8 @@ class Inputs:
     task: Task = _input("patterned", ", ".join(TASKS), "what the calls ask of a model", asked=True)
     examples: Annotated[int, Ge(0)] = _input(500, "examples", "good examples that there are", asked=True)
 
-    horizon_months: Annotated[int, Ge(1), Le(120)] = _input(
-        12, "months", "time over which the costs are compared", asked=True
-    )
-    yearly_budget: Annotated[float, Gt(0)] | None = _input(
-        None, "$ a year", "the most to pay in a year, without wrong answers", asked=True
-    )
+    horizon_months: Horizon = _input(12, "months", "time over which the costs are compared", asked=True)
+    yearly_budget: Positive | None = _input(None, "$ a year", "the most to pay, without wrong answers", asked=True)
     least_accuracy: Share | None = _input(None, "share", "the smallest acceptable share of right calls")
 
     @property
@@ -181,13 +173,8 @@ def read_inputs_file(path: Path) -> dict[str, Any]:
 
 
 def ask_inputs(ask: Callable[[str], str], say: Callable[[str], None], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask for each input that is marked `asked`, until the answer fits; return what was typed.
-
-    Args:
-        ask: shows a prompt and returns what was typed, as `input` does.
-        say: shows a line, for an answer that does not fit.
-        measured: values to offer in place of the defaults.
-    """
+    """Ask for each input that is marked `asked`, as `input` does, and return what was typed; `say` why an answer does
+    not fit and ask again. Measured values are offered in place of the defaults."""
     values: dict[str, Any] = {}
     for name, entry in FIELDS.items():
         default = measured.get(name, entry.default)

@@ -55,7 +55,7 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: models.{name}: {error} missing; run `toolhone score --run {folder}`") from None
     if not rows:
-        raise UserError(f"{path}: models.{name}: stands on no rows")
+        raise UserError(f"{path}: models.{name}: has no rows")
     seconds = totals["latency_ms"] / 1000
     return Measured(
         rows=rows,
@@ -70,14 +70,15 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
     )
 
 
-def has_model(folder: Path, model: str) -> bool:
-    """Whether the metrics of a folder have this model's figures."""
-    return model in _models(folder)
+def find_model(folder: Path, model: str) -> Measured | None:
+    """Measure a model by its name, as `toolhone predict` writes it; None if the folder lacks it."""
+    label = model.replace("/", "-").replace(":", "-")
+    return measured_run(folder, label) if label in _models(folder) else None
 
 
 def measured_prompt(folder: Path) -> Measured:
     """Measure the model that was shown the tools as an API must be: the base model, else the tuned one."""
-    return measured_run(folder, "base" if has_model(folder, "base") else None)
+    return find_model(folder, "base") or measured_run(folder)
 
 
 def measured_inputs(
@@ -88,12 +89,7 @@ def measured_inputs(
     Those of an API's model too, if the run has its scores under its name. The run's throughput is left out: it is that
     of the machine of the run, which is rarely the one that will serve.
     """
-    tuned = measured_run(folder)
-    api, cheap = (
-        measured_run(folder, label) if has_model(folder, label) else None
-        # `toolhone predict` keeps a model's answers under this name.
-        for label in (model.replace("/", "-").replace(":", "-") for model in (api_model, cheap_model))
-    )
+    tuned, api, cheap = measured_run(folder), find_model(folder, api_model), find_model(folder, cheap_model)
     inputs: dict[str, tuple[Any, str]] = {}
     for name, large in (("small_accuracy", tuned), ("api_accuracy", api), ("cheap_accuracy", cheap)):
         if large is not None:

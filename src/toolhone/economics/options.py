@@ -1,4 +1,4 @@
-"""The four ways to answer the calls: what each costs, how often it is right, and when one pays beside another.
+"""The four ways to answer the calls: what each costs, how often it is right, and when one pays against another.
 
 In: `Inputs` with prices. Out: dollars, shares, break-even volumes, months until payback. Calls a day are the same over
 the whole horizon; a month is 365 / 12 days.
@@ -26,8 +26,8 @@ _NORMAL = NormalDist()
 @dataclass(frozen=True, slots=True)
 class Costs:
     """One way of answering. Dollars over the horizon: paid once, for running it (upkeep included), for wrong answers,
-    and their sum, which `call_usd` divides by the calls. `first_year_usd` is paid in the first year, the dearest,
-    without wrong answers. `short_of` names the limits that the way does not keep to."""
+    and their sum, which `call_usd` divides by the calls. `first_year_usd` is paid in the first year, which costs
+    most, without wrong answers. `short_of` names the limits that it does not keep to."""
 
     option: Option
     name: str
@@ -42,7 +42,7 @@ class Costs:
 
 
 def costs(inputs: Inputs, option: Option) -> Costs:
-    """Return what a way of answering costs; a wrong answer costs `error_usd`."""
+    """Return what an option costs; a wrong answer costs `error_usd`."""
     own, months, accuracy = option in OWN_OPTIONS, inputs.horizon_months, accuracy_of(inputs, option)
     once = inputs.once_usd if own else 0.0
     month = running_usd_per_day(inputs, option) * DAYS_A_MONTH + (inputs.upkeep_usd_per_month if own else 0.0)
@@ -53,8 +53,8 @@ def costs(inputs: Inputs, option: Option) -> Costs:
     over = inputs.yearly_budget is not None and first_year > inputs.yearly_budget
     below = inputs.least_accuracy is not None and accuracy < inputs.least_accuracy
     short_of = ("yearly budget",) * over + ("least accuracy",) * below
-    name = option_name(inputs, option)
-    return Costs(option, name, accuracy, once, months * month, errors, total, total / calls, first_year, short_of)
+    who = option, option_name(inputs, option), accuracy
+    return Costs(*who, once, months * month, errors, total, total / calls, first_year, short_of)
 
 
 def options(inputs: Inputs) -> tuple[Option, ...]:
@@ -82,12 +82,8 @@ def api_call_usd(inputs: Inputs, side: Option) -> float:
 
 
 def running_usd_per_day(inputs: Inputs, option: Option) -> float:
-    """Dollars a day for answering, without upkeep.
-
-    An API: calls * dollars a call. Tuned: whole machines, day and night (`cost.machines_usd_per_day`), or calls *
-    `small_call_usd`. Routing: the same, as the small model answers every call first, and escalation * calls * dollars
-    a call of the API.
-    """
+    """Dollars a day for answering, without upkeep: calls * dollars a call, or whole machines day and night. Routing
+    pays for the small model on every call, as it answers first, and for the API on the escalated share."""
     calls = inputs.calls_per_day
     if option not in OWN_OPTIONS:
         return calls * api_call_usd(inputs, option)
@@ -153,16 +149,15 @@ def bisect(fails: float, holds: float, condition: Callable[[float], bool]) -> fl
 
 
 def saving(inputs: Inputs, option: Option, rival: Option) -> float:
-    """Dollars that a way saves beside another over the horizon; below 0 if it costs more."""
+    """Dollars that an option saves against another over the horizon; below 0 if it costs more."""
     return costs(inputs, rival).total_usd - costs(inputs, option).total_usd
 
 
 def break_even_calls(inputs: Inputs, option: Option, rival: Option) -> float | None:
-    """Return the least calls a day at which a way costs no more than another over the horizon; None if there are none.
+    """Return the least calls a day at which an option costs no more than another over the horizon, if there are any.
 
-    There the two totals meet. With a given number of machines both are linear in the calls, so just past each further
-    machine the saving can be gone again for a while. Found by steps of an eighth (12%) and bisection within the first
-    that turns the sign. 0 if the way is no dearer even at a call a day.
+    There the two totals meet; just past each further machine the saving can be gone again for a while. Found by steps
+    of an eighth (12%) and bisection. 0 if the option costs no more even at a call a day.
     """
 
     def saves(calls: float) -> bool:
@@ -176,7 +171,7 @@ def break_even_calls(inputs: Inputs, option: Option, rival: Option) -> float | N
 
 def payback_months(inputs: Inputs, option: Option, rival: Option) -> float | None:
     """Return the months until what was paid once is earned back and both have cost the same in all: once / what a month
-    saves. None if a month saves nothing; 0 if nothing is paid once and the way is no dearer."""
+    saves. None if a month saves nothing; 0 if nothing is paid once and the option costs no more."""
     own, other = costs(inputs, option), costs(inputs, rival)
     behind = own.once_usd - other.once_usd
     gained = (other.running_usd + other.errors_usd) - (own.running_usd + own.errors_usd)

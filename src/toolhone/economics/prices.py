@@ -30,11 +30,7 @@ class ListedPrice:
 
 
 def listed_price(model: str, now: datetime | None = None) -> ListedPrice:
-    """Return the price of a model on a day; if it depends on the time of day, that at noon UTC.
-
-    Args:
-        model: a name such as gpt-4o, or provider:model, such as azure:gpt-4o.
-        now: which day (default: today).
+    """Return the price of a model, such as gpt-4o or azure:gpt-4o, on a day (default: today), at noon UTC.
 
     Raises:
         UserError: if genai-prices is not installed, or its table lacks the model (naming the nearest) or its price.
@@ -56,7 +52,7 @@ def listed_price(model: str, now: datetime | None = None) -> ListedPrice:
     if into is None or out is None:
         raise UserError(f"{model}: the table of genai-prices {__version__} has no price for its tokens; {_INSTEAD}")
     tiers = getattr(prices.input_mtok, "tiers", ())
-    remarks = [f"prompts of more than {tiers[0].start:,} tokens are dearer than this"] if tiers else []
+    remarks = [f"prompts of more than {tiers[0].start:,} tokens cost more than this"] if tiers else []
     if cached is None:
         cached = into
         remarks.append("no price of its own for cached input")

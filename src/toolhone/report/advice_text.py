@@ -24,12 +24,12 @@ _MAX_PAYBACK_MONTHS = 120
 
 @dataclass(frozen=True, slots=True)
 class AdviceTable:
-    """Rows of text under their heads; the columns from `numbers_from` on are numbers. `note` stands below."""
+    """Rows of text under their heads; the columns from `numbers_from` on are numbers. `note` goes below."""
 
     key: str
     title: str
     heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: Sequence[tuple[str, ...]]
     numbers_from: int
     note: str = ""
 
@@ -70,7 +70,7 @@ def horizon(inputs: Inputs) -> str:
 
 
 def headline(advice: Advice) -> str:
-    """The verdict in one line, with its dollars beside the others'."""
+    """The verdict in one line, with its dollars and the others'."""
     inputs, option = advice.case.inputs, advice.decision.option
     cost = f"{money(costs(inputs, option).total_usd)} over {horizon(inputs)}"
     if advice.decision.answer == "fine-tune":
@@ -79,8 +79,8 @@ def headline(advice: Advice) -> str:
         share = _percent(inputs.escalation)
         return f"Route: the tuned model first, {share} to {inputs.api_model}: {cost}, {_savings(inputs, option)}"
     tuned, route = (-saving(inputs, own, option) for own in OWN_OPTIONS)
-    dearer = f"; the tuned model would cost {money(tuned)} more, routing {money(route)}"
-    return f"Stay with the API: {option_name(inputs, option)}, {cost}{dearer if min(tuned, route) >= 0 else ''}"
+    extra = f"; the tuned model would cost {money(tuned)} more, routing {money(route)}"
+    return f"Stay with the API: {option_name(inputs, option)}, {cost}{extra if min(tuned, route) >= 0 else ''}"
 
 
 def _savings(inputs: Inputs, option: Option) -> str:
@@ -105,7 +105,7 @@ def reasons(advice: Advice) -> list[str]:
         cheapest = option_name(inputs, decision.cheapest)
         said.append(f"The money alone would choose {cheapest}: {_savings(inputs, decision.cheapest)}.")
     if decision.cheapest is None:
-        said.append("No way keeps to the limits (yearly budget, least accuracy); loosen one.")
+        said.append("No option keeps to the limits (yearly budget, least accuracy); loosen one.")
     between = ", ".join(f"{rule.name} {rule.value}" for rule in rules if rule.side == "between")
     if between and not decision.vetoed_by:
         said.append(f"Between the bands ({between}), the money decides: the least total over the horizon.")
@@ -113,8 +113,8 @@ def reasons(advice: Advice) -> list[str]:
         usd, best = max((saving(inputs, option, "api"), option) for option in OWN_OPTIONS)
         if usd > 0:
             said.append(
-                f"Beside {inputs.api_model} alone, {option_name(inputs, best)} would pay, with {money(usd)} less; "
-                f"{option_name(inputs, 'cheap')} is cheaper still."
+                f"Compared with {inputs.api_model} alone, {option_name(inputs, best)} would pay, with {money(usd)} "
+                f"less; {option_name(inputs, 'cheap')} is cheaper still."
             )
     if inputs.yearly_budget is not None:
         said.append(_budget(advice, inputs.yearly_budget))
@@ -164,7 +164,7 @@ def _interval(advice: Advice, low: float, high: float) -> str:
 
 
 def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
-    """The rules, the money, each tuned way beside each API, and which inputs would change the advice."""
+    """The rules, the money, each tuned option against each API, and which inputs would change the advice."""
     case, inputs, entries = advice.case, advice.case.inputs, advice.options
     rests_on = {"api": "api_accuracy", "cheap": "cheap_accuracy", "tuned": "small_accuracy"}
     routing = ("api_accuracy", "small_accuracy", "auroc", "overlap")
@@ -184,6 +184,8 @@ def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
     money_rows += [(label, *map(short_money, values)) for label, values in amounts]
     if any(entry.short_of for entry in entries):
         money_rows.append(("Misses", *("\n".join(entry.short_of) for entry in entries)))
+    note = "* assumed, or rests on what is" if any("*" in cell for cell in money_rows[0]) else ""
+    rules = [(rule.name, rule.value, rule.side, rule.says) for rule in advice.criteria]
 
     def break_even(calls: float | None) -> str:
         return "never" if calls is None else "any volume" if calls == 0 else f"{plain_number(calls)} a day"
@@ -193,55 +195,32 @@ def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
             return "never" if count is None else f"over {_MAX_PAYBACK_MONTHS // 12} years"
         return "at once" if count == 0 else months(count)
 
+    against = [
+        (
+            option_name(inputs, entry.option),
+            option_name(inputs, entry.rival),
+            short_money(entry.saving_usd),
+            break_even(entry.break_even_calls_per_day),
+            payback(entry.payback_months),
+        )
+        for entry in advice.against
+    ]
+    changes = [
+        (
+            flip.name + ("*" if case.is_assumed(flip.name) else ""),
+            shown_value(flip.name, flip.now),
+            shown_value(flip.name, flip.at),
+            _change(flip.change),
+            flip.answer,
+        )
+        for flip in advice.flips
+    ]
+    change_heads = ("Input", "Now", "Changes at", "Change", "Into")
     return (
-        AdviceTable(
-            "rules",
-            "Rules of thumb",
-            ("Rule", "Here", "Speaks", "Which means"),
-            tuple((rule.name, rule.value, rule.side, rule.says) for rule in advice.criteria),
-            4,
-        ),
-        AdviceTable(
-            "money",
-            f"Over {horizon(inputs)}",
-            ("", *(entry.name for entry in entries)),
-            tuple(money_rows),
-            1,
-            "* assumed, or rests on what is" if "*" in str(money_rows) else "",
-        ),
-        AdviceTable(
-            "against",
-            "Against each API",
-            ("", "Against", "Saves", "Break-even", "Payback"),
-            tuple(
-                (
-                    option_name(inputs, entry.option),
-                    option_name(inputs, entry.rival),
-                    short_money(entry.saving_usd),
-                    break_even(entry.break_even_calls_per_day),
-                    payback(entry.payback_months),
-                )
-                for entry in advice.against
-            ),
-            2,
-        ),
-        AdviceTable(
-            "changes",
-            "What would change the advice, each alone",
-            ("Input", "Now", "Changes at", "Change", "Into"),
-            tuple(
-                (
-                    flip.name + ("*" if case.is_assumed(flip.name) else ""),
-                    shown_value(flip.name, flip.now),
-                    shown_value(flip.name, flip.at),
-                    _change(flip.change),
-                    flip.answer,
-                )
-                for flip in advice.flips
-            ),
-            5,
-            "* assumed now",
-        ),
+        AdviceTable("rules", "Rules of thumb", ("Rule", "Here", "Speaks", "Which means"), rules, 4),
+        AdviceTable("money", f"Over {horizon(inputs)}", ("", *(entry.name for entry in entries)), money_rows, 1, note),
+        AdviceTable("against", "Against each API", ("", "Against", "Saves", "Break-even", "Payback"), against, 2),
+        AdviceTable("changes", "What would change the advice, each alone", change_heads, changes, 5, "* assumed now"),
     )
 
 
