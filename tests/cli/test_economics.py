@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one message of a command that must fail as bad input does."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -91,13 +90,10 @@ def test_cost_of_machines_alone_needs_no_tokens(capsys: pytest.CaptureFixture[st
     assert found["rows"][0]["usd_per_day"] is None
 
 
-def test_cost_of_a_scored_api_takes_its_accuracy_from_the_scores(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(CONTRACTS / "score.jsonl", tmp_path / "gpt.jsonl")
+def test_cost_of_a_scored_api_takes_its_accuracy_from_the_scores(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--price-in", "1", "--price-out", "1", "--error-usd", "0.01")
-    [row] = as_json(capsys, "cost", "--rows", str(tmp_path / "gpt.jsonl"), *flags)["rows"]
-    assert row["errors_usd"] == pytest.approx(0.01)  # the contract's one row is wrong
+    [row] = as_json(capsys, "cost", "--run", str(run), *flags)["rows"]
+    assert row["errors_usd"] == pytest.approx(0.25 * 0.01)
 
 
 @pytest.mark.parametrize(
@@ -106,17 +102,17 @@ def test_cost_of_a_scored_api_takes_its_accuracy_from_the_scores(
         ((), "nothing to price: give --model"),
         (("--price-in", "1"), "--price-in and --price-out: go together"),
         (("--price-cached", "1"), "--price-cached: goes with --price-in"),
-        (("--price-in", "1", "--price-out", "1"), "--prompt-tokens: needed where neither --run nor --rows"),
-        (("--gpu-usd-per-hour", "1"), "--calls-per-second: needed beside --gpu-usd-per-hour"),
+        (("--price-in", "1", "--price-out", "1"), "--prompt-tokens: needed unless --run measures it"),
+        (("--gpu-usd-per-hour", "1"), "--calls-per-second: needed with --gpu-usd-per-hour"),
         (("--calls-per-second", "1"), "--calls-per-second: goes with --gpu-usd-per-hour"),
         (("--label", "tuned"), "--label: goes with --run"),
         (("--run", "nowhere", "--model", "x"), "nowhere/metrics.json: no such file"),
     ],
 )
-def test_cost_tells_what_is_missing(
+def test_cost_reports_what_is_missing(
     arguments: tuple[str, ...], message: str, in_workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told(capsys, "cost", *arguments).startswith(message)
+    assert error_of(capsys, "cost", *arguments).startswith(message)
 
 
 @pytest.mark.parametrize("value", ["much", "nan", "-1", "0"])
@@ -135,18 +131,21 @@ def test_the_courses_example_is_answered_in_its_own_figures(capsys: pytest.Captu
     )
 
 
-def test_advise_in_json_has_verdict_table_and_turns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advise_in_json_has_verdict_options_and_what_would_change_it(capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, *COURSE)
     assert (found["verdict"], found["option"]) == ("fine-tune", "tuned")
     assert found["escalation_limit"]["free_small"] == pytest.approx(100 / 1095)
-    assert [year["paid_usd"]["api"] for year in found["years"]] == pytest.approx([1_095_000] * 3)
-    assert found["years"][2]["so_far_usd"]["api"] == pytest.approx(3 * (1_095_000 + 365e6 * 0.05 * 0.01))
+    api = found["options"][0]
+    assert api["first_year_usd"] == api["running_usd"] == pytest.approx(1_095_000)
+    assert api["total_usd"] == pytest.approx(1_095_000 + 365e6 * 0.05 * 0.01)
+    [three_years, *_] = as_json(capsys, *COURSE, "--horizon-months", "36")["options"]
+    assert three_years["total_usd"] == pytest.approx(3 * api["total_usd"])
     assert {"name": "task", "now": "patterned", "at": "reasoning", "answer": "stay", "change": None} in found["flips"]
     assert found["inputs"]["calls_per_day"] == {"value": 1e6, "unit": "calls a day", "source": "given"}
     assert found["inputs"]["error_usd"]["source"] == "assumed"
     saved = found["against"][0]["saving_usd"]
-    api, tuned = (next(o["total_usd"] for o in found["options"] if o["option"] == name) for name in ("api", "tuned"))
-    assert saved == pytest.approx(api - tuned)
+    of_api, tuned = (next(o["total_usd"] for o in found["options"] if o["option"] == name) for name in ("api", "tuned"))
+    assert saved == pytest.approx(of_api - tuned)
 
 
 def test_advise_marks_what_a_run_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +192,7 @@ def test_a_cheap_api_can_take_away_what_tuning_saves(capsys: pytest.CaptureFixtu
     flags = ("advise", "--calls-per-day", "100000", "--api-call-usd", "0.003", "--cheap-call-usd", "0.00015")
     shown = printed(capsys, *flags)
     assert shown.startswith("Stay with the API: gpt-4o-mini")
-    assert "Beside gpt-4o alone, " in shown
+    assert "Compared with gpt-4o alone, " in shown
 
 
 def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,15 +202,15 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path, capsys: pytest.
     text = page.read_text(encoding="utf-8")
     assert "default-src 'none'" in text
     assert not re.search(r"<script|https?://|src=", text)
-    assert text.count("<polyline") == 6  # three ways in each of two plots
+    assert text.count("<polyline") == 3  # one for each way of answering
     assert "1,000,000 calls a day at $0.003" in text
     places = [place.split(",") for points in re.findall(r'points="([^"]*)"', text) for place in points.split()]
-    assert len(places) > 400
+    assert len(places) > 300
     assert all(0 <= float(x) <= 100 and 0 <= float(y) <= 100 for x, y in places)
 
 
-def test_a_page_of_another_kind_is_refused_before_anything_is_reckoned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, *COURSE, "--html", "advice.pdf").startswith("--html advice.pdf: expected a file that ends")
+def test_a_page_of_another_kind_is_refused_before_anything_is_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, *COURSE, "--html", "advice.pdf").startswith("--html advice.pdf: expected a file that ends")
 
 
 @pytest.mark.parametrize(
@@ -223,10 +222,10 @@ def test_a_page_of_another_kind_is_refused_before_anything_is_reckoned(capsys: p
         (("--calls-per-day", "1e4", "--api-model", "gpt-4o-minni"), "api_model: gpt-4o-minni: not in the table"),
     ],
 )
-def test_advise_tells_what_is_wrong(
+def test_advise_reports_what_is_wrong(
     arguments: tuple[str, ...], message: str, in_workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told(capsys, "advise", *arguments).startswith(message)
+    assert error_of(capsys, "advise", *arguments).startswith(message)
 
 
 def test_bare_advise_without_a_terminal_says_what_to_give() -> None:

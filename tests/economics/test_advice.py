@@ -1,110 +1,183 @@
-"""The whole advice: its sentences, and that every allowed case has one."""
+"""The rules of thumb, the verdict, and which inputs would change it: hand-worked, and what holds for all cases."""
 
 from __future__ import annotations
 
-import io
-import json
+import dataclasses
+import math
 from typing import Any
 
 import pytest
-from economics.conftest import PLAIN
+from economics.conftest import cases, course, inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from toolhone.economics.advice import Advice, advise
-from toolhone.economics.read import build_case
-from toolhone.report.advice_page import build_page
-from toolhone.report.advice_text import show_advice
-from toolhone.report.pages import html_page
-
-shares = st.floats(0, 1)
-wide = st.fixed_dictionaries(
-    {
-        "calls_per_day": st.floats(1e-3, 1e9),
-        "growth_per_year": st.floats(-0.99, 20),
-        "api_call_usd": st.one_of(st.just(0.0), st.floats(1e-9, 10)),
-        "cheap_call_usd": st.one_of(st.none(), st.floats(0, 10)),
-        "api_accuracy": shares,
-        "small_accuracy": shares,
-        "small_call_usd": st.one_of(st.none(), st.floats(0, 1)),
-        "gpu_usd_per_hour": st.floats(0, 100),
-        "calls_per_second": st.floats(0.01, 1e4),
-        "escalation": shares,
-        "auroc": st.floats(0.5, 0.9999),
-        "engineering_usd": st.floats(0, 1e6),
-        "error_usd": st.floats(0, 100),
-        "task": st.sampled_from(["patterned", "mixed", "reasoning"]),
-        "examples": st.integers(0, 10_000),
-        "horizon_months": st.integers(1, 40),
-        "yearly_budget": st.one_of(st.none(), st.floats(0.01, 1e7)),
-        "least_accuracy": st.one_of(st.none(), shares),
-    }
-)
+from toolhone.economics.advice import Flip, Side, criteria, decide, error_share_of_saving, flips
+from toolhone.economics.inputs import Inputs, Task
+from toolhone.economics.options import break_even_calls, costs, escalation_limit, options
 
 
-def advised(**changes: Any) -> Advice:
-    return advise(build_case({**PLAIN, **changes}))
-
-
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
-@given(wide)
-def test_every_allowed_case_has_an_advice_in_json_terminal_and_page(changes: dict[str, Any]) -> None:
-    if changes["cheap_call_usd"] is None:
-        changes["cheap_model"] = "none"
-    advice = advise(build_case(changes))
-    assert json.loads(json.dumps(advice.to_json(), allow_nan=False))["verdict"] in ("fine-tune", "route", "stay")
-    out = io.StringIO()
-    show_advice(advice, Console(file=out, width=100))
-    assert advice.decision.answer == "stay" or "Stay with" not in out.getvalue()
-    assert "nan" not in html_page("advise", page=build_page(advice)).lower().replace("finance", "")
-
-
-def test_the_options_add_up_to_what_the_years_say() -> None:
-    advice = advised()
-    first = advice.years[0]
-    for entry in advice.options:
-        paid = first.paid_usd[entry.option] + first.errors_usd[entry.option]
-        assert entry.total_usd == pytest.approx(paid) == pytest.approx(first.so_far_usd[entry.option])
-        assert entry.call_usd * first.calls == pytest.approx(entry.total_usd)
-
-
-def test_a_veto_says_what_the_money_alone_would_choose() -> None:
-    reasons = advised(examples=20, api_call_usd=0.05, cheap_call_usd=0.05).reasons
-    assert any(reason.startswith("Against tuning: good examples 20 (500 or more for") for reason in reasons)
-    assert any(reason.startswith("The money alone would choose ") for reason in reasons)
-
-
-def test_what_nobody_can_meet_is_said() -> None:
-    advice = advised(least_accuracy=0.999)
-    assert advice.decision.answer == "stay"
-    assert any(reason.startswith("No way keeps to what is asked") for reason in advice.reasons)
-
-
-def test_between_the_bands_it_says_that_the_money_decides() -> None:
-    reasons = advised(calls_per_day=5_000.0, examples=100).reasons
-    said = (
-        "Between the bands (calls a day 5,000, good examples 100), the money decides: the least total over the horizon."
-    )
-    assert said in reasons
+def side_of(name: str, case: Inputs) -> Side:
+    return next(rule.side for rule in criteria(case) if rule.name == name)
 
 
 @pytest.mark.parametrize(
-    ("budget", "words"),
-    [
-        (1e9, "leaves room to hand over every call if the small model were free."),
-        (10_000.0, "with what it costs, no escalation fits."),
-        (80_000.0, "with what it costs, under 43.7%."),
-    ],
+    ("calls", "side"), [(999, "against"), (1_000, "between"), (10_000, "between"), (10_001, "for")]
 )
-def test_what_a_budget_allows(budget: float, words: str) -> None:
-    # $48 a day, $500 a month and $8,550 once are $32,070 in the first year; all calls at $0.003 are $109,500.
-    reasons = advised(yearly_budget=budget).reasons
-    assert any(reason.endswith(words) for reason in reasons), reasons
+def test_volume(calls: float, side: Side) -> None:
+    assert side_of("calls a day", inputs(calls_per_day=float(calls))) == side
 
 
-def test_routing_is_told_with_its_share_and_against_both_apis() -> None:
-    headline = advised(calls_per_day=1e6, error_usd=0.03, small_accuracy=0.92).headline
-    assert headline.startswith("Route: the tuned model first, 10% to gpt-4o: ")
-    assert " less than gpt-4o and " in headline
-    assert headline.endswith(" less than gpt-4o-mini")
+@pytest.mark.parametrize(("count", "side"), [(49, "against"), (50, "between"), (499, "between"), (500, "for")])
+def test_examples(count: int, side: Side) -> None:
+    assert side_of("good examples", inputs(examples=count)) == side
+
+
+@pytest.mark.parametrize(("task", "side"), [("patterned", "for"), ("mixed", "between"), ("reasoning", "against")])
+def test_task(task: Task, side: Side) -> None:
+    assert side_of("task", inputs(task=task)) == side
+
+
+def test_too_few_examples_say_how_many_more_and_few_say_how_little_a_test_would_show() -> None:
+    says = {count: {entry.name: entry.says for entry in criteria(inputs(examples=count))} for count in (20, 100)}
+    assert says[20]["good examples"].endswith("label 30 more first")
+    # 20 held out of 100: 1.96 * sqrt(0.09 / 20) is 13 points.
+    assert "20 held out show its accuracy to about 13 points" in says[100]["good examples"]
+
+
+def test_the_share_of_the_saving_that_errors_eat_by_hand() -> None:
+    # $0.003 beside $48 a day for 100,000 calls and $500 a month; 5 points more wrong at 1 cent.
+    case = inputs(upkeep_usd_per_month=0.0)
+    assert error_share_of_saving(case) == pytest.approx(0.05 * 0.01 / (0.003 - 0.00048))
+
+
+@pytest.mark.parametrize(
+    ("error_usd", "side"), [(0.0, "for"), (0.0199, "for"), (0.0201, "between"), (0.0399, "between"), (0.041, "against")]
+)
+def test_errors_are_tolerable_up_to_half_of_the_saving(error_usd: float, side: Side) -> None:
+    # A saving of $0.002 a call and 5 points more wrong: half of it is eaten at 2 cents, all at 4.
+    case = inputs(small_call_usd=0.001, upkeep_usd_per_month=0.0, error_usd=error_usd)
+    found = {entry.name: entry for entry in criteria(case)}["cost of errors"]
+    assert (found.side, found.veto) == (side, False)
+
+
+def test_without_a_saving_no_error_is_tolerable_yet_that_is_no_veto() -> None:
+    case = inputs(small_call_usd=0.004)
+    found = {entry.name: entry for entry in criteria(case)}["cost of errors"]
+    assert (found.value, found.side) == ("no saving", "against")
+    assert decide(case).vetoed_by == ()
+
+
+def test_the_least_total_that_keeps_to_the_limits_wins(plain: Inputs) -> None:
+    totals = {option: costs(plain, option).total_usd for option in options(plain)}
+    assert decide(plain).option == min(totals, key=lambda option: totals[option])
+
+
+@given(cases)
+def test_no_way_that_fits_is_cheaper_than_the_one_chosen(case: Inputs) -> None:
+    decision = decide(case)
+    fit = [option for option in options(case) if not costs(case, option).short_of]
+    if decision.vetoed_by:
+        assert decision.answer == "stay"
+        fit = [option for option in fit if option in ("api", "cheap")]
+    for option in fit:
+        assert costs(case, decision.option).total_usd <= costs(case, option).total_usd
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"calls_per_day": 999.0}, "calls a day"), ({"task": "reasoning"}, "task"), ({"examples": 49}, "good examples")],
+)
+def test_each_veto_decides_alone_whatever_the_money_says(change: dict[str, Any], name: str) -> None:
+    tempting = {"api_call_usd": 1.0, "cheap_call_usd": 1.0}
+    assert decide(inputs(**tempting)).answer != "stay"
+    decision = decide(inputs(**tempting, **change))
+    assert (decision.answer, decision.vetoed_by) == ("stay", (name,))
+    assert decision.cheapest in ("tuned", "route")
+
+
+def test_where_nothing_fits_it_stays_and_says_that_nothing_does() -> None:
+    decision = decide(inputs(least_accuracy=0.999))
+    assert (decision.answer, decision.cheapest) == ("stay", None)
+
+
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@given(cases, st.sampled_from(["patterned", "reasoning"]))
+def test_a_flip_really_changes_the_verdict_and_just_before_it_does_not(drawn: Inputs, task: Task) -> None:
+    case = dataclasses.replace(drawn, task=task)
+    now = decide(case).answer
+    for flip in flips(case):
+        assert flip.answer != now
+        assert decide(with_value(case, flip.name, flip.at)).answer == flip.answer
+        if flip.name == "examples":
+            assert not isinstance(flip.at, str)
+            assert not isinstance(flip.now, str)
+            before = flip.at - (1 if flip.at > flip.now else -1)
+            assert decide(with_value(case, flip.name, before)).answer == now
+
+
+def with_value(case: Inputs, name: str, value: Any) -> Inputs:
+    return dataclasses.replace(case, **{name: value})
+
+
+def named(found: tuple[Flip, ...], name: str) -> list[tuple[float | str, str]]:
+    return [(flip.at, flip.answer) for flip in found if flip.name == name]
+
+
+def test_the_courses_budget_changes_at_an_escalation_of_nine_point_one_percent() -> None:
+    found = flips(course())
+    limit = escalation_limit(course())
+    assert limit is not None
+    assert decide(course()).answer == "fine-tune"
+    [(at, answer)] = named(found, "escalation")
+    assert answer == "route"
+    assert isinstance(at, float)
+    assert 0.09 < at <= limit["free_small"]
+    # A tenth of $1.095 million is just over what would let the default of 10% in.
+    [(budget, into)] = named(found, "yearly_budget")
+    assert (into, budget) == ("route", pytest.approx(110_000))
+
+
+def test_examples_change_it_at_49_and_volume_at_the_break_even() -> None:
+    two_ways = inputs(
+        cheap_model="none", cheap_call_usd=None, escalation=0.0, least_accuracy=0.9, small_call_usd=0.001,
+        training_usd=3_650.0, labelling_usd=0.0, engineering_usd=0.0, upkeep_usd_per_month=0.0, error_usd=0.0,
+    )  # fmt: skip
+    assert decide(two_ways).answer == "fine-tune"
+    found = flips(two_ways)
+    assert named(found, "examples") == [(49, "stay")]
+    assert named(found, "task") == [("reasoning", "stay")]
+    even = break_even_calls(two_ways, "tuned", "api")
+    assert even == pytest.approx(5_000)
+    [(volume, into)] = named(found, "calls_per_day")
+    assert into == "stay"
+    assert 4_900 <= float(volume) <= 5_000
+    # $3,650 over 36.5 million calls leaves $0.0011 a call to beat: at that price of the API or below, it stays.
+    [(price, into)] = named(found, "api_call_usd")
+    assert (price, into) == (pytest.approx(0.0011, rel=0.02), "stay")
+    assert named(found, "least_accuracy") == [(pytest.approx(0.91, abs=0.011), "stay")]
+
+
+def test_the_nearest_change_comes_first_and_words_last(plain: Inputs) -> None:
+    found = list(flips(plain))
+    assert found
+    numbers = [flip for flip in found if not isinstance(flip.at, str)]
+    assert found[: len(numbers)] == numbers
+    off = [abs(math.log(float(flip.at) / float(flip.now))) for flip in numbers if flip.at and flip.now]
+    assert off == sorted(off)
+
+
+def test_an_input_that_is_not_set_is_not_changed(plain: Inputs) -> None:
+    assert not {"yearly_budget", "least_accuracy"} & {flip.name for flip in flips(plain)}
+
+
+def test_a_cost_next_to_nothing_is_solved_for_as_nothing_is() -> None:
+    changes = {"cheap_model": "none", "cheap_call_usd": None, "small_accuracy": 0.5, "auroc": 0.5}
+    from_nothing, from_little = (named(flips(inputs(error_usd=usd, **changes)), "error_usd") for usd in (0.0, 2e-313))
+    assert from_nothing == from_little != []
+
+
+def test_a_change_is_a_share_of_what_is() -> None:
+    assert Flip("error_usd", 0.02, 0.03, "stay").change == pytest.approx(0.5)
+    assert Flip("error_usd", 0.0, 0.03, "stay").change is None
+    assert Flip("error_usd", 2e-313, 0.03, "stay").change is None
+    assert Flip("task", "mixed", "reasoning", "stay").change is None

@@ -9,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.economics.cost import (
+    OWN,
+    Call,
     Machine,
-    OneOff,
     Price,
     call_cost_usd,
-    error_cost_usd,
+    cost_rows,
     loaded_call_usd,
     machines_needed,
     machines_usd_per_day,
-    spread_usd,
 )
-from toolhone.economics.cost_table import OWN, Call, cost_rows
 from toolhone.errors import UserError
 from toolhone.report.numbers import dollars
 
@@ -125,26 +124,10 @@ def test_fully_loaded_a_call_costs_the_hour_over_its_calls() -> None:
     assert loaded_call_usd(Machine(2.0, 30.0, 0.6, 3.0)) == pytest.approx(2 / 21_600)
 
 
-def test_what_is_paid_once_is_spread_over_the_calls_of_the_horizon() -> None:
-    assert OneOff(100, 500, 8_000).usd == 8_600
-    assert spread_usd(OneOff(100, 500, 8_000), 10_000, 365) == pytest.approx(8_600 / 3_650_000)
-
-
-@given(st.floats(0, 1e6), st.floats(1, 1e8), st.floats(1, 100), st.floats(1, 3650))
-def test_more_calls_never_raise_what_was_paid_once(usd: float, calls: float, factor: float, days: float) -> None:
-    once = OneOff(usd)
-    assert spread_usd(once, calls * factor, days) <= spread_usd(once, calls, days) * (1 + 1e-12)
-
-
-def test_wrong_answers_cost_their_share() -> None:
-    assert error_cost_usd(0.9, 0.05) == pytest.approx(0.005)
-    assert error_cost_usd(1.0, 0.05) == 0
-
-
 def row_of(name: str, **changes: object) -> float:
     settings: dict[str, object] = {
         "calls_per_day": 100_000.0,
-        "one_off": OneOff(600, 0, 3_050),
+        "once_usd": 3_650.0,
         "horizon_days": 365.0,
         "error_usd": 0.01,
         "accuracies": {"API": 0.95, OWN: 0.9},
@@ -164,8 +147,18 @@ def test_a_row_sums_running_costs_spread_and_errors() -> None:
     assert row_of(OWN) == pytest.approx(48 / 100_000 + 3_650 / 36_500_000 + 0.1 * 0.01)
 
 
+@given(st.floats(0, 1e6), st.floats(1, 1e8), st.floats(1, 100), st.floats(1, 3650))
+def test_more_calls_never_raise_what_was_paid_once(usd: float, calls: float, factor: float, days: float) -> None:
+    def spread(calls_per_day: float) -> float:
+        wanted = {"once_usd": usd, "horizon_days": days, "error_usd": 0.0, "accuracies": {}}
+        [row] = cost_rows(Call(900, 50), {"API": (GPT_4O, "given")}, None, calls_per_day=calls_per_day, **wanted)  # type: ignore[arg-type]
+        return row.spread_usd or 0.0
+
+    assert spread(calls * factor) <= spread(calls) * (1 + 1e-12)
+
+
 def test_errors_are_counted_for_every_row_or_not_at_all() -> None:
-    with pytest.raises(UserError, match="--api-accuracy: needed beside --error-usd"):
+    with pytest.raises(UserError, match="--api-accuracy: needed with --error-usd"):
         row_of("API", accuracies={OWN: 0.9})
     assert row_of("API", error_usd=0.0, accuracies={}) == pytest.approx(0.00275)
 

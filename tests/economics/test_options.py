@@ -1,13 +1,14 @@
-"""What each way of answering costs and gets right, by hand-worked figures."""
+"""What each way of answering costs and gets right, and when one pays beside another."""
 
 from __future__ import annotations
 
+import dataclasses
 from statistics import NormalDist
 from typing import Any
 
 import pytest
-from economics.conftest import inputs
-from hypothesis import given
+from economics.conftest import cases, course, inputs
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from toolhone.economics.inputs import Inputs
@@ -15,12 +16,15 @@ from toolhone.economics.options import (
     Option,
     accuracy_of,
     api_call_usd,
-    calls_by_month,
+    break_even_calls,
+    costs,
     errors_caught,
-    ledger,
+    escalation_limit,
     options,
+    payback_months,
     route_accuracy,
     running_usd_per_day,
+    saving,
 )
 
 shares = st.floats(0.0, 1.0)
@@ -39,13 +43,13 @@ def test_an_api_costs_tokens_times_prices_with_the_cached_share() -> None:
     [("api", 300.0), ("cheap", 100.0), ("tuned", 48.0), ("route", 48.0 + 0.1 * 300)],
 )
 def test_running_costs_of_a_day(plain: Inputs, option: Option, usd: float) -> None:
-    assert running_usd_per_day(plain, option, 100_000) == pytest.approx(usd)
+    assert running_usd_per_day(plain, option) == pytest.approx(usd)
 
 
 def test_routing_asks_the_small_model_every_time() -> None:
-    hosted = inputs(small_call_usd=0.0002, escalation=0.1, api_call_usd=0.01)
+    hosted = inputs(calls_per_day=1000.0, small_call_usd=0.0002, escalation=0.1, api_call_usd=0.01)
     # The course's table: 0.0002 + 0.1 * 0.01 = $0.0012 a call.
-    assert running_usd_per_day(hosted, "route", 1000) / 1000 == pytest.approx(0.0012)
+    assert running_usd_per_day(hosted, "route") / 1000 == pytest.approx(0.0012)
 
 
 def test_without_a_cheap_api_there_are_three_ways() -> None:
@@ -53,23 +57,14 @@ def test_without_a_cheap_api_there_are_three_ways() -> None:
 
 
 def test_a_year_has_365_days_and_upkeep_and_errors_come_each_month(plain: Inputs) -> None:
-    costs = ledger(plain, "tuned", 2)
-    assert costs.once == 8_550
-    assert costs.paid_in_year(0) == pytest.approx(8_550 + 48 * 365 + 12 * 500)
-    assert costs.paid_in_year(1) == pytest.approx(48 * 365 + 12 * 500)
-    assert sum(costs.errors[:12]) == pytest.approx(100_000 * 365 * 0.1 * 0.01)
-    assert costs.total(12) == pytest.approx(8_550 + 48 * 365 + 6_000 + 36_500)
-
-
-def test_calls_grow_by_the_stated_share_in_a_year() -> None:
-    by_month = calls_by_month(inputs(growth_per_year=0.5), 3)
-    assert by_month[0] == 100_000
-    assert by_month[12] == pytest.approx(150_000)
-    assert by_month[24] == pytest.approx(225_000)
-
-
-def test_a_horizon_past_three_years_is_reckoned_in_whole_years() -> None:
-    assert len(calls_by_month(inputs(horizon_months=49))) == 60
+    year, two_years = costs(plain, "tuned"), costs(inputs(horizon_months=24), "tuned")
+    assert year.once_usd == two_years.once_usd == 8_550
+    assert year.running_usd == pytest.approx(48 * 365 + 12 * 500)
+    assert two_years.running_usd == pytest.approx(2 * (48 * 365 + 12 * 500))
+    assert year.errors_usd == pytest.approx(100_000 * 365 * 0.1 * 0.01)
+    assert year.total_usd == pytest.approx(8_550 + 48 * 365 + 6_000 + 36_500)
+    assert year.call_usd * 100_000 * 365 == pytest.approx(year.total_usd)
+    assert year.first_year_usd == two_years.first_year_usd == pytest.approx(8_550 + 48 * 365 + 12 * 500)
 
 
 def test_the_courses_table_needs_confidence_that_tells_right_from_wrong() -> None:
@@ -116,17 +111,16 @@ def test_better_confidence_never_makes_routing_worse(small: float, large: float,
     st.sampled_from(["api", "cheap", "tuned", "route"]),
     st.floats(1, 1e7),
     st.floats(1, 5),
-    st.floats(-0.5, 2),
 )
-def test_more_calls_never_lower_a_total(option: Option, calls: float, factor: float, growth: float) -> None:
-    few, many = (inputs(calls_per_day=count, growth_per_year=growth) for count in (calls, calls * factor))
-    assert ledger(many, option).total(12) >= ledger(few, option).total(12) * (1 - 1e-12)
+def test_more_calls_never_lower_a_total(option: Option, calls: float, factor: float) -> None:
+    few, many = (costs(inputs(calls_per_day=count), option).total_usd for count in (calls, calls * factor))
+    assert many >= few * (1 - 1e-12)
 
 
 @given(st.sampled_from(["api", "cheap", "tuned", "route"]), st.floats(1, 1e6), st.integers(1, 20))
 def test_whole_times_the_calls_never_raise_the_cost_of_a_call(option: Option, calls: float, factor: int) -> None:
-    few, many = (inputs(calls_per_day=count) for count in (calls, calls * factor))
-    assert ledger(many, option).total(12) / factor <= ledger(few, option).total(12) * (1 + 1e-9)
+    few, many = (costs(inputs(calls_per_day=count), option).total_usd for count in (calls, calls * factor))
+    assert many / factor <= few * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +134,102 @@ def test_whole_times_the_calls_never_raise_the_cost_of_a_call(option: Option, ca
 def test_a_better_model_costs_fewer_errors(plain: Inputs, change: dict[str, Any], option: Option) -> None:
     better = inputs(**change)
     assert accuracy_of(better, option) > accuracy_of(plain, option)
-    assert sum(ledger(better, option).errors) < sum(ledger(plain, option).errors)
+    assert costs(better, option).errors_usd < costs(plain, option).errors_usd
+
+
+def test_a_budget_counts_the_first_year_whatever_the_horizon() -> None:
+    # $300 a day is $109,500 a year.
+    assert costs(inputs(yearly_budget=110_000.0), "api").short_of == ()
+    assert costs(inputs(yearly_budget=109_000.0), "api").short_of == ("yearly budget",)
+    assert costs(inputs(yearly_budget=110_000.0, horizon_months=24), "api").short_of == ()
+    # $8,550 once and 12 months of $1,960.
+    assert costs(inputs(yearly_budget=32_100.0, horizon_months=1), "tuned").short_of == ()
+    assert costs(inputs(yearly_budget=32_000.0, horizon_months=1), "tuned").short_of == ("yearly budget",)
+
+
+def test_break_even_by_hand() -> None:
+    # Hosted at $0.001 a call beside $0.003; $3,650 once over 365 days is earned at 3,650 / 365 / 0.002 calls a day.
+    simple = inputs(
+        small_call_usd=0.001, training_usd=3_650.0, labelling_usd=0.0, engineering_usd=0.0, error_usd=0.0,
+        upkeep_usd_per_month=0.0,
+    )  # fmt: skip
+    assert break_even_calls(simple, "tuned", "api") == pytest.approx(5_000)
+    assert payback_months(simple, "tuned", "api") == pytest.approx(3_650 / 200 / (365 / 12))
+
+
+def test_no_volume_breaks_even_where_a_call_saves_nothing() -> None:
+    dear = inputs(small_call_usd=0.004, error_usd=0.0)
+    assert break_even_calls(dear, "tuned", "api") is None
+    assert payback_months(dear, "tuned", "api") is None
+
+
+def test_what_costs_nothing_pays_at_any_volume_at_once() -> None:
+    free = course()
+    assert break_even_calls(free, "tuned", "api") == 0
+    free_of_errors = course(error_usd=0.0)
+    assert payback_months(free_of_errors, "tuned", "api") == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(cases, st.sampled_from(["tuned", "route"]), st.sampled_from(["api", "cheap"]))
+def test_break_even_is_where_the_two_totals_meet(case: Inputs, option: Option, rival: Option) -> None:
+    calls = break_even_calls(case, option, rival)
+    assume(calls)
+    assert calls is not None
+    there = dataclasses.replace(case, calls_per_day=calls)
+    assert costs(there, option).total_usd == pytest.approx(costs(there, rival).total_usd, rel=1e-6)
+    assert saving(there, option, rival) >= 0
+    assert saving(dataclasses.replace(case, calls_per_day=calls * (1 - 1e-6)), option, rival) < 0
+
+
+@settings(deadline=None)
+@given(cases, st.sampled_from(["tuned", "route"]), st.sampled_from(["api", "cheap"]))
+def test_payback_is_where_the_sums_so_far_meet(case: Inputs, option: Option, rival: Option) -> None:
+    months = payback_months(case, option, rival)
+    assume(months)
+    assert months is not None
+
+    def so_far(which: Option) -> float:
+        year = costs(case, which)
+        return year.once_usd + months / 12 * (year.running_usd + year.errors_usd)
+
+    assert so_far(option) == pytest.approx(so_far(rival), rel=1e-9)
+
+
+@given(cases)
+def test_a_longer_horizon_never_lowers_what_is_paid(case: Inputs) -> None:
+    longer = dataclasses.replace(case, horizon_months=24)
+    for option in options(case):
+        assert costs(longer, option).total_usd >= costs(case, option).total_usd
+
+
+def test_the_courses_example_by_hand() -> None:
+    """A million calls a day at $0.003: $3,000 a day, $1.095 million in 365 days; 300 days make the text's 900,000."""
+    case = course()
+    assert running_usd_per_day(case, "api") == pytest.approx(3_000)
+    assert costs(case, "api").first_year_usd == pytest.approx(1_095_000)
+    assert 300 * 3_000 == 900_000
+    limit = escalation_limit(case)
+    assert limit is not None
+    assert limit["free_small"] == pytest.approx(100_000 / 1_095_000)
+    assert limit["with_small"] == pytest.approx(limit["free_small"])
+    assert costs(course(escalation=0.0913), "route").short_of == ()
+    assert costs(course(escalation=0.0914), "route").short_of == ("yearly budget",)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(1_000, 1e7), st.floats(1e-4, 0.02), st.floats(1e4, 1e6))
+def test_the_limit_of_escalation_is_where_the_budget_ends(calls: float, usd: float, budget: float) -> None:
+    case = inputs(calls_per_day=calls, api_call_usd=usd, yearly_budget=budget)
+    limit = escalation_limit(case)
+    assert limit is not None
+    assert limit["with_small"] <= limit["free_small"]
+    assume(0.001 < limit["with_small"] < 0.99)
+    assert costs(dataclasses.replace(case, escalation=limit["with_small"] * 0.9999), "route").short_of == ()
+    assert costs(dataclasses.replace(case, escalation=limit["with_small"] * 1.0001), "route").short_of == (
+        "yearly budget",
+    )
+
+
+def test_without_a_budget_there_is_no_limit(plain: Inputs) -> None:
+    assert escalation_limit(plain) is None

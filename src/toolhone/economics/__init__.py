@@ -1,2 +1,1 @@
-"""Should a small model be tuned for this? From volume, prices, accuracy and data to a verdict, and what would
-turn it."""
+"""What a call costs, and whether to tune a small model: from calls, prices, accuracy and data to a verdict."""

@@ -1,72 +1,225 @@
-"""The whole advice: the decision, the figures behind it, and the sentences that say it.
+"""Whether to tune: rules of thumb, the verdict, the figures behind it and which inputs would change it.
 
-In: a `Case`. Out: one frozen `Advice`, which the terminal, the JSON and the page only lay out.
+In: a `Case`. Out: one frozen `Advice` of numbers and names, which `report/` puts into words.
+
+The verdict: if a rule of thumb with a veto speaks against tuning, stay with the API. Else take the way that costs least
+over the horizon, wrong answers and what is paid once included, among those that keep to the yearly budget and the least
+accuracy. If none does, stay with the API.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
-from toolhone.economics.bands import Criterion, criteria
-from toolhone.economics.cost import DAYS_A_MONTH, DAYS_A_YEAR
-from toolhone.economics.flips import Flip, flips
-from toolhone.economics.inputs import FIELDS, Inputs
+from toolhone.economics.cost import DAYS_A_MONTH
+from toolhone.economics.inputs import FIELDS, TASKS, Case, Inputs, Task
 from toolhone.economics.options import (
-    TABLE_YEARS,
+    OWN_OPTIONS,
+    Costs,
     Option,
-    accuracy_of,
     api_call_usd,
-    calls_by_month,
-    ledger,
-    option_name,
-    options,
-    route_accuracy,
-)
-from toolhone.economics.read import ASSUMED, Case
-from toolhone.economics.verdict import (
-    Answer,
-    Decision,
-    EscalationLimit,
+    bisect,
     break_even_calls,
-    decide,
+    costs,
     escalation_limit,
+    options,
     payback_months,
+    running_usd_per_day,
     saving,
-    shortfalls,
 )
-from toolhone.report.advice_wording import number, shown_share, shown_value
-from toolhone.report.numbers import money, months
 
-ANSWERS: dict[Answer, str] = {"fine-tune": "fine-tune", "route": "route", "stay": "stay with the API"}
-"""The verdicts in words."""
+Side = Literal["for", "between", "against"]
+Answer = Literal["fine-tune", "route", "stay"]
+
+FEW_EXAMPLES, ENOUGH_EXAMPLES = 50, 500
+FEW_CALLS, MANY_CALLS = 1_000, 10_000
+TASK_SIDES: dict[Task, Side] = {"patterned": "for", "mixed": "between", "reasoning": "against"}
+TEST_SHARE = 0.2
+"""The share of the examples held out for a test, by `toolhone data split`."""
+
+_RULES = {
+    "calls a day": (
+        f"over {MANY_CALLS:,} a day for, under {FEW_CALLS:,} against",
+        "enough calls to pay for the work",
+        "the money decides: see the break-even volume",
+        "too few calls to pay for the work and the upkeep",
+    ),
+    "task": (
+        "patterned for, deep reasoning against",
+        "the same kinds of call over and over, which a small model can learn",
+        "a small model can learn the patterned part; routing escalates the rest",
+        "a small model learns patterns, not reasoning that it lacks",
+    ),
+    "good examples": (
+        f"{ENOUGH_EXAMPLES} or more for, fewer than {FEW_EXAMPLES} against",
+        "enough to train and to test: a fifth held out shows the accuracy to about {margin:.0f} points",
+        "enough for a first model, not to prove it: {held_out:.0f} held out show its accuracy to about {margin:.0f} "
+        "points; toolhone learning-curve says whether more would help",
+        "too few to train and to test: label {missing} more first",
+    ),
+    "cost of errors": (
+        "up to half of the saving for, all of it or more against",
+        "tolerable",
+        "the money decides: most of the saving goes into wrong answers",
+        "wrong answers cost more than the calls save, or no call saves anything; routing has fewer",
+    ),
+}
+"""Each rule of thumb: its band, and what it means when it speaks for tuning, lies between, or speaks against."""
+_ANSWERS: dict[Option, Answer] = {"tuned": "fine-tune", "route": "route", "api": "stay", "cheap": "stay"}
 
 
 @dataclass(frozen=True, slots=True)
-class OptionFigures:
-    """One way of answering. Dollars over the horizon: `once_usd`, `running_usd`, `errors_usd`; `call_usd` is all three
-    over its calls. `accuracy_range` is routing's, from errors that overlap fully to independent ones; `short_of` names
-    what the way does not keep to."""
+class Criterion:
+    """One rule of thumb, applied. `says` is what it means for this case; a `veto` against tuning decides alone."""
 
-    option: Option
     name: str
-    accuracy: float
-    accuracy_range: tuple[float, float] | None
-    once_usd: float
-    running_usd: float
-    errors_usd: float
-    call_usd: float
-    short_of: tuple[str, ...]
+    value: str
+    side: Side
+    band: str
+    says: str
+    veto: bool
+
+
+def criteria(inputs: Inputs) -> tuple[Criterion, ...]:
+    """Apply the rules of thumb. The cost of errors has no veto: the money already counts it."""
+    calls, count, eaten = inputs.calls_per_day, inputs.examples, error_share_of_saving(inputs)
+    held_out = TEST_SHARE * count
+    # The margin is half of a 95% interval of an accuracy near 90%, in points.
+    figures = {
+        "margin": 196 * (0.09 / max(1.0, held_out)) ** 0.5,
+        "held_out": held_out,
+        "missing": FEW_EXAMPLES - count,
+    }
+
+    def rule(name: str, value: str, side: Side) -> Criterion:
+        band, *says = _RULES[name]
+        means = says[get_args(Side).index(side)].format(**figures)
+        return Criterion(name, value, side, band, means, veto=name != "cost of errors")
+
+    volume: Side = "for" if calls > MANY_CALLS else "against" if calls < FEW_CALLS else "between"
+    examples: Side = "for" if count >= ENOUGH_EXAMPLES else "against" if count < FEW_EXAMPLES else "between"
+    errors: Side = "against" if eaten is None or eaten >= 1 else "for" if eaten <= 0.5 else "between"
+    return (
+        rule("calls a day", f"{calls:,.0f}", volume),
+        rule("task", inputs.task, TASK_SIDES[inputs.task]),
+        rule("good examples", f"{count:,}", examples),
+        rule("cost of errors", "no saving" if eaten is None else f"{100 * eaten:,.0f}% of the saving", errors),
+    )
+
+
+def error_share_of_saving(inputs: Inputs) -> float | None:
+    """Return which share of what the tuned model saves on a call its extra wrong answers cost; None if it saves none.
+
+    (API's accuracy - small one's) * dollars of a wrong call / (API's dollars a call - small one's running dollars).
+    """
+    own = running_usd_per_day(inputs, "tuned") + inputs.upkeep_usd_per_month / DAYS_A_MONTH
+    saved = api_call_usd(inputs, "api") - own / inputs.calls_per_day
+    return max(0.0, inputs.api_accuracy - inputs.small_accuracy) * inputs.error_usd / saved if saved > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`answer`, and the option it comes to. `cheapest` is what the money alone would take among the options within the
+    limits (None: there is none); `vetoed_by` are the rules that forbid tuning."""
+
+    answer: Answer
+    option: Option
+    cheapest: Option | None
+    vetoed_by: tuple[str, ...]
+
+
+def decide(inputs: Inputs) -> Decision:
+    """Apply the rule of this module."""
+    vetoed_by = tuple(rule.name for rule in criteria(inputs) if rule.veto and rule.side == "against")
+    # Of equal totals the first counts, so an API before a model to be tuned.
+    by_total = sorted((costs(inputs, option) for option in options(inputs)), key=lambda entry: entry.total_usd)
+    fit = [entry.option for entry in by_total if not entry.short_of]
+    apis = [entry.option for entry in by_total if entry.option not in OWN_OPTIONS]
+    cheapest = fit[0] if fit else None
+    staying = next((option for option in apis if option in fit), apis[0])
+    option = staying if cheapest is None or vetoed_by else cheapest
+    return Decision(_ANSWERS[option], option, cheapest, vetoed_by)
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An input that would change the verdict: from `now` to `at`, which is just past the point, to `answer`."""
+
+    name: str
+    now: float | str
+    at: float | str
+    answer: Answer
 
     @property
-    def total_usd(self) -> float:
-        return self.once_usd + self.running_usd + self.errors_usd
+    def change(self) -> float | None:
+        """How far it is, as a share of now: 0.5 is half as much again. None from as good as 0 or for a word."""
+        if isinstance(self.now, str) or isinstance(self.at, str) or self.now < 1e-12:
+            return None
+        return (self.at - self.now) / self.now
+
+    @property
+    def distance(self) -> float:
+        """The logarithm of the factor, so that a half and a double are as far; infinite without one."""
+        return math.inf if self.change is None or self.change <= -1 else abs(math.log1p(self.change))
+
+
+_SHARES = ("small_accuracy", "api_accuracy", "cheap_accuracy", "escalation", "least_accuracy")
+_DECADES = {"calls_per_day": (0, 9), "api_call_usd": (-7, 1), "error_usd": (-7, 3), "yearly_budget": (0, 12)}
+_GRIDS = {name: [step / 40 for step in range(41)] for name in _SHARES} | {
+    name: [10 ** (step / 20) for step in range(20 * low, 20 * high + 1)] for name, (low, high) in _DECADES.items()
+}
+"""The values to try: shares by steps of a fortieth, amounts by steps of an eighth between two powers of ten."""
+
+
+def flips(inputs: Inputs) -> tuple[Flip, ...]:
+    """Return the inputs that would change the verdict, each alone: the nearest change below and above, those nearest by
+    factor first, words last."""
+    answer = decide(inputs).answer
+    found = [flip for name, grid in _GRIDS.items() for flip in _flips_of(inputs, name, grid, answer)]
+    others: list[tuple[str, Any]] = [("task", task) for task in TASKS]
+    others.append(("examples", FEW_EXAMPLES - 1 if inputs.examples >= FEW_EXAMPLES else FEW_EXAMPLES))
+    for name, value in others:
+        other = _answer_at(inputs, name, value)
+        if other != answer:
+            found.append(Flip(name, getattr(inputs, name), value, other))
+    return tuple(sorted(found, key=lambda flip: flip.distance))
+
+
+def _flips_of(inputs: Inputs, name: str, grid: list[float], answer: Answer) -> Iterator[Flip]:
+    now: float | None = api_call_usd(inputs, "api") if name == "api_call_usd" else getattr(inputs, name)
+    if now is None:
+        return
+
+    def changes(value: float) -> bool:
+        return _answer_at(inputs, name, value) != answer
+
+    for values in ([now, *(value for value in reversed(grid) if value < now)], [now, *(v for v in grid if v > now)]):
+        turn = next(((same, value) for same, value in pairwise(values) if changes(value)), None)
+        if turn:
+            at = _rounded(now, bisect(*turn, changes), changes)
+            yield Flip(name, now, at, _answer_at(inputs, name, at))
+
+
+def _answer_at(inputs: Inputs, name: str, value: Any) -> Answer:
+    return decide(replace(inputs, **{name: value})).answer
+
+
+def _rounded(now: float, at: float, changes: Callable[[float], bool]) -> float:
+    """Round to three digits away from now, if that value changes the verdict too."""
+    if at < 1e-9:  # as good as 0, and a logarithm has no place for that
+        return 0.0 if changes(0.0) else at
+    unit = 10.0 ** (math.floor(math.log10(at)) - 2)
+    value = float(f"{(math.floor(at / unit) if at < now else math.ceil(at / unit)) * unit:.3g}")
+    return value if changes(value) else at
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
-    """A tuned way beside an API: what it saves over the horizon in dollars, from how many calls a day it is no dearer,
+class Comparison:
+    """A tuned option against an API: dollars saved over the horizon, from how many calls a day it costs no more,
     and after how many months it has earned back what was paid once."""
 
     option: Option
@@ -77,249 +230,41 @@ class Against:
 
 
 @dataclass(frozen=True, slots=True)
-class Year:
-    """A year of the table: its calls, and by way of answering the dollars paid, of errors, and of all years so far."""
-
-    number: int
-    calls: float
-    paid_usd: dict[Option, float]
-    errors_usd: dict[Option, float]
-    so_far_usd: dict[Option, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Advice:
     case: Case
     decision: Decision
-    headline: str
-    reasons: tuple[str, ...]
     criteria: tuple[Criterion, ...]
-    options: tuple[OptionFigures, ...]
-    against: tuple[Against, ...]
-    years: tuple[Year, ...]
+    options: tuple[Costs, ...]
+    against: tuple[Comparison, ...]
     flips: tuple[Flip, ...]
-    limit: EscalationLimit | None
+    escalation_limit: dict[str, float] | None
 
     def to_json(self) -> dict[str, Any]:
         """Everything with all its digits."""
-        inputs = self.case.inputs
-        listed = {
+        found, inputs = asdict(self), self.case.inputs
+        decision = found.pop("decision")
+        found["flips"] = [{**asdict(flip), "change": flip.change} for flip in self.flips]
+        found["inputs"] = {
             name: {"value": getattr(inputs, name), "unit": FIELDS[name].metadata["unit"], "source": source}
             for name, source in self.case.sources.items()
         }
-        return {
-            "verdict": self.decision.answer,
-            "option": self.decision.option,
-            "cheapest": self.decision.cheapest,
-            "vetoed_by": list(self.decision.vetoed_by),
-            "headline": self.headline,
-            "reasons": list(self.reasons),
-            "criteria": [dataclasses.asdict(entry) for entry in self.criteria],
-            "options": [{**dataclasses.asdict(entry), "total_usd": entry.total_usd} for entry in self.options],
-            "against": [dataclasses.asdict(entry) for entry in self.against],
-            "years": [dataclasses.asdict(entry) for entry in self.years],
-            "flips": [{**dataclasses.asdict(entry), "change": entry.change} for entry in self.flips],
-            "escalation_limit": None if self.limit is None else dataclasses.asdict(self.limit),
-            "inputs": listed,
-            "remarks": list(self.case.remarks),
-        }
+        found["remarks"] = found.pop("case")["remarks"]
+        return {"verdict": decision.pop("answer"), **decision, **found}
 
 
 def advise(case: Case) -> Advice:
     """Work everything out."""
     inputs = case.inputs
-    decision = decide(inputs)
-    own: tuple[Option, ...] = ("tuned", "route")
-    rivals = [option for option in options(inputs) if option not in own]
-    against = tuple(
-        Against(
-            option,
-            rival,
-            saving(inputs, option, rival),
-            break_even_calls(inputs, option, rival),
-            payback_months(inputs, option, rival),
-        )
-        for option in own
-        for rival in rivals
-    )
-    limit = escalation_limit(inputs)
-    found = criteria(inputs)
-    turns = tuple(flips(inputs))
+    pairs = [(own, rival) for own in OWN_OPTIONS for rival in options(inputs) if rival not in OWN_OPTIONS]
     return Advice(
         case=case,
-        decision=decision,
-        headline=_headline(inputs, decision),
-        reasons=tuple(_reasons(case, decision, found, turns, limit)),
-        criteria=found,
-        options=tuple(_figures(inputs, option) for option in options(inputs)),
-        against=against,
-        years=tuple(_year(inputs, year) for year in range(TABLE_YEARS)),
-        flips=turns,
-        limit=limit,
+        decision=decide(inputs),
+        criteria=criteria(inputs),
+        options=tuple(costs(inputs, option) for option in options(inputs)),
+        against=tuple(
+            Comparison(*pair, saving(inputs, *pair), break_even_calls(inputs, *pair), payback_months(inputs, *pair))
+            for pair in pairs
+        ),
+        flips=flips(inputs),
+        escalation_limit=escalation_limit(inputs),
     )
-
-
-def _figures(inputs: Inputs, option: Option) -> OptionFigures:
-    costs = ledger(inputs, option)
-    over = inputs.horizon_months
-    calls = sum(calls_by_month(inputs)[:over]) * DAYS_A_MONTH
-    reach = None
-    if option == "route":
-        known = (inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc)
-        reach = route_accuracy(*known, 1.0), route_accuracy(*known, 0.0)
-    return OptionFigures(
-        option=option,
-        name=option_name(inputs, option),
-        accuracy=accuracy_of(inputs, option),
-        accuracy_range=reach,
-        once_usd=costs.once,
-        running_usd=sum(costs.paid[:over]),
-        errors_usd=sum(costs.errors[:over]),
-        call_usd=costs.total(over) / calls,
-        short_of=tuple(shortfalls(inputs, option)),
-    )
-
-
-def _year(inputs: Inputs, year: int) -> Year:
-    costs = {option: ledger(inputs, option, TABLE_YEARS) for option in options(inputs)}
-    first, last = 12 * year, 12 * year + 12
-    return Year(
-        number=year + 1,
-        calls=sum(calls_by_month(inputs, TABLE_YEARS)[first:last]) * DAYS_A_MONTH,
-        paid_usd={option: entry.paid_in_year(year) for option, entry in costs.items()},
-        errors_usd={option: sum(entry.errors[first:last]) for option, entry in costs.items()},
-        so_far_usd={option: entry.total(last) for option, entry in costs.items()},
-    )
-
-
-def _headline(inputs: Inputs, decision: Decision) -> str:
-    name = option_name(inputs, decision.option)
-    total = money(ledger(inputs, decision.option).total(inputs.horizon_months))
-    over = f"over {inputs.horizon_months} month{'' if inputs.horizon_months == 1 else 's'}"
-    if decision.answer == "fine-tune":
-        return f"Fine-tune: {total} {over}, {_savings(inputs, decision.option)}"
-    if decision.answer == "route":
-        share = shown_share(inputs.escalation)
-        return (
-            f"Route: the tuned model first, {share} to {inputs.api_model}: {total} {over}, {_savings(inputs, 'route')}"
-        )
-    return f"Stay with the API: {name}, {total} {over}{_dearer(inputs, decision.option)}"
-
-
-def _dearer(inputs: Inputs, option: Option) -> str:
-    """How the tuned ways compare with staying, where the money speaks for staying too."""
-    own: tuple[Option, ...] = ("tuned", "route")
-    more = {other: -saving(inputs, other, option) for other in own}
-    if min(more.values()) < 0:
-        return ""
-    return f"; the tuned model would cost {money(more['tuned'])} more, routing {money(more['route'])}"
-
-
-def _savings(inputs: Inputs, option: Option) -> str:
-    parts = []
-    for rival in options(inputs):
-        if rival in ("api", "cheap"):
-            saved = saving(inputs, option, rival)
-            parts.append(f"{money(abs(saved))} {'less' if saved >= 0 else 'more'} than {option_name(inputs, rival)}")
-    return " and ".join(parts)
-
-
-def _reasons(
-    case: Case,
-    decision: Decision,
-    found: tuple[Criterion, ...],
-    turns: tuple[Flip, ...],
-    limit: EscalationLimit | None,
-) -> list[str]:
-    inputs = case.inputs
-    said = [_api_bill(inputs)]
-    for entry in found:
-        if entry.side == "against" and entry.veto:
-            said.append(f"Against tuning: {entry.name} {entry.value} ({entry.band}): {entry.says}.")
-    if decision.vetoed_by and decision.cheapest in ("tuned", "route"):
-        cheapest = option_name(inputs, decision.cheapest)
-        said.append(f"The money alone would choose {cheapest}: {_savings(inputs, decision.cheapest)}.")
-    if decision.cheapest is None:
-        said.append("No way keeps to what is asked (yearly budget, least accuracy); something must give.")
-    if not decision.vetoed_by and any(entry.side == "between" and entry.veto for entry in found):
-        between = ", ".join(f"{entry.name} {entry.value}" for entry in found if entry.side == "between" and entry.veto)
-        said.append(f"Between the bands ({between}), the money decides: the least total over the horizon.")
-    if decision.option == "cheap" and not decision.vetoed_by:
-        own: tuple[Option, ...] = ("tuned", "route")
-        best = max(own, key=lambda option: saving(inputs, option, "api"))
-        if saving(inputs, best, "api") > 0:
-            said.append(
-                f"Beside {inputs.api_model} alone, {option_name(inputs, best)} would pay, with "
-                f"{money(saving(inputs, best, 'api'))} less; {option_name(inputs, 'cheap')} is cheaper still."
-            )
-    if inputs.yearly_budget is not None:
-        said.append(_budget(inputs, inputs.yearly_budget, limit))
-    nearest = next((flip for flip in turns if flip.change is not None), None)
-    if nearest is not None:
-        assumed = " (assumed)" if is_assumed(case, nearest.name) else ""
-        said.append(
-            f"Nearest turn: {nearest.name} at {shown_value(nearest.name, nearest.at)} instead of "
-            f"{shown_value(nearest.name, nearest.now)}{assumed} makes it {ANSWERS[nearest.answer]}."
-        )
-    if case.accuracy_interval is not None:
-        said.append(_interval(case.accuracy_interval, turns))
-    if case.assumed:
-        said.append(f"{len(case.assumed)} of {len(case.sources)} inputs are assumed, not given or measured.")
-    return said
-
-
-def _interval(interval: tuple[float, float], turns: tuple[Flip, ...]) -> str:
-    """Whether the verdict holds over the interval of the measured accuracy."""
-    low, high = interval
-    words = f"The measured accuracy is between {100 * low:.1f}% and {100 * high:.1f}% (95%)"
-    inside = [flip for flip in turns if flip.name == "small_accuracy" and low <= float(flip.at) <= high]
-    if not inside:
-        return f"{words}; the verdict is the same all over."
-    at = " and ".join(f"at {shown_value(flip.name, flip.at)} it is {ANSWERS[flip.answer]}" for flip in inside)
-    return f"{words}, and {at}: more test rows would tell."
-
-
-def _api_bill(inputs: Inputs) -> str:
-    call = api_call_usd(inputs, "api")
-    day = call * inputs.calls_per_day
-    return (
-        f"{number(inputs.calls_per_day)} calls a day at {money(call)} ({inputs.api_model}) are {money(day)} a day, "
-        f"{money(day * DAYS_A_YEAR)} in {DAYS_A_YEAR} days{' without growth' if inputs.growth_per_year else ''}."
-    )
-
-
-def _budget(inputs: Inputs, budget: float, limit: EscalationLimit | None) -> str:
-    if limit is None:
-        return f"The API costs nothing, so {money(budget)} a year bounds no escalation."
-    said = f"Staying under {money(budget)} a year "
-    if limit.free_small >= 1:
-        said += "leaves room to hand over every call if the small model were free"
-    else:
-        said += (
-            f"with the rest at {money(api_call_usd(inputs, 'api'))} a call needs escalation under "
-            f"{shown_share(limit.free_small)}, even if the small model were free"
-        )
-    if limit.with_small <= 0:
-        return f"{said}; with what it costs, no escalation fits."
-    if limit.with_small >= 1 or limit.with_small == limit.free_small:
-        return f"{said}."
-    return f"{said}; with what it costs, under {shown_share(limit.with_small)}."
-
-
-def break_even_words(entry: Against) -> str:
-    calls = entry.break_even_calls_per_day
-    return "never" if calls is None else "any volume" if calls == 0 else f"{number(calls)} a day"
-
-
-def payback_words(inputs: Inputs, entry: Against) -> str:
-    found = entry.payback_months
-    if found is None:
-        return f"not in {len(calls_by_month(inputs, TABLE_YEARS)) // 12} years"
-    return "at once" if found == 0 else months(found)
-
-
-def is_assumed(case: Case, name: str) -> bool:
-    """Whether a figure rests on a default. An API's cost of a call does where its tokens do."""
-    if name in ("api_call_usd", "cheap_call_usd") and name not in case.sources:
-        return any(case.sources.get(entry) == ASSUMED for entry in ("prompt_tokens", "completion_tokens"))
-    return case.sources.get(name) == ASSUMED

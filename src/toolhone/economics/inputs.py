@@ -1,147 +1,101 @@
-"""What the advice rests on: every input with its unit, its default and its limits, in one place.
+"""What the advice rests on: every input with its unit, its default and its limits, and where its value is from.
 
-In: flags, a YAML file, a run's figures, answers to questions. Out: one frozen `Inputs`. Flags, YAML keys, questions and
-the tables of the advice are all made from its fields.
+In: flags, a YAML file, answers to questions, a run's figures. Out: a `Case`. Flags, YAML keys, questions and the tables
+of the advice are all made from the fields of `Inputs`.
 """
+
+# ruff: noqa: RUF009  (_input only makes a field)
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from toolhone.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+GIVEN = "given"
+ASSUMED = "assumed"
+NONE = "none"
+
 Task = Literal["patterned", "mixed", "reasoning"]
-TASKS: tuple[str, ...] = get_args(Task)
+TASKS: tuple[Task, ...] = get_args(Task)
 
 Share = Annotated[float, Ge(0), Le(1)]
 Amount = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Volume = Annotated[Positive, Le(1e12)]
+Separation = Annotated[float, Ge(0.5), Lt(1)]
+Horizon = Annotated[int, Ge(1), Le(120)]
 
 
-def _about(unit: str, meaning: str, *, asked: bool = False) -> dict[str, Any]:
-    """`asked`: the input is among the questions in the terminal."""
-    return {"unit": unit, "meaning": meaning, "asked": asked}
+def _input(default: Any, unit: str, meaning: str, *, asked: bool = False) -> Any:
+    """A field of `Inputs`. `asked`: a bare `toolhone advise` asks for it."""
+    return dataclasses.field(default=default, metadata={"unit": unit, "meaning": meaning, "asked": asked})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """All inputs, each a number in its unit. A default is an assumption, and the advice says so wherever one is used.
+    """All inputs. A default is an assumption, and the advice says so wherever it uses one.
 
-    A model's price comes from `<side>_call_usd`, else from `<side>_price_in` and `_out`, else by `<side>_model` from
-    the table of genai-prices; `<side>` is api or cheap. The small model's running cost comes from `small_call_usd`,
-    else from machines.
+    An API's price comes from `<side>_call_usd`, else from `<side>_price_in` and `_out`, else by `<side>_model` from the
+    table of genai-prices. The tuned model's running cost comes from `small_call_usd`, else from machines.
     """
 
-    calls_per_day: Annotated[float, Gt(0), Le(1e12)] = field(
-        default=10_000.0, metadata=_about("calls a day", "calls a day in the first month", asked=True)
-    )
-    growth_per_year: Annotated[float, Gt(-1), Le(100)] = field(
-        default=0.0,
-        metadata=_about("share a year", "growth of the calls: 0.5 is half as many again after a year", asked=True),
-    )
-    prompt_tokens: Amount = field(
-        default=900.0, metadata=_about("tokens", "tokens of a call's prompt, as the API counts them", asked=True)
-    )
-    completion_tokens: Amount = field(default=50.0, metadata=_about("tokens", "tokens of a call's answer", asked=True))
-    cached_share: Share = field(default=0.0, metadata=_about("share", "share of the prompt that the API has cached"))
+    calls_per_day: Volume = _input(10_000.0, "calls a day", "calls a day, the mean of the horizon", asked=True)
+    prompt_tokens: Amount = _input(900.0, "tokens", "tokens of a call's prompt, as the API counts them", asked=True)
+    completion_tokens: Amount = _input(50.0, "tokens", "tokens of a call's answer", asked=True)
+    cached_share: Share = _input(0.0, "share", "share of the prompt that the API has cached")
 
-    api_model: str = field(default="gpt-4o", metadata=_about("name", "the API's model", asked=True))
-    api_price_in: Amount | None = field(default=None, metadata=_about("$ a million tokens", "the API's price of input"))
-    api_price_cached: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "the API's price of cached input")
-    )
-    api_price_out: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "the API's price of output")
-    )
-    api_call_usd: Amount | None = field(
-        default=None, metadata=_about("$ a call", "the API's cost of a call, instead of tokens and prices")
-    )
-    api_accuracy: Share = field(
-        default=0.95, metadata=_about("share", "share of calls that the API gets right", asked=True)
-    )
+    api_model: str = _input("gpt-4o", "name", "the API's model", asked=True)
+    api_price_in: Amount | None = _input(None, "$ a million tokens", "the API's price of input")
+    api_price_cached: Amount | None = _input(None, "$ a million tokens", "the API's price of cached input")
+    api_price_out: Amount | None = _input(None, "$ a million tokens", "the API's price of output")
+    api_call_usd: Amount | None = _input(None, "$ a call", "the API's cost of a call, instead of tokens and prices")
+    api_accuracy: Share = _input(0.95, "share", "share of calls that the API gets right", asked=True)
 
-    cheap_model: str = field(
-        default="gpt-4o-mini", metadata=_about("name", "the cheap API's model, or none", asked=True)
-    )
-    cheap_price_in: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "the cheap API's price of input")
-    )
-    cheap_price_cached: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "the cheap API's price of cached input")
-    )
-    cheap_price_out: Amount | None = field(
-        default=None, metadata=_about("$ a million tokens", "the cheap API's price of output")
-    )
-    cheap_call_usd: Amount | None = field(
-        default=None, metadata=_about("$ a call", "the cheap API's cost of a call, instead of tokens and prices")
-    )
-    cheap_accuracy: Share = field(
-        default=0.9, metadata=_about("share", "share of calls that the cheap API gets right", asked=True)
-    )
+    cheap_model: str = _input("gpt-4o-mini", "name", "the cheap API's model, or none", asked=True)
+    cheap_price_in: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of input")
+    cheap_price_cached: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of cached input")
+    cheap_price_out: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of output")
+    cheap_call_usd: Amount | None = _input(None, "$ a call", "the cheap API's, instead of tokens and prices")
+    cheap_accuracy: Share = _input(0.9, "share", "share of calls that the cheap API gets right", asked=True)
 
-    small_accuracy: Share = field(
-        default=0.9, metadata=_about("share", "share of calls that the tuned model gets right", asked=True)
-    )
-    small_call_usd: Amount | None = field(
-        default=None, metadata=_about("$ a call", "the tuned model's running cost, instead of machines")
-    )
-    gpu_usd_per_hour: Amount = field(
-        default=1.0, metadata=_about("$ an hour", "rent of a machine for the tuned model", asked=True)
-    )
-    calls_per_second: Annotated[float, Gt(0)] = field(
-        default=20.0, metadata=_about("calls a second", "what one machine answers, fully loaded", asked=True)
-    )
-    utilisation: Annotated[float, Gt(0), Le(1)] = field(
-        default=0.6, metadata=_about("share", "share of a machine's throughput that is planned for at the peak")
-    )
-    peak: Annotated[float, Ge(1)] = field(
-        default=3.0, metadata=_about("times", "calls at the busiest time, over the day's mean")
-    )
-    machines: Annotated[int, Ge(1)] = field(
-        default=1, metadata=_about("machines", "machines that run whatever the load")
-    )
+    small_accuracy: Share = _input(0.9, "share", "share of calls that the tuned model gets right", asked=True)
+    small_call_usd: Amount | None = _input(None, "$ a call", "the tuned model's running cost, instead of machines")
+    gpu_usd_per_hour: Amount = _input(1.0, "$ an hour", "rent of a machine for the tuned model", asked=True)
+    calls_per_second: Positive = _input(20.0, "calls a second", "what one machine answers, fully loaded", asked=True)
+    utilisation: Annotated[Positive, Le(1)] = _input(0.6, "share", "share of that which is planned for at the peak")
+    peak: Annotated[float, Ge(1)] = _input(3.0, "times", "calls at the busiest time, over the day's mean")
+    machines: Annotated[int, Ge(1)] = _input(1, "machines", "machines that run whatever the load")
 
-    escalation: Share = field(default=0.1, metadata=_about("share", "routing: share of calls handed to the API"))
-    auroc: Annotated[float, Ge(0.5), Lt(1)] = field(
-        default=0.85,
-        metadata=_about("AUROC", "routing: how well confidence tells right answers from wrong (0.5: not at all)"),
+    escalation: Share = _input(0.1, "share", "routing: share of calls to escalate to the API")
+    auroc: Separation = _input(
+        0.85, "AUROC", "routing: how well confidence separates right from wrong (0.5: not at all)"
     )
+    overlap: Share = _input(0.5, "share", "routing: how far the two models' errors overlap (0: independent, 1: fully)")
 
-    overlap: Share = field(
-        default=0.5,
-        metadata=_about(
-            "share",
-            "routing: how far the two models' errors overlap (0: independent, 1: fully)",
-        ),
-    )
+    training_usd: Amount = _input(50.0, "$ once", "training the small model", asked=True)
+    labelling_usd: Amount = _input(500.0, "$ once", "labelling the examples", asked=True)
+    engineering_usd: Amount = _input(8_000.0, "$ once", "engineering around the small model", asked=True)
+    upkeep_usd_per_month: Amount = _input(500.0, "$ a month", "monitoring the small model and tuning it again")
+    error_usd: Amount = _input(0.01, "$ a wrong call", "what a wrong call costs", asked=True)
 
-    training_usd: Amount = field(default=50.0, metadata=_about("$ once", "training the small model", asked=True))
-    labelling_usd: Amount = field(default=500.0, metadata=_about("$ once", "labelling the examples", asked=True))
-    engineering_usd: Amount = field(
-        default=8_000.0, metadata=_about("$ once", "engineering around the small model", asked=True)
-    )
-    upkeep_usd_per_month: Amount = field(
-        default=500.0, metadata=_about("$ a month", "looking after the small model: monitoring, tuning again")
-    )
-    error_usd: Amount = field(default=0.01, metadata=_about("$ a wrong call", "what a wrong call costs", asked=True))
+    task: Task = _input("patterned", ", ".join(TASKS), "what the calls ask of a model", asked=True)
+    examples: Annotated[int, Ge(0)] = _input(500, "examples", "good examples that there are", asked=True)
 
-    task: Task = field(
-        default="patterned", metadata=_about(", ".join(TASKS), "what the calls ask of a model", asked=True)
-    )
-    examples: Annotated[int, Ge(0)] = field(
-        default=500, metadata=_about("examples", "good examples that there are", asked=True)
-    )
-
-    horizon_months: Annotated[int, Ge(1), Le(120)] = field(
-        default=12, metadata=_about("months", "time over which the costs are compared", asked=True)
-    )
-    yearly_budget: Annotated[float, Gt(0)] | None = field(
-        default=None, metadata=_about("$ a year", "the most that may be paid in a year, errors apart", asked=True)
-    )
-    least_accuracy: Share | None = field(
-        default=None, metadata=_about("share", "the least share of right calls that will do")
-    )
+    horizon_months: Horizon = _input(12, "months", "time over which the costs are compared", asked=True)
+    yearly_budget: Positive | None = _input(None, "$ a year", "the most to pay, without wrong answers", asked=True)
+    least_accuracy: Share | None = _input(None, "share", "the smallest acceptable share of right calls")
 
     @property
     def once_usd(self) -> float:
@@ -150,7 +104,7 @@ class Inputs:
 
     @property
     def has_cheap(self) -> bool:
-        return self.cheap_model != "none" or self.cheap_call_usd is not None or self.cheap_price_in is not None
+        return self.cheap_model != NONE or self.cheap_call_usd is not None or self.cheap_price_in is not None
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {entry.name: entry for entry in dataclasses.fields(Inputs)}
@@ -159,3 +113,165 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {entry.name: entry for entry in data
 
 def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def checked(values: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values as their inputs' types; None, YAML's null, leaves an input out.
+
+    Args:
+        values: by the inputs' names; numbers may be texts, as flags are.
+        places: where each was written, such as advise.yaml:3 or --calls-per-day.
+
+    Raises:
+        UserError: one message with every unknown name (with the nearest), non-number and value out of its limits.
+    """
+    from pydantic import ValidationError
+
+    stated = {name: value for name, value in values.items() if value is not None}
+    for name, value in stated.items():
+        if isinstance(value, bool):  # pydantic would take it for 0 or 1
+            raise UserError(f"{places.get(name, name)}: {name}: expected a number, found {value}")
+    try:
+        inputs = _adapter().validate_python(stated)
+    except ValidationError as error:
+        raise UserError("\n".join(_describe(fault, places) for fault in error.errors())) from None
+    return {name: getattr(inputs, name) for name in stated}
+
+
+@cache
+def _adapter() -> TypeAdapter[Inputs]:
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic.dataclasses import dataclass
+
+    strict: Any = dataclass(Inputs, config=ConfigDict(extra="forbid", allow_inf_nan=False), frozen=True)
+    return TypeAdapter(strict)
+
+
+def _describe(fault: Any, places: Mapping[str, str]) -> str:
+    name = str(fault["loc"][0])
+    where = places.get(name, name)
+    prefix = where if where == flag_of(name) else f"{where}: {name}"
+    if name not in FIELDS:
+        near = difflib.get_close_matches(name, FIELDS, n=1)
+        hint = f' (did you mean "{near[0]}"?)' if near else f"; known: {', '.join(FIELDS)}"
+        return f"{prefix}: unknown key{hint}"
+    message = fault["msg"].removeprefix("Input should be ")
+    expected = "a number" if fault["type"] in ("float_parsing", "int_parsing", "float_type", "int_type") else message
+    return f"{prefix}: expected {expected} ({FIELDS[name].metadata['unit']}), found {fault['input']!r}"
+
+
+def read_inputs_file(path: Path) -> dict[str, Any]:
+    """Return the inputs of a YAML file.
+
+    Raises:
+        UserError: as `checked`, with file and line.
+    """
+    from toolhone.config_file import read_yaml
+
+    values, places = read_yaml(path, "calls_per_day and api_model")
+    return checked({str(name): value for name, value in values.items()}, places)
+
+
+def ask_inputs(ask: Callable[[str], str], say: Callable[[str], None], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for each input that is marked `asked`, as `input` does, and return what was typed; `say` why an answer does
+    not fit and ask again. Measured values are offered in place of the defaults."""
+    values: dict[str, Any] = {}
+    for name, entry in FIELDS.items():
+        default = measured.get(name, entry.default)
+        offered = NONE if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        meaning: str = entry.metadata["meaning"]
+        prompt = f"{meaning[0].upper()}{meaning[1:]} ({entry.metadata['unit']}) [{offered}]: "
+        while entry.metadata["asked"] and (typed := ask(prompt).strip()) and not typed == offered == NONE:
+            try:
+                values |= checked({name: typed}, {name: flag_of(name)})
+                break
+            except UserError as error:
+                say(str(error).removeprefix(f"{flag_of(name)}: "))
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Inputs, and by name where each is from: "given", "assumed", or what measured or lists it. `remarks` are about
+    prices; `accuracy_interval` is the 95% interval of a measured `small_accuracy`."""
+
+    inputs: Inputs
+    sources: dict[str, str]
+    remarks: tuple[str, ...] = ()
+    accuracy_interval: tuple[float, float] | None = None
+
+    @property
+    def assumed(self) -> list[str]:
+        return [name for name, source in self.sources.items() if source == ASSUMED]
+
+    def is_assumed(self, name: str) -> bool:
+        """Whether a figure rests on a default; an API's cost of a call does if its tokens do."""
+        if name == "api_call_usd" and name not in self.sources:
+            return self.is_assumed("prompt_tokens") or self.is_assumed("completion_tokens")
+        return self.sources.get(name) == ASSUMED
+
+
+def build_case(
+    given: Mapping[str, Any],
+    measured: Mapping[str, tuple[Any, str]] | None = None,
+    accuracy_interval: tuple[float, float] | None = None,
+) -> Case:
+    """Put inputs together: a given value overrides a measured one, and that a default.
+
+    Raises:
+        UserError: if only one of a model's two prices is given, or the table lacks the model.
+    """
+    found = measured or {}
+    sources = dict.fromkeys(FIELDS, ASSUMED)
+    sources |= {name: source for name, (_, source) in found.items()} | dict.fromkeys(given, GIVEN)
+    inputs = Inputs(**{name: value for name, (value, _) in found.items()} | dict(given))
+    remarks: list[str] = []
+    for side in ("api", "cheap"):
+        inputs = _priced(inputs, side, sources, remarks)
+    unused = _unused(inputs)
+    sources = {name: source for name, source in sources.items() if name not in unused}
+    return Case(inputs, sources, tuple(remarks), None if "small_accuracy" in given else accuracy_interval)
+
+
+def _priced(inputs: Inputs, side: str, sources: dict[str, str], remarks: list[str]) -> Inputs:
+    """Fill in a side's prices from the table, unless they are given."""
+    into, out, cached = (f"{side}_price_{which}" for which in ("in", "out", "cached"))
+    if getattr(inputs, f"{side}_call_usd") is not None or (side == "cheap" and not inputs.has_cheap):
+        return inputs
+    price_in, price_out = getattr(inputs, into), getattr(inputs, out)
+    if (price_in is None) != (price_out is None):
+        raise UserError(f"{into if price_in is None else out}: goes with {out if price_in is None else into}")
+    if price_in is not None:
+        if getattr(inputs, cached) is not None:
+            return inputs
+        sources[cached] = f"as {into}"
+        return dataclasses.replace(inputs, **{cached: price_in})
+    from toolhone.economics.prices import listed_price
+
+    model = getattr(inputs, f"{side}_model")
+    try:
+        listed = listed_price(model)
+    except UserError as error:
+        raise UserError(
+            f"{side}_model: {error} ({flag_of(into)}, {flag_of(out)}) or of a call ({side}_call_usd)"
+        ) from None
+    sources |= dict.fromkeys((into, out, cached), f"listed: {listed.source}")
+    remarks.extend(f"{model}: {remark}" for remark in listed.remarks)
+    price = listed.price
+    filled: dict[str, Any] = {into: price.input_usd, out: price.output_usd, cached: price.cached_input_usd}
+    return dataclasses.replace(inputs, **filled)
+
+
+def _unused(inputs: Inputs) -> set[str]:
+    """Return the inputs that nothing rests on: they are not set, or another takes their place."""
+    unused = {name for name in FIELDS if getattr(inputs, name) is None}
+    for side in ("api", "cheap"):
+        if getattr(inputs, f"{side}_call_usd") is not None:
+            unused |= {f"{side}_price_{which}" for which in ("in", "out", "cached")}
+    if inputs.small_call_usd is not None:
+        unused |= {"gpu_usd_per_hour", "calls_per_second", "utilisation", "peak", "machines"}
+    if not inputs.has_cheap:
+        unused |= {"cheap_accuracy"}
+    if inputs.api_call_usd is not None and (inputs.cheap_call_usd is not None or not inputs.has_cheap):
+        unused |= {"prompt_tokens", "completion_tokens", "cached_share"}
+    return unused

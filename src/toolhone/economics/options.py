@@ -1,126 +1,120 @@
-"""The four ways to answer the calls, and what each costs month by month.
+"""The four ways to answer the calls: what each costs, how often it is right, and when one pays against another.
 
-In: `Inputs` with prices. Out: for each way its accuracy, and a `Ledger` of dollars. A month is 365 / 12 days. Calls a
-day stay the same within a month and grow from one to the next by (1 + growth a year) ** (1 / 12).
+In: `Inputs` with prices. Out: dollars, shares, break-even volumes, months until payback. Calls a day are the same over
+the whole horizon; a month is 365 / 12 days.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
-from toolhone.economics.cost import DAYS_A_MONTH, Machine, Price, call_cost_usd, error_cost_usd, machines_usd_per_day
-from toolhone.economics.inputs import Inputs
+from toolhone.economics.cost import DAYS_A_MONTH, DAYS_A_YEAR, Machine, Price, call_cost_usd, machines_usd_per_day
+from toolhone.economics.inputs import NONE, Inputs
 
 Option = Literal["api", "cheap", "tuned", "route"]
-TABLE_YEARS = 3
-"""Years of the table, of its plot, and within which a payback counts."""
+OWN_OPTIONS: tuple[Option, ...] = ("tuned", "route")
 
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """Dollars of one way of answering: paid once before the first month, then `paid` for running it and `errors` for
-    its wrong answers in each month."""
+class Costs:
+    """One way of answering. Dollars over the horizon: paid once, for running it (upkeep included), for wrong answers,
+    and their sum, which `call_usd` divides by the calls. `first_year_usd` is paid in the first year, which costs
+    most, without wrong answers. `short_of` names the limits that it does not keep to."""
 
-    once: float
-    paid: tuple[float, ...]
-    errors: tuple[float, ...]
+    option: Option
+    name: str
+    accuracy: float
+    once_usd: float
+    running_usd: float
+    errors_usd: float
+    total_usd: float
+    call_usd: float
+    first_year_usd: float
+    short_of: tuple[str, ...]
 
-    def total(self, months: int) -> float:
-        """All dollars of the first months."""
-        return self.once + sum(self.paid[:months]) + sum(self.errors[:months])
 
-    def paid_in_year(self, year: int) -> float:
-        """Dollars paid in a year (0 is the first, with what is paid once), errors apart."""
-        return sum(self.paid[12 * year : 12 * year + 12]) + (self.once if year == 0 else 0.0)
+def costs(inputs: Inputs, option: Option) -> Costs:
+    """Return what an option costs; a wrong answer costs `error_usd`."""
+    own, months, accuracy = option in OWN_OPTIONS, inputs.horizon_months, accuracy_of(inputs, option)
+    once = inputs.once_usd if own else 0.0
+    month = running_usd_per_day(inputs, option) * DAYS_A_MONTH + (inputs.upkeep_usd_per_month if own else 0.0)
+    calls = inputs.calls_per_day * DAYS_A_MONTH * months
+    errors = calls * (1 - accuracy) * inputs.error_usd
+    total = once + months * month + errors
+    first_year = once + 12 * month
+    over = inputs.yearly_budget is not None and first_year > inputs.yearly_budget
+    below = inputs.least_accuracy is not None and accuracy < inputs.least_accuracy
+    short_of = ("yearly budget",) * over + ("least accuracy",) * below
+    who = option, option_name(inputs, option), accuracy
+    return Costs(*who, once, months * month, errors, total, total / calls, first_year, short_of)
 
 
 def options(inputs: Inputs) -> tuple[Option, ...]:
-    """The ways that there are: the cheap API only where one is named."""
+    """Return the ways that there are; the cheap API only if one is named."""
     return ("api", "cheap", "tuned", "route") if inputs.has_cheap else ("api", "tuned", "route")
 
 
 def option_name(inputs: Inputs, option: Option) -> str:
     """Its name for a reader; of an API, the model's."""
-    names = {
-        "api": inputs.api_model,
-        "cheap": "the cheap API" if inputs.cheap_model == "none" else inputs.cheap_model,
-        "tuned": "tuned model",
-        "route": "routing",
-    }
-    return names[option]
+    cheap = "the cheap API" if inputs.cheap_model == NONE else inputs.cheap_model
+    return {"api": inputs.api_model, "cheap": cheap, "tuned": "tuned model", "route": "routing"}[option]
 
 
-def api_call_usd(inputs: Inputs, side: Literal["api", "cheap"]) -> float:
+def api_call_usd(inputs: Inputs, side: Option) -> float:
     """Dollars a call of an API: as given, else by tokens and prices."""
-    stated = inputs.api_call_usd if side == "api" else inputs.cheap_call_usd
+    names = ("call_usd", "price_in", "price_cached", "price_out")
+    values: list[float | None] = [getattr(inputs, f"{side}_{name}") for name in names]
+    stated, into, cached, out = values
     if stated is not None:
         return stated
-    if side == "api":
-        into, cached, out = inputs.api_price_in, inputs.api_price_cached, inputs.api_price_out
-    else:
-        into, cached, out = inputs.cheap_price_in, inputs.cheap_price_cached, inputs.cheap_price_out
     if into is None or cached is None or out is None:
         raise ValueError(f"the prices of {side} are not filled in")
     tokens_cached = inputs.prompt_tokens * inputs.cached_share
     return call_cost_usd(Price(into, cached, out), inputs.prompt_tokens, inputs.completion_tokens, tokens_cached)
 
 
-def running_usd_per_day(inputs: Inputs, option: Option, calls_per_day: float) -> float:
-    """Dollars a day for answering, upkeep apart.
-
-    An API: calls * dollars a call. Tuned: whole machines, day and night (`cost.machines_usd_per_day`), or calls *
-    `small_call_usd`. Routing: the same, as the small model answers every call first, and escalation * calls * dollars
-    a call of the API.
-    """
-    return _running(inputs, option)(calls_per_day)
-
-
-def _running(inputs: Inputs, option: Option) -> Callable[[float], float]:
-    """Dollars a day as a function of calls a day."""
-    if option in ("api", "cheap"):
-        api_call = api_call_usd(inputs, "api" if option == "api" else "cheap")
-        return lambda calls: calls * api_call
-    escalated_call = inputs.escalation * api_call_usd(inputs, "api") if option == "route" else 0.0
+def running_usd_per_day(inputs: Inputs, option: Option) -> float:
+    """Dollars a day for answering, without upkeep: calls * dollars a call, or whole machines day and night. Routing
+    pays for the small model on every call, as it answers first, and for the API on the escalated share."""
+    calls = inputs.calls_per_day
+    if option not in OWN_OPTIONS:
+        return calls * api_call_usd(inputs, option)
+    escalated = calls * inputs.escalation * api_call_usd(inputs, "api") if option == "route" else 0.0
     if inputs.small_call_usd is not None:
-        small_call = inputs.small_call_usd + escalated_call
-        return lambda calls: calls * small_call
-    machine = Machine(
-        inputs.gpu_usd_per_hour, inputs.calls_per_second, inputs.utilisation, inputs.peak, inputs.machines
-    )
-    return lambda calls: machines_usd_per_day(machine, calls) + calls * escalated_call
+        return calls * inputs.small_call_usd + escalated
+    rate = inputs.gpu_usd_per_hour, inputs.calls_per_second
+    return machines_usd_per_day(Machine(*rate, inputs.utilisation, inputs.peak, inputs.machines), calls) + escalated
 
 
 def accuracy_of(inputs: Inputs, option: Option) -> float:
-    """The share of calls answered rightly."""
+    """The share of calls answered correctly."""
     if option == "route":
-        return route_accuracy(
-            inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc, inputs.overlap
-        )
+        known = (inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc, inputs.overlap)
+        return route_accuracy(*known)
     return {"api": inputs.api_accuracy, "cheap": inputs.cheap_accuracy, "tuned": inputs.small_accuracy}[option]
 
 
-@lru_cache(maxsize=4096)
 def route_accuracy(small: float, large: float, escalation: float, auroc: float, overlap: float) -> float:
-    """The accuracy of a cascade that hands over the least confident share of the calls.
+    """The accuracy of a cascade that escalates the least confident share of the calls.
 
-    With w = 1 - small wrong answers, of which the share c is among those handed over (`errors_caught`), kept and right
-    are (1 - escalation) - w (1 - c). Overlap 0, independent errors: the large model is right on a share `large` of what
-    it gets, so together small + w c - escalation (1 - large). Overlap 1: the large model is wrong only where the small
-    one is, so it mends caught errors at the rate 1 - (1 - large) / w and spoils nothing. Between, in proportion.
+    Overlap 0, independent errors: small + caught - escalation (1 - large), where caught is (1 - small) times
+    `errors_caught`. Overlap 1: the large model is wrong only where the small one is, and what it gets wrong beyond that
+    lies evenly among the rest. Between, in proportion.
     """
     wrong = 1 - small
-    caught = errors_caught(wrong, escalation, auroc)
-    independent = small + wrong * caught - escalation * (1 - large)
+    caught = wrong * errors_caught(wrong, escalation, auroc)
+    independent = small + caught - escalation * (1 - large)
     shared = min(1 - large, wrong)
-    # What the large model gets wrong beyond the small one's errors lies evenly among the rest.
-    spoiled = (escalation - wrong * caught) * ((1 - large) - shared) / small if small else 0.0
-    overlapping = small + caught * (wrong - shared) - spoiled
+    spoiled = (escalation - caught) * min(1.0, ((1 - large) - shared) / small) if small else 0.0
+    overlapping = small + (caught * (wrong - shared) / wrong if wrong else 0.0) - spoiled
     return (1 - overlap) * independent + overlap * overlapping
 
 
@@ -129,7 +123,7 @@ def errors_caught(wrong: float, escalation: float, auroc: float) -> float:
     """The share of the small model's errors among the escalated calls.
 
     Scores are taken as normal, with the same spread for right and wrong answers (the equal-variance binormal ROC; Green
-    and Swets 1966): TPR = Phi(sqrt(2) * Phi^-1(AUROC) + Phi^-1(FPR)), where a wrong answer handed over is a true
+    and Swets 1966): TPR = Phi(sqrt(2) * Phi^-1(AUROC) + Phi^-1(FPR)), where an escalated wrong answer is a true
     positive. FPR is the one at which wrong * TPR + (1 - wrong) * FPR is the escalation, found by bisection.
     """
     if wrong <= 0 or escalation <= 0:
@@ -137,34 +131,63 @@ def errors_caught(wrong: float, escalation: float, auroc: float) -> float:
     if escalation >= 1:
         return 1.0
     apart = 2**0.5 * _NORMAL.inv_cdf(auroc)
-    low, high = -40.0, 40.0  # of the threshold, in standard deviations
-    for _ in range(70):
-        middle = (low + high) / 2
-        if wrong * _NORMAL.cdf(apart + middle) + (1 - wrong) * _NORMAL.cdf(middle) < escalation:
-            low = middle
-        else:
-            high = middle
-    return _NORMAL.cdf(apart + high)
+
+    def escalates_enough(threshold: float) -> bool:
+        return wrong * _NORMAL.cdf(apart + threshold) + (1 - wrong) * _NORMAL.cdf(threshold) >= escalation
+
+    return _NORMAL.cdf(apart + bisect(-40.0, 40.0, escalates_enough))
 
 
-@lru_cache(maxsize=8192)
-def ledger(inputs: Inputs, option: Option, years: int = 1) -> Ledger:
-    """What a way of answering costs in each month of so many years, or of those that the horizon touches if more."""
-    own = option in ("tuned", "route")
-    wrong_call = error_cost_usd(accuracy_of(inputs, option), inputs.error_usd)
-    upkeep = inputs.upkeep_usd_per_month if own else 0.0
-    running = _running(inputs, option)
-    months = calls_by_month(inputs, years)
-    if inputs.growth_per_year == 0:
-        paid = [running(months[0]) * DAYS_A_MONTH + upkeep] * len(months)
-    else:
-        paid = [running(calls) * DAYS_A_MONTH + upkeep for calls in months]
-    errors = (calls * DAYS_A_MONTH * wrong_call for calls in months)
-    return Ledger(inputs.once_usd if own else 0.0, tuple(paid), tuple(errors))
+def bisect(fails: float, holds: float, condition: Callable[[float], bool]) -> float:
+    """Return where a condition begins to hold, from the side where it holds."""
+    for _ in range(80):
+        middle = (fails + holds) / 2
+        if middle in (fails, holds):
+            break
+        fails, holds = (fails, middle) if condition(middle) else (middle, holds)
+    return holds
 
 
-def calls_by_month(inputs: Inputs, years: int = 1) -> list[float]:
-    """Calls a day in each month of so many years, or of those that the horizon touches if more."""
-    months = 12 * max(years, -(-inputs.horizon_months // 12))
-    growth = 1 + inputs.growth_per_year
-    return [inputs.calls_per_day * growth ** (month / 12) for month in range(months)]
+def saving(inputs: Inputs, option: Option, rival: Option) -> float:
+    """Dollars that an option saves against another over the horizon; below 0 if it costs more."""
+    return costs(inputs, rival).total_usd - costs(inputs, option).total_usd
+
+
+def break_even_calls(inputs: Inputs, option: Option, rival: Option) -> float | None:
+    """Return the least calls a day at which an option costs no more than another over the horizon, if there are any.
+
+    There the two totals meet; just past each further machine the saving can be gone again for a while. Found by steps
+    of an eighth (12%) and bisection. 0 if the option costs no more even at a call a day.
+    """
+
+    def saves(calls: float) -> bool:
+        return saving(dataclasses.replace(inputs, calls_per_day=calls), option, rival) >= 0
+
+    if saves(1.0):
+        return 0.0
+    volumes = (10 ** (step / 20) for step in range(201))
+    return next((bisect(low, high, saves) for low, high in pairwise(volumes) if saves(high)), None)
+
+
+def payback_months(inputs: Inputs, option: Option, rival: Option) -> float | None:
+    """Return the months until what was paid once is earned back and both have cost the same in all: once / what a month
+    saves. None if a month saves nothing; 0 if nothing is paid once and the option costs no more."""
+    own, other = costs(inputs, option), costs(inputs, rival)
+    behind = own.once_usd - other.once_usd
+    gained = (other.running_usd + other.errors_usd) - (own.running_usd + own.errors_usd)
+    if behind <= 0 and gained >= 0:
+        return 0.0
+    return inputs.horizon_months * behind / gained if gained > 0 else None
+
+
+def escalation_limit(inputs: Inputs) -> dict[str, float] | None:
+    """Return the most calls that routing may escalate within the yearly budget, as a share; None without a budget.
+
+    `free_small` if the small model cost nothing: budget / (calls of a year * API's dollars a call). `with_small` with
+    all it costs in the first year: the same of the budget less that. Below 0: over budget without any.
+    """
+    all_escalated = inputs.calls_per_day * DAYS_A_YEAR * api_call_usd(inputs, "api")
+    if inputs.yearly_budget is None or all_escalated == 0:
+        return None
+    left = inputs.yearly_budget - costs(inputs, "tuned").first_year_usd
+    return {"free_small": inputs.yearly_budget / all_escalated, "with_small": left / all_escalated}

@@ -1,7 +1,7 @@
 """What APIs charge, from the table inside the package genai-prices (extra `prices`). Nothing goes online.
 
 In: a model's name. Out: its price today, and from which table of which date. The package can fetch newer prices, but
-only once its updater is started, which is never done here: a newer table comes with a newer version of the package.
+only once its updater is started, which never happens here: a newer table comes with a newer version of the package.
 """
 
 from __future__ import annotations
@@ -22,24 +22,18 @@ _INSTEAD = "give its prices, in dollars for a million tokens"
 
 @dataclass(frozen=True, slots=True)
 class ListedPrice:
-    """A price of the table. `source` names the table's version and date, the model and who offers it."""
+    """A price of the table. `source` names the model, who offers it, and the table's version and date."""
 
     price: Price
-    model: str
-    provider: str
     source: str
     remarks: tuple[str, ...] = ()
 
 
 def listed_price(model: str, now: datetime | None = None) -> ListedPrice:
-    """The price of a model on a day. Where it depends on the time of day, noon UTC counts.
-
-    Args:
-        model: a name such as gpt-4o, or provider:model, such as azure:gpt-4o.
-        now: which day (default: today).
+    """Return the price of a model, such as gpt-4o or azure:gpt-4o, on a day (default: today), at noon UTC.
 
     Raises:
-        UserError: where genai-prices is not installed, or its table lacks the model (naming the nearest) or its price.
+        UserError: if genai-prices is not installed, or its table lacks the model (naming the nearest) or its price.
     """
     try:
         from genai_prices import __version__
@@ -48,29 +42,23 @@ def listed_price(model: str, now: datetime | None = None) -> ListedPrice:
             f"{model}: a price by name needs the table of genai-prices: pip install 'toolhone[prices]'; or {_INSTEAD}"
         ) from None
     day = (now or datetime.now(UTC)).replace(hour=12, minute=0, second=0, microsecond=0)
-    found = _look_up(model, day)
-    prices = found.model_price
-    base = {key: _base(getattr(prices, key)) for key in ("input_mtok", "cache_read_mtok", "output_mtok")}
-    if base["input_mtok"] is None or base["output_mtok"] is None:
-        raise UserError(f"{model}: the table of genai-prices {__version__} has no price for its tokens; {_INSTEAD}")
-    cached = base["input_mtok"] if base["cache_read_mtok"] is None else base["cache_read_mtok"]
-    date = _table_date(day)
-    return ListedPrice(
-        price=Price(base["input_mtok"], cached, base["output_mtok"]),
-        model=found.model.id,
-        provider=found.provider.name,
-        source=f"{found.model.id} of {found.provider.name}: genai-prices {__version__}, newest entry {date}",
-        remarks=tuple(_remarks(prices.input_mtok, base["cache_read_mtok"])),
-    )
-
-
-def _look_up(model: str, day: datetime) -> PriceCalculation:
     found = _find(model, day)
     if found is None:
         near = _nearest(model, day)
         hint = f"nearest: {', '.join(near)}" if near else "no name in it is near"
         raise UserError(f"{model}: not in the table of genai-prices ({hint}); or {_INSTEAD}")
-    return found
+    prices = found.model_price
+    into, cached, out = (_base(getattr(prices, f"{key}_mtok")) for key in ("input", "cache_read", "output"))
+    if into is None or out is None:
+        raise UserError(f"{model}: the table of genai-prices {__version__} has no price for its tokens; {_INSTEAD}")
+    tiers = getattr(prices.input_mtok, "tiers", ())
+    remarks = [f"prompts of more than {tiers[0].start:,} tokens cost more than this"] if tiers else []
+    if cached is None:
+        cached = into
+        remarks.append("no price of its own for cached input")
+    name = f"{found.model.id} of {found.provider.name}"
+    source = f"{name}: genai-prices {__version__}, newest entry {_table_date(day)}"
+    return ListedPrice(Price(into, cached, out), source, tuple(remarks))
 
 
 def _find(model: str, day: datetime) -> PriceCalculation | None:
@@ -87,41 +75,31 @@ def _find(model: str, day: datetime) -> PriceCalculation | None:
 
 
 def _nearest(model: str, day: datetime) -> list[str]:
-    """Up to three names that the table prices, the nearest first; with their provider, where they need one."""
+    """Return up to three names that the table prices, the nearest first; with their provider, if they need one."""
     from genai_prices.data_snapshot import get_snapshot
 
     providers: dict[str, str] = {}
     for provider in get_snapshot().providers:
         for entry in provider.models:
             providers.setdefault(entry.id, provider.id)
+
+    def is_priced(name: str) -> bool:
+        found = _find(name, day)
+        return found is not None and found.model_price.input_mtok is not None
+
     near = difflib.get_close_matches(model.rpartition(":")[2].lower(), providers, n=12, cutoff=0.6)
-    known = []
-    for name in near:
-        full = next((full for full in (name, f"{providers[name]}:{name}") if _priced(full, day)), None)
-        if full is not None:
-            known.append(full)
-    return known[:3]
-
-
-def _priced(model: str, day: datetime) -> bool:
-    found = _find(model, day)
-    return found is not None and found.model_price.input_mtok is not None
+    known = (next(filter(is_priced, (name, f"{providers[name]}:{name}")), None) for name in near)
+    return [name for name in known if name][:3]
 
 
 def _base(price: Any) -> float | None:
-    """Dollars for a million tokens; where they depend on the prompt's length, those of the shortest."""
+    """Dollars for a million tokens; if they depend on the prompt's length, those of the shortest."""
     base = getattr(price, "base", price)
     return None if base is None else float(base)
 
 
-def _remarks(input_price: Any, cached: float | None) -> list[str]:
-    tiers = getattr(input_price, "tiers", ())
-    longer = [f"prompts of more than {tiers[0].start:,} tokens are dearer than this"] if tiers else []
-    return longer + (["no price of its own for cached input"] if cached is None else [])
-
-
 def _table_date(day: datetime) -> str:
-    """The newest date on which a price in the table began, up to the day: the package states none itself."""
+    """The newest date, up to the day, on which a price in the table began: the package states none itself."""
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import StartDateConstraint
 

@@ -1,135 +1,114 @@
-"""The advice as a page: one file with its plots, which opens offline.
+"""The advice as a page: one file with a plot of the costs by volume, which opens offline.
 
-In: an `Advice`. Out: the file. Every figure is worded here; the template only places it.
+In: an `Advice`. Out: the file. Places in the plot are percent, not pixels, so that it takes any width without its text
+shrinking.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolhone.economics.advice import ANSWERS, Advice, break_even_words, is_assumed, payback_words
-from toolhone.economics.bands import Criterion
-from toolhone.economics.inputs import FIELDS
-from toolhone.economics.options import option_name
+from toolhone.economics.advice import Advice
+from toolhone.economics.inputs import FIELDS, Inputs
+from toolhone.economics.options import Option, costs, option_name, options
 from toolhone.jsonl import write_text
-from toolhone.report.advice_plots import Plot, month_plot, volume_plot
-from toolhone.report.advice_wording import number, shown_change, shown_value
+from toolhone.report.advice_text import advice_tables, headline, horizon, plain_number, reasons, shown_value
 from toolhone.report.numbers import money
 from toolhone.report.pages import html_page
+from toolhone.report.plots import Point, Tick, share
+
+_SPAN = 100
+"""Volumes are drawn from a hundredth of the case's to a hundred times it."""
+_POINTS = 121
+_HOVER_EVERY = 10
+"""Every tenth point shows words on hovering."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a table; `strong` where it is the one chosen or a sum."""
+class Line:
+    """A way of answering. `points` make the line; `hovers` are those among them that show words."""
 
-    cells: tuple[str, ...]
-    strong: bool = False
+    option: Option
+    name: str
+    points: tuple[tuple[float, float], ...]
+    hovers: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AdvicePage:
-    headline: str
-    facts: tuple[tuple[str, str], ...]
-    reasons: tuple[str, ...]
-    criteria: tuple[Criterion, ...]
-    horizon: str
-    options: tuple[Row, ...]
-    against: tuple[Row, ...]
-    plots: tuple[Plot, ...]
-    years_head: tuple[str, ...]
-    years: tuple[tuple[str, tuple[Row, ...]], ...]
-    flips: tuple[Row, ...]
-    inputs: tuple[Row, ...]
-    assumed: int
-    remarks: tuple[str, ...]
+class VolumePlot:
+    """Dollars for 1,000 calls by calls a day; the case's own volume is in the middle."""
+
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
 
 
 def write_page(advice: Advice, path: Path) -> None:
     """Write the page, whole or not at all."""
-    write_text(path, html_page("advise", page=build_page(advice)))
+    write_text(path, advice_page(advice))
 
 
-def build_page(advice: Advice) -> AdvicePage:
-    """Put the advice into the words and the order of the page."""
+def advice_page(advice: Advice) -> str:
+    """Render the page."""
     case, inputs = advice.case, advice.case.inputs
-    horizon = f"{inputs.horizon_months} month{'' if inputs.horizon_months == 1 else 's'}"
-    return AdvicePage(
-        headline=advice.headline.replace("-", "\N{NON-BREAKING HYPHEN}"),
-        facts=(
-            ("calls a day", number(inputs.calls_per_day)),
-            ("growth", shown_value("growth_per_year", inputs.growth_per_year)),
-            ("horizon", horizon),
-            ("a wrong call", money(inputs.error_usd)),
-            ("assumed", f"{len(case.assumed)} of {len(case.sources)} inputs"),
-        ),
-        reasons=advice.reasons,
-        criteria=advice.criteria,
-        horizon=horizon,
-        options=tuple(_options(advice)),
-        against=tuple(
-            Row(
-                (
-                    option_name(inputs, entry.option),
-                    option_name(inputs, entry.rival),
-                    money(entry.saving_usd),
-                    break_even_words(entry),
-                    payback_words(inputs, entry),
-                )
-            )
-            for entry in advice.against
-        ),
-        plots=(volume_plot(inputs), month_plot(inputs)),
-        years_head=tuple(entry.name for entry in advice.options),
-        years=tuple(_years(advice)),
-        flips=tuple(_flips(advice)),
-        inputs=tuple(_inputs(advice)),
-        assumed=len(case.assumed),
+    facts = {
+        "calls a day": plain_number(inputs.calls_per_day),
+        "horizon": horizon(inputs),
+        "a wrong call": money(inputs.error_usd),
+        "assumed": f"{len(case.assumed)} of {len(case.sources)} inputs",
+    }
+    sources = [
+        (FIELDS[name].metadata["meaning"], name, shown_value(name, getattr(inputs, name)), source)
+        for name, source in case.sources.items()
+    ]
+    return html_page(
+        "advise",
+        headline=headline(advice).replace("-", "\N{NON-BREAKING HYPHEN}"),
+        facts=facts,
+        reasons=reasons(advice),
+        tables=advice_tables(advice),
+        bands=[f"{rule.name}: {rule.band}" for rule in advice.criteria],
+        plot=volume_plot(inputs),
+        inputs=sources,
         remarks=case.remarks,
     )
 
 
-def _options(advice: Advice) -> list[Row]:
-    rows = []
-    for entry in advice.options:
-        right = f"{100 * entry.accuracy:.1f}%"
-        if entry.accuracy_range is not None:
-            low, high = sorted(entry.accuracy_range)
-            right += f" ({100 * low:.1f} to {100 * high:.1f})"
-        amounts = (entry.once_usd, entry.running_usd, entry.errors_usd, entry.total_usd, 1000 * entry.call_usd)
-        cells = (entry.name, right, *map(money, amounts), ", ".join(entry.short_of) or "nothing")
-        rows.append(Row(cells, strong=entry.option == advice.decision.option))
-    return rows
+def volume_plot(inputs: Inputs) -> VolumePlot:
+    """Dollars for 1,000 calls by calls a day, all costs of the horizon included, both axes logarithmic."""
+    first, last = math.log10(inputs.calls_per_day / _SPAN), math.log10(inputs.calls_per_day * _SPAN)
+    places = [first + (last - first) * step / (_POINTS - 1) for step in range(_POINTS)]
+    volumes = [dataclasses.replace(inputs, calls_per_day=10**place) for place in places]
+    curves = {option: [1000 * costs(at, option).call_usd for at in volumes] for option in options(inputs)}
+    positive = [cost for values in curves.values() for cost in values if cost > 0] or [1.0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    high = max(high, low + 1)
+
+    def line(option: Option) -> Line:
+        name, points, hovers = option_name(inputs, option), [], []
+        for place, (x, cost) in enumerate(zip(places, curves[option], strict=True)):
+            # What costs nothing lies on the floor of the plot: a logarithm has no place for it.
+            height = share(max(low, math.log10(cost)) if cost > 0 else low, low, high)
+            points.append((share(x, first, last), 100 - height))
+            if place % _HOVER_EVERY == 0:
+                words = f"{name}: {money(cost)} for 1,000 calls at {plain_number(round(10**x))} a day"
+                hovers.append(Point(*points[-1], words))
+        return Line(option, name, tuple(points), tuple(hovers))
+
+    powers = range(math.ceil(first), math.floor(last) + 1)
+    return VolumePlot(
+        lines=tuple(line(option) for option in curves),
+        x_ticks=tuple(Tick(share(power, first, last), _short(10.0**power)) for power in powers),
+        y_ticks=tuple(Tick(100 - share(power, low, high), f"${_short(10.0**power)}") for power in range(low, high + 1)),
+    )
 
 
-def _years(advice: Advice) -> list[tuple[str, tuple[Row, ...]]]:
-    years = []
-    for year in advice.years:
-        lines = (("paid", year.paid_usd), ("wrong answers", year.errors_usd), ("all so far", year.so_far_usd))
-        rows = (
-            Row((label, *(money(amounts[entry.option]) for entry in advice.options)), strong=label == "all so far")
-            for label, amounts in lines
-        )
-        years.append((f"Year {year.number}: {number(year.calls)} calls", tuple(rows)))
-    return years
-
-
-def _flips(advice: Advice) -> list[Row]:
-    rows = []
-    for flip in advice.flips:
-        source = "assumed" if is_assumed(advice.case, flip.name) else ""
-        now, at = shown_value(flip.name, flip.now), shown_value(flip.name, flip.at)
-        cells = (FIELDS[flip.name].metadata["meaning"], flip.name, now, source, at, shown_change(flip.change))
-        rows.append(Row((*cells, ANSWERS[flip.answer])))
-    return rows
-
-
-def _inputs(advice: Advice) -> list[Row]:
-    inputs = advice.case.inputs
-    return [
-        Row(
-            (FIELDS[name].metadata["meaning"], name, shown_value(name, getattr(inputs, name)), source),
-            strong=source == "assumed",
-        )
-        for name, source in advice.case.sources.items()
-    ]
+def _short(value: float) -> str:
+    """A mark on an axis: 0.01, 10, 500k, 1.5M."""
+    for size, letter in ((1e9, "bn"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):,.6g}{letter}"
+    return f"{value:,.10f}".rstrip("0").rstrip(".")

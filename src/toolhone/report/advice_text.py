@@ -1,138 +1,277 @@
-"""The advice for a terminal."""
+"""Costs and advice in words: the sentences of the advice, its tables for terminal and page, and the table of costs.
+
+In: an `Advice`, or the rows of `toolhone cost`. Out: text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolhone.economics.advice import Advice, break_even_words, is_assumed, payback_words
-from toolhone.economics.inputs import FIELDS
-from toolhone.economics.options import option_name
-from toolhone.report.advice_wording import number, shown_change, shown_value
-from toolhone.report.numbers import short_money
+from toolhone.economics.advice import Advice, Answer
+from toolhone.economics.cost import DAYS_A_YEAR, CostRow
+from toolhone.economics.inputs import ASSUMED, FIELDS, GIVEN, Inputs
+from toolhone.economics.options import OWN_OPTIONS, Option, api_call_usd, costs, option_name, options, saving
+from toolhone.report.numbers import dollars, money, months, short_money
 
-_MOST_FLIPS = 12
-
-
-def show_advice(advice: Advice, console: Console) -> None:
-    console.print(Text(advice.headline, style="bold"))
-    for reason in advice.reasons:
-        console.print(f"- {reason}", markup=False)
-    for table in (_criteria(advice), _options(advice), _against(advice), _years(advice), _flips(advice)):
-        console.print()
-        console.print(table)
-    console.print()
-    console.print(_assumed(advice), markup=False)
-    for line in _listed(advice):
-        console.print(line, markup=False)
+_ANSWERS: dict[Answer, str] = {"fine-tune": "fine-tune", "route": "route", "stay": "stay with the API"}
+_MAX_PAYBACK_MONTHS = 120
 
 
-def _table(title: str, heads: Iterable[str], right: int) -> Table:
-    """A table whose columns from the given one on are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place >= right else "left")
-    return table
+@dataclass(frozen=True, slots=True)
+class AdviceTable:
+    """Rows of text under their heads; the columns from `numbers_from` on are numbers. `note` goes below."""
+
+    key: str
+    title: str
+    heads: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    numbers_from: int
+    note: str = ""
 
 
-def _criteria(advice: Advice) -> Table:
-    table = _table("Rules of thumb", ("Rule", "Here", "Speaks", "Which means"), 9)
-    for entry in advice.criteria:
-        table.add_row(entry.name, entry.value, entry.side, entry.says)
-    return table
+def plain_number(value: float) -> str:
+    """With separators, and no more decimals than it needs: 1,000,000 or 0.85."""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.4g}"
 
 
-def _options(advice: Advice) -> Table:
-    entries = advice.options
-    months = advice.case.inputs.horizon_months
-    table = _table(f"Over {months} month{'' if months == 1 else 's'}", ("", *(entry.name for entry in entries)), 1)
-    sides = {"api": "api_accuracy", "cheap": "cheap_accuracy", "tuned": "small_accuracy"}
-    rights = []
-    for entry in entries:
-        rests_on = (
-            [sides[entry.option]] if entry.option in sides else ["api_accuracy", "small_accuracy", "auroc", "overlap"]
+def _percent(value: float) -> str:
+    """A share in percent, to a tenth, rounded down so that a bound stays one: 9.1%."""
+    tenths = int(value * 1000 + 1e-9) if value >= 0 else -int(-value * 1000 + 1e-9)
+    return f"{tenths / 10:.1f}".removesuffix(".0") + "%"
+
+
+def shown_value(name: str, value: float | str) -> str:
+    """An input with its unit: 20,000 calls a day, 90%, $0.003 a call."""
+    unit: str = FIELDS[name].metadata["unit"]
+    if isinstance(value, str):
+        return value
+    if unit == "share":
+        return f"{100 * value:.4g}%"
+    if unit.startswith("$ "):
+        return f"{money(value)} {unit.removeprefix('$ ')}"
+    unit = unit.removesuffix("s") if value == 1 else unit
+    return plain_number(value) if unit == "AUROC" else f"{plain_number(value)} {unit}"
+
+
+def _change(change: float | None) -> str:
+    """A change as a share of the present value: +9%, or times from a doubling on: x 21."""
+    if change is None:
+        return ""
+    return f"x {plain_number(float(f'{1 + change:.3g}'))}" if change >= 1 else f"{100 * change:+.3g}%"
+
+
+def horizon(inputs: Inputs) -> str:
+    return f"{inputs.horizon_months} month{'' if inputs.horizon_months == 1 else 's'}"
+
+
+def headline(advice: Advice) -> str:
+    """The verdict in one line, with its dollars and the others'."""
+    inputs, option = advice.case.inputs, advice.decision.option
+    cost = f"{money(costs(inputs, option).total_usd)} over {horizon(inputs)}"
+    if advice.decision.answer == "fine-tune":
+        return f"Fine-tune: {cost}, {_savings(inputs, option)}"
+    if advice.decision.answer == "route":
+        share = _percent(inputs.escalation)
+        return f"Route: the tuned model first, {share} to {inputs.api_model}: {cost}, {_savings(inputs, option)}"
+    tuned, route = (-saving(inputs, own, option) for own in OWN_OPTIONS)
+    extra = f"; the tuned model would cost {money(tuned)} more, routing {money(route)}"
+    return f"Stay with the API: {option_name(inputs, option)}, {cost}{extra if min(tuned, route) >= 0 else ''}"
+
+
+def _savings(inputs: Inputs, option: Option) -> str:
+    rivals = [rival for rival in options(inputs) if rival not in OWN_OPTIONS]
+    saved = ((saving(inputs, option, rival), option_name(inputs, rival)) for rival in rivals)
+    return " and ".join(f"{money(abs(usd))} {'less' if usd >= 0 else 'more'} than {name}" for usd, name in saved)
+
+
+def reasons(advice: Advice) -> list[str]:
+    """The sentences behind the verdict."""
+    case, decision, inputs = advice.case, advice.decision, advice.case.inputs
+    call = api_call_usd(inputs, "api")
+    day = call * inputs.calls_per_day
+    said = [
+        f"{plain_number(inputs.calls_per_day)} calls a day at {money(call)} ({inputs.api_model}) are {money(day)} a "
+        f"day, {money(day * DAYS_A_YEAR)} in {DAYS_A_YEAR} days."
+    ]
+    rules = [rule for rule in advice.criteria if rule.veto]
+    against = [rule for rule in rules if rule.side == "against"]
+    said += [f"Against tuning: {rule.name} {rule.value} ({rule.band}): {rule.says}." for rule in against]
+    if decision.vetoed_by and decision.cheapest in OWN_OPTIONS:
+        cheapest = option_name(inputs, decision.cheapest)
+        said.append(f"The money alone would choose {cheapest}: {_savings(inputs, decision.cheapest)}.")
+    if decision.cheapest is None:
+        said.append("No option keeps to the limits (yearly budget, least accuracy); loosen one.")
+    between = ", ".join(f"{rule.name} {rule.value}" for rule in rules if rule.side == "between")
+    if between and not decision.vetoed_by:
+        said.append(f"Between the bands ({between}), the money decides: the least total over the horizon.")
+    if decision.option == "cheap" and not decision.vetoed_by:
+        usd, best = max((saving(inputs, option, "api"), option) for option in OWN_OPTIONS)
+        if usd > 0:
+            said.append(
+                f"Compared with {inputs.api_model} alone, {option_name(inputs, best)} would pay, with {money(usd)} "
+                f"less; {option_name(inputs, 'cheap')} is cheaper still."
+            )
+    if inputs.yearly_budget is not None:
+        said.append(_budget(advice, inputs.yearly_budget))
+    nearest = next((flip for flip in advice.flips if flip.change is not None), None)
+    if nearest is not None:
+        assumed = " (assumed)" if case.is_assumed(nearest.name) else ""
+        said.append(
+            f"Nearest change: {nearest.name} at {shown_value(nearest.name, nearest.at)} instead of "
+            f"{shown_value(nearest.name, nearest.now)}{assumed} makes it {_ANSWERS[nearest.answer]}."
         )
-        mark = "*" if any(is_assumed(advice.case, name) for name in rests_on) else ""
-        rights.append(f"{100 * entry.accuracy:.1f}%{mark}")
-    table.add_row("Right", *rights)
-    ranges = (entry.accuracy_range and sorted(entry.accuracy_range) for entry in entries)
-    shown = (f"{100 * found[0]:.1f} to {100 * found[1]:.1f}%*" if found else "" for found in ranges)
-    table.add_row("  as errors overlap", *shown)
-    table.add_row("Paid once", *(short_money(entry.once_usd) for entry in entries))
-    table.add_row("Running", *(short_money(entry.running_usd) for entry in entries))
-    table.add_row("Wrong answers", *(short_money(entry.errors_usd) for entry in entries))
-    table.add_row("Together", *(short_money(entry.total_usd) for entry in entries), style="bold")
-    table.add_row("1,000 calls", *(short_money(1000 * entry.call_usd) for entry in entries))
+    if case.accuracy_interval is not None:
+        said.append(_interval(advice, *case.accuracy_interval))
+    if case.assumed:
+        said.append(f"{len(case.assumed)} of {len(case.sources)} inputs are assumed, not given or measured.")
+    return said
+
+
+def _budget(advice: Advice, budget: float) -> str:
+    """What the yearly budget allows to escalate."""
+    limit = advice.escalation_limit
+    if limit is None:
+        return f"The API costs nothing, so {money(budget)} a year bounds no escalation."
+    free_small, with_small = limit["free_small"], limit["with_small"]
+    said = f"Staying under {money(budget)} a year "
+    if free_small >= 1:
+        said += "leaves room to escalate every call if the small model were free"
+    else:
+        said += (
+            f"with the rest at {money(api_call_usd(advice.case.inputs, 'api'))} a call needs escalation under "
+            f"{_percent(free_small)}, even if the small model were free"
+        )
+    if with_small <= 0:
+        return f"{said}; with what it costs, no escalation fits."
+    if with_small >= 1 or with_small == free_small:
+        return f"{said}."
+    return f"{said}; with what it costs, under {_percent(with_small)}."
+
+
+def _interval(advice: Advice, low: float, high: float) -> str:
+    """Whether the verdict holds over the interval of the measured accuracy."""
+    words = f"The measured accuracy is between {100 * low:.1f}% and {100 * high:.1f}% (95%)"
+    flips = [flip for flip in advice.flips if flip.name == "small_accuracy" and low <= float(flip.at) <= high]
+    if not flips:
+        return f"{words}; the verdict is the same all over."
+    at = " and ".join(f"at {shown_value(flip.name, flip.at)} it is {_ANSWERS[flip.answer]}" for flip in flips)
+    return f"{words}, and {at}: more test rows would settle it."
+
+
+def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
+    """The rules, the money, each tuned option against each API, and which inputs would change the advice."""
+    case, inputs, entries = advice.case, advice.case.inputs, advice.options
+    rests_on = {"api": "api_accuracy", "cheap": "cheap_accuracy", "tuned": "small_accuracy"}
+    routing = ("api_accuracy", "small_accuracy", "auroc", "overlap")
+
+    def right(option: Option, accuracy: float) -> str:
+        names = (rests_on[option],) if option in rests_on else routing
+        return f"{100 * accuracy:.1f}%{'*' if any(map(case.is_assumed, names)) else ''}"
+
+    amounts = [
+        ("Paid once", (entry.once_usd for entry in entries)),
+        ("Running", (entry.running_usd for entry in entries)),
+        ("Wrong answers", (entry.errors_usd for entry in entries)),
+        ("Together", (entry.total_usd for entry in entries)),
+        ("1,000 calls", (1000 * entry.call_usd for entry in entries)),
+    ]
+    money_rows = [("Right", *(right(entry.option, entry.accuracy) for entry in entries))]
+    money_rows += [(label, *map(short_money, values)) for label, values in amounts]
     if any(entry.short_of for entry in entries):
-        table.add_row("Misses", *("\n".join(entry.short_of) for entry in entries))
-    if any("*" in right for right in rights):
-        table.caption = "* assumed, or rests on what is"
-    return table
+        money_rows.append(("Misses", *("\n".join(entry.short_of) for entry in entries)))
+    note = "* assumed, or rests on what is" if any("*" in cell for cell in money_rows[0]) else ""
+    rules = [(rule.name, rule.value, rule.side, rule.says) for rule in advice.criteria]
 
+    def break_even(calls: float | None) -> str:
+        return "never" if calls is None else "any volume" if calls == 0 else f"{plain_number(calls)} a day"
 
-def _against(advice: Advice) -> Table:
-    inputs = advice.case.inputs
-    table = _table("Against each API", ("", "Against", "Saves", "Break-even", "Payback"), 2)
-    for entry in advice.against:
-        table.add_row(
+    def payback(count: float | None) -> str:
+        if count is None or count > _MAX_PAYBACK_MONTHS:
+            return "never" if count is None else f"over {_MAX_PAYBACK_MONTHS // 12} years"
+        return "at once" if count == 0 else months(count)
+
+    against = [
+        (
             option_name(inputs, entry.option),
             option_name(inputs, entry.rival),
             short_money(entry.saving_usd),
-            break_even_words(entry),
-            payback_words(inputs, entry),
+            break_even(entry.break_even_calls_per_day),
+            payback(entry.payback_months),
         )
-    return table
+        for entry in advice.against
+    ]
+    changes = [
+        (
+            flip.name + ("*" if case.is_assumed(flip.name) else ""),
+            shown_value(flip.name, flip.now),
+            shown_value(flip.name, flip.at),
+            _change(flip.change),
+            flip.answer,
+        )
+        for flip in advice.flips
+    ]
+    change_heads = ("Input", "Now", "Changes at", "Change", "Into")
+    return (
+        AdviceTable("rules", "Rules of thumb", ("Rule", "Here", "Speaks", "Which means"), rules, 4),
+        AdviceTable("money", f"Over {horizon(inputs)}", ("", *(entry.name for entry in entries)), money_rows, 1, note),
+        AdviceTable("against", "Against each API", ("", "Against", "Saves", "Break-even", "Payback"), against, 2),
+        AdviceTable("changes", "What would change the advice, each alone", change_heads, changes, 5, "* assumed now"),
+    )
 
 
-def _years(advice: Advice) -> Table:
-    entries = advice.options
-    table = _table("Three years", ("", *(entry.name for entry in entries)), 1)
-    for year in advice.years:
-        table.add_row(f"Year {year.number}: {number(year.calls)} calls")
-        for label, amounts in (
-            ("paid", year.paid_usd),
-            ("wrong answers", year.errors_usd),
-            ("all so far", year.so_far_usd),
-        ):
-            last = label == "all so far"
-            cells = (short_money(amounts[entry.option]) for entry in entries)
-            table.add_row(f"  {label}", *cells, end_section=last)
-    return table
-
-
-def _flips(advice: Advice) -> Table:
-    table = _table("What would turn it, each alone", ("Input", "Now", "Turns at", "Change", "Into"), 9)
-    numeric = [flip for flip in advice.flips if not isinstance(flip.at, str)]
-    for flip in (*numeric[:_MOST_FLIPS], *(flip for flip in advice.flips if isinstance(flip.at, str))):
-        mark = "*" if is_assumed(advice.case, flip.name) else ""
-        now, at = shown_value(flip.name, flip.now), shown_value(flip.name, flip.at)
-        table.add_row(flip.name + mark, now, at, shown_change(flip.change), flip.answer)
-    table.caption = "* assumed now"
-    if len(numeric) > _MOST_FLIPS:
-        table.caption += f". The nearest; {len(numeric) - _MOST_FLIPS} more are in --json and --html."
-    return table
-
-
-def _assumed(advice: Advice) -> str:
-    if not advice.case.assumed:
-        return "Every input is given, measured or listed."
-    inputs = advice.case.inputs
-    shown = (f"{name} {shown_value(name, getattr(inputs, name))}" for name in advice.case.assumed)
-    return f"Assumed: {'; '.join(shown)}."
-
-
-def _listed(advice: Advice) -> list[str]:
-    """Where figures are from that are neither given nor assumed."""
-    by_source: dict[str, list[str]] = {}
+def show_advice(advice: Advice, console: Console) -> None:
+    """Print the advice: the verdict, its reasons, the tables, and where the inputs are from."""
+    console.print(Text(headline(advice), style="bold"))
+    for reason in reasons(advice):
+        console.print(f"- {reason}", markup=False)
+    for entry in advice_tables(advice):
+        table = _rich_table(entry.title, entry.heads, entry.numbers_from)
+        table.caption = entry.note or None
+        for row in entry.rows:
+            table.add_row(*map(Text, row), style="bold" if row[0] == "Together" else "")
+        console.print()
+        console.print(table)
+    console.print()
+    names_by_source: dict[str, list[str]] = {ASSUMED: []}
     for name, source in advice.case.sources.items():
-        if source not in ("given", "assumed") and name in FIELDS:
-            by_source.setdefault(source, []).append(name)
-    inputs = advice.case.inputs
-    lines = []
-    for source, names in by_source.items():
-        values = "; ".join(f"{name} {shown_value(name, getattr(inputs, name))}" for name in names)
-        lines.append(f"{source}: {values}")
-    return [*lines, *advice.case.remarks]
+        names_by_source.setdefault(source, []).append(f"{name} {shown_value(name, getattr(advice.case.inputs, name))}")
+    names_by_source.pop(GIVEN, None)
+    assumed = names_by_source.pop(ASSUMED)
+    lines = [f"Assumed: {'; '.join(assumed)}." if assumed else "Every input is given, measured or listed."]
+    lines += [f"{source}: {'; '.join(names)}" for source, names in names_by_source.items()]
+    for line in (*lines, *advice.case.remarks):
+        console.print(line, markup=False)
+
+
+def _rich_table(title: str, heads: Iterable[str], numbers_from: int) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if place >= numbers_from else "left")
+    return table
+
+
+def cost_table(rows: Sequence[CostRow], calls_per_day: float | None) -> Table:
+    """The rows of `toolhone cost` as columns; by the day and the year if calls a day are known."""
+    table = _rich_table("What calls cost", ("", *(row.name for row in rows)), 1)
+
+    def line(label: str, amounts: Iterable[float | None], times: float = 1) -> None:
+        table.add_row(label, *("" if amount is None else dollars(times * amount) for amount in amounts))
+
+    line("1,000 calls: running", (row.running_usd for row in rows), 1000)
+    if any(row.spread_usd is not None for row in rows):
+        line("paid once, spread", (row.spread_usd for row in rows), 1000)
+    if any(row.errors_usd is not None for row in rows):
+        line("wrong answers", (row.errors_usd for row in rows), 1000)
+    totals = [row.total_usd for row in rows]
+    line("together", totals, 1000)
+    table.add_section()
+    line("A call", totals)
+    if calls_per_day:
+        line("A day", totals, calls_per_day)
+        line("365 days", totals, calls_per_day * DAYS_A_YEAR)
+    return table

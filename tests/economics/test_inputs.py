@@ -1,15 +1,16 @@
-"""Inputs from YAML, flags and runs: what is taken, and how faults are told."""
+"""Inputs from YAML, flags, questions and runs: which value counts, and what is said of a bad one."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from toolhone.economics.inputs import FIELDS, Inputs, flag_of
-from toolhone.economics.read import build_case, checked, measured_inputs, read_inputs_file
+from toolhone.economics.inputs import FIELDS, Inputs, ask_inputs, build_case, checked, flag_of, read_inputs_file
+from toolhone.economics.measured import measured_inputs
 from toolhone.errors import UserError
 
 CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
@@ -36,7 +37,7 @@ def test_numbers_may_be_texts_as_flags_are() -> None:
         ("auroc", 0.4, r"expected greater than or equal to 0.5 \(AUROC\), found 0.4"),
         ("task", "easy", "expected 'patterned', 'mixed' or 'reasoning'"),
         ("calls_per_dya", 3, r'unknown key \(did you mean "calls_per_day"\?\)'),
-        ("zzz", 3, "unknown key; known: calls_per_day, growth_per_year"),
+        ("zzz", 3, "unknown key; known: calls_per_day, prompt_tokens"),
     ],
 )
 def test_a_fault_names_place_unit_and_what_was_found(name: str, value: object, message: str) -> None:
@@ -44,17 +45,17 @@ def test_a_fault_names_place_unit_and_what_was_found(name: str, value: object, m
         checked({name: value}, {name: flag_of(name)})
 
 
-def test_every_fault_of_a_file_is_told_with_its_line(tmp_path: Path) -> None:
+def test_every_fault_of_a_file_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "advise.yaml"
     path.write_text("calls_per_day: 20000\nutilisation: 2\nhorizon_month: 12\n", encoding="utf-8")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         read_inputs_file(path)
-    first, second = sorted(str(told.value).splitlines())
+    first, second = sorted(str(caught.value).splitlines())
     assert first.startswith(f"{path}:2: utilisation: expected less than or equal to 1 (share), found 2")
     assert second == f'{path}:3: horizon_month: unknown key (did you mean "horizon_months"?)'
 
 
-def test_a_file_that_is_no_inputs_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_inputs_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "advise.yaml"
     path.write_text("- 3\n", encoding="utf-8")
     with pytest.raises(UserError, match="expected keys such as calls_per_day and api_model, found list"):
@@ -70,15 +71,15 @@ def test_null_leaves_an_input_out(tmp_path: Path) -> None:
 def test_what_is_given_counts_before_what_was_measured_and_that_before_a_default(tmp_path: Path) -> None:
     shutil.copy(CONTRACTS / "metrics.json", tmp_path / "metrics.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"data": {"train": {"examples": 7}}}), encoding="utf-8")
-    measured = measured_inputs(tmp_path, "gpt-4o", "gpt-4o-mini")
-    case = build_case({**STATED, "completion_tokens": 40.0}, measured)
+    measured, interval = measured_inputs(tmp_path, "gpt-4o", "gpt-4o-mini")
+    case = build_case({**STATED, "completion_tokens": 40.0}, measured, interval)
     assert (case.inputs.completion_tokens, case.inputs.small_accuracy, case.inputs.examples) == (40.0, 0.0, 7)
     assert case.sources["small_accuracy"] == f"measured: 0 of 1 rows ({tmp_path}, tuned)"
     assert case.sources["examples"] == f"counted: training examples of {tmp_path}"
     assert case.sources["error_usd"] == "assumed"
     assert case.sources["api_call_usd"] == "given"
     assert case.accuracy_interval == pytest.approx((0.0, 0.7934506856))
-    assert build_case({**STATED, "small_accuracy": 0.9}, measured).accuracy_interval is None
+    assert build_case({**STATED, "small_accuracy": 0.9}, measured, interval).accuracy_interval is None
 
 
 def test_prices_come_from_the_table_and_say_so() -> None:
@@ -87,7 +88,7 @@ def test_prices_come_from_the_table_and_say_so() -> None:
     assert case.sources["cheap_price_in"].startswith("listed: gpt-4o-mini of OpenAI: genai-prices ")
 
 
-def test_prices_that_are_given_are_taken_and_cached_input_costs_the_same_unless_told() -> None:
+def test_prices_that_are_given_are_taken_and_cached_input_costs_the_same_by_default() -> None:
     given = {"api_price_in": 1.0, "api_price_out": 4.0, "cheap_model": "none"}
     case = build_case(given)
     assert case.inputs.api_price_cached == 1.0
@@ -101,16 +102,11 @@ def test_half_a_price_is_refused() -> None:
         build_case({"api_price_in": 1.0})
 
 
-def test_a_model_that_the_table_lacks_is_told_with_the_flags_instead() -> None:
+def test_a_model_that_the_table_lacks_is_reported_with_the_flags_instead() -> None:
     with pytest.raises(
         UserError, match=r"^cheap_model: gpt-4o-minni: not in the table.*--cheap-price-in.*cheap_call_usd"
     ):
         build_case({"api_call_usd": 0.003, "cheap_model": "gpt-4o-minni"})
-
-
-def test_an_accepted_default_stays_an_assumption() -> None:
-    case = build_case({**STATED, "error_usd": 0.01, "examples": 500}, accepted=frozenset({"error_usd"}))
-    assert (case.sources["error_usd"], case.sources["examples"]) == ("assumed", "given")
 
 
 def test_inputs_that_nothing_rests_on_are_not_listed() -> None:
@@ -125,3 +121,51 @@ def test_every_input_has_a_unit_and_a_meaning_and_a_default_that_is_allowed() ->
         if entry.default is not None:
             assert checked({name: entry.default}, {}) == {name: entry.default}
     assert Inputs().once_usd == 8_550
+
+
+ASKED = [name for name, entry in FIELDS.items() if entry.metadata["asked"]]
+
+
+def answering(answers: dict[str, list[str]]) -> tuple[Callable[[str], str], list[str]]:
+    """Answers by the start of the question; Enter to all others. And the questions, as they came."""
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        for start, left in answers.items():
+            if prompt.lower().startswith(start) and left:
+                return left.pop(0)
+        return ""
+
+    return ask, asked
+
+
+def test_each_question_has_its_unit_and_default_and_enter_takes_it() -> None:
+    ask, asked = answering({})
+    assert ask_inputs(ask, print, {}) == {}, "a default that was not typed stays assumed"
+    assert len(asked) == len(ASKED)
+    assert asked[0] == "Calls a day, the mean of the horizon (calls a day) [10000]: "
+    assert "[none]" in asked[-1]
+
+
+def test_a_default_that_is_typed_is_given_and_none_leaves_an_input_out() -> None:
+    ask, _ = answering({"calls a day": ["10000"], "the most to pay": ["none"]})
+    assert ask_inputs(ask, print, {}) == {"calls_per_day": 10_000}
+
+
+def test_what_is_no_number_is_reported_and_asked_again() -> None:
+    ask, asked = answering({"calls a day": ["many", "-3", "25000"]})
+    said: list[str] = []
+    assert ask_inputs(ask, said.append, {}) == {"calls_per_day": 25_000}
+    assert said == [
+        "expected a number (calls a day), found 'many'",
+        "expected greater than 0 (calls a day), found '-3'",
+    ]
+    assert asked[:3] == [asked[0]] * 3
+
+
+def test_measured_values_are_offered_in_place_of_defaults() -> None:
+    ask, asked = answering({})
+    values = ask_inputs(ask, print, {"small_accuracy": 0.8017})
+    assert any("[0.8017]" in prompt for prompt in asked)
+    assert "small_accuracy" not in values, "what was measured keeps its source"
