@@ -15,8 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toolhone.errors import UserError
-from toolhone.route.calibrate import ISOTONIC_ROWS, Calibrator, fit
-from toolhone.route.reliability import aurc, auroc, reliability
+from toolhone.route.calibrate import ISOTONIC_ROWS, Calibrator, aurc, auroc, fit, reliability
 from toolhone.route.resample import Floats, shares, with_intervals
 
 

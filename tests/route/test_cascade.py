@@ -24,11 +24,9 @@ from toolhone.economics.cost import Price
 from toolhone.errors import UserError
 from toolhone.records import Example, Gold, Message, Prediction, Token, Tool
 from toolhone.route.calibrate import Calibrator
-from toolhone.route.cascade import Cascade, Routed, answer
+from toolhone.route.cascade import Cascade, Decision, DecisionLog, Routed, answer
 from toolhone.route.confidence import FEATURES
-from toolhone.route.day_budget import DayBudget
-from toolhone.route.decision_log import Decision, DecisionLog
-from toolhone.route.large import LargeModel, LargeSettings
+from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings
 from toolhone.route.policy import Goal, Identity, Policy
 
 TOOLS = (
@@ -433,7 +431,7 @@ def test_a_log_has_one_writer(log: DecisionLog) -> None:
 def test_a_line_that_is_no_decision_keeps_the_days_cost_from_being_known(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     path.write_text('{"time": "2026-11-24T01:00:00+00:00"}\n{"time": "2026-11-25T01:00:00+00:00"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"decisions\.jsonl:2: is no decision"):
+    with pytest.raises(UserError, match=r"decisions\.jsonl:2: is not a decision"):
         DecisionLog(path, DAY)
 
 

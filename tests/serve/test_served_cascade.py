@@ -27,7 +27,7 @@ from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, signals
-from toolhone.route.large import LargeSettings
+from toolhone.route.large_model import LargeSettings
 from toolhone.route.policy import Goal, Policy, write_policy
 from toolhone.run_folder import RunFolder
 from toolhone.serve.app import make_app

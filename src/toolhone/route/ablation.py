@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from toolhone.evaluate.compare import SEED
-from toolhone.route.calibrate import fit
+from toolhone.route.calibrate import Reliability, fit, reliability
 from toolhone.route.confidence import FEATURES, Signals
-from toolhone.route.reliability import Reliability, reliability
 from toolhone.route.resample import Floats
 
 FOLDS = 5

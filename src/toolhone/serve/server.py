@@ -12,10 +12,8 @@ from rich.console import Console
 
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
-from toolhone.route.cascade import Cascade
-from toolhone.route.day_budget import DayBudget, utc_day
-from toolhone.route.decision_log import DecisionLog
-from toolhone.route.large import LargeModel, LargeSettings
+from toolhone.route.cascade import Cascade, DecisionLog
+from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings, utc_day
 from toolhone.route.policy import read_policy, refuse_other_model
 from toolhone.run_folder import RunFolder
 from toolhone.serve.app import LOOPBACK, make_app
