@@ -59,7 +59,7 @@ def test_an_empty_key_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert f"--port {port}: cannot be had (Address already in use)" in refused(capsys, "--port", port)
+        assert f"--port {port}: cannot bind (Address already in use)" in refused(capsys, "--port", port)
 
 
 def test_a_missing_package_is_told_with_what_brings_it(

@@ -233,7 +233,7 @@ def test_the_reserved_tool_is_offered_where_the_run_was_trained_with_it(run_fold
     assert reserved_tool(RunFolder(run_folder), QUIET) is None
     run, said = RunFolder(tmp_path), Console(file=io.StringIO())
     assert reserved_tool(run, said) is None
-    assert "is not there: the tool escalate is not offered" in said.file.getvalue()  # type: ignore[attr-defined]
+    assert "is missing: the tool escalate is not offered" in said.file.getvalue()  # type: ignore[attr-defined]
     rows = [
         replace(row, tools=(*row.tools, escalate_tool()))
         for row in read_conversations(RunFolder(run_folder).split("test"))
