@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolhone.route.ablation import GROUPS, Variant, ablation
-from toolhone.route.confidence import FEATURES, Gate, Signals
+from toolhone.route.ablation import ablation
+from toolhone.route.confidence import FEATURES, GROUPS, Gate, Signals
 
 ROWS = 120
 
@@ -25,43 +25,33 @@ RIGHT = np.array([float(n % 4 > 0) for n in range(ROWS)])
 CLUSTERS = [n // 2 for n in range(ROWS)]
 
 
-def found(variants: tuple[Variant, ...]) -> dict[str, Variant]:
-    return {variant.name: variant for variant in variants}
-
-
-def test_the_groups_are_all_features_but_the_model_s_own_escalation() -> None:
-    assert sorted([name for group in GROUPS.values() for name in group] + ["escalated"]) == sorted(FEATURES)
-
-
 def test_the_group_that_knows_ranks_and_the_others_are_chance() -> None:
     random = np.random.default_rng(3)
     knows = (RIGHT * 0.3 + random.uniform(size=ROWS) * 0.5).tolist()
-    made = found(ablation(signals(value_minimum=knows), RIGHT, CLUSTERS, "rows"))
+    made = ablation(signals(value_minimum=knows), RIGHT, CLUSTERS)
     assert list(made) == ["gates", *GROUPS, "all features"]
-    assert made["values"].features == GROUPS["values"]
-    assert made["values"].reliability.auroc["value"] > 0.85
-    assert made["values"].reliability.brier_gain["low"] > 0
-    assert made["all features"].reliability.auroc["value"] == pytest.approx(made["values"].reliability.auroc["value"])
+    assert made["values"].auroc["value"] > 0.85
+    assert made["values"].brier_gain["low"] > 0
+    assert made["all features"].auroc["value"] == pytest.approx(made["values"].auroc["value"])
     # What says nothing is chance to the digit, and its probability the share that is right.
     for name in ("gates", "decision", "names"):
-        assert made[name].reliability.auroc["value"] == 0.5
-        assert made[name].reliability.brier["value"] == pytest.approx(0.1875, abs=0.001)
+        assert made[name].auroc["value"] == 0.5
+        assert made[name].brier["value"] == pytest.approx(0.1875, abs=0.001)
 
 
 def test_gates_count_in_every_variant() -> None:
     gates: list[Gate | None] = ["malformed" if not right and n % 8 else None for n, right in enumerate(RIGHT)]
-    made = found(ablation(signals(gates), RIGHT, CLUSTERS, "rows"))
-    assert {name: one.reliability.auroc["value"] for name, one in made.items()} == dict.fromkeys(made, 0.75)
+    made = ablation(signals(gates), RIGHT, CLUSTERS)
+    assert {name: one.auroc["value"] for name, one in made.items()} == dict.fromkeys(made, 0.75)
 
 
 def test_deferral_is_there_where_an_answer_escalates_and_adds_what_it_knows() -> None:
     random = np.random.default_rng(4)
     knows = (RIGHT * 0.2 + random.uniform(size=ROWS) * 0.8).tolist()
     handed = [not right and n % 8 == 0 for n, right in enumerate(RIGHT)]
-    made = found(ablation(signals(escalated=handed, decision=knows), RIGHT, CLUSTERS, "rows"))
+    made = ablation(signals(escalated=handed, decision=knows), RIGHT, CLUSTERS)
     assert list(made) == ["gates", "deferral", *GROUPS, "all features", "all with deferral"]
-    assert [name for name, one in made.items() if one.deferral] == ["deferral", "all with deferral"]
-    figures = {name: one.reliability.auroc["value"] for name, one in made.items()}
+    figures = {name: one.auroc["value"] for name, one in made.items()}
     assert figures["deferral"] == 0.75
     assert figures["all with deferral"] > max(figures["all features"], figures["deferral"])
 
@@ -72,10 +62,10 @@ def test_a_row_is_judged_by_a_calibrator_that_has_seen_none_of_its_cluster() -> 
     right, clusters = np.repeat(outcomes, ROWS // 12), [n // (ROWS // 12) for n in range(ROWS)]
     own = [name for name in FEATURES if name != "escalated"]
     columns = {name: [float(cluster == n) for cluster in clusters] for n, name in enumerate(own)}
-    held_out = found(ablation(signals(**columns), right, clusters, "rows"))["all features"].reliability
+    held_out = ablation(signals(**columns), right, clusters)["all features"]
     assert held_out.brier_gain["value"] <= 0
     # By clusters of one row each, the same rows give each other away.
-    seen = found(ablation(signals(**columns), right, range(ROWS), "rows"))["all features"].reliability
+    seen = ablation(signals(**columns), right, range(ROWS))["all features"]
     assert seen.brier_gain["value"] > 0.2
 
 
@@ -89,10 +79,8 @@ def test_a_row_is_judged_by_a_calibrator_that_has_seen_none_of_its_cluster() -> 
     ],
 )
 def test_too_few_rows_of_either_kind_give_no_variant(right: np.ndarray, clusters: list[int]) -> None:
-    assert ablation(signals(), right, clusters, "rows") == ()
+    assert ablation(signals(), right, clusters) == {}
 
 
-def test_a_row_without_features_is_an_error() -> None:
-    rows = [Signals(None, False, None), *signals()[1:]]
-    with pytest.raises(ValueError, match="rows: a row has no features"):
-        ablation(rows, RIGHT, CLUSTERS, "rows")
+def test_a_row_without_features_gives_no_variant() -> None:
+    assert ablation([Signals(None, False, None), *signals()[1:]], RIGHT, CLUSTERS) == {}

@@ -46,7 +46,7 @@ def routing_json(routing: Routing) -> dict[str, Any]:
         "certificate": None if routing.certificate is None else asdict(routing.certificate),
         "reliability": asdict(routing.reliability),
         "gates": routing.gates,
-        "ablation": [{"name": one.name, **asdict(one.reliability)} for one in routing.ablation],
+        "ablation": [{"name": name, **asdict(found)} for name, found in routing.ablation.items()],
         "cases": [
             {"errors": one.errors, "assumed": routing.assumed, "point": asdict(one.point), "curve": _curve(one.curve)}
             for one in routing.cases
@@ -91,8 +91,8 @@ def _page(routing: Routing, name: str) -> dict[str, Any]:
         "diagram": _reliability_plot(routing.reliability),
         "gates": [(reason.replace("_", " "), f"{count:,}") for reason, count in routing.gates.items()],
         "ablation": [
-            (one.name, *map(words.number, (one.reliability.auroc, one.reliability.brier, one.reliability.ece)))
-            for one in routing.ablation
+            (name, *map(words.number, (found.auroc, found.brier, found.ece)))
+            for name, found in routing.ablation.items()
         ],
         "guarantee": "None was asked for: the threshold was chosen on the calibration rows, and no risk is certified. "
         "--risk selective --alpha 0.05 would certify one."

@@ -48,24 +48,20 @@ from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
 
 Gate = Literal["malformed", "truncated", "partial", "unknown_tool", "schema_invalid"]
 
-FEATURES: tuple[str, ...] = (
-    "decision",
-    "name_product",
-    "name_minimum",
-    "value_minimum",
-    "value_mean",
-    "value_quantile",
-    "value_margin",
-    "frame_minimum",
-    "arguments",
-    "called",
-    "values_in_prompt",
-    "codes_left",
-    "escalated",
-)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "decision": ("decision",),
+    "names": ("name_product", "name_minimum"),
+    "values": ("value_minimum", "value_mean", "value_quantile", "value_margin"),
+    "frame": ("frame_minimum",),
+    "counts": ("arguments", "called"),
+    "prompt": ("values_in_prompt", "codes_left"),
+}
+"""The features by what they measure, all except `escalated`."""
+
+FEATURES: tuple[str, ...] = (*chain.from_iterable(GROUPS.values()), "escalated")
 """The names of `Signals.features`, in their order."""
 
-_MOST_CODES_LEFT = 3
+_MAX_CODES_LEFT = 3
 
 # What may open a call before its first brace, white space before it included.
 _OPENING = re.compile(r"\s*(?:<tool_call>|<\|python_tag\|>|```[\w+-]*)?[\s\[]*\Z")
@@ -200,7 +196,7 @@ def _codes_left(calls: Sequence[ToolCall], example: Example) -> int:
         return 0
     held = "\n".join(_argument_texts(calls))
     left = sum(not stands_in(code, held, ignore_case=True) for code in codes(example.prompt[-1].content))
-    return min(left, _MOST_CODES_LEFT)
+    return min(left, _MAX_CODES_LEFT)
 
 
 def _argument_texts(calls: Iterable[ToolCall]) -> list[str]:

@@ -20,7 +20,7 @@ from toolhone import __version__
 from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.errors import UserError
 from toolhone.records import FormatName, Score
-from toolhone.route.ablation import Variant, ablation
+from toolhone.route.ablation import ablation
 from toolhone.route.calibrate import Calibrator, Reliability, fit, reliability
 from toolhone.route.confidence import FEATURES
 from toolhone.route.curve import Curve, Outcomes, Point, assumed_large, deferral_curve, operating_point
@@ -43,7 +43,7 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class Routing:
     """All results. `cases` is one if the large model answered the rows, and both extremes of its errors if it is
-    `assumed`. `ablation` is over all rows, by cross-validation; empty if some have no features."""
+    `assumed`. `ablation` has the figures of each variant over all rows."""
 
     policy: Policy
     how_split: str
@@ -57,7 +57,7 @@ class Routing:
     cases: tuple[Case, ...]
     gold: GoldOrigin
     gates: dict[str, int]
-    ablation: tuple[Variant, ...]
+    ablation: dict[str, Reliability]
 
 
 def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: FormatName) -> Routing:
@@ -87,7 +87,7 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
         certificate = _certificate(settings, calibration, held_out, calibrator)
         threshold = None if certificate.certified is None else certificate.certified.threshold
     clustered_by, clusters = clusters_of(split.held_out)
-    first = split.held_out[0]
+    first, every = split.held_out[0], [*split.calibration, *split.held_out]
     return Routing(
         policy=Policy(
             identity=identity,
@@ -114,7 +114,7 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
         ),
         gold=gold_origin(split.held_out),
         gates=_gates(split.held_out),
-        ablation=_ablation([*split.calibration, *split.held_out]),
+        ablation=ablation([row.signals for row in every], _right(every), clusters_of(every)[1]),
     )
 
 
@@ -209,12 +209,6 @@ def _recorded(certificate: Certificate) -> dict[str, object]:
     """What the policy file keeps of a certificate."""
     certified = None if certificate.certified is None else asdict(certificate.certified)
     return {"sentence": certificate.sentence(), "tests": len(certificate.tested), "certified": certified}
-
-
-def _ablation(rows: Sequence[Row]) -> tuple[Variant, ...]:
-    if any(row.signals.features is None for row in rows):
-        return ()
-    return ablation([row.signals for row in rows], _right(rows), clusters_of(rows)[1], "the rows")
 
 
 def _gates(rows: Sequence[Row]) -> dict[str, int]:
