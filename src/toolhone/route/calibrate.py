@@ -3,7 +3,7 @@
 In: the features of scored rows. Out: a `Calibrator`, plain numbers that a policy file holds and a few lines evaluate,
 so that serving needs neither scikit-learn nor a pickle. Then, on rows that did not calibrate it, a `Reliability`:
 AUROC and AURC (ranking), Brier score and expected calibration error (probabilities), with intervals, and the diagram's
-bins.
+bins. The ablation measures what each kind of signal adds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ import numpy as np
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import SEED
 from toolhone.rates import rate
+from toolhone.route.confidence import FEATURES, GROUPS, Signals
 from toolhone.route.resample import Figure, Floats, shares, with_intervals
 
 ISOTONIC_ROWS = 1_000
 """Up to this many rows there is no isotonic curve: on fewer it fits noise."""
 
 BINS = 10
+FOLDS = 5
 _DRAWS = 200
 
 
@@ -126,14 +129,7 @@ class Reliability:
 
 
 def reliability(scores: Floats, probabilities: Floats, right: Floats, clusters: Sequence[Hashable]) -> Reliability:
-    """Measure a confidence.
-
-    Args:
-        scores: [rows], what answers are ranked by.
-        probabilities: [rows], calibrated, from 0 to 1.
-        right: [rows], 1 or 0.
-        clusters: the cluster of each row.
-    """
+    """Measure a confidence: scores that rank answers, and calibrated probabilities. All [rows]; right: 1 or 0."""
     place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     in_bin = (place[:, None] == np.arange(BINS)).astype(np.float64)  # [rows, bins]
     columns = np.column_stack([(probabilities - right) ** 2, right, (probabilities - right)[:, None] * in_bin])
@@ -200,3 +196,50 @@ def aurc(scores: Floats, right: Floats, weights: Floats) -> Floats:
     growth = np.log(np.divide(end, begin, out=np.ones_like(end), where=(begin > 1e-12) & (rows > 0)))
     result: Floats = (density * (end - begin) + (wrong_begin - density * begin) * growth).sum(axis=1)
     return result
+
+
+def ablation(signals: Sequence[Signals], right: Floats, clusters: Sequence[Hashable]) -> dict[str, Reliability]:
+    """Return the figures by variant: gates alone; and with the model's own escalation ("deferral"), with each group of
+    features, with all of them, and with both.
+
+    Empty if a row has no features, or if too few clusters have right or wrong answers to hold out some of both in turn.
+    Variants with deferral are left out if no answer escalates. Scores and probabilities are from cross-validation over
+    whole clusters: a row is scored by a calibrator that has seen no row of its cluster. right: [rows], 1 or 0.
+    """
+    if any(one.features is None for one in signals) or not (folds := _folds(right, clusters)):
+        return {}
+    columns = dict(zip(FEATURES, np.array([one.features for one in signals], dtype=np.float64).T, strict=True))
+    columns["gate"] = np.array([one.gate is not None for one in signals], dtype=np.float64)
+    every = tuple(chain.from_iterable(GROUPS.values()))
+    variants = {"gates": (), "deferral": ("escalated",), **GROUPS, "all features": every}
+    variants["all with deferral"] = (*every, "escalated")
+    found = {}
+    for name, features in variants.items():
+        if "escalated" in features and not columns["escalated"].any():
+            continue
+        used = np.column_stack([columns[key] for key in ("gate", *features)])
+        scores, probabilities = np.empty(len(right)), np.empty(len(right))
+        for training, held_out in folds:
+            calibrator = fit(used[training], right[training], "the rows")
+            rows = used[held_out].tolist()
+            probabilities[held_out] = [calibrator.probability(calibrator.score(row)) for row in rows]
+            # Ranked by the weights alone, about the median of all rows. A fold's intercept and means depend on its
+            # share of right answers, which is higher in training the lower it is among the held-out rows: with them, a
+            # signal without information would rank worse than chance.
+            ranking = replace(calibrator, means=tuple(np.median(used, axis=0).tolist()), intercept=0.0)
+            scores[held_out] = [ranking.score(row) for row in rows]
+        found[name] = reliability(scores, probabilities, right, clusters)
+    return found
+
+
+def _folds(right: Floats, clusters: Sequence[Hashable]) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Training and held-out rows of each fold; none if a fold's training rows would be all right or all wrong."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
+    if len(number) < FOLDS or min(right.sum(), (1 - right).sum()) < FOLDS:
+        return []
+    groups = np.array([number[cluster] for cluster in clusters])
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
+    folds = [(training, held_out) for training, held_out in splitter.split(groups[:, None], right, groups)]
+    return folds if all(0 < right[training].sum() < len(training) for training, _ in folds) else []

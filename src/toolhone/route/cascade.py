@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from toolhone.data.escalation import ESCALATE
 from toolhone.errors import UserError
 from toolhone.jsonl import json_line
 from toolhone.records import Example, Prediction, Tool
-from toolhone.route.confidence import Gate, signals
+from toolhone.route.confidence import signals
 from toolhone.route.large_model import LargeAnswer, LargeModel
 from toolhone.route.policy import Policy
 
@@ -32,40 +32,13 @@ Route = Literal["small", "large", "none"]
 """Whose answer was given. none: the small model escalated and the large one gave no answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A line of the log. `time` is when the request was answered (UTC); `asked_large` counts the calls of the large
-    model, and its tokens and `cost_usd` are those that it may have charged, failed calls included; `cost_usd` is None
-    if no price is known. `fallback` says why the large model was needed but did not answer. `latency_ms` is the whole
-    request's, with its wait; `small_ms` and `large_ms` are the models' own. `texts` is None unless asked for."""
-
-    id: str
-    time: str
-    route: Route
-    confidence: float
-    gate: Gate | None
-    escalated: bool
-    fallback: str | None
-    asked_large: int
-    latency_ms: float
-    small_ms: float
-    large_ms: float
-    prompt_tokens: int
-    completion_tokens: int
-    large_prompt_tokens: int
-    large_completion_tokens: int
-    cost_usd: float | None
-    texts: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        row = asdict(self)
-        if self.texts is None:
-            del row["texts"]
-        return row
-
-
 class DecisionLog:
-    """An open log, for one writer. `spent_usd` is the cost of the lines of `day` (UTC, as 2026-11-25) at opening."""
+    """An open log, for one writer. `spent_usd` is the cost of the lines of `day` (UTC, as 2026-11-25) at opening.
+
+    A line's `time` is when the request was answered (UTC). `asked_large` counts the calls of the large model; its
+    tokens and `cost_usd` are those that it may have charged, failed calls included; `cost_usd` is null if no price is
+    known. `fallback` says why the large model was needed but did not answer. `latency_ms` is the whole request's, with
+    its wait; `small_ms` and `large_ms` are the models' own."""
 
     def __init__(self, path: Path, day: str) -> None:
         """Open the log, and create it if missing.
@@ -80,19 +53,25 @@ class DecisionLog:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with --log") from None
         try:
-            self._hold()
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.spent_usd = self._spent(day)
+        except BlockingIOError:
+            os.close(self._file)
+            raise UserError(
+                f"{path}: another server writes this log; name another with --log (a daily cap counts only the lines "
+                "of its own log)"
+            ) from None
         except BaseException:
             os.close(self._file)
             raise
 
-    def write(self, decision: Decision) -> None:
+    def write(self, decision: dict[str, Any]) -> None:
         """Append a line, whole or not at all.
 
         Raises:
             OSError: if the disk is full or fails.
         """
-        line = json_line(decision.to_json())
+        line = json_line(decision)
         size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
@@ -108,37 +87,26 @@ class DecisionLog:
             os.close(self._file)
         self._file = -1
 
-    def _hold(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.path}: another server writes this log; name another with --log (a daily cap counts only the "
-                "lines of its own log)"
-            ) from None
-
     def _spent(self, day: str) -> float:
-        spent = 0.0
-        end = 0
+        """Sum the day's dollars, and cut off an unfinished last line."""
+        spent, end = 0.0, 0
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     break
                 end += len(line)
-                if day.encode() in line:  # most lines of an old log are of other days
-                    spent += self._cost(line, number, day)
+                if day.encode() not in line:  # most lines of an old log are of other days
+                    continue
+                try:
+                    row = json.loads(line)
+                    spent += float(row["cost_usd"] or 0.0) if row["time"].startswith(day) else 0.0
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise UserError(
+                        f"{self.path}:{number}: is not a decision, so the day's cost is unknown; fix the line, or name "
+                        "another file with --log"
+                    ) from None
         os.ftruncate(self._file, end)
         return spent
-
-    def _cost(self, line: bytes, number: int, day: str) -> float:
-        try:
-            row = json.loads(line)
-            return float(row["cost_usd"] or 0.0) if row["time"].startswith(day) else 0.0
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(
-                f"{self.path}:{number}: is not a decision, so the day's cost is unknown; fix the line, or name another "
-                "file with --log"
-            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,25 +167,31 @@ async def answer(
         # The reserved call is for us: a client that did not offer it cannot use it.
         unusable = found.escalated and not any(tool.name == ESCALATE for tool in example.tools)
         route: Route = "large" if large.completion is not None else "none" if unusable else "small"
-        decision = Decision(
-            id=example.id,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            route=route,
-            confidence=round(confidence, 6),
-            gate=found.gate,
-            escalated=found.escalated,
-            fallback=large.failure,
-            asked_large=large.calls,
-            latency_ms=round((time.perf_counter() - started) * 1000, 3),
-            small_ms=round(small.latency_ms, 3),
-            large_ms=round(large.latency_ms, 3),
-            prompt_tokens=small.prompt_tokens,
-            completion_tokens=small.completion_tokens,
-            large_prompt_tokens=large.prompt_tokens,
-            large_completion_tokens=large.completion_tokens,
-            cost_usd=large.cost_usd if cascade.large.priced else None,
-            texts=_texts(example, small, large) if cascade.log_texts else None,
-        )
+        decision: dict[str, Any] = {
+            "id": example.id,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "route": route,
+            "confidence": round(confidence, 6),
+            "gate": found.gate,
+            "escalated": found.escalated,
+            "fallback": large.failure,
+            "asked_large": large.calls,
+            "latency_ms": round((time.perf_counter() - started) * 1000, 3),
+            "small_ms": round(small.latency_ms, 3),
+            "large_ms": round(large.latency_ms, 3),
+            "prompt_tokens": small.prompt_tokens,
+            "completion_tokens": small.completion_tokens,
+            "large_prompt_tokens": large.prompt_tokens,
+            "large_completion_tokens": large.completion_tokens,
+            "cost_usd": large.cost_usd if cascade.large.priced else None,
+        }
+        if cascade.log_texts:
+            decision["texts"] = {
+                "messages": [message.to_json() for message in example.prompt],
+                "tools": [tool.to_json() for tool in example.tools],
+                "small": small.text,
+                "large": large.completion and large.completion["choices"][0]["message"],
+            }
         try:
             cascade.log.write(decision)
         except OSError as error:
@@ -231,12 +205,3 @@ def _with_reserved(example: Example, reserved: Tool | None) -> Example:
     if reserved is None or not example.tools or any(tool.name == reserved.name for tool in example.tools):
         return example
     return replace(example, tools=(*example.tools, reserved))
-
-
-def _texts(example: Example, small: Prediction, large: LargeAnswer) -> dict[str, Any]:
-    return {
-        "messages": [message.to_json() for message in example.prompt],
-        "tools": [tool.to_json() for tool in example.tools],
-        "small": small.text,
-        "large": large.completion and large.completion["choices"][0]["message"],
-    }

@@ -92,12 +92,9 @@ def signals(prediction: Prediction, example: Example, format: FormatName) -> Sig
     """
     turn = parse_turn(prediction.text, format, prediction.finish_reason)
     alignment = align(prediction)
-    features = None if alignment is None else _features(prediction.text, turn, alignment, example)
-    return Signals(_gate(turn, example), _escalated(turn.calls), features)
-
-
-def _escalated(calls: Iterable[ToolCall]) -> bool:
-    return any(call.name == ESCALATE for call in calls)
+    escalated = any(call.name == ESCALATE for call in turn.calls)
+    features = None if alignment is None else (*_features(prediction.text, turn, alignment, example), float(escalated))
+    return Signals(_gate(turn, example), escalated, features)
 
 
 def _gate(turn: ParsedTurn, example: Example) -> Gate | None:
@@ -112,6 +109,7 @@ def _gate(turn: ParsedTurn, example: Example) -> Gate | None:
 
 
 def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Example) -> tuple[float, ...]:
+    """The features of GROUPS, in their order."""
     tokens = alignment.tokens
     names: list[int] = []
     values: list[int] = []
@@ -143,7 +141,6 @@ def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Exampl
         float(len(turn.calls)),
         _share_in_prompt(turn.calls, example),
         float(_codes_left(turn.calls, example)),
-        float(_escalated(turn.calls)),
     )
 
 

@@ -85,18 +85,9 @@ def deferral_curve(rows: Outcomes) -> Curve:
     names = ("accuracy", "of_oracle", "usd", "of_large")
     at = tuple({"escalation": share, **{name: next(figures) for name in names}} for share in SHARES)
     ones = np.ones(len(rows.scores))
-    return Curve(
-        escalation=grid,
-        accuracy=tuple(figures),
-        random=small["value"] + grid * (large["value"] - small["value"]),
-        oracle=oracle(rows, ones, grid),
-        usd=usd_at(rows, ones, grid),
-        small=small,
-        large=large,
-        apgr=apgr,
-        reach=reach,
-        at=at,
-    )
+    random = small["value"] + grid * (large["value"] - small["value"])
+    best, usd = oracle(rows, ones, grid), usd_at(rows, ones, grid)
+    return Curve(grid, tuple(figures), random, best, usd, small, large, apgr, reach, at)
 
 
 def oracle(rows: Outcomes, weights: Floats, escalation: Floats) -> Floats:

@@ -42,7 +42,7 @@ class DayBudget:
         self, max_usd: float | None, price: Price | None, spent_usd: float = 0.0, today: Callable[[], str] = utc_day
     ) -> None:
         """`spent_usd` was spent today already; without `price` nothing is counted."""
-        self.spent_usd = spent_usd
+        self.spent_usd, self.priced = spent_usd, price is not None
         self._max_usd, self._price, self._today = max_usd, price, today
         self._day = today()
         self._reserved: list[float] = []
@@ -52,10 +52,6 @@ class DayBudget:
         if self._price is None:
             return 0.0
         return call_cost_usd(self._price, prompt_tokens, completion_tokens, cached_tokens)
-
-    @property
-    def priced(self) -> bool:
-        return self._price is not None
 
     def reserve(self, bound_usd: float) -> bool:
         """Reserve the cost of a call's dearest outcome; False if it does not fit."""
@@ -132,20 +128,14 @@ class LargeModel:
         self._limit_key = "max_tokens"
         self._wishes: dict[str, Any] = {"temperature": 0}
         # The retry is ours, so that it is counted and its wait is short.
-        self._client = openai.AsyncOpenAI(
-            api_key=key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
-        )
+        options: dict[str, Any] = {"timeout": settings.timeout_s, "max_retries": 0}
+        self._client = openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **options)
 
     async def close(self) -> None:
         await self._client.close()
 
     async def ask(self, example: Example, answer: LargeAnswer, *, max_tokens: int | None, may_call: bool) -> None:
-        """Ask for the example's turn, and write the result into `answer`.
-
-        Args:
-            max_tokens: the request's limit of the answer, if it sets one.
-            may_call: False if the request forbids tool calls.
-        """
+        """Ask for the example's turn, and write the result into `answer`; see `cascade.answer` for the arguments."""
         request = request_of(example)
         limit = max_tokens or self._settings.max_tokens
         most = most_prompt_tokens(request.messages, request.tools)

@@ -47,10 +47,8 @@ gave them; harmful_keep: kept and wrong where the large model is right, among al
 
 
 class Goal(BaseModel):
-    """What the threshold was chosen for, with the figures that belong to its kind.
-
-    guarantee: `risk` at most `alpha`, except with probability `delta`. budget: at most `budget_usd` for 1,000 calls.
-    escalation: this share of calls is escalated. accuracy: reached on the calibration rows.
+    """What the threshold was chosen for, with the figures of its kind: `risk` at most `alpha`, except with probability
+    `delta`; at most `budget_usd` for 1,000 calls; a share `escalation` of calls; or `accuracy` on the calibration rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

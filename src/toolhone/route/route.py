@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,7 @@ from toolhone import __version__
 from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.errors import UserError
 from toolhone.records import FormatName, Score
-from toolhone.route.ablation import ablation
-from toolhone.route.calibrate import Calibrator, Reliability, fit, reliability
+from toolhone.route.calibrate import Calibrator, Reliability, ablation, fit, reliability
 from toolhone.route.confidence import FEATURES
 from toolhone.route.curve import Curve, Outcomes, Point, assumed_large, deferral_curve, operating_point
 from toolhone.route.policy import Identity, Policy, RouteSettings
@@ -76,9 +75,8 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
             "--large-accuracy, such as --large-accuracy 0.95"
         )
     features, keepable = _features(split.calibration)
-    calibrator = fit(
-        features[keepable], _right(split.calibration)[keepable], f"the {len(split.calibration)} calibration rows"
-    )
+    named = f"the {len(split.calibration)} calibration rows"
+    calibrator = fit(features[keepable], _right(split.calibration)[keepable], named)
     calibration, held_out = (_outcomes(rows, calibrator, settings) for rows in (split.calibration, split.held_out))
     certificate = None
     if settings.risk is None:
@@ -96,7 +94,7 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
             calibrator=calibrator,
             threshold=threshold,
             goal=settings.goal(),
-            certificate=None if certificate is None else _recorded(certificate),
+            certificate=None if certificate is None else certificate.record(),
             rows={"calibration": len(split.calibration), "held_out": len(split.held_out)},
             toolhone=__version__,
         ),
@@ -147,20 +145,17 @@ def _outcomes(rows: Sequence[Row], calibrator: Calibrator, settings: RouteSettin
 
 def _usd(scores: Sequence[Score | None], call: float | None, price_in: float | None, price_out: float | None) -> Floats:
     """The cost of each answer, by its tokens or per call; nan if unknown."""
-    if price_in is not None and price_out is not None:
-        price = Price(price_in, price_in, price_out)
-        costs = [
-            np.nan if score is None else call_cost_usd(price, score.prompt_tokens, score.completion_tokens)
-            for score in scores
-        ]
-        return np.array(costs)
-    return np.full(len(scores), np.nan if call is None else call)
+    if price_in is None or price_out is None:
+        return np.full(len(scores), np.nan if call is None else call)
+    price = Price(price_in, price_in, price_out)
+    cost = [one and call_cost_usd(price, one.prompt_tokens, one.completion_tokens) for one in scores]
+    return np.array(cost, dtype=np.float64)  # None becomes nan
 
 
 def _seconds(scores: Sequence[Score | None], given: float | None) -> Floats:
     if given is not None:
         return np.full(len(scores), given)
-    return np.array([np.nan if score is None else score.latency_ms / 1_000 for score in scores])
+    return np.array([one and one.latency_ms / 1_000 for one in scores], dtype=np.float64)
 
 
 def _probabilities(rows: Outcomes, calibrator: Calibrator) -> Floats:
@@ -203,12 +198,6 @@ def _certificate(
         )
     fitted = replace(calibration, small=_probabilities(calibration, calibrator))
     return certify(fitted, held_out, settings.risk, settings.alpha, settings.delta)
-
-
-def _recorded(certificate: Certificate) -> dict[str, object]:
-    """What the policy file keeps of a certificate."""
-    certified = None if certificate.certified is None else asdict(certificate.certified)
-    return {"sentence": certificate.sentence(), "tests": len(certificate.tested), "certified": certified}
 
 
 def _gates(rows: Sequence[Row]) -> dict[str, int]:

@@ -15,7 +15,8 @@ the calibrator; the tests use other rows and take them for independent draws fro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import bdtr, betaincinv
@@ -123,6 +124,11 @@ class Certificate:
             f"{none}, and more would not help: by the calibration rows the risk is {risk} or more at every threshold."
         )
 
+    def record(self) -> dict[str, Any]:
+        """What the policy file keeps."""
+        certified = None if self.certified is None else asdict(self.certified)
+        return {"sentence": self.sentence(), "tests": len(self.tested), "certified": certified}
+
 
 RISKS: dict[RiskKind, str] = {
     "selective": "wrong among the answers kept",
@@ -161,7 +167,7 @@ def certify(fitted: Outcomes, tested: Outcomes, kind: RiskKind, alpha: float, de
     certified = None
     for threshold in sequence[begin:]:
         counted, lost = (int(one.sum()) for one in _losses(tested, threshold, kind))
-        p_value = _tail(lost, counted, alpha)
+        p_value = float(bdtr(lost, counted, alpha))  # 1 for no rows
         found.append(Tested(threshold, counted, lost, p_value, upper_bound(lost, counted, delta)))
         if p_value > delta:
             break
@@ -176,11 +182,6 @@ def upper_bound(losses: int, rows: int, delta: float) -> float:
     """Clopper and Pearson's upper bound at level delta (1934, Biometrika 26): the risk at which at most these losses
     have a chance of delta."""
     return 1.0 if losses >= rows else float(betaincinv(losses + 1, rows - losses, 1 - delta))
-
-
-def _tail(losses: int, rows: int, risk: float) -> float:
-    """The chance of at most these losses at a risk; 1 for no rows."""
-    return float(bdtr(losses, rows, risk)) if rows else 1.0
 
 
 def _losses(rows: Outcomes, threshold: float, kind: RiskKind) -> tuple[Floats, Floats]:
@@ -205,7 +206,7 @@ def _expected(fitted: Outcomes, threshold: float, kind: RiskKind) -> tuple[float
 
 def _expected_p(rows: float, risk: float, alpha: float) -> float:
     """The p-value of this many rows with losses at this risk."""
-    return _tail(math.floor(rows * risk), math.floor(rows), alpha)
+    return float(bdtr(math.floor(rows * risk), math.floor(rows), alpha))
 
 
 def _rows_needed(share: float, risk: float, alpha: float, delta: float) -> int | None:
