@@ -214,7 +214,7 @@ def test_deferral_is_there_where_an_answer_escalates_and_adds_what_it_knows() ->
     assert figures["all with deferral"] > max(figures["all features"], figures["deferral"])
 
 
-def test_a_row_is_judged_by_a_calibrator_that_has_seen_none_of_its_cluster() -> None:
+def test_a_row_is_scored_by_a_calibrator_that_has_seen_none_of_its_cluster() -> None:
     """Each of twelve clusters has a feature that is its own, and one outcome: whoever had seen it would know that."""
     outcomes = np.random.default_rng(5).permutation([0.0, 1.0, 1.0] * 4)
     right, clusters = np.repeat(outcomes, ROWS // 12), [n // (ROWS // 12) for n in range(ROWS)]

@@ -204,7 +204,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], str, int]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_small_answer_stands_where_the_large_model_fails(fault: str, large: Server, log: DecisionLog) -> None:
+def test_the_small_answer_is_kept_if_the_large_model_fails(fault: str, large: Server, log: DecisionLog) -> None:
     answers, reason, asked = FAULTS[fault]
     large.answers = [answers]
     [routed] = route(log, large.url, CALL, settings={"timeout_s": 0.2 if fault == "hangs" else 5.0})
@@ -214,7 +214,7 @@ def test_the_small_answer_stands_where_the_large_model_fails(fault: str, large: 
     assert (line["route"], line["fallback"], line["asked_large"]) == ("small", reason, asked)
 
 
-def test_nobody_at_the_large_models_address_is_told_as_such(large: Server, log: DecisionLog) -> None:
+def test_no_connection_to_the_large_model_is_reported(large: Server, log: DecisionLog) -> None:
     url = large.url
     large.shutdown()
     large.server_close()
@@ -356,7 +356,7 @@ def test_texts_are_logged_only_where_they_are_asked_for(large: Server, log: Deci
     assert texts["large"]["tool_calls"][0]["function"]["name"] == "order.query"
 
 
-HANDS_OVER = small('<tool_call>\n{"name": "escalate", "arguments": {}}\n</tool_call>')
+ESCALATES = small('<tool_call>\n{"name": "escalate", "arguments": {}}\n</tool_call>')
 
 
 def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: DecisionLog) -> None:
@@ -364,7 +364,7 @@ def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: Decisio
 
     async def ask_small(found: Example) -> Prediction:
         offered.extend(tool.name for tool in found.tools)
-        return HANDS_OVER
+        return ESCALATES
 
     async def once() -> Routed:
         model = LargeModel(LargeSettings("big", large.url), DayBudget(None, None))
@@ -382,11 +382,11 @@ def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: Decisio
 
 
 @pytest.mark.parametrize(("tools", "expected"), [(TOOLS, "none"), ((*TOOLS, escalate_tool()), "small")])
-def test_a_hand_over_to_nobody_is_an_answer_only_for_who_knows_the_tool(
+def test_an_escalation_is_an_answer_only_for_a_client_that_offered_it(
     tools: tuple[Tool, ...], expected: str, large: Server, log: DecisionLog
 ) -> None:
     large.answers = [FAULTS["500"][0]]
-    [routed] = route(log, large.url, HANDS_OVER, asked=example(tools=tools), escalate=escalate_tool())
+    [routed] = route(log, large.url, ESCALATES, asked=example(tools=tools), escalate=escalate_tool())
     assert (routed.route, routed.fallback) == (expected, "status-500")
 
 
@@ -434,12 +434,12 @@ def test_a_line_that_is_no_decision_keeps_the_days_cost_from_being_known(tmp_pat
         DecisionLog(path, DAY)
 
 
-def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         DecisionLog(tmp_path, DAY)
 
 
-def test_a_large_model_without_address_or_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_without_address_or_key_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     budget = DayBudget(None, None)
     with pytest.raises(UserError, match="--large-base-url api: expected an address"):

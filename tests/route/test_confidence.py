@@ -200,7 +200,7 @@ def test_the_runner_up_bounds_what_a_call_s_probability_was(first: Piece, expect
     assert features(signals(predicted(first, (" morning", 0.1)), example(), "hermes"))["decision"] == expected
 
 
-def test_the_decision_of_a_plain_answer_stands_behind_its_thought() -> None:
+def test_the_decision_of_a_plain_answer_comes_after_its_thought() -> None:
     tokens = [("<think>", 0.1), ("hm", 0.1), ("</think>", 0.2), ("\n\n", 0.3), ("Good", 0.7)]
     assert features(signals(predicted(*tokens), example(), "hermes"))["decision"] == 0.7
 
@@ -280,7 +280,7 @@ def test_a_schema_that_is_none_is_named() -> None:
         signals(predicted(*CALL), example(tools=broken), "hermes")
 
 
-def test_the_model_s_own_escalation_is_told() -> None:
+def test_the_model_s_own_escalation_is_a_signal() -> None:
     found = signals(predicted((call(ESCALATE), 0.9)), example(), "hermes")
     assert (found.gate, found.escalated, features(found)["escalated"]) == (None, True, 1)
     # Where the tool was not offered, too.

@@ -56,7 +56,7 @@ def test_a_confidence_that_knows_follows_the_oracle_and_one_that_does_not_the_ra
     knows = deferral_curve(outcomes(small + np.arange(100) / 1000, small, large, small_usd=usd / 50, large_usd=usd))
     assert [figure["value"] for figure in knows.accuracy] == pytest.approx(knows.oracle)
     assert knows.at[1]["of_oracle"]["value"] == pytest.approx(1)
-    # The gap is closed at 20% handed over, and half of it at 10%; below, the curve is a straight line.
+    # The gap is closed at 20% escalated, and half of it at 10%; below, the curve is a straight line.
     assert [one["escalation"]["value"] for one in knows.reach] == pytest.approx([0.1, 0.16, 0.19])
     assert knows.reach[0]["usd"]["value"] == pytest.approx(0.0002 + 0.1 * 0.01)
     assert knows.apgr["value"] == pytest.approx(1 - 0.2 / 2)
@@ -66,7 +66,7 @@ def test_a_confidence_that_knows_follows_the_oracle_and_one_that_does_not_the_ra
     assert [one["escalation"]["value"] for one in blind.reach] == pytest.approx(list(GAPS))
 
 
-def test_dearer_rows_cost_more_when_they_are_handed_over() -> None:
+def test_dearer_rows_cost_more_when_they_are_escalated() -> None:
     large_usd = np.array([0.04, 0.01, 0.01, 0.01, 0.01])
     pair = outcomes(np.arange(5.0), np.zeros(5), np.ones(5), small_usd=0.001, large_usd=large_usd)
     found = deferral_curve(pair)
@@ -132,10 +132,10 @@ def test_each_figure_is_what_counting_gives() -> None:
             "escalation": 0.5,
             "small": 0.5,
             "large": 0.7,
-            # Kept and right 3; handed over and right by the large model: rows 3, 6 and 7.
+            # Kept and right 3; escalated and right by the large model: rows 3, 6 and 7.
             "accuracy": 0.6,
             "random": 0.6,
-            # Three can be mended, and five are handed over: the last two cost nothing.
+            # Three can be fixed, and five are escalated: the last two cost nothing.
             "oracle": 0.8,
             "wrong_kept": 2 / 5,
             "harmful": 0.1,  # row 5

@@ -20,7 +20,7 @@ from toolhone.route.threshold import certify, choose_threshold, upper_bound
 from .conftest import outcomes
 
 # Two answers that cannot be kept, then eight of rising score, of which the lowest three are wrong; all are right when
-# handed over.
+# escalated.
 SCORES = np.array([0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 
 
@@ -35,7 +35,7 @@ def escalated(goal: Goal, **of_pair: float) -> int:
 
 
 @pytest.mark.parametrize(("rate", "rows"), [(0.0, 2), (0.2, 2), (0.3, 3), (0.52, 5), (1.0, 10)])
-def test_a_rate_hands_over_that_share_but_never_less_than_must_be(rate: float, rows: int) -> None:
+def test_a_rate_escalates_that_share_but_never_less_than_must_be(rate: float, rows: int) -> None:
     assert escalated(Goal(kind="escalation", escalation=rate)) == rows
 
 
@@ -44,7 +44,7 @@ def test_a_budget_buys_as_many_calls_as_it_pays_for(dollars: float, rows: int) -
     assert escalated(Goal(kind="budget", budget_usd=dollars)) == rows
 
 
-def test_a_budget_below_what_must_be_spent_is_told() -> None:
+def test_a_budget_below_the_minimum_cost_is_an_error() -> None:
     with pytest.raises(UserError, match=r"--budget 2: 1,000 calls cost \$3 even if"):
         choose_threshold(Goal(kind="budget", budget_usd=2), pair())
 
@@ -59,7 +59,7 @@ def test_an_accuracy_is_reached_with_as_few_as_can_be(accuracy: float, rows: int
     assert escalated(Goal(kind="accuracy", accuracy=accuracy)) == rows
 
 
-def test_an_accuracy_that_is_out_of_reach_is_told_with_what_is_not() -> None:
+def test_an_accuracy_out_of_reach_is_an_error_with_the_most_that_is_reached() -> None:
     large = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=float)
     with pytest.raises(UserError, match=r"the most is 0\.9000, with 40\.0% escalated"):
         choose_threshold(Goal(kind="accuracy", accuracy=0.95), pair(large))
@@ -183,7 +183,7 @@ def test_the_losses_of_each_risk() -> None:
     assert counts == {"selective": (2, 3), "system": (3, 4), "harmful_keep": (1, 4)}
 
 
-def test_too_few_rows_are_told_with_about_how_many_are_needed() -> None:
+def test_too_few_rows_are_reported_with_about_how_many_are_needed() -> None:
     """Without a loss it takes ln(delta) / ln(1 - alpha) rows: 59 at 5% and 5%, a fact that users can check by hand."""
     flawless = outcomes(np.linspace(0.1, 1, 1000), np.ones(1000))
     few = certify(flawless, outcomes(np.linspace(0.1, 1, 58), np.ones(58)), "selective", 0.05, 0.05)

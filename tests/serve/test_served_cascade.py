@@ -185,7 +185,7 @@ def test_every_request_is_answered_once_whatever_befalls_the_large_model(
     engine: Engine, large_engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path
 ) -> None:
     log = tmp_path / "decisions.jsonl"
-    everything = policy.model_copy(update={"threshold": None})  # is handed over
+    everything = policy.model_copy(update={"threshold": None})  # escalated
     asked = QUESTIONS[:4]
     moody: Any = Moody(make_app(large_engine))
     ids: list[str] = []

@@ -33,7 +33,7 @@ _DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """A logistic regression on standardised features and, where it was fitted on enough rows, an isotonic curve on top.
+    """A logistic regression on standardised features and, if fitted on enough rows, an isotonic curve on top.
 
     `knots` are that curve's corners, pairs of score and probability in rising order of score; it is linear between
     them and flat outside. Empty for the logistic regression alone, whose score is the probability.
@@ -70,7 +70,7 @@ def fit(features: Floats, right: Floats, where: str) -> Calibrator:
     Args:
         features: [rows, features].
         right: [rows], 1 or 0.
-        where: what the rows are called in a message.
+        where: name of the rows in a message.
 
     Raises:
         UserError: if all answers are right, or all wrong.

@@ -197,7 +197,7 @@ class Point:
 
 
 def operating_point(rows: Outcomes, kept: Floats) -> Point:
-    """Measure the cascade that keeps the small model's answers where `kept`, [rows], is 1, and escalates the others."""
+    """Measure the cascade that keeps the answers for which `kept`, [rows], is 1, and escalates the others."""
     escalated, wrong = 1 - kept, 1 - rows.small
     columns = np.column_stack(
         [

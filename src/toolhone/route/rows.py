@@ -148,7 +148,7 @@ class GoldOrigin:
             return (
                 f"The gold of {self.rows:,} rows is what {named} answered, which is the large model itself: its "
                 "accuracy on them is 100% by construction, and every figure is agreement with it. How many points the "
-                "cascade is behind it in truth, these rows cannot tell."
+                "cascade is behind it in truth, these rows cannot show."
             )
         more = f"; if that is {large}, it is right on them by construction" if large == ASSUMED else ""
         return f"The gold of {self.rows:,} rows is what {named} answered: the figures are agreement with it{more}."

@@ -109,7 +109,7 @@ class Certificate:
 
     def promise(self) -> str:
         """What the certificate says, in words."""
-        return f"at most {_percent(self.alpha)} {RISKS[self.kind]}, but for a chance of {_percent(self.delta)}"
+        return f"at most {_percent(self.alpha)} {RISKS[self.kind]}, except with probability {_percent(self.delta)}"
 
     def sentence(self) -> str:
         """The answer in words."""
