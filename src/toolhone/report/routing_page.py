@@ -64,7 +64,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
 def _page(routing: Routing, name: str) -> dict[str, Any]:
     """All that the template shows."""
     rows, policy, certificate = routing.policy.rows, routing.policy, routing.certificate
-    callouts = [routing.gold.sentence(routing.large)]
+    callouts = [words.gold_sentence(routing)]
     if certificate is not None and certificate.certified is not None:
         callouts.append(certificate.sentence())
     if routing.assumed:

@@ -50,9 +50,24 @@ def summary_lines(routing: Routing) -> list[str]:
         f"goal: {goal_words(routing)}",
         None if routing.certificate is None else routing.certificate.sentence(),
         *(closeness(routing, case) for case in routing.cases),
-        routing.gold.sentence(routing.large),
+        gold_sentence(routing),
     ]
     return [line for line in lines if line is not None]
+
+
+def gold_sentence(routing: Routing) -> str | None:
+    """Say what follows from gold that a model answered; None if none did."""
+    gold = routing.gold
+    if not gold.models:
+        return None
+    answered = f"The gold of {gold.rows:,} rows is what {', '.join(gold.models)} answered"
+    if gold.is_large:
+        return (
+            f"{answered}, which is the large model itself: its accuracy on them is 100% by construction, and every "
+            "figure is agreement with it. How many points the cascade is behind it in truth, these rows cannot show."
+        )
+    more = f"; if that is {routing.large}, it is right on them by construction" if routing.assumed else ""
+    return f"{answered}: the figures are agreement with it{more}."
 
 
 def goal_words(routing: Routing) -> str:

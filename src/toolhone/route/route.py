@@ -25,7 +25,7 @@ from toolhone.route.confidence import FEATURES
 from toolhone.route.curve import Curve, Outcomes, Point, assumed_large, deferral_curve, operating_point
 from toolhone.route.policy import Identity, Policy, RouteSettings
 from toolhone.route.resample import Floats
-from toolhone.route.rows import ASSUMED, GoldOrigin, Row, RowSplit, clusters_of, gold_origin
+from toolhone.route.rows import GoldOrigin, Row, RowSplit, clusters_of, gold_origin
 from toolhone.route.threshold import Certificate, certify, choose_threshold
 
 
@@ -100,7 +100,7 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
         ),
         how_split=split.how,
         small=first.small.model,
-        large=first.large.model if first.large is not None else ASSUMED,
+        large="the large model" if first.large is None else first.large.model,
         assumed=not answered,
         clustered_by=clustered_by,
         clusters=len(set(clusters)),

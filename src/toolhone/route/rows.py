@@ -22,8 +22,6 @@ from toolhone.evaluate.policy import STRICT
 from toolhone.records import Conversation, FormatName, Score
 from toolhone.route.confidence import Signals, signals
 
-ASSUMED = "the large model"
-"""The name of a large model that did not answer the rows."""
 _SALT = "route"
 
 
@@ -138,20 +136,6 @@ class GoldOrigin:
     models: tuple[str, ...]
     rows: int
     is_large: bool
-
-    def sentence(self, large: str) -> str | None:
-        """What the reader must know of it; None if there is nothing."""
-        if not self.models:
-            return None
-        named = ", ".join(self.models)
-        if self.is_large:
-            return (
-                f"The gold of {self.rows:,} rows is what {named} answered, which is the large model itself: its "
-                "accuracy on them is 100% by construction, and every figure is agreement with it. How many points the "
-                "cascade is behind it in truth, these rows cannot show."
-            )
-        more = f"; if that is {large}, it is right on them by construction" if large == ASSUMED else ""
-        return f"The gold of {self.rows:,} rows is what {named} answered: the figures are agreement with it{more}."
 
 
 def gold_origin(rows: Sequence[Row]) -> GoldOrigin:

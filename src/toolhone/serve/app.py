@@ -30,11 +30,12 @@ from toolhone.serve.request import ApiError, ChatRequest, no_such_model, read_re
 MOST_WAITING = 64
 """Maximum number of requests that wait for their turn; further ones are refused."""
 
-MOST_BYTES = 8 * 2**20
-"""Maximum size of a request's body."""
+MOST_BYTES = 8 * 2**20  # of a request's body
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Names by which only this machine can reach itself."""
+
+_ROUTES = "this server has POST /v1/chat/completions, GET /v1/models and GET /health"
 
 
 class ClientGone(Exception):  # noqa: N818  # a state of the connection, not an error
@@ -228,9 +229,8 @@ async def _error(request: Request, error: Exception) -> Response:
     if isinstance(error, UserError):  # a tool's schema that fails only on an argument of the answer
         error = ApiError(400, str(error), param="tools", code="invalid_tools")
     elif isinstance(error, HTTPException):
-        found = f"Invalid URL ({request.method} {request.url.path}): {error.detail}; this server has POST "
-        routes = "/v1/chat/completions, GET /v1/models and GET /health"
-        error = ApiError(error.status_code, found + routes, code="unknown_url")
+        found = f"Invalid URL ({request.method} {request.url.path}): {error.detail}; {_ROUTES}"
+        error = ApiError(error.status_code, found, code="unknown_url")
     elif not isinstance(error, ApiError):
         error = ApiError(500, "the server failed; its own output says why")
     return _json(error.to_json(), status=error.status)

@@ -89,7 +89,7 @@ def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
         if key in row and not any(_same(row[key], value) for value in values):
             accepted = " or ".join(map(json.dumps, values))
             raise ApiError(400, f"{key}: this server takes {accepted} only: {why}", param=key, code="unsupported")
-    if row.get("model") is None:
+    if "model" not in row:
         raise ApiError(400, f"you must provide a model parameter; this server has {model}", param="model")
     if row["model"] != model:
         raise no_such_model(row["model"], model)
@@ -148,8 +148,8 @@ def _example(row: dict[str, Any], id_: str) -> Example:
         found = read({"id": id_, "messages": _messages(row.get("messages"))}, "messages", tools)
     except RowError as error:
         raise ApiError(400, str(error), param="messages", code=error.rule) from None
-    turn, gold = Message("assistant", ""), Gold("any")
-    return Example(id_, id_, found.messages, turn, gold, found.tools, "the request", None, {})
+    no_turn, no_gold = Message("assistant", ""), Gold("any")
+    return Example(id_, id_, found.messages, no_turn, no_gold, found.tools, "the request", None, {})
 
 
 def _messages(found: Any) -> Any:
