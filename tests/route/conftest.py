@@ -8,14 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toolhone.data.read import turns
 from toolhone.jsonl import write_conversations, write_json, write_jsonl, write_text
 from toolhone.records import Conversation, Example, Message, Prediction, Token, Tool, ToolCall
+from toolhone.route.curve import Outcomes
+from toolhone.route.resample import Floats
 
 _TEXT = {"type": "string"}
 _ORDER = Tool("query_order", "", {"type": "object", "properties": {"order_id": _TEXT}, "required": ["order_id"]})
+
+
+def outcomes(scores: Floats, small: Floats, large: Floats | None = None, **known: float | Floats) -> Outcomes:
+    """Two models on rows of their own; costs and times are nan unless they are given."""
+    count = len(scores)
+    names = ("small_usd", "large_usd", "small_s", "large_s")
+    columns = {name: np.broadcast_to(known.get(name, np.nan), count) for name in names}
+    return Outcomes(scores, small, np.full(count, np.nan) if large is None else large, **columns, clusters=range(count))
 
 
 def call_text(name: str, **arguments: object) -> str:

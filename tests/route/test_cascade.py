@@ -24,11 +24,9 @@ from toolhone.economics.cost import Price
 from toolhone.errors import UserError
 from toolhone.records import Example, Gold, Message, Prediction, Token, Tool
 from toolhone.route.calibrate import Calibrator
-from toolhone.route.cascade import Cascade, Routed, answer
+from toolhone.route.cascade import Cascade, DecisionLog, Routed, answer
 from toolhone.route.confidence import FEATURES
-from toolhone.route.day_budget import DayBudget
-from toolhone.route.decision_log import Decision, DecisionLog
-from toolhone.route.large import LargeModel, LargeSettings
+from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings
 from toolhone.route.policy import Goal, Identity, Policy
 
 TOOLS = (
@@ -175,7 +173,6 @@ def test_an_unsure_answer_gives_way_to_the_large_models_own(large: Server, log: 
 def test_the_contracts_decision_has_what_a_line_of_the_log_has(large: Server, log: DecisionLog, tmp_path: Path) -> None:
     contract = Path(__file__).parents[1] / "fixtures" / "contracts" / "decision.jsonl"
     row = json.loads(contract.read_text(encoding="utf-8"))
-    assert Decision(**row).to_json() == row
     route(log, large.url, CALL)
     assert list(lines(log)[0]) == list(row)
     copy = tmp_path / "copy.jsonl"
@@ -207,7 +204,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], str, int]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_small_answer_stands_where_the_large_model_fails(fault: str, large: Server, log: DecisionLog) -> None:
+def test_the_small_answer_is_kept_if_the_large_model_fails(fault: str, large: Server, log: DecisionLog) -> None:
     answers, reason, asked = FAULTS[fault]
     large.answers = [answers]
     [routed] = route(log, large.url, CALL, settings={"timeout_s": 0.2 if fault == "hangs" else 5.0})
@@ -217,7 +214,7 @@ def test_the_small_answer_stands_where_the_large_model_fails(fault: str, large: 
     assert (line["route"], line["fallback"], line["asked_large"]) == ("small", reason, asked)
 
 
-def test_nobody_at_the_large_models_address_is_told_as_such(large: Server, log: DecisionLog) -> None:
+def test_no_connection_to_the_large_model_is_reported(large: Server, log: DecisionLog) -> None:
     url = large.url
     large.shutdown()
     large.server_close()
@@ -359,7 +356,7 @@ def test_texts_are_logged_only_where_they_are_asked_for(large: Server, log: Deci
     assert texts["large"]["tool_calls"][0]["function"]["name"] == "order.query"
 
 
-HANDS_OVER = small('<tool_call>\n{"name": "escalate", "arguments": {}}\n</tool_call>')
+ESCALATES = small('<tool_call>\n{"name": "escalate", "arguments": {}}\n</tool_call>')
 
 
 def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: DecisionLog) -> None:
@@ -367,7 +364,7 @@ def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: Decisio
 
     async def ask_small(found: Example) -> Prediction:
         offered.extend(tool.name for tool in found.tools)
-        return HANDS_OVER
+        return ESCALATES
 
     async def once() -> Routed:
         model = LargeModel(LargeSettings("big", large.url), DayBudget(None, None))
@@ -385,11 +382,11 @@ def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: Decisio
 
 
 @pytest.mark.parametrize(("tools", "expected"), [(TOOLS, "none"), ((*TOOLS, escalate_tool()), "small")])
-def test_a_hand_over_to_nobody_is_an_answer_only_for_who_knows_the_tool(
+def test_an_escalation_is_an_answer_only_for_a_client_that_offered_it(
     tools: tuple[Tool, ...], expected: str, large: Server, log: DecisionLog
 ) -> None:
     large.answers = [FAULTS["500"][0]]
-    [routed] = route(log, large.url, HANDS_OVER, asked=example(tools=tools), escalate=escalate_tool())
+    [routed] = route(log, large.url, ESCALATES, asked=example(tools=tools), escalate=escalate_tool())
     assert (routed.route, routed.fallback) == (expected, "status-500")
 
 
@@ -433,16 +430,16 @@ def test_a_log_has_one_writer(log: DecisionLog) -> None:
 def test_a_line_that_is_no_decision_keeps_the_days_cost_from_being_known(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     path.write_text('{"time": "2026-11-24T01:00:00+00:00"}\n{"time": "2026-11-25T01:00:00+00:00"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"decisions\.jsonl:2: is no decision"):
+    with pytest.raises(UserError, match=r"decisions\.jsonl:2: is not a decision"):
         DecisionLog(path, DAY)
 
 
-def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         DecisionLog(tmp_path, DAY)
 
 
-def test_a_large_model_without_address_or_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_without_address_or_key_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     budget = DayBudget(None, None)
     with pytest.raises(UserError, match="--large-base-url api: expected an address"):

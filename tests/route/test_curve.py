@@ -1,24 +1,26 @@
-"""The deferral curve against its definitions, and the course's arithmetic."""
+"""The deferral curve and the cascade at one threshold, against their definitions."""
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.route.curve import GAPS, Pair, assumed_large, deferral_curve, gains, oracle
-from toolhone.route.needed import cascade_latency_s, cascade_usd, needed_auroc
+from toolhone.route.curve import GAPS, Outcomes, assumed_large, deferral_curve, gains, operating_point, oracle
 from toolhone.route.resample import Floats
+
+from .conftest import outcomes
 
 Row = tuple[int, bool, bool]
 rows_of_both = st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), min_size=1, max_size=40)
 
 
-def pair_of(rows: list[Row], small_usd: float = 0.0002, large_usd: float = 0.01) -> Pair:
+def pair_of(rows: list[Row], small_usd: float = 0.0002, large_usd: float = 0.01) -> Outcomes:
     scores, small, large = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    count = len(rows)
-    return Pair(scores, small, large, np.full(count, small_usd), np.full(count, large_usd), list(range(count)))
+    return outcomes(scores, small, large, small_usd=small_usd, large_usd=large_usd)
 
 
 @given(rows_of_both)
@@ -51,37 +53,37 @@ def test_between_scores_the_curve_is_what_counting_gives(rows: list[Row]) -> Non
 def test_a_confidence_that_knows_follows_the_oracle_and_one_that_does_not_the_random_line() -> None:
     small = np.array([0.0] * 20 + [1.0] * 80)
     large, usd = np.ones(100), np.full(100, 0.01)
-    knows = deferral_curve(Pair(small + np.arange(100) / 1000, small, large, usd / 50, usd, list(range(100))))
+    knows = deferral_curve(outcomes(small + np.arange(100) / 1000, small, large, small_usd=usd / 50, large_usd=usd))
     assert [figure["value"] for figure in knows.accuracy] == pytest.approx(knows.oracle)
-    assert knows.at[1].of_oracle["value"] == pytest.approx(1)
-    # The gap is closed at 20% handed over, and half of it at 10%; below, the curve is a straight line.
-    assert [one.escalation["value"] for one in knows.reach] == pytest.approx([0.1, 0.16, 0.19])
-    assert knows.reach[0].usd["value"] == pytest.approx(0.0002 + 0.1 * 0.01)
+    assert knows.at[1]["of_oracle"]["value"] == pytest.approx(1)
+    # The gap is closed at 20% escalated, and half of it at 10%; below, the curve is a straight line.
+    assert [one["escalation"]["value"] for one in knows.reach] == pytest.approx([0.1, 0.16, 0.19])
+    assert knows.reach[0]["usd"]["value"] == pytest.approx(0.0002 + 0.1 * 0.01)
     assert knows.apgr["value"] == pytest.approx(1 - 0.2 / 2)
-    blind = deferral_curve(Pair(np.ones(100), small, large, usd / 50, usd, list(range(100))))
+    blind = deferral_curve(outcomes(np.ones(100), small, large, small_usd=usd / 50, large_usd=usd))
     assert [figure["value"] for figure in blind.accuracy] == pytest.approx(blind.random)
     assert blind.apgr["value"] == pytest.approx(0.5)
-    assert [one.escalation["value"] for one in blind.reach] == pytest.approx(list(GAPS))
+    assert [one["escalation"]["value"] for one in blind.reach] == pytest.approx(list(GAPS))
 
 
-def test_dearer_rows_cost_more_when_they_are_handed_over() -> None:
+def test_dearer_rows_cost_more_when_they_are_escalated() -> None:
     large_usd = np.array([0.04, 0.01, 0.01, 0.01, 0.01])
-    pair = Pair(np.arange(5.0), np.zeros(5), np.ones(5), np.full(5, 0.001), large_usd, list(range(5)))
+    pair = outcomes(np.arange(5.0), np.zeros(5), np.ones(5), small_usd=0.001, large_usd=large_usd)
     found = deferral_curve(pair)
     assert found.usd[[0, 20, 40, 100]] == pytest.approx([0.001, 0.009, 0.011, 0.017])
-    assert found.at[2].of_large["value"] == pytest.approx(0.009 / 0.016)
+    assert found.at[2]["of_large"]["value"] == pytest.approx(0.009 / 0.016)
 
 
 def test_a_large_model_that_is_no_better_closes_no_gap() -> None:
     found = deferral_curve(pair_of([(1, True, False), (2, True, True), (3, False, False)]))
     assert found.apgr["value"] is None
-    assert all(one.escalation["value"] is None and one.usd["value"] is None for one in found.reach)
+    assert all(one["escalation"]["value"] is None and one["usd"]["value"] is None for one in found.reach)
 
 
 def test_without_a_price_there_is_a_curve_and_no_cost() -> None:
     pair = pair_of([(1, False, True), (2, True, True), (3, True, True)], small_usd=np.nan)
     found = deferral_curve(pair)
-    assert found.at[0].usd["value"] is None
+    assert found.at[0]["usd"]["value"] is None
     assert np.isnan(found.usd).all()
     assert found.apgr["value"] > 0.5
 
@@ -100,42 +102,77 @@ def test_an_assumed_model_has_the_accuracy_that_is_assumed(right: list[bool], ac
     assert both_wrong == pytest.approx(least)
 
 
-def binormal(auroc: float, overlap: float, rows: int = 200_000) -> Pair:
-    """The course's models, 90% and 95%, with a confidence of this AUROC."""
-    from statistics import NormalDist
-
-    random = np.random.default_rng(9)
+@pytest.mark.parametrize(("overlap", "auroc"), [(0, 0.842), (0.5, 0.902), (1, 0.978)])
+def test_94_percent_with_a_tenth_escalated_takes_this_auroc(overlap: float, auroc: float) -> None:
+    """The course's models, 90% and 95%, with normal scores: 0.84 if errors are independent, 0.98 if they all
+    overlap."""
+    random, rows = np.random.default_rng(9), 200_000
     small = (np.arange(rows) >= rows // 10).astype(float)
     scores = random.normal(size=rows) + small * NormalDist().inv_cdf(auroc) * np.sqrt(2)
     both = assumed_large(small, 0.95)
     large: Floats = (1 - overlap) * both["independent"] + overlap * both["overlapping"]
-    return Pair(scores, small, large, np.full(rows, 0.0002), np.full(rows, 0.01), [0])
+    share, added = gains(outcomes(scores, small, large), np.ones(rows))
+    assert 0.9 + np.interp(0.1, share, added) == pytest.approx(0.94, abs=0.001)
 
 
-class TestTheCoursesTable:
-    """All large: $0.01, 2 s, 95%. Small: $0.0002, 0.1 s, 90%. Said of both, with 90% small: $0.0012, 0.4 s, 94%, and
-    "cost down 85%"."""
+SMALL = np.array([1.0, 1, 1, 1, 1, 0, 0, 0, 0, 0])
+LARGE = np.array([1.0, 1, 1, 1, 0, 1, 1, 1, 0, 0])
+KEPT = np.array([1.0, 1, 1, 0, 0, 1, 0, 0, 1, 0])
 
-    def test_a_cascade_takes_0_3_seconds(self) -> None:
-        assert cascade_latency_s(0.1, 2, 0.1) == pytest.approx(0.3)
 
-    def test_it_saves_88_percent(self) -> None:
-        assert cascade_usd(0.0002, 0.01, 0.1) == pytest.approx(0.0012)
-        assert 1 - cascade_usd(0.0002, 0.01, 0.1) / 0.01 == pytest.approx(0.88)
+def both_models(**known: float) -> Outcomes:
+    return outcomes(np.arange(10.0), SMALL, LARGE, **{"small_usd": 0.001, "large_usd": 0.01, **known})
 
-    def test_94_percent_takes_an_auroc_of_0_84_or_more(self) -> None:
-        """0.84 where the errors are independent, 0.90 half-way to where they overlap fully, 0.98 there."""
-        needed = [needed_auroc(0.90, 0.95, 0.94, 0.1, overlap) for overlap in (0, 0.5, 1)]
-        assert needed == pytest.approx([0.842, 0.902, 0.978], abs=0.001)
 
-    @pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
-    def test_a_confidence_with_that_auroc_does_reach_it(self, overlap: float) -> None:
-        auroc = needed_auroc(0.90, 0.95, 0.94, 0.1, overlap)
-        assert auroc is not None
-        pair = binormal(auroc, overlap)
-        share, added = gains(pair, np.ones(len(pair.scores)))
-        assert 0.9 + np.interp(0.1, share, added) == pytest.approx(0.94, abs=0.001)
+def test_each_figure_is_what_counting_gives() -> None:
+    point = operating_point(both_models(small_s=0.1, large_s=2.0), KEPT)
+    values = {name: getattr(point, name)["value"] for name in point.__slots__}
+    assert values == pytest.approx(
+        {
+            "escalation": 0.5,
+            "small": 0.5,
+            "large": 0.7,
+            # Kept and right 3; escalated and right by the large model: rows 3, 6 and 7.
+            "accuracy": 0.6,
+            "random": 0.6,
+            # Three can be fixed, and five are escalated: the last two cost nothing.
+            "oracle": 0.8,
+            "wrong_kept": 2 / 5,
+            "harmful": 0.1,  # row 5
+            "behind_large": 0.1,
+            "of_oracle": 1 / 3,
+            "small_usd": 0.001,
+            "large_usd": 0.01,
+            "usd": 0.006,
+            "of_large": 0.6,
+            "small_s": 0.1,
+            "large_s": 2.0,
+            "latency_s": 1.1,
+        }
+    )
 
-    def test_some_targets_no_confidence_reaches(self) -> None:
-        assert needed_auroc(0.90, 0.95, 0.96, 0.05, 0) is None  # 5% handed over gain less than 6 points
-        assert needed_auroc(0.90, 0.95, 0.955, 0.1, 1) is None  # the large model's own accuracy is all there is
+
+def test_what_is_not_known_has_no_value() -> None:
+    point = operating_point(both_models(large_usd=np.nan, small_s=0.1), KEPT)
+    assert point.usd["value"] is point.of_large["value"] is point.latency_s["value"] is None
+    assert point.small_usd["value"] == pytest.approx(0.001)
+
+
+def test_nothing_kept_has_no_share_wrong_among_it() -> None:
+    point = operating_point(both_models(), np.zeros(10))
+    assert point.wrong_kept["value"] is None
+    assert point.accuracy["value"] == point.large["value"]
+
+
+def test_a_large_model_that_costs_nothing_divides_nothing() -> None:
+    free = both_models(small_usd=0.0, large_usd=0.0)
+    assert operating_point(free, KEPT).of_large["value"] is None
+    assert deferral_curve(free).at[0]["of_large"]["value"] is None
+
+
+def test_the_point_lies_on_the_curve_where_it_keeps_the_surest() -> None:
+    both = both_models()
+    kept = (both.scores >= 4).astype(float)
+    point, curve = operating_point(both, kept), deferral_curve(both)
+    assert point.accuracy["value"] == pytest.approx(curve.accuracy[40]["value"])
+    assert point.usd["value"] == pytest.approx(curve.usd[40])

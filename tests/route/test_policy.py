@@ -55,17 +55,17 @@ def test_an_answer_is_kept_from_the_threshold_up() -> None:
 
 
 @pytest.mark.parametrize("reason", [{"gate": "malformed"}, {"escalated": True}, {"features": None}])
-def test_what_cannot_be_trusted_is_handed_over_at_any_threshold(reason: dict[str, Any]) -> None:
+def test_what_cannot_be_trusted_is_escalated_at_any_threshold(reason: dict[str, Any]) -> None:
     signals = looks(9.0, **reason)
     assert not policy(threshold=0.0).keeps(signals)
     assert policy().confidence(signals) == policy().score(signals) == 0
 
 
-def test_without_a_threshold_every_call_is_handed_over() -> None:
+def test_without_a_threshold_every_call_is_escalated() -> None:
     assert not policy(threshold=None).keeps(looks(50.0))
 
 
-def test_confidence_is_the_isotonic_curves_and_the_threshold_is_held_against_the_score() -> None:
+def test_confidence_is_the_isotonic_curves_and_the_threshold_is_compared_with_the_score() -> None:
     curved = policy(threshold=0.9, knots=((0.0, 0.2), (1.0, 0.7)))
     assert curved.confidence(looks(0.0)) == pytest.approx(0.45)
     assert curved.confidence(looks(9.0)) < 0.9
@@ -88,7 +88,7 @@ def test_the_contract_reads_and_writes_to_the_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("threshold", "high", r"policy\.json: threshold: .*found 'high'"),
         ("threshold", float("inf"), "Infinity is not JSON"),
@@ -97,15 +97,15 @@ def test_the_contract_reads_and_writes_to_the_byte(tmp_path: Path) -> None:
         ("features", ["decision"], "features: expected decision, "),
     ],
 )
-def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, key: str, value: object, told: str) -> None:
+def test_a_file_that_is_not_a_policy_is_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
     path = tmp_path / "policy.json"
     write_policy(path, policy())
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_policy(path)
 
 
-def test_a_policy_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_policy_is_reported_with_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`toolhone route` makes one"):
         read_policy(tmp_path / "policy.json")
 

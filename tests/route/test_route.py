@@ -43,7 +43,7 @@ def refused(made: Made, *flags: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_the_policy_hands_over_about_what_was_asked_and_the_unsure(make_run: MakeRun) -> None:
+def test_the_policy_escalates_about_what_was_asked_and_the_unsure(make_run: MakeRun) -> None:
     made = make_run()
     found = routed(made, "--escalation", "0.3")
     point = found["cases"][0]["point"]
@@ -62,7 +62,7 @@ def test_the_policy_hands_over_about_what_was_asked_and_the_unsure(make_run: Mak
     assert found["rows"] == {"calibration": len(rows) - len(kept), "held_out": len(kept)}
 
 
-def test_cost_of_the_cascade_is_small_and_the_share_handed_over_of_large(make_run: MakeRun) -> None:
+def test_cost_of_the_cascade_is_small_and_the_escalated_share_of_large(make_run: MakeRun) -> None:
     point = routed(make_run(), "--escalation", "0.3")["cases"][0]["point"]
     assert point["usd"]["value"] == pytest.approx(0.0002 + point["escalation"]["value"] * 0.01)
     assert point["of_large"]["value"] == pytest.approx(point["usd"]["value"] / 0.01)
@@ -79,7 +79,7 @@ def test_no_template_is_on_both_sides_and_rows_added_move_none(make_run: MakeRun
     assert {row.small.id for row in fewer.calibration} <= {row.small.id for row in parts.calibration}
 
 
-def test_a_guarantee_is_told_and_recorded(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_guarantee_is_printed_and_recorded(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_run(wrong=0.1)
     found = routed(made, "--risk", "selective", "--alpha", "0.1")
     assert found["certificate"]["certified"]["upper"] <= 0.1
@@ -88,7 +88,7 @@ def test_a_guarantee_is_told_and_recorded(make_run: MakeRun, capsys: pytest.Capt
     assert "Certified: at most 10% wrong among the answers kept" in capsys.readouterr().out
 
 
-def test_a_guarantee_that_rows_are_too_few_for_hands_over_every_call(
+def test_too_few_rows_for_a_guarantee_escalate_every_call(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = make_run(60)
@@ -104,12 +104,14 @@ def test_risks_of_both_models_are_certified_of_answers_alone(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], risk: str
 ) -> None:
     made = make_run()
-    told = refused(made, "--large-accuracy", "0.9", "--risk", risk, capsys=capsys)
-    assert "cannot be certified of an assumed one" in told
+    message = refused(made, "--large-accuracy", "0.9", "--risk", risk, capsys=capsys)
+    assert "cannot be certified of an assumed one" in message
     assert routed(made, "--risk", risk, "--alpha", "0.3")["certificate"]["certified"] is not None
 
 
-def test_an_assumed_large_model_is_told_so_at_both_ends(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_assumed_large_model_is_reported_at_both_extremes(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = make_run()
     found = routed(made, "--large-accuracy", "0.95", large=False)
     assert [case["errors"] for case in found["cases"]] == ["independent", "overlapping"]
@@ -150,7 +152,9 @@ def test_gold_from_another_model_is_agreement(make_run: MakeRun, capsys: pytest.
     assert "agreement with it" in capsys.readouterr().out
 
 
-def test_predictions_without_log_probabilities_are_told(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_without_log_probabilities_are_refused(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = make_run(logprobs=False)
     assert "have no log-probabilities" in refused(made, "--large", str(made.large), capsys=capsys)
 
@@ -196,10 +200,10 @@ def test_settings_may_stand_in_a_file_and_flags_go_before_it(
     assert found["goal"] == {"kind": "budget", "budget_usd": 5}
     (made.run / "policy.json").unlink()
     config.write_text("large_accuracy: 1.5\nlarge_prize: 1\n")
-    told = refused(made, "--config", str(config), capsys=capsys)
-    assert "route.yaml:1: large_accuracy: " in told
-    assert "route.yaml:2: large_prize: " in told
-    assert "--escalation and" not in told
+    message = refused(made, "--config", str(config), capsys=capsys)
+    assert "route.yaml:1: large_accuracy: " in message
+    assert "route.yaml:2: large_prize: " in message
+    assert "--escalation and" not in message
     assert "--budget and --escalation" in refused(made, "--budget", "1", "--escalation", "0.1", capsys=capsys)
     assert "go together" in refused(made, "--large-price-in", "1", capsys=capsys)
 

@@ -202,14 +202,14 @@ def test_models_are_listed(client: OpenAI) -> None:
         (b"[" * 100_000, "invalid_json"),
     ],
 )
-def test_a_body_that_is_no_request_is_told_in_openais_shape(url: str, body: bytes, code: str | None) -> None:
+def test_a_body_that_is_no_request_is_refused_in_openais_shape(url: str, body: bytes, code: str | None) -> None:
     status, found = raw(url, body)
     assert status == 400
     assert found["error"].keys() == {"message", "type", "param", "code"}
     assert found["error"]["code"] == code
 
 
-def test_routes_that_are_not_there_are_told_in_openais_shape(url: str, client: OpenAI) -> None:
+def test_missing_routes_are_reported_in_openais_shape(url: str, client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="POST /v1/chat/completions"):
         client.embeddings.create(model="small", input="x")
     status, found = raw(url, b"", method="GET")
@@ -280,7 +280,7 @@ def test_the_server_is_alive_while_it_answers_one_request_at_a_time(engine: Engi
     assert gate.most_at_once == 1
 
 
-def test_requests_beyond_those_that_may_wait_are_told_to_come_back(engine: Engine, monkeypatch: Any) -> None:
+def test_requests_beyond_the_queue_limit_are_refused_with_503(engine: Engine, monkeypatch: Any) -> None:
     monkeypatch.setattr(app_module, "MOST_WAITING", 1)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     gate: Any = Gate(engine)
@@ -321,7 +321,7 @@ def test_nothing_is_computed_for_a_client_that_has_gone(engine: Engine, monkeypa
     assert gate.answered == 2
 
 
-def test_a_fault_of_the_servers_own_is_told_in_openais_shape(engine: Engine, monkeypatch: Any) -> None:
+def test_a_fault_of_the_server_is_reported_in_openais_shape(engine: Engine, monkeypatch: Any) -> None:
     class Broken(Gate):
         def answer(self, *_: Any) -> Any:
             raise RuntimeError("a fault")

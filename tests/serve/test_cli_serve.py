@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str, run: str = "runs/no
         ([], "runs/none: is no run folder"),
     ],
 )
-def test_what_cannot_be_served_is_told_at_once(
+def test_what_cannot_be_served_is_reported_at_once(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str], in_workspace: Path
 ) -> None:
     assert message in refused(capsys, *flags)
@@ -56,20 +56,20 @@ def test_an_empty_key_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert "TOOLHONE_API_KEY is not set" in refused(capsys, "--host", "0.0.0.0")
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_reported_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert f"--port {port}: cannot be had (Address already in use)" in refused(capsys, "--port", port)
+        assert f"--port {port}: cannot bind (Address already in use)" in refused(capsys, "--port", port)
 
 
-def test_a_missing_package_is_told_with_what_brings_it(
+def test_a_missing_package_is_reported_with_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert "the package fastapi is not installed; `pip install 'toolhone[serve]'` brings it" in refused(capsys)
 
 
-def test_a_run_is_served_until_it_is_told_to_end(
+def test_a_run_is_served_until_it_is_interrupted(
     run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

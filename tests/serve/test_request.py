@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from served import SYSTEM, TOOLS, WIRE_TOOLS, messages
 
 from toolhone.records import Message
-from toolhone.serve.errors import ApiError
-from toolhone.serve.request import read_request
+from toolhone.serve.request import ApiError, read_request
 
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _KEYS = st.sampled_from(

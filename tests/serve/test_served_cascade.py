@@ -27,7 +27,7 @@ from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, signals
-from toolhone.route.large import LargeSettings
+from toolhone.route.large_model import LargeSettings
 from toolhone.route.policy import Goal, Policy, write_policy
 from toolhone.run_folder import RunFolder
 from toolhone.serve.app import make_app
@@ -185,7 +185,7 @@ def test_every_request_is_answered_once_whatever_befalls_the_large_model(
     engine: Engine, large_engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path
 ) -> None:
     log = tmp_path / "decisions.jsonl"
-    everything = policy.model_copy(update={"threshold": None})  # is handed over
+    everything = policy.model_copy(update={"threshold": None})  # escalated
     asked = QUESTIONS[:4]
     moody: Any = Moody(make_app(large_engine))
     ids: list[str] = []
@@ -233,7 +233,7 @@ def test_the_reserved_tool_is_offered_where_the_run_was_trained_with_it(run_fold
     assert reserved_tool(RunFolder(run_folder), QUIET) is None
     run, said = RunFolder(tmp_path), Console(file=io.StringIO())
     assert reserved_tool(run, said) is None
-    assert "is not there: the tool escalate is not offered" in said.file.getvalue()  # type: ignore[attr-defined]
+    assert "is missing: the tool escalate is not offered" in said.file.getvalue()  # type: ignore[attr-defined]
     rows = [
         replace(row, tools=(*row.tools, escalate_tool()))
         for row in read_conversations(RunFolder(run_folder).split("test"))

@@ -68,11 +68,11 @@ def add_route_commands(commands: Any) -> None:
 
 
 def _route(options: argparse.Namespace) -> int:
-    from toolhone.report.routing_output import summary_lines, write_routing
-    from toolhone.report.routing_table import models_table
+    from toolhone.report.routing_page import write_routing
+    from toolhone.report.routing_text import models_table, summary_lines
+    from toolhone.route.policy import route_settings
     from toolhone.route.route import route
-    from toolhone.route.rows import Parts, read_rows, split_rows
-    from toolhone.route.settings import route_settings
+    from toolhone.route.rows import RowSplit, read_rows, split_rows
 
     console = plain_console()
     settings = route_settings(options.config, {key: getattr(options, key) for key in _SETTINGS})
@@ -97,13 +97,13 @@ def _route(options: argparse.Namespace) -> int:
         shared = {row.small.id for row in calibration} & {row.small.id for row in rows}
         if shared:
             raise UserError(
-                f"--calibration: {len(shared)} rows are held out too, such as {min(shared)}; part them first"
+                f"--calibration: {len(shared)} rows are held out too, such as {min(shared)}; split them first"
             )
         left_out |= more
-        parts = Parts(tuple(calibration), tuple(rows), "each from files of its own")
+        split = RowSplit(tuple(calibration), tuple(rows), "each from files of its own")
     else:
-        parts = split_rows(conversations, rows, settings.calibration_share, named)
-    routing = route(parts, settings, identity, format)
+        split = split_rows(conversations, rows, settings.calibration_share, named)
+    routing = route(split, settings, identity, format)
     write_routing(routing, folder, folder.resolve().name)
     for case in routing.cases:
         console.print(models_table(routing, case))

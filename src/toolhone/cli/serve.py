@@ -87,7 +87,7 @@ def _cascade(options: argparse.Namespace) -> CascadeSettings | None:
             "a price or --max-usd-a-day: needs both --price-in and --price-out, in dollars for a million tokens"
         )
     from toolhone.economics.cost import Price
-    from toolhone.route.large import LargeSettings
+    from toolhone.route.large_model import LargeSettings
     from toolhone.serve.server import CascadeSettings
 
     large = {"timeout_s": options.large_timeout, "max_tokens": options.large_max_tokens}

@@ -1,180 +1,169 @@
-"""route.html: what routing comes to, in one file. Every figure is worded here; the template places it."""
+"""route.html and route.json: the results of `toolhone route`. Figures are worded and placed here; the template lays
+them out. Plots are in percent of their width and height, so that they take any width.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from toolhone.report import routing_wording as wording
-from toolhone.report.numbers import percent
+from toolhone.jsonl import write_json, write_text
+from toolhone.report import routing_text as words
+from toolhone.report.numbers import dollars, percent
 from toolhone.report.pages import html_page
-from toolhone.report.routing_plots import Deferral, Diagram, deferral_plot, reliability_plot
-from toolhone.report.routing_table import HEADINGS, table_rows
-from toolhone.route.guarantee import Certificate
-from toolhone.route.policy import Policy
+from toolhone.report.plots import Tick, ticks
+from toolhone.report.plots import share as place
+from toolhone.route.calibrate import Reliability
+from toolhone.route.curve import Curve, Point
+from toolhone.route.policy import Policy, write_policy
 from toolhone.route.route import Case, Routing
+from toolhone.route.threshold import Certificate
 
-_MOST_TESTS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class CaseView:
-    """One large model: its table, whether the cascade is close to it, the curve and its figures."""
-
-    title: str
-    rows: tuple[tuple[str, ...], ...]
-    closeness: str
-    plot: Deferral
-    apgr: str
-    reach: tuple[tuple[str, str, str], ...]
-    at: tuple[tuple[str, ...], ...]
+_MAX_TESTS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+def write_routing(routing: Routing, folder: Path, name: str) -> None:
+    """Write route.html, route.json and policy.json into a folder; `name` is what the page calls the run."""
+    write_text(folder / "route.html", html_page("route", page=_page(routing, name)))
+    write_json(folder / "route.json", routing_json(routing))
+    write_policy(folder / "policy.json", routing.policy)
+
+
+def routing_json(routing: Routing) -> dict[str, Any]:
+    """Return all figures, with intervals, as numbers; `assumed` marks those that rest on an assumed large model."""
+    return {
+        "small": routing.small,
+        "large": routing.large,
+        "assumed": routing.assumed,
+        "rows": routing.policy.rows,
+        "clustered_by": routing.clustered_by,
+        "clusters": routing.clusters,
+        "gold_source": {"models": list(routing.gold.models), "is_large": routing.gold.is_large},
+        "goal": routing.policy.goal.model_dump(exclude_none=True),
+        "threshold": routing.policy.threshold,
+        "certificate": None if routing.certificate is None else asdict(routing.certificate),
+        "reliability": asdict(routing.reliability),
+        "gates": routing.gates,
+        "ablation": [{"name": name, **asdict(found)} for name, found in routing.ablation.items()],
+        "cases": [
+            {"errors": one.errors, "assumed": routing.assumed, "point": asdict(one.point), "curve": _curve(one.curve)}
+            for one in routing.cases
+        ],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    row = asdict(curve)
+    for key in ("escalation", "random", "oracle", "usd"):
+        row[key] = [None if value != value else value for value in row[key].tolist()]
+    return row
+
+
+def _page(routing: Routing, name: str) -> dict[str, Any]:
     """All that the template shows."""
-
-    name: str
-    verdict: str
-    callouts: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
-    headings: tuple[str, ...]
-    cases: tuple[CaseView, ...]
-    priced: bool
-    confidence: tuple[tuple[str, str, str], ...]
-    diagram: Diagram
-    gates: tuple[tuple[str, str], ...]
-    ablation: tuple[tuple[str, str, str, str], ...]
-    guarantee: str
-    tests: tuple[tuple[str, ...], ...]
-    tests_left_out: int
-    policy: tuple[tuple[str, str], ...]
-    weights: tuple[tuple[str, str, str], ...]
-    clustered_by: str
-
-
-def route_page(routing: Routing, name: str) -> str:
-    """Draw the page."""
-    return html_page("route", page=build_page(routing, name))
-
-
-def build_page(routing: Routing, name: str) -> Page:
-    """Put what was found into the words and the order of the page."""
-    rows, policy = routing.policy.rows, routing.policy
-    callouts = [sentence] if (sentence := routing.gold.sentence(routing.large)) is not None else []
-    if routing.certificate is not None and routing.certificate.certified is not None:
-        callouts.append(routing.certificate.sentence())
+    rows, policy, certificate = routing.policy.rows, routing.policy, routing.certificate
+    callouts = [words.gold_sentence(routing)]
+    if certificate is not None and certificate.certified is not None:
+        callouts.append(certificate.sentence())
     if routing.assumed:
         callouts.append(
-            "No answer of a large model was judged: its accuracy is assumed, and with it every figure marked so. Each "
+            "No answer of a large model was scored: its accuracy is assumed, and with it every figure marked so. Each "
             "is given for errors that are independent of the small model's, and for errors that all lie among them."
         )
-    certificate = routing.certificate
-    tests = () if certificate is None else _tests(certificate)
-    return Page(
-        name=name,
-        verdict=wording.verdict(routing),
-        callouts=tuple(callouts),
-        facts=(
+    tests = _tests(certificate)
+    return {
+        "name": name,
+        "verdict": words.verdict(routing),
+        "callouts": [sentence for sentence in callouts if sentence is not None],
+        "facts": (
             ("Small", routing.small),
             ("Large", routing.large),
-            ("Goal", wording.goal_words(policy.goal)),
-            ("Rows", f"{rows['calibration']:,} calibrate, {rows['held_out']:,} held out, {routing.parts.how}"),
+            ("Goal", words.goal_words(routing)),
+            ("Rows", f"{rows['calibration']:,} calibrate, {rows['held_out']:,} held out, {routing.how_split}"),
             ("Held out", f"{routing.clusters:,} {routing.clustered_by}s"),
         ),
-        headings=HEADINGS,
-        cases=tuple(_case(routing, case) for case in routing.cases),
-        priced=routing.cases[0].point.usd["value"] is not None,
-        confidence=_confidence(routing),
-        diagram=reliability_plot(routing.reliability),
-        gates=tuple((reason.replace("_", " "), f"{count:,}") for reason, count in routing.gates.items()),
-        ablation=tuple(
-            (
-                one.name,
-                wording.number(one.reliability.auroc),
-                wording.number(one.reliability.brier),
-                wording.number(one.reliability.ece),
-            )
-            for one in routing.ablation
-        ),
-        guarantee=_guarantee(routing),
-        tests=tests[-_MOST_TESTS:],
-        tests_left_out=len(tests[:-_MOST_TESTS]),
-        policy=_policy(policy),
-        weights=_weights(policy),
-        clustered_by=routing.clustered_by,
-    )
+        "headings": words.HEADINGS,
+        "cases": [_case(routing, case) for case in routing.cases],
+        "priced": routing.cases[0].point.usd["value"] is not None,
+        "confidence": _confidence(routing.reliability),
+        "diagram": _reliability_plot(routing.reliability),
+        "gates": [(reason.replace("_", " "), f"{count:,}") for reason, count in routing.gates.items()],
+        "ablation": [
+            (name, *map(words.number, (found.auroc, found.brier, found.ece)))
+            for name, found in routing.ablation.items()
+        ],
+        "guarantee": "None was asked for: the threshold was chosen on the calibration rows, and no risk is certified. "
+        "--risk selective --alpha 0.05 would certify one."
+        if certificate is None
+        else certificate.sentence(),
+        "tests": tests[-_MAX_TESTS:],
+        "tests_left_out": len(tests[:-_MAX_TESTS]),
+        "policy": _policy(policy),
+        "weights": _weights(policy),
+        "clustered_by": routing.clustered_by,
+    }
 
 
-def _case(routing: Routing, case: Case) -> CaseView:
+def _case(routing: Routing, case: Case) -> dict[str, Any]:
+    """One large model: its table, whether the cascade is close to it, the curve and its figures."""
     curve = case.curve
-    return CaseView(
-        title=f"Assumed, {wording.ERRORS[case.errors]}" if routing.assumed else f"Measured: {routing.large}",
-        rows=tuple(table_rows(routing, case)),
-        closeness=wording.closeness(routing, case),
-        plot=deferral_plot(curve, case.point),
-        apgr=wording.number(curve.apgr),
-        reach=tuple(
-            (percent(one.gap), wording.share(one.escalation), wording.dollars(one.usd["value"])) for one in curve.reach
-        ),
-        at=tuple(
+    return {
+        "title": f"Assumed, {words.ERRORS[case.errors]}" if routing.assumed else f"Measured: {routing.large}",
+        "rows": words.table_rows(routing, case),
+        "closeness": words.closeness(routing, case),
+        "plot": _deferral_plot(curve, case.point),
+        "apgr": words.number(curve.apgr),
+        "reach": [
+            (percent(one["gap"]), words.share(one["escalation"]), words.dollars(one["usd"])) for one in curve.reach
+        ],
+        "at": [
             (
-                percent(one.escalation),
-                wording.share(one.accuracy),
-                wording.share(one.of_oracle),
-                wording.dollars(one.usd["value"]),
-                percent(one.of_large["value"]),
+                percent(one["escalation"]),
+                words.share(one["accuracy"]),
+                words.share(one["of_oracle"]),
+                words.dollars(one["usd"]),
+                percent(one["of_large"]["value"]),
             )
             for one in curve.at
-        ),
+        ],
+    }
+
+
+def _confidence(found: Reliability) -> tuple[tuple[str, str, str], ...]:
+    number = words.number
+    constant = (
+        f"Squared error of the probability; the best constant has {number(found.brier_constant)}, which is more by"
     )
-
-
-def _confidence(routing: Routing) -> tuple[tuple[str, str, str], ...]:
-    found = routing.reliability
     return (
-        ("AUROC", wording.number(found.auroc), "The chance that a right answer looks surer than a wrong one."),
-        (
-            "Brier score",
-            wording.number(found.brier),
-            f"Squared error of the probability; the best constant has {wording.number(found.brier_constant)}, which is "
-            f"more by {wording.number(found.brier_gain)}.",
-        ),
+        ("AUROC", number(found.auroc), "The chance that a right answer looks surer than a wrong one."),
+        ("Brier score", number(found.brier), f"{constant} {number(found.brier_gain)}."),
         (
             "ECE",
-            wording.number(found.ece),
-            "How far the probability is off, on average over ten bins. One that were never off would show about "
-            f"{found.ece_by_chance:.3f} on so many rows, by chance.",
+            number(found.ece),
+            "How far the probability is off, on average over ten bins. A perfect one would show about "
+            f"{found.ece_by_chance:.3f} on this number of rows, by chance.",
         ),
-        ("AURC", wording.number(found.aurc), "Share wrong among answers kept, averaged over how many are kept."),
+        ("AURC", number(found.aurc), "Share wrong among answers kept, averaged over how many are kept."),
     )
 
 
-def _guarantee(routing: Routing) -> str:
-    if routing.certificate is None:
-        return (
-            "None was asked for: the threshold was chosen on the calibration rows, and no risk is certified. "
-            "--risk selective --alpha 0.05 would certify one."
-        )
-    return routing.certificate.sentence()
-
-
-def _tests(certificate: Certificate) -> tuple[tuple[str, ...], ...]:
-    return tuple(
+def _tests(certificate: Certificate | None) -> list[tuple[str, ...]]:
+    if certificate is None:
+        return []
+    return [
         (
-            f"{one.threshold:.4f}",
-            f"{one.rows:,}",
-            f"{one.losses:,}",
-            f"{one.p_value:.3g}",
-            percent(one.upper),
+            *(f"{one.threshold:.4f}", f"{one.rows:,}", f"{one.losses:,}", f"{one.p_value:.3g}", percent(one.upper)),
             "certified" if one.p_value <= certificate.delta else "not certified",
         )
         for one in certificate.tested
-    )
+    ]
 
 
 def _policy(policy: Policy) -> tuple[tuple[str, str], ...]:
     identity = policy.identity
-    kept = "none: every call is handed over" if policy.threshold is None else f"score of {policy.threshold:.4f} or more"
+    kept = "none: every call is escalated" if policy.threshold is None else f"score of {policy.threshold:.4f} or more"
     return (
         ("Kept", kept),
         ("Model", identity.model),
@@ -186,8 +175,68 @@ def _policy(policy: Policy) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _weights(policy: Policy) -> tuple[tuple[str, str, str], ...]:
-    """Each feature with its mean and its weight a standard deviation, the heaviest first."""
+def _weights(policy: Policy) -> list[tuple[str, str, str]]:
+    """Each feature with its mean and its weight per standard deviation, the heaviest first."""
     calibrator = policy.calibrator
     parts = sorted(zip(policy.features, calibrator.means, calibrator.weights, strict=True), key=lambda p: -abs(p[2]))
-    return tuple((name.replace("_", " "), f"{mean:.3f}", f"{weight:+.2f}") for name, mean, weight in parts)
+    return [(name.replace("_", " "), f"{mean:.3f}", f"{weight:+.2f}") for name, mean, weight in parts]
+
+
+def _deferral_plot(curve: Curve, point: Point) -> dict[str, Any]:
+    """Place the deferral curve and the policy on it. Lines are the points of an SVG polyline; `band` is the cascade's
+    interval, empty if it has none. `costs` are costs of a call under the x axis, empty without prices."""
+    values = [figure["value"] for figure in curve.accuracy]
+    lows, highs = ([_end(figure, end) for figure in curve.accuracy] for end in ("low", "high"))
+    lowest = min(*lows, *curve.random, *values, point.accuracy["value"])
+    marks = ticks(lowest, min(1.0, max(*highs, *curve.oracle)), 5)
+
+    def up(value: float) -> float:
+        return round(100 - place(value, marks[0], marks[-1]), 2)
+
+    def line(heights: Iterable[float]) -> str:
+        return " ".join(f"{100 * x:g},{up(y)}" for x, y in zip(curve.escalation.tolist(), heights, strict=True))
+
+    escalated, right = point.escalation["value"], point.accuracy
+    shares = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    usd = [float(curve.usd[round(one * (len(curve.usd) - 1))]) for one in shares]
+    return {
+        "cascade": line(values),
+        "band": f"{line(highs)} {' '.join(reversed(line(lows).split()))}" if lows != highs else "",
+        "random": line(curve.random.tolist()),
+        "oracle": line(curve.oracle.tolist()),
+        "point": {
+            "x": round(100 * escalated, 2),
+            "y": up(right["value"]),
+            "top": up(_end(right, "high")),
+            "bottom": up(_end(right, "low")),
+            "size": 5,
+            "title": f"the policy: {percent(escalated)} escalated, {words.share(right)} right",
+        },
+        "x_ticks": [Tick(100 * one, f"{100 * one:.0f}%") for one in shares],
+        "y_ticks": [Tick(up(one), f"{100 * one:g}%") for one in marks if one <= 1 + 1e-9],
+        "costs": [Tick(100 * one, dollars(cost)) for one, cost in zip(shares, usd, strict=True) if cost == cost],
+    }
+
+
+def _end(figure: dict[str, Any], end: str) -> float:
+    """An end of a figure's interval; the figure itself if it has none."""
+    value: float = figure["value"] if figure[end] is None else figure[end]
+    return value
+
+
+def _reliability_plot(found: Reliability) -> dict[str, Any]:
+    """Place the bins that hold rows; a mark's area grows with its rows."""
+    most = max(one["denominator"] for one in found.bins)
+    marks = [
+        {
+            "x": round(100 * one["probability"], 2),
+            **{
+                key: round(100 - 100 * one[end], 2) for key, end in (("y", "value"), ("top", "high"), ("bottom", "low"))
+            },
+            "size": round(3 + 6 * (one["denominator"] / most) ** 0.5, 1),
+            "title": f"confidence {percent(one['probability'])}: {words.share(one)} right, {one['numerator']:,} of "
+            f"{one['denominator']:,}",
+        }
+        for one in found.bins
+    ]
+    return {"marks": marks, "ticks": [Tick(100 * value, f"{100 * value:.0f}%") for value in (0, 0.25, 0.5, 0.75, 1)]}

@@ -1,30 +1,118 @@
-"""The cascade: the small model answers first, and the policy says whether its answer stands or the large one is asked.
+"""The cascade: the small model answers first, and the policy keeps its answer or escalates to the large model.
 
-In: an example, and how the small model is asked. Out: whose answer it is, and a line in the decision log. Where the
-large model gives no answer the small one's stands, so that every request is answered.
+In: an example, and how the small model is asked. Out: whose answer the request gets, and a line in the decision log. If
+the large model gives no answer the small one's is kept, so that every request is answered.
+
+The log is a JSON line for each request. The present day's dollars are summed from it, so a cap outlives a restart. One
+process writes it, and a line that a crash cut short is removed when the next process opens it.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from toolhone.data.escalation import ESCALATE
+from toolhone.errors import UserError
+from toolhone.jsonl import json_line
 from toolhone.records import Example, Prediction, Tool
 from toolhone.route.confidence import signals
-from toolhone.route.decision_log import Decision, DecisionLog, Route
-from toolhone.route.large import LargeAnswer, LargeModel
+from toolhone.route.large_model import LargeAnswer, LargeModel
 from toolhone.route.policy import Policy
+
+Route = Literal["small", "large", "none"]
+"""Whose answer was given. none: the small model escalated and the large one gave no answer."""
+
+
+class DecisionLog:
+    """An open log, for one writer. `spent_usd` is the cost of the lines of `day` (UTC, as 2026-11-25) at opening.
+
+    A line's `time` is when the request was answered (UTC). `asked_large` counts the calls of the large model; its
+    tokens and `cost_usd` are those that it may have charged, failed calls included; `cost_usd` is null if no price is
+    known. `fallback` says why the large model was needed but did not answer. `latency_ms` is the whole request's, with
+    its wait; `small_ms` and `large_ms` are the models' own."""
+
+    def __init__(self, path: Path, day: str) -> None:
+        """Open the log, and create it if missing.
+
+        Raises:
+            UserError: if it cannot be written, another process writes it, or a line is not a decision.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with --log") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.spent_usd = self._spent(day)
+        except BlockingIOError:
+            os.close(self._file)
+            raise UserError(
+                f"{path}: another server writes this log; name another with --log (a daily cap counts only the lines "
+                "of its own log)"
+            ) from None
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def write(self, decision: dict[str, Any]) -> None:
+        """Append a line, whole or not at all.
+
+        Raises:
+            OSError: if the disk is full or fails.
+        """
+        line = json_line(decision)
+        size = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                raise OSError(f"{self.path}: the disk took {written} of {len(line)} bytes")
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+
+    def close(self) -> None:
+        """Close the file, if it is open."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def _spent(self, day: str) -> float:
+        """Sum the day's dollars, and cut off an unfinished last line."""
+        spent, end = 0.0, 0
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                if day.encode() not in line:  # most lines of an old log are of other days
+                    continue
+                try:
+                    row = json.loads(line)
+                    spent += float(row["cost_usd"] or 0.0) if row["time"].startswith(day) else 0.0
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise UserError(
+                        f"{self.path}:{number}: is not a decision, so the day's cost is unknown; fix the line, or name "
+                        "another file with --log"
+                    ) from None
+        os.ftruncate(self._file, end)
+        return spent
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """What a cascade is made of. `escalate` is the reserved tool, where the small model was trained with it: it is
-    offered beside the tools of each request. `log_texts`: what was asked and said goes into the log."""
+    """The parts of a cascade. `escalate` is the reserved tool, if the small model was trained with it: it is offered
+    beside the tools of each request. `log_texts` writes prompts and answers into the log."""
 
     policy: Policy
     large: LargeModel
@@ -35,8 +123,8 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Whose answer a request gets. `small` was always made; `completion` is the large model's answer in OpenAI's shape,
-    where the route is large. `fallback` says why the large one, though asked for, did not answer."""
+    """Whose answer a request gets. `completion` is the large model's answer in OpenAI's shape, if the route is large.
+    `fallback` says why the large model was needed but did not answer."""
 
     route: Route
     confidence: float
@@ -58,11 +146,11 @@ async def answer(
     Args:
         example: the request; its id is the decision's.
         ask_small: gives the small model's answer.
-        max_tokens: the limit of an answer, where the request sets one.
-        may_call: False where the request says that no tool is to be called.
+        max_tokens: the request's limit of an answer, if it sets one.
+        may_call: False if the request forbids tool calls.
 
     Raises:
-        UserError: where a called tool's `parameters` are no usable JSON Schema.
+        UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
     started = time.perf_counter()
     offered = _with_reserved(example, cascade.escalate)
@@ -76,47 +164,44 @@ async def answer(
             large.failure = "interrupted"
             await cascade.large.ask(example, large, max_tokens=max_tokens, may_call=may_call)
     finally:
-        # The reserved call is for us: who did not offer it could do nothing with it.
-        handed_over = found.escalated and not any(tool.name == ESCALATE for tool in example.tools)
-        route: Route = "large" if large.completion is not None else "none" if handed_over else "small"
-        decision = Decision(
-            id=example.id,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            route=route,
-            confidence=round(confidence, 6),
-            gate=found.gate,
-            escalated=found.escalated,
-            fallback=large.failure,
-            asked_large=large.calls,
-            latency_ms=round((time.perf_counter() - started) * 1000, 3),
-            small_ms=round(small.latency_ms, 3),
-            large_ms=round(large.latency_ms, 3),
-            prompt_tokens=small.prompt_tokens,
-            completion_tokens=small.completion_tokens,
-            large_prompt_tokens=large.prompt_tokens,
-            large_completion_tokens=large.completion_tokens,
-            cost_usd=large.cost_usd if cascade.large.priced else None,
-            texts=_texts(example, small, large) if cascade.log_texts else None,
-        )
+        # The reserved call is for us: a client that did not offer it cannot use it.
+        unusable = found.escalated and not any(tool.name == ESCALATE for tool in example.tools)
+        route: Route = "large" if large.completion is not None else "none" if unusable else "small"
+        decision: dict[str, Any] = {
+            "id": example.id,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "route": route,
+            "confidence": round(confidence, 6),
+            "gate": found.gate,
+            "escalated": found.escalated,
+            "fallback": large.failure,
+            "asked_large": large.calls,
+            "latency_ms": round((time.perf_counter() - started) * 1000, 3),
+            "small_ms": round(small.latency_ms, 3),
+            "large_ms": round(large.latency_ms, 3),
+            "prompt_tokens": small.prompt_tokens,
+            "completion_tokens": small.completion_tokens,
+            "large_prompt_tokens": large.prompt_tokens,
+            "large_completion_tokens": large.completion_tokens,
+            "cost_usd": large.cost_usd if cascade.large.priced else None,
+        }
+        if cascade.log_texts:
+            decision["texts"] = {
+                "messages": [message.to_json() for message in example.prompt],
+                "tools": [tool.to_json() for tool in example.tools],
+                "small": small.text,
+                "large": large.completion and large.completion["choices"][0]["message"],
+            }
         try:
             cascade.log.write(decision)
         except OSError as error:
-            # The client has its answer all the same.
+            # The client gets its answer nevertheless.
             print(f"{cascade.log.path}: the decision {example.id} is not logged: {error}", file=sys.stderr)
     return Routed(route, confidence, large.failure, small, large.completion)
 
 
 def _with_reserved(example: Example, reserved: Tool | None) -> Example:
-    """The example with the reserved tool beside its own, where it has any and not that one."""
+    """Add the reserved tool to the example's own, if it has any and not that one."""
     if reserved is None or not example.tools or any(tool.name == reserved.name for tool in example.tools):
         return example
     return replace(example, tools=(*example.tools, reserved))
-
-
-def _texts(example: Example, small: Prediction, large: LargeAnswer) -> dict[str, Any]:
-    return {
-        "messages": [message.to_json() for message in example.prompt],
-        "tools": [tool.to_json() for tool in example.tools],
-        "small": small.text,
-        "large": large.completion and large.completion["choices"][0]["message"],
-    }

@@ -1,42 +1,39 @@
 """How sure a model's answer looks, from the one greedy pass that made it.
 
-In: a prediction, and the example that it answers, of which the prompt and the tools are looked at and never the gold.
-Out: a hard gate, where there is a reason to hand over whatever the probabilities say; whether the model itself called
-`escalate`; and the features, numbers that a calibrator makes a probability of. No model is asked again.
+In: a prediction and its example, of which the prompt and the tools are read and never the gold. Out: a hard gate, if
+there is a reason to escalate whatever the probabilities say; whether the model itself called `escalate`; and the
+features, numbers that a calibrator turns into a probability. No model is asked again.
 
-A token's probability is that under the model's raw distribution. The tokens of a name, of a value or of what opens a
-call are those that share a byte with it (`alignment.py`, `chat/spans.py`). A string is taken with its closing quote and
-a number with the character after it, since the token there says that it goes on no further.
+A token's probability is that under the model's raw distribution. The tokens of a stretch of text are those that share a
+byte with it. A string includes its closing quote and a number the character after it, since that token decides that the
+value ends there. The features, in their order; all except the four counts are from 0 to 1:
 
-The features, in their order; all but the four counts are shares or probabilities, from 0 to 1:
-
-decision: that a call is made rather than text written, the product over the tokens that open the first call. Of a plain
-    answer that no call is opened, as far as its first token tells: that token's own probability, or 1 less that of its
-    runner-up if that is more, since what opens a call can be no likelier than the runner-up.
+decision: probability that a call is made rather than text written, the product over the tokens that open the first
+    call. For a plain answer, the probability that no call opens, as far as its first token shows: that token's own
+    probability, or 1 minus that of its runner-up if that is more, since an opening is no likelier than the runner-up.
 name_product, name_minimum: over the tokens of the names of all calls.
 value_minimum, value_mean, value_quantile (a tenth, linear), value_margin: over the tokens of the values of all
-    arguments. The margin is the least difference to the runner-up; where that was not told, the least that it can be,
-    2p - 1 or 0, since the runner-up has at most what is left.
-frame_minimum: over all other tokens from the first call on: keys and brackets, what opens a further call, and the end
-    of the turn, by which no further call is made.
-arguments, called: how many arguments are given, and calls made (counts).
-values_in_prompt: the share of the texts among argument values that stand in the messages before the turn.
-codes_left: how many numbers, codes and addresses in the user's last message stand in no argument (a count, at most 3,
-    so that a pasted list does not outweigh all else).
-escalated: 1 where the model called `escalate`.
+    arguments. The margin is the least difference to the runner-up. If the runner-up is unknown, it is the least
+    possible, 2p - 1 or 0.
+frame_minimum: over all other tokens from the first call on: keys, brackets, what opens a further call, the end of turn.
+arguments, called: number of arguments given and of calls made (counts).
+values_in_prompt: share of the texts among argument values that appear in the messages before the turn.
+codes_left: number of numbers, codes and addresses in the user's last message that appear in no argument (a count, at
+    most 3, so that a pasted list does not outweigh all else).
+escalated: 1 if the model called `escalate`.
 
-What there is none of is neutral: 1 for a probability and for the share of values, 0 for a count. So a call without
-arguments has 1 as its four value features, and a plain answer has 1 for names, values and frame, whatever its wording,
-and 0 for codes_left: only its first token can be wrong.
+What is absent is neutral: 1 for a probability and for values_in_prompt, 0 for a count. So a plain answer has 1 for
+names, values and frame, whatever its wording, and 0 for codes_left: only its first token can be wrong.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Literal
 
 import numpy as np
@@ -47,28 +44,23 @@ from toolhone.data.values import codes, leaves, stands_in
 from toolhone.evaluate.schema import arguments_valid
 from toolhone.formats.call_json import Span, call_spans, skip_space
 from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
-from toolhone.route.alignment import Alignment, align
 
 Gate = Literal["malformed", "truncated", "partial", "unknown_tool", "schema_invalid"]
 
-FEATURES: tuple[str, ...] = (
-    "decision",
-    "name_product",
-    "name_minimum",
-    "value_minimum",
-    "value_mean",
-    "value_quantile",
-    "value_margin",
-    "frame_minimum",
-    "arguments",
-    "called",
-    "values_in_prompt",
-    "codes_left",
-    "escalated",
-)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "decision": ("decision",),
+    "names": ("name_product", "name_minimum"),
+    "values": ("value_minimum", "value_mean", "value_quantile", "value_margin"),
+    "frame": ("frame_minimum",),
+    "counts": ("arguments", "called"),
+    "prompt": ("values_in_prompt", "codes_left"),
+}
+"""The features by what they measure, all except `escalated`."""
+
+FEATURES: tuple[str, ...] = (*chain.from_iterable(GROUPS.values()), "escalated")
 """The names of `Signals.features`, in their order."""
 
-_MOST_CODES_LEFT = 3
+_MAX_CODES_LEFT = 3
 
 # What may open a call before its first brace, white space before it included.
 _OPENING = re.compile(r"\s*(?:<tool_call>|<\|python_tag\|>|```[\w+-]*)?[\s\[]*\Z")
@@ -77,29 +69,31 @@ _LONGEST_OPENING = 64
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What an answer says of itself. `gate` is a reason to hand over, whatever the confidence; `escalated`: the model
-    itself called `escalate`; `features` stand in the order of FEATURES, and are None where the prediction has no
-    log-probabilities, as with an endpoint that tells none: then there are the gates alone."""
+    """What an answer shows about itself. `gate` is a reason to escalate, whatever the confidence; `escalated`: the
+    model itself called `escalate`; `features` are in the order of FEATURES, and None if the prediction has no
+    log-probabilities, as from some endpoints."""
 
     gate: Gate | None
     escalated: bool
     features: tuple[float, ...] | None
 
+    @property
+    def keepable(self) -> bool:
+        """Whether a policy may keep the answer at all."""
+        return self.gate is None and not self.escalated
+
 
 def signals(prediction: Prediction, example: Example, format: FormatName) -> Signals:
-    """The signals of an answer. The example's gold is not looked at.
+    """Return the signals of an answer, without reading the example's gold.
 
     Raises:
-        UserError: where a called tool's `parameters` are no usable JSON Schema.
+        UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
     turn = parse_turn(prediction.text, format, prediction.finish_reason)
     alignment = align(prediction)
-    features = None if alignment is None else _features(prediction.text, turn, alignment, example)
-    return Signals(_gate(turn, example), _escalated(turn.calls), features)
-
-
-def _escalated(calls: Iterable[ToolCall]) -> bool:
-    return any(call.name == ESCALATE for call in calls)
+    escalated = any(call.name == ESCALATE for call in turn.calls)
+    features = None if alignment is None else (*_features(prediction.text, turn, alignment, example), float(escalated))
+    return Signals(_gate(turn, example), escalated, features)
 
 
 def _gate(turn: ParsedTurn, example: Example) -> Gate | None:
@@ -114,6 +108,7 @@ def _gate(turn: ParsedTurn, example: Example) -> Gate | None:
 
 
 def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Example) -> tuple[float, ...]:
+    """The features of GROUPS, in their order."""
     tokens = alignment.tokens
     names: list[int] = []
     values: list[int] = []
@@ -145,13 +140,12 @@ def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Exampl
         float(len(turn.calls)),
         _share_in_prompt(turn.calls, example),
         float(_codes_left(turn.calls, example)),
-        float(_escalated(turn.calls)),
     )
 
 
 def _decided(text: str, span: Span) -> Span:
-    """The characters whose tokens decide a value: a string's up to its closing quote, and of a number or a word the one
-    behind it too."""
+    """The characters whose tokens decide a value: a string up to its closing quote, a number or a word with the
+    character after it."""
     start, end = span
     if text[start] == '"':
         return start + 1, end
@@ -159,7 +153,7 @@ def _decided(text: str, span: Span) -> Span:
 
 
 def _no_call(text: str, alignment: Alignment) -> float:
-    """The probability that no call is opened where a plain answer begins, behind any thought."""
+    """Return the probability that no call opens where a plain answer begins, after any thought."""
     thought = text.rfind("</think>")
     start = skip_space(text, 0 if thought < 0 else thought + len("</think>"))
     first = alignment.of((start, start + 1)).start if start < len(text) else alignment.after(start)
@@ -198,8 +192,61 @@ def _codes_left(calls: Sequence[ToolCall], example: Example) -> int:
         return 0
     held = "\n".join(_argument_texts(calls))
     left = sum(not stands_in(code, held, ignore_case=True) for code in codes(example.prompt[-1].content))
-    return min(left, _MOST_CODES_LEFT)
+    return min(left, _MAX_CODES_LEFT)
 
 
 def _argument_texts(calls: Iterable[ToolCall]) -> list[str]:
     return [str(value) for call in calls for _, value in leaves(call.arguments)]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The tokens that have bytes, the byte at which each begins and ends, and the byte at which each character of the
+    text begins, with the text's end as one more.
+
+    A Chinese character is often several tokens, and a token may hold the end of a value with the quote and the brace
+    after it. So a stretch of characters is turned into one of bytes, and its tokens are those that share a byte with
+    it."""
+
+    tokens: tuple[Token, ...]
+    begins: Sequence[int]
+    ends: Sequence[int]
+    characters: Sequence[int]
+
+    def of(self, span: Span) -> range:
+        """The places in `tokens` of those that share a byte with a stretch of the text's characters."""
+        first, last = self.characters[span[0]], self.characters[span[1]]
+        if first == last:
+            return range(0)
+        return range(bisect_right(self.ends, first), bisect_left(self.begins, last))
+
+    def after(self, character: int) -> int:
+        """The place of the first token that begins at or after a character; len(tokens) if none does."""
+        return bisect_left(self.begins, self.characters[character])
+
+
+def align(prediction: Prediction) -> Alignment | None:
+    """Align a prediction's tokens with its text. None if it has no tokens, or they spell another text."""
+    tokens = tuple(token for token in prediction.tokens if token.bytes)
+    said, places = _characters(b"".join(token.bytes for token in tokens))
+    # A SentencePiece tokenizer's first token begins with a space that decoding drops.
+    skipped = next((n for n in (0, 1) if said[:n].strip(" ") == "" and said.startswith(prediction.text, n)), None)
+    if not tokens or skipped is None:
+        return None
+    ends = list(accumulate(len(token.bytes) for token in tokens))
+    return Alignment(tokens, [0, *ends[:-1]], ends, places[skipped : skipped + len(prediction.text) + 1])
+
+
+def _characters(raw: bytes) -> tuple[str, list[int]]:
+    """Return the text that the bytes decode to, with U+FFFD for invalid UTF-8, and the byte at which each character
+    begins, with the end of the bytes as one more."""
+    text, widths, at = "", [], 0
+    while at < len(raw):
+        try:
+            good, faulty = raw[at:].decode(), 0
+        except UnicodeDecodeError as error:
+            good, faulty = raw[at : at + error.start].decode(), error.end - error.start
+        text += good + "\ufffd" * bool(faulty)
+        widths += [len(character.encode()) for character in good] + [faulty] * bool(faulty)
+        at = sum(widths)
+    return text, list(accumulate(widths, initial=0))

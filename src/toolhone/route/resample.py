@@ -1,6 +1,6 @@
-"""How sure a figure is: the figure of many resamples of the rows, by whole clusters.
+"""Confidence intervals of figures, from bootstrap resamples of the rows by whole clusters.
 
-Rows of one conversation, or of one template, succeed and fail together, so it is these that are drawn again, as
+Rows of one conversation, or of one template, succeed and fail together, so these are resampled, as
 `evaluate/compare.py` does for the difference of two models. A figure is a function of the rows' weights: all ones for
 the rows as they are, and for a resample how often each row's cluster was drawn.
 """
@@ -17,7 +17,7 @@ from toolhone.evaluate.compare import SEED, expanded_tail
 
 Floats = npt.NDArray[np.float64]
 Figure = dict[str, Any]
-"""`value` with its 95% interval, `low` and `high`, as figures stand in metrics.json; None where there is none."""
+"""`value` with its 95% interval, `low` and `high`, as in metrics.json; None if there is none."""
 
 FOLDS = 1_000
 _RESOLVED = 1e-12  # resamples that differ by less differ by rounding alone
@@ -25,11 +25,11 @@ _CELLS = 2_000_000  # weights held at once, some 16 MB
 
 
 def with_intervals(statistic: Callable[[Floats], Floats], clusters: Sequence[Hashable]) -> list[Figure]:
-    """The figures of all rows, each with the interval of its resamples (quantiles, moved outwards for few clusters).
+    """Return the figures of all rows, each with the interval of its resamples (quantiles, widened for few clusters).
 
     Args:
-        statistic: from weights [folds, rows] to figures [folds, figures]; nan where a resample has no such figure.
-        clusters: of each row, what it belongs to.
+        statistic: from weights [folds, rows] to figures [folds, figures]; nan if a resample has no such figure.
+        clusters: the cluster of each row.
     """
     values = statistic(np.ones((1, len(clusters))))[0]
     drawn = np.concatenate([statistic(weights) for weights in _weights(clusters)])  # [folds, figures]
@@ -46,7 +46,7 @@ def _figure(value: float, drawn: Floats, tail: float | None) -> Figure:
 
 
 def _weights(clusters: Sequence[Hashable]) -> Iterator[Floats]:
-    """How often each row is drawn, [some folds, rows], till there are FOLDS."""
+    """Yield how often each row is drawn, [some folds, rows], until there are FOLDS."""
     number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
     members = np.array([number[cluster] for cluster in clusters])
     random, count = np.random.default_rng(SEED), len(number)
@@ -59,6 +59,6 @@ def _weights(clusters: Sequence[Hashable]) -> Iterator[Floats]:
 
 
 def shares(weights: Floats, values: Floats) -> Floats:
-    """Weighted means of columns of values. weights: [folds, rows]; values: [rows, figures]; out: [folds, figures]."""
-    result: Floats = weights @ values / weights.sum(axis=1, keepdims=True)
+    """Weighted means of columns. weights: [..., rows]; values: [rows, figures]; out: [..., figures]."""
+    result: Floats = weights @ values / weights.sum(axis=-1, keepdims=True)
     return result

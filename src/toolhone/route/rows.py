@@ -1,17 +1,15 @@
-"""The rows that routing is measured on: both models' answers to the same turns, judged, with the small one's signals.
+"""The rows that routing is measured on: both models' answers to the same turns, scored, with the small one's signals.
 
-In: predictions of the small model, with tokens, of the large one where there are any, and the rows with their gold.
-Out: a `Row` for each turn, and the two parts of them: one calibrates, the other is held out.
+In: the small model's predictions, with tokens, the large one's if there are any, and the rows with their gold. Out: a
+`Row` for each turn, their split into calibration and held-out rows, and whose answers the gold is.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.groups import KeyTable
@@ -23,43 +21,36 @@ from toolhone.evaluate.match import score
 from toolhone.evaluate.policy import STRICT
 from toolhone.evaluate.score import RowsToScore
 from toolhone.records import Conversation, FormatName, Score
-from toolhone.route.confidence import FEATURES, Signals, signals
-from toolhone.route.resample import Floats
+from toolhone.route.confidence import Signals, signals
 
 _SALT = "route"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A turn that the small model answered, and the large one where it did."""
+    """A turn that the small model answered, and the large one if its predictions are given."""
 
     signals: Signals
     small: Score
     large: Score | None
 
     @property
-    def keepable(self) -> bool:
-        """Whether the small answer can be kept at all: no gate, and no call of `escalate`."""
-        return self.signals.gate is None and not self.signals.escalated
-
-    @property
-    def asks_to_hand_over(self) -> bool:
-        """Whether gold is the reserved call: then no answer of the small model's own is right."""
+    def gold_escalates(self) -> bool:
+        """Whether gold is the reserved call: then escalating is right, and no answer of the small model's own is."""
         return any(call.name == ESCALATE for call in self.small.gold.calls)
 
     @property
     def small_right(self) -> bool:
-        return self.small.exact and not self.asks_to_hand_over
+        return self.small.exact and not self.gold_escalates
 
     @property
     def large_right(self) -> bool:
-        """Handing over is all that gold asks for where it is the reserved call."""
-        return self.asks_to_hand_over or (self.large is not None and self.large.exact)
+        return self.gold_escalates or (self.large is not None and self.large.exact)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Rows that calibrate and rows held out, and how they came apart, in words."""
+class RowSplit:
+    """The calibration rows and the held-out rows, and how they were split, in words."""
 
     calibration: tuple[Row, ...]
     held_out: tuple[Row, ...]
@@ -69,10 +60,10 @@ class Parts:
 def read_rows(
     conversations: Sequence[Conversation], named: str, small: Path, large: Path | None, format: FormatName
 ) -> tuple[list[Row], dict[str, str]]:
-    """Judge both models' answers to the rows, and name the rows that cannot be judged, each with the reason.
+    """Score both models' answers. Returns the rows, and the ids of those that cannot be scored, each with the reason.
 
     Raises:
-        UserError: where predictions are not of these rows, or the small model's have no log-probabilities.
+        UserError: if predictions are not of these rows, or the small model's have no log-probabilities.
     """
     asked = RowsToScore(turns(conversations), STRICT, named)
     answers, refused = asked.read_answers(small, tokens=True)
@@ -88,8 +79,8 @@ def read_rows(
         if id_ not in left_out
     ]
     if not rows:
-        raise UserError(f"{named}: no assistant turn that can be judged in {len(conversations)} rows")
-    bare = [row.small.id for row in rows if row.keepable and row.signals.features is None]
+        raise UserError(f"{named}: no assistant turn that can be scored in {len(conversations)} rows")
+    bare = [row.small.id for row in rows if row.signals.keepable and row.signals.features is None]
     if bare:
         raise UserError(
             f"{small}: {len(bare)} of {len(rows)} answers have no log-probabilities (first: {bare[0]}), and a "
@@ -98,15 +89,15 @@ def read_rows(
     return rows, left_out
 
 
-def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share: float, named: str) -> Parts:
-    """Part the rows by whole groups: one template, one conversation, near duplicates of the user's words. A group's
-    side depends on its name alone (see `data/split.py`), so that rows added later move none.
+def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share: float, named: str) -> RowSplit:
+    """Split the rows by whole groups: one template, one conversation, near duplicates of the user's words. A group's
+    side depends on its name alone, so that rows added later move none.
 
     Args:
-        share: of the groups, the part that calibrates.
+        share: fraction of the groups that calibrates.
 
     Raises:
-        UserError: where a side stays empty.
+        UserError: if a side stays empty.
     """
     table = KeyTable()
     for conversation in conversations:
@@ -115,7 +106,7 @@ def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share
         sides = assign_sides(table, Shares(validation=0, calibration=share, test=0), salt=_SALT).sides
     except UserError:
         raise UserError(
-            f"{named}: {len(conversations)} rows are too few groups to part in two; give more, or the rows that "
+            f"{named}: {len(conversations)} rows are too few groups to split in two; give more, or the rows that "
             "calibrate with --calibration"
         ) from None
     chosen = {
@@ -126,17 +117,37 @@ def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share
     calibration = tuple(row for row in rows if row.small.conversation_id in chosen)
     held_out = tuple(row for row in rows if row.small.conversation_id not in chosen)
     if not held_out or not calibration:
-        raise UserError(f"{named}: too few rows to part in two ({len(rows)}); give more, or --calibration")
-    return Parts(calibration, held_out, "parted by whole templates and conversations")
-
-
-def features_of(rows: Sequence[Row]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The features, [rows, features], 0 where a row has none, and which rows can be kept at all, [rows]."""
-    none = (0.0,) * len(FEATURES)
-    values = np.array([row.signals.features or none for row in rows], dtype=np.float64).reshape(len(rows), -1)
-    return values, np.array([row.keepable for row in rows], dtype=bool)
+        raise UserError(f"{named}: too few rows to split in two ({len(rows)}); give more, or --calibration")
+    return RowSplit(calibration, held_out, "split by whole templates and conversations")
 
 
 def clusters_of(rows: Sequence[Row]) -> tuple[str, list[Hashable]]:
-    """What each row belongs to, of the coarsest kind that there is, and the kind's name."""
+    """Return the coarsest kind of cluster that the rows have, and the cluster of each row."""
     return clusterings([row.small for row in rows])[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldOrigin:
+    """The models whose answers are gold (none: people's or made data). `is_large`: the large model is one of them, and
+    so right by construction."""
+
+    models: tuple[str, ...]
+    rows: int
+    is_large: bool
+
+
+def gold_origin(rows: Sequence[Row]) -> GoldOrigin:
+    """Compare the rows' `gold_source` with the names of the large model's predictions."""
+    sources = [row.small.gold_source for row in rows if row.small.gold_source is not None]
+    large = {row.large.model for row in rows if row.large is not None}
+    same = any(_same_model(source, name) for source in set(sources) for name in large)
+    return GoldOrigin(tuple(sorted(set(sources))), len(sources), same)
+
+
+def _same_model(one: str, other: str) -> bool:
+    """Whether two names may be one model's: equal, or one with a maker in front or a date at the end. Case and
+    separators do not count: "openai/GPT-4o" and "openai-gpt-4o" are one."""
+    plain = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in (one, other)]
+    short, long = sorted(plain, key=len)
+    dated = re.fullmatch(re.escape(short) + r"-(\d{4}-\d{2}-\d{2}|\d{4,8}|latest)", long) is not None
+    return short == long or dated or long.endswith(f"-{short}")

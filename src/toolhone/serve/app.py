@@ -1,6 +1,6 @@
-"""The server's routes: `/v1/chat/completions`, `/v1/models` and `/health`, as OpenAI's client expects them.
+"""The server's routes, as OpenAI's client expects them: `/v1/chat/completions`, `/v1/models` and `/health`.
 
-One model answers one request at a time, in a thread of its own, so that the event loop stays free: for `/health`, for
+One model answers one request at a time, in a thread of its own. So the event loop stays free for `/health`, for
 requests that wait their turn, and for those that wait for the large model.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,31 +22,28 @@ from starlette.requests import ClientDisconnect
 from toolhone.chat.parse import parse_turn
 from toolhone.errors import UserError
 from toolhone.jsonl import json_line
-from toolhone.records import Example, Prediction
+from toolhone.records import Example, Prediction, Token
 from toolhone.route.cascade import Cascade, Routed, answer
 from toolhone.serve.engine import Engine
-from toolhone.serve.errors import ApiError
-from toolhone.serve.request import ChatRequest, read_request
-from toolhone.serve.response import completion_id, large_completion, small_completion
+from toolhone.serve.request import ApiError, ChatRequest, no_such_model, read_request
 
 MOST_WAITING = 64
-"""Requests that wait for their turn; those beyond it are told to come back."""
+"""Maximum number of requests that wait for their turn; further ones are refused."""
 
-MOST_BYTES = 8 * 2**20
-"""Of a request's body."""
+MOST_BYTES = 8 * 2**20  # of a request's body
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Names of this machine that no other can reach it by."""
+"""Names by which only this machine can reach itself."""
 
 _ROUTES = "this server has POST /v1/chat/completions, GET /v1/models and GET /health"
 
 
-class ClientGone(Exception):  # noqa: N818  # a state of the connection, not an accident
+class ClientGone(Exception):  # noqa: N818  # a state of the connection, not an error
     """The client closed its connection while it waited for its turn."""
 
 
 class Turn:
-    """Lets requests ask the engine one after the other, in the order in which they came."""
+    """Lets requests ask the engine one at a time, in their order of arrival."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -54,11 +52,11 @@ class Turn:
         self._waiting = 0
 
     async def ask(self, request: Request, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
-        """The model's answer, and how many tokens of its prompt were computed before.
+        """Return the model's answer, and how many tokens of its prompt came from the cache.
 
         Raises:
-            ApiError: where too many wait already, or the engine refuses the request.
-            ClientGone: where nobody waits for the answer any more.
+            ApiError: if too many wait already, or the engine refuses the request.
+            ClientGone: if nobody waits for the answer any more.
         """
         if self._waiting >= MOST_WAITING:
             raise ApiError(503, f"{MOST_WAITING} requests wait already; try again later", code="overloaded")
@@ -77,11 +75,11 @@ class Turn:
 
 
 def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None = None) -> FastAPI:
-    """The server's application.
+    """Return the server's application.
 
     Args:
-        cascade: where given, what the small model is not sure of goes to the large one.
-        key: what clients have to send as their API key; None lets everyone in.
+        cascade: if given, what the small model is not sure of goes to the large one.
+        key: the API key that clients have to send; None lets everyone in.
     """
     turn = Turn(engine)
     created = int(time.time())
@@ -99,7 +97,7 @@ def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         _check_access(request, key)
-        asked = read_request(await _body(request), completion_id(), engine.name)
+        asked = read_request(await _body(request), f"chatcmpl-{uuid.uuid4().hex}", engine.name)
         reused_tokens = 0
 
         async def ask_small(example: Example) -> Prediction:
@@ -123,35 +121,29 @@ def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None 
     async def model(request: Request, name: str) -> Response:
         _check_access(request, key)
         if name != engine.name:
-            raise ApiError(
-                404, f"The model {name!r} does not exist; this server has {engine.name}", code="model_not_found"
-            )
+            raise no_such_model(name, engine.name)
         return _json(_model(engine.name, created))
 
     @app.get("/health")
     async def health() -> Response:
         return _json({"status": "ok", "model": engine.name})
 
-    app.add_exception_handler(ApiError, _refused)
-    app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(ClientGone, _gone)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(UserError, _unusable_tool)
-    app.add_exception_handler(Exception, _failed)
+    for kind in (ApiError, UserError, HTTPException, ClientGone, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _error)
     return app
 
 
 def _routed(
     asked: ChatRequest, routed: Routed, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
-    """The answer that a cascade gives; its headers say whose it is."""
+    """Answer with what a cascade gives; headers say whose answer it is."""
     headers |= {"x-toolhone-route": routed.route, "x-toolhone-confidence": f"{routed.confidence:.4f}"}
     if routed.fallback is not None:
         headers["x-toolhone-fallback"] = routed.fallback
     if routed.completion is not None:
-        return _json(large_completion(asked, routed.completion), headers)
+        return _completion(asked, routed.completion, headers)
     if routed.route == "none":
-        found = f"the small model hands this request over, and the large one gives no answer ({routed.fallback})"
+        found = f"the small model escalates this request, and the large one gives no answer ({routed.fallback})"
         return _json(ApiError(503, found, code="large_model_unavailable").to_json(), headers, 503)
     return _small(asked, routed.small, reused_tokens, engine, headers)
 
@@ -159,27 +151,59 @@ def _routed(
 def _small(
     asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
-    """The small model's answer; a header says how its text was read."""
+    """Answer with the small model's text; a header says how it was read. Calls that could not be read, or only in part,
+    are given as text, as the model wrote them: half of the calls is never given."""
     turn = parse_turn(prediction.text, engine.renderer.format.name, prediction.finish_reason)
-    headers |= {"x-toolhone-status": turn.status}
-    return _json(small_completion(asked, prediction, turn, reused_tokens), headers)
+    message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
+    finish: str = prediction.finish_reason
+    if turn.status == "none":
+        message["content"] = turn.content
+    elif turn.status == "calls" and asked.may_call:
+        message["content"] = turn.content or None
+        message["tool_calls"] = [{"id": f"call_{uuid.uuid4().hex[:24]}", **call.to_json()} for call in turn.calls]
+        finish = "tool_calls"
+    # As with OpenAI, the end-of-turn token is not part of the answer.
+    said = prediction.tokens[:-1] if prediction.finish_reason == "stop" else prediction.tokens
+    logprobs = {"content": [_token(token, asked.top_logprobs) for token in said], "refusal": None}
+    usage = {
+        "prompt_tokens": prediction.prompt_tokens,
+        "completion_tokens": prediction.completion_tokens,
+        "total_tokens": prediction.prompt_tokens + prediction.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": reused_tokens},
+    }
+    logged = logprobs if asked.logprobs else None
+    choice = {"index": 0, "message": message, "logprobs": logged, "finish_reason": finish}
+    completion = {"model": prediction.model, "choices": [choice], "usage": usage}
+    return _completion(asked, completion, headers | {"x-toolhone-status": turn.status})
+
+
+def _completion(asked: ChatRequest, completion: dict[str, Any], headers: dict[str, str]) -> Response:
+    """Answer under the id that the decision has in the log. completion: `model`, `choices` and `usage`."""
+    row = {"id": asked.example.id, "object": "chat.completion", "created": int(time.time()), **completion}
+    return _json(row, headers)
+
+
+def _token(token: Token, top: int) -> dict[str, Any]:
+    row = {"token": token.bytes.decode(errors="replace"), "logprob": token.logprob, "bytes": list(token.bytes)}
+    # The answer is greedy, so the likeliest token is the one that was chosen.
+    return {**row, "top_logprobs": [row] if top else []}
 
 
 def _check_access(request: Request, key: str | None) -> None:
     if key is None:
-        # A page in a browser may have its own name lead to this machine, and would then be let in as if it were here.
+        # A web page may point its own host name at this machine (DNS rebinding), and would then be let in as local.
         if request.url.hostname not in LOOPBACK:
             found = f"the host {request.url.hostname} is not this machine; a server for others needs TOOLHONE_API_KEY"
             raise ApiError(403, found, code="unknown_host")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # As the bytes that were sent: the comparison of texts is for ASCII alone.
+    # Compared as the bytes that were sent, since compare_digest takes only ASCII texts.
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
         raise ApiError(401, "Incorrect API key provided; send the server's TOOLHONE_API_KEY", code="invalid_api_key")
 
 
 async def _body(request: Request) -> bytes:
-    # A page in a browser may send text/plain to this machine without being asked whether it may, JSON not.
+    # A web page may send text/plain to this machine without a CORS preflight, but not JSON.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body: expected the content type application/json", code="unsupported_media_type")
     parts = bytearray()
@@ -198,25 +222,15 @@ def _json(content: dict[str, Any], headers: dict[str, str] | None = None, status
     return Response(json_line(content), status, headers, media_type="application/json")
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+async def _error(request: Request, error: Exception) -> Response:
+    """Answer an error in OpenAI's shape."""
+    if isinstance(error, ClientGone | ClientDisconnect):
+        return Response(status_code=499)  # nobody reads it
+    if isinstance(error, UserError):  # a tool's schema that fails only on an argument of the answer
+        error = ApiError(400, str(error), param="tools", code="invalid_tools")
+    elif isinstance(error, HTTPException):
+        found = f"Invalid URL ({request.method} {request.url.path}): {error.detail}; {_ROUTES}"
+        error = ApiError(error.status_code, found, code="unknown_url")
+    elif not isinstance(error, ApiError):
+        error = ApiError(500, "the server failed; its own output says why")
     return _json(error.to_json(), status=error.status)
-
-
-async def _unusable_tool(_: Request, error: Exception) -> Response:
-    # A schema may be at fault where nothing but an argument of the answer comes to look.
-    return await _refused(_, ApiError(400, str(error), param="tools", code="invalid_tools"))
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    found = f"Invalid URL ({request.method} {request.url.path}): {error.detail}; {_ROUTES}"
-    return _json(ApiError(error.status_code, found, code="unknown_url").to_json(), status=error.status_code)
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
-
-
-async def _failed(_: Request, __: Exception) -> Response:
-    return _json(ApiError(500, "the server failed; its own output says why").to_json(), status=500)

@@ -16,7 +16,7 @@ from toolhone.evaluate.predict import PrefixCache, answer_one
 from toolhone.records import Example, Prediction, Tool
 from toolhone.route.policy import Identity, identity_of_run
 from toolhone.run_folder import RunFolder
-from toolhone.serve.errors import ApiError
+from toolhone.serve.request import ApiError
 from toolhone.tuned import TunedModel
 
 _HELD_PREFIXES = 4
@@ -24,8 +24,8 @@ _HELD_PREFIXES = 4
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A model that is ready to answer. `name` is the run's; `max_new_tokens` is the most that an answer may have, and
-    `context` the most that prompt and answer may have together. It is for one thread at a time."""
+    """A model that is ready to answer, for one thread at a time. `name` is the run's; `max_new_tokens` limits an
+    answer, and `context` prompt and answer together."""
 
     name: str
     model: Any
@@ -35,10 +35,10 @@ class Engine:
     context: int
 
     def answer(self, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
-        """The model's answer, and how many tokens of its prompt were computed for an earlier one.
+        """Return the model's answer, and how many tokens of its prompt came from the cache.
 
         Raises:
-            ApiError: where the chat template refuses the messages, or the context does not hold them.
+            ApiError: if the chat template refuses the messages, or they exceed the context.
         """
         try:
             _, ids = self.renderer.prompt(example.prompt, example.tools)
@@ -53,10 +53,10 @@ class Engine:
 
 
 def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> tuple[Engine, RunFolder]:
-    """Load a run's tuned model. `max_new_tokens` is the config's where it is None.
+    """Load a run's tuned model. `max_new_tokens` defaults to the config's.
 
     Raises:
-        UserError: where there is no run, or it has no adapter yet.
+        UserError: if there is no run, or it has no adapter yet.
     """
     tuned = TunedModel.load(folder)
     for note in tuned.hardware.notes:
@@ -73,18 +73,18 @@ def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> t
 
 
 def identity_served(run: RunFolder, engine: Engine) -> Identity:
-    """The identity of the model as it is served: its chat template is the one in use, whatever the run's manifest says.
+    """Return the identity of the served model, with the chat template in use, whatever the run's manifest says.
 
     Raises:
-        UserError: where the run does not say what it was made from.
+        UserError: if the manifest does not name the model and template.
     """
     return replace(identity_of_run(run), template=engine.renderer.template_hash())
 
 
 def reserved_tool(run: RunFolder, console: Console) -> Tool | None:
-    """The reserved tool `escalate` as the run's rows have it; None where the model was not trained with it."""
+    """Return the reserved tool `escalate` as in the run's rows; None if the model was not trained with it."""
     if not run.split("test").is_file():
-        console.print(f"{run.split('test')} is not there: the tool {ESCALATE} is not offered", markup=False)
+        console.print(f"{run.split('test')} is missing: the tool {ESCALATE} is not offered", markup=False)
         return None
     rows = read_conversations(run.split("test"))
     return next((tool for row in rows for tool in row.tools if tool.name == ESCALATE), None)

@@ -1,7 +1,7 @@
-"""A chat-completions request: its JSON in, an example and what is wished for the answer out.
+"""The validation of a chat-completions request: its JSON in, an example and the answer's options out.
 
-What the server does not do is refused by name, never ignored: an answer that looks like what was asked for, and is not,
-would be worse than none.
+What the server does not support is refused by name, never ignored: an answer that only looks like what was asked for is
+worse than none. Refusals are `ApiError`, in OpenAI's shape.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from toolhone.data.importers.openai import read, read_tool_list
 from toolhone.errors import RowError, UserError
 from toolhone.evaluate.schema import arguments_valid
 from toolhone.records import Example, Gold, Message
-from toolhone.serve.errors import ApiError
 from toolhone.strict_json import StrictJsonError, parse_strict
 
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -31,29 +30,37 @@ _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "parallel_tool_calls": ((True,), "the model decides how many calls it makes; leave it out"),
     "modalities": ((["text"],), "answers are text and calls; leave it out"),
 }
-"""Keys that have but these values here, and why. null is as good as absent, for these as for all keys."""
+"""Keys that accept only these values, and why. For every key, null counts as absent."""
 
 _READ = ("model", "messages", "tools", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
-_WITHOUT_EFFECT = (
-    "top_p",
-    "seed",
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-)
+_NO_EFFECT = {"top_p", "seed", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 """Keys that change no greedy answer."""
 
 _ONLY_IN_ANSWERS = ("annotations", "reasoning_content")
-"""Keys that servers give with an answer, and clients send back with it."""
+"""Keys that servers add to an answer, and clients send back with it."""
+
+
+class ApiError(Exception):
+    """A refused request, which OpenAI's client turns into its own exception. `param` names the key at fault, `code` the
+    kind of fault in a word."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def to_json(self) -> dict[str, Any]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def no_such_model(name: str, served: str) -> ApiError:
+    return ApiError(404, f"The model {name!r} does not exist; this server has {served}", code="model_not_found")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A request as read. `example` holds its messages and tools, and no gold. Without `may_call` the answer is to be
-    text. `max_tokens` is None where the request sets no limit."""
+    """A valid request. `example` holds its messages and tools, and no gold. Without `may_call` the answer has to be
+    text. `max_tokens` is None if the request sets no limit."""
 
     example: Example
     may_call: bool
@@ -63,29 +70,28 @@ class ChatRequest:
 
 
 def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
-    """Read a request's body.
+    """Read and validate a request's body.
 
     Args:
         id_: the id of the answer, and of its example.
-        model: the name that the request has to ask for.
+        model: the only model name that is accepted.
 
     Raises:
         ApiError: naming the key at fault.
     """
     row = _object(body)
-    known = {*_READ, *_FIXED, *_WITHOUT_EFFECT}
+    known = {*_READ, *_FIXED, *_NO_EFFECT}
     for key in row:
         if key not in known:
             raise ApiError(400, f"Unrecognized request argument supplied: {key}", param=key, code="unknown_parameter")
     for key, (values, why) in _FIXED.items():
         if key in row and not any(_same(row[key], value) for value in values):
-            raise ApiError(400, f"{key}: this server takes {_told(values)} only: {why}", param=key, code="unsupported")
-    if row.get("model") is None:
+            accepted = " or ".join(map(json.dumps, values))
+            raise ApiError(400, f"{key}: this server takes {accepted} only: {why}", param=key, code="unsupported")
+    if "model" not in row:
         raise ApiError(400, f"you must provide a model parameter; this server has {model}", param="model")
     if row["model"] != model:
-        raise ApiError(
-            404, f"The model {row['model']!r} does not exist; this server has {model}", code="model_not_found"
-        )
+        raise no_such_model(row["model"], model)
     example = _example(row, id_)
     top = _count(row, "top_logprobs", 0)
     logprobs = row.get("logprobs", False)
@@ -107,7 +113,7 @@ def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """The body's keys, those that are null left out."""
+    """Return the body's keys, without those that are null."""
     try:
         row = parse_strict(body.decode())
     except (UnicodeDecodeError, StrictJsonError) as error:
@@ -119,10 +125,6 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _same(found: Any, value: Any) -> bool:
     return isinstance(found, bool) == isinstance(value, bool) and bool(found == value)
-
-
-def _told(values: tuple[Any, ...]) -> str:
-    return " or ".join(json.dumps(value) for value in values)
 
 
 def _count(row: dict[str, Any], key: str, least: int) -> int | None:
@@ -138,15 +140,15 @@ def _example(row: dict[str, Any], id_: str) -> Example:
     try:
         tools = read_tool_list(row.get("tools", []), "tools")
         for tool in tools:
-            arguments_valid({}, tool, "tools")  # raises where the schema is none
+            arguments_valid({}, tool, "tools")  # raises if the schema is invalid
     except UserError as error:
         raise ApiError(400, str(error), param="tools", code="invalid_tools") from None
     try:
         found = read({"id": id_, "messages": _messages(row.get("messages"))}, "messages", tools)
     except RowError as error:
         raise ApiError(400, str(error), param="messages", code=error.rule) from None
-    turn, gold = Message("assistant", ""), Gold("any")
-    return Example(id_, id_, found.messages, turn, gold, found.tools, "the request", None, {})
+    no_turn, no_gold = Message("assistant", ""), Gold("any")
+    return Example(id_, id_, found.messages, no_turn, no_gold, found.tools, "the request", None, {})
 
 
 def _messages(found: Any) -> Any:

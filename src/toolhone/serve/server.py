@@ -1,4 +1,4 @@
-"""`toolhone serve`: the model is loaded, the policy checked against it, and requests are answered until Ctrl-C."""
+"""`toolhone serve`: load the model, check that the policy belongs to it, and answer requests until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from rich.console import Console
 
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
-from toolhone.route.cascade import Cascade
-from toolhone.route.day_budget import DayBudget, utc_day
-from toolhone.route.decision_log import DecisionLog
-from toolhone.route.large import LargeModel, LargeSettings
+from toolhone.route.cascade import Cascade, DecisionLog
+from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings, utc_day
 from toolhone.route.policy import read_policy, refuse_other_model
 from toolhone.run_folder import RunFolder
 from toolhone.serve.app import LOOPBACK, make_app
 from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
 
 KEY = "TOOLHONE_API_KEY"
-"""The environment variable with the key that clients have to send."""
+"""The environment variable that holds the API key of clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeSettings:
-    """How requests are routed. `log` is the decision log's file, in the run folder where it is None; `max_usd_a_day`
-    needs a price."""
+    """How requests are routed. `log` is the decision log's file (default: in the run folder); `max_usd_a_day` needs a
+    price."""
 
     policy: Path
     large: LargeSettings
@@ -39,34 +37,28 @@ class CascadeSettings:
 
 
 def serve(
-    folder: Path,
-    host: str,
-    port: int,
-    console: Console,
-    *,
-    cascade: CascadeSettings | None = None,
-    max_new_tokens: int | None = None,
+    folder: Path, host: str, port: int, console: Console, cascade: CascadeSettings | None, max_new_tokens: int | None
 ) -> None:
     """Serve a run's tuned model until it is interrupted.
 
     Raises:
-        UserError: where the address is taken or open to others without a key, the run has no adapter, or the policy is
+        UserError: if the address is taken or open to others without a key, the run has no adapter, or the policy is
             another model's.
     """
     key = os.environ.get(KEY) or None
     if key is None and host not in LOOPBACK:
         raise UserError(
             f"--host {host}: others can reach this address, and {KEY} is not set; put a key into the environment, or "
-            "stay with --host 127.0.0.1"
+            "use --host 127.0.0.1"
         )
     address = _bind(host, port)
     try:
         engine, run = load_engine(folder, max_new_tokens, console)
         made = open_cascade(cascade, run, engine, console) if cascade else None
         app = make_app(engine, cascade=made, key=key)
-        told = f"[{host}]" if ":" in host else host
-        console.print(f"{engine.name}: http://{told}:{address.getsockname()[1]}/v1 (Ctrl-C ends it)", markup=False)
-        # Requests that are being answered may end; a second Ctrl-C does not wait for them.
+        shown = f"[{host}]" if ":" in host else host
+        console.print(f"{engine.name}: http://{shown}:{address.getsockname()[1]}/v1 (Ctrl-C ends it)", markup=False)
+        # Requests in progress are answered first; a second Ctrl-C does not wait for them.
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)
         uvicorn.Server(config).run(sockets=[address])
     finally:
@@ -74,11 +66,11 @@ def serve(
 
 
 def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, console: Console) -> Cascade:
-    """The cascade with its policy read, its log open, and what was spent today counted.
+    """Read the policy, open the log, and count what was spent today.
 
     Raises:
-        UserError: where the policy is none or another model's, the log cannot be had, or the large model's address or
-            key is wrong.
+        UserError: if the policy is invalid or another model's, the log cannot be opened, or the large model's address
+            or key is wrong.
     """
     policy = read_policy(settings.policy)
     refuse_other_model(policy, identity_served(run, engine))
@@ -97,14 +89,16 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """The server's socket, before the model is loaded, so that a port which is taken is told at once."""
+    """Bind the server's socket; called before the model is loaded, so that a taken port is reported at once."""
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
     except OSError as error:
         made.close()
-        raise UserError(f"--host {host} --port {port}: cannot be had ({error.strerror}); name another") from None
+        raise UserError(
+            f"--host {host} --port {port}: cannot bind ({error.strerror}); choose another with --port"
+        ) from None
     except OverflowError:
         made.close()
         raise UserError(f"--port {port}: expected a number from 0 to 65535") from None

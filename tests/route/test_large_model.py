@@ -1,4 +1,4 @@
-"""Reading a large model's reply: whatever comes is an answer in OpenAI's shape, or why there is none."""
+"""The large model's reply is read whatever comes, and no order of calls takes a day's budget over its cap."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
+from toolhone.economics.cost import Price
 from toolhone.evaluate.openai_wire import Request
-from toolhone.route.large import _charged, _read
+from toolhone.route.large_model import DayBudget, _charged, _read
 
 REQUEST = Request([], [], {"order_query": "order.query"})
 _LEAVES = st.none() | st.booleans() | st.integers(-3, 9) | st.text(max_size=6) | st.just("{}")
@@ -78,3 +80,43 @@ def test_what_is_charged_is_what_the_usage_says() -> None:
         {**told, "prompt_tokens": -1},
     ):
         assert _charged(unusable) is None
+
+
+@given(
+    cap=st.floats(0.001, 1.0),
+    steps=st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.5), st.floats(0.0, 1.0)), max_size=60),
+)
+def test_what_is_spent_stays_under_the_cap(cap: float, steps: list[tuple[bool, float, float]]) -> None:
+    budget = DayBudget(cap, Price(1, 1, 1), 0.0, lambda: "2026-11-25")
+    running: list[tuple[float, float]] = []
+    for starts, bound, share in steps:
+        if starts:
+            if budget.reserve(bound):
+                running.append((bound, bound * share))
+        elif running:
+            budget.settle(*running.pop(0))
+        assert budget.spent_usd <= cap + 1e-9
+    for bound, usd in running:
+        budget.settle(bound, usd)
+    assert budget.spent_usd <= cap + 1e-9
+    assert budget.reserve(max(0.0, cap - budget.spent_usd - 1e-9))
+
+
+def test_a_new_day_begins_with_nothing_spent() -> None:
+    day = ["2026-11-25"]
+    budget = DayBudget(1.0, Price(1, 1, 1), 0.9, lambda: day[0])
+    assert not budget.reserve(0.2)
+    day[0] = "2026-11-26"
+    assert budget.reserve(0.2)
+    budget.settle(0.2, 0.15)
+    assert budget.spent_usd == pytest.approx(0.15)
+
+
+def test_a_call_over_midnight_counts_for_the_day_on_which_it_ends() -> None:
+    day = ["2026-11-25"]
+    budget = DayBudget(1.0, Price(1, 1, 1), 0.0, lambda: day[0])
+    assert budget.reserve(0.8)
+    day[0] = "2026-11-26"
+    assert not budget.reserve(0.8)
+    budget.settle(0.8, 0.5)
+    assert budget.spent_usd == 0.5

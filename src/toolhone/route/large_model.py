@@ -1,7 +1,8 @@
 """The large model of a cascade, behind an OpenAI-compatible endpoint: asked within bounded time and a day's budget.
 
-In: an example. Out: its answer in OpenAI's shape, or in a word why there is none. A call has a time limit for the whole
-of it; what fails in passing is asked once more, after a short wait.
+In: an example. Out: its answer in OpenAI's shape, or a word that says why there is none. A call has a time limit for
+the whole of it; a passing failure is retried once, after a short wait. A call starts only if even its dearest outcome
+fits the day's budget.
 """
 
 from __future__ import annotations
@@ -11,25 +12,70 @@ import json
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import openai
 
 from toolhone.chat.parse import parse_turn
+from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.endpoint import endpoint_key, most_prompt_tokens, retry_after_seconds
 from toolhone.evaluate.openai_wire import Request, read_choice, request_of
 from toolhone.records import Example
-from toolhone.route.day_budget import DayBudget
 
 _LONGEST_WAIT_S = 1.0
 _PASSING_STATUS = (408, 409, 429)
 
 
+def utc_day() -> str:
+    """Return today's date in UTC, as 2026-11-25."""
+    return datetime.now(UTC).date().isoformat()
+
+
+class DayBudget:
+    """The dollars spent in a day, from midnight to midnight UTC. A call counts for the day on which it ends, as its
+    line in the decision log does. It belongs to one thread."""
+
+    def __init__(
+        self, max_usd: float | None, price: Price | None, spent_usd: float = 0.0, today: Callable[[], str] = utc_day
+    ) -> None:
+        """`spent_usd` was spent today already; without `price` nothing is counted."""
+        self.spent_usd, self.priced = spent_usd, price is not None
+        self._max_usd, self._price, self._today = max_usd, price, today
+        self._day = today()
+        self._reserved: list[float] = []
+
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """Return dollars; 0 if no price is known."""
+        if self._price is None:
+            return 0.0
+        return call_cost_usd(self._price, prompt_tokens, completion_tokens, cached_tokens)
+
+    def reserve(self, bound_usd: float) -> bool:
+        """Reserve the cost of a call's dearest outcome; False if it does not fit."""
+        self._roll()
+        if self._max_usd is not None and self.spent_usd + sum(self._reserved) + bound_usd > self._max_usd:
+            return False
+        self._reserved.append(bound_usd)
+        return True
+
+    def settle(self, bound_usd: float, usd: float) -> None:
+        """Replace what was reserved for a call by its cost."""
+        self._roll()
+        self._reserved.remove(bound_usd)
+        self.spent_usd += usd
+
+    def _roll(self) -> None:
+        if (day := self._today()) != self._day:
+            self._day, self.spent_usd = day, 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class LargeSettings:
-    """How the large model is asked. `timeout_s` is for a call, of which a request has at most two; `max_tokens` is what
-    an answer may have where the request sets no limit."""
+    """How the large model is asked. `timeout_s` is for a call, and a request has at most two; `max_tokens` is the limit
+    of an answer if the request sets none."""
 
     model: str
     base_url: str
@@ -40,7 +86,7 @@ class LargeSettings:
 
 @dataclass(slots=True)
 class LargeAnswer:
-    """What came of asking. `completion` is None where there is no answer, and `failure` says why: timeout,
+    """The large model's answer so far. `completion` is None if there is none, and `failure` says why: timeout,
     no-connection, status-N, malformed (it cannot be read), withheld (by a content filter), empty, budget, interrupted.
     Calls, tokens and cost are those of all attempts, as far as they may be charged; they grow while it is asked."""
 
@@ -55,8 +101,8 @@ class LargeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One call. With `wait_s` it may be made again after so long; `refused` names an option that the endpoint does not
-    take."""
+    """One call. It may be retried after `wait_s`, if that is given; `refused` names an option that the endpoint does
+    not accept."""
 
     completion: dict[str, Any] | None
     failure: str | None
@@ -74,28 +120,22 @@ class LargeModel:
         """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
 
         Raises:
-            UserError: for an address that is none, or a missing key.
+            UserError: for an invalid address, or a missing key.
         """
         key = endpoint_key(settings.base_url, "--large-base-url")
         self.priced = budget.priced
         self._settings, self._budget = settings, budget
         self._limit_key = "max_tokens"
         self._wishes: dict[str, Any] = {"temperature": 0}
-        # The retry is ours, so that it is counted, and its wait short.
-        self._client = openai.AsyncOpenAI(
-            api_key=key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
-        )
+        # The retry is ours, so that it is counted and its wait is short.
+        options: dict[str, Any] = {"timeout": settings.timeout_s, "max_retries": 0}
+        self._client = openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **options)
 
     async def close(self) -> None:
         await self._client.close()
 
     async def ask(self, example: Example, answer: LargeAnswer, *, max_tokens: int | None, may_call: bool) -> None:
-        """Ask for the example's turn, and put into `answer` what came of it.
-
-        Args:
-            max_tokens: the limit of the answer, where the request sets one.
-            may_call: False where the request says that no tool is to be called.
-        """
+        """Ask for the example's turn, and write the result into `answer`; see `cascade.answer` for the arguments."""
         request = request_of(example)
         limit = max_tokens or self._settings.max_tokens
         most = most_prompt_tokens(request.messages, request.tools)
@@ -118,7 +158,7 @@ class LargeModel:
                 answer.completion_tokens += attempt.tokens[1]
                 answer.cost_usd += cost
                 answer.latency_ms = (time.perf_counter() - started) * 1000
-            if attempt.refused is None:  # else the call was not well put; without the option it is another
+            if attempt.refused is None:  # else the call is made again without the option
                 if attempt.wait_s is None or not retries:
                     return
                 retries -= 1
@@ -131,11 +171,11 @@ class LargeModel:
         create: Any = self._client.chat.completions.create
         wait_s = random.uniform(0.5, 1.0) * self._settings.first_wait_s
         try:
-            # The client's own limit is for each read, so an answer that trickles in would never end.
+            # The client's own limit is for each read, so an answer that trickles in would never time out.
             async with asyncio.timeout(self._settings.timeout_s):
                 reply = await create(model=self._settings.model, messages=request.messages, **options)
         except (openai.APITimeoutError, TimeoutError):
-            # It may have been answered, and charged, all the same.
+            # It may have been answered and charged nevertheless.
             return _Attempt(None, "timeout", (most, limit, 0), wait_s)
         except openai.APIConnectionError:
             return _Attempt(None, "no-connection", wait_s=wait_s)
@@ -156,10 +196,10 @@ class LargeModel:
         failure = f"status-{status}"
         if status in _PASSING_STATUS or status >= 500:
             asked = retry_after_seconds(error.response.headers.get("retry-after")) or 0.0
-            # A client waits meanwhile: an endpoint that wants more time than that is as good as down.
+            # A client waits meanwhile: an endpoint that wants a longer pause counts as down.
             return _Attempt(None, failure, wait_s=max(asked, wait_s) if asked <= _LONGEST_WAIT_S else None)
         if "max_tokens" in options and "max_completion_tokens" in message:
-            self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
+            self._limit_key = "max_completion_tokens"  # the name that newer models require
             return _Attempt(None, failure, refused="max_tokens")
         refused = next((key for key in self._wishes if key in options and key in message), None)
         self._wishes = {key: value for key, value in self._wishes.items() if key != refused}
@@ -167,9 +207,9 @@ class LargeModel:
 
 
 def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | None]:
-    """The reply in OpenAI's shape, its tools under their own names, or what is wrong with it."""
+    """Return the reply in OpenAI's shape, its tools under their own names, or what is wrong with it."""
     choice = reply.choices[0]
-    # Written in a chat format and read again, as the scorer does it; which format makes no difference.
+    # Written in a chat format and read again, as the scorer does; any format would do.
     answer = read_choice(choice, request.names, "hermes")
     if answer is None:
         return None, "withheld"
@@ -181,36 +221,32 @@ def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | No
     row, said = reply.to_dict(warnings=False), choice.to_dict(warnings=False)
     message = said["message"]
     content = message.get("content")
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "role": "assistant",
         "content": content if isinstance(content, str) else turn.content or None,
         "refusal": message.get("refusal"),
     }
     if turn.calls:
-        told["tool_calls"] = [_call(call, request.names) for call in _calls_of(message)]
+        given = message.get("tool_calls") or [{"function": message["function_call"]}]
+        result["tool_calls"] = [_call(call, request.names) for call in given]
     finish = "tool_calls" if turn.calls else answer.finish_reason
     return {
         "model": row.get("model"),
-        "choices": [{"index": 0, "message": told, "logprobs": said.get("logprobs"), "finish_reason": finish}],
+        "choices": [{"index": 0, "message": result, "logprobs": said.get("logprobs"), "finish_reason": finish}],
         "usage": row.get("usage"),
     }, None
 
 
-def _calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = message.get("tool_calls") or [{"function": message["function_call"]}]
-    return found
-
-
 def _call(call: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     name, arguments = call["function"]["name"], call["function"].get("arguments")
-    if not isinstance(arguments, str):  # some give the object itself
+    if not isinstance(arguments, str):  # some endpoints give the object itself
         arguments = json.dumps(arguments or {}, ensure_ascii=False)
     function = {"name": names.get(name, name), "arguments": arguments or "{}"}
     return {"id": call.get("id") or f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
 def _charged(usage: Any) -> tuple[int, int, int] | None:
-    """Prompt, completion and cached tokens, where the endpoint tells them."""
+    """Return prompt, completion and cached tokens, if the endpoint gives them."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolhone.route.gold import _plain, _same
+from toolhone.route.rows import _same_model
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,5 @@ from toolhone.route.gold import _plain, _same
     ],
 )
 def test_names_of_one_model(gold: str, model: str, same: bool) -> None:
-    assert _same(_plain(gold), _plain(model)) is same
-    assert _same(_plain(model), _plain(gold)) is same
+    assert _same_model(gold, model) is same
+    assert _same_model(model, gold) is same
