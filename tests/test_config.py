@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from toolhone.config import Config, config_yaml, knobs
+from toolhone.config import Config, config_fields, config_yaml
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
 
@@ -76,7 +76,7 @@ def test_a_resolved_config_reads_back_as_itself(path: Path, tmp_path: Path) -> N
 
 def test_a_resolved_config_writes_every_key_out(file: Path) -> None:
     written = yaml.safe_load(config_yaml(load_config(file)))
-    for name, _ in knobs():
+    for name, _ in config_fields():
         section = written
         for part in name.split("."):
             assert part in section, name
@@ -84,7 +84,7 @@ def test_a_resolved_config_writes_every_key_out(file: Path) -> None:
 
 
 def test_there_are_between_40_and_54_keys_and_each_is_described() -> None:
-    described = {name: field.description for name, field in knobs()}
+    described = {name: field.description for name, field in config_fields()}
     assert 40 <= len(described) <= 54
     assert [name for name, text in described.items() if not text or len(text) < 15] == []
 

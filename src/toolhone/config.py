@@ -160,7 +160,8 @@ class EvaluateConfig(_Section):
     split: Literal["test", "validation"] = "test"
     """Which rows are judged. Compare settings on validation rows, and judge on test rows once, at the end."""
     base: bool = True
-    """Judge the untuned model on the same rows too, with the same prompts."""
+    """Score the untuned model on the same rows too. Its prompts are the same, except with chat.tools: names: then the
+    untuned model gets full schemas."""
     batch_size: int = Field(16, ge=1)
     """Rows generated together. In bfloat16 results can change with it; in float32 they do not."""
     max_new_tokens: int = Field(256, ge=1)
@@ -223,10 +224,10 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def knobs(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def config_fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every key with its pydantic field, dotted and in the order of the file."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from knobs(field.annotation, f"{prefix}{name}.")
+            yield from config_fields(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from toolhone.config import Config, knobs
+from toolhone.config import Config, config_fields
 from toolhone.errors import UserError
 
 _RENAMED_KEYS = {
@@ -187,7 +187,7 @@ def _nearest_key(names: list[str]) -> str:
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return ""
         section = annotation
-    elsewhere = [full for full, _ in knobs() if full.rpartition(".")[2] == name]
+    elsewhere = [full for full, _ in config_fields() if full.rpartition(".")[2] == name]
     near = elsewhere or difflib.get_close_matches(name, section.model_fields, n=1)
     if near:
         return f' (did you mean "{near[0]}"?)'

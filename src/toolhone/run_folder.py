@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from toolhone import __version__
-from toolhone.config import Config, config_yaml, knobs
+from toolhone.config import Config, config_fields, config_yaml
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, write_json, write_text
@@ -153,7 +153,7 @@ def provenance(config: Config) -> dict[str, Any]:
 def _refuse_other_config(run: RunFolder, config: Config) -> None:
     old = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     new = config.model_dump(mode="json")
-    names = [name for name, _ in knobs() if name.split(".")[0] in _TRAINING_SECTIONS and name not in _FREE_KEYS]
+    names = [name for name, _ in config_fields() if name.split(".")[0] in _TRAINING_SECTIONS and name not in _FREE_KEYS]
     changed = [name for name in names if _lookup(old, name) != _lookup(new, name)]
     if changed:
         listed = "; ".join(f"{name} is {_lookup(new, name)!r}, was {_lookup(old, name)!r}" for name in changed[:5])

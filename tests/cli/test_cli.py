@@ -14,7 +14,7 @@ import pytest
 
 from toolhone import __version__
 from toolhone.cli import main
-from toolhone.config import knobs
+from toolhone.config import config_fields
 from toolhone.config_file import load_config
 from toolhone.run_folder import open_run
 
@@ -117,7 +117,7 @@ def test_a_command_line_that_is_none_shows_the_usage(arguments: list[str], capsy
 def test_config_lists_every_key_with_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    keys = dict(knobs())
+    keys = dict(config_fields())
     assert [entry.split(" = ")[0] for entry in shown[::2]] == list(keys)
     assert "model.name = (required)" in shown
     assert "train.learning_rate = 0.0002" in shown

@@ -298,10 +298,10 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    from toolhone.config import knobs
+    from toolhone.config import config_fields
 
     console = plain_console()
-    for name, field in knobs():
+    for name, field in config_fields():
         default = "(required)" if field.is_required() else repr(field.get_default())
         console.print(f"[bold]{name}[/] = {default}", markup=True)
         console.print(f"    {' '.join((field.description or '').split())}", markup=False)
