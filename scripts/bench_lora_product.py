@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from toolhone.cli.quiet import hush_libraries
+from toolhone.cli.terminal import hush_libraries
 from toolhone.config_file import load_config
 from toolhone.prepare import prepare
 from toolhone.run_folder import RunFolder

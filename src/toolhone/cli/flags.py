@@ -1,0 +1,140 @@
+"""Flags that several commands share, each declared once, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from toolhone.errors import UserError
+from toolhone.records import FormatName, RowFormat
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from rich.console import Console
+
+    from toolhone.config import Config
+    from toolhone.records import Conversation, Tool
+    from toolhone.run_folder import RunFolder
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
+Run = Callable[[argparse.Namespace], int | None]
+"""Carries out a command. Returns the exit code; None is 0."""
+
+
+def command(commands: Any, name: str, run: Run, about: str) -> argparse.ArgumentParser:
+    """Add a command and return its parser, for the flags."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about)
+    parser.set_defaults(run=run)
+    return parser
+
+
+# In what follows `parser` may also be a group of flags, for which argparse has no public type.
+
+
+def add_run(parser: Any, *, required: bool = True, about: str = "run folder, for example runs/cpu") -> None:
+    """Add --run. A flag of a mutually exclusive group must not be `required` itself."""
+    parser.add_argument("--run", type=Path, required=required, dest="folder", help=about)
+
+
+def add_config(parser: Any) -> None:
+    """Add --config and --set; `config_of` reads them."""
+    parser.add_argument("--config", type=Path, required=True, help="the experiment's YAML file")
+    about = "override one key, for example train.epochs=1"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
+
+
+def add_rows(parser: Any, about: str) -> None:
+    """Add --rows, for sources of rows; `rows_of` reads them."""
+    parser.add_argument("--rows", nargs="+", metavar="SOURCE", help=about)
+
+
+def add_tools(parser: Any) -> None:
+    """Add --tools; `tools_of` reads it."""
+    parser.add_argument("--tools", type=Path, help="JSON list of tools, for rows that have none of their own")
+
+
+def add_row_format(parser: Any, name: str = "--rows-format") -> None:
+    """Add the flag for the format of the rows that are read."""
+    about = "format of the rows (default: auto-detected)"
+    parser.add_argument(name, choices=get_args(RowFormat), default="auto", help=about)
+
+
+def add_chat_format(parser: Any, *other_names: str, default: str | None = "hermes", otherwise: str = "") -> None:
+    """Add --chat-format; `otherwise` says what is used if the default is None."""
+    about = f"format that calls are written in (default: {default or otherwise})"
+    names = (*other_names, "--chat-format")
+    parser.add_argument(*names, dest="chat_format", choices=get_args(FormatName), default=default, help=about)
+
+
+def add_endpoint_limits(parser: Any, *, max_tokens: int, concurrency: int, retries: int) -> None:
+    """Add the flags that limit what is asked of an endpoint; they are named as the fields of its settings."""
+    add = parser.add_argument
+    add("--max-tokens", type=int, default=max_tokens, help="token limit of an answer (default: %(default)s)")
+    add("--concurrency", type=int, default=concurrency, help="calls in flight at once (default: %(default)s)")
+    about = "time limit of a call in seconds (default: %(default)s)"
+    add("--timeout", dest="timeout_s", type=float, default=60.0, metavar="S", help=about)
+    add("--retries", type=int, default=retries, help="retries of a failed call (default: %(default)s)")
+    add("--max-calls", type=int, metavar="N", help="stop after N calls (default: no limit)")
+    add("--max-usd", type=float, metavar="USD", help="stop before the cost exceeds this (default: no limit)")
+    add("--price-in", type=float, metavar="USD", help="price of a million prompt tokens")
+    add("--price-out", type=float, metavar="USD", help="price of a million completion tokens")
+
+
+def count(text: str) -> int:
+    """Parse a number of things: 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The options among `names` that the command line sets, with their values."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def settings(kind: type[Settings], options: argparse.Namespace, **more: Any) -> Settings:
+    """Make a settings dataclass. A field that is not in `more` is the option of the same name."""
+    values = {field.name: getattr(options, field.name) for field in fields(kind) if field.name not in more}
+    return kind(**values, **more)
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """The config that --config and --set give."""
+    from toolhone.config_file import load_config
+
+    return load_config(options.config, options.set)
+
+
+def tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
+    """The tools of the file that --tools names; none without the flag."""
+    from toolhone.data.read import read_tools
+
+    return read_tools(options.tools) if options.tools else ()
+
+
+def rows_of(sources: Sequence[str], options: argparse.Namespace, console: Console) -> list[Conversation]:
+    """Read rows in the format of --rows-format, with the tools of --tools."""
+    from toolhone.data.sources import told_rows
+
+    return list(told_rows(sources, tools_of(options), options.rows_format, console))
+
+
+def scored_rows_of(run: RunFolder, options: argparse.Namespace) -> tuple[str, list[Conversation], FormatName]:
+    """The name of the split that a run scores, its rows, and the run's chat format.
+
+    Raises:
+        UserError: if the run has no splits yet, or --chat-format names another format.
+    """
+    from toolhone.data.read import read_conversations
+
+    manifest = run.read_manifest()
+    if "judged" not in manifest:
+        raise UserError(f"{run.manifest}: does not say which rows are scored; `toolhone train` writes it")
+    format: FormatName = manifest["chat"]["format"]
+    if options.chat_format not in (None, format):
+        raise UserError(f"--chat-format: the run's rows are scored as {format}; leave it out")
+    return manifest["judged"], list(read_conversations(run.split(manifest["judged"]))), format
