@@ -1,6 +1,6 @@
 """The package graph: imports only go down the layers and never in circles, and no module is too small or too large.
 
-Every import counts, also those inside functions and under TYPE_CHECKING.
+Every import counts, also those inside functions, under TYPE_CHECKING and by `import_module`.
 """
 
 from __future__ import annotations
@@ -141,6 +141,11 @@ def _module_name(path: Path) -> str:
 def _imported(module: str, text: str, modules: Iterable[str]) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         names: list[str] = []
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            # A name that is made up from parts may be any module that begins with the first part.
+            first = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            start = str(first.value).removeprefix("toolhone.") if isinstance(first, ast.Constant) else None
+            yield from (name for name in modules if start is not None and name.startswith(start) and name != module)
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -185,6 +190,7 @@ def test_unused_and_short_modules_are_found() -> None:
 def test_imports_in_functions_and_for_type_checking_count() -> None:
     text = (
         "import toolhone.a\nfrom toolhone import b\nif TYPE_CHECKING:\n    from toolhone.c import Thing\n"
-        "def f():\n    from toolhone.d import e\nimport json\n"
+        "def f(g):\n    from toolhone.d import e\n    importlib.import_module(f'toolhone.g.{g}')\nimport json\n"
     )
-    assert set(_imported("x", text, {"", "a", "b", "c", "d", "d.e"})) == {"a", "b", "c", "d.e"}
+    modules = {"", "a", "b", "c", "d", "d.e", "g.one", "g.two", "h"}
+    assert set(_imported("x", text, modules)) == {"a", "b", "c", "d.e", "g.one", "g.two"}
