@@ -48,7 +48,7 @@ def test_commands_that_need_no_model_import_no_model_library(arguments: list[str
     assert loaded & HEAVY == set()
 
 
-def test_a_missing_run_is_told_before_scorer_or_report_load_a_model_library() -> None:
+def test_a_missing_run_is_reported_before_scorer_or_report_load_a_model_library() -> None:
     for command in ("score", "report"):
         assert imported_by(command, "--run", "no-such-run") & HEAVY == set()
 

@@ -50,9 +50,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     from toolhone.pipeline import evaluate_run
 
-    console = plain_console()
-    run = evaluate_run(options.folder, flags.given(options, ("batch_size", "max_new_tokens")), console=console)
-    show_result(run.path, console)
+    overrides = flags.given(options, ("batch_size", "max_new_tokens"))
+    show_result(evaluate_run(options.folder, overrides, console=plain_console()).path)
 
 
 def _suite(options: argparse.Namespace) -> None:
@@ -226,14 +225,14 @@ def _score(options: argparse.Namespace) -> None:
     from toolhone.evaluate.policy import policy_named
     from toolhone.report.report import write_report
 
-    console, policy = plain_console(), policy_named(options.policy)
+    policy = policy_named(options.policy)
     if options.predictions:
         if not options.rows or not options.out:
             raise UserError(
                 "--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores"
             )
         folder = options.out
-        rows = flags.rows_of(options.rows, options, console)
+        rows = flags.rows_of(options.rows, options)
         judge_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, policy)
     else:
         from toolhone.run_folder import existing_run
@@ -243,7 +242,7 @@ def _score(options: argparse.Namespace) -> None:
         folder = run.path
         judge_run(run, policy)
     write_report(folder)
-    show_result(folder, console)
+    show_result(folder)
 
 
 def _add_compare(commands: Any) -> None:
@@ -278,13 +277,13 @@ def _add_report(commands: Any) -> None:
 
 @no_collecting()
 def _report(options: argparse.Namespace) -> None:
-    console = plain_console()
     if options.scores:
         if not options.out:
             raise UserError("--scores: needs --out, the file to write, for example --out report.html")
         from toolhone.report.report import summary_table
         from toolhone.report.score_files import report_scores
 
+        console = plain_console()
         console.print(summary_table(report_scores(options.scores, options.out)))
         console.print(f"report: {options.out}", markup=False)
         return
@@ -294,7 +293,7 @@ def _report(options: argparse.Namespace) -> None:
     _refuse_flags(options, ("out",), "the report lies in the run folder")
     run, _ = existing_run(options.folder)
     write_report(run.path)
-    show_result(run.path, console)
+    show_result(run.path)
 
 
 def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -> None:

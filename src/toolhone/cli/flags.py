@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from toolhone.cli.terminal import plain_console
 from toolhone.errors import UserError
 from toolhone.records import FormatName, RowFormat
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from rich.console import Console
 
     from toolhone.config import Config
     from toolhone.records import Conversation, Tool
@@ -116,11 +116,11 @@ def tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
     return read_tools(options.tools) if options.tools else ()
 
 
-def rows_of(sources: Sequence[str], options: argparse.Namespace, console: Console) -> list[Conversation]:
-    """Read rows in the format of --rows-format, with the tools of --tools."""
+def rows_of(sources: Sequence[str], options: argparse.Namespace) -> list[Conversation]:
+    """Read rows in the format of --rows-format, with the tools of --tools, and print what was read."""
     from toolhone.data.sources import told_rows
 
-    return list(told_rows(sources, tools_of(options), options.rows_format, console))
+    return list(told_rows(sources, tools_of(options), options.rows_format, plain_console()))
 
 
 def scored_rows_of(run: RunFolder, options: argparse.Namespace) -> tuple[str, list[Conversation], FormatName]:

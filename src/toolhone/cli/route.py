@@ -12,8 +12,6 @@ from toolhone.errors import UserError
 from toolhone.records import FormatName
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from toolhone.records import Conversation
     from toolhone.route.policy import Identity
     from toolhone.run_folder import RunFolder
@@ -60,7 +58,6 @@ def _route(options: argparse.Namespace) -> None:
     from toolhone.route.rows import Parts, read_rows, split_rows
     from toolhone.route.settings import RouteSettings, route_settings
 
-    console = plain_console()
     settings = route_settings(options.config, {key: getattr(options, key) for key in RouteSettings.model_fields})
     run = _run_of(options)
     small = options.small or (run.predictions("tuned") if run is not None else None)
@@ -73,11 +70,10 @@ def _route(options: argparse.Namespace) -> None:
         raise UserError("--calibration: name the small model's predictions of --calibration-rows too")
     if options.calibration and not options.calibration_rows:
         raise UserError("--calibration: needs --calibration-rows, the rows that were predicted, with their gold")
-    conversations, named, format = _predicted_rows(options, run, console)
-    identity = _identity(run, small)
+    conversations, named, format = _predicted_rows(options, run)
     rows, left_out = read_rows(conversations, named, small, options.large, format)
     if options.calibration:
-        others = flags.rows_of(options.calibration_rows, options, console)
+        others = flags.rows_of(options.calibration_rows, options)
         other_named = f"the rows of {', '.join(options.calibration_rows)}"
         calibration, more = read_rows(others, other_named, options.calibration, options.calibration_large, format)
         shared = {row.small.id for row in calibration} & {row.small.id for row in rows}
@@ -89,8 +85,9 @@ def _route(options: argparse.Namespace) -> None:
         parts = Parts(tuple(calibration), tuple(rows), "each from files of its own")
     else:
         parts = split_rows(conversations, rows, settings.calibration_share, named)
-    routing = route(parts, settings, identity, format)
+    routing = route(parts, settings, _identity(run, small), format)
     write_routing(routing, folder, folder.resolve().name)
+    console = plain_console()
     for case in routing.cases:
         console.print(models_table(routing, case))
     for line in summary_lines(routing):
@@ -120,12 +117,10 @@ def _identity(run: RunFolder | None, small: Path) -> Identity:
     return Identity(small.stem)
 
 
-def _predicted_rows(
-    options: argparse.Namespace, run: RunFolder | None, console: Console
-) -> tuple[list[Conversation], str, FormatName]:
+def _predicted_rows(options: argparse.Namespace, run: RunFolder | None) -> tuple[list[Conversation], str, FormatName]:
     """The rows that were predicted, what messages call them, and the chat format."""
     if options.rows:
-        rows = flags.rows_of(options.rows, options, console)
+        rows = flags.rows_of(options.rows, options)
         return rows, f"the rows of {', '.join(options.rows)}", options.chat_format or "hermes"
     if run is None:
         raise UserError("--rows: name the rows that were predicted, with their gold; these predictions lie in no run")

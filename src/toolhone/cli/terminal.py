@@ -20,12 +20,13 @@ def plain_console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def show_result(folder: Path, console: Console) -> None:
+def show_result(folder: Path) -> None:
     """Print the short table of `metrics.json` and the path of the report; under a launcher, only from rank 0."""
     if os.environ.get("RANK", "0") != "0":
         return
     from toolhone.report.report import summary_table
 
+    console = plain_console()
     console.print(summary_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
     console.print(f"report: {folder / 'report.html'}")
 

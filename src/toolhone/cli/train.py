@@ -39,7 +39,7 @@ def _train(options: argparse.Namespace) -> int:
     run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
     if run is None:
         return 130
-    show_result(run.path, console)
+    show_result(run.path)
     return 0
 
 
