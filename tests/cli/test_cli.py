@@ -158,6 +158,30 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(capsys: pytest.Capt
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("workspace")
+def test_ask_prints_the_calls_of_the_untuned_model_before_any_training(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolhone.evaluate.decode import Completion
+
+    asked: list[str] = []
+
+    def decode(model: Any, prompts: Any, *_: Any) -> list[Completion]:
+        asked.extend(map(tiny_tokenizer.decode, prompts))
+        text = '<tool_call>{"name": "query_order", "arguments": {"order_id": "ORD-4"}}</tool_call><|im_end|>'
+        ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [Completion(ids, [0.0] * len(ids), [-9.0] * len(ids), stopped=True)]
+
+    monkeypatch.setattr("toolhone.evaluate.predict.decode_greedily", decode)
+    run = open_run(load_config(Path("try.yaml")))
+    run.split("test").parent.mkdir(parents=True, exist_ok=True)
+    run.split("test").write_text(json.dumps({**json.loads(line(4)), "tools": TOOLS}), encoding="utf-8")
+    assert main(["ask", "--run", "runs/try", "--base", "where is it?"]) == 0
+    assert capsys.readouterr().out == 'query_order({"order_id": "ORD-4"})\n'
+    assert "where is it?" in asked[0]
+    assert "Look up an order" in asked[0], "with the tools of the first test row"
+
+
 @pytest.fixture
 def answered(workspace: Path) -> Path:
     """Predictions of the test rows by two models, of which the second has both right."""
