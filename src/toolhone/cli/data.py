@@ -23,8 +23,7 @@ def add_data_commands(groups: Any) -> None:
 def _command_on_rows(commands: Any, name: str, run: flags.Run, about: str) -> argparse.ArgumentParser:
     parser = flags.command(commands, name, run, about)
     parser.add_argument("sources", nargs="+", help="files, folders, globs or hub:owner/name[:split]")
-    flags.add_tools(parser)
-    flags.add_row_format(parser, "--format")
+    flags.add(parser, "--tools", "--format")
     return parser
 
 
@@ -207,7 +206,7 @@ def _add_review(commands: Any) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="sheet to write (.html or .csv); with --apply: the new rows")
     add("--predictions", type=Path, help="a model's predictions or scores: rows that differ are doubtful")
-    flags.add_chat_format(parser)
+    flags.add(parser, "--chat-format")
     add("--rows", type=flags.count, default=200, help="turns on the sheet (default: %(default)s)")
     add("--random-share", type=float, default=0.5, help="share drawn at random, to estimate accuracy (default: 0.5)")
     add("--seed", type=int, default=7, help="seed of the random choices (default: %(default)s)")
@@ -248,7 +247,7 @@ def _review(options: argparse.Namespace) -> None:
 def _add_preview(commands: Any) -> None:
     about = "show rows as the model sees them: prompt dim, labels bright"
     parser = flags.command(commands, "preview", _preview, about)
-    flags.add_config(parser)
+    flags.add(parser, "--config", "--set")
     parser.add_argument("--rows", type=flags.count, default=3, help="number of rows (default: %(default)s)")
     parser.add_argument("--html", type=Path, help="write a page instead, with the borders of every token")
 

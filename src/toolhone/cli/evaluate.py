@@ -30,7 +30,7 @@ def add_evaluate_commands(commands: Any) -> None:
 
 def _add_eval(commands: Any) -> None:
     parser = flags.command(commands, "eval", _evaluate, "predict, score and report again for a finished run")
-    flags.add_run(parser)
+    flags.add(parser, "--run")
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows generated together (default: the run's)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="token limit of an answer (default: the run's)")
     add = parser.add_argument_group("a public benchmark instead of the run's own rows").add_argument
@@ -94,16 +94,17 @@ def _add_predict(commands: Any) -> None:
     about = "have an endpoint, or vLLM with a run's adapter, answer test rows"
     parser = flags.command(commands, "predict", _predict, about)
     rows = parser.add_mutually_exclusive_group(required=True)
-    flags.add_run(rows, required=False, about="run folder: answer the rows that it scores, for `toolhone score --run`")
-    rows.add_argument("--config", type=Path, help="answer the rows that this config scores")
-    flags.add_rows(rows, "answer these rows, in any format")
-    flags.add_tools(parser)
+    about = "run folder: answer the rows that it scores, for `toolhone score --run`"
+    flags.add(rows, "--run", required=False, help=about)
+    flags.add(rows, "--config", required=False, help="answer the rows that this config scores")
+    flags.add(rows, "--rows", help="answer these rows, in any format")
+    flags.add(parser, "--tools")
     add = parser.add_argument
     add("--vllm", action="store_true", help="with --run: its adapter in vLLM (needs a GPU and vllm)")
     add("--base", action="store_true", help="with --vllm: the untuned model")
     add("--label", help="name of the predictions (default: the model's, with - for /)")
     add("--out", type=Path, help="file to write (default: predictions/LABEL.jsonl, with --run in the run)")
-    flags.add_chat_format(parser, default=None, otherwise="the run's, or hermes")
+    flags.add(parser, "--chat-format", default=None, help="format of the calls (default: the run's, or hermes)")
     _add_endpoint(parser)
 
 
@@ -208,12 +209,10 @@ def _add_score(commands: Any) -> None:
     about = "score predictions, of a run or of any model; loads no model"
     parser = flags.command(commands, "score", _score, about)
     source = parser.add_mutually_exclusive_group(required=True)
-    flags.add_run(source, required=False)
+    flags.add(source, "--run", required=False)
     source.add_argument("--predictions", type=Path, nargs="+", metavar="FILE", help="files, each of one model")
-    flags.add_rows(parser, "the rows predicted, with their gold, in any format")
-    flags.add_tools(parser)
-    flags.add_row_format(parser)
-    flags.add_chat_format(parser, "--format")
+    flags.add(parser, "--rows", "--tools", "--rows-format")
+    parser.add_argument("--format", "--chat-format", **flags.SHARED["--chat-format"])
     policies = ("strict", "bfcl")
     parser.add_argument("--policy", choices=policies, default="strict", help="matching rules (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for scores/, metrics.json and the report")
@@ -270,7 +269,7 @@ def _add_report(commands: Any) -> None:
     about = "draw a report again, from a run or from scores alone"
     parser = flags.command(commands, "report", _report, about)
     source = parser.add_mutually_exclusive_group(required=True)
-    flags.add_run(source, required=False)
+    flags.add(source, "--run", required=False)
     source.add_argument("--scores", type=Path, nargs="+", metavar="RUN_OR_SCORES", help="run folders and score files")
     parser.add_argument("--out", type=Path, help="with --scores: file to write, for example report.html")
 
@@ -303,7 +302,7 @@ def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -
 
 def _add_ask(commands: Any) -> None:
     parser = flags.command(commands, "ask", _ask, "ask a run's tuned model one question")
-    flags.add_run(parser)
+    flags.add(parser, "--run")
     parser.add_argument("question", help='the user message, for example "帮我查订单 ORD-001"')
     parser.add_argument("--base", action="store_true", help="ask the untuned model instead")
 

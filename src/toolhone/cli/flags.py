@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from toolhone.records import Conversation, Tool
     from toolhone.run_folder import RunFolder
 
+_ROW_FORMAT = {"choices": get_args(RowFormat), "default": "auto", "help": "format of the rows (default: auto-detected)"}
+SHARED: dict[str, dict[str, Any]] = {
+    "--run": {"type": Path, "required": True, "dest": "folder", "help": "run folder, for example runs/cpu"},
+    "--config": {"type": Path, "required": True, "help": "the experiment's YAML file"},
+    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a key: train.epochs=1"},
+    "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the rows predicted, with their gold, in any format"},
+    "--tools": {"type": Path, "help": "JSON list of tools, for rows that have none of their own"},
+    "--format": _ROW_FORMAT,
+    "--rows-format": _ROW_FORMAT,
+    "--chat-format": {
+        "dest": "chat_format",
+        "choices": get_args(FormatName),
+        "default": "hermes",
+        "help": "format that calls are written in (default: hermes)",
+    },
+    "--price-in": {"type": float, "metavar": "USD", "help": "price of a million prompt tokens"},
+    "--price-out": {"type": float, "metavar": "USD", "help": "price of a million completion tokens"},
+}
+"""The flags of several commands, as argparse takes them."""
+
 Settings = TypeVar("Settings", bound="DataclassInstance")
 Run = Callable[[argparse.Namespace], int | None]
 """Carries out a command. Returns the exit code; None is 0."""
@@ -31,56 +51,23 @@ def command(commands: Any, name: str, run: Run, about: str) -> argparse.Argument
     return parser
 
 
-# In what follows `parser` may also be a group of flags, for which argparse has no public type.
-
-
-def add_run(parser: Any, *, required: bool = True, about: str = "run folder, for example runs/cpu") -> None:
-    """Add --run. A flag of a mutually exclusive group must not be `required` itself."""
-    parser.add_argument("--run", type=Path, required=required, dest="folder", help=about)
-
-
-def add_config(parser: Any) -> None:
-    """Add --config and --set; `config_of` reads them."""
-    parser.add_argument("--config", type=Path, required=True, help="the experiment's YAML file")
-    about = "override one key, for example train.epochs=1"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
-
-
-def add_rows(parser: Any, about: str) -> None:
-    """Add --rows, for sources of rows; `rows_of` reads them."""
-    parser.add_argument("--rows", nargs="+", metavar="SOURCE", help=about)
-
-
-def add_tools(parser: Any) -> None:
-    """Add --tools; `tools_of` reads it."""
-    parser.add_argument("--tools", type=Path, help="JSON list of tools, for rows that have none of their own")
-
-
-def add_row_format(parser: Any, name: str = "--rows-format") -> None:
-    """Add the flag for the format of the rows that are read."""
-    about = "format of the rows (default: auto-detected)"
-    parser.add_argument(name, choices=get_args(RowFormat), default="auto", help=about)
-
-
-def add_chat_format(parser: Any, *other_names: str, default: str | None = "hermes", otherwise: str = "") -> None:
-    """Add --chat-format; `otherwise` says what is used if the default is None."""
-    about = f"format that calls are written in (default: {default or otherwise})"
-    names = (*other_names, "--chat-format")
-    parser.add_argument(*names, dest="chat_format", choices=get_args(FormatName), default=default, help=about)
+def add(parser: Any, *names: str, **changes: Any) -> None:
+    """Add shared flags to a parser or a group, with `changes` to how they are declared."""
+    for name in names:
+        parser.add_argument(name, **SHARED[name] | changes)
 
 
 def add_endpoint_limits(parser: Any, *, max_tokens: int, concurrency: int, retries: int) -> None:
     """Add the flags that limit what is asked of an endpoint; they are named as the fields of its settings."""
-    add = parser.add_argument
-    add("--max-tokens", type=int, default=max_tokens, help="token limit of an answer (default: %(default)s)")
-    add("--concurrency", type=int, default=concurrency, help="calls in flight at once (default: %(default)s)")
+    limit = parser.add_argument
+    limit("--max-tokens", type=int, default=max_tokens, help="token limit of an answer (default: %(default)s)")
+    limit("--concurrency", type=int, default=concurrency, help="calls in flight at once (default: %(default)s)")
     about = "time limit of a call in seconds (default: %(default)s)"
-    add("--timeout", dest="timeout_s", type=float, default=60.0, metavar="S", help=about)
-    add("--retries", type=int, default=retries, help="retries of a failed call (default: %(default)s)")
-    add("--max-calls", type=int, metavar="N", help="stop after N calls (default: no limit)")
-    add("--max-usd", type=float, metavar="USD", help="stop before the cost exceeds this (default: no limit)")
-    add("--price-in", type=float, metavar="USD", help="price of a million prompt tokens")
-    add("--price-out", type=float, metavar="USD", help="price of a million completion tokens")
+    limit("--timeout", dest="timeout_s", type=float, default=60.0, metavar="S", help=about)
+    limit("--retries", type=int, default=retries, help="retries of a failed call (default: %(default)s)")
+    limit("--max-calls", type=int, metavar="N", help="stop after N calls (default: no limit)")
+    limit("--max-usd", type=float, metavar="USD", help="stop before the cost exceeds this (default: no limit)")
+    add(parser, "--price-in", "--price-out")
 
 
 def count(text: str) -> int:

@@ -18,21 +18,21 @@ def add_serve_commands(commands: Any) -> None:
     """Add `serve` to the commands."""
     about = "answer over HTTP as OpenAI does, with or without a larger model behind"
     parser = flags.command(commands, "serve", _serve, about)
-    flags.add_run(parser)
+    flags.add(parser, "--run")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to bind (default: %(default)s; any other needs TOOLHONE_API_KEY)")
     add("--port", type=int, default=8000, help="port to bind; 0: any free one (default: %(default)s)")
     add("--max-new-tokens", type=int, metavar="N", help="token limit of an answer (default: the run's)")
     about = "a cascade: unsure answers go to a larger model, with the key OPENAI_API_KEY"
-    add = parser.add_argument_group(about).add_argument
+    group = parser.add_argument_group(about)
+    add = group.add_argument
     add("--policy", type=Path, help="when to escalate: the policy.json of `toolhone route`")
     add("--large-base-url", metavar="URL", help="address of the larger model, for example https://api.openai.com/v1")
     add("--large-model", metavar="NAME", help="its name at that address")
     add("--large-timeout", type=float, metavar="S", help="time limit of a call in seconds (default: 30)")
     add("--large-max-tokens", type=int, metavar="N", help="token limit of its answers (default: 1024)")
-    add("--price-in", type=float, metavar="USD", help="price of a million prompt tokens")
-    add("--price-cached", type=float, metavar="USD", help="price of a million cached ones (default: --price-in)")
-    add("--price-out", type=float, metavar="USD", help="price of a million completion tokens")
+    add("--price-cached", type=float, metavar="USD", help="price of a million cached tokens (default: --price-in)")
+    flags.add(group, "--price-in", "--price-out")
     add("--max-usd-a-day", type=float, metavar="USD", help="stop escalating once the UTC day has cost this")
     add("--log", type=Path, metavar="FILE", help="the decision log (default: RUN/decisions.jsonl)")
     add("--log-texts", action="store_true", help="also log questions and answers")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def add_train_commands(commands: Any) -> None:
     """Add `train` and `learning-curve`."""
     train = flags.command(commands, "train", _train, "train, evaluate and report one experiment")
-    flags.add_config(train)
+    flags.add(train, "--config", "--set")
     train.add_argument("--dry-run", action="store_true", help="say what would happen; load no weights")
     train.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
     train.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
 
     about = "would more data help? train and score at several sizes"
     curve = flags.command(commands, "learning-curve", _learning_curve, about)
-    flags.add_config(curve)
+    flags.add(curve, "--config", "--set")
     about = "numbers of training conversations, for example 50,100,200,500"
     curve.add_argument("--sizes", type=_sizes, required=True, metavar="N,N,...", help=about)
 
