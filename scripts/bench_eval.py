@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
 
-    from toolhone.cli.quiet import hush_libraries
+    from toolhone.cli.terminal import hush_libraries
     from toolhone.errors import UserError
 
     hush_libraries()

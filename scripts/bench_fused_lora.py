@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from toolhone.chat.render import IGNORED
-from toolhone.cli.quiet import hush_libraries
+from toolhone.cli.terminal import hush_libraries
 from toolhone.config_file import load_config
 from toolhone.pipeline import prepare
 from toolhone.run_folder import RunFolder

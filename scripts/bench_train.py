@@ -110,7 +110,7 @@ def run_child(name: str, options: argparse.Namespace, batch: int) -> dict[str, A
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train a few steps and time all but the first."""
-    from toolhone.cli.quiet import hush_libraries
+    from toolhone.cli.terminal import hush_libraries
 
     hush_libraries()
     import torch

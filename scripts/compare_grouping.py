@@ -51,7 +51,7 @@ def main() -> int:
 
     from rich.console import Console
 
-    from toolhone.cli.quiet import hush_libraries
+    from toolhone.cli.terminal import hush_libraries
     from toolhone.data.generate.rows import generate
 
     hush_libraries()

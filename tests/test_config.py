@@ -104,7 +104,7 @@ def test_there_are_between_40_and_57_keys_and_each_is_described() -> None:
         ),
     ],
 )
-def test_an_unknown_key_is_told_with_its_line_and_the_nearest_known_one(file: Path, text: str, message: str) -> None:
+def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_one(file: Path, text: str, message: str) -> None:
     assert fault(add(file, text)) == f"{file}:{message}"
 
 
@@ -124,13 +124,13 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_known_one(file: Pa
         ("model", "load_in_4bit", "model.quantize: nf4"),
     ],
 )
-def test_a_trainer_argument_is_told_by_its_name_here(file: Path, section: str, key: str, hint: str) -> None:
+def test_a_trainer_argument_is_reported_by_its_name_here(file: Path, section: str, key: str, hint: str) -> None:
     message = fault(file, f"{section}.{key}=1")
     assert message.startswith(f"--set {section}.{key}=1: {section}.{key}: unknown key: {key} is ")
     assert hint in message
 
 
-def test_every_fault_is_told_at_once(file: Path) -> None:
+def test_every_fault_is_reported_at_once(file: Path) -> None:
     lines = fault(add(file, "train:\n  epochs: -1\n  batch_size: 1.5\nlora:\n  rnak: 8\n")).splitlines()
     assert set(lines) == {
         f"{file}:8: train.epochs: input should be greater than 0, found -1",
@@ -175,14 +175,14 @@ def test_what_only_looks_a_little_like_a_number_stays_a_text(file: Path) -> None
         ("train=null", "expected keys below it (leave it out for the defaults), found None"),
     ],
 )
-def test_a_value_out_of_range_is_told_with_what_was_found(file: Path, override: str, message: str) -> None:
+def test_a_value_out_of_range_is_reported_with_what_was_found(file: Path, override: str, message: str) -> None:
     key = override.partition("=")[0]
     found = fault(file, override)
     assert found.startswith(f"--set {override}: {key}")
     assert message in found
 
 
-def test_a_missing_key_is_told_at_its_section(tmp_path: Path) -> None:
+def test_a_missing_key_is_reported_at_its_section(tmp_path: Path) -> None:
     path = tmp_path / "try.yaml"
     path.write_text("name: try\ndata:\n  test: [a]\n", encoding="utf-8")
     assert fault(path).splitlines() == [f"{path}: model: is required", f"{path}:2: data.train: is required"]
@@ -225,7 +225,7 @@ def test_keys_that_contradict_each_other_are_refused_at_the_key_to_change(
     assert fault(file, *overrides).startswith(f"--set {overrides[-1]}: {message}")
 
 
-def test_keys_that_contradict_each_other_are_told_with_the_line(file: Path) -> None:
+def test_keys_that_contradict_each_other_are_reported_with_the_line(file: Path) -> None:
     message = fault(add(file, "chat:\n  max_tokens: 64\nevaluate:\n  max_new_tokens: 64\n"))
     assert message == f"{file}:10: evaluate.max_new_tokens: must be smaller than chat.max_tokens"
 
@@ -291,7 +291,7 @@ def test_an_override_stands_over_the_file_and_the_last_over_the_first(file: Path
         ("epochs=1", 'epochs: unknown key (did you mean "train.epochs"?)'),
     ],
 )
-def test_a_bad_override_is_told_by_its_own_text(file: Path, override: str, message: str) -> None:
+def test_a_bad_override_is_reported_by_its_own_text(file: Path, override: str, message: str) -> None:
     found = fault(file, override)
     assert found.startswith(f"--set {override}:")
     assert message in found
@@ -301,9 +301,9 @@ def test_a_bad_override_is_told_by_its_own_text(file: Path, override: str, messa
 
 
 def test_a_key_given_twice_is_refused_at_the_second(file: Path) -> None:
-    assert fault(add(file, "seed: 1\nseed: 2\n")) == f'{file}:8: not YAML: the key "seed" stands twice'
+    assert fault(add(file, "seed: 1\nseed: 2\n")) == f'{file}:8: not YAML: the key "seed" is given twice'
     file.write_text(MINIMAL.replace("  test:", "  train: [b]\n  test:"), encoding="utf-8")
-    assert fault(file) == f'{file}:6: not YAML: the key "train" stands twice'
+    assert fault(file) == f'{file}:6: not YAML: the key "train" is given twice'
 
 
 @pytest.mark.parametrize(
@@ -319,13 +319,13 @@ def test_a_key_given_twice_is_refused_at_the_second(file: Path) -> None:
         ("", ": expected keys such as name, model and data, found NoneType"),
     ],
 )
-def test_a_file_that_is_no_config_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_no_config_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "try.yaml"
     path.write_text(text, encoding="utf-8")
     assert fault(path).startswith(f"{path}{message}")
 
 
-def test_a_missing_file_is_told_with_the_nearest_one(file: Path) -> None:
+def test_a_missing_file_is_reported_with_the_nearest_one(file: Path) -> None:
     missing = file.with_name("tri.yaml")
     assert fault(missing) == f"{missing}: no such config file (did you mean {file}?)"
     assert fault(file.parent / "none" / "x.yaml").endswith("no such config file")

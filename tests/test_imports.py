@@ -39,8 +39,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded & (HEAVY | {"numpy", "scipy", "pydantic", "jsonschema", "yaml"}) == set()
 
 
+TRAIN = str(SHIPPED / "train.jsonl")
+ADVISE = ["advise", "--calls-per-day", "1000000", "--api-call-usd", "0.003", "--small-call-usd", "0"]
+COST = ["cost", "--price-in", "1", "--price-out", "2", "--prompt-tokens", "900", "--completion-tokens", "30"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "used"), [(["config"], "pydantic"), (CHECK, "rich")], ids=["config", "data-check"]
+    ("arguments", "used"),
+    [
+        (["config"], "pydantic"),
+        (CHECK, "rich"),
+        (["data", "stats", TRAIN, "--tools", str(SHIPPED / "tools.json")], "rich"),
+        (ADVISE, "rich"),
+        (COST, "rich"),
+    ],
+    ids=["config", "data-check", "data-stats", "advise", "cost"],
 )
 def test_commands_that_need_no_model_import_no_model_library(arguments: list[str], used: str) -> None:
     loaded = imported_by(*arguments)
@@ -48,7 +61,7 @@ def test_commands_that_need_no_model_import_no_model_library(arguments: list[str
     assert loaded & HEAVY == set()
 
 
-def test_a_missing_run_is_told_before_scorer_or_report_load_a_model_library() -> None:
+def test_a_missing_run_is_reported_before_scorer_or_report_load_a_model_library() -> None:
     for command in ("score", "report"):
         assert imported_by(command, "--run", "no-such-run") & HEAVY == set()
 

@@ -171,7 +171,8 @@ class EvaluateConfig(_Section):
     split: Literal["test", "validation"] = "test"
     """Which rows are judged. Compare settings on validation rows, and judge on test rows once, at the end."""
     base: bool = True
-    """Judge the untuned model on the same rows too, with the same prompts."""
+    """Score the untuned model on the same rows too. Its prompts are the same, except with chat.tools: names: then the
+    untuned model gets full schemas."""
     batch_size: int = Field(16, ge=1)
     """Rows generated together. In bfloat16 results can change with it; in float32 they do not."""
     max_new_tokens: int = Field(256, ge=1)

@@ -1,6 +1,6 @@
 """Reading a config file: YAML and `--set a.b=c` overrides in, a frozen `Config` out.
 
-What is wrong is told with the file's line, the key, and the nearest key that there is.
+An error names the line of the file, the key, and the nearest known key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RENAMED_KEYS = {
     "save_safetensors": "is gone: adapters are always safetensors",
 }
 
-# Where pydantic's own words speak of Python rather than of YAML.
+# In place of pydantic's messages that speak of Python types instead of YAML.
 _EXPECTED = {
     "tuple_type": "expected a list such as [one, two]",
     "model_type": "expected keys below it (leave it out for the defaults)",
@@ -70,7 +70,7 @@ def _mapping_without_duplicates(loader: _Yaml12Loader, node: yaml.MappingNode) -
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
         if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands twice', key.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" is given twice', key.start_mark)
         seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
@@ -100,10 +100,10 @@ def read_yaml(path: Path, such_as: str) -> tuple[dict[str, Any], dict[str, str]]
     """The keys of a YAML file with their values, and `file:line` of each, by its dotted name.
 
     Args:
-        such_as: keys that it might have, for the message where it has none.
+        such_as: keys that it might have, for the message if it has none.
 
     Raises:
-        UserError: where the file is missing, not YAML, or not keys with values.
+        UserError: if the file is missing, not YAML, or not keys with values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -159,10 +159,10 @@ def _sections(key: str) -> list[str]:
 
 
 def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
-    # Where a value may be of several types, pydantic adds which of them it tried: no part of the key.
+    # For a value of several possible types pydantic adds the type that it tried, which is no part of the key.
     names = [str(part) for part in fault["loc"] if "[" not in str(part)]
     key = ".".join(names)
-    # The nearest place that is written down: the key itself, else the section that lacks it, else the file.
+    # The line of the key itself, or of the section that lacks it, or else only the file.
     place = next((places[".".join(names[:n])] for n in range(len(names), 0, -1) if ".".join(names[:n]) in places), None)
     where = place or str(path)
     if fault["type"] == "extra_forbidden":

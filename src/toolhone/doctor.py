@@ -1,8 +1,8 @@
-"""`toolhone doctor`: what this machine can do, and a self-test of what results rest on, in ten seconds.
+"""`toolhone doctor`: what this machine can do, and a ten-second self-test. Run it first on a new machine.
 
-The self-test runs on the device at hand, on a tiny random Llama: a batch laid out as a prefix tree must give the
-gradients of plain rows, a step on NF4 weights must move the adapter, and answers over a cached prefix must be those
-without a cache. It is what to run first on a new machine.
+The self-test trains and asks a tiny random Llama on the GPU, or on the CPU without one. A batch laid out as a prefix
+tree must give the gradients of plain rows, a step on NF4 weights must lower the loss, and answers over a cached prefix
+must equal those without a cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line: what was looked at, how it stands, and what was found."""
+    """One line of the output: what was checked, the result, and what was found."""
 
     name: str
     status: Literal["ok", "note", "FAIL"]
@@ -46,7 +46,7 @@ class Check:
 
 
 def doctor(console: Console) -> bool:
-    """Print every check as it is made; True where none failed."""
+    """Print each check as it is made. Returns whether none failed."""
     sound = True
     for check in diagnose():
         console.print(f"[{_COLOURS[check.status]}]{check.status:>4}[/]  {check.name}: ", end="")
@@ -56,7 +56,7 @@ def doctor(console: Console) -> bool:
 
 
 def diagnose() -> Iterator[Check]:
-    """The machine first, then the self-test on its device."""
+    """Yield the checks of the machine, then the self-test on its device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     yield _accelerator()
     yield _bfloat16(device)
@@ -82,7 +82,7 @@ def packed_gradients(device: str) -> str:
     """Compare the loss and every LoRA gradient of a prefix tree with those of plain rows, one at a time.
 
     Raises:
-        UserError: where they differ by more than float32's rounding.
+        UserError: if they differ by more than float32's rounding.
     """
     torch.manual_seed(0)
     model = _tiny_llama(device)
@@ -104,7 +104,7 @@ def nf4_step(device: str) -> str:
     """Train one step on 4-bit weights.
 
     Raises:
-        UserError: where the loss is no number or nothing moves.
+        UserError: if the loss does not fall.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -137,7 +137,7 @@ def cached_generation(device: str) -> str:
     """Compare answers over a cached prefix with those computed anew for every token.
 
     Raises:
-        UserError: where a token differs.
+        UserError: if a token differs.
     """
     torch.manual_seed(0)
     model = _tiny_llama(device).eval()
@@ -167,7 +167,7 @@ def _tiny_config() -> LlamaConfig:
 
 
 def _tiny_llama(device: str) -> Any:
-    """A random Llama with an adapter whose both matrices are random, so that every gradient is there."""
+    """A random Llama with an adapter. Both its matrices are random, so no gradient is zero."""
     model = get_peft_model(LlamaForCausalLM(_tiny_config()), LoraConfig(r=4, target_modules="all-linear"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -176,7 +176,7 @@ def _tiny_llama(device: str) -> Any:
 
 
 def _prompts(with_answers: int) -> list[list[int]]:
-    """Five prompts of unequal length behind 24 shared ids, each followed by so many more."""
+    """Five prompts of unequal length with 24 shared ids in front, each followed by `with_answers` more ids."""
     generator = torch.Generator().manual_seed(1)
     shared: list[int] = torch.randint(256, (24,), generator=generator).tolist()
     own = [torch.randint(256, (6 + n + with_answers,), generator=generator).tolist() for n in range(5)]

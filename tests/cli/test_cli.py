@@ -158,6 +158,30 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(capsys: pytest.Capt
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("workspace")
+def test_ask_prints_the_calls_of_the_untuned_model_before_any_training(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolhone.evaluate.decode import Completion
+
+    asked: list[str] = []
+
+    def decode(model: Any, prompts: Any, *_: Any) -> list[Completion]:
+        asked.extend(map(tiny_tokenizer.decode, prompts))
+        text = '<tool_call>{"name": "query_order", "arguments": {"order_id": "ORD-4"}}</tool_call><|im_end|>'
+        ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [Completion(ids, [0.0] * len(ids), [-9.0] * len(ids), stopped=True)]
+
+    monkeypatch.setattr("toolhone.evaluate.predict.decode_greedily", decode)
+    run = open_run(load_config(Path("try.yaml")))
+    run.split("test").parent.mkdir(parents=True, exist_ok=True)
+    run.split("test").write_text(json.dumps({**json.loads(line(4)), "tools": TOOLS}), encoding="utf-8")
+    assert main(["ask", "--run", "runs/try", "--base", "where is it?"]) == 0
+    assert capsys.readouterr().out == 'query_order({"order_id": "ORD-4"})\n'
+    assert "where is it?" in asked[0]
+    assert "Look up an order" in asked[0], "with the tools of the first test row"
+
+
 @pytest.fixture
 def answered(workspace: Path) -> Path:
     """Predictions of the test rows by two models, of which the second has both right."""
@@ -244,7 +268,7 @@ def test_another_policy_is_named_in_the_figures_and_counts_what_it_excuses() -> 
     ],
 )
 @pytest.mark.usefixtures("answered")
-def test_what_cannot_be_scored_or_compared_is_told(fails: Fails, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_scored_or_compared_is_reported(fails: Fails, arguments: list[str], message: str) -> None:
     assert fails(*arguments).startswith(message)
 
 
@@ -269,16 +293,16 @@ def test_an_interrupted_command_exits_with_130(
 # Bad input: the config
 
 
-def test_a_missing_config_is_told_with_the_nearest(fails: Fails) -> None:
+def test_a_missing_config_is_reported_with_the_nearest(fails: Fails) -> None:
     assert fails("train", "--config", "tri.yaml") == "tri.yaml: no such config file (did you mean try.yaml?)"
 
 
-def test_an_unknown_key_is_told_with_its_line(fails: Fails) -> None:
+def test_an_unknown_key_is_reported_with_its_line(fails: Fails) -> None:
     Path("try.yaml").write_text(CONFIG + "train:\n  epohcs: 2\n", encoding="utf-8")
     assert fails(*train()) == 'try.yaml:11: train.epohcs: unknown key (did you mean "epochs"?)'
 
 
-def test_a_bad_override_is_told(fails: Fails) -> None:
+def test_a_bad_override_is_reported(fails: Fails) -> None:
     assert fails(*train("train.epochs=none")).startswith("--set train.epochs=none: train.epochs: input should be a")
 
 
@@ -286,12 +310,12 @@ def test_a_bad_override_is_told(fails: Fails) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "check"])
-def test_a_missing_data_file_is_told(fails: Fails, workspace: Path, command: str) -> None:
+def test_a_missing_data_file_is_reported(fails: Fails, workspace: Path, command: str) -> None:
     arguments = train("data.train=[absent.jsonl]") if command == "train" else ["data", "check", "absent.jsonl"]
     assert fails(*arguments) == f"absent.jsonl: no such file (looked in {workspace})"
 
 
-def test_a_missing_file_of_tools_is_told(fails: Fails) -> None:
+def test_a_missing_file_of_tools_is_reported(fails: Fails) -> None:
     assert fails(*train("data.tools=absent.json")) == "absent.json: no such file; data.tools names the list of tools"
 
 
@@ -317,7 +341,7 @@ def test_a_missing_file_of_tools_is_told(fails: Fails) -> None:
     ],
     ids=["broken-json", "unknown-tool", "wrong-type", "missing-argument", "encoded-twice", "unknown-key", "same-id"],
 )
-def test_a_faulty_row_is_told_with_its_line_by_check_and_by_train(
+def test_a_faulty_row_is_reported_with_its_line_by_check_and_by_train(
     fails: Fails, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     Path("train.jsonl").write_text(f"{line(0)}\n\n{text}\n", encoding="utf-8")
@@ -326,24 +350,24 @@ def test_a_faulty_row_is_told_with_its_line_by_check_and_by_train(
     assert fails(*train()).startswith(f"train.jsonl:3: {message}")
 
 
-def test_every_faulty_row_is_told_in_one_message(fails: Fails) -> None:
+def test_every_faulty_row_is_reported_in_one_message(fails: Fails) -> None:
     faulty = "\n".join(line(n, "zzz") for n in range(3))
     Path("train.jsonl").write_text(faulty, encoding="utf-8")
-    told = fails(*train()).splitlines()
-    assert [found.partition(": ")[0] for found in told] == ["train.jsonl:1", "train.jsonl:2", "train.jsonl:3"]
+    messages = fails(*train()).splitlines()
+    assert [found.partition(": ")[0] for found in messages] == ["train.jsonl:1", "train.jsonl:2", "train.jsonl:3"]
 
 
-def test_a_test_row_that_is_trained_on_is_told_with_both_places(fails: Fails) -> None:
+def test_a_test_row_that_is_trained_on_is_reported_with_both_places(fails: Fails) -> None:
     Path("test.jsonl").write_text(line(2), encoding="utf-8")
     assert fails(*train()).startswith("test.jsonl:1: the row is also at train.jsonl:3")
 
 
-def test_an_over_long_example_is_told_with_its_length_and_the_limit(fails: Fails) -> None:
+def test_an_over_long_example_is_reported_with_its_length_and_the_limit(fails: Fails) -> None:
     rows = [line(0), line(1, arguments={"order_id": "1234567890" * 100})]
     Path("train.jsonl").write_text("\n".join(rows), encoding="utf-8")
     message = fails(*train("chat.max_tokens=600", "evaluate.max_new_tokens=16"))
-    told, _, length = message.partition(" turn 1 is ")
-    assert told == "train.jsonl:2:"
+    place, _, length = message.partition(" turn 1 is ")
+    assert place == "train.jsonl:2:"
     assert int(length.split()[0]) > 1000
     assert length.endswith(" tokens long and chat.max_tokens is 600; raise it, or set chat.over_long: drop")
 
@@ -367,23 +391,23 @@ def test_an_over_long_test_row_is_refused_even_where_training_rows_may_be_droppe
         ("empty", "model.name: empty holds no config.json; expected a folder saved by transformers"),
     ],
 )
-def test_a_model_that_cannot_be_found_is_told(fails: Fails, name: str, message: str) -> None:
+def test_a_model_that_cannot_be_found_is_reported(fails: Fails, name: str, message: str) -> None:
     Path("empty").mkdir()
     assert fails(*train(f"model.name={name}")).startswith(message)
 
 
-def test_a_folder_without_weights_is_told_before_anything_is_written(fails: Fails, tiny_llama: Path) -> None:
+def test_a_folder_without_weights_is_reported_before_anything_is_written(fails: Fails, tiny_llama: Path) -> None:
     shutil.copytree(tiny_llama, "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     assert fails(*train("model.name=bare")).startswith("model.name: bare holds no weights; ")
 
 
-def test_an_adapter_s_target_that_names_no_layer_is_told_before_anything_is_written(fails: Fails) -> None:
+def test_an_adapter_s_target_that_names_no_layer_is_reported_before_anything_is_written(fails: Fails) -> None:
     message = "lora.targets: tiny has no layer qkv; known: down_proj, "
     assert fails(*train("lora.targets=[qkv]")).startswith(message)
     assert fails(*train("lora.targets=[qkv]"), "--dry-run").startswith(message)
 
 
-def test_cuda_that_is_not_there_is_told(fails: Fails) -> None:
+def test_cuda_that_is_not_there_is_reported(fails: Fails) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -427,13 +451,13 @@ def test_a_run_folder_of_another_config_is_refused_and_kept(fails: Fails) -> Non
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_missing_run_is_told_with_those_that_are_there(fails: Fails, arguments: list[str]) -> None:
+def test_a_missing_run_is_reported_with_those_that_are_there(fails: Fails, arguments: list[str]) -> None:
     assert fails(*arguments) == "runs/absent: is no run folder; known: none yet, run `make train`"
     open_run(load_config(Path("try.yaml")))
     assert fails(*arguments) == "runs/absent: is no run folder; known: runs/try"
 
 
-def test_a_run_that_was_never_trained_is_told(fails: Fails) -> None:
+def test_a_run_that_was_never_trained_is_reported(fails: Fails) -> None:
     run = open_run(load_config(Path("try.yaml")))
     assert fails("eval", "--run", "runs/try") == "runs/try: has no adapter yet; `toolhone train` makes it"
     assert fails("score", "--run", "runs/try").startswith("runs/try/manifest.json: does not say which rows are scored")

@@ -178,7 +178,7 @@ def test_entries_that_the_run_was_trained_on_are_told(run: RunFolder, capsys: py
     learned = Conversation("other-id", (*simple.prompt, simple.turn), simple.tools, "train.jsonl:1")
     write_jsonl(run.split("train"), [learned.to_json()])
     assert main(suite_command("--categories", "simple_python,irrelevance", "--models", "base")) == 0
-    assert "1 of 5 entries stand in the run's training rows" in " ".join(capsys.readouterr().out.split())
+    assert "1 of 5 entries are in the run's training rows" in " ".join(capsys.readouterr().out.split())
     metrics = json.loads((run.path / "suite" / "bfcl" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["trained_on"] == [simple.id]
 

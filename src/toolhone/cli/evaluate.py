@@ -1,16 +1,17 @@
-"""The commands that ask models outside a training run: `toolhone predict`, and `toolhone eval --suite bfcl`."""
+"""The commands that ask and score models: `toolhone eval`, `predict`, `score`, `compare`, `report` and `ask`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolhone.cli.terminal import plain_console
+from toolhone.cli import flags
+from toolhone.cli.terminal import gc_disabled, plain_console, show_result
 from toolhone.errors import UserError
-from toolhone.formats import FORMATS
 from toolhone.records import FormatName
 
 if TYPE_CHECKING:
@@ -20,174 +21,39 @@ if TYPE_CHECKING:
     from toolhone.records import Example
 
 
-def add_predict_commands(commands: Any) -> None:
-    """Add `predict` to the commands, and the suite to `eval`, which is one of them."""
-    _add_predict(
-        commands.add_parser("predict", help="have an endpoint, or vLLM with a run's adapter, answer test rows")
-    )
-    _add_suite(commands.choices["eval"])
+def add_evaluate_commands(commands: Any) -> None:
+    """Add `eval`, `predict`, `score`, `compare`, `report` and `ask`."""
+    for add_command in (_add_eval, _add_predict, _add_score, _add_compare, _add_report, _add_ask):
+        add_command(commands)
 
 
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    rows = parser.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--run", type=Path, dest="folder", help="answer a run's judged rows, for `toolhone score --run`")
-    rows.add_argument("--config", type=Path, help="answer the rows that a config judges")
-    rows.add_argument("--rows", nargs="+", metavar="SOURCE", help="answer these files, in any format")
-    parser.add_argument(
-        "--tools", type=Path, help="with --rows: a JSON list of tools, for rows without any of their own"
-    )
-    parser.add_argument("--vllm", action="store_true", help="with --run: its adapter in vLLM (needs a GPU and vllm)")
-    parser.add_argument("--base", action="store_true", help="with --vllm: the untuned model")
-    parser.add_argument("--label", help="the name of the predictions (default: the model's, / as -)")
-    parser.add_argument("--out", type=Path, help="the file (default: predictions/LABEL.jsonl, with --run in the run)")
-    parser.add_argument("--chat-format", choices=tuple(FORMATS), help="what calls are written in (default: hermes)")
+def _add_eval(commands: Any) -> None:
+    parser = flags.command(commands, "eval", _evaluate, "predict, score and report again for a finished run")
+    flags.add(parser, "--run")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows generated together (default: the run's)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="token limit of an answer (default: the run's)")
+    add = parser.add_argument_group("a public benchmark instead of the run's own rows").add_argument
+    add("--suite", choices=("bfcl",), help="the benchmark")
+    add("--categories", help="its categories, separated by commas (default: Python's and irrelevance)")
+    add("--rows", type=int, metavar="N", help="use at most N entries of each category, drawn by --seed")
+    add("--seed", type=int, default=0, help="seed of that draw (default: %(default)s)")
+    add("--suite-data", type=Path, default=Path(".cache/bfcl"), help="folder of its files (default: %(default)s)")
+    add("--models", default="base,tuned", help="models of the run to ask (default: %(default)s)")
+    add("--label", help="name of the endpoint in the results (default: its model's)")
     _add_endpoint(parser)
-    parser.set_defaults(run=_predict)
 
 
-def _add_suite(parser: argparse.ArgumentParser) -> None:
-    judge_run: Callable[[argparse.Namespace], int] = parser.get_default("run")
-    parser.add_argument("--suite", choices=("bfcl",), help="answer a public benchmark instead of the run's own rows")
-    parser.add_argument(
-        "--categories", help="of the suite, with commas between (default: all Python's and irrelevance)"
-    )
-    parser.add_argument("--rows", type=int, help="at most so many entries of each category, drawn by --seed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--suite-data", type=Path, default=Path(".cache/bfcl"), help="(default: %(default)s)")
-    parser.add_argument("--models", default="base,tuned", help="of the run (default: %(default)s)")
-    parser.add_argument("--label", help="the endpoint's name in the figures (default: the model's)")
-    _add_endpoint(parser)
-    parser.set_defaults(run=lambda options: _suite(options) if options.suite else judge_run(options))
+def _evaluate(options: argparse.Namespace) -> None:
+    if options.suite:
+        _suite(options)
+        return
+    from toolhone.pipeline import evaluate_run
+
+    overrides = flags.given(options, ("batch_size", "max_new_tokens"))
+    show_result(evaluate_run(options.folder, overrides, console=plain_console()).path)
 
 
-def _add_endpoint(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("an endpoint")
-    group.add_argument("--endpoint-model", help="the model to ask for, at any OpenAI-compatible endpoint")
-    group.add_argument("--base-url", help="its address (default: OPENAI_BASE_URL); its key: OPENAI_API_KEY")
-    group.add_argument("--max-tokens", type=int, default=1024, help="of an answer (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=0.0, help="(default: %(default)s)")
-    group.add_argument("--concurrency", type=int, default=8, help="calls at once (default: %(default)s)")
-    group.add_argument("--calls-a-minute", type=float, help="start no more than so many")
-    group.add_argument("--timeout", type=float, default=60.0, help="seconds for a call (default: %(default)s)")
-    group.add_argument("--retries", type=int, default=6, help="of a call that failed (default: %(default)s)")
-    group.add_argument("--max-calls", type=int, help="stop after so many calls")
-    group.add_argument("--max-usd", type=float, help="stop before so many dollars are spent")
-    group.add_argument("--price-in", type=float, help="dollars for a million prompt tokens")
-    group.add_argument("--price-out", type=float, help="dollars for a million completion tokens")
-    group.add_argument("--no-logprobs", action="store_true", help="do not ask for the tokens' probabilities")
-    group.add_argument("--leave-out-refused", action="store_true", help="go without the rows that it refuses")
-
-
-def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettings:
-    from toolhone.evaluate.predict_endpoint import EndpointSettings
-
-    base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
-    if not base_url:
-        raise UserError("--base-url: name the endpoint's address, such as https://api.openai.com/v1")
-    return EndpointSettings(
-        model=options.endpoint_model,
-        base_url=base_url,
-        format=format,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        logprobs=not options.no_logprobs,
-        concurrency=options.concurrency,
-        calls_a_minute=options.calls_a_minute,
-        timeout_s=options.timeout,
-        retries=options.retries,
-        max_calls=options.max_calls,
-        max_usd=options.max_usd,
-        price_in=options.price_in,
-        price_out=options.price_out,
-        leave_out_refused=options.leave_out_refused,
-    )
-
-
-def _label(options: argparse.Namespace) -> str:
-    label: str = options.label or options.endpoint_model.replace("/", "-").replace(":", "-")
-    if label in ("base", "tuned") or not label.strip(".") or "/" in label:
-        raise UserError(f"--label {label}: is no name for an endpoint's predictions; take another")
-    return label
-
-
-def _predict(options: argparse.Namespace) -> int:
-    console = plain_console()
-    if options.vllm:
-        from toolhone.evaluate.predict_vllm import predict_run_with_vllm
-
-        if options.folder is None or options.endpoint_model:
-            raise UserError("--vllm takes its rows and its model from --run, and no --endpoint-model")
-        path = predict_run_with_vllm(options.folder, base=options.base, console=console)
-        console.print(f"{path}: `toolhone score --run {options.folder}` judges it", markup=False)
-        return 0
-    if not options.endpoint_model:
-        raise UserError("--endpoint-model: name the model to ask for (or --vllm with --run)")
-    examples, format = _judged(options)
-    label = _label(options)
-    folder = options.folder or Path()
-    path = options.out or folder / "predictions" / f"{label}.jsonl"
-    return _ask_endpoint(examples, label, _settings(options, format), path, console, options.folder)
-
-
-def _judged(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
-    """The rows to answer, and the chat format to write calls in."""
-    from toolhone.data.read import turns
-    from toolhone.data.split import make_splits, read_files
-
-    if options.folder is not None:
-        from toolhone.evaluate.score import scored_examples
-        from toolhone.run_folder import existing_run
-
-        run, _ = existing_run(options.folder)
-        examples, format = scored_examples(run), run.read_manifest()["chat"]["format"]
-        if options.chat_format not in (None, format):
-            raise UserError(f"--chat-format: the run's rows are judged as {format}; leave it out")
-        return examples, format
-    if options.config is not None:
-        from toolhone.config_file import load_config
-
-        config = load_config(options.config, [])
-        splits = make_splits(config.data)
-        return turns(
-            splits.test if config.evaluate.split == "test" else splits.validation
-        ), options.chat_format or "hermes"
-    from toolhone.data.read import read_tools
-
-    tools = read_tools(options.tools) if options.tools else ()
-    return turns(read_files(options.rows, tools)), options.chat_format or "hermes"
-
-
-def _ask_endpoint(
-    examples: list[Example], label: str, settings: EndpointSettings, path: Path, console: Console, run: Path | None
-) -> int:
-    from toolhone.evaluate.match import gold_faults, score
-    from toolhone.evaluate.metrics import metrics
-    from toolhone.evaluate.predict_endpoint import predict_endpoint
-    from toolhone.jsonl import read_jsonl
-    from toolhone.records import Prediction
-    from toolhone.report.tables import summary_table
-
-    summary = predict_endpoint(examples, label, settings, path, console)
-    answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
-    unsound = dict(gold_faults(examples))
-    judged = [one for one in examples if one.id in answers and one.id not in unsound]
-    scores = [score(example, answers[example.id], settings.format) for example in judged]
-    console.print(summary_table(metrics({label: scores}, {})))
-    cost = "no prices given" if summary["cost_usd"] is None else f"${summary['cost_usd']:.4f}"
-    console.print(
-        f"{path}: {len(answers):,} answers, {summary['calls']:,} calls, {summary['prompt_tokens']:,} prompt and "
-        f"{summary['completion_tokens']:,} completion tokens, {cost}",
-        markup=False,
-    )
-    for what, rows in (("its gold does not score", unsound), ("refused by the endpoint", summary["left_out"])):
-        if rows:
-            console.print(f"left out of the figures, {what}: {', '.join(rows)}", markup=False)
-    if run is not None:
-        console.print(f"`toolhone score --run {run}` judges it beside the run's models", markup=False)
-    return 0
-
-
-def _suite(options: argparse.Namespace) -> int:
+def _suite(options: argparse.Namespace) -> None:
     from toolhone.evaluate.bfcl_suite import MODELS, parse_categories, read_suite, suite_of_endpoint, suite_of_run
     from toolhone.report.evaluation_tables import suite_table
 
@@ -196,7 +62,7 @@ def _suite(options: argparse.Namespace) -> int:
     if options.endpoint_model:
         from toolhone.run_folder import existing_run
 
-        # Its figures may stand beside a run's, or in a folder of its own.
+        # An endpoint's results may go into a run folder or into a folder of their own.
         run_format: FormatName = "hermes"
         if (options.folder / "config.yaml").is_file():
             run, _ = existing_run(options.folder)
@@ -207,19 +73,260 @@ def _suite(options: argparse.Namespace) -> int:
         unknown = [name for name in models if name not in MODELS]
         if unknown:
             raise UserError(f'--models: "{unknown[0]}" is unknown; a run has {" and ".join(MODELS)}')
-        given = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
-        overrides = {key: value for key, value in given.items() if value is not None}
+        overrides = flags.given(options, ("batch_size", "max_new_tokens"))
         metrics = suite_of_run(options.folder, suite, models, overrides, console)
     if metrics:
         console.print(suite_table(metrics))
-        told = [("as they cannot be read", metrics["unreadable"].values())]
-        told += [(f"under {name}, as their gold does not score", ids) for name, ids in metrics["quarantined"].items()]
-        for what, ids in told:
+        left_out = [("as they cannot be read", metrics["unreadable"].values())]
+        left_out += [(f"under {name}, as their gold does not score", x) for name, x in metrics["quarantined"].items()]
+        for why, ids in left_out:
             if ids:
                 named = ", ".join(str(id_).partition(":")[0].partition("/")[0] for id_ in ids)
-                console.print(f"{len(ids)} entries are in no figure {what}: {named}", markup=False)
+                console.print(f"{len(ids)} entries are in no figure {why}: {named}", markup=False)
         if metrics["trained_on"]:
             share = f"{len(metrics['trained_on']):,} of {metrics['entries']:,}"
-            console.print(f"{share} entries stand in the run's training rows: no fair figure for tuned", markup=False)
+            console.print(f"{share} entries are in the run's training rows: no fair figure for tuned", markup=False)
         console.print(f"figures, scores and predictions: {options.folder / 'suite' / 'bfcl'}", markup=False)
-    return 0
+
+
+def _add_predict(commands: Any) -> None:
+    about = "have an endpoint, or vLLM with a run's adapter, answer test rows"
+    parser = flags.command(commands, "predict", _predict, about)
+    rows = parser.add_mutually_exclusive_group(required=True)
+    about = "run folder: answer the rows that it scores, for `toolhone score --run`"
+    flags.add(rows, "--run", required=False, help=about)
+    flags.add(rows, "--config", required=False, help="answer the rows that this config scores")
+    flags.add(rows, "--rows", help="answer these rows, in any format")
+    flags.add(parser, "--tools")
+    add = parser.add_argument
+    add("--vllm", action="store_true", help="with --run: its adapter in vLLM (needs a GPU and vllm)")
+    add("--base", action="store_true", help="with --vllm: the untuned model")
+    add("--label", help="name of the predictions (default: the model's, with - for /)")
+    add("--out", type=Path, help="file to write (default: predictions/LABEL.jsonl, with --run in the run)")
+    flags.add(parser, "--chat-format", default=None, help="format of the calls (default: the run's, or hermes)")
+    _add_endpoint(parser)
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("an OpenAI-compatible endpoint, with the key OPENAI_API_KEY")
+    add = group.add_argument
+    add("--endpoint-model", metavar="NAME", help="the model to ask for")
+    add("--base-url", metavar="URL", help="address of the endpoint (default: OPENAI_BASE_URL)")
+    add("--temperature", type=float, default=0.0, help="sampling temperature (default: %(default)s)")
+    add("--calls-a-minute", type=float, metavar="N", help="start at most N calls a minute (default: no limit)")
+    flags.add_endpoint_limits(group, max_tokens=1024, concurrency=8, retries=6)
+    add("--no-logprobs", dest="logprobs", action="store_false", help="do not ask for the log-probabilities of tokens")
+    add("--leave-out-refused", action="store_true", help="skip the rows that the endpoint refuses")
+
+
+def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettings:
+    from toolhone.evaluate.predict_endpoint import EndpointSettings
+
+    base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
+    if not base_url:
+        raise UserError("--base-url: name the endpoint's address, such as https://api.openai.com/v1")
+    more = {"model": options.endpoint_model, "base_url": base_url, "format": format, "first_wait_s": 1.0}
+    return flags.settings(EndpointSettings, options, **more)
+
+
+def _label(options: argparse.Namespace) -> str:
+    label: str = options.label or options.endpoint_model.replace("/", "-").replace(":", "-")
+    if label in ("base", "tuned") or not label.strip(".") or "/" in label:
+        raise UserError(f"--label {label}: is no name for an endpoint's predictions; take another")
+    return label
+
+
+def _predict(options: argparse.Namespace) -> None:
+    console = plain_console()
+    if options.vllm:
+        from toolhone.evaluate.predict_vllm import predict_run_with_vllm
+
+        if options.folder is None or options.endpoint_model:
+            raise UserError("--vllm takes its rows and its model from --run, and no --endpoint-model")
+        path = predict_run_with_vllm(options.folder, base=options.base, console=console)
+        console.print(f"{path}: score it with `toolhone score --run {options.folder}`", markup=False)
+        return
+    if not options.endpoint_model:
+        raise UserError("--endpoint-model: name the model to ask for (or --vllm with --run)")
+    examples, format = _rows_to_answer(options)
+    label = _label(options)
+    path = options.out or (options.folder or Path()) / "predictions" / f"{label}.jsonl"
+    _predict_endpoint(examples, label, _settings(options, format), path, console)
+    if options.folder is not None:
+        console.print(f"`toolhone score --run {options.folder}` scores it beside the run's models", markup=False)
+
+
+def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
+    """The examples to answer, and the chat format to write calls in."""
+    from toolhone.data.read import turns
+    from toolhone.data.split import make_splits, read_files
+
+    if options.folder is not None:
+        from toolhone.run_folder import existing_run
+
+        _, rows, format = flags.scored_rows_of(existing_run(options.folder)[0], options)
+        return turns(rows), format
+    if options.config is not None:
+        from toolhone.config_file import load_config
+
+        config = load_config(options.config, [])
+        splits = make_splits(config.data)
+        rows = splits.test if config.evaluate.split == "test" else splits.validation
+    else:
+        rows = read_files(options.rows, flags.tools_of(options))
+    return turns(rows), options.chat_format or "hermes"
+
+
+def _predict_endpoint(
+    examples: list[Example], label: str, settings: EndpointSettings, path: Path, console: Console
+) -> None:
+    """Have the endpoint answer, and print how many answers are right and what they cost."""
+    from toolhone.evaluate.match import gold_faults, score
+    from toolhone.evaluate.metrics import metrics
+    from toolhone.evaluate.predict_endpoint import predict_endpoint
+    from toolhone.jsonl import read_jsonl
+    from toolhone.records import Prediction
+    from toolhone.report.tables import summary_table
+
+    summary = predict_endpoint(examples, label, settings, path, console)
+    answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
+    unsound = gold_faults(examples)
+    scored = [example for example in examples if example.id in answers and example.id not in unsound]
+    scores = [score(example, answers[example.id], settings.format) for example in scored]
+    console.print(summary_table(metrics({label: scores}, {})))
+    cost = "no prices given" if summary["cost_usd"] is None else f"${summary['cost_usd']:.4f}"
+    console.print(
+        f"{path}: {len(answers):,} answers, {summary['calls']:,} calls, {summary['prompt_tokens']:,} prompt and "
+        f"{summary['completion_tokens']:,} completion tokens, {cost}",
+        markup=False,
+    )
+    for why, ids in (("its gold does not score", unsound), ("refused by the endpoint", summary["left_out"])):
+        if ids:
+            console.print(f"left out of the figures, {why}: {', '.join(ids)}", markup=False)
+
+
+def _add_score(commands: Any) -> None:
+    about = "score predictions, of a run or of any model; loads no model"
+    parser = flags.command(commands, "score", _score, about)
+    source = parser.add_mutually_exclusive_group(required=True)
+    flags.add(source, "--run", required=False)
+    source.add_argument("--predictions", type=Path, nargs="+", metavar="FILE", help="files, each of one model")
+    flags.add(parser, "--rows", "--tools", "--rows-format")
+    parser.add_argument("--format", "--chat-format", **flags.SHARED["--chat-format"])
+    policies = ("strict", "bfcl")
+    parser.add_argument("--policy", choices=policies, default="strict", help="matching rules (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder for scores/, metrics.json and the report")
+
+
+@gc_disabled()
+def _score(options: argparse.Namespace) -> None:
+    from toolhone.evaluate.policy import POLICIES
+    from toolhone.evaluate.score import score_files, score_run
+    from toolhone.report.report import write_report
+
+    policy = POLICIES[options.policy]
+    if options.predictions:
+        if not options.rows or not options.out:
+            raise UserError(
+                "--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores"
+            )
+        folder = options.out
+        rows = flags.rows_of(options.rows, options)
+        score_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, policy)
+    else:
+        from toolhone.run_folder import existing_run
+
+        _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
+        run, _ = existing_run(options.folder)
+        folder = run.path
+        score_run(run, policy)
+    write_report(folder)
+    show_result(folder)
+
+
+def _add_compare(commands: Any) -> None:
+    about = "runs and models side by side, with intervals and tests"
+    add = flags.command(commands, "compare", _compare, about).add_argument
+    add("sources", nargs="+", type=Path, metavar="RUN_OR_SCORES", help="run folders and score files")
+    add("--json", action="store_true", help="print JSON, as in metrics.json")
+
+
+@gc_disabled()
+def _compare(options: argparse.Namespace) -> None:
+    from toolhone.evaluate.score_files import compare_files
+    from toolhone.report.tables import models_table, pairs_table
+
+    found = compare_files(options.sources)
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    console = plain_console()
+    console.print(models_table(found))
+    if pairs := pairs_table(found):
+        console.print(pairs)
+
+
+def _add_report(commands: Any) -> None:
+    about = "draw a report again, from a run or from scores alone"
+    parser = flags.command(commands, "report", _report, about)
+    source = parser.add_mutually_exclusive_group(required=True)
+    flags.add(source, "--run", required=False)
+    source.add_argument("--scores", type=Path, nargs="+", metavar="RUN_OR_SCORES", help="run folders and score files")
+    parser.add_argument("--out", type=Path, help="with --scores: file to write, for example report.html")
+
+
+@gc_disabled()
+def _report(options: argparse.Namespace) -> None:
+    if options.scores:
+        if not options.out:
+            raise UserError("--scores: needs --out, the file to write, for example --out report.html")
+        from toolhone.report.report import report_scores
+        from toolhone.report.tables import summary_table
+
+        console = plain_console()
+        console.print(summary_table(report_scores(options.scores, options.out)))
+        console.print(f"report: {options.out}", markup=False)
+        return
+    from toolhone.report.report import write_report
+    from toolhone.run_folder import existing_run
+
+    _refuse_flags(options, ("out",), "the report lies in the run folder")
+    run, _ = existing_run(options.folder)
+    write_report(run.path)
+    show_result(run.path)
+
+
+def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    for name in flags.given(options, names):
+        raise UserError(f"--{name}: goes with files, not with --run ({why}); leave it out")
+
+
+def _add_ask(commands: Any) -> None:
+    parser = flags.command(commands, "ask", _ask, "ask a run's tuned model one question")
+    flags.add(parser, "--run")
+    parser.add_argument("question", help='the user message, for example "帮我查订单 ORD-001"')
+    parser.add_argument("--base", action="store_true", help="ask the untuned model instead")
+
+
+def _ask(options: argparse.Namespace) -> None:
+    """Print the calls or the text of the answer. System prompt and tools are those of the run's first test row."""
+    from toolhone.chat.parse import parse_turn
+    from toolhone.data.read import read_conversations
+    from toolhone.evaluate.predict import answer_one
+    from toolhone.records import Example, Gold, Message
+    from toolhone.tuned import TunedModel
+
+    tuned = TunedModel.base(options.folder) if options.base else TunedModel.load(options.folder)
+    row = next(iter(read_conversations(tuned.run.split("test"))), None)
+    if row is None:
+        raise UserError(f"{tuned.run.split('test')}: no rows; `toolhone train` writes them")
+    system = tuple(message for message in row.messages[:1] if message.role == "system")
+    question, empty = Message("user", options.question), Message("assistant", "")
+    example = Example("ask", "ask", (*system, question), empty, Gold("any"), row.tools, "ask", None, {})
+    answer = answer_one(tuned.model, tuned.renderer, example, tuned.config.evaluate.max_new_tokens)
+    parsed = parse_turn(answer.text, tuned.renderer.format.name, answer.finish_reason)
+    console = plain_console()
+    if parsed.content:
+        console.print(parsed.content, markup=False)
+    for call in parsed.calls:
+        console.print(f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})", markup=False, style="bold")

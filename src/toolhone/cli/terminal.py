@@ -1,10 +1,15 @@
-"""What commands print to."""
+"""What commands print to, the result that they end with, and the library messages that are kept off the terminal."""
 
 from __future__ import annotations
 
 import gc
+import json
+import logging
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plain_console() -> Console:
-    """Standard output: long lines are left to the terminal, and numbers are not coloured."""
+    """Standard output, with line breaks left to the terminal and numbers uncoloured."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
@@ -29,3 +34,26 @@ def gc_disabled() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def show_result(folder: Path) -> None:
+    """Print the short table of `metrics.json` and the path of the report; under a launcher, only from rank 0."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from toolhone.report.tables import summary_table
+
+    console = plain_console()
+    console.print(summary_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
+    console.print(f"report: {folder / 'report.html'}")
+
+
+def hush_libraries() -> None:
+    """Silence warnings that a user can do nothing about. Call it before the libraries are imported."""
+    # It warns at every fork of a process that has used a tokenizer.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # On import it asks for an optional CPU kernel that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # TRL and PEFT still use names that transformers 5 is renaming.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\b")
+    # FSDP is only imported, not used, by the code that warns on one process.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\b")
