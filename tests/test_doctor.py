@@ -36,12 +36,12 @@ def test_the_doctor_says_what_number_type_a_cpu_trains_in(
 
 def test_a_wrong_mask_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each token also sees the branches beside its own, as with a plain causal mask."""
-    import toolhone.train.tree_attention as tree_attention
+    from toolhone.train import attention
 
     def causal(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         return keys <= queries[:, None]
 
-    monkeypatch.setattr(tree_attention, "visible", causal)
+    monkeypatch.setattr(attention, "visible", causal)
     assert main(["doctor"]) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if "packed gradients" in line]
     assert lines[0].strip().startswith("FAIL")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from toolhone.chat.probe import make_renderer
 from toolhone.cli import main
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
@@ -18,6 +19,8 @@ from toolhone.evaluate.match import score
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
 from toolhone.jsonl import read_jsonl, write_jsonl
+from toolhone.pipeline import save_chat
+from toolhone.pretrained import load_tokenizer
 from toolhone.records import Conversation, Example, Prediction
 from toolhone.report.evaluation_tables import suite_table
 from toolhone.run_folder import RunFolder, open_run
@@ -140,7 +143,11 @@ def run(in_workspace: Path, tiny_llama: Path) -> RunFolder:
     made = open_run(load_config(Path("try.yaml"), []))
     lora = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), lora).save_pretrained(made.adapter)
-    made.note(stages={"train": {"fingerprint": "f", "finished": "now"}})
+    config = load_config(made.config)
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    save_chat(made.adapter, renderer)
+    chat = {"format": "hermes", "template": renderer.source, "template_hash": renderer.template_hash()}
+    made.note(stages={"train": {"fingerprint": "f", "finished": "now"}}, chat=chat)
     return made
 
 

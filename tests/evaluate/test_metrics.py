@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judged import JudgedRun
 from rich.console import Console
+from scored_run import ScoredRun
 
 from toolhone.data.escalation import ESCALATE
 from toolhone.errors import UserError
@@ -261,13 +261,13 @@ def test_models_are_compared_and_one_model_alone_is_not() -> None:
 
 
 def test_a_new_rate_is_a_line_in_metrics_and_its_words_and_every_output_shows_it(
-    tmp_path: Path, judged_run: JudgedRun, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = wording.Measure("silent", "Silent", "Rows with an empty text.")
     monkeypatch.setitem(RATES, "silent", lambda rows: rate_of(row.text == "" for row in rows))
     monkeypatch.setattr(wording, "BEHAVIOUR_ERRORS", (*wording.BEHAVIOUR_ERRORS, words))
     monkeypatch.setattr(wording, "MEASURES", (*wording.MEASURES, words))
-    run = judged_run(tmp_path, {"base": ["", "", "right", "right"], "tuned": ["right"] * 4})
+    run = scored_run(tmp_path, {"base": ["", "", "right", "right"], "tuned": ["right"] * 4})
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert counts(found["models"]["base"]["silent"]) == (2, 4)
     write_report(run)

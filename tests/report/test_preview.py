@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from toolhone.chat.probe import make_renderer
-from toolhone.chat.render import ChatRenderer, Rendered
+from toolhone.chat.render import ChatRenderer, Rendered, mask_labels
 from toolhone.config import ChatConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import examples, read_conversations, read_tools
@@ -109,7 +109,8 @@ def test_special_tokens_and_characters_of_several_tokens_are_marked(
     assert special == {"<|im_start|>", "<|im_end|>"}
     assert all((tokens > 1) == ("m" in kind.split()) for _, kind, tokens in boxes)
     assert all(("\n" in text) == ("n" in kind.split()) for text, kind, _ in boxes)
-    rare = Rendered(rows[0].example, "𠮷", "x", renderer.encode("𠮷"), renderer.encode("x"))
+    tokens = mask_labels(renderer.encode("𠮷"), renderer.encode("x"))
+    rare = Rendered(rows[0].example, "𠮷", "x", tokens)
     assert '<i class="m" title="4 tokens">𠮷</i>' in preview_page(renderer, [rare], "try")
 
 

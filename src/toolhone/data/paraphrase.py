@@ -182,7 +182,7 @@ class _AnswerFile:
 
     def _read(self, line: bytes, budget: Budget) -> None:
         try:
-            row = parse_strict(line.decode())
+            row = parse_strict(line.decode(), allow_surrogates=True)
             budget.spend(row["prompt_tokens"], row["completion_tokens"])
             if isinstance(row["text"], str):
                 self.texts[row["key"]] = row["text"]
