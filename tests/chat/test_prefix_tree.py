@@ -485,7 +485,7 @@ def test_rows_that_fit_one_tree_are_one() -> None:
     ],
 )
 def test_models_of_other_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"org/other has .*{kind}.*packing: none"):
+    with pytest.raises(UserError, match=rf"org/other has .*{kind}.*packing: rows"):
         refuse_other_attention(model_config, "org/other")
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import Rendered
-from toolhone.config import ChatConfig, Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
+from toolhone.config import ChatConfig, Config, CpuConfig, DataConfig, LoraConfig, ModelConfig, TrainConfig
 from toolhone.data.read import read_conversations, turns
 from toolhone.records import Tool
 from toolhone.run_folder import RunFolder
@@ -65,6 +65,7 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
         *,
         validation: Sequence[Rendered] = (),
         lora: LoraConfig | None = None,
+        cpu: CpuConfig | None = None,
         quantize: str = "none",
         resume: bool = False,
         measure: Measure | None = None,
@@ -76,6 +77,7 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
             data=DataConfig(train=("train.jsonl",), test=("test.jsonl",)),
             lora=lora or LoraConfig(rank=4, alpha=8),
             train=TrainConfig.model_validate(keys),
+            cpu=cpu or CpuConfig(),
         )
         run = RunFolder(tmp_path / name)
         run.path.mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ def refuse_untrainable(config: Config) -> None:
 
 def refuse_other_attention(model_config: Any, name: str) -> None:
     """Refuse models whose attention prefix trees cannot compute: they need layers that see all of a row or a sliding
-    window of it, computed by PyTorch's own attention. Other models train with `packing: none`.
+    window of it, computed by PyTorch's own attention. Other models train with `packing: rows`.
 
     Raises:
         UserError: naming the model.
@@ -70,5 +70,5 @@ def refuse_other_attention(model_config: Any, name: str) -> None:
     if others:
         raise UserError(
             f"train.packing: prefix_tree needs full or sliding-window attention in every layer, and {name} has "
-            f"{', '.join(others)}; set train.packing: none"
+            f"{', '.join(others)}; set train.packing: rows"
         )
