@@ -6,8 +6,7 @@ results can be shown side by side.
 
 The reader of each format (`formats/`) gives the pieces of a turn: prose, calls and faults. In every format
 
-- `<think>` blocks are skipped with all that they hold, and so is what stands before a `</think>` that the prompt
-  opened;
+- `<think>` blocks are skipped with all that they hold, and so is the text before a `</think>` that the prompt opened;
 - end-of-turn tokens at the end are dropped.
 
 A turn is malformed if it tried to call and the call cannot be read:

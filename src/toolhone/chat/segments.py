@@ -1,7 +1,7 @@
 """Which tokens of a rendered example belong to which message, and which to the tools.
 
-A template says nothing of borders. They are found by rendering the first message, the first two, and so on: where such
-a text stops being the prompt's beginning, the message ends. The tools are what is there with them and not without.
+A template does not mark borders. They are found by rendering the first message, the first two, and so on: a message
+ends where that text stops being the prompt's beginning. The tools are the text that is missing without them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Part = Role | Literal["tools"]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of an example's tokens: those from `start` to before `end` of its prompt and completion, joined.
+    """Tokens `start` to `end` (exclusive) of an example's prompt and completion, joined.
 
-    `message` is the index among the conversation's messages; the tools have that of the message which they stand in.
-    The opening of the turn that is asked for has the turn's index and is not `learned`; the turn itself is.
+    `message` is the index among the conversation's messages; the tools have the index of the message that contains
+    them. The opening of the gold turn has the turn's index and is not `learned`; the turn itself is.
     """
 
     part: Part
@@ -42,7 +42,7 @@ class Segment:
 def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> list[Segment]:
     """The example's tokens, cut at the borders of messages and tools; every token is in exactly one segment.
 
-    A token belongs where its first byte stands: a template may well let one token span a border.
+    A token belongs where its first byte is: one token may span a border.
     """
     prompt, turn = row.example.prompt, len(row.example.prompt)
     borders = _borders(renderer, row)
@@ -65,11 +65,11 @@ def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> 
     begins = [0, *accumulate(map(len, token_bytes.of(row.prompt_ids)))][: len(row.prompt_ids)]
 
     def token(place: int) -> int:
-        """The first token that begins at or behind a character of the prompt."""
+        """The first token that begins at or after a character of the prompt."""
         return bisect_left(begins, len(row.prompt_text[:place].encode()))
 
     cut = [Segment(part, index, token(first), token(last)) for part, index, first, last in spans if first < last]
-    if cut:  # whatever a tokenizer adds at the end, as a trailing space, is the last segment's
+    if cut:  # what a tokenizer adds at the end, such as a space, belongs to the last segment
         last = cut[-1]
         cut[-1] = Segment(last.part, last.message, last.start, len(row.prompt_ids))
     cut.append(Segment("assistant", turn, len(row.prompt_ids), len(row), learned=True))
@@ -90,7 +90,7 @@ def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], 
     try:
         text = renderer.text(messages, row.example.tools, ask=False)
     except (jinja2.TemplateError, TypeError, ValueError):
-        # Some templates refuse a conversation without a question: the message then ends where its content does.
+        # Some templates refuse a conversation without a question: then the message ends with its content.
         content = messages[-1].content
         place = row.prompt_text.find(content, before)
         return before if place < 0 else place + len(content)
@@ -98,7 +98,7 @@ def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], 
 
 
 def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -> tuple[int, int]:
-    """Where the tools stand in the prompt's text: what a rendering without them lacks, within one message."""
+    """The span of the tools in the prompt's text: what a rendering without them lacks, within one message."""
     if not row.example.tools:
         return 0, 0
     text = row.prompt_text
@@ -108,7 +108,7 @@ def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -
         return 0, 0
     first = _common_length(text, bare)
     last = len(text) - _common_length(text[first:][::-1], bare[first:][::-1])
-    while first and text[first - 1] == text[last - 1]:  # "<s>[tools]<s>": what repeats belongs to the tools' front
+    while first and text[first - 1] == text[last - 1]:  # "<s>[tools]<s>": repeated text belongs before the tools
         first, last = first - 1, last - 1
     return first, min(last, next((border for border in borders if border > first), last))
 

@@ -1,4 +1,4 @@
-"""The bytes of each token: a Chinese character is often several tokens, none of which is text alone."""
+"""The bytes of each token: a Chinese character is often several tokens, none of which is text on its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """Gives the bytes that a token id stands for.
+    """Gives the bytes of each token id.
 
-    It knows byte-level BPE tokenizers (GPT-2's alphabet of printable stand-ins for bytes) and SentencePiece ones (`▁`
+    It knows byte-level BPE tokenizers (GPT-2's printable alphabet for bytes) and SentencePiece ones (`▁`
     for a space, `<0x0A>` for a byte).
     """
 
@@ -41,7 +41,7 @@ class TokenBytes:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on, in order."""
+    """GPT-2's alphabet: printable bytes map to themselves, the others to characters from U+0100 on, in order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

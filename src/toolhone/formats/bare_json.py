@@ -28,10 +28,10 @@ class JsonCallStyle:
     """How a format writes calls as bare JSON.
 
     Attributes:
-        argument_keys: the keys under which arguments may stand, the usual one first.
-        separator: what may stand between two calls.
+        argument_keys: the keys that may hold the arguments, the usual one first.
+        separator: what may separate two calls.
         python_tag: whether `<|python_tag|>` announces a call.
-        may_be_fenced: whether calls may stand in a code fence that holds nothing else.
+        may_be_fenced: whether calls may be in a code fence that holds nothing else.
     """
 
     argument_keys: tuple[str, ...]
@@ -62,7 +62,7 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
             if style.may_be_fenced or "code_fence" in repairer.allowed:
                 pieces, at = read_fence(text, mark.end(), style, repairer)
             if not pieces:
-                # What any other code fence holds is prose, whatever it looks like.
+                # The content of any other code fence is prose, whatever it looks like.
                 at = _after(text, FENCE, mark.end())
                 continue
         elif token in ("{", "["):
@@ -86,13 +86,13 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
 
 
 def _after(text: str, closing: str, at: int) -> int:
-    """Where the next `closing` ends; the text's end where there is none."""
+    """The index after the next `closing`, or the text's end if there is none."""
     close = text.find(closing, at)
     return len(text) if close < 0 else close + len(closing)
 
 
 def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> tuple[list[Piece], int]:
-    """The calls in the code fence whose opening ends here, and where the fence ends; nothing where it holds no call."""
+    """The calls in the code fence whose opening ends here, if any, and where the fence ends."""
     pieces, end = _read_run(text, skip_space(text, at), style, repairer, announced=False)
     if not pieces:
         return [], end
@@ -104,7 +104,7 @@ def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> 
     if text.startswith(FENCE, close):
         return pieces, close + len(FENCE)
     if FENCE.startswith(text[close : close + len(FENCE)]):
-        # The text ends here. The fence's end says nothing that the call's did not, but another call might have come.
+        # The text ends here. The call is complete, but another one might have followed.
         return [*pieces, Fault("the code fence is not closed", "begun")], len(text)
     return [*pieces, Fault("expected the end of the code fence after the call")], _after(text, FENCE, close)
 
@@ -112,8 +112,8 @@ def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> 
 def _read_run(
     text: str, at: int, style: JsonCallStyle, repairer: Repairer, *, announced: bool
 ) -> tuple[list[Piece], int]:
-    """The calls, one after another, that start here, and where they end; nothing where the first is data. What is
-    `announced`, by `<|python_tag|>` or `;`, must be a call."""
+    """The run of calls that starts here, and where it ends; no calls if the first object is data. What is `announced`,
+    by `<|python_tag|>` or `;`, must be a call."""
     pieces: list[Piece] = []
     while True:
         read = _read_list if text.startswith("[", at) else _read_object
@@ -127,7 +127,7 @@ def _read_run(
         at = separator.end() if separator else end
         announced = ";" in text[end:at]
         if at == len(text):
-            # A ";" says that another call was to come.
+            # A ";" means that another call was to follow.
             return [*pieces, Fault('the text ends after ";"', "begun")] if announced else pieces, at
         if text[at] not in "{[":
             return pieces, end
@@ -161,7 +161,7 @@ def _read_list(
 def _read_object(
     text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
 ) -> tuple[list[Piece], int]:
-    """The call that starts here, or its fault, and where it ends; nothing where it is data."""
+    """The call that starts here, or its fault, and where it ends; nothing if it is data."""
     starts = PYTHON_CALL_START if "python_literals" in repairer.allowed else CALL_START
     if not announced and not starts.match(text, at):
         if _BEGUN_CALL.match(text, at):

@@ -1,14 +1,13 @@
-"""The JSON of a call: where a value that starts in a text ends, and whether it is a call.
+"""The JSON of a call: decode a value that starts inside a text, decide whether it is a call, and find its parts.
 
 In: a text and a place in it. Out: the decoded value and its end, or why there is none. Decoding is strict: NaN,
-Infinity, duplicate keys, lone surrogates, numbers beyond a float and absurd nesting are faults. Tags and separators
-are `parse.py`'s business.
+Infinity, duplicate keys, lone surrogates, numbers too large for a float and very deep nesting are faults. Tags and
+separators are read by the chat formats.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,8 +47,8 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A JSON value, and where it ends. Where strict JSON refuses it, `fault` says why and the value is None. `repairs`
-    are those that it took to read it."""
+    """A JSON value, and where it ends. If strict JSON refuses it, `fault` says why and the value is None. `repairs` are
+    those that were needed to read it."""
 
     value: Any
     end: int
@@ -59,7 +58,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """No JSON value. Reading can go on at `end`; `cut` is true where the text may have become JSON, had it gone on."""
+    """No JSON value. Reading can continue at `end`; `cut` is true if the text may only have ended too early."""
 
     reason: str
     end: int
@@ -85,18 +84,18 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
 
 
 def value_end(text: str, start: int) -> int:
-    """Where the JSON value that starts at `start` ends.
+    """The index after the JSON value that starts at `start`.
 
     Raises:
-        json.JSONDecodeError: where none starts there, or it has no end.
-        RecursionError: where it is nested too deeply.
+        json.JSONDecodeError: if no value starts there, or it has no end.
+        RecursionError: if it is nested too deeply.
     """
     _, end = _SPANS.raw_decode(text, start)
     return end
 
 
 def _unfit(value: Any) -> str | None:
-    """Why a decoded value cannot be compared or written again, if it cannot. Level by level, so never too deep."""
+    """Why a decoded value cannot be compared or written, if it cannot. Goes level by level, so it never overflows."""
     level, depth = [value], 0
     while level:
         inside: list[Any] = []
@@ -109,8 +108,6 @@ def _unfit(value: Any) -> str | None:
                     return f"JSON nested deeper than {MAX_NESTING} levels"
                 inside += item
                 inside += item.values() if isinstance(item, dict) else ()
-            elif isinstance(item, float) and not math.isfinite(item):
-                return "a number too large for a float"
         level, depth = inside, depth + 1
     return None
 
@@ -118,9 +115,8 @@ def _unfit(value: Any) -> str | None:
 def read_call(value: Any, argument_keys: tuple[str, ...]) -> ToolCall | str:
     """The call that a decoded value is, or why it is none.
 
-    A call is an object with a `name`, and at most one of `argument_keys`, an object; without it the call has no
-    arguments. OpenAI's `id` and `type` say nothing of what is called and are passed over. Any other key is a fault,
-    since what it holds would be lost.
+    A call is an object with a `name` and at most one of `argument_keys`, an object; without it the call has no
+    arguments. OpenAI's `id` and `type` are ignored. Any other key is a fault, since its value would be lost.
     """
     if not isinstance(value, dict):
         return f"expected a call as a JSON object, found {_kind(value)}"
@@ -154,17 +150,17 @@ def looks_like_call(value: Any, *, name_alone: bool) -> bool:
 
 
 def call_in_prose(prose: str) -> bool:
-    """Whether prose holds what was meant as a call, though the format does not read one there.
+    """Whether prose holds what was meant as a call, although the format does not read one there.
 
     That is a name directly followed by arguments, in JSON's quotes or Python's; a whole object that has both, in any
-    order; or prose that opens, a code fence aside, with a call's name, be the rest whole or broken. JSON of any other
-    kind is no call.
+    order; or prose that starts, after an optional code fence, with a call's name, even if the rest is broken. Any other
+    JSON is no call.
     """
     if _NAME_THEN_ARGUMENTS.search(prose):
         return True
     opening = _OPENING.match(prose)
     first = opening.end() if opening else 0
-    # A bound on the tries keeps the time linear where objects nest.
+    # A limit on the tries keeps the time linear if objects nest.
     for candidate in islice(CALL_START.finditer(prose), _MAX_CANDIDATES):
         found = decode(prose, candidate.start())
         opens = candidate.start() == first
@@ -182,7 +178,7 @@ def _kind(value: Any) -> str:
 
 
 def short(text: str, limit: int = 80) -> str:
-    """The text on one line, cut to a length that suits a message."""
+    """The text on one line, cut to at most `limit` characters, for a message."""
     line = " ".join(_SURROGATE.sub("�", text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -200,14 +196,18 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class CallSpans:
-    """The spans of a call's name, and of each argument's value by its key, in the order of the text."""
+    """The spans of a call's name and of each argument's value, quotes and escapes included: `json.loads` of a span is
+    the value."""
 
     name: Span
     values: dict[str, Span]
 
 
 def call_spans(text: str, place: Span) -> CallSpans:
-    """The spans in a call that was read strictly; `place` is one of its turn's `ParsedTurn.places`."""
+    """The spans in a call that was read strictly. `place` is one of its turn's `ParsedTurn.places`.
+
+    Nothing is searched for by its text: a value that occurs elsewhere too is found where the parser read it.
+    """
     members = dict(_members(text, place[0]))
     arguments = members.get("arguments", members.get("parameters"))
     return CallSpans(members["name"], dict(_members(text, arguments[0])) if arguments else {})
@@ -218,7 +218,7 @@ def _members(text: str, start: int) -> Iterator[tuple[str, Span]]:
     at = skip_space(text, start + 1)
     while text[at] != "}":
         key_end = value_end(text, at)
-        first = skip_space(text, skip_space(text, key_end) + 1)  # behind the colon
+        first = skip_space(text, skip_space(text, key_end) + 1)  # after the colon
         last = value_end(text, first)
         yield json.loads(text[at:key_end]), (first, last)
         at = skip_space(text, last)

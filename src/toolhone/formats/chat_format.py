@@ -48,7 +48,7 @@ class ChatFormat:
         special_tokens: tokens that the tokenizer must know.
         end_of_turn: the token that ends the model's turn.
         other_stops: tokens at which generation stops too.
-        stray_call: how to name a call that stands where the format does not read one.
+        stray_call: how to name a call in a place where the format does not read one.
         template_kwargs: variables that are set for every rendering.
         serving_parsers: by serving engine, the name of its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
@@ -80,8 +80,8 @@ def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = ""
     """A writer for formats whose call is a JSON object with "name" and `arguments_key`.
 
     Args:
-        opening, closing: what stands before and after each object.
-        separator: what stands between two calls.
+        opening, closing: text before and after each object.
+        separator: text between two calls.
     """
 
     def write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) -> str:

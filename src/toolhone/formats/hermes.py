@@ -74,7 +74,7 @@ _FENCE_OPENING = re.compile(r"```[\w+-]*\s*")
 
 
 def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
-    """The pieces of a turn, in order."""
+    """Yield the prose, calls and faults of a turn, in order."""
     marks = _MARK_OR_FENCE if "code_fence" in repairer.allowed else _MARK
     prose = at = 0
     while mark := marks.search(text, at):

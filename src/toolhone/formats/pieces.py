@@ -1,7 +1,6 @@
-"""What a turn is read as, piece by piece: prose, calls and faults; and the pieces that every chat format shares.
+"""The pieces of a turn: prose, calls and faults; and what the readers of all chat formats share.
 
-The readers of the formats (`hermes.py`, `bare_json.py`) give pieces in the order of the text; `parse.py` makes a turn
-of them.
+A reader (`hermes.py`, `bare_json.py`) yields pieces in the order of the text; `chat/parse.py` makes a turn of them.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ _ANY_CALL = re.compile(rf"<tool_call>|<\|python_tag\|>|{OTHER_FORMATS}")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What cannot be read. "broken" is so for good; "unfinished" only lacks its end; "begun" may be the start of a
-    call, and is the prose `text` unless the turn was cut there."""
+    """Something that cannot be read: "broken" cannot become a call; "unfinished" only lacks its end; "begun" may be the
+    start of a call, and is the prose `text` unless the turn was cut there."""
 
     reason: str
     kind: Literal["broken", "unfinished", "begun"] = "broken"
@@ -33,7 +32,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class PlacedCall:
-    """A call, and where its JSON stands in the text, from its first brace to behind its last."""
+    """A call, and the start and end of its JSON in the text."""
 
     call: ToolCall
     start: int
@@ -41,11 +40,11 @@ class PlacedCall:
 
 
 Piece = str | PlacedCall | Fault | None
-"""A piece of a turn: prose, a call or a fault. None says that everything before it was thought."""
+"""A piece of a turn: prose, a call or a fault. None: everything before it was a thought."""
 
 
 def read_thought(text: str, start: int) -> tuple[list[Piece], int]:
-    """Pass over the `<think>` block that starts here."""
+    """Skip the `<think>` block that starts here. Returns the fault if it is not closed, and where it ends."""
     close = text.find("</think>", start)
     if close >= 0:
         return [], close + len("</think>")
@@ -55,4 +54,5 @@ def read_thought(text: str, start: int) -> tuple[list[Piece], int]:
 
 
 def other_format(marker: str) -> Fault:
+    """The fault of a marker that belongs to another chat format."""
     return Fault(f"a call in another format ({marker})")

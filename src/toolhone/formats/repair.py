@@ -1,7 +1,7 @@
-"""Mending what strict reading refuses, where it was asked for: each repair has a name and is counted when it fires.
+"""Repairs of what strict reading refuses, if they are allowed: each has a name and is counted when it is needed.
 
-In: the text and a place in it, as for `call_json.decode`. Out: the same, repaired where that gives a call. Nothing is
-ever evaluated: Python's literals are rewritten as JSON, which is then read as strictly as any.
+In: a text and a place in it, as for `call_json.decode`. Out: the same result, or the repaired one if that gives a call.
+Nothing is evaluated: Python literals are rewritten as JSON, which is then read strictly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolhone.records import Repair, ToolCall
 
 REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
-# What Python's literals look like; a word or a bracket of any other kind ends the search.
+# The tokens of Python literals; any other word or bracket ends the search.
 _STRING = r"'(?:[^'\\\n]++|\\.)*+'|" + r'"(?:[^"\\\n]++|\\.)*+"'
 _TOKEN = re.compile(rf"\s++|[\[\]{{}}:,]|-?\d[\d.eE+-]*+|{_STRING}|(?:True|False|None|true|false|null)\b")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -27,10 +27,10 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 
 
 class Repairer:
-    """Reads values and calls, mending with the repairs that are `allowed`; with none it reads strictly. `fired` counts
-    the repairs without which a call would not have been read.
+    """Reads values and calls with the repairs that are `allowed`; with none it reads strictly.
 
-    It looks at no more characters than four times the text's, so that time stays linear whatever the text.
+    `fired` counts the repairs that calls needed. It reads at most four times as many characters as the text has, so
+    time stays linear.
     """
 
     def __init__(self, allowed: Iterable[Repair], length: int) -> None:
@@ -39,7 +39,7 @@ class Repairer:
         self._budget = 4 * length
 
     def decode(self, text: str, at: int) -> Decoded | Undecodable:
-        """The value that starts here, as JSON or, where that is allowed, as Python's literals. Never raises."""
+        """The value that starts here, as JSON or, if allowed, as a Python literal. Never raises."""
         found = decode(text, at)
         if isinstance(found, Decoded) or found.cut or "python_literals" not in self.allowed or self._budget <= 0:
             return found
@@ -53,7 +53,7 @@ class Repairer:
         return replace(repaired, end=end, repairs=("python_literals",))
 
     def read_call(self, found: Decoded, argument_keys: tuple[str, ...]) -> ToolCall | str:
-        """The call that a decoded value is, or why it is none; counts what it took to read it."""
+        """The call that a decoded value is, or why it is none; counts the repairs that it needed."""
         call = found.fault or read_call(found.value, argument_keys)
         repairs = found.repairs
         if isinstance(call, str) and "arguments_as_text" in self.allowed:
@@ -66,7 +66,7 @@ class Repairer:
         return call
 
     def _arguments(self, value: Any, argument_keys: tuple[str, ...]) -> Decoded | None:
-        """The call with the object that its arguments' text holds, if it holds one and nothing else."""
+        """The call with its arguments decoded, if they are the JSON text of an object and nothing else."""
         key = next((key for key in argument_keys if isinstance(value, dict) and isinstance(value.get(key), str)), None)
         if key is None:
             return None
@@ -78,7 +78,7 @@ class Repairer:
 
 
 def _as_json(text: str, start: int) -> tuple[str | None, int]:
-    """The Python literal that starts here as JSON text, or None where it has no end; and where the search ended."""
+    """The Python literal that starts here as JSON text, or None if it has no end; and where the search ended."""
     written: list[str] = []
     depth, at = 0, start
     while token := _TOKEN.match(text, at):
@@ -98,7 +98,7 @@ def _as_json(text: str, start: int) -> tuple[str | None, int]:
 
 
 def _string(literal: str) -> str:
-    """A string as JSON has it. In double quotes it may be JSON's already, whose escapes differ a little."""
+    """A Python string literal as a JSON string. In double quotes it may be JSON already, whose escapes differ."""
     if literal[0] == '"':
         try:
             json.loads(literal)

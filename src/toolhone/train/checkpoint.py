@@ -1,7 +1,7 @@
-"""Checkpoints that are whole, and stopping at a step's end when asked to.
+"""Complete checkpoints, and Ctrl-C: stopping at the end of a step.
 
-Trainer writes a checkpoint file by file; one that a crash cut short looks like any other. A marker file, written when
-every process has written its part, tells them apart: only marked checkpoints are resumed from.
+Trainer writes a checkpoint file by file, so one that a crash cut short looks like any other. A marker file is written
+once every process has written its part; training resumes only from marked checkpoints.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_to_resume(folder: Path) -> Path:
-    """The checkpoint that `--resume` goes on from.
+    """The checkpoint that `--resume` continues from.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     path = last_checkpoint(folder)
     if path is None:
@@ -50,9 +50,9 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """On SIGINT or SIGTERM: finish the step, save a checkpoint, stop. A second signal interrupts at once.
+    """On SIGINT (Ctrl-C) or SIGTERM: finish the step, save a checkpoint, stop. A second signal interrupts at once.
 
-    With several processes all stop at the same step, whichever of them was signalled.
+    With several processes, all stop at the same step, whichever of them got the signal.
     """
 
     def __init__(self) -> None:
@@ -79,11 +79,11 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         asked = torch.tensor(float(self.asked), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        # A run that has just done its last step ends by itself.
+        # After the last step training ends by itself.
         if asked.item() and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Trainer ends the epoch when it stops, and would then validate and save once more: whoever asked is waiting.
+        # Trainer would validate and save once more at this point, while the user is waiting.
         if self.stopped:
             control.should_evaluate = control.should_save = False

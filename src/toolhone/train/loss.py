@@ -1,8 +1,8 @@
 """The loss of labelled tokens: they alone reach the LM head, and their cross-entropy is computed a few rows at a time.
 
-PyTorch's keeps logits, their float32 copy and their log-softmax, and makes two gradients of the same size: with a
-vocabulary of 262,144 (Gemma) a quarter of a training step's time on a CPU, most of it spent on fresh pages of memory.
-Here the gradient is known as soon as the loss is, and is written where the logits stood.
+PyTorch's cross-entropy keeps logits, their float32 copy and their log-softmax, and makes two gradients of the same
+size. With a vocabulary of 262,144 (Gemma) that is a quarter of a training step's time on a CPU, most of it spent on new
+pages of memory. Here the gradient is computed together with the loss, in the memory of the logits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = 
     arithmetic, more than half of one with a large vocabulary, and most of its memory.
 
     Args:
-        labels: [batch, seq], IGNORED where nothing is learned.
+        labels: [batch, seq], IGNORED if it is not learned.
         weights: [batch, seq], how many times each label counts; None: once.
         inputs: what else the model takes, `input_ids` [batch, seq] among it.
 
@@ -42,11 +42,11 @@ def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = 
 def summed_cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What `cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")` gives, to rounding.
+    """The value of `cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")`, up to rounding.
 
     Args:
-        logits: [positions, vocabulary], of any floating type; computed in float32 at least. They are used up: where
-            they ask for a gradient, it stands in their memory afterwards, and nothing else may read them.
+        logits: [positions, vocabulary], of any floating type; computed in float32 at least. If they need a gradient,
+            they are overwritten in place with it, and nothing else may read them.
         targets: [positions], each the index of the right token, or IGNORED.
         weights: [positions], how many times each counts; None: once.
 
@@ -66,7 +66,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         counted = (targets != IGNORED).to(wide)
         if weights is not None:
             counted *= weights
-        right = targets.where(targets != IGNORED, 0)  # an index that is there, for the ignored ones too
+        right = targets.where(targets != IGNORED, 0)  # a valid index for the ignored ones too
         loss = torch.zeros((), dtype=wide, device=logits.device)
         copy = logits.new_empty((min(_ROWS, len(logits)), logits.shape[1]), dtype=wide)
         for rows, token, weight in zip(*(torch.split(x, _ROWS) for x in (logits, right, counted)), strict=True):
@@ -85,7 +85,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (of_one,) = ctx.saved_tensors
-        return of_one.mul_(gradient), None, None  # a second backward would find them changed, and autograd refuses it
+        return of_one.mul_(gradient), None, None  # autograd refuses a second backward, which would find them changed
 
 
 def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: bool = True) -> torch.Tensor:

@@ -1,6 +1,4 @@
-"""What would stop a training run late, told before anything is loaded or written: from the config and the model's
-architecture alone.
-"""
+"""Checks before training: what would stop a run late is reported before any weight is loaded or any file written."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def refuse_untrainable(config: Config) -> None:
     """Check the architecture, the adapter's targets, the weights' file and the experiment trackers.
 
     Raises:
-        UserError: naming the config key, for the first that cannot be had.
+        UserError: naming the config key of the first fault.
     """
     model_config = load_model_config(config.model)
     folder = Path(config.model.name)
@@ -32,7 +30,7 @@ def refuse_untrainable(config: Config) -> None:
         raise UserError(f"model.name: {folder} holds no weights; expected a file such as {_WEIGHTS[0]}")
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(path, framework="pt"):  # reads the header, which a download that was cut short contradicts
+            with safe_open(path, framework="pt"):  # reads the header, which a truncated download contradicts
                 pass
         except SafetensorError as error:
             raise UserError(f"model.name: {path} is broken ({error}); fetch it again") from None

@@ -1,4 +1,4 @@
-"""What training shows while it runs: a bar with loss, speed and time left, and `train_log.jsonl`."""
+"""The progress of training: a bar with loss, speed and time left, and `train_log.jsonl`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from toolhone.train.hardware import rank
 class TrainLog(TrainerCallback):  # type: ignore[misc]
     """Writes a JSON line for every logged step and moves the bar.
 
-    The trainer counts, over all processes: examples, logical tokens (every row in full) and computed tokens (what is
-    left of them when shared prefixes are computed once; no padding is counted).
+    The trainer counts, over all processes: examples, logical tokens (every row in full) and computed tokens (shared
+    prefixes once, without padding).
     """
 
     def __init__(self, path: Path, console: Console) -> None:
@@ -134,7 +134,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             )
 
     def _keep_lines_until(self, step: int) -> None:
-        """On resuming, drop the lines of steps that will be done again, and go on counting where the rest ends."""
+        """On resuming, drop the lines of steps that will be repeated, and continue counting from the last line left."""
         kept: list[dict[str, Any]] = []
         if step and self.path.is_file():
             lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""Keeping the adapter of the step whose answers were best, not that of the last step.
+"""Keep the adapter of the step whose answers were best instead of the last step's.
 
 The loss keeps falling long after calls have stopped improving, and may rise while they still do. So the validation
 turns are answered by generation, as the test turns will be, and scored by the same scorer.
@@ -35,7 +35,7 @@ Measure = Callable[[Any, int], Measured]
 class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
     """Measures at each validation and after the last step, and keeps the adapter that was best; of equals, the first.
 
-    With `patience`, training ends after so many measurements in a row without a new best. `folder` holds the adapter
+    With `patience`, training ends after this many measurements in a row without a new best. `folder` holds the adapter
     and the measurements (`best/`, `selection.json`), so that a resumed run goes on with them.
     """
 

@@ -94,7 +94,7 @@ def _counts(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def lora_config(config: LoraConfig) -> PeftLoraConfig:
-    """The adapter in PEFT's words."""
+    """PEFT's config of the adapter."""
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     return PeftLoraConfig(
         r=config.rank,
@@ -120,11 +120,10 @@ def train_adapter(
     resume: bool,
     measure: Measure | None = None,
 ) -> TrainResult:
-    """Train on `rows` and leave the adapter in the run folder: that of the last step, or with `measure` the best one by
-    it (see train/select.py).
+    """Train on `rows` and save the adapter in the run folder: the last step's, or with `measure` the best one by it.
 
     Raises:
-        UserError: where the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
+        UserError: if the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
             resume from.
     """
     checkpoint = str(checkpoint_to_resume(run.checkpoints)) if resume else None
@@ -175,10 +174,10 @@ def make_trainer(
     run: RunFolder,
     callbacks: list[Any],
 ) -> ToolCallTrainer:
-    """The trainer of a config. The first of the callbacks is the `TrainLog` that it counts for.
+    """The trainer of a config. The first callback must be the `TrainLog` that it counts for.
 
     Raises:
-        UserError: where the adapter fits no layer of the model.
+        UserError: if the adapter fits no layer of the model.
     """
     if config.train.packing == "prefix_tree":
         refuse_other_attention(model.config, config.model.name)
@@ -201,7 +200,7 @@ def make_trainer(
     trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
-        if not sampler.is_plain:  # or the order is SFTTrainer's, as without prefix trees
+        if not sampler.is_plain:  # otherwise the order is SFTTrainer's, as without prefix trees
             trainer.prefix_sampler = sampler
             trainer.add_callback(SetEpochCallback(sampler))
     if _fuses_lora(config, hardware):
@@ -210,7 +209,7 @@ def make_trainer(
 
 
 def training_arguments(config: Config, hardware: Hardware, folder: Path, *, validates: bool) -> SFTConfig:
-    """The config in Trainer's words."""
+    """The config as TRL's arguments."""
     train = config.train
     validate = "steps" if train.validate_every else "epoch"
     # transformers 5 takes TensorBoard's folder from the environment alone.
