@@ -132,7 +132,7 @@ def tree_attention(
         query: [batch, heads, seq, dim].
         key, value: [batch, key-value heads, seq, dim]; each serves heads / key-value heads query heads.
         tree_blocks: those of the batch.
-        sliding_window: how many tokens a query of this layer sees, itself included; None: all.
+        sliding_window: number of tokens that a query of this layer sees, itself included; None: all.
         softcap, s_aux: capped logits and attention sinks, which no kernel of PyTorch's computes; models that have them
             are refused before training (`preflight.refuse_other_attention`).
 

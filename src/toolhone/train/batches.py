@@ -70,9 +70,9 @@ class PrefixSampler(Sampler[int]):
     Args:
         groups: the group of each example.
         conversations: the conversation of each example.
-        batch_size: examples that lie in one batch.
-        groups_per_batch: None draws without regard to groups. Otherwise groups that one batch takes equal parts of, or
-            as many fewer as there are or as divide the batch evenly (where two are asked for: two of 12, one of 5).
+        batch_size: examples in one batch.
+        groups_per_batch: number of groups that one batch takes equal parts of, lowered to what exists and divides the
+            batch evenly (asked for two: two in a batch of 12, one in a batch of 5); None: groups do not count.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PrefixSampler(Sampler[int]):
 
     @property
     def is_plain(self) -> bool:
-        """Whether no examples share more than all do, so that any shuffle is as good."""
+        """Whether no examples share more than all do; then any shuffle is as good."""
         return len(set(self.groups)) == 1 and len(set(self.conversations)) == len(self)
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class PrefixSampler(Sampler[int]):
         generator = random.Random(f"{self.seed}/{self.epoch}")
         size = self.batch_size // self.parts
         by_group, left_over = self._cut_groups(size, generator)
-        # A part that is not full must come last, or all after it would be cut elsewhere.
+        # A part that is not full must come last, otherwise it would shift all parts after it.
         last = [left_over.pop()] if left_over and len(left_over[-1]) < size else []
         placed: list[tuple[float, list[int]]] = []
         for parts in (*by_group, left_over):

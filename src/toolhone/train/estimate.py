@@ -1,7 +1,7 @@
-"""What a run would take, by formula, before any weight is loaded: steps, tokens, parameters, memory and time.
+"""Estimate what a run takes before any weight is loaded: steps, tokens, parameters, memory and time.
 
-The architecture is built on PyTorch's meta device, which has shapes but no storage, so parameters are counted and not
-guessed; and one pass over the data is laid out in batches as training would, so computed tokens are counted too.
+The architecture is built on PyTorch's meta device, which has shapes but no storage, so parameters are counted. One pass
+over the data is laid out in batches as training does it, so computed tokens are counted too.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _LOGIT_COPIES, _TRL_LOGIT_COPIES = 1, 12
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One run by formula.
+    """The estimate of one run.
 
-    `logical_tokens` counts a pass with every row in full, `computed_tokens` what is left with shared prefixes computed
-    once (or what padding adds). `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on
+    `logical_tokens` counts a pass with every row in full, `computed_tokens` with shared prefixes once (or with
+    padding). `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on
     CUDA. `seconds` is for training alone.
     """
 
@@ -90,7 +90,9 @@ def estimate(
 ) -> Estimate:
     """Estimate a training run on these rows, in the order of the trainer's sampler or in any."""
     sizes = _sizes(config, model_config)
-    batches = count_batches(config, rows, order)
+    # TRL's loss asks the LM head at every position, except on devices with Triton.
+    every_position = config.train.packing == "none" and hardware.device == "cpu"
+    batches = count_batches(config, rows, order, every_position=every_position)
     per_step = config.train.gradient_accumulation * world_size()
     steps_per_epoch = math.ceil(len(batches) / per_step)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
@@ -112,17 +114,18 @@ def estimate(
 
 
 def count_batches(
-    config: Config, rows: Sequence[LabelledTokens], order: Sequence[int] | None = None
+    config: Config, rows: Sequence[LabelledTokens], order: Sequence[int] | None = None, *, every_position: bool = False
 ) -> list[BatchCount]:
-    """One pass in batches, in an order of the rows; None: shuffled."""
+    """One pass over the rows in batches, in the given order or shuffled. With `every_position` each position of a
+    padded batch reaches the LM head, not only the labelled ones."""
     ordered = [rows[index] for index in order] if order is not None else list(rows)
     if order is None:
         random.Random(config.seed).shuffle(ordered)
     size = config.train.batch_size
     chunks = [ordered[first : first + size] for first in range(0, len(ordered), size)]
-    return [
-        _tree_batch(config, chunk) if config.train.packing == "prefix_tree" else _plain_batch(chunk) for chunk in chunks
-    ]
+    if config.train.packing == "prefix_tree":
+        return [_tree_batch(config, chunk) for chunk in chunks]
+    return [_padded_batch(chunk, every_position) for chunk in chunks]
 
 
 def _tree_batch(config: Config, rows: list[LabelledTokens]) -> BatchCount:
@@ -136,11 +139,11 @@ def _tree_batch(config: Config, rows: list[LabelledTokens]) -> BatchCount:
     return BatchCount(int(batch["computed_tokens"]), labelled, pairs, sum(len(b.keys) for b in blocks))
 
 
-def _plain_batch(rows: list[LabelledTokens]) -> BatchCount:
+def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCount:
     longest = max(len(row.ids) for row in rows)
     tokens = len(rows) * longest
     labelled = len({column for row in rows for column in range(row.prompt_length, len(row.ids))}) * len(rows)
-    return BatchCount(tokens, labelled, tokens * longest // 2, tokens)
+    return BatchCount(tokens, tokens if every_position else labelled, tokens * longest // 2, tokens)
 
 
 def _sizes(config: Config, model_config: Any) -> _Sizes:

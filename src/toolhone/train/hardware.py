@@ -1,4 +1,4 @@
-"""Which device and number type a run uses, chosen from what is there, and said in words."""
+"""Which device and number type a run uses, how many processes there are, and how much memory is in use."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ class Hardware:
 
     @property
     def dtype_name(self) -> str:
+        """The number type's name, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:
+        """The device and the number type, for the user."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         return f"{name}, {self.dtype_name}"
 
@@ -51,7 +53,7 @@ def choose_hardware(config: ModelConfig) -> Hardware:
     """Resolve `model.device` and `model.dtype`.
 
     Raises:
-        UserError: where CUDA is asked for and absent, or a number type is asked for that the device lacks.
+        UserError: if the device or the number type that the config asks for is not available.
     """
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
