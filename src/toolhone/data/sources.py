@@ -23,12 +23,9 @@ def print_formats(sources: Sequence[str], format: str, console: Console) -> None
     Raises:
         UserError: if a source cannot be opened.
     """
-    names = Counter(
-        name if format == "auto" else format
-        for source in sources
-        for name in detected_formats(split_weight(source)[0]).values()
-    )
-    files = f", {sum(names.values())} files" if sum(names.values()) > 1 else ""
+    detected = [name for source in sources for name in detected_formats(split_weight(source)[0]).values()]
+    names = Counter(name if format == "auto" else format for name in detected)
+    files = f", {len(detected)} files" if len(detected) > 1 else ""
     said = ", ".join(f"{name} ({count})" if len(names) > 1 else name for name, count in names.most_common())
     console.print(f"{', '.join(sources)}{files}: read as {said}", markup=False)
 

@@ -29,10 +29,9 @@ from typing import Any
 
 from toolhone.data.check.duplicates import content_key
 from toolhone.data.check.schema import CompiledTool, ToolSets
-from toolhone.data.files import expand_source, iter_file
+from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import openai
 from toolhone.data.importers.schemas import null_places, without_nulls
-from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolhone.data.files import line_rows
 from toolhone.data.importers import openai
 from toolhone.data.importers.importer import Importer, Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.rewrite import with_call_ids
 from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
-from toolhone.data.json_rows import line_rows
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Tool
 

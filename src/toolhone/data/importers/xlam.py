@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolhone.data.importers.importer import Importer, Row, listed, unexpected
-from toolhone.data.importers.rewrite import read_rewritten, to_call, with_schemas
+from toolhone.data.importers.rewrite import read_rewritten, split_outside, to_call
 from toolhone.data.importers.schemas import PYTHON_TYPES, Schema, object_schema, unknown_type
 from toolhone.records import Conversation, Tool
 
@@ -22,7 +22,6 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of xLAM as a `Conversation`; without calls its `expected` is that none is made."""
     query = row.get("query")
     if not isinstance(query, str):
         raise unexpected(where, '"query" to be a text', query, "bad-content")
@@ -31,14 +30,11 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
         raise unexpected(where, '"answers", a list of calls', None, "bad-call")
     tools = listed(row.get("tools"), f"{where}: tools", "", "bad-row")
     calls = [to_call(call, f"{where}: answer {n}") for n, call in enumerate(answers)]
-    turn = (
-        {"role": "assistant", "content": None, "tool_calls": calls} if calls else {"role": "assistant", "content": ""}
-    )
+    turn: Row = {"role": "assistant", "content": None if calls else "", "tool_calls": calls}
     messages = [{"role": "user", "content": query}, turn]
     own_keys = ("id", "query", "tools", "answers")
-    more = {} if calls else {"expected": {"status": "none"}}
-    schemas = with_schemas(tools, where, _parameters)
-    return read_rewritten(row, "xlam", own_keys, messages, schemas, where, default_tools, **more)
+    expected = None if calls else {"status": "none"}
+    return read_rewritten(row, "xlam", messages, tools, where, default_tools, own_keys, _parameters, expected)
 
 
 def _parameters(parameters: Schema | None, where: str) -> Any:
@@ -56,7 +52,7 @@ def _annotated_schema(parameters: Mapping[str, Any], where: str) -> Schema:
     for name, said in parameters.items():
         if not isinstance(said, dict) or not isinstance(said.get("type"), str):
             raise unexpected(where, f'a "type" of the parameter "{name}"', said, "unknown-type")
-        annotation, *words = (part.strip() for part in _outer_split(said["type"]))
+        annotation, *words = (part.strip() for part in split_outside(said["type"], ",") or [""])
         schema = annotation_schema(annotation, where)
         rest = {key: value for key, value in said.items() if key != "type"}
         properties[name] = {**schema, **rest}
@@ -117,18 +113,6 @@ def _named(name: str) -> Schema:
         raise ValueError(name)
     mapped = PYTHON_TYPES[name]
     return {} if mapped is None else {"type": mapped}
-
-
-def _outer_split(text: str) -> list[str]:
-    """Split at the commas outside brackets."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "[(") - (character in "])")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
 
 
 IMPORTER = Importer("xlam", looks_like, read)
