@@ -93,7 +93,9 @@ def _text_rows(file: str) -> Iterator[SourceRow]:
         with _opened(file) as stream:
             for row in _json_rows(stream, file):
                 yield row
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:
+        if getattr(error, "errno", None):  # of the system, such as a missing file, and not of the content
+            raise
         number = int(row.where.rpartition(":")[2]) if row else 0
         message = f"the compressed file is cut off or damaged here ({error}); what follows is lost: fetch it again"
         yield SourceRow(f"{file}:{number + 1}", None, ("broken-file", message))
@@ -106,47 +108,11 @@ def _opened(file: str) -> Iterator[io.BufferedReader[Any]]:
             with gzip.GzipFile(fileobj=raw) as unpacked:
                 yield io.BufferedReader(unpacked, _HEAD)
         elif file.endswith(".zst"):
-            yield io.BufferedReader(_ZstdStream(raw), _HEAD)
+            import pyarrow
+
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), _HEAD)
         else:
             yield raw
-
-
-class _ZstdStream(io.RawIOBase):
-    """The unpacked bytes of one or more zstd frames. Raises EOFError if the last frame is cut or the bytes are not a
-    frame; zstandard's own reader just ends there."""
-
-    def __init__(self, packed: BinaryIO) -> None:
-        import zstandard
-
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._error = zstandard.ZstdError
-        self._packed = packed
-        self._frame = self._new_frame()
-        self._in_frame = False
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # only ever called with a memoryview
-        while not self._ready:
-            chunk = self._frame.unused_data or self._packed.read(_HEAD)
-            if self._frame.eof:
-                self._frame = self._new_frame()
-                self._in_frame = False
-            if not chunk:
-                if self._in_frame:
-                    raise EOFError("the last zstd frame is not complete")
-                return 0
-            self._in_frame = True
-            try:
-                self._ready = self._frame.decompress(chunk)
-            except self._error as error:
-                raise EOFError(str(error)) from None
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
 
 
 # JSON: lines, one array, or one object
