@@ -16,7 +16,7 @@ from toolhone.records import Conversation, Message, Tool, ToolCall
 Row = dict[str, Any]
 
 _EXTRA = ("expected", "gold_source")
-# The sentences with which Hermes' prompts introduce tools, as toolhone's own template for these models has them too.
+# The sentences that introduce tools in Hermes' prompts, and in toolhone's own template for these models.
 _TOOLS_BEFORE = (
     "You are provided with function signatures within <tools></tools> XML tags. "
     "You may call one or more functions to assist with the user query. Here are the available tools:\n<tools>\n"
@@ -89,7 +89,7 @@ def _call_text(call: ToolCall) -> str:
 
 
 def _untagged(text: str, tag: str) -> str:
-    """JSON in which no value holds the tag that would end it: "<" as an escape says the same."""
+    """JSON without the tag that would end it: "<" can be written as an escape."""
     return text.replace("<", "\\u003c") if tag in text else text
 
 
@@ -132,7 +132,7 @@ def _flat_parameter(schema: Any, required: bool) -> Row:
 
 
 def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
-    """The annotation, and the keywords that it says all of."""
+    """The annotation, and the keywords that it covers."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
         names = ", ".join(_ANNOTATIONS.get(str(kind), "Any") for kind in kinds)
@@ -155,10 +155,10 @@ def _columns(row: Conversation, taken: set[str]) -> Row:
 
 
 def with_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages with an id for every call, and each result without one tied to the first call still open.
+    """The messages with an id for every call; a result without one gets the id of the first unanswered call.
 
     Raises:
-        DoesNotFit: for a result that no call is open for.
+        DoesNotFit: for a result without such a call.
     """
     taken = {call.id for message in messages for call in message.tool_calls}
     fresh = (id for id in (f"call_{n}" for n in range(1, 1 << 62)) if id not in taken)

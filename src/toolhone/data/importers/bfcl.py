@@ -19,7 +19,7 @@ from typing import Any
 
 from toolhone.data.files import line_rows
 from toolhone.data.importers import openai
-from toolhone.data.importers.importer import Importer, Row, RowFault, json_text, short, unexpected
+from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.rewrite import with_call_ids
 from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
 from toolhone.errors import RowError, UserError
@@ -228,6 +228,3 @@ def _refuse_expressions(gold: list[Row], tools: list[Row], where: str) -> None:
 def _properties(schema: Row) -> Row:
     found = schema.get("properties")
     return found if isinstance(found, dict) else {}
-
-
-IMPORTER = Importer("bfcl", looks_like, read, read_folder=read_bfcl_folder)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, json_text, unexpected
+from toolhone.data.importers.importer import Row, json_text, unexpected
 from toolhone.data.importers.rewrite import LiteralError, decode_prefix, read_rewritten, to_call
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
@@ -99,6 +99,3 @@ def _call(text: str, place: str) -> Any:
         found = text if len(text) <= 80 else text[:77] + "..."
         message = f"""{place}: expected {{"name": ..., "arguments": '{{...}}'}} after {_CALL}, found {found}"""
         raise RowError(message, rule="bad-call") from None
-
-
-IMPORTER = Importer("glaive", looks_like, read)

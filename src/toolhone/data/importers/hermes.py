@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row
+from toolhone.data.importers.importer import Row
 from toolhone.data.importers.rewrite import (
     LiteralError,
     decode_prefix,
@@ -104,6 +104,3 @@ def _tool_block(text: str, where: str) -> list[Any]:
                 raise RowError(f"{where}: the list of tools cannot be read: {error}", rule="bad-tool") from None
             tools.append(tool)
         return tools
-
-
-IMPORTER = Importer("hermes", looks_like, read)

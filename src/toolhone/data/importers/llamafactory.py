@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers.importer import Importer, Row, json_text, unexpected
+from toolhone.data.importers.importer import Row, json_text, unexpected
 from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
@@ -34,6 +34,3 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
         else:
             messages.append({"role": role, "content": text})
     return read_rewritten(row, "llamafactory", messages, tool_rows(row, where), where, default_tools)
-
-
-IMPORTER = Importer("llamafactory", looks_like, read)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, json_text, short, typed, unexpected
+from toolhone.data.importers.importer import Row, json_text, short, typed, unexpected
 from toolhone.data.importers.schemas import describe_nulls
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool, ToolCall
@@ -323,6 +323,3 @@ def _call_before(message: Row, before: list[Any], where: str) -> str | None:
         text = f"{where}: the result of {short(name)} follows a call of {short(function.get('name'))}"
         raise RowError(text, rule="orphan-result")
     return call.get("id")
-
-
-IMPORTER = Importer("openai", looks_like, read)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, unexpected
+from toolhone.data.importers.importer import Row, unexpected
 from toolhone.data.importers.rewrite import (
     LiteralError,
     decode_prefix,
@@ -147,6 +147,3 @@ def _closing(text: str, opening: int) -> int:
             if not waiting:
                 return place
     raise LiteralError("a bracket that is never closed; the text was cut")
-
-
-IMPORTER = Importer("toolace", looks_like, read)

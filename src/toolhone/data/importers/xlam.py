@@ -10,7 +10,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, listed, unexpected
+from toolhone.data.importers.importer import Row, listed, unexpected
 from toolhone.data.importers.rewrite import read_rewritten, split_outside, to_call
 from toolhone.data.importers.schemas import PYTHON_TYPES, Schema, object_schema, unknown_type
 from toolhone.records import Conversation, Tool
@@ -113,6 +113,3 @@ def _named(name: str) -> Schema:
         raise ValueError(name)
     mapped = PYTHON_TYPES[name]
     return {} if mapped is None else {"type": mapped}
-
-
-IMPORTER = Importer("xlam", looks_like, read)
