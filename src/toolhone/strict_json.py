@@ -67,11 +67,7 @@ def parse_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
 
 
 def decode_utf8(raw: bytes) -> str:
-    """Decode UTF-8 and drop a byte order mark.
-
-    Raises:
-        StrictJsonError: with the rule "encoding".
-    """
+    """Decode UTF-8 and drop a byte order mark. Raises StrictJsonError with the rule "encoding"."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -118,11 +118,8 @@ def _written(
 
 
 def losses(before: Conversation, after: Conversation, format: str) -> list[str]:
-    """What `after`, read from a row of the format, has lost of `before`, in the same words for all such rows.
-
-    Raises:
-        Changed: if the two differ in more than a format may lose.
-    """
+    """What `after`, read from a row of the format, has lost of `before`, in the same words for all such rows. Raises
+    Changed if the two differ in more than a format may lose."""
     found = [*_key_losses(before, after), *_tool_losses(before, after), *_message_losses(before, after, format)]
     return list(dict.fromkeys(found))
 
@@ -162,16 +159,13 @@ def _plain_schema(tool: Tool) -> dict[str, Any]:
 
 def _differing(old: Any, new: Any, key: str = "schema") -> set[str]:
     """The keywords whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: set[str] = set()
-        for name in {*old, *new}:
-            if name not in old or name not in new:
-                found.add(name)
-            elif old[name] != new[name]:
-                inner = name if key != "properties" else "schema"
-                found |= _differing(old[name], new[name], inner)
-        return found
-    return {key}
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return {key}
+    found = old.keys() ^ new.keys()
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            found |= _differing(old[name], new[name], "schema" if key == "properties" else name)
+    return found
 
 
 def _message_losses(before: Conversation, after: Conversation, format: str) -> Iterator[str]:

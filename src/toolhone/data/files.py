@@ -49,10 +49,7 @@ class SourceRow(NamedTuple):
 
 def expand_source(source: str | Path) -> list[str]:
     """The files of a source, sorted: the source itself, those in a folder (at any depth) or those that a glob names.
-
-    Raises:
-        UserError: if a folder or glob has no file that can be read.
-    """
+    Raises UserError if a folder or glob has no file that can be read."""
     name = str(source)
     path = Path(name)
     if name.startswith("hub:") or path.is_file():
@@ -73,11 +70,8 @@ def expand_source(source: str | Path) -> list[str]:
 
 
 def iter_file(file: str) -> Iterator[SourceRow]:
-    """Yield the rows of one file or hub data set, as `expand_source` names it.
-
-    Raises:
-        UserError: if it cannot be opened; never for a bad line.
-    """
+    """Yield the rows of one file or hub data set, as `expand_source` names it. Raises UserError if it cannot be opened;
+    never for a bad line."""
     with named_open_errors(file):
         if file.startswith("hub:"):
             yield from _hub_rows(file)

@@ -126,11 +126,7 @@ def detect_format(rows: Iterable[Row]) -> str:
 
 
 def detected_formats(source: str | Path) -> dict[str, str]:
-    """The format of each file of a source, by its first rows.
-
-    Raises:
-        UserError: if a file cannot be opened.
-    """
+    """The format of each file of a source, by its first rows. Raises UserError if a file cannot be opened."""
     return {file: _with_format(iter_file(file), "auto")[0] for file in expand_source(source)}
 
 
@@ -177,22 +173,16 @@ def _copies(row: Conversation, weight: float) -> int:
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
-    """Read a JSON file with a list of tools, each in OpenAI's shape or as the bare function.
-
-    Raises:
-        UserError: naming the file and the tool.
-    """
+    """Read a JSON file with a list of tools, each in OpenAI's shape or as the bare function. Raises UserError, naming
+    the file and the tool."""
     rows = read_json(path, "data.tools names the list of tools")
     refuse_unwritable(rows, str(path))
     return read_tool_list(rows, str(path))
 
 
 def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterator[Conversation]:
-    """Yield the conversations of a JSONL file. Rows without `tools` take `default_tools`.
-
-    Raises:
-        RowError: at the first row that is not a conversation, naming file and line.
-    """
+    """Yield the conversations of a JSONL file. Rows without `tools` take `default_tools`. Raises RowError at the first
+    row that is not a conversation, naming file and line."""
     for where, row in read_jsonl(path):
         yield conversation(row, where, tuple(default_tools))
 

@@ -48,11 +48,7 @@ def read_and_report(
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[str], why: str) -> None:
-    """Refuse an `out` that is one of the files to read; `why` says what would be lost.
-
-    Raises:
-        UserError: naming it.
-    """
+    """Refuse an `out` that is one of the files to read; `why` says what would be lost. Raises UserError, naming it."""
     files = (file for source in sources for file in expand_source(split_weight(source)[0]))
     if any(Path(file).resolve() == out.resolve() for file in files):
         raise UserError(f"--out {out}: is one of the files to read; {why}: name another")

@@ -67,11 +67,7 @@ def unexpected(where: str, expected: str, found: Any, rule: str) -> RowError:
 
 
 def typed(row: Row, key: str, kind: type, default: Any, where: str) -> Any:
-    """An optional value of one type; null counts as absent.
-
-    Raises:
-        RowError: for a value of another type.
-    """
+    """An optional value of one type; null counts as absent. Raises RowError for a value of another type."""
     value = row.get(key)
     if value is None:
         return default
@@ -81,11 +77,7 @@ def typed(row: Row, key: str, kind: type, default: Any, where: str) -> Any:
 
 
 def json_text(text: str, where: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        RowError: with the rule of strict JSON that the text breaks.
-    """
+    """The value of a JSON text. Raises RowError with the rule of strict JSON that the text breaks."""
     try:
         return parse_strict(text)
     except StrictJsonError as error:
@@ -93,11 +85,8 @@ def json_text(text: str, where: str) -> Any:
 
 
 def listed(found: Any, where: str, of: str, rule: str) -> list[Any] | None:
-    """A list, or a JSON text of one; None if absent. `of` says what the list holds.
-
-    Raises:
-        RowError: for anything else.
-    """
+    """A list, or a JSON text of one; None if absent. `of` says what the list holds. Raises RowError for anything
+    else."""
     if isinstance(found, str):
         found = json_text(found, where)
     if found is not None and not isinstance(found, list):

@@ -69,11 +69,8 @@ class Fold:
         self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
 
     def add(self, row: Row, where: str) -> Iterator[RowFault]:
-        """Add a line; yield what is odd about it.
-
-        Raises:
-            RowError: if it gives no turn to learn: an error, a cut or refused response, a line logged twice.
-        """
+        """Add a line; yield what is odd about it. Raises RowError if it gives no turn to learn: an error, a cut or
+        refused response, a line logged twice."""
         request, response = _request_and_response(row, where)
         found = self._conversation(request, response, where)
         number = response.get("id")
@@ -115,12 +112,8 @@ class Fold:
         row["parallel_tool_calls"] = request.get("parallel_tool_calls")
         found = openai.read(row, where, self._default_tools)
         model = response.get("model") or request.get("model")
-        number = response.get("id")
-        return replace(
-            found,
-            id=number if isinstance(number, str) else "",
-            gold_source=model if isinstance(model, str) else "unknown",
-        )
+        id = response["id"] if isinstance(response.get("id"), str) else ""
+        return replace(found, id=id, gold_source=model if isinstance(model, str) else "unknown")
 
     def _thread(self, request: Row, where: str) -> list[Row]:
         """The messages that the server remembered for the request."""
@@ -173,8 +166,7 @@ def _chat_answer(response: Row, where: str) -> Row:
     reason = choice.get("finish_reason")
     if reason == "length":
         raise RowError(f"{where}: the response was cut at the length limit", rule="log-truncated")
-    if reason in ("content_filter", "error"):
-        rule = "log-error" if reason == "error" else "log-filtered"
+    if rule := {"content_filter": "log-filtered", "error": "log-error"}.get(str(reason)):
         raise RowError(f"{where}: the response ended by {reason}", rule=rule)
     message: Row = choice["message"]
     return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
@@ -226,8 +218,7 @@ def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
     if isinstance(choices, list) and len(choices) > 1:
         yield RowFault(where, "log-choices", f"the response has {len(choices)} choices; the first is taken")
     choice = request.get("tool_choice") or request.get("function_call")
-    forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools")
-    if forced:
+    if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
         yield RowFault(where, "log-forced", f"the request forced a call (tool_choice {short(choice)})")
 
 

@@ -31,11 +31,8 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of the format, present or legacy, as a `Conversation`.
-
-    Raises:
-        RowError: naming `where`, what was found and what was expected.
-    """
+    """A row of the format, present or legacy, as a `Conversation`. Raises RowError, naming `where`, what was found and
+    what was expected."""
     try:
         return _parsed(row, where, default_tools)
     except RowError:
@@ -46,11 +43,8 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 
 def conversation(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of the present format, which may come from anywhere, as a `Conversation`.
-
-    Raises:
-        RowError: naming `where`, what was found and what was expected.
-    """
+    """A row of the present format, which may come from anywhere, as a `Conversation`. Raises RowError, naming `where`,
+    what was found and what was expected."""
     refuse_unwritable(row, where)
     return _parsed(row, where, default_tools)
 
@@ -128,11 +122,8 @@ def _call(row: Any, where: str) -> ToolCall:
 
 
 def read_arguments(found: Any, where: str) -> Row:
-    """Decode arguments once; None is a call without arguments.
-
-    Raises:
-        RowError: if they are no JSON object, or were encoded twice.
-    """
+    """Decode arguments once; None is a call without arguments. Raises RowError if they are no JSON object, or were
+    encoded twice."""
     arguments = {} if found is None else found
     if isinstance(found, str):
         try:
@@ -152,11 +143,7 @@ def read_arguments(found: Any, where: str) -> Row:
 
 
 def refuse_unwritable(value: Any, where: str) -> None:
-    """Refuse what no tokenizer or file can hold: half of a surrogate pair, 1e999.
-
-    Raises:
-        RowError: naming `where`.
-    """
+    """Refuse what no tokenizer or file can hold: half of a surrogate pair, 1e999. Raises RowError, naming `where`."""
     try:
         refuse_surrogates(value, allow_nan=False)
     except StrictJsonError as error:
@@ -171,11 +158,7 @@ def refuse_unwritable(value: Any, where: str) -> None:
 
 def read_tool_list(rows: Any, where: str) -> tuple[Tool, ...]:
     """Tools, each in OpenAI's shape or as the bare function. Equal lists give the same tuple, so a list that every row
-    of a file repeats is checked and stored once.
-
-    Raises:
-        RowError: naming `where` and the tool.
-    """
+    of a file repeats is checked and stored once. Raises RowError, naming `where` and the tool."""
     if not isinstance(rows, list):
         raise unexpected(where, "a list of tools", rows, "bad-tool")
     try:
@@ -268,11 +251,8 @@ def _modernised(row: Row, where: str) -> Row:
 
 
 def text_of(content: Any, where: str) -> str | None:
-    """Content as a text: itself, or its text parts joined.
-
-    Raises:
-        RowError: for a part that is not text, such as an image, which a text model cannot learn from.
-    """
+    """Content as a text: itself, or its text parts joined. Raises RowError for a part that is not text, such as an
+    image, which a text model cannot learn from."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -130,11 +130,8 @@ class LiteralError(ValueError):
 
 
 def parse_literal(text: str) -> Any:
-    """The JSON value that a text states, in JSON or as a Python literal (tuples are lists).
-
-    Raises:
-        LiteralError: if it states none, or more than one (a key that appears twice, NaN).
-    """
+    """The JSON value that a text states, in JSON or as a Python literal (tuples are lists). Raises LiteralError if it
+    states none, or more than one (a key that appears twice, NaN)."""
     try:
         return parse_strict(text)
     except StrictJsonError as error:
@@ -154,11 +151,8 @@ def parse_literal(text: str) -> Any:
 
 
 def decode_prefix(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value that begins at `start`, and where the text goes on after it and white space.
-
-    Raises:
-        LiteralError: if no value, or none of a single meaning, begins there.
-    """
+    """The JSON value that begins at `start`, and where the text goes on after it and white space. Raises LiteralError
+    if no value, or none of a single meaning, begins there."""
     try:
         end = json.JSONDecoder().raw_decode(text, start)[1]
         return parse_strict(text[start:end]), len(text) - len(text[end:].lstrip())
@@ -170,7 +164,14 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int]:
 
 def _converted(node: ast.expr) -> Any:
     if isinstance(node, ast.Dict):
-        return _object(node)
+        found: dict[str, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+                raise LiteralError("a key that is no text")
+            if key.value in found:
+                raise LiteralError(f'the key "{key.value}" appears twice in one object')
+            found[key.value] = _converted(value)
+        return found
     if isinstance(node, ast.List | ast.Tuple):
         return [_converted(item) for item in node.elts]
     if isinstance(node, ast.Name) and node.id in _JSON_NAMES:
@@ -184,17 +185,6 @@ def _converted(node: ast.expr) -> Any:
             raise LiteralError("a number that is too large for a float")
         return node.value
     raise LiteralError(f"{' '.join(ast.unparse(node).split())[:60]} is no JSON value")
-
-
-def _object(node: ast.Dict) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in zip(node.keys, node.values, strict=True):
-        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-            raise LiteralError("a key that is no text")
-        if key.value in found:
-            raise LiteralError(f'the key "{key.value}" appears twice in one object')
-        found[key.value] = _converted(value)
-    return found
 
 
 def split_outside(text: str, separator: str, at_most: int = -1) -> list[str]:

@@ -45,11 +45,7 @@ JAVASCRIPT_TYPES: Mapping[str, str | None] = {
 
 def object_schema(parameters: Any, where: str, types: Mapping[str, str | None] = PYTHON_TYPES) -> Any:
     """A tool's parameters as a JSON Schema of type object; null or {} is a tool without parameters. `openai` refuses
-    what is no object.
-
-    Raises:
-        RowError: with rule "unknown-type" at a type that `types` does not know.
-    """
+    what is no object. Raises RowError with rule "unknown-type" at a type that `types` does not know."""
     if parameters is None or parameters == {}:
         return {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
