@@ -47,11 +47,8 @@ def parse_strict(text: str, *, allow_surrogates: bool = False) -> Any:
 def parse_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """Decode a line of JSONL; the second part has notes (rule, message): "bom", and "nul" for an escaped NUL.
 
-    Lines that write the same "tools" as the line before share the value, so do not change it in place.
-
-    Raises:
-        StrictJsonError: as `parse_strict`, and for a line that is not UTF-8 or holds a bare NUL.
-    """
+    Lines that write the same "tools" as the line before share the value, so do not change it in place. Raises
+    StrictJsonError as `parse_strict`, and for a line that is not UTF-8 or holds a bare NUL."""
     notes = (("bom", _BOM),) if line.startswith(BOM_UTF8) else ()
     text = decode_utf8(line).rstrip("\r\n")  # else a cut line is reported as column 1 of the next
     try:
@@ -76,12 +73,8 @@ def decode_utf8(raw: bytes) -> str:
 
 
 def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
-    """Refuse half of a surrogate pair, which JSON's grammar allows and no tokenizer or file can hold.
-
-    Raises:
-        StrictJsonError: with the rule "surrogate".
-        ValueError: for NaN or Infinity, unless `allow_nan`.
-    """
+    """Refuse half of a surrogate pair, which JSON's grammar allows and no tokenizer or file can hold. Raises
+    StrictJsonError with the rule "surrogate", and ValueError for NaN or Infinity unless `allow_nan`."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
     except UnicodeEncodeError as error:

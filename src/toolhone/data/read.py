@@ -81,8 +81,8 @@ def read_sources(
 ) -> Iterator[Conversation | RowFault]:
     """Yield the rows of several sources, each `path` or `path=weight`, as `read_source` does.
 
-    A weight of 0.5 keeps the half of the rows whose content hash is in the lower half, so the same rows whatever else
-    is in the file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
+    A weight of 0.5 keeps the rows whose content hash is in the lower half, so the same rows whatever else is in the
+    file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
 
     Raises:
         UserError: as `read_source`, and for a weight that is no number above 0.
@@ -98,11 +98,8 @@ def read_sources(
 
 
 def split_weight(source: str) -> tuple[str, float]:
-    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=".
-
-    Raises:
-        UserError: for a weight that is not above 0 and finite.
-    """
+    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=". Raises
+    UserError for a weight that is not above 0 and finite."""
     path, equals, text = source.rpartition("=")
     if not equals or Path(source).exists():
         return source, 1.0

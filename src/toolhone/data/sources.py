@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
 
 def print_formats(sources: Sequence[str], format: str, console: Console) -> None:
-    """Print the format in which the files are read: the named one or, with "auto", that of their first rows.
-
-    Raises:
-        UserError: if a source cannot be opened.
-    """
+    """Print the format in which the files are read: the named one or, with "auto", that of their first rows. Raises
+    UserError if a source cannot be opened."""
     detected = [name for source in sources for name in detected_formats(split_weight(source)[0]).values()]
     names = Counter(name if format == "auto" else format for name in detected)
     files = f", {len(detected)} files" if len(detected) > 1 else ""

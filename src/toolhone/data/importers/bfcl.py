@@ -199,7 +199,7 @@ def _canonical(gold: list[Row], tools: list[Row]) -> list[Row]:
     calls = []
     for call in gold:
         names = stated.get(call["name"])
-        left_out = set(call["optional"]) - set(names if isinstance(names, list) else [])
+        left_out = [name for name in call["optional"] if not isinstance(names, list) or name not in names]
         arguments = {name: values[0] for name, values in call["arguments"].items() if name not in left_out}
         calls.append({"function": {"name": call["name"], "arguments": arguments}})
     return calls

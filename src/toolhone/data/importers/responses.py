@@ -138,10 +138,10 @@ def _events(text: str, where: str) -> list[Any]:
 def _last_response(events: list[Row], where: str) -> Row:
     """The Responses API repeats the whole response in its last event."""
     for event in reversed(events):
-        if event.get("type") in ("response.completed", "response.incomplete", "response.failed"):
-            response = event.get("response")
-            if isinstance(response, dict):
-                return response
+        response = event.get("response")
+        ended = event.get("type") in ("response.completed", "response.incomplete", "response.failed")
+        if ended and isinstance(response, dict):
+            return response
     raise RowError(f"{where}: the stream ends before the response was complete", rule="log-truncated")
 
 
