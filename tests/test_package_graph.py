@@ -13,7 +13,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates jsonl progress_bar config config_file pretrained run_folder endpoint",
+    "errors records strict_json rates jsonl config config_file pretrained run_folder endpoint",
     "formats",
     "chat",
     "data",

@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from toolhone.errors import UserError
-from toolhone.progress_bar import counted
-from toolhone.strict_json import StrictJsonError, parse_strict
+from toolhone.strict_json import StrictJsonError, decode_utf8, parse_strict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from toolhone.records import Conversation
 
+Row = TypeVar("Row")
+
 
 def read_json(path: Path, missing: str) -> Any:
-    """Return the value of a JSON file. `missing` says what to do if there is no such file.
-
-    Raises:
-        UserError: naming the file and the line, if it is missing, not UTF-8 or not strict JSON.
-    """
+    """Return the value of a JSON file. `missing` says what to do if there is no such file. Raises UserError, naming the
+    file and the line, if it is missing, not UTF-8 or not strict JSON."""
     try:
-        return parse_strict(path.read_bytes().decode("utf-8-sig"), allow_surrogates=True)
+        return parse_strict(decode_utf8(path.read_bytes()), allow_surrogates=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {missing}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except StrictJsonError as error:
         place = f"{path}:{error.line}" if error.line else str(path)
         raise UserError(f"{place}: {str(error).replace(f'line {error.line}, ', '')}") from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file:line, row)` for each line that is not blank.
+    """Yield `(file:line, row)` for each line that is not blank. Raises UserError, naming file and line, if the file is
+    missing, is not UTF-8, or a line is not a JSON object."""
+    # As bytes, so that a line that is not UTF-8 can be named.
+    with named_open_errors(path), path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.removeprefix(BOM_UTF8).strip():
+                yield f"{path}:{number}", _parse_row(line, f"{path}:{number}")
 
-    Raises:
-        UserError: naming file and line, where the file is missing, is not UTF-8, or a line is not a JSON object.
-    """
+
+@contextmanager
+def named_open_errors(path: str | Path) -> Iterator[None]:
+    """Raise a `UserError` that names the file if it cannot be opened."""
     try:
-        # As bytes, so that a line that is not UTF-8 can be named.
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.removeprefix(BOM_UTF8).strip():
-                    yield f"{path}:{number}", _parse_row(line, f"{path}:{number}")
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except IsADirectoryError:
@@ -63,9 +63,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parse_row(line: bytes, where: str) -> dict[str, Any]:
     try:
         # With its line end, a cut line would be reported as column 1 of the next.
-        row = parse_strict(line.decode("utf-8-sig").rstrip("\r\n"), allow_surrogates=True)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        row = parse_strict(decode_utf8(line).rstrip("\r\n"), allow_surrogates=True)
     except StrictJsonError as error:
         raise UserError(f"{where}: {error}") from None
     if not isinstance(row, dict):
@@ -74,11 +72,8 @@ def _parse_row(line: bytes, where: str) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], console: Console | None = None) -> None:
-    """Write one row a line, as the rows come. The file appears under its name only when it is complete.
-
-    Args:
-        console: where a long file shows how many rows it has so far.
-    """
+    """Write one row a line, as the rows come. The file appears under its name only when it is complete. `console`
+    shows how many rows a long file has so far."""
     with whole_file(path) as out:
         out.writelines(map(json_line, counted(rows, console, "writing")))
 
@@ -90,7 +85,7 @@ def write_conversations(path: Path, rows: Iterable[Conversation], console: Conso
 
 
 def conversation_line(row: Conversation) -> bytes:
-    """The same line as `json_line(row.to_json())`, sooner."""
+    """The same line as `json_line(row.to_json())`, made faster."""
     try:
         return (row.to_text() + "\n").encode()
     except UnicodeEncodeError:
@@ -101,7 +96,7 @@ def json_line(row: dict[str, Any]) -> bytes:
     try:
         return (_encode(row) + "\n").encode()
     except UnicodeEncodeError:
-        # Half of a surrogate pair, as a model's text may have it, can be written in JSON, though not in UTF-8.
+        # A model's text may have half of a surrogate pair, which only escapes can write.
         return (json.dumps(row) + "\n").encode()
 
 
@@ -121,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A neighbour of the file to write into, which takes the file's name once all is written and on the disk."""
+    """Yield a temporary file beside `path`, which gets the name `path` once all is written and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -134,6 +129,29 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(neighbour).unlink(missing_ok=True)
         raise
+
+
+def counted(rows: Iterable[Row], console: Console | None, doing: str, *, short: int = 20_000) -> Iterator[Row]:
+    """Yield the rows unchanged. On a terminal a bar counts them once there are more than `short`, which takes about a
+    second; `doing` is the word before the bar, such as "writing"."""
+    waiting = iter(rows)
+    yield from itertools.islice(waiting, short)
+    more = next(waiting, None)
+    if more is None:
+        return
+    waiting = itertools.chain([more], waiting)
+    if console is None or not console.is_terminal:
+        yield from waiting
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=len(rows) if isinstance(rows, Sized) else None, completed=short)
+        for number, row in enumerate(waiting, short + 1):
+            yield row
+            if number % min(1_000, short) == 0:
+                bar.update(task, completed=number)
 
 
 # Files that are still being written, one line at a time, so that an interrupted command can go on where it stopped.

@@ -1,8 +1,7 @@
 """The one strict JSON decoder: a text has a single meaning, or is refused with a rule and a reason.
 
-In: JSON from a row, a file, a model or a request. Out: its value, or `StrictJsonError`. To decode a million lines fast,
-decoders are made once (`json.loads` with a hook makes one per call), and a line that repeats the "tools" of the line
-before shares its value.
+In: JSON from a row, a file, a model or a request. Out: its value, or `StrictJsonError`. Two things make it fast: the
+decoder is made once (`json.loads` with a hook makes one per call), and lines with the same "tools" share their value.
 """
 
 from __future__ import annotations
@@ -48,20 +47,10 @@ def parse_strict(text: str, *, allow_surrogates: bool = False) -> Any:
 def parse_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """Decode a line of JSONL; the second part has notes (rule, message): "bom", and "nul" for an escaped NUL.
 
-    Lines that write the same "tools" as the line before share the value, so do not change it in place.
-
-    Raises:
-        StrictJsonError: as `parse_strict`, and for a line that is not UTF-8 or holds a bare NUL.
-    """
-    notes: tuple[tuple[str, str], ...] = ()
-    if line.startswith(BOM_UTF8):
-        line = line.removeprefix(BOM_UTF8)
-        notes = (("bom", _BOM),)
-    try:
-        text = line.decode().rstrip("\r\n")  # else a cut line is reported as column 1 of the next
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        raise StrictJsonError("encoding", message) from None
+    Lines that write the same "tools" as the line before share the value, so do not change it in place. Raises
+    StrictJsonError as `parse_strict`, and for a line that is not UTF-8 or holds a bare NUL."""
+    notes = (("bom", _BOM),) if line.startswith(BOM_UTF8) else ()
+    text = decode_utf8(line).rstrip("\r\n")  # else a cut line is reported as column 1 of the next
     try:
         value = _parse(text, _ROW_DECODER.decode)
     except StrictJsonError as error:
@@ -74,13 +63,18 @@ def parse_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
     return value, notes
 
 
-def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
-    """Refuse half of a surrogate pair, which JSON's grammar allows and no tokenizer or file can hold.
+def decode_utf8(raw: bytes) -> str:
+    """Decode UTF-8 and drop a byte order mark. Raises StrictJsonError with the rule "encoding"."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        raise StrictJsonError("encoding", message) from None
 
-    Raises:
-        StrictJsonError: with the rule "surrogate".
-        ValueError: for NaN or Infinity, unless `allow_nan`.
-    """
+
+def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
+    """Refuse half of a surrogate pair, which JSON's grammar allows and no tokenizer or file can hold. Raises
+    StrictJsonError with the rule "surrogate", and ValueError for NaN or Infinity unless `allow_nan`."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
     except UnicodeEncodeError as error:
@@ -134,15 +128,15 @@ def _finite(text: str) -> float:
 
 
 class _RowDecoder:
-    """Decodes objects that repeat the "tools" of the one before. A JSON list ends with itself: text that goes on with
-    the whole text of the last list holds that list, which is not decoded again."""
+    """Decodes objects that repeat the "tools" of the one before: if a value starts with the whole text of the last
+    list, it is that list, which is not decoded again."""
 
     def __init__(self) -> None:
         self._text = "[]"
         self._tools: Any = []
 
     def decode(self, text: str) -> Any:
-        """As `_DECODER.decode`, which decodes all but plainly written objects without a fault."""
+        """As `_DECODER.decode`, which takes over if the text is no plain object or has a fault."""
         try:
             value = self._plain_object(text)
         except (ValueError, IndexError, StopIteration, RecursionError):

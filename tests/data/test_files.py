@@ -16,8 +16,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.files import expand_source, iter_file
-from toolhone.data.json_rows import SourceRow
+from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.errors import UserError
 
 ROWS = [{"id": str(n), "text": f'第{n}行 \\ " x'} for n in range(5)]
@@ -256,14 +255,14 @@ def test_a_fault_inside_an_element_costs_that_element_alone(tmp_path: Path) -> N
 def test_arrays_come_out_as_they_went_in_wherever_a_chunk_ends(values: list[dict[str, Any]]) -> None:
     import io
 
-    from toolhone.data import json_rows
+    from toolhone.data import files
 
     text = json.dumps(values, ensure_ascii=bool(len(values) % 2), indent=len(values) % 3 or None)
-    original, json_rows._CHUNK = json_rows._CHUNK, 3
+    original, files._CHUNK = files._CHUNK, 3
     try:
-        found = list(json_rows.array_elements(io.BytesIO(text.encode(errors="surrogatepass"))))
+        found = list(files.array_elements(io.BytesIO(text.encode(errors="surrogatepass"))))
     finally:
-        json_rows._CHUNK = original
+        files._CHUNK = original
     assert [json.loads(element) for element in found if isinstance(element, str)] == values
 
 

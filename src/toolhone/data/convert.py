@@ -1,8 +1,7 @@
 """`toolhone data convert`: conversations of any format into OpenAI's, Hermes' or xLAM's, and what that cost.
 
 Every row is read back from what would be written, by the format's own importer. If it then asks, calls or answers
-something else, it is left out (`Changed`); any other difference is a loss, counted by its name. So no row of the file
-says something else than its source, and the report holds every loss.
+something else, it is left out (`Changed`); any other difference is a loss, counted by its name.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 
@@ -35,7 +34,7 @@ class Changed(Exception):  # noqa: N818  (an outcome that is counted, not a faul
 
 @dataclass(slots=True)
 class Loss:
-    """What happened to `count` rows, and the first places: left out, something of them lost, or a fault in reading."""
+    """What happened to `count` rows, and the first few of their places."""
 
     kind: Kind
     reason: str
@@ -45,7 +44,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Converted:
-    """The report: conversations read and rows written, rows written without any loss, and every loss."""
+    """The report: conversations read, rows written, those written without any loss, and every loss."""
 
     read: int = 0
     written: int = 0
@@ -53,15 +52,14 @@ class Converted:
     losses: dict[tuple[Kind, str], Loss] = field(default_factory=dict)
 
     def note(self, kind: Kind, reason: str, where: str) -> None:
-        """Count one row under a reason."""
         loss = self.losses.setdefault((kind, reason), Loss(kind, reason))
         loss.count += 1
         if len(loss.places) < _PLACES:
             loss.places.append(where)
 
     def sorted(self) -> list[Loss]:
-        """Left out first, and the commonest first."""
-        kinds: list[Kind] = ["left out", "lost", "in reading"]
+        """The losses in the order of `Kind`, the most frequent first."""
+        kinds = get_args(Kind)
         return sorted(self.losses.values(), key=lambda loss: (kinds.index(loss.kind), -loss.count, loss.reason))
 
 
@@ -78,8 +76,8 @@ def convert(
     """Write the sources' conversations to `out` as JSONL of a format of `WRITERS`. The file is whole or not there.
 
     Args:
-        keep_extra: keep toolhone's own keys (id, expected, gold_source, meta), as far as the format has a place for
-            them; OpenAI refuses rows that have them.
+        keep_extra: keep toolhone's own keys (id, expected, gold_source, meta) if the format has a place for them;
+            OpenAI refuses rows that have them.
 
     Raises:
         UserError: if a source cannot be opened, `out` is one of them, or no row could be written.
@@ -119,15 +117,9 @@ def _written(
         raise UserError(f"not one row could be written as {to}{cause}; try `toolhone data check`")
 
 
-# What a conversation loses on its way through another format
-
-
 def losses(before: Conversation, after: Conversation, format: str) -> list[str]:
-    """What `after`, read from a row of the format, lacks of `before`, in the same words for all such rows.
-
-    Raises:
-        Changed: if the two differ in more than a format may lose.
-    """
+    """What `after`, read from a row of the format, has lost of `before`, in the same words for all such rows. Raises
+    Changed if the two differ in more than a format may lose."""
     found = [*_key_losses(before, after), *_tool_losses(before, after), *_message_losses(before, after, format)]
     return list(dict.fromkeys(found))
 
@@ -159,7 +151,7 @@ def _tool_losses(before: Conversation, after: Conversation) -> Iterator[str]:
 
 
 def _plain_schema(tool: Tool) -> dict[str, Any]:
-    """The parameters without what says nothing: an empty `required`, and the order of it."""
+    """The parameters with `required` sorted, and without it if it is empty."""
     schema = {"type": "object", "properties": {}, **tool.parameters}
     required = schema.pop("required", None)
     return {**schema, "required": sorted(required)} if required else schema
@@ -167,16 +159,13 @@ def _plain_schema(tool: Tool) -> dict[str, Any]:
 
 def _differing(old: Any, new: Any, key: str = "schema") -> set[str]:
     """The keywords whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: set[str] = set()
-        for name in {*old, *new}:
-            if name not in old or name not in new:
-                found.add(name)
-            elif old[name] != new[name]:
-                inner = name if key != "properties" else "schema"
-                found |= _differing(old[name], new[name], inner)
-        return found
-    return {key}
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return {key}
+    found = old.keys() ^ new.keys()
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            found |= _differing(old[name], new[name], "schema" if key == "properties" else name)
+    return found
 
 
 def _message_losses(before: Conversation, after: Conversation, format: str) -> Iterator[str]:

@@ -1,33 +1,55 @@
-"""Files, folders, globs and hub data sets as rows: each unchanged, with its place, and what is wrong with it."""
+"""Files, folders, globs and hub data sets as rows: each unchanged, with its place, and what is wrong with it.
+
+A bad line becomes a row with a fault and stops nothing, so that one pass finds all faults. Rows are read one after the
+other, so a file may be larger than memory; only a .json file that is one object is held whole.
+"""
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from toolhone.data.json_rows import HEAD, SourceRow, json_rows
 from toolhone.errors import UserError
-from toolhone.strict_json import StrictJsonError, parse_strict, refuse_surrogates
+from toolhone.jsonl import named_open_errors
+from toolhone.strict_json import StrictJsonError, parse_line, parse_strict, refuse_surrogates
 
 _SUFFIXES = (*(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst")), ".parquet")
 _BATCH = 256
+_HEAD = 1 << 16
+_CHUNK = 1 << 18
+_BLANK = " \t\r\n"
+_NEAR_THE_END = 16
+"""The longest cut token that the decoder reports at its start: `\\uXXXX`, `-Infinity`, and room."""
+_NOT_A_LIST_OF_ROWS = {"messages", "conversations", "tools", "functions", "function", "input", "output", "choices"}
+_NOT_A_LIST_OF_ROWS |= {"chunks", "question", "ground_truth", "answers"}
+
+
+class SourceRow(NamedTuple):
+    """A row of a source, or the fault (rule, message) that hides it; `row` is then None.
+
+    `where` is `file:line` (`file:row` counted from 1 in .json and .parquet). `notes` are faults that leave the row
+    readable. Messages do not repeat the place.
+    """
+
+    where: str
+    row: dict[str, Any] | None
+    fault: tuple[str, str] | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def expand_source(source: str | Path) -> list[str]:
     """The files of a source, sorted: the source itself, those in a folder (at any depth) or those that a glob names.
-
-    Raises:
-        UserError: if a folder or glob has no file that can be read.
-    """
+    Raises UserError if a folder or glob has no file that can be read."""
     name = str(source)
     path = Path(name)
     if name.startswith("hub:") or path.is_file():
@@ -48,31 +70,26 @@ def expand_source(source: str | Path) -> list[str]:
 
 
 def iter_file(file: str) -> Iterator[SourceRow]:
-    """Yield the rows of one file or hub data set, as `expand_source` names it.
-
-    Raises:
-        UserError: if it cannot be opened; never for a bad line.
-    """
-    try:
+    """Yield the rows of one file or hub data set, as `expand_source` names it. Raises UserError if it cannot be opened;
+    never for a bad line."""
+    with named_open_errors(file):
         if file.startswith("hub:"):
             yield from _hub_rows(file)
         elif file.endswith(".parquet"):
             yield from _parquet_rows(file)
         else:
             yield from _text_rows(file)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file (looked in {Path.cwd()})") from None
-    except PermissionError:
-        raise UserError(f"{file}: permission denied; check the file's permissions") from None
 
 
 def _text_rows(file: str) -> Iterator[SourceRow]:
     row: SourceRow | None = None
     try:
         with _opened(file) as stream:
-            for row in json_rows(stream, file):
+            for row in _json_rows(stream, file):
                 yield row
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:
+        if getattr(error, "errno", None):  # of the system, such as a missing file, and not of the content
+            raise
         number = int(row.where.rpartition(":")[2]) if row else 0
         message = f"the compressed file is cut off or damaged here ({error}); what follows is lost: fetch it again"
         yield SourceRow(f"{file}:{number + 1}", None, ("broken-file", message))
@@ -80,52 +97,195 @@ def _text_rows(file: str) -> Iterator[SourceRow]:
 
 @contextmanager
 def _opened(file: str) -> Iterator[io.BufferedReader[Any]]:
-    with io.BufferedReader(io.FileIO(file), HEAD) as raw:
+    with io.BufferedReader(io.FileIO(file), _HEAD) as raw:
         if file.endswith(".gz"):
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield io.BufferedReader(unpacked, HEAD)
+                yield io.BufferedReader(unpacked, _HEAD)
         elif file.endswith(".zst"):
-            yield io.BufferedReader(_ZstdStream(raw), HEAD)
+            import pyarrow
+
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), _HEAD)
         else:
             yield raw
 
 
-class _ZstdStream(io.RawIOBase):
-    """The unpacked bytes of one or more zstd frames. Raises EOFError if the last frame is cut or the bytes are not a
-    frame; zstandard's own reader just ends there."""
+# JSON: lines, one array, or one object
 
-    def __init__(self, packed: BinaryIO) -> None:
-        import zstandard
 
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._error = zstandard.ZstdError
-        self._packed = packed
-        self._frame = self._new_frame()
-        self._in_frame = False
-        self._ready = b""
+def _json_rows(stream: io.BufferedReader[Any], file: str) -> Iterator[SourceRow]:
+    """The rows of a stream. Its content decides the shape, and the file's name only if the content leaves it open."""
+    head = stream.peek(_HEAD)[:_HEAD]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return iter([SourceRow(f"{file}:1", None, ("encoding", "the file is UTF-16; save it as UTF-8"))])
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    first, _, rest = start.partition(b"\n")
+    named_json = ".json" in Path(file).suffixes
+    if start.startswith(b"[") and _starts_an_array(first, rest, named_json):
+        return _array_rows(stream, file, head.startswith(codecs.BOM_UTF8))
+    if named_json and start.startswith(b"{") and not (isinstance(_json_value(first), dict) and rest.strip()):
+        return _object_rows(stream.read(), file)
+    return line_rows(stream, file)
 
-    def readable(self) -> bool:
-        return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # any writable buffer; this is what comes
-        while not self._ready:
-            chunk = self._frame.unused_data or self._packed.read(HEAD)
-            if self._frame.eof:
-                self._frame = self._new_frame()
-                self._in_frame = False
-            if not chunk:
-                if self._in_frame:
-                    raise EOFError("the last zstd frame is not complete")
-                return 0
-            self._in_frame = True
+def _starts_an_array(first: bytes, rest: bytes, named_json: bool) -> bool:
+    """Whether text that starts with "[" is one array over lines, and not JSON lines of which the first is a list."""
+    if _json_value(first) is None:
+        head = first[1:].strip() or rest.lstrip()[:1]
+        return named_json or head.startswith(b"{")
+    return not rest.strip()
+
+
+def _json_value(line: bytes) -> Any:
+    """The value of a line that is JSON by itself, else None."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def line_rows(lines: Iterable[bytes], file: str) -> Iterator[SourceRow]:
+    """Yield the rows of JSON lines."""
+    for number, line in enumerate(lines, 1):
+        if line.lstrip(codecs.BOM_UTF8 + _BLANK.encode()):
+            yield _parsed(line, f"{file}:{number}")
+
+
+def _array_rows(stream: BinaryIO, file: str, has_bom: bool) -> Iterator[SourceRow]:
+    for number, text in enumerate(array_elements(stream), 1):
+        where = f"{file}:{number}"
+        if isinstance(text, StrictJsonError):
+            message = f"{text}; the rows after it cannot be separated and are not read"
+            yield SourceRow(where, None, (text.rule, message))
+            return
+        yield _parsed((codecs.BOM_UTF8 if has_bom and number == 1 else b"") + text.encode(), where)
+
+
+def _object_rows(content: bytes, file: str) -> Iterator[SourceRow]:
+    """A .json file that starts with an object: one row, or an object with one list of rows."""
+    whole = _parsed(content, f"{file}:1")
+    if whole.row is None:
+        if whole.fault and whole.fault[0] == "broken-json" and content.strip().count(b"\n"):
+            # JSON lines of which the first is broken: a fault for each line says more than one for all.
+            lines = list(line_rows(io.BytesIO(content), file))
+            if any(line.row is not None for line in lines):
+                yield from lines
+                return
+        yield whole
+        return
+    lists = [rows for key, rows in whole.row.items() if _is_list_of_rows(key, rows)]
+    if len(lists) != 1:
+        yield whole
+        return
+    for number, row in enumerate(lists[0], 1):
+        yield SourceRow(f"{file}:{number}", row, None, whole.notes if number == 1 else ())
+
+
+def _is_list_of_rows(key: str, rows: Any) -> bool:
+    if key in _NOT_A_LIST_OF_ROWS or not isinstance(rows, list) or not rows:
+        return False
+    return all(isinstance(row, dict) and not row.keys() & {"role", "from"} for row in rows)
+
+
+def _parsed(line: bytes, where: str) -> SourceRow:
+    try:
+        value, notes = parse_line(line)
+    except StrictJsonError as error:
+        return SourceRow(where, None, (error.rule, str(error)))
+    if isinstance(value, dict):
+        return SourceRow(where, value, None, notes)
+    kind = {type(None): "null", bool: "a truth value", str: "a text", list: "a list"}.get(type(value), "a number")
+    return SourceRow(where, None, ("not-an-object", f"expected a JSON object, found {kind}"))
+
+
+def array_elements(stream: BinaryIO) -> Iterator[str | StrictJsonError]:
+    """Yield the JSON text of each element of an array, read piece by piece. A fault of the array itself comes last."""
+    window = _Window(stream)
+    try:
+        if window.take() != "[":
+            raise window.fault("expected the start of a list")
+        sign = "," if window.peek() != "]" else window.take()
+        while sign == ",":
+            yield window.element()
+            sign = window.peek()
+            if sign not in (",", "]"):
+                raise window.fault('expected "," or "]" after a row')
+            window.take()
+            if sign == "," and window.peek() == "]":
+                raise window.fault("a comma before the end of the list")
+        if window.peek():
+            raise window.fault("text after the end of the list")
+    except StrictJsonError as error:
+        yield error
+
+
+class _Window:
+    """The part of the stream that is being decoded; `_text` from `_at` on is still to read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text = ""
+        self._at = 0
+        self._lines = 1  # of what was read and dropped
+        self._ended = False
+        self._plain = json.JSONDecoder()
+
+    def peek(self) -> str:
+        """The next character that is not blank; "" at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _BLANK:
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read(_CHUNK):
+                return ""
+
+    def take(self) -> str:
+        sign = self.peek()
+        self._at += len(sign)
+        return sign
+
+    def element(self) -> str:
+        """The text of the next value. Each try reads twice as much, so that a long row costs linear time."""
+        self.peek()
+        size = _CHUNK
+        while True:
             try:
-                self._ready = self._frame.decompress(chunk)
-            except self._error as error:
-                raise EOFError(str(error)) from None
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
+                _, end = self._plain.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR_THE_END
+                if not (cut and self._read(size)):
+                    raise self.fault(error.msg, error.pos) from None
+            except RecursionError:
+                raise self.fault("JSON that is nested too deeply") from None
+            except ValueError:
+                raise self.fault("a number with too many digits") from None
+            else:
+                if end < len(self._text) or not self._read(size):  # a number may go on in the next chunk
+                    element = self._text[self._at : end]
+                    self._at = end
+                    return element
+            size *= 2
+
+    def fault(self, message: str, at: int | None = None) -> StrictJsonError:
+        line = self._lines + self._text.count("\n", 0, self._at if at is None else at)
+        return StrictJsonError("broken-json", f"broken JSON: {message} at line {line}")
+
+    def _read(self, size: int) -> bool:
+        """Read more of the stream and drop the text already read; False at its end."""
+        if self._ended:
+            return False
+        chunk = self._stream.read(size)
+        self._ended = not chunk
+        self._lines += self._text.count("\n", 0, self._at)
+        try:
+            more = self._decoder.decode(chunk, final=self._ended)
+        except UnicodeDecodeError as error:
+            message = f"not UTF-8 ({error.reason}, after line {self._lines}); save it as UTF-8"
+            raise StrictJsonError("encoding", message) from None
+        self._text = self._text[self._at :] + more
+        self._at = 0
+        return not self._ended or bool(more)
 
 
 # Tables: Parquet and hub data sets

@@ -14,27 +14,13 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
-from toolhone.data.files import expand_source, iter_file
+from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.importer import Fold, Importer, Row, RowFault
 from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
-from toolhone.data.json_rows import SourceRow
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Conversation, Example, Gold, Tool
-
-__all__ = [
-    "RowError",
-    "RowFault",
-    "conversation",
-    "detect_format",
-    "examples",
-    "read_conversations",
-    "read_source",
-    "read_sources",
-    "read_tools",
-    "turns",
-]
 
 _SAMPLE = 100
 
@@ -55,9 +41,13 @@ def read_source(
         file_formats: takes the format of each file, by the file's name, as reading comes to it.
 
     Raises:
-        UserError: if a file cannot be opened, or the format is unknown.
+        UserError: if a file cannot be opened, or the format is neither "auto" nor in the table of importers.
     """
-    refuse_unknown_format(format)
+    known = ("auto", *IMPORTERS)
+    if format not in known:
+        near = difflib.get_close_matches(format, known, n=1)
+        meant = f'; did you mean "{near[0]}"?' if near else ";"
+        raise UserError(f'data.format: unknown format "{format}"{meant} known: {", ".join(known)}')
     importer = IMPORTERS.get(format)
     if importer is not None and importer.read_folder is not None and Path(source).is_dir():
         if file_formats is not None:
@@ -74,8 +64,7 @@ def read_source(
             yield RowFault(f"{file}:1", "tools-file", message)
             continue
         for row in rows:
-            if row.notes:
-                yield from (RowFault(row.where, rule, message) for rule, message in row.notes)
+            yield from (RowFault(row.where, *note) for note in row.notes)
             if row.fault is not None:
                 yield RowFault(row.where, *row.fault)
             elif row.row is not None:
@@ -84,29 +73,16 @@ def read_source(
         yield from fold.conversations()
 
 
-def refuse_unknown_format(format: str) -> None:
-    """Refuse a format that is neither "auto" nor in the table of importers.
-
-    Raises:
-        UserError: with the nearest known name.
-    """
-    known = ("auto", *IMPORTERS)
-    if format not in known:
-        near = difflib.get_close_matches(format, known, n=1)
-        meant = f'; did you mean "{near[0]}"?' if near else ";"
-        raise UserError(f'data.format: unknown format "{format}"{meant} known: {", ".join(known)}')
-
-
 def read_sources(
     sources: Sequence[str],
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
     file_formats: dict[str, str] | None = None,
 ) -> Iterator[Conversation | RowFault]:
-    """Yield the rows of several sources, each `path` or `path=weight`; the arguments are those of `read_source`.
+    """Yield the rows of several sources, each `path` or `path=weight`, as `read_source` does.
 
-    A weight of 0.5 keeps the half of the rows whose content hash is in the lower half, so the same rows whatever else
-    is in the file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
+    A weight of 0.5 keeps the rows whose content hash is in the lower half, so the same rows whatever else is in the
+    file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
 
     Raises:
         UserError: as `read_source`, and for a weight that is no number above 0.
@@ -122,11 +98,8 @@ def read_sources(
 
 
 def split_weight(source: str) -> tuple[str, float]:
-    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=".
-
-    Raises:
-        UserError: for a weight that is not above 0 and finite.
-    """
+    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=". Raises
+    UserError for a weight that is not above 0 and finite."""
     path, equals, text = source.rpartition("=")
     if not equals or Path(source).exists():
         return source, 1.0
@@ -150,11 +123,7 @@ def detect_format(rows: Iterable[Row]) -> str:
 
 
 def detected_formats(source: str | Path) -> dict[str, str]:
-    """The format of each file of a source, by its first rows.
-
-    Raises:
-        UserError: if a file cannot be opened.
-    """
+    """The format of each file of a source, by its first rows. Raises UserError if a file cannot be opened."""
     return {file: _with_format(iter_file(file), "auto")[0] for file in expand_source(source)}
 
 
@@ -201,22 +170,16 @@ def _copies(row: Conversation, weight: float) -> int:
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
-    """Read a JSON file with a list of tools, each in OpenAI's shape or as the bare function.
-
-    Raises:
-        UserError: naming the file and the tool.
-    """
+    """Read a JSON file with a list of tools, each in OpenAI's shape or as the bare function. Raises UserError, naming
+    the file and the tool."""
     rows = read_json(path, "data.tools names the list of tools")
     refuse_unwritable(rows, str(path))
     return read_tool_list(rows, str(path))
 
 
 def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterator[Conversation]:
-    """Yield the conversations of a JSONL file. Rows without `tools` take `default_tools`.
-
-    Raises:
-        RowError: at the first row that is not a conversation, naming file and line.
-    """
+    """Yield the conversations of a JSONL file. Rows without `tools` take `default_tools`. Raises RowError at the first
+    row that is not a conversation, naming file and line."""
     for where, row in read_jsonl(path):
         yield conversation(row, where, tuple(default_tools))
 

@@ -18,17 +18,11 @@ if TYPE_CHECKING:
 
 
 def print_formats(sources: Sequence[str], format: str, console: Console) -> None:
-    """Print the format in which the files are read: the named one or, with "auto", that of their first rows.
-
-    Raises:
-        UserError: if a source cannot be opened.
-    """
-    names = Counter(
-        name if format == "auto" else format
-        for source in sources
-        for name in detected_formats(split_weight(source)[0]).values()
-    )
-    files = f", {sum(names.values())} files" if sum(names.values()) > 1 else ""
+    """Print the format in which the files are read: the named one or, with "auto", that of their first rows. Raises
+    UserError if a source cannot be opened."""
+    detected = [name for source in sources for name in detected_formats(split_weight(source)[0]).values()]
+    names = Counter(name if format == "auto" else format for name in detected)
+    files = f", {len(detected)} files" if len(detected) > 1 else ""
     said = ", ".join(f"{name} ({count})" if len(names) > 1 else name for name, count in names.most_common())
     console.print(f"{', '.join(sources)}{files}: read as {said}", markup=False)
 
@@ -51,11 +45,7 @@ def read_and_report(
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[str], why: str) -> None:
-    """Refuse an `out` that is one of the files to read; `why` says what would be lost.
-
-    Raises:
-        UserError: naming it.
-    """
+    """Refuse an `out` that is one of the files to read; `why` says what would be lost. Raises UserError, naming it."""
     files = (file for source in sources for file in expand_source(split_weight(source)[0]))
     if any(Path(file).resolve() == out.resolve() for file in files):
         raise UserError(f"--out {out}: is one of the files to read; {why}: name another")

@@ -27,8 +27,7 @@ from toolhone.data.leakage import Leakage, refuse_leakage
 from toolhone.data.read import read_sources, split_weight
 from toolhone.data.split import SIDES, Shares, Sides, assign_sides, rows_by_tool
 from toolhone.errors import UserError
-from toolhone.jsonl import conversation_line, json_line, write_json
-from toolhone.progress_bar import counted
+from toolhone.jsonl import conversation_line, counted, json_line, write_json
 from toolhone.records import Conversation, Tool
 from toolhone.strict_json import parse_strict
 

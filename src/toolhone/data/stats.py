@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import examples, read_sources
 from toolhone.errors import UserError
-from toolhone.progress_bar import counted
+from toolhone.jsonl import counted
 from toolhone.records import Conversation, Tool
 
 if TYPE_CHECKING:

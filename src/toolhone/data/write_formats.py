@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 from toolhone.records import Conversation, Message, Tool, ToolCall
@@ -16,7 +16,7 @@ from toolhone.records import Conversation, Message, Tool, ToolCall
 Row = dict[str, Any]
 
 _EXTRA = ("expected", "gold_source")
-# The sentences with which Hermes' prompts introduce tools, as toolhone's own template for these models has them too.
+# The sentences that introduce tools in Hermes' prompts, and in toolhone's own template for these models.
 _TOOLS_BEFORE = (
     "You are provided with function signatures within <tools></tools> XML tags. "
     "You may call one or more functions to assist with the user query. Here are the available tools:\n<tools>\n"
@@ -89,16 +89,13 @@ def _call_text(call: ToolCall) -> str:
 
 
 def _untagged(text: str, tag: str) -> str:
-    """JSON in which no value holds the tag that would end it: "<" as an escape says the same."""
+    """JSON without the tag that would end it: "<" can be written as an escape."""
     return text.replace("<", "\\u003c") if tag in text else text
 
 
 def to_xlam(row: Conversation, keep_extra: bool) -> Row:
-    """xLAM's format: one question and the calls that answer it, tools with flat parameters in Python's types.
-
-    Raises:
-        DoesNotFit: for a row of more than one turn.
-    """
+    """xLAM's format: one question and the calls that answer it, tools with flat parameters in Python's types. Raises
+    DoesNotFit for a row of more than one turn."""
     spoken = [message for message in row.messages if message.role != "system"]
     if [message.role for message in spoken] != ["user", "assistant"]:
         raise DoesNotFit("more or less than one question and one turn: xLAM has room for just these")
@@ -132,7 +129,7 @@ def _flat_parameter(schema: Any, required: bool) -> Row:
 
 
 def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
-    """The annotation, and the keywords that it says all of."""
+    """The annotation, and the keywords that it covers."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
         names = ", ".join(_ANNOTATIONS.get(str(kind), "Any") for kind in kinds)
@@ -155,22 +152,17 @@ def _columns(row: Conversation, taken: set[str]) -> Row:
 
 
 def with_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages with an id for every call, and each result without one tied to the first call still open.
-
-    Raises:
-        DoesNotFit: for a result that no call is open for.
-    """
+    """The messages with an id for every call; a result without one gets the id of the first unanswered call. Raises
+    DoesNotFit for a result without such a call."""
     taken = {call.id for message in messages for call in message.tool_calls}
-    fresh = (id for id in (f"call_{n}" for n in range(1, 1 << 62)) if id not in taken)
+    fresh = (id for id in map("call_{}".format, count(1)) if id not in taken)
     made: list[Message] = []
     waiting: list[str] = []
     for message in messages:
         if message.role == "tool":
-            answered = message.tool_call_id
-            if answered is None:
-                if not waiting:
-                    raise DoesNotFit("a tool result without a call before it")
-                answered = waiting[0]
+            if message.tool_call_id is None and not waiting:
+                raise DoesNotFit("a tool result without a call before it")
+            answered = waiting[0] if message.tool_call_id is None else message.tool_call_id
             if answered in waiting:
                 waiting.remove(answered)
             made.append(replace(message, tool_call_id=answered))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolhone.data.check.openai_profile import MAX_DESCRIPTION, MAX_TOOLS, row_findings
-from toolhone.data.json_rows import SourceRow
+from toolhone.data.files import SourceRow
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 

@@ -75,6 +75,13 @@ def accepted(values: list[Any], schema: dict[str, Any] | None = None) -> GoldCal
     return found.expected.calls[0]
 
 
+def test_names_of_required_arguments_that_are_no_texts_are_no_names() -> None:
+    made = row([{"f": {"x": [1, ""]}}], x={"type": "any"})
+    made["function"][0]["parameters"]["required"] = [["x"]]
+    (call,) = bfcl.read(made, WHERE).messages[-1].tool_calls
+    assert call.arguments == {}
+
+
 def call_fits(found: Conversation) -> bool:
     schemas = {tool.name: tool.parameters for tool in found.tools}
     calls = found.messages[-1].tool_calls

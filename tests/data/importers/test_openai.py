@@ -272,12 +272,12 @@ def test_any_mutated_row_is_a_conversation_or_a_row_error(data: st.DataObject) -
     try:
         found = read(row, "a.jsonl:3")
     except RowError as error:
-        told = (str(error)[:11], error.rule)
+        fault = (str(error)[:11], error.rule)
     else:
-        told = None
-    if told is not None:
-        assert told[0] == "a.jsonl:3: "
-        assert told[1] != "row"
+        fault = None
+    if fault is not None:
+        assert fault[0] == "a.jsonl:3: "
+        assert fault[1] != "row"
         return
     written = json.loads(json.dumps(found.to_json(), ensure_ascii=False))
     assert repr(conversation(written, "a.jsonl:3")) == repr(found)

@@ -29,10 +29,9 @@ from typing import Any
 
 from toolhone.data.check.duplicates import content_key
 from toolhone.data.check.schema import CompiledTool, ToolSets
-from toolhone.data.files import expand_source, iter_file
+from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import openai
-from toolhone.data.importers.schemas import null_places, without_nulls
-from toolhone.data.json_rows import SourceRow
+from toolhone.data.importers.schemas import without_nulls
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
@@ -192,10 +191,10 @@ def _without_null_schemas(row: dict[str, Any], done: Done) -> dict[str, Any]:
     for number, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         parameters = function.get("parameters") if isinstance(function, dict) else None
-        places = list(null_places(parameters))
+        cleaned, places = without_nulls(parameters)
         if places and isinstance(function, dict):
             done.append(("null-filled-schema", f"tool {number}: {len(places)} null(s) taken out of its parameters"))
-            tool = _with_function(tool, {**function, "parameters": without_nulls(parameters)})
+            tool = _with_function(tool, {**function, "parameters": cleaned})
         kept.append(tool)
     return {**row, "tools": kept}
 

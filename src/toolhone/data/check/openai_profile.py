@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.data.check.finding import Finding, Severity
-from toolhone.data.files import iter_file
-from toolhone.data.json_rows import SourceRow
+from toolhone.data.files import SourceRow, iter_file
 
 MIN_EXAMPLES = 10
 MAX_BYTES = 512 * 1024 * 1024

@@ -25,7 +25,7 @@ from toolhone.data.files import expand_source
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import read_source, read_tools
 from toolhone.errors import UserError
-from toolhone.progress_bar import counted
+from toolhone.jsonl import counted
 from toolhone.records import Conversation
 
 if TYPE_CHECKING:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from toolhone.data.importers import bfcl, glaive, hermes, llamafactory, logs, openai, toolace, xlam
 from toolhone.data.importers.importer import Importer
 
-IMPORTERS: dict[str, Importer] = {
-    each.IMPORTER.name: each.IMPORTER for each in (logs, openai, hermes, glaive, toolace, llamafactory, xlam, bfcl)
-}
+_TABLE = (
+    Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
+    Importer("openai", openai.looks_like, openai.read),
+    Importer("hermes", hermes.looks_like, hermes.read),
+    Importer("glaive", glaive.looks_like, glaive.read),
+    Importer("toolace", toolace.looks_like, toolace.read),
+    Importer("llamafactory", llamafactory.looks_like, llamafactory.read),
+    Importer("xlam", xlam.looks_like, xlam.read),
+    Importer("bfcl", bfcl.looks_like, bfcl.read, read_folder=bfcl.read_bfcl_folder),
+)
+IMPORTERS = {importer.name: importer for importer in _TABLE}

@@ -1,26 +1,27 @@
 """BFCL v4 (Berkeley Function Calling Leaderboard): the single-turn categories.
 
 A category is two files of JSON lines, whatever their names end in: the questions with their functions, and beside them
-in `possible_answer/` the gold by id, which for each argument lists the accepted values. `""` among them says that the
-argument may be left out; an object's own values are such lists again. A question without words of the assistant gets a
-turn with the gold's first accepted values, or an empty one where no call, or whichever call, is expected.
+in `possible_answer/` the gold by id, which lists the accepted values of each argument. `""` among them says that the
+argument may be left out; an object's own values are such lists again. Questions have no turn of the assistant. They get
+one with the gold's first accepted values, or an empty one if no call, or any call, is expected.
 
-BFCL says for four entries what no call can satisfy, and for some Java and JavaScript ones an expression of the language
-where JSON has no value; those are reported by id and reason.
+No call can satisfy the gold of four entries, and some Java and JavaScript gold is an expression of the language instead
+of a JSON value. Those entries are reported by id and reason.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolhone.data.files import line_rows
 from toolhone.data.importers import openai
-from toolhone.data.importers.importer import Importer, Row, RowFault, json_text, short, unexpected
+from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.rewrite import with_call_ids
 from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
-from toolhone.data.json_rows import line_rows
 from toolhone.errors import RowError, UserError
 from toolhone.records import Conversation, Tool
 
@@ -56,7 +57,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
     tools = _tools(row.get("function"), _TYPES.get(category, PYTHON_TYPES), place)
     made: Row = {"id": id, "tools": tools, "meta": {"source": "bfcl", "category": category}}
     turn: Row = {"role": "assistant", "content": ""}
-    if category in NO_CALL or category in SOME_CALL:
+    if category in (*NO_CALL, *SOME_CALL):
         made["expected"] = {"status": "none" if category in NO_CALL else "any"}
     else:
         gold = _gold(row.get("ground_truth"), {tool["name"]: tool["parameters"] for tool in tools}, place)
@@ -64,7 +65,10 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             _refuse_expressions(gold, tools, place)
         made["expected"] = {"status": "calls", "calls": gold}
         turn = {"role": "assistant", "content": None, "tool_calls": _canonical(gold, tools)}
-    made["messages"] = [*_messages(row.get("question"), place), *with_call_ids([turn])]
+    question = row.get("question")
+    if not isinstance(question, list) or len(question) != 1 or not isinstance(question[0], list):
+        raise unexpected(place, '"question" to be one turn', question, "no-messages")
+    made["messages"] = [*question[0], *with_call_ids([turn])]
     return openai.conversation(made, where)
 
 
@@ -80,27 +84,22 @@ def read_bfcl_folder(folder: Path, categories: Sequence[str] = SINGLE_TURN) -> I
         raise UserError(f'"{unknown[0]}" is no single-turn category of BFCL; known: {", ".join(SINGLE_TURN)}')
     for category in categories:
         name = f"BFCL_v4_{category}.json"
-        golds: Row = {}
+        golds: dict[str, Row] = {}
         if category not in (*NO_CALL, *SOME_CALL):
             for _, row in _lines(folder / "possible_answer" / name):
                 if isinstance(row, RowFault):
                     yield row
-                else:
-                    golds[str(row.get("id"))] = row.get("ground_truth")
+                elif row.get("ground_truth") is not None:
+                    golds[str(row.get("id"))] = {"ground_truth": row["ground_truth"]}
         for where, row in _lines(folder / name):
-            yield row if isinstance(row, RowFault) else _read_joined(row, golds, where)
-
-
-def _read_joined(row: Row, golds: Mapping[str, Any], where: str) -> Conversation | RowFault:
-    gold = golds.get(str(row.get("id")))
-    try:
-        return read(row if gold is None else {**row, "ground_truth": gold}, where)
-    except RowError as error:
-        return RowFault.of_error(where, error)
+            try:
+                yield row if isinstance(row, RowFault) else read({**row, **golds.get(str(row.get("id")), {})}, where)
+            except RowError as error:
+                yield RowFault.of_error(where, error)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
-    """The rows of a file of JSON lines, whatever its name and the one line of a short file could be taken for."""
+    """The rows of a file that holds JSON lines, whatever its name suggests."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `python scripts/fetch_bfcl.py` brings the data")
     with path.open("rb") as lines:
@@ -113,18 +112,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
 
 def category_of(id: str) -> str | None:
     """The single-turn category that an entry's id begins with ("live_multiple_3-2-0": live_multiple); None for none."""
-    found = [
-        category
-        for category in SINGLE_TURN
-        if id.startswith(f"{category}_") and id[len(category) + 1 : len(category) + 2].isdigit()
-    ]
-    return found[0] if found else None
-
-
-def _messages(question: Any, where: str) -> list[Row]:
-    if not isinstance(question, list) or len(question) != 1 or not isinstance(question[0], list):
-        raise unexpected(where, '"question" to be one turn', question, "no-messages")
-    return list(question[0])
+    return next((category for category in SINGLE_TURN if re.match(rf"{category}_\d", id)), None)
 
 
 def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[Row]:
@@ -164,7 +152,7 @@ def _gold_call(name: str, arguments: Row, schema: Row, where: str) -> Row:
     for argument, values in arguments.items():
         if not isinstance(values, list):
             raise unexpected(where, f'the accepted values of "{argument}" as a list', values, "bfcl-gold")
-        alternatives = [value for value in values if not _is_absent(value)]
+        alternatives = [value for value in values if value != ""]
         if not values:
             raise RowError(f'{where}: no value of "{argument}" is accepted, so no call is right', rule="bfcl-gold")
         if "" not in values and argument not in properties:
@@ -184,22 +172,18 @@ def _gold_call(name: str, arguments: Row, schema: Row, where: str) -> Row:
 
 
 def _expanded(value: Any, where: str) -> list[Any]:
-    """The values that one accepted entry means: for an object, every choice among its own lists (`""`
-    leaves a key out), and for a list of objects every choice of each. The first is the canonical one."""
+    """The values that one accepted entry means, the canonical one first: every choice among the lists of an object
+    (`""` leaves a key out), and of each object in a list."""
     if isinstance(value, dict):
-        choices = [sorted(each, key=_is_absent) if isinstance(each, list) else [each] for each in value.values()]
+        lists = [each if isinstance(each, list) else [each] for each in value.values()]
+        choices = [sorted(each, key=lambda choice: choice == "") for each in lists]
         return [
-            {key: chosen for key, chosen in zip(value, picked, strict=True) if not _is_absent(chosen)}
+            {key: chosen for key, chosen in zip(value, picked, strict=True) if chosen != ""}
             for picked in _picked(choices, where)
         ]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return [list(picked) for picked in _picked([_expanded(item, where) for item in value], where)]
     return [value]
-
-
-def _is_absent(value: Any) -> bool:
-    """Whether an accepted value is the one that says "left out"."""
-    return isinstance(value, str) and value == ""
 
 
 def _picked(choices: list[list[Any]], where: str) -> list[tuple[Any, ...]]:
@@ -212,25 +196,18 @@ def _picked(choices: list[list[Any]], where: str) -> list[tuple[Any, ...]]:
 def _canonical(gold: list[Row], tools: list[Row]) -> list[Row]:
     """The calls of the assistant's turn: first accepted values, without what may be left out."""
     stated = {tool["name"]: tool["parameters"].get("required") for tool in tools}
-    required = {name: names if isinstance(names, list) else [] for name, names in stated.items()}
-    return [
-        {
-            "function": {
-                "name": call["name"],
-                "arguments": {
-                    name: values[0]
-                    for name, values in call["arguments"].items()
-                    if name not in call["optional"] or name in required.get(call["name"], [])
-                },
-            }
-        }
-        for call in gold
-    ]
+    calls = []
+    for call in gold:
+        names = stated.get(call["name"])
+        left_out = [name for name in call["optional"] if not isinstance(names, list) or name not in names]
+        arguments = {name: values[0] for name, values in call["arguments"].items() if name not in left_out}
+        calls.append({"function": {"name": call["name"], "arguments": arguments}})
+    return calls
 
 
 def _refuse_expressions(gold: list[Row], tools: list[Row], where: str) -> None:
-    """Refuse the gold of another language that is a variable or an expression where the tool states another type."""
-    from jsonschema import Draft202012Validator  # here, since the other importers do without this slow import
+    """Refuse gold that is a variable or an expression of the language, so not of the type that the tool states."""
+    from jsonschema import Draft202012Validator  # a slow import that the other importers do not need
     from jsonschema.exceptions import SchemaError
 
     schemas = {tool["name"]: _properties(tool["parameters"]) for tool in tools}
@@ -251,6 +228,3 @@ def _refuse_expressions(gold: list[Row], tools: list[Row], where: str) -> None:
 def _properties(schema: Row) -> Row:
     found = schema.get("properties")
     return found if isinstance(found, dict) else {}
-
-
-IMPORTER = Importer("bfcl", looks_like, read, read_folder=read_bfcl_folder)

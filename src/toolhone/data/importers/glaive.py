@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, json_text, unexpected
-from toolhone.data.importers.literals import LiteralError, decode_prefix
-from toolhone.data.importers.rewrite import read_rewritten, to_call, with_schemas
+from toolhone.data.importers.importer import Row, json_text, unexpected
+from toolhone.data.importers.rewrite import LiteralError, decode_prefix, read_rewritten, to_call
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -34,7 +33,6 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of Glaive v2 as a `Conversation`."""
     system, chat = row.get("system"), row.get("chat")
     for key, text in (("system", system), ("chat", chat)):
         if not isinstance(text, str):
@@ -49,9 +47,8 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             raise RowError(f"{place}: {_END} is in it, which only ends an assistant's turn", rule="bad-turn")
         else:
             messages.append({"role": _ROLES[speaker], "content": text.strip()})
-    # A row without functions says so, and takes none of the config's.
-    own_keys = ("id", "system", "chat")
-    return read_rewritten(row, "glaive", own_keys, messages, with_schemas(tools, where), where, default_tools)
+    # A row without functions has an empty list of them, so that it takes none of the config's.
+    return read_rewritten(row, "glaive", messages, tools, where, default_tools, ("id", "system", "chat"))
 
 
 def _prompt(text: str, where: str) -> tuple[str, list[Any]]:
@@ -69,7 +66,6 @@ def _prompt(text: str, where: str) -> tuple[str, list[Any]]:
             text = f"{where}: system: function {len(tools)} cannot be read: {error}"
             raise RowError(text, rule="bad-tool") from None
         tools.append(tool)
-        end += len(text[end:]) - len(text[end:].lstrip())
     return f"{_LEAD_IN.sub('', text[:start])}\n{text[end:]}".strip(), tools
 
 
@@ -103,6 +99,3 @@ def _call(text: str, place: str) -> Any:
         found = text if len(text) <= 80 else text[:77] + "..."
         message = f"""{place}: expected {{"name": ..., "arguments": '{{...}}'}} after {_CALL}, found {found}"""
         raise RowError(message, rule="bad-call") from None
-
-
-IMPORTER = Importer("glaive", looks_like, read)

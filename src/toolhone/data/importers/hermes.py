@@ -1,7 +1,7 @@
 """Hermes function-calling v1: ShareGPT turns, calls in `<tool_call>` tags, results in `<tool_response>` tags.
 
 A call is JSON or a Python literal. Tools are in the system prompt's `<tools>` or in the row's own key. What the
-prompt says of the tools and of calling is removed, since a chat format writes both anew; all else stays.
+prompt says about tools and calling is removed, since a chat format writes both itself; all else stays.
 """
 
 from __future__ import annotations
@@ -9,9 +9,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row
-from toolhone.data.importers.literals import LiteralError, decode_prefix, parse_literal
-from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows, with_schemas
+from toolhone.data.importers.importer import Row
+from toolhone.data.importers.rewrite import (
+    LiteralError,
+    decode_prefix,
+    parse_literal,
+    read_rewritten,
+    sharegpt_turns,
+    speakers,
+    to_call,
+    tool_rows,
+)
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -19,7 +27,7 @@ _ROLES = {"system": "system", "human": "user", "gpt": "assistant", "tool": "tool
 _TOOLS = re.compile(r"<tools>(?=\s*[\[{])(.*?)</tools>", re.DOTALL)
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _TOOL_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
-# What Hermes' prompts say of calling in general, sentence by sentence, as the chat template will say it again.
+# What Hermes' prompts say about calling in general, sentence by sentence; the chat template says it again.
 _PROMPT = re.compile(
     r"You are a function calling AI model\.\s*"
     r"|You are provided with function signatures within <tools>\s*</tools> XML tags\.\s*"
@@ -43,8 +51,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of Hermes as a `Conversation`."""
-    tools = tool_rows(row, f"{where}: tools")
+    tools = tool_rows(row, where)
     messages: list[Row] = []
     for role, text, place in sharegpt_turns(row, _ROLES, where):
         if role == "system":
@@ -61,8 +68,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             messages += [{"role": role, "content": answer} for answer in answers]
         else:
             messages.append({"role": role, "content": text})
-    own_keys = ("id", "conversations", "tools", "system")
-    return read_rewritten(row, "hermes", own_keys, messages, with_schemas(tools, where), where, default_tools)
+    return read_rewritten(row, "hermes", messages, tools, where, default_tools)
 
 
 def _assistant_turn(text: str, place: str) -> Row:
@@ -74,7 +80,7 @@ def _assistant_turn(text: str, place: str) -> Row:
         return {"role": "assistant", "content": text}
     calls = []
     for block in blocks:
-        # Some seven hundred rows have the line breaks as a backslash and an n.
+        # About seven hundred rows write a line break as a backslash and an n.
         call = block.strip().removeprefix("\\n").removesuffix("\\n").strip()
         try:
             found = parse_literal(call)
@@ -90,14 +96,11 @@ def _tool_block(text: str, where: str) -> list[Any]:
         found = parse_literal(text)
         return found if isinstance(found, list) else [found]
     except LiteralError as error:
-        tools, end = [], 0
-        while end < len(text.rstrip()):
+        text, tools, end = text.strip(), [], 0
+        while end < len(text):
             try:
-                tool, end = decode_prefix(text, end + len(text[end:]) - len(text[end:].lstrip()))
+                tool, end = decode_prefix(text, end)
             except LiteralError:
                 raise RowError(f"{where}: the list of tools cannot be read: {error}", rule="bad-tool") from None
             tools.append(tool)
         return tools
-
-
-IMPORTER = Importer("hermes", looks_like, read)

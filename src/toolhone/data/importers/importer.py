@@ -1,8 +1,7 @@
 """What an importer is, and what all of them share: faults, typed fields, JSON texts inside a row.
 
-An importer reads one row format. It is one file of this folder, which ends with its `IMPORTER`, and one entry of the
-table `IMPORTERS` in `__init__.py`. Whatever it cannot read is a RowError that names the place, what was found and what
-was expected; its rule is the name under which such rows are counted.
+An importer reads one row format. It is one file of this folder and one line of the table in `__init__.py`. What it
+cannot read is a RowError that names the place, what was found and what was expected; such rows are counted by its rule.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Fold(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """How rows of one format become conversations. `read` takes a row, its place and the tools of rows without any; it
-    raises RowError for a row that gives no conversation."""
+    """How rows of one format become conversations. `read` takes a row, its place and the tools of rows without any, and
+    raises RowError."""
 
     name: str
     looks_like: Callable[[Row], bool]
@@ -63,16 +62,12 @@ def short(value: Any) -> str:
 
 
 def unexpected(where: str, expected: str, found: Any, rule: str) -> RowError:
-    """The error to raise where a row holds another value than the one expected."""
+    """The error to raise if a row holds another value than expected."""
     return RowError(f"{where}: expected {expected}, found {short(found)}", rule=rule)
 
 
 def typed(row: Row, key: str, kind: type, default: Any, where: str) -> Any:
-    """An optional value of one type; null counts as absent.
-
-    Raises:
-        RowError: for a value of another type.
-    """
+    """An optional value of one type; null counts as absent. Raises RowError for a value of another type."""
     value = row.get(key)
     if value is None:
         return default
@@ -82,11 +77,7 @@ def typed(row: Row, key: str, kind: type, default: Any, where: str) -> Any:
 
 
 def json_text(text: str, where: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        RowError: with the rule of strict JSON that the text breaks.
-    """
+    """The value of a JSON text. Raises RowError with the rule of strict JSON that the text breaks."""
     try:
         return parse_strict(text)
     except StrictJsonError as error:
@@ -94,11 +85,8 @@ def json_text(text: str, where: str) -> Any:
 
 
 def listed(found: Any, where: str, of: str, rule: str) -> list[Any] | None:
-    """A list, or a JSON text of one; None if absent. `of` says what the list holds.
-
-    Raises:
-        RowError: for anything else.
-    """
+    """A list, or a JSON text of one; None if absent. `of` says what the list holds. Raises RowError for anything
+    else."""
     if isinstance(found, str):
         found = json_text(found, where)
     if found is not None and not isinstance(found, list):

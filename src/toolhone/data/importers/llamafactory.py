@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers.importer import Importer, Row, json_text, unexpected
-from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows, with_schemas
+from toolhone.data.importers.importer import Row, json_text, unexpected
+from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
-_ROLES = {
-    "system": "system",
-    "human": "user",
-    "gpt": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-}
+_ROLES = {"system": "system", "human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 _OTHER_TASKS = ("chosen", "rejected", "kto_tag", "images", "videos", "audios")
 
 
@@ -24,7 +18,6 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of LLaMA-Factory's as a `Conversation`."""
     task = next((key for key in _OTHER_TASKS if row.get(key) is not None), None)
     if task is not None:
         text = f'{where}: rows with "{task}" are of another task; a conversation has text alone'
@@ -40,9 +33,4 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             messages.append({"role": role, "content": None, "tool_calls": calls})
         else:
             messages.append({"role": role, "content": text})
-    tools = with_schemas(tool_rows(row, f"{where}: tools"), where)
-    own_keys = ("id", "conversations", "tools", "system")
-    return read_rewritten(row, "llamafactory", own_keys, messages, tools, where, default_tools)
-
-
-IMPORTER = Importer("llamafactory", looks_like, read)
+    return read_rewritten(row, "llamafactory", messages, tool_rows(row, where), where, default_tools)

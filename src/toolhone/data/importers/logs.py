@@ -1,9 +1,9 @@
 """Logs of an application: a request and its response a line, of chat completions or of the Responses API.
 
-An application sends a conversation again with every step, so one conversation is spread over many lines. `Fold` puts
-it together: a line whose messages go on from an earlier line's response takes that line in. In the conversation that
-comes out, the turns that a logged response produced are learned; assistant turns that merely stood in a request are
-context (weight 0). `gold_source` is the model that answered: what is measured against such rows is agreement with it.
+An application sends a conversation again with every step, so one conversation is spread over many lines. `Fold` joins
+a line to the earlier line whose response its messages continue. Turns that a logged response produced are learned;
+assistant turns that are only part of a request are context (weight 0). `gold_source` is the model that answered, so a
+score on such rows is agreement with that model.
 """
 
 from __future__ import annotations
@@ -15,15 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toolhone.data.importers import openai
-from toolhone.data.importers.importer import Importer, Row, RowFault, short, unexpected
-from toolhone.data.importers.responses import (
-    is_response,
-    is_stream,
-    nested_tools,
-    request_messages,
-    response_message,
-    whole_response,
-)
+from toolhone.data.importers.importer import Row, RowFault, short, unexpected
+from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 from toolhone.strict_json import StrictJsonError, parse_strict
@@ -76,11 +69,8 @@ class Fold:
         self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
 
     def add(self, row: Row, where: str) -> Iterator[RowFault]:
-        """Take in a line; yield what is odd about it.
-
-        Raises:
-            RowError: where it gives no turn to learn: an error, a cut or refused response, a line logged twice.
-        """
+        """Add a line; yield what is odd about it. Raises RowError if it gives no turn to learn: an error, a cut or
+        refused response, a line logged twice."""
         request, response = _request_and_response(row, where)
         found = self._conversation(request, response, where)
         number = response.get("id")
@@ -113,7 +103,7 @@ class Fold:
             request = {**{key: response.get(key) for key in ("tools", "parallel_tool_calls", "model")}, **request}
         else:
             answer = _chat_answer(response, where)
-            prompt = request.get("messages")  # type: ignore[assignment]  # whatever it is, what follows says
+            prompt = request.get("messages")  # type: ignore[assignment]  # checked next
             if not isinstance(prompt, list) or not prompt:
                 raise unexpected(where, '"messages" in the request', prompt, "no-messages")
         _refuse_empty(answer, where)
@@ -122,12 +112,8 @@ class Fold:
         row["parallel_tool_calls"] = request.get("parallel_tool_calls")
         found = openai.read(row, where, self._default_tools)
         model = response.get("model") or request.get("model")
-        number = response.get("id")
-        return replace(
-            found,
-            id=number if isinstance(number, str) else "",
-            gold_source=model if isinstance(model, str) else "unknown",
-        )
+        id = response["id"] if isinstance(response.get("id"), str) else ""
+        return replace(found, id=id, gold_source=model if isinstance(model, str) else "unknown")
 
     def _thread(self, request: Row, where: str) -> list[Row]:
         """The messages that the server remembered for the request."""
@@ -162,8 +148,7 @@ class Fold:
 
 
 def _prefix_hashes(found: Conversation) -> list[bytes]:
-    """For each message, a hash of all up to it, and of what must be equal for two lines to be one conversation: the
-    tools that were offered, and the model."""
+    """For each message, a hash of all up to it and of what two lines of one conversation share: tools, model, meta."""
     offered = [[tool.to_json() for tool in found.tools], found.parallel_tool_calls, found.gold_source, found.meta]
     state = hashlib.sha256(json.dumps(offered, sort_keys=True).encode())
     hashes = []
@@ -181,8 +166,7 @@ def _chat_answer(response: Row, where: str) -> Row:
     reason = choice.get("finish_reason")
     if reason == "length":
         raise RowError(f"{where}: the response was cut at the length limit", rule="log-truncated")
-    if reason in ("content_filter", "error"):
-        rule = "log-error" if reason == "error" else "log-filtered"
+    if rule := {"content_filter": "log-filtered", "error": "log-error"}.get(str(reason)):
         raise RowError(f"{where}: the response ended by {reason}", rule=rule)
     message: Row = choice["message"]
     return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
@@ -197,7 +181,7 @@ def _refuse_empty(answer: Row, where: str) -> None:
 
 
 def _plain(message: Any, where: str) -> Any:
-    """A message without what only a server needs; what is no message is left for the reader to refuse."""
+    """A message without what only a server needs; what is no message stays for `openai` to refuse."""
     if not isinstance(message, dict):
         return message
     kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
@@ -210,20 +194,23 @@ def _plain(message: Any, where: str) -> Any:
 
 
 def _offered_tools(request: Row, where: str) -> Row:
-    """`tools` or `functions` of a row. Where the request forbids calls, none were offered; OpenAI's own tools, which a
-    row cannot hold, are named in `meta`."""
+    """`tools` or `functions` of a row: none if the request forbids calls. OpenAI's own tools, which a row cannot hold,
+    are named in `meta`; the flat tools of the Responses API become nested ones."""
     if request.get("tool_choice") == "none" or request.get("function_call") == "none":
         return {"tools": []}
     tools = request.get("tools")
     if not isinstance(tools, list):
         return {key: request[key] for key in ("tools", "functions") if request.get(key) is not None}
-    hosted = [tool["type"] for tool in tools if isinstance(tool, dict) and _is_hosted(tool)]
-    functions = nested_tools(tool for tool in tools if not (isinstance(tool, dict) and _is_hosted(tool)))
+    hosted: list[str] = []
+    functions: list[Any] = []
+    for tool in tools:
+        if not isinstance(tool, dict) or "function" in tool or not isinstance(tool.get("type"), str):
+            functions.append(tool)
+        elif tool["type"] == "function":
+            functions.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
+        else:
+            hosted.append(tool["type"])
     return {"tools": functions, "meta": {"hosted_tools": hosted}} if hosted else {"tools": functions}
-
-
-def _is_hosted(tool: Row) -> bool:
-    return isinstance(tool.get("type"), str) and tool["type"] != "function" and "function" not in tool
 
 
 def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
@@ -231,8 +218,7 @@ def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
     if isinstance(choices, list) and len(choices) > 1:
         yield RowFault(where, "log-choices", f"the response has {len(choices)} choices; the first is taken")
     choice = request.get("tool_choice") or request.get("function_call")
-    forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools")
-    if forced:
+    if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
         yield RowFault(where, "log-forced", f"the request forced a call (tool_choice {short(choice)})")
 
 
@@ -240,7 +226,7 @@ def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
 
 
 def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
-    """Both bodies. A response that is a message alone, or its text, is put into the shape of a chat completion."""
+    """Both bodies. A response that is only a message, or its text, becomes a chat completion."""
     request, response = _request(row), _response(row)
     if request is None:
         raise RowError(f"{where}: no request with messages or input", rule="log-unknown")
@@ -328,6 +314,3 @@ def _status(row: Row) -> int:
 def _error_text(error: Any) -> str:
     message = error.get("message") if isinstance(error, dict) else error
     return str(message or "")[:200]
-
-
-IMPORTER = Importer("logs", looks_like, read, fold=Fold)

@@ -1,6 +1,6 @@
 """OpenAI's chat fine-tuning format, which is toolhone's own, and what is near it.
 
-`conversation` takes the format itself, strictly, and the naive ways of writing it: calls without ids or type, arguments
+`conversation` takes the format itself, strictly, and simple variants of it: calls without ids or type, arguments
 as JSON text or as an object, `content` absent or null, and no `tools` (the row then takes those of the config's
 `data.tools`). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role
 `developer`, content as a list of text parts, and tools as a JSON text.
@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, json_text, short, typed, unexpected
+from toolhone.data.importers.importer import Row, json_text, short, typed, unexpected
 from toolhone.data.importers.schemas import describe_nulls
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool, ToolCall
@@ -31,26 +31,20 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of the format, present or legacy, as a `Conversation`.
-
-    Raises:
-        RowError: naming `where`, what was found and what was expected.
-    """
+    """A row of the format, present or legacy, as a `Conversation`. Raises RowError, naming `where`, what was found and
+    what was expected."""
     try:
         return _parsed(row, where, default_tools)
     except RowError:
-        modern = _modernised(row, where)  # not beforehand: nearly all rows are in the present format
+        modern = _modernised(row, where)  # only now, since nearly all rows are in the present format
         if modern is row:
             raise
     return _parsed(modern, where, default_tools)
 
 
 def conversation(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of the present format, which may come from anywhere, as a `Conversation`.
-
-    Raises:
-        RowError: naming `where`, what was found and what was expected.
-    """
+    """A row of the present format, which may come from anywhere, as a `Conversation`. Raises RowError, naming `where`,
+    what was found and what was expected."""
     refuse_unwritable(row, where)
     return _parsed(row, where, default_tools)
 
@@ -128,17 +122,14 @@ def _call(row: Any, where: str) -> ToolCall:
 
 
 def read_arguments(found: Any, where: str) -> Row:
-    """Decode arguments once; None is a call without arguments.
-
-    Raises:
-        RowError: where they are no JSON object, or were encoded twice.
-    """
+    """Decode arguments once; None is a call without arguments. Raises RowError if they are no JSON object, or were
+    encoded twice."""
     arguments = {} if found is None else found
     if isinstance(found, str):
         try:
             arguments = parse_strict(found) if found.strip() else {}
         except StrictJsonError as error:
-            if str(error).startswith("holds "):  # of JSON, though of a value that nothing can write
+            if str(error).startswith("holds "):  # JSON with a value that nothing can write
                 raise RowError(f"{where}: {error}", rule=error.rule) from None
             reason = str(error).removeprefix("broken JSON: ")
             text = f"{where}: the arguments are not JSON ({reason}): {short(found)}"
@@ -152,11 +143,7 @@ def read_arguments(found: Any, where: str) -> Row:
 
 
 def refuse_unwritable(value: Any, where: str) -> None:
-    """Refuse what no tokenizer or file can hold: half of a surrogate pair, 1e999.
-
-    Raises:
-        RowError: naming `where`.
-    """
+    """Refuse what no tokenizer or file can hold: half of a surrogate pair, 1e999. Raises RowError, naming `where`."""
     try:
         refuse_surrogates(value, allow_nan=False)
     except StrictJsonError as error:
@@ -170,16 +157,12 @@ def refuse_unwritable(value: Any, where: str) -> None:
 
 
 def read_tool_list(rows: Any, where: str) -> tuple[Tool, ...]:
-    """Tools, each in OpenAI's shape or as the bare function. Equal lists give one and the same tuple, so that a file
-    whose every row repeats its tools holds, and has checked, but one.
-
-    Raises:
-        RowError: naming `where` and the tool.
-    """
+    """Tools, each in OpenAI's shape or as the bare function. Equal lists give the same tuple, so a list that every row
+    of a file repeats is checked and stored once. Raises RowError, naming `where` and the tool."""
     if not isinstance(rows, list):
         raise unexpected(where, "a list of tools", rows, "bad-tool")
     try:
-        # As the key of the cache: thrice as fast as JSON. Version 2 gives equal bytes for equal values.
+        # The cache's key; JSON takes three times as long. Version 2 gives equal bytes for equal values.
         return _read_tools(marshal.dumps(rows, 2))
     except RowError as error:
         raise RowError(f"{where}: {error}", rule=error.rule) from None
@@ -259,41 +242,37 @@ def _modernised(row: Row, where: str) -> Row:
             text = f'{where}: has both "tools" and "functions"; keep "tools"'
             raise RowError(text, rule="tools-and-functions")
         row = {**row, "tools": row["functions"], "functions": None}
-    if not any(isinstance(message, dict) and _is_loose(message) for message in messages):
+    if not any(map(_is_loose, messages)):
         return row
     made: list[Any] = []
     for number, message in enumerate(messages):
-        loose = isinstance(message, dict) and _is_loose(message)
-        made.append(_modern_message(message, made, f"{where}: message {number}") if loose else message)
+        made.append(_modern_message(message, made, f"{where}: message {number}") if _is_loose(message) else message)
     return {**row, "messages": made}
 
 
 def text_of(content: Any, where: str) -> str | None:
-    """Content as a text: itself, or its text parts put together.
-
-    Raises:
-        RowError: for a part that is not text, such as an image, which a text model cannot learn from.
-    """
+    """Content as a text: itself, or its text parts joined. Raises RowError for a part that is not text, such as an
+    image, which a text model cannot learn from."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise unexpected(where, '"content" to be a text', content, "bad-content")
     texts = []
     for part in content:
-        text = (part.get("text") or part.get("refusal")) if isinstance(part, dict) else None
+        found = part if isinstance(part, dict) else {}
+        text = found.get("text") or found.get("refusal") or found.get("text")
         if not isinstance(text, str):
-            if isinstance(part, dict) and part.get("text") == "":
-                continue
             raise unexpected(where, "a part of text", part, "content-not-text")
         texts.append(text)
     return "".join(texts)
 
 
-def _is_loose(message: Row) -> bool:
-    if message.get("function_call") is not None or message.get("role") in ("function", "developer"):
-        return True
+def _is_loose(message: Any) -> bool:
+    if not isinstance(message, dict):
+        return False
     content = message.get("content")
-    return isinstance(content, list) and any(isinstance(part, dict) for part in content)
+    of_parts = isinstance(content, list) and any(isinstance(part, dict) for part in content)
+    return of_parts or message.get("function_call") is not None or message.get("role") in ("function", "developer")
 
 
 def _modern_message(message: Row, before: list[Any], where: str) -> Row:
@@ -308,7 +287,7 @@ def _modern_message(message: Row, before: list[Any], where: str) -> Row:
         if message.get("tool_calls"):
             text = f'{where}: has both "tool_calls" and "function_call"; keep "tool_calls"'
             raise RowError(text, rule="tools-and-functions")
-        # The id is the message's place: what ties the result to the call, since legacy rows have none.
+        # Legacy rows have no ids; the message's number is one, which ties the result to the call.
         made["tool_calls"] = [{"id": f"call_{len(before)}", "function": message["function_call"]}]
     return made
 
@@ -324,6 +303,3 @@ def _call_before(message: Row, before: list[Any], where: str) -> str | None:
         text = f"{where}: the result of {short(name)} follows a call of {short(function.get('name'))}"
         raise RowError(text, rule="orphan-result")
     return call.get("id")
-
-
-IMPORTER = Importer("openai", looks_like, read)

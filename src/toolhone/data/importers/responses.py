@@ -1,20 +1,14 @@
-"""Responses that come in another shape than a whole chat completion: OpenAI's Responses API, and streams.
-
-Items of the Responses API become messages, its flat tools nested ones. The deltas of chat completions and the events of
-the Responses API are put together.
-"""
+"""Responses that are no whole chat completion: those of OpenAI's Responses API, whose items become messages, and
+streams, whose deltas or events are joined."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from toolhone.data.importers.importer import Row, short, unexpected
 from toolhone.errors import RowError
 from toolhone.strict_json import StrictJsonError, parse_strict
-
-_SILENT_ITEMS = ("reasoning",)
 
 
 def is_response(body: Any) -> bool:
@@ -55,18 +49,8 @@ def response_message(response: Row, where: str) -> Row:
     return messages[0]
 
 
-def nested_tools(tools: Iterable[Any]) -> list[Any]:
-    """Tools in the shape of chat completions, whichever of the two they come in."""
-    return [
-        {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
-        if isinstance(tool, dict) and tool.get("type") == "function" and "function" not in tool
-        else tool
-        for tool in tools
-    ]
-
-
 def _messages(items: list[Any], where: str) -> list[Row]:
-    """An assistant's text and calls are items of their own, one after the other: together they are one turn."""
+    """The items as messages. An assistant's text and calls are separate items, which become one turn."""
     messages: list[Row] = []
     for number, item in enumerate(items):
         place = f"{where}: item {number}"
@@ -85,7 +69,7 @@ def _messages(items: list[Any], where: str) -> list[Row]:
             _add_text(_assistant_turn(messages), item.get("content"), place)
         elif kind == "message":
             messages.append({"role": item.get("role"), "content": item.get("content")})
-        elif kind not in _SILENT_ITEMS:
+        elif kind != "reasoning":
             text = f"{place}: an item of type {short(kind)} has no place in a conversation of functions"
             raise RowError(text, rule="log-hosted-tool")
     return messages
@@ -124,7 +108,7 @@ def is_stream(value: Any) -> bool:
 
 
 def whole_response(stream: Any, where: str) -> Row:
-    """The response that a stream amounts to, in the shape in which it would have come without streaming."""
+    """The response of a stream, in the shape that it has without streaming."""
     chunks = _events(stream, where) if isinstance(stream, str) else stream
     for chunk in chunks:
         if not isinstance(chunk, dict):
@@ -154,10 +138,10 @@ def _events(text: str, where: str) -> list[Any]:
 def _last_response(events: list[Row], where: str) -> Row:
     """The Responses API repeats the whole response in its last event."""
     for event in reversed(events):
-        if event.get("type") in ("response.completed", "response.incomplete", "response.failed"):
-            response = event.get("response")
-            if isinstance(response, dict):
-                return response
+        response = event.get("response")
+        ended = event.get("type") in ("response.completed", "response.incomplete", "response.failed")
+        if ended and isinstance(response, dict):
+            return response
     raise RowError(f"{where}: the stream ends before the response was complete", rule="log-truncated")
 
 

@@ -1,11 +1,15 @@
 """Foreign rows rewritten in OpenAI's format: ShareGPT turns, calls, ids, tools. `openai.conversation` then reads them.
 
-Calls and results carry no ids in the sources: they get them, a result that of the first call still unanswered.
+Calls and results have no ids in the sources. Each call gets one; a result gets that of the first unanswered call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import ast
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from toolhone.data.importers import openai
@@ -13,24 +17,42 @@ from toolhone.data.importers.importer import Row, listed, short, unexpected
 from toolhone.data.importers.schemas import object_schema
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
+from toolhone.strict_json import StrictJsonError, parse_strict
+
+_SHAREGPT_KEYS = ("id", "conversations", "tools", "system")
 
 
 def read_rewritten(
     row: Row,
     source: str,
-    own_keys: Collection[str],
     messages: list[Row],
     tools: list[Any] | None,
     where: str,
     default_tools: tuple[Tool, ...],
-    **more: Any,
+    own_keys: tuple[str, ...] = _SHAREGPT_KEYS,
+    to_schema: Callable[[Any, str], Any] = object_schema,
+    expected: Row | None = None,
 ) -> Conversation:
-    """The conversation of a row whose messages and tools are OpenAI's by now. Its other columns become `meta`."""
+    """The conversation of a row whose messages are OpenAI's by now. Its columns except `own_keys` become `meta`, and
+    `to_schema` makes JSON Schema of each tool's parameters."""
+    functions = None if tools is None else [_with_schema(tool, n, where, to_schema) for n, tool in enumerate(tools)]
     meta = {key: value for key, value in row.items() if key not in own_keys and value is not None}
-    made: Row = {"id": row.get("id"), "messages": with_call_ids(messages), "meta": {"source": source, **meta}, **more}
-    if tools is not None:
-        made["tools"] = tools
+    made: Row = {
+        "id": row.get("id"),
+        "messages": with_call_ids(messages),
+        "tools": functions,
+        "meta": {"source": source, **meta},
+        "expected": expected,
+    }
     return openai.conversation(made, where, default_tools)
+
+
+def _with_schema(tool: Any, number: int, where: str, to_schema: Callable[[Any, str], Any]) -> Any:
+    """The tool as a bare function; what is no tool stays for `openai` to refuse."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("parameters"), dict | None):
+        return tool
+    return {**function, "parameters": to_schema(function.get("parameters"), f"{where}: tool {number}")}
 
 
 def sharegpt_turns(row: Row, roles: Mapping[str, str], where: str) -> list[tuple[str, str, str]]:
@@ -50,7 +72,7 @@ def sharegpt_turns(row: Row, roles: Mapping[str, str], where: str) -> list[tuple
 
 
 def speakers(row: Row) -> set[str]:
-    """Whom the turns of a ShareGPT row name; nobody if they are no turns."""
+    """The speakers that the turns of a ShareGPT row name; none if they are no turns."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and "value" in turn for turn in turns):
         return set()
@@ -61,22 +83,8 @@ def speakers(row: Row) -> set[str]:
 def tool_rows(row: Row, where: str) -> list[Any] | None:
     """A row's own list of tools, or its JSON text; None if the row has none (an empty list is one)."""
     found = row.get("tools")
-    return listed(None if isinstance(found, str) and not found.strip() else found, where, " of tools", "bad-tool")
-
-
-def with_schemas(
-    tools: list[Any] | None, where: str, to_schema: Callable[[Any, str], Any] = object_schema
-) -> list[Any] | None:
-    """The tools as bare functions whose parameters are JSON Schema; what is no tool stays for the reader to refuse."""
-    if tools is None:
-        return None
-    made = []
-    for number, tool in enumerate(tools):
-        function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("parameters"), dict | None):
-            tool = {**function, "parameters": to_schema(function.get("parameters"), f"{where}: tool {number}")}
-        made.append(tool)
-    return made
+    found = None if isinstance(found, str) and not found.strip() else found
+    return listed(found, f"{where}: tools", " of tools", "bad-tool")
 
 
 def to_call(found: Any, where: str) -> Row:
@@ -94,8 +102,8 @@ def to_call(found: Any, where: str) -> Row:
 
 
 def with_call_ids(messages: list[Row]) -> list[Row]:
-    """The messages with an id for every call, unique in the row, and each result named after the first call that is
-    still unanswered. A result too many stays without, for the check to find."""
+    """The messages with an id for every call, unique in the row, and for each result the id of the first unanswered
+    call. A result without such a call gets none, for the check to find."""
     made: list[Row] = []
     waiting: list[str] = []
     count = 0
@@ -110,3 +118,104 @@ def with_call_ids(messages: list[Row]) -> list[Row]:
             message = {**message, "tool_calls": [{"id": id, **call} for id, call in zip(waiting, calls, strict=True)]}
         made.append(message)
     return made
+
+
+# Texts that hold values: JSON, or what Python's `repr` makes of a value. Nothing is evaluated.
+
+_JSON_NAMES = {"true": True, "false": False, "null": None}
+
+
+class LiteralError(ValueError):
+    """A text that is neither JSON nor a Python literal with a JSON value."""
+
+
+def parse_literal(text: str) -> Any:
+    """The JSON value that a text states, in JSON or as a Python literal (tuples are lists). Raises LiteralError if it
+    states none, or more than one (a key that appears twice, NaN)."""
+    try:
+        return parse_strict(text)
+    except StrictJsonError as error:
+        if error.rule != "broken-json":
+            raise LiteralError(str(error)) from None
+        fault = str(error)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns about "\d" in a text
+            node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise LiteralError(f"{fault}, nor is it a Python literal") from None
+    try:
+        return _converted(node)
+    except RecursionError:
+        raise LiteralError("a literal that is nested too deeply") from None
+
+
+def decode_prefix(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at `start`, and where the text goes on after it and white space. Raises LiteralError
+    if no value, or none of a single meaning, begins there."""
+    try:
+        end = json.JSONDecoder().raw_decode(text, start)[1]
+        return parse_strict(text[start:end]), len(text) - len(text[end:].lstrip())
+    except RecursionError:
+        raise LiteralError("JSON that is nested too deeply") from None
+    except ValueError as error:  # broken JSON, what `parse_strict` refuses, or a number with too many digits
+        raise LiteralError(str(error)) from None
+
+
+def _converted(node: ast.expr) -> Any:
+    if isinstance(node, ast.Dict):
+        found: dict[str, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+                raise LiteralError("a key that is no text")
+            if key.value in found:
+                raise LiteralError(f'the key "{key.value}" appears twice in one object')
+            found[key.value] = _converted(value)
+        return found
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_converted(item) for item in node.elts]
+    if isinstance(node, ast.Name) and node.id in _JSON_NAMES:
+        return _JSON_NAMES[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        number = _converted(node.operand)
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return -number if isinstance(node.op, ast.USub) else number
+    if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, str | bool | int | float)):
+        if isinstance(node.value, float) and not math.isfinite(node.value):
+            raise LiteralError("a number that is too large for a float")
+        return node.value
+    raise LiteralError(f"{' '.join(ast.unparse(node).split())[:60]} is no JSON value")
+
+
+def split_outside(text: str, separator: str, at_most: int = -1) -> list[str]:
+    """The parts between the separators that are outside quotes and brackets; none for blank text."""
+    parts: list[str] = []
+    start = depth = 0
+    for place, character in unquoted(text, 0):
+        depth += (character in "([{") - (character in ")]}")
+        if character == separator and depth == 0 and at_most != len(parts):
+            parts.append(text[start:place])
+            start = place + 1
+    rest = text[start:]
+    return [*parts, rest] if parts or rest.strip() else []
+
+
+def unquoted(text: str, start: int) -> Iterable[tuple[int, str]]:
+    """The characters outside quotes, with their places. A quote opens a text only if a value may begin there: the
+    apostrophe of a name does not."""
+    quote, escaped, before = "", False, ""
+    for place in range(start, len(text)):
+        character = text[place]
+        if quote:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == quote:
+                quote = ""
+        elif character in "\"'" and before in "([{=,:":
+            quote = character
+        else:
+            yield place, character
+        if not character.isspace():
+            before = character

@@ -2,7 +2,7 @@
 
 BFCL, ToolACE and others use the type names of a programming language (`dict`, `float`, `ArrayList`), which become JSON
 Schema's here; a type that has no counterpart is an error, never guessed. A table that merges the schemas of several
-tools gives each of them every column, and so null for what a tool has not; these nulls are found and taken out.
+tools gives each tool every column, and null for what the tool does not have; these nulls are found and removed.
 """
 
 from __future__ import annotations
@@ -16,28 +16,22 @@ Schema = dict[str, Any]
 
 PYTHON_TYPES: Mapping[str, str | None] = {
     **{name: name for name in ("string", "integer", "number", "boolean", "array", "object", "null")},
-    "dict": "object",
-    "float": "number",
-    "tuple": "array",
-    "list": "array",
-    "set": "array",
+    **dict.fromkeys(("list", "tuple", "set"), "array"),
     "str": "string",
     "int": "integer",
+    "float": "number",
     "bool": "boolean",
+    "dict": "object",
     "any": None,
 }
 """A type's name to JSON Schema's; None if every value is of the type: BFCL's `any` holds texts, numbers, lists."""
 
 JAVA_TYPES: Mapping[str, str | None] = {
     **PYTHON_TYPES,
-    "String": "string",
-    "char": "string",
-    "byte": "integer",
-    "short": "integer",
-    "long": "integer",
+    **dict.fromkeys(("String", "char"), "string"),
+    **dict.fromkeys(("byte", "short", "long"), "integer"),
+    **dict.fromkeys(("Array", "ArrayList"), "array"),
     "double": "number",
-    "Array": "array",
-    "ArrayList": "array",
     "HashMap": "object",
 }
 
@@ -50,12 +44,8 @@ JAVASCRIPT_TYPES: Mapping[str, str | None] = {
 
 
 def object_schema(parameters: Any, where: str, types: Mapping[str, str | None] = PYTHON_TYPES) -> Any:
-    """A tool's parameters as a JSON Schema of type object; null or {} is a tool without parameters. What is no object
-    stays for the reader of tools to refuse.
-
-    Raises:
-        RowError: with rule "unknown-type" at a type that `types` does not know.
-    """
+    """A tool's parameters as a JSON Schema of type object; null or {} is a tool without parameters. `openai` refuses
+    what is no object. Raises RowError with rule "unknown-type" at a type that `types` does not know."""
     if parameters is None or parameters == {}:
         return {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
@@ -92,7 +82,7 @@ def _mapped(schema: Any, types: Mapping[str, str | None], where: str) -> Any:
             mapped[key] = _mapped(value, types, where)
         elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
             mapped[key] = [_mapped(each, types, where) for each in value]
-        elif not (key == "required" and value is None):  # ToolACE says so where nothing is required
+        elif not (key == "required" and value is None):  # so in ToolACE if nothing is required
             mapped[key] = value
     _move_choices(mapped)
     return _widened(mapped) if mapped.get("default", ...) is None else mapped
@@ -150,22 +140,16 @@ _NEVER_NULL = frozenset(
 """The keywords of JSON Schema except `const` and `default`, whose value may be null."""
 
 
-def null_places(schema: Any) -> list[str]:
-    """The places in a schema where null means absent: a property without a schema, a keyword without a
-    value."""
+def without_nulls(schema: Any) -> tuple[Any, list[str]]:
+    """The schema without the nulls that mean absent, and their places: a property without a schema, a keyword without
+    a value."""
     places: list[str] = []
-    _without_nulls(schema, "", places)
-    return places
-
-
-def without_nulls(schema: Any) -> Any:
-    """The schema without what `null_places` lists."""
-    return _without_nulls(schema, "", [])
+    return _without_nulls(schema, "", places), places
 
 
 def describe_nulls(parameters: Schema) -> str:
     """Why the nulls in a tool's parameters are wrong and how to fix them; "" if there are none."""
-    nulls = null_places(parameters)
+    _, nulls = without_nulls(parameters)
     if not nulls:
         return ""
     shown = ", ".join(nulls[:3]) + (", ..." if len(nulls) > 3 else "")

@@ -1,7 +1,7 @@
 """ToolACE: ShareGPT turns, tools as a JSON list in the system prompt, calls as `[Market Trends API(country="us")]`.
 
 Such a call looks like Python and is none: function names hold spaces, argument names may be keywords or hold hyphens.
-So a scanner that knows quotes and brackets splits the text, and each value is read as a literal.
+A scanner that knows quotes and brackets splits the text, and each value is read as a literal.
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, unexpected
-from toolhone.data.importers.literals import LiteralError, decode_prefix, parse_literal
-from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, with_schemas
+from toolhone.data.importers.importer import Row, unexpected
+from toolhone.data.importers.rewrite import (
+    LiteralError,
+    decode_prefix,
+    parse_literal,
+    read_rewritten,
+    sharegpt_turns,
+    speakers,
+    split_outside,
+    to_call,
+    unquoted,
+)
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -39,7 +48,6 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of ToolACE as a `Conversation`."""
     system, tools = _prompt(row.get("system"), where)
     names = [tool["name"] for tool in tools or [] if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
     names = names or [tool.name for tool in default_tools]
@@ -56,8 +64,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             messages += [{"role": role, "content": answer} for answer in _answers(text, len(open_calls))]
         else:
             messages.append({"role": role, "content": text})
-    own_keys = ("id", "conversations", "tools", "system")
-    return read_rewritten(row, "toolace", own_keys, messages, with_schemas(tools, where), where, default_tools)
+    return read_rewritten(row, "toolace", messages, tools, where, default_tools)
 
 
 def _prompt(system: Any, where: str) -> tuple[str, list[Any] | None]:
@@ -78,12 +85,10 @@ def _prompt(system: Any, where: str) -> tuple[str, list[Any] | None]:
 
 def _answers(text: str, calls: int) -> list[str]:
     """ToolACE answers all calls of a turn in one text, a JSON list with an entry for each."""
-    if calls < 2:
-        return [text]
     try:
-        entries = parse_literal(text)
+        entries = parse_literal(text) if calls > 1 else None
     except LiteralError:
-        return [text]
+        entries = None
     if not isinstance(entries, list) or len(entries) != calls:
         return [text]
     return [json.dumps(entry, ensure_ascii=False) for entry in entries]
@@ -109,7 +114,7 @@ def _bracket_calls(text: str, names: Iterable[str]) -> list[dict[str, Any]]:
     if end != len(inside) - 1:
         raise LiteralError(f"text after the list of calls: {inside[end + 1 :].strip()[:40]!r}")
     longest_first = sorted(names, key=len, reverse=True)
-    return [_call(part, longest_first) for part in _split(inside[1:end], ",")]
+    return [_call(part, longest_first) for part in split_outside(inside[1:end], ",")]
 
 
 def _call(text: str, names: list[str]) -> dict[str, Any]:
@@ -119,8 +124,8 @@ def _call(text: str, names: list[str]) -> dict[str, Any]:
     if not name or opening < 0 or _closing(call, opening) != len(call) - 1:
         raise LiteralError(f"expected name(argument=value, ...), found {call[:40]!r}")
     arguments: dict[str, Any] = {}
-    for part in _split(call[opening + 1 : -1], ","):
-        argument, *value = _split(part, "=", at_most=1)
+    for part in split_outside(call[opening + 1 : -1], ","):
+        argument, *value = split_outside(part, "=", at_most=1)
         key = argument.strip().strip("\"'")
         if not value or not key:
             raise LiteralError(f"an argument of {name!r} has no name: {part.strip()[:40]!r}")
@@ -133,7 +138,7 @@ def _call(text: str, names: list[str]) -> dict[str, Any]:
 def _closing(text: str, opening: int) -> int:
     """Where the bracket at `opening` closes. Raises LiteralError if it does not."""
     waiting: list[str] = []
-    for place, character in _unquoted(text, opening):
+    for place, character in unquoted(text, opening):
         if character in _PAIRS:
             waiting.append(_PAIRS[character])
         elif character in ")]}":
@@ -142,40 +147,3 @@ def _closing(text: str, opening: int) -> int:
             if not waiting:
                 return place
     raise LiteralError("a bracket that is never closed; the text was cut")
-
-
-def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
-    """Split at the separators outside quotes and brackets; nothing at all has no parts."""
-    parts: list[str] = []
-    start = depth = 0
-    for place, character in _unquoted(text, 0):
-        depth += (character in "([{") - (character in ")]}")
-        if character == separator and depth == 0 and at_most != len(parts):
-            parts.append(text[start:place])
-            start = place + 1
-    rest = text[start:]
-    return [*parts, rest] if parts or rest.strip() else []
-
-
-def _unquoted(text: str, start: int) -> Iterable[tuple[int, str]]:
-    """The characters outside quotes, with their places. A quote opens a text only where a value may begin, so that the
-    apostrophe of a name is none."""
-    quote, escaped, before = "", False, ""
-    for place in range(start, len(text)):
-        character = text[place]
-        if quote:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == quote:
-                quote = ""
-        elif character in "\"'" and before in "([{=,:":
-            quote = character
-        else:
-            yield place, character
-        if not character.isspace():
-            before = character
-
-
-IMPORTER = Importer("toolace", looks_like, read)

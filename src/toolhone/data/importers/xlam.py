@@ -1,7 +1,7 @@
 """xLAM, that is APIGen's 60k rows: `query`, and `tools` and `answers` as JSON texts.
 
 The tools' parameters are a flat list with Python annotations (`List[int], optional`). A row has one question and the
-calls that answer it; no calls at all is a row where none is right, and the source has no words for the assistant then.
+calls that answer it. In a row without calls none is right, and the assistant has no text.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from toolhone.data.importers.importer import Importer, Row, listed, unexpected
-from toolhone.data.importers.rewrite import read_rewritten, to_call, with_schemas
+from toolhone.data.importers.importer import Row, listed, unexpected
+from toolhone.data.importers.rewrite import read_rewritten, split_outside, to_call
 from toolhone.data.importers.schemas import PYTHON_TYPES, Schema, object_schema, unknown_type
 from toolhone.records import Conversation, Tool
+
+_NAMED: Mapping[str, str | None] = {
+    **PYTHON_TYPES,
+    **{name.capitalize(): PYTHON_TYPES[name] for name in ("list", "dict", "set", "tuple", "any")},
+    **dict.fromkeys(("Callable", "callable"), "string"),  # xLAM's answers write a function as its source
+}
 
 
 def looks_like(row: Row) -> bool:
@@ -22,7 +28,6 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of xLAM as a `Conversation`; without calls its `expected` is that none is made."""
     query = row.get("query")
     if not isinstance(query, str):
         raise unexpected(where, '"query" to be a text', query, "bad-content")
@@ -31,14 +36,11 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
         raise unexpected(where, '"answers", a list of calls', None, "bad-call")
     tools = listed(row.get("tools"), f"{where}: tools", "", "bad-row")
     calls = [to_call(call, f"{where}: answer {n}") for n, call in enumerate(answers)]
-    turn = (
-        {"role": "assistant", "content": None, "tool_calls": calls} if calls else {"role": "assistant", "content": ""}
-    )
+    turn: Row = {"role": "assistant", "content": None if calls else "", "tool_calls": calls}
     messages = [{"role": "user", "content": query}, turn]
     own_keys = ("id", "query", "tools", "answers")
-    more = {} if calls else {"expected": {"status": "none"}}
-    schemas = with_schemas(tools, where, _parameters)
-    return read_rewritten(row, "xlam", own_keys, messages, schemas, where, default_tools, **more)
+    expected = None if calls else {"status": "none"}
+    return read_rewritten(row, "xlam", messages, tools, where, default_tools, own_keys, _parameters, expected)
 
 
 def _parameters(parameters: Schema | None, where: str) -> Any:
@@ -56,7 +58,7 @@ def _annotated_schema(parameters: Mapping[str, Any], where: str) -> Schema:
     for name, said in parameters.items():
         if not isinstance(said, dict) or not isinstance(said.get("type"), str):
             raise unexpected(where, f'a "type" of the parameter "{name}"', said, "unknown-type")
-        annotation, *words = (part.strip() for part in _outer_split(said["type"]))
+        annotation, *words = (part.strip() for part in split_outside(said["type"], ",") or [""])
         schema = annotation_schema(annotation, where)
         rest = {key: value for key, value in said.items() if key != "type"}
         properties[name] = {**schema, **rest}
@@ -71,29 +73,28 @@ def annotation_schema(annotation: str, where: str) -> Schema:
     """A Python annotation (`List[Union[int, float]]`) as a JSON Schema."""
     try:
         return _annotated(ast.parse(annotation, mode="eval").body)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+    except (SyntaxError, ValueError, KeyError, MemoryError, RecursionError):
         raise unknown_type(annotation, where) from None
 
 
 def _annotated(node: ast.expr) -> Schema:
-    """Raises ValueError at what has no counterpart."""
+    """The schema of a parsed annotation. Raises ValueError or KeyError at what has no counterpart."""
     if isinstance(node, ast.Constant) and node.value is None:
         return {"type": "null"}
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return {"anyOf": [_annotated(node.left), _annotated(node.right)]}
     if isinstance(node, ast.Name):
-        return _named(node.id)
+        kind = _NAMED[node.id]
+        return {} if kind is None else {"type": kind}
     if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
         raise ValueError
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     match node.value.id.lower():
-        case "list" | "set" | "sequence" | "iterable":
-            return {"type": "array", "items": _annotated(inner[0])}
-        case "tuple" if len(inner) == 2 and isinstance(inner[1], ast.Constant) and inner[1].value is ...:
-            return {"type": "array", "items": _annotated(inner[0])}
-        case "tuple":
+        case "tuple" if not (len(inner) == 2 and isinstance(inner[1], ast.Constant) and inner[1].value is ...):
             items = [_annotated(item) for item in inner]
             return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+        case "list" | "set" | "sequence" | "iterable" | "tuple":
+            return {"type": "array", "items": _annotated(inner[0])}
         case "dict":
             value = _annotated(inner[-1])
             return {"type": "object", "additionalProperties": value} if value else {"type": "object"}
@@ -106,29 +107,3 @@ def _annotated(node: ast.expr) -> Schema:
         case "literal":
             return {"enum": [item.value for item in inner if isinstance(item, ast.Constant)]}
     raise ValueError
-
-
-def _named(name: str) -> Schema:
-    if name in ("List", "Dict", "Set", "Tuple", "Any"):
-        name = name.lower()
-    if name in ("Callable", "callable"):  # xLAM's answers write a function as its source
-        return {"type": "string"}
-    if name not in PYTHON_TYPES:
-        raise ValueError(name)
-    mapped = PYTHON_TYPES[name]
-    return {} if mapped is None else {"type": mapped}
-
-
-def _outer_split(text: str) -> list[str]:
-    """Split at the commas outside brackets."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "[(") - (character in "])")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
-IMPORTER = Importer("xlam", looks_like, read)
