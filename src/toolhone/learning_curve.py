@@ -18,7 +18,7 @@ from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
 from toolhone.evaluate.compare import compare_all
-from toolhone.evaluate.score_files import read_scores
+from toolhone.evaluate.score import read_scores
 from toolhone.jsonl import write_json
 from toolhone.rates import rate_of
 from toolhone.records import Score

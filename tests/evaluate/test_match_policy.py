@@ -7,8 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from toolhone.evaluate.match import TurnMatch, match_turn, score
-from toolhone.evaluate.policy import BFCL, POLICIES, RULES, STRICT, Policy, Rule
-from toolhone.evaluate.values import respelt
+from toolhone.evaluate.values import BFCL, POLICIES, RULES, STRICT, Policy, Rule, respelt
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
 
 

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
-from toolhone.evaluate.policy import BFCL
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.score import score_files, score_run
+from toolhone.evaluate.values import BFCL
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Score
 from toolhone.report.report import write_report

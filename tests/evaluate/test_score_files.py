@@ -8,7 +8,7 @@ import pytest
 from scored_run import scores_file
 
 from toolhone.errors import UserError
-from toolhone.evaluate.score_files import compare_files, read_score_files
+from toolhone.evaluate.score import compare_files, read_score_files
 from toolhone.jsonl import write_jsonl
 
 

@@ -15,7 +15,7 @@ from toolhone.jsonl import read_jsonl
 from toolhone.records import Prediction
 from toolhone.route.confidence import signals
 from toolhone.route.policy import read_policy
-from toolhone.route.rows import read_rows, split_rows
+from toolhone.route.route import read_rows, split_rows
 
 from .conftest import Made, MakeRun
 
@@ -23,7 +23,7 @@ from .conftest import Made, MakeRun
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are tested elsewhere; here they need not be sharp."""
-    monkeypatch.setattr("toolhone.route.resample.FOLDS", 40)
+    monkeypatch.setattr("toolhone.rates.FIGURE_FOLDS", 40)
 
 
 PRICES = ("--large-price", "0.01", "--small-price", "0.0002")

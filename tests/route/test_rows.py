@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolhone.route.rows import _same_model
+from toolhone.route.route import _same_model
 
 
 @pytest.mark.parametrize(

@@ -220,8 +220,8 @@ def _add_score(commands: Any) -> None:
 
 @gc_disabled()
 def _score(options: argparse.Namespace) -> None:
-    from toolhone.evaluate.policy import POLICIES
     from toolhone.evaluate.score import score_files, score_run
+    from toolhone.evaluate.values import POLICIES
     from toolhone.report.report import write_report
 
     policy = POLICIES[options.policy]
@@ -253,7 +253,7 @@ def _add_compare(commands: Any) -> None:
 
 @gc_disabled()
 def _compare(options: argparse.Namespace) -> None:
-    from toolhone.evaluate.score_files import compare_files
+    from toolhone.evaluate.score import compare_files
     from toolhone.report.tables import models_table, pairs_table
 
     found = compare_files(options.sources)

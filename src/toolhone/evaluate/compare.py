@@ -1,28 +1,20 @@
 """Two models on the same rows: the difference between their headline rates, its interval, and an exact test of it.
 
 In: two models' scores of the same examples. Out: the dictionaries under `compare` in metrics.json, one for each
-headline rate. The interval is a paired bootstrap over whole clusters, since rows of one conversation, or of one
-template, succeed and fail together: resampling rows would make the interval too narrow.
+headline rate. The interval is a paired bootstrap over whole clusters.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations, pairwise
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import bdtr, stdtrit
 
 from toolhone.errors import UserError
+from toolhone.rates import DIFFERENCE_FOLDS, bootstrap, mcnemar, rate_difference
 from toolhone.records import Score
-
-FOLDS = 10_000
-SEED = 7
-_TAIL = 0.025  # of a 95% interval, on either side
 
 Counts = tuple[int, int]
 """What a row adds to a rate's numerator and denominator."""
@@ -75,12 +67,12 @@ def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> l
                 "second": second,
                 "rows": len(pairs),
                 "agreement_with": ", ".join(sources) or None,
-                "value": float(_rate_difference(total)) if total[1] and total[3] else None,
+                "value": float(rate_difference(total)) if total[1] and total[3] else None,
                 "low": intervals[-1]["low"],
                 "high": intervals[-1]["high"],
                 "clustered_by": intervals[-1]["clustered_by"],
                 "intervals": intervals,
-                "folds": FOLDS,
+                "folds": DIFFERENCE_FOLDS,
                 "mcnemar": test if measure in _BY_ROW else None,
             }
         )
@@ -124,54 +116,3 @@ def clusterings(scores: Sequence[Score]) -> list[tuple[str, list[Hashable]]]:
         for score in scores
     ]
     return [("conversation", conversations), ("template", templates)]
-
-
-def bootstrap(
-    rows: Sequence[tuple[int, int, int, int]], clusters: Sequence[Hashable], folds: int = FOLDS, seed: int = SEED
-) -> dict[str, Any]:
-    """A 95% interval for the difference of two rates, from resampling whole clusters, both models' rows together.
-
-    `low` and `high` are quantiles of the resampled differences. With few clusters the plain 2.5% and 97.5% ones are too
-    close; they are moved outwards as Student's t is wider than the normal (the expanded percentile interval of
-    Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386). Both are
-    None if no fold could differ: with fewer than two clusters, or if all are alike.
-
-    `rows` has the numerator and denominator of the first model, then of the second; `clusters` the cluster of each row.
-    """
-    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(number), 4), dtype=np.int64)  # [clusters, numerators and denominators]
-    if rows:
-        np.add.at(sums, [number[cluster] for cluster in clusters], np.array(rows, dtype=np.int64))
-    # Clusters with the same sums are one kind. How often each kind is drawn is multinomial, so a fold costs one draw
-    # for each kind, which are few, and not one for each cluster.
-    kinds, sizes = np.unique(sums, axis=0, return_counts=True)
-    low, high = None, None
-    if len(kinds) > 1:
-        drawn = np.random.default_rng(seed).multinomial(len(number), sizes / len(number), size=folds)  # [folds, kinds]
-        totals = drawn @ kinds  # [folds, 4]
-        totals = totals[(totals[:, 1] > 0) & (totals[:, 3] > 0)]
-        if len(totals):
-            tail = expanded_tail(len(number))
-            low, high = np.quantile(_rate_difference(totals), [tail, 1 - tail]).tolist()
-    return {"clusters": len(number), "low": low, "high": high}
-
-
-def expanded_tail(clusters: int) -> float:
-    """The quantile that replaces 2.5% with this number of clusters (see `bootstrap`)."""
-    wider = math.sqrt(clusters / (clusters - 1)) * float(stdtrit(clusters - 1, _TAIL))
-    return NormalDist().cdf(wider)
-
-
-def _rate_difference(totals: npt.NDArray[np.int64]) -> Any:
-    """The second rate less the first. totals: [..., 4], numerator and denominator of the first, then of the second."""
-    return totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
-
-
-def mcnemar(first_only: int, second_only: int) -> float:
-    """McNemar's exact test, two-sided: how likely are counts at least this uneven if either model is as good?
-
-    Of the rows that one model alone has right, each is as likely the one's as the other's: a sign test (McNemar 1947,
-    "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 153-157).
-    """
-    # Twice the lower tail, since at one half both tails are alike; even counts would give more than 1.
-    return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))

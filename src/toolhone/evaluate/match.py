@@ -21,9 +21,8 @@ import numpy as np
 
 from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
-from toolhone.evaluate.policy import STRICT, Policy, Rule
 from toolhone.evaluate.schema import Schema, arguments_valid, subschemas_of
-from toolhone.evaluate.values import NO_RULES, values_match
+from toolhone.evaluate.values import NO_RULES, STRICT, Policy, Rule, values_match
 from toolhone.records import (
     ArgumentError,
     CallMatch,

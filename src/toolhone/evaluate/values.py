@@ -1,4 +1,8 @@
-"""Whether an argument's value is right: compared by JSON Schema type, or as BFCL's checker compares values.
+"""The scoring policies, and whether an argument's value is right under one.
+
+`strict` is the rules of scoring themselves: values by JSON Schema type, nothing excused. `bfcl` scores as the checker
+of the Berkeley Function Calling Leaderboard does, which is laxer about texts and stricter about numbers. Whatever a
+policy accepts that `strict` would not is recorded in `Score.rules` by the name of the rule.
 
 JSON (rule 3 of scoring): no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
 without outer white space; arrays in order; objects by key; all at any depth.
@@ -16,11 +20,43 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from toolhone.evaluate.policy import Policy, Rule
 from toolhone.evaluate.schema import Subschemas
 from toolhone.records import GoldCall
+
+Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
+
+RULES: dict[Rule, str] = {
+    "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
+    "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
+    "empty-as-left-out": "an empty text or list is given for an argument that may be left out",
+    "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
+    "any-call": "where some call is expected, any will do, whatever its tool and arguments",
+}
+"""What each rule excuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How leniently predictions are scored; the last two fields are the rules of their names.
+
+    `values`: how values are compared, "json" by scoring's own rules, "bfcl" as BFCL's checker does, whose leniencies
+    are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema`: an argument that the
+    schema requires must be given even if the gold lists it as optional.
+    """
+
+    name: str
+    values: Literal["json", "bfcl"] = "json"
+    required_by_schema: bool = False
+    unreadable_as_none: bool = False
+    any_call: bool = False
+
+
+STRICT = Policy("strict")
+BFCL = Policy("bfcl", values="bfcl", required_by_schema=True, unreadable_as_none=True, any_call=True)
+POLICIES = {policy.name: policy for policy in (STRICT, BFCL)}
 
 RELATIVE_TOLERANCE = 1e-6
 """For numbers that are not whole; whole numbers are compared exactly."""

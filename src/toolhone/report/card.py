@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from huggingface_hub.errors import HFValidationError
 
-from toolhone.evaluate.policy import STRICT
+from toolhone.evaluate.values import STRICT
 from toolhone.jsonl import write_text
 from toolhone.report import facts, wording
 from toolhone.report.pages import markdown_page

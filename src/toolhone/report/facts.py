@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toolhone.evaluate.policy import STRICT
+from toolhone.evaluate.values import STRICT
 from toolhone.records import Score
 from toolhone.report import numbers, wording
 from toolhone.report.run_files import RunFiles

@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 
 from toolhone.errors import UserError
-from toolhone.evaluate.compare import SEED
-from toolhone.rates import rate
+from toolhone.rates import SEED, Figure, Floats, rate, shares, with_intervals
 from toolhone.route.confidence import FEATURES, GROUPS, Signals
-from toolhone.route.resample import Figure, Floats, shares, with_intervals
 
 ISOTONIC_ROWS = 1_000
 """Up to this many rows there is no isotonic curve: on fewer it fits noise."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from toolhone.route.resample import Figure, Floats, shares, with_intervals
+from toolhone.rates import Figure, Floats, shares, with_intervals
 
 GAPS = (0.5, 0.8, 0.95)
 """The shares of the gap between the models for which the curve gives the escalation needed."""

@@ -22,9 +22,9 @@ import numpy as np
 from scipy.special import bdtr, betaincinv
 
 from toolhone.errors import UserError
+from toolhone.rates import Floats
 from toolhone.route.curve import Outcomes, gains, usd_at
 from toolhone.route.policy import Goal, RiskKind
-from toolhone.route.resample import Floats
 
 STEPS = 100
 _MOST_ROWS = 10_000_000
