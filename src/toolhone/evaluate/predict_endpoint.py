@@ -90,7 +90,7 @@ def predict_endpoint(
         retries=settings.retries,
         first_wait_s=settings.first_wait_s,
         calls_a_minute=settings.calls_a_minute,
-        optional_keys={"temperature": settings.temperature, **logprobs},
+        optional={"temperature": settings.temperature, **logprobs},
     )
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
     part = part_path(path, 0, made_from)
@@ -116,8 +116,8 @@ def predict_endpoint(
         "endpoint": f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}",
         "chat_format": settings.format,
         "max_tokens": settings.max_tokens,
-        "temperature": endpoint.optional_keys.get("temperature"),
-        "logprobs": bool(endpoint.optional_keys.get("logprobs", False)),
+        "temperature": endpoint.options.optional.get("temperature"),
+        "logprobs": bool(endpoint.options.optional.get("logprobs")),
         "rows": len(examples) - len(left_out),
         "left_out": left_out,
         "calls": len(log),
