@@ -17,7 +17,7 @@ from rich.console import Console
 from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
-from toolhone.evaluate.compare import compare_all
+from toolhone.evaluate.metrics import compare_all
 from toolhone.evaluate.score import read_scores
 from toolhone.jsonl import write_json
 from toolhone.rates import rate_of

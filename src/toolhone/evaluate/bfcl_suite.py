@@ -30,10 +30,8 @@ from toolhone.run_folder import RunFolder, existing_run, fingerprint
 
 MODELS = ("base", "tuned")
 
-CATEGORIES = (
-    *PYTHON_WITH_GOLD,
-    *NO_CALL,
-)  # the default: all of Python's functions, and those in which no call is right
+CATEGORIES = (*PYTHON_WITH_GOLD, *NO_CALL)
+"""The default categories: all of Python's functions, and those in which no call is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ def parse_categories(text: str | None) -> tuple[str, ...]:
 
 
 def read_suite(folder: Path, categories: Sequence[str], rows: int | None = None, seed: int = 0) -> Suite:
-    """Read the entries; with `rows`, at most that many of each category, chosen by the seed.
+    """Read the entries; with `rows`, at most this many of each category, chosen by the seed.
 
     Raises:
         UserError: if a file is missing, a category is unknown or named twice, or nothing is left.
@@ -191,7 +189,7 @@ def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: Forma
 
 
 def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
-    """The entries whose question is among the run's training rows, where "tuned" has seen the answer."""
+    """The entries whose question is among the run's training rows."""
     if not run.split("train").is_file():
         return []
     learned = {user_words(row) for row in read_conversations(run.split("train"))}
@@ -201,8 +199,8 @@ def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
 def by_category(scores: Sequence[Score], categories: Sequence[str]) -> dict[str, Any]:
     """Exact match by category, then over groups of them, each as a rate with its interval.
 
-    All rows of a group are counted together. So are BFCL's own "Live" figures; its "Non-Live" one is a mean of
-    categories, which has no such interval. `repaired` is exact match with texts that have a fault read with repairs.
+    All rows of a group count together, as in BFCL's own "Live" figure; its "Non-Live" one is a mean of categories.
+    `repaired` is exact match if texts with a fault are read with repairs.
     """
 
     def exact(names: Sequence[str]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ model is blamed for a row that no answer could get right.
 - gold "none": the status must be none. Malformed, truncated or partial is an attempted call, never an abstention.
 - gold "any": the status must be calls, of tools that were offered; an exact match needs valid arguments too.
 
-A partial turn has neither names nor exact match right, since one of its calls is unknown; the calls that could be read
-are matched all the same, so that a report can show them. A policy other than `strict` excuses more, by named rules.
+A partial turn has neither names nor exact match right, since one of its calls is unknown; reports show how the others
+match. A policy other than `strict` excuses more, by named rules.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _match_calls(
     """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order, each pair
     with the rules that fired in it.
 
-    As many pairs as possible are wholly right; then as many arguments as possible; then as few as possible are wrong.
-    A tie goes to the pairs whose places in the turn are nearest.
+    First the most pairs are wholly right, then the most arguments, then the fewest arguments are wrong. A tie goes to
+    the pairs whose places in the turn are nearest.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
     found: list[tuple[CallMatch, set[Rule]]] = []
@@ -148,10 +148,9 @@ def _match_calls(
 
 
 def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
-    """The rows and columns of the best matching. Each aim weighs more than all that the aims after it could add up to.
+    """The rows and columns of the best matching. Each aim weighs more than the sum of all later ones.
 
-    Weights are exact up to 2**53; beyond that, which takes hundreds of calls of one tool, only ties are decided
-    otherwise.
+    Weights are exact up to 2**53; beyond, with hundreds of calls of one tool, ties may be decided otherwise.
     """
     if len(pairs) == len(pairs[0]) == 1:
         return [(0, 0)]
@@ -210,10 +209,7 @@ def _match_arguments(
 
 
 def gold_faults(examples: Sequence[Example], policy: Policy = STRICT) -> dict[str, str]:
-    """The ids of the examples whose own gold is no exact match under the policy, each with the reason.
-
-    Such a row says nothing about a model: it is quarantined, by id, and counted.
-    """
+    """The ids of the examples whose own gold is no exact match under the policy, each with the reason."""
     return {example.id: reason for example in examples if (reason := _gold_fault(example, policy)) is not None}
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from rich.console import Console
 
-from toolhone.chat.render import ChatRenderer
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import Completion
@@ -40,19 +39,11 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
     tuned = TunedModel.base(folder) if base else TunedModel.load(folder)
     label = f"{tuned.label}-vllm"
     path = tuned.run.predictions(label)
-    predict_vllm(tuned.config, tuned.renderer, scored_examples(tuned.run), label, tuned.adapter, path, console)
+    predict_vllm(tuned, scored_examples(tuned.run), label, path, console)
     return path
 
 
-def predict_vllm(
-    config: Config,
-    renderer: ChatRenderer,
-    examples: Sequence[Example],
-    label: str,
-    adapter: Path | None,
-    path: Path,
-    console: Console,
-) -> None:
+def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, path: Path, console: Console) -> None:
     """Answer every example greedily and write the predictions to `path`, in the examples' order.
 
     Answers of an interrupted call are reused if the same is asked of the same model.
@@ -60,35 +51,20 @@ def predict_vllm(
     Raises:
         UserError: if vllm is not installed, or cannot hold an adapter of this rank.
     """
-    prompts = {example.id: renderer.prompt(example.prompt, example.tools)[1] for example in examples}
-    part = part_path(path, 0, _fingerprint(config, adapter, list(prompts.items())))
-    answer_missing(
-        part,
-        examples,
-        label,
-        console,
-        lambda waiting: _answers(config, renderer, waiting, prompts, label, adapter, console),
-    )
+    prompts = {one.id: tuned.renderer.prompt(one.prompt, one.tools)[1] for one in examples}
+    # Size and time identify the weights, which may be too large to read.
+    files = sorted(tuned.adapter.glob("adapter_model*")) if tuned.adapter else []
+    weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    settings = tuned.config.model_dump(mode="json", include={"model", "evaluate", "seed"})
+    part = part_path(path, 0, fingerprint("vllm", settings, weights, list(prompts.items())))
+    answer_missing(part, examples, label, console, lambda waiting: _answers(tuned, waiting, prompts, label, console))
     rows = {row["id"]: row for row in read_part(part)}
     write_jsonl(path, (rows[example.id] for example in examples))
     remove_parts(path)
 
 
-def _fingerprint(config: Config, adapter: Path | None, asked: list[tuple[str, list[int]]]) -> str:
-    # Size and time identify the weights, which may be too large to read.
-    files = sorted(adapter.glob("adapter_model*")) if adapter else []
-    weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return fingerprint("vllm", config.model_dump(mode="json", include={"model", "evaluate", "seed"}), weights, asked)
-
-
 def _answers(
-    config: Config,
-    renderer: ChatRenderer,
-    examples: Sequence[Example],
-    prompts: dict[str, list[int]],
-    label: str,
-    adapter: Path | None,
-    console: Console,
+    tuned: TunedModel, examples: Sequence[Example], prompts: dict[str, list[int]], label: str, console: Console
 ) -> Iterator[Prediction]:
     """Yield the predictions, a chunk of them at a time."""
     try:
@@ -96,16 +72,17 @@ def _answers(
         from vllm.lora.request import LoRARequest  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise UserError('the package vllm is not installed; `pip install "toolhone[vllm]"` brings it') from None
-    most = max(len(prompts[example.id]) for example in examples) + config.evaluate.max_new_tokens
-    llm = LLM(**_engine_options(config, adapter, most))
+    renderer, max_new_tokens = tuned.renderer, tuned.config.evaluate.max_new_tokens
+    longest = max(len(prompts[example.id]) for example in examples) + max_new_tokens
+    llm = LLM(**_engine_options(tuned.config, tuned.adapter, longest))
     sampling = SamplingParams(
         temperature=0.0,  # greedy
-        max_tokens=config.evaluate.max_new_tokens,
+        max_tokens=max_new_tokens,
         logprobs=2,  # those of the chosen token and of its runner-up
         stop_token_ids=sorted(renderer.stop_ids()),
         detokenize=False,  # the ids are decoded here, special tokens and all
     )
-    adapted = LoRARequest("adapter", 1, str(adapter.resolve())) if adapter else None
+    adapted = LoRARequest("adapter", 1, str(tuned.adapter.resolve())) if tuned.adapter else None
     for first in range(0, len(examples), _CHUNK):
         chunk = examples[first : first + _CHUNK]
         started = time.perf_counter()

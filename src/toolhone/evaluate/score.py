@@ -28,8 +28,8 @@ _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     """Score every file of predictions, write scores/ and metrics.json, and return the metrics.
 
-    All models are scored on the same rows. Rows whose own gold is no exact match are left out and listed in the
-    metrics' provenance; so are rows that the endpoint of any model refused.
+    All models are scored on the same rows. The metrics' provenance lists those left out: rows whose own gold is no
+    exact match, and rows that the endpoint of any model refused.
 
     Raises:
         UserError: if there are no predictions, or they do not answer the run's test rows.
@@ -56,8 +56,7 @@ def score_files(
 ) -> dict[str, Any]:
     """Score files of predictions of the same rows; write scores/ and metrics.json into `out`, and return the metrics.
 
-    A file's stem is its model's name. Predictions need no tokens, since their text is what is scored. `rows_named` is
-    what a message calls the rows, such as their file's name.
+    A file's stem is its model's name. `rows_named` is what messages call the rows, such as their file's name.
 
     Raises:
         UserError: if predictions are not of these rows or cannot be read, or `out` is the folder of a run.
@@ -106,8 +105,8 @@ def scored_split(run: RunFolder) -> str:
 
 
 def scored_examples(run: RunFolder, *, with_tools: bool = True) -> list[Example]:
-    """The examples that the run's models are scored on. Reading tools takes most of the time; without them, the ids and
-    messages are right."""
+    """The examples that the run's models are scored on. Without tools, which take most of the time to read, ids and
+    messages are the same."""
     rows = read_jsonl(run.split(scored_split(run)))
     if not with_tools:
         # A row without an id is named by a hash of its content, tools and all.
@@ -143,8 +142,8 @@ class RowsToScore:
     def read_answers(self, path: Path, *, tokens: bool = False) -> tuple[dict[str, Prediction], dict[str, str]]:
         """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
 
-        A prediction is found by its example's id, or by the conversation's if that has one turn to answer. Tokens take
-        most of the memory, and are left out unless asked for.
+        A prediction may have its example's id, or the conversation's if that has one turn to answer. Tokens, which take
+        most of the memory, are left out by default.
 
         Raises:
             UserError: if a line is no prediction, or the rows answered are not these.
@@ -201,19 +200,14 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
         ) from None
 
 
-# Scores that were made before: nothing is scored again.
-
 _REMEDY = "`toolhone score` makes scores of predictions"
 
 
 def read_scores(path: Path, remedy: str = _REMEDY) -> list[Score]:
     """Read one file of scores.
 
-    Args:
-        remedy: how to fix a line that is no score, for the message.
-
     Raises:
-        UserError: if the file is missing, or a line is no score.
+        UserError: if the file is missing, or a line is no score, with `remedy`.
     """
     scores = []
     for where, row in read_jsonl(path):
@@ -248,7 +242,7 @@ def compare_files(sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def _files_of(source: Path) -> list[Path]:
-    """A file itself; of a folder its scores, the base model's first."""
+    """A file itself, or a folder's scores, the base model's first."""
     if not source.is_dir():
         return [source]
     inside = source / "scores" if (source / "scores").is_dir() else source
@@ -259,10 +253,8 @@ def _files_of(source: Path) -> list[Path]:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    def owner(file: Path) -> str:
-        folder = file.resolve().parent
-        return folder.parent.name if folder.name == "scores" else folder.name
-
     stems = [file.stem for file in files]
-    owned = [f"{owner(file)}/{file.stem}" for file in files]
-    return next((names for names in (stems, owned) if len(set(names)) == len(files)), [str(file) for file in files])
+    folders = [file.resolve().parent for file in files]
+    owners = [(folder.parent if folder.name == "scores" else folder).name for folder in folders]
+    owned = [f"{owner}/{stem}" for owner, stem in zip(owners, stems, strict=True)]
+    return next((names for names in (stems, owned) if len(set(names)) == len(files)), list(map(str, files)))

@@ -35,16 +35,15 @@ RULES: dict[Rule, str] = {
     "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
     "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }
-"""What each rule excuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How leniently predictions are scored; the last two fields are the rules of their names.
 
-    `values`: how values are compared, "json" by scoring's own rules, "bfcl" as BFCL's checker does, whose leniencies
-    are the rules "spelling", "python-equality" and "empty-as-left-out". `required_by_schema`: an argument that the
-    schema requires must be given even if the gold lists it as optional.
+    `values`: compared by scoring's own rules, or as BFCL's checker does, with the rules "spelling", "python-equality"
+    and "empty-as-left-out". `required_by_schema`: an argument that the schema requires must be given even if the gold
+    lists it as optional.
     """
 
     name: str
@@ -87,7 +86,7 @@ def values_match(
 
 
 def same_value(expected: Any, found: Any, schema: Subschemas) -> bool:
-    """Whether two values are the same in JSON. Where the schema is silent, `expected` states the type."""
+    """Whether two values are the same in JSON. If the schema states no type, `expected` does."""
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
         # Python's True == 1; JSON's true is of a type of its own.
         return type(expected) is type(found) and bool(expected == found)
@@ -167,8 +166,8 @@ def _item_kind(schema: Subschemas) -> type | None:
 
 
 def _items_fit(accepted: Sequence[Any], found: list[Any], kind: type | None) -> bool:
-    """Whether each item is of the stated type, or of that of an accepted list's first item. An accepted value that is
-    no list, as `""` is not, lets any item pass."""
+    """Whether each item is of the stated type, or of that of an accepted list's first item; True if an accepted value
+    is no list."""
     return kind is None or any(
         not isinstance(value, list)
         or {type(item) for item in found} <= {kind, next((type(first) for first in value if first != ""), None)}
@@ -216,8 +215,8 @@ def _rules(expected: Any, found: Any, schema: Subschemas) -> Iterator[Rule]:
 
 
 def respelt(text: str) -> str:
-    """The text as BFCL compares it: without spaces and the signs , . / - _ * ^, in lower case, with one kind of quotes;
-    but the sign and the decimal point of a number stay."""
+    """The text as BFCL compares it: in lower case, with one kind of quotes, without spaces and the signs , . / - _ * ^
+    except the sign and the decimal point of a number."""
     kept: set[int] = set()
     if "-" in text:
         kept.update(match.start() for match in _SIGN.finditer(text))

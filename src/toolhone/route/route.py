@@ -26,8 +26,8 @@ from toolhone.data.read import turns
 from toolhone.data.split import SIDES, Shares, assign_sides
 from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.errors import UserError
-from toolhone.evaluate.compare import clusterings
 from toolhone.evaluate.match import score
+from toolhone.evaluate.metrics import clusterings
 from toolhone.evaluate.score import RowsToScore
 from toolhone.evaluate.values import STRICT
 from toolhone.rates import Floats
