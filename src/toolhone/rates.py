@@ -63,6 +63,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"p50": p50, "p95": p95, "total": sum(values)}
 
 
+def cluster_numbers(clusters: Sequence[Hashable]) -> list[int]:
+    """The number of each row's cluster, from 0 in the order of their first rows."""
+    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
+    return [number[cluster] for cluster in clusters]
+
+
 def bootstrap(
     rows: Sequence[tuple[int, int, int, int]],
     clusters: Sequence[Hashable],
@@ -78,22 +84,23 @@ def bootstrap(
 
     `rows` has the numerator and denominator of the first model, then of the second; `clusters` the cluster of each row.
     """
-    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(number), 4), dtype=np.int64)  # [clusters, numerators and denominators]
+    members = cluster_numbers(clusters)
+    count = len(set(members))
+    sums = np.zeros((count, 4), dtype=np.int64)  # [clusters, numerators and denominators]
     if rows:
-        np.add.at(sums, [number[cluster] for cluster in clusters], np.array(rows, dtype=np.int64))
+        np.add.at(sums, members, np.array(rows, dtype=np.int64))
     # Clusters with the same sums are one kind. How often each kind is drawn is multinomial, so a fold costs one draw
     # for each kind, which are few, and not one for each cluster.
     kinds, sizes = np.unique(sums, axis=0, return_counts=True)
     low, high = None, None
     if len(kinds) > 1:
-        drawn = np.random.default_rng(seed).multinomial(len(number), sizes / len(number), size=folds)  # [folds, kinds]
+        drawn = np.random.default_rng(seed).multinomial(count, sizes / count, size=folds)  # [folds, kinds]
         totals = drawn @ kinds  # [folds, 4]
         totals = totals[(totals[:, 1] > 0) & (totals[:, 3] > 0)]
         if len(totals):
-            tail = expanded_tail(len(number))
+            tail = expanded_tail(count)
             low, high = np.quantile(rate_difference(totals), [tail, 1 - tail]).tolist()
-    return {"clusters": len(number), "low": low, "high": high}
+    return {"clusters": count, "low": low, "high": high}
 
 
 def expanded_tail(clusters: int) -> float:
@@ -135,15 +142,20 @@ def _figure(value: float, drawn: Floats, tail: float | None) -> Figure:
 
 def _weights(clusters: Sequence[Hashable]) -> Iterator[Floats]:
     """Yield how often each row is drawn, [some folds, rows], until there are FIGURE_FOLDS."""
-    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
-    members = np.array([number[cluster] for cluster in clusters])
-    random, count = np.random.default_rng(SEED), len(number)
+    members = cluster_numbers(clusters)
+    random, count = np.random.default_rng(SEED), len(set(members))
     at_once = max(1, min(FIGURE_FOLDS, _CELLS // max(1, len(members))))
     for start in range(0, FIGURE_FOLDS, at_once):
         folds = min(at_once, FIGURE_FOLDS - start)
         picked = random.integers(count, size=(folds, count)) + count * np.arange(folds)[:, None]
         drawn = np.bincount(picked.ravel(), minlength=folds * count).reshape(folds, count)
         yield drawn[:, members].astype(np.float64)
+
+
+def tied(scores: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The order of rising scores, and the place in it at which each group of equal scores begins."""
+    order = np.argsort(scores, kind="stable")
+    return order, np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
 
 
 def shares(weights: Floats, values: Floats) -> Floats:

@@ -157,18 +157,18 @@ def _entries_fingerprint(suite: Suite) -> str:
 def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:
     """Score the labels' predictions under each policy, write scores and metrics.json, and return its content."""
     place = folder / "suite" / "bfcl"
-    quarantined = {name: gold_faults(suite.examples, policy) for name, policy in POLICIES.items()}
+    quarantined = {policy: gold_faults(suite.examples, policy) for policy in POLICIES}
     models: dict[str, Any] = {}
     unanswered: dict[str, list[str]] = {}
     for label in labels:
         answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(_predictions(folder, label))}
         unanswered[label] = [one.id for one in suite.examples if one.id not in answers]
         models[label] = {}
-        for name, policy in POLICIES.items():
-            scored = [one for one in suite.examples if one.id not in quarantined[name] and one.id in answers]
+        for policy in POLICIES:
+            scored = [one for one in suite.examples if one.id not in quarantined[policy] and one.id in answers]
             scores = [score(example, answers[example.id], format, policy) for example in scored]
-            write_jsonl(place / "scores" / f"{label}.{name}.jsonl", (row.to_json() for row in scores))
-            models[label][name] = by_category(scores, suite.categories)
+            write_jsonl(place / "scores" / f"{label}.{policy}.jsonl", (row.to_json() for row in scores))
+            models[label][policy] = by_category(scores, suite.categories)
     made_from = _entries_fingerprint(suite)
     # Figures of models that answered the same entries before stay.
     known = read_json(place / "metrics.json", "the suite writes it") if (place / "metrics.json").is_file() else {}

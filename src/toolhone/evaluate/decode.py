@@ -81,7 +81,9 @@ def decode_greedily(
     for row, ids in enumerate(own):
         visible[row, start : start + width - len(ids)] = 0
     positions = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, start:]  # [batch, width]
-    cache = _cache_for(prefix, len(own))
+    cache = _new_cache() if prefix.cache is None else copy.deepcopy(prefix.cache)
+    if prefix.cache is not None:
+        cache.batch_repeat_interleave(len(own))
     window = _outgrown_window(model, start + width + max_new_tokens)
 
     answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
@@ -200,11 +202,3 @@ def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
 
 def _new_cache() -> Cache:
     return Cache(layer_class_to_replicate=_RoomyLayer)
-
-
-def _cache_for(prefix: Prefix, batch: int) -> Cache:
-    if prefix.cache is None:
-        return _new_cache()
-    cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(batch)
-    return cache

@@ -22,7 +22,7 @@ import numpy as np
 from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
 from toolhone.evaluate.schema import Schema, arguments_valid, subschemas_of
-from toolhone.evaluate.values import NO_RULES, STRICT, Policy, Rule, values_match
+from toolhone.evaluate.values import BFCL, NO_RULES, STRICT, Policy, Rule, values_match
 from toolhone.records import (
     ArgumentError,
     CallMatch,
@@ -101,10 +101,10 @@ def match_turn(
         offered = {tool.name for tool in tools}
         names_right = status == "calls" and all(call.name in offered for call in calls)
         exact = names_right and schema_valid is True
-        if policy.any_call and status == "calls" and not exact:
+        if policy == BFCL and status == "calls" and not exact:
             return TurnMatch((), (), (), True, True, schema_valid, ("any-call",))
         return TurnMatch((), (), (), names_right, exact, schema_valid)
-    if gold.status == "none" and policy.unreadable_as_none and status not in ("none", "calls"):
+    if gold.status == "none" and policy == BFCL and status not in ("none", "calls"):
         return TurnMatch((), (), (), True, True, schema_valid, ("unreadable-as-none",))
     pairs = _match_calls(gold.calls, calls, tools, policy)
     matches = tuple(match for match, _ in pairs)
@@ -113,7 +113,7 @@ def match_turn(
     extra = tuple(i for i in range(len(calls)) if i not in matched_calls)
     names_right = status == gold.status and not missing and not extra
     exact = names_right and all(match.right for match in matches)
-    fired = tuple(sorted({rule for _, rules in pairs for rule in rules})) if policy is not STRICT else ()
+    fired = tuple(sorted({rule for _, rules in pairs for rule in rules})) if policy != STRICT else ()
     return TurnMatch(matches, missing, extra, names_right, exact, schema_valid, fired)
 
 
@@ -183,7 +183,7 @@ def _match_arguments(
     argument that the gold does not know is wrong. The schema's defaults excuse nothing.
     """
     schema = subschemas_of(parameters)
-    required = (parameters.get("required") or ()) if policy.required_by_schema else ()
+    required = (parameters.get("required") or ()) if policy == BFCL else ()
     right = 0
     errors: list[ArgumentError] = []
     fired: set[Rule] = set()
@@ -242,7 +242,7 @@ def _gold_fault(example: Example, policy: Policy) -> str | None:
             return f'"{wrong.call}": the accepted value of "{wrong.argument}" is not equal to itself under the schema'
         return f'"{wrong.call}": "{wrong.argument}" is {wrong.fault} even in the call that is expected'
     # BFCL's checker does not ask whether a call satisfies the schema.
-    if policy.values == "json" and not found.schema_valid:
+    if policy == STRICT and not found.schema_valid:
         bad = next(call for call in calls if not _all_valid([call], example.tools, example.where))
         return f'"{bad.name}": the expected arguments do not satisfy the tool\'s schema'
     return None

@@ -227,7 +227,7 @@ def _by(scores: Sequence[Score], seen_tools: Collection[str] | None) -> dict[str
         properties["seen"] = [
             ("seen" if names.issubset(seen_tools) else "unseen") if names else None for names in called
         ]
-    return {name: _groups(scores, values) for name, values in properties.items() if any(values)}
+    return {name: _groups(scores, values) for name, values in properties.items() if set(values) != {None}}
 
 
 def _groups(scores: Sequence[Score], values: Sequence[str | None]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answe
     text = FORMATS[format].write(content, calls, finish)
     tokens = _tokens(row.get("logprobs"))
     raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
-    # A server that parses calls from the model's text may give the text's tokens. They count only if they read the same.
+    # A server that parses calls from the model's text may give the text's tokens. They count if they read the same.
     same = bool(tokens) and repr(parse_turn(raw, format, finish)) == repr(parse_turn(text, format, finish))
     return Answer(raw, finish, tokens) if same else Answer(text, finish, ())
 

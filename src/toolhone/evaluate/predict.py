@@ -105,16 +105,13 @@ def answer_one(
 ) -> Prediction:
     """Answer a single example. With `prefixes`, the system prompt and the tools stay there for later examples."""
     _, ids = renderer.prompt(example.prompt, example.tools)
-    shared = _system_and_tools(renderer, example, ids) if prefixes else []
+    shared: list[int] = []
+    if prefixes:  # the prompt begins with what it shares with an empty question
+        system = example.prompt[:1] if example.prompt and example.prompt[0].role == "system" else ()
+        shared = shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
     config = EvaluateConfig(batch_size=1, max_new_tokens=max_new_tokens)
     cache = prefixes or PrefixCache(model)
     return _answer(model.eval(), renderer, label, config, cache, _Batch(shared, [ids], [example]))[0]
-
-
-def _system_and_tools(renderer: ChatRenderer, example: Example, ids: list[int]) -> list[int]:
-    """The tokens that the prompt `ids` shares with an empty question: it begins with them, whatever is asked."""
-    system = example.prompt[:1] if example.prompt and example.prompt[0].role == "system" else ()
-    return shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +200,5 @@ def prediction_of(
     )
 
 
-@functools.lru_cache(maxsize=4)
-def _token_bytes(tokenizer: Any) -> TokenBytes:
-    # Cached: it reads the whole tokenizer, which takes longer than a batch of a small model.
-    return TokenBytes(tokenizer)
+# Cached: it reads the whole tokenizer, which takes longer than a batch of a small model.
+_token_bytes = functools.lru_cache(maxsize=4)(TokenBytes)

@@ -40,7 +40,7 @@ def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     if not predictions:
         raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
     facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
-    facts["policy"] = policy.name
+    facts["policy"] = policy
     learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
     seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
     return _score_all(run, predictions, asked, facts, seen_tools)
@@ -74,7 +74,7 @@ def score_files(
     if not asked.examples and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
-    return _score_all(run, predictions, asked, {**facts, "policy": policy.name, "chat": {"format": format}}, None)
+    return _score_all(run, predictions, asked, {**facts, "policy": policy, "chat": {"format": format}}, None)
 
 
 def _score_all(

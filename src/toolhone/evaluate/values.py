@@ -2,7 +2,8 @@
 
 `strict` is the rules of scoring themselves: values by JSON Schema type, nothing excused. `bfcl` scores as the checker
 of the Berkeley Function Calling Leaderboard does, which is laxer about texts and stricter about numbers. Whatever a
-policy accepts that `strict` would not is recorded in `Score.rules` by the name of the rule.
+policy accepts that `strict` would not is recorded in `Score.rules` by the name of the rule. Under `bfcl` an argument
+that the schema requires must also be given if the gold lists it as optional.
 
 JSON (rule 3 of scoring): no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
 without outer white space; arrays in order; objects by key; all at any depth.
@@ -20,7 +21,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from toolhone.evaluate.schema import Subschemas
@@ -28,6 +28,7 @@ from toolhone.records import GoldCall
 
 Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
 
+# What each rule excuses.
 RULES: dict[Rule, str] = {
     "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
     "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
@@ -36,26 +37,10 @@ RULES: dict[Rule, str] = {
     "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How leniently predictions are scored; the last two fields are the rules of their names.
-
-    `values`: compared by scoring's own rules, or as BFCL's checker does, with the rules "spelling", "python-equality"
-    and "empty-as-left-out". `required_by_schema`: an argument that the schema requires must be given even if the gold
-    lists it as optional.
-    """
-
-    name: str
-    values: Literal["json", "bfcl"] = "json"
-    required_by_schema: bool = False
-    unreadable_as_none: bool = False
-    any_call: bool = False
-
-
-STRICT = Policy("strict")
-BFCL = Policy("bfcl", values="bfcl", required_by_schema=True, unreadable_as_none=True, any_call=True)
-POLICIES = {policy.name: policy for policy in (STRICT, BFCL)}
+Policy = Literal["strict", "bfcl"]
+STRICT: Policy = "strict"
+BFCL: Policy = "bfcl"
+POLICIES: tuple[Policy, ...] = (STRICT, BFCL)
 
 RELATIVE_TOLERANCE = 1e-6
 """For numbers that are not whole; whole numbers are compared exactly."""
@@ -68,7 +53,7 @@ def values_match(
 ) -> tuple[bool, frozenset[Rule]]:
     """Whether a value is right for the argument `name` of `gold`, and the rules that fired. `schema` is the tool's."""
     accepted, stated = gold.arguments.get(name, []), schema.property(name)
-    if policy.values == "json":
+    if policy == STRICT:
         return any(same_value(value, found, stated) for value in accepted), NO_RULES
     if not any(name in one.get("properties", {}) for one in schema.alternatives):
         return False, NO_RULES

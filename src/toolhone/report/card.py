@@ -74,7 +74,7 @@ def _eval_results(run: RunFiles) -> list[EvalResult]:
                 dataset_split=split,
                 dataset_revision=data.get("sha256"),
                 metric_type=label.lower().replace(" ", "_").replace("-", "_"),
-                metric_name=name if policy == STRICT.name else f"{name} under the policy {policy}",
+                metric_name=name if policy == STRICT else f"{name} under the policy {policy}",
                 metric_value=rate["value"],
                 metric_args={key: rate[key] for key in ("numerator", "denominator", "low", "high") if key in rate},
             )

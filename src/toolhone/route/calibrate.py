@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from toolhone.errors import UserError
-from toolhone.rates import SEED, Figure, Floats, rate, shares, with_intervals
+from toolhone.rates import SEED, Figure, Floats, cluster_numbers, rate, shares, tied, with_intervals
 from toolhone.route.confidence import FEATURES, GROUPS, Signals
 
 ISOTONIC_ROWS = 1_000
@@ -159,16 +159,9 @@ def _bins(place: np.ndarray[Any, Any], probabilities: Floats, right: np.ndarray[
     return found
 
 
-def _tied(scores: Floats) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The order of rising scores, and the place in it at which each group of equal scores begins."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    return order, starts
-
-
 def auroc(scores: Floats, right: Floats, weights: Floats) -> Floats:
     """See `Reliability`. weights: [folds, rows]; out: [folds], nan if all answers are right, or all wrong."""
-    order, starts = _tied(scores)
+    order, starts = tied(scores)
     good = np.add.reduceat((weights * right)[:, order], starts, axis=1)  # [folds, different scores]
     bad = np.add.reduceat((weights * (1 - right))[:, order], starts, axis=1)
     below = np.cumsum(bad, axis=1) - bad / 2
@@ -183,7 +176,7 @@ def aurc(scores: Floats, right: Floats, weights: Floats) -> Floats:
     Within a group of equal scores the wrong answers come at an even rate e. So from coverage c0 to c1, with w0 of the
     rows wrong before, the share wrong is (w0 + e (c - c0)) / c, and its integral e (c1 - c0) + (w0 - e c0) ln(c1 / c0).
     """
-    order, starts = _tied(-scores)
+    order, starts = tied(-scores)
     rows = np.add.reduceat(weights[:, order], starts, axis=1)
     wrong = np.add.reduceat((weights * (1 - right))[:, order], starts, axis=1)
     whole = rows.sum(axis=1, keepdims=True)
@@ -234,10 +227,9 @@ def _folds(right: Floats, clusters: Sequence[Hashable]) -> list[tuple[np.ndarray
     """Training and held-out rows of each fold; none if a fold's training rows would be all right or all wrong."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
-    if len(number) < FOLDS or min(right.sum(), (1 - right).sum()) < FOLDS:
+    groups = np.array(cluster_numbers(clusters))
+    if len(set(clusters)) < FOLDS or min(right.sum(), (1 - right).sum()) < FOLDS:
         return []
-    groups = np.array([number[cluster] for cluster in clusters])
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
     folds = [(training, held_out) for training, held_out in splitter.split(groups[:, None], right, groups)]
     return folds if all(0 < right[training].sum() < len(training) for training, _ in folds) else []
