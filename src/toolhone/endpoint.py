@@ -1,7 +1,7 @@
 """Ask an OpenAI-compatible endpoint, within a budget of calls and dollars.
 
 In: a model, its address, and the messages of a request. Out: the answer's text, or why there is none. The caller
-records every attempt, so that what was paid for is on file before the next one starts.
+records every attempt and its cost before the next one starts.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call of the endpoint. `text` is None if it failed, and `failure` then says how. The tokens are those that may
-    be charged: for a call that timed out, the most that it could have used. `choice` is the answer as the endpoint gave
-    it; `latency_ms` runs from the request to the whole answer; `usage_reported` says that the tokens are the endpoint's
-    own count."""
+    be charged: the endpoint's own count if `usage_reported`, else the most possible. `choice` is the answer as the
+    endpoint gave it; `latency_ms` runs from the request to the whole answer."""
 
     text: str | None
     failure: str | None
@@ -58,7 +57,6 @@ class Budget:
         self._changed = threading.Condition()
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars."""
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
 
     def spend(self, prompt_tokens: int, completion_tokens: int) -> None:

@@ -1,15 +1,14 @@
 """From the features of an answer to the probability that it is right, and how good that probability is.
 
-In: the features of scored rows. Out: a `Calibrator`, plain numbers that a policy file holds and a few lines evaluate,
-so that serving needs neither scikit-learn nor a pickle. Then, on rows that did not calibrate it, a `Reliability`:
-AUROC and AURC (ranking), Brier score and expected calibration error (probabilities), with intervals, and the diagram's
-bins. The ablation measures what each kind of signal adds.
+In: the features of scored rows. Out: a `Calibrator`, plain numbers in a policy file, so that serving needs neither
+scikit-learn nor a pickle. Then, on rows that did not calibrate it, a `Reliability`: AUROC and AURC (ranking), Brier
+score and expected calibration error (probabilities), with intervals, and the diagram's bins. The ablation measures what
+each kind of signal adds.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -54,11 +53,8 @@ class Calibrator:
         """The estimated probability that an answer with this score is right."""
         if not self.knots:
             return score
-        at = bisect_right(self.knots, score, key=lambda knot: knot[0])
-        if at == 0 or at == len(self.knots):
-            return self.knots[max(at - 1, 0)][1]
-        (left, low), (right, high) = self.knots[at - 1 : at + 1]
-        return low + (high - low) * (score - left) / (right - left)
+        scores, probabilities = zip(*self.knots, strict=True)
+        return float(np.interp(score, scores, probabilities))
 
 
 def fit(features: Floats, right: Floats, where: str) -> Calibrator:
@@ -195,7 +191,7 @@ def ablation(signals: Sequence[Signals], right: Floats, clusters: Sequence[Hasha
 
     Empty if a row has no features, or if too few clusters have right or wrong answers to hold out some of both in turn.
     Variants with deferral are left out if no answer escalates. Scores and probabilities are from cross-validation over
-    whole clusters: a row is scored by a calibrator that has seen no row of its cluster. right: [rows], 1 or 0.
+    whole clusters. right: [rows], 1 or 0.
     """
     if any(one.features is None for one in signals) or not (folds := _folds(right, clusters)):
         return {}
@@ -215,8 +211,8 @@ def ablation(signals: Sequence[Signals], right: Floats, clusters: Sequence[Hasha
             rows = used[held_out].tolist()
             probabilities[held_out] = [calibrator.probability(calibrator.score(row)) for row in rows]
             # Ranked by the weights alone, about the median of all rows. A fold's intercept and means depend on its
-            # share of right answers, which is higher in training the lower it is among the held-out rows: with them, a
-            # signal without information would rank worse than chance.
+            # share of right answers: high in training means low among the held-out rows, so a signal without
+            # information would rank worse than chance.
             ranking = replace(calibrator, means=tuple(np.median(used, axis=0).tolist()), intercept=0.0)
             scores[held_out] = [ranking.score(row) for row in rows]
         found[name] = reliability(scores, probabilities, right, clusters)

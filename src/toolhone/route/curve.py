@@ -17,10 +17,8 @@ import numpy as np
 
 from toolhone.rates import Figure, Floats, shares, tied, with_intervals
 
-GAPS = (0.5, 0.8, 0.95)
-"""The shares of the gap between the models for which the curve gives the escalation needed."""
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
-"""The escalated shares for which the curve is given in figures."""
+GAPS = (0.5, 0.8, 0.95)  # shares of the gap between the models, for `Curve.reach`
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # escalated shares, for `Curve.at`
 GRID = 101
 
 

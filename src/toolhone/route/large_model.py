@@ -1,8 +1,7 @@
 """The large model of a cascade, behind an OpenAI-compatible endpoint: asked within bounded time and a day's budget.
 
-In: an example. Out: its answer in OpenAI's shape, or a word that says why there is none. A call has a time limit for
-the whole of it; a passing failure is retried once, after a short wait. A call starts only if even its dearest outcome
-fits the day's budget.
+In: an example. Out: its answer in OpenAI's shape, or a word that says why there is none. A call has one time limit; a
+temporary failure is retried once, after a short wait. A call starts only if its highest cost fits the day's budget.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ _LONGEST_WAIT_S = 1.0
 
 
 def utc_day() -> str:
-    """Return today's date in UTC, as 2026-11-25."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -60,7 +58,7 @@ class DayBudget:
         return call_cost_usd(self._price, prompt_tokens, completion_tokens, cached_tokens)
 
     def reserve(self, bound_usd: float) -> bool:
-        """Reserve the cost of a call's dearest outcome; False if it does not fit."""
+        """Reserve the highest cost of a call; False if it does not fit."""
         self._roll()
         if self._max_usd is not None and self.spent_usd + sum(self._reserved) + bound_usd > self._max_usd:
             return False
@@ -93,8 +91,8 @@ class LargeSettings:
 @dataclass(slots=True)
 class LargeAnswer:
     """The large model's answer so far. `completion` is None if there is none, and `failure` says why: timeout,
-    no-connection, status-N, malformed (it cannot be read), withheld (by a content filter), empty, budget, interrupted.
-    Calls, tokens and cost are those of all attempts, as far as they may be charged; they grow while it is asked."""
+    no-connection, status-N, malformed, withheld (by a content filter), empty, budget, interrupted. Calls, tokens and
+    cost are those of all attempts so far, if they may be charged."""
 
     completion: dict[str, Any] | None = None
     failure: str | None = "interrupted"

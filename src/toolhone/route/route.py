@@ -105,11 +105,8 @@ def read_rows(
 
 
 def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share: float, named: str) -> RowSplit:
-    """Split the rows by whole groups: one template, one conversation, near duplicates of the user's words. A group's
-    side depends on its name alone, so that rows added later move none.
-
-    Args:
-        share: fraction of the groups that calibrates.
+    """Split the rows by whole groups: one template, one conversation, near duplicates of the user's words. The fraction
+    `share` of them calibrates. A group's side depends on its name alone, so that rows added later move none.
 
     Raises:
         UserError: if a side stays empty.
@@ -143,8 +140,7 @@ def clusters_of(rows: Sequence[Row]) -> tuple[str, list[Hashable]]:
 
 @dataclass(frozen=True, slots=True)
 class GoldOrigin:
-    """The models whose answers are gold (none: people's or made data). `is_large`: the large model is one of them, and
-    so right by construction."""
+    """The models whose answers are gold, if any. `is_large`: the large model is one, and so right by construction."""
 
     models: tuple[str, ...]
     rows: int
@@ -161,7 +157,7 @@ def gold_origin(rows: Sequence[Row]) -> GoldOrigin:
 
 def _same_model(one: str, other: str) -> bool:
     """Whether two names may be one model's: equal, or one with a maker in front or a date at the end. Case and
-    separators do not count: "openai/GPT-4o" and "openai-gpt-4o" are one."""
+    separators do not count."""
     plain = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in (one, other)]
     short, long = sorted(plain, key=len)
     dated = re.fullmatch(re.escape(short) + r"-(\d{4}-\d{2}-\d{2}|\d{4,8}|latest)", long) is not None
@@ -180,7 +176,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """All results. `cases` is one if the large model answered the rows, and both extremes of its errors if it is
+    """All results. `cases` has one entry if the large model answered the rows, and both extremes of its errors if it is
     `assumed`. `ablation` has the figures of each variant over all rows."""
 
     policy: Policy
@@ -341,5 +337,5 @@ def _certificate(
 
 def _gates(rows: Sequence[Row]) -> dict[str, int]:
     """The number of answers that cannot be kept, by reason, the commonest first."""
-    reasons = ("handed over by the model itself" if row.signals.escalated else row.signals.gate for row in rows)
+    reasons = ("escalated by the model itself" if row.signals.escalated else row.signals.gate for row in rows)
     return dict(Counter(reason for reason in reasons if reason is not None).most_common())

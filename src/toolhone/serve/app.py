@@ -185,7 +185,7 @@ def _small(
     asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
     """Answer with the small model's text; a header says how it was read. Calls that could not be read, or only in part,
-    are given as text, as the model wrote them: half of the calls is never given."""
+    are given as the text that the model wrote: half of the calls is never given."""
     turn = parse_turn(prediction.text, engine.renderer.format.name, prediction.finish_reason)
     message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
     finish: str = prediction.finish_reason
@@ -211,7 +211,7 @@ def _small(
 
 
 def _completion(asked: ChatRequest, completion: dict[str, Any], headers: dict[str, str]) -> Response:
-    """Answer under the id that the decision has in the log. completion: `model`, `choices` and `usage`."""
+    # Under the id that the decision has in the log.
     row = {"id": asked.example.id, "object": "chat.completion", "created": int(time.time()), **completion}
     return _json(row, headers)
 
