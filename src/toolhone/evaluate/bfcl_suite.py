@@ -6,7 +6,6 @@ In: the folder that `scripts/fetch_bfcl.py` makes. Out, in the run's `suite/bfcl
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,7 @@ def suite_of_endpoint(
 
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
     """Write the predictions of the base or the tuned model; returns the chat format that they are in."""
-    from toolhone.evaluate.predict import predict
-    from toolhone.train.hardware import rank, release_memory
+    from toolhone.evaluate.predict import predict_once
     from toolhone.tuned import TunedModel
 
     tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
@@ -127,20 +125,8 @@ def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: C
         tuned.renderer.template_hash(),
         tuned.hardware.dtype_name,
     )
-    path, stage = _predictions(run.path, label), f"suite:bfcl:{label}"
-    if path.is_file() and run.is_finished(stage, made_from):
-        console.print(f"reusing {path}", markup=False)
-        return tuned.renderer.format.name
-    if rank() == 0:
-        console.print(f"{label} answers {len(suite.examples)} entries ...")
-    started = time.perf_counter()
-    model = tuned.load_weights()
-    predict(model, tuned.renderer, suite.examples, label, config.evaluate, path, console, fingerprint=made_from)
-    if rank() == 0:
-        seconds = round(time.perf_counter() - started, 1)
-        run.mark_finished(stage, made_from, seconds=seconds, examples=len(suite.examples))
-    del model
-    release_memory(tuned.hardware.device)
+    path, how = _predictions(run.path, label), config.evaluate
+    predict_once(tuned, f"suite:bfcl:{label}", suite.examples, "entries", how, path, console, made_from)
     return tuned.renderer.format.name
 
 

@@ -32,7 +32,8 @@ from toolhone.evaluate.decode import (
 )
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
-from toolhone.train.hardware import rank, world_size
+from toolhone.train.hardware import rank, release_memory, world_size
+from toolhone.tuned import TunedModel
 
 _WORTH_SHARING = 4
 """From this many rows with the same system prompt and tools on, they get batches of their own, with a cached prefix."""
@@ -72,6 +73,33 @@ def predict(
         remove_parts(path)
     if world_size() > 1:
         torch.distributed.barrier()
+
+
+def predict_once(
+    tuned: TunedModel,
+    stage: str,
+    examples: Sequence[Example],
+    what: str,
+    config: EvaluateConfig,
+    path: Path,
+    console: Console,
+    fingerprint: str,
+) -> None:
+    """Answer the examples with a run's tuned or base model, as a stage of its run, unless that is finished. `what` is
+    what the console calls the examples."""
+    if path.is_file() and tuned.run.is_finished(stage, fingerprint):
+        console.print(f"reusing {path}", markup=False)
+        return
+    if rank() == 0:
+        console.print(f"{tuned.label} answers {len(examples)} {what} ...")
+    started = time.perf_counter()
+    model = tuned.load_weights()
+    predict(model, tuned.renderer, examples, tuned.label, config, path, console, fingerprint=fingerprint)
+    if rank() == 0:
+        seconds = round(time.perf_counter() - started, 1)
+        tuned.run.mark_finished(stage, fingerprint, seconds=seconds, examples=len(examples))
+    del model
+    release_memory(tuned.hardware.device)
 
 
 def answer_missing(
