@@ -337,5 +337,5 @@ def _certificate(
 
 def _gates(rows: Sequence[Row]) -> dict[str, int]:
     """The number of answers that cannot be kept, by reason, the commonest first."""
-    reasons = ("escalated by the model itself" if row.signals.escalated else row.signals.gate for row in rows)
+    reasons = ("handed over by the model itself" if row.signals.escalated else row.signals.gate for row in rows)
     return dict(Counter(reason for reason in reasons if reason is not None).most_common())
