@@ -153,7 +153,9 @@ def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
 
 def _pointed_at(reference: str, root: Schema) -> Any:
     """The value at a reference within the schema ("#/$defs/address"), or None for any other reference."""
+    if reference != "#" and not reference.startswith("#/"):
+        return None
     try:
         return EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(root)).lookup(reference).contents
-    except (Unresolvable, TypeError, ValueError):
+    except (Unresolvable, AttributeError, TypeError, ValueError):  # of a schema that is not valid
         return None
