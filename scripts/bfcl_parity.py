@@ -37,7 +37,7 @@ from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD, read_bfcl_folder
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import examples
 from toolhone.evaluate.match import match_turn
-from toolhone.evaluate.policy import BFCL
+from toolhone.evaluate.values import BFCL
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Example, ToolCall
 

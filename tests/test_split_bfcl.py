@@ -18,7 +18,7 @@ from toolhone.data.importers.bfcl import read_bfcl_folder
 from toolhone.data.read import examples
 from toolhone.data.split import make_splits
 from toolhone.evaluate.match import match_turn
-from toolhone.evaluate.policy import POLICIES
+from toolhone.evaluate.values import POLICIES
 from toolhone.records import Conversation, Message, ToolCall
 
 BFCL = Path(__file__).parent / "fixtures" / "formats" / "bfcl"
@@ -95,7 +95,7 @@ def test_a_value_is_held_as_a_whole_word(words: str, value: str, held: bool) -> 
 def test_what_was_made_to_learn_from_is_right_by_its_own_gold() -> None:
     for row in map(split_bfcl.with_stated_options, entries().values()):
         for example in examples(row):
-            for policy in POLICIES.values():
+            for policy in POLICIES:
                 judged = match_turn(
                     example.gold, example.gold.status, example.turn.tool_calls, example.tools, row.where, policy
                 )

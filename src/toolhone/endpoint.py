@@ -1,7 +1,7 @@
 """Ask an OpenAI-compatible endpoint, within a budget of calls and dollars.
 
 In: a model, its address, and the messages of a request. Out: the answer's text, or why there is none. The caller
-records every attempt, so that what was paid for is on file before the next one starts.
+records every attempt and its cost before the next one starts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from toolhone.errors import UserError
@@ -29,9 +29,8 @@ class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call of the endpoint. `text` is None if it failed, and `failure` then says how. The tokens are those that may
-    be charged: for a call that timed out, the most that it could have used. `choice` is the answer as the endpoint gave
-    it; `latency_ms` runs from the request to the whole answer; `usage_reported` says that the tokens are the endpoint's
-    own count."""
+    be charged: the endpoint's own count if `usage_reported`, else the most possible. `choice` is the answer as the
+    endpoint gave it; `latency_ms` runs from the request to the whole answer."""
 
     text: str | None
     failure: str | None
@@ -58,7 +57,6 @@ class Budget:
         self._changed = threading.Condition()
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars."""
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
 
     def spend(self, prompt_tokens: int, completion_tokens: int) -> None:
@@ -114,6 +112,31 @@ class Pace:
         stop.wait(max(0.0, start - time.monotonic()))
 
 
+class ChatOptions:
+    """The options of the calls of one model. It learns which of them the endpoint refuses."""
+
+    def __init__(self, optional: Mapping[str, Any]) -> None:
+        """`optional` are those that are left out once the endpoint has refused them by name."""
+        self.optional = dict(optional)
+        self._names = tuple(optional)
+        self._limit_key = "max_tokens"
+
+    def of_call(self, max_tokens: int, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {self._limit_key: max_tokens, **self.optional, **({"tools": tools} if tools else {})}
+
+    def learn(self, sent: Mapping[str, Any], message: str) -> str | None:
+        """Say what an endpoint that refused the options `sent` wants instead, so that it can be asked again; None if it
+        names none of them."""
+        # What was sent counts, since another thread may have learned the same in the meantime.
+        if "max_tokens" in sent and "max_completion_tokens" in message:
+            self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
+            return "wants max_completion_tokens"
+        # By whole words: an endpoint that refuses top_logprobs may still accept logprobs.
+        refused = [key for key in self._names if key in sent and re.search(rf"\b{key}\b", message)]
+        self.optional = {key: value for key, value in self.optional.items() if key not in refused}
+        return f"wants no {', '.join(refused)}" if refused else None
+
+
 class Endpoint:
     """A model behind `/chat/completions`."""
 
@@ -127,10 +150,9 @@ class Endpoint:
         retries: int,
         first_wait_s: float = 1.0,
         calls_a_minute: float | None = None,
-        optional_keys: Mapping[str, Any] | None = None,
+        optional: Mapping[str, Any] | None = None,
     ) -> None:
-        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
-        `optional_keys` are keys of the request that are left out once the endpoint has refused them by name.
+        """`optional` are the request's further options, for `ChatOptions`.
 
         Raises:
             UserError: for an invalid address, or a missing key or package.
@@ -141,9 +163,8 @@ class Endpoint:
             raise UserError("the package openai is not installed; `pip install openai` brings it") from None
         key = endpoint_key(base_url, "--base-url")
         self._model, self._max_tokens, self._retries, self._first_wait_s = model, max_tokens, retries, first_wait_s
-        self._limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
         self._pace = Pace(calls_a_minute)
-        self.optional_keys = dict(optional_keys or {})
+        self.options = ChatOptions(optional or {})
         # Retries are ours, so that each is counted.
         self._client = OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
@@ -185,7 +206,7 @@ class Endpoint:
     def _attempt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], most: int) -> Attempt:
         import openai
 
-        options = {self._limit_key: self._max_tokens, **self.optional_keys, **({"tools": tools} if tools else {})}
+        options = self.options.of_call(self._max_tokens, tools)
         try:
             create: Any = self._client.chat.completions.create
             started = time.perf_counter()
@@ -203,31 +224,21 @@ class Endpoint:
         try:
             choice = reply.choices[0]
             text = choice.message.content
-            usage = reply.usage
+            usage = reported_usage(reply.to_dict(warnings=False).get("usage"))
         except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
             return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
-        charged, usage_reported = (most, self._max_tokens), False
-        if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
-            charged, usage_reported = (usage.prompt_tokens, usage.completion_tokens), True
         text = text if isinstance(text, str) else ""
-        return Attempt(text, None, *charged, choice=choice, latency_ms=latency_ms, usage_reported=usage_reported)
+        charged = (most, self._max_tokens) if usage is None else usage[:2]
+        return Attempt(text, None, *charged, choice=choice, latency_ms=latency_ms, usage_reported=usage is not None)
 
     def _status(self, status: int, message: str, retry_after: str | None, sent: Mapping[str, Any]) -> Attempt:
-        if status in (408, 409, 429) or status >= 500:
+        if is_temporary(status):
             return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=retry_after_seconds(retry_after))
         if status in (401, 403, 404):
             remedy = "look at --model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
             raise UserError(f"the endpoint answered {status}: {message[:300]}; {remedy}")
-        # What was sent counts, since another thread may have learned the same in the meantime.
-        if "max_tokens" in sent and "max_completion_tokens" in message:
-            self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
-            return Attempt(None, "wants max_completion_tokens", 0, 0, retry=True, wait_s=0.0)
-        kept = ("tools", "max_tokens", "max_completion_tokens")
-        # By whole words: an endpoint that refuses top_logprobs may still accept logprobs.
-        refused = [key for key in sent if key not in kept and re.search(rf"\b{key}\b", message)]
-        if refused:
-            self.optional_keys = {key: value for key, value in self.optional_keys.items() if key not in refused}
-            return Attempt(None, f"wants no {', '.join(refused)}", 0, 0, retry=True, wait_s=0.0)
+        if wanted := self.options.learn(sent, message):
+            return Attempt(None, wanted, 0, 0, retry=True, wait_s=0.0)
         return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
 
 
@@ -252,6 +263,23 @@ def most_prompt_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Ma
     texts = [message["content"] or "" for message in messages]
     values = [*(call for message in messages for call in message.get("tool_calls", ())), *tools]
     return sum(len(text.encode()) + 16 for text in texts) + sum(len(json.dumps(value).encode()) for value in values)
+
+
+def reported_usage(usage: Any) -> tuple[int, int, int] | None:
+    """Prompt, completion and cached tokens of a reply's `usage`; None if the endpoint does not give them."""
+    if not isinstance(usage, dict):
+        return None
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(completion, int) or min(prompt, completion) < 0:
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return prompt, completion, cached if isinstance(cached, int) and 0 <= cached <= prompt else 0
+
+
+def is_temporary(status: int) -> bool:
+    """Whether a call that failed with this HTTP status may succeed later."""
+    return status in (408, 409, 429) or status >= 500
 
 
 def retry_after_seconds(retry_after: str | None) -> float | None:

@@ -1,7 +1,7 @@
-"""Would more data help? The same experiment on more and more of its training rows, scored on the same turns.
+"""Would more data help? Run the same experiment on more and more of its training rows, scored on the same turns.
 
 Each size is a run of its own, `runs/<name>-rows<size>`, so what is finished is reused. All have the config's epochs, so
-a larger size also takes more steps, as in a real run.
+a larger size also takes more steps.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.console import Console
 from toolhone.config import Config
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
-from toolhone.evaluate.compare import compare_all
-from toolhone.evaluate.score_files import read_scores
+from toolhone.evaluate.metrics import compare_all
+from toolhone.evaluate.score import read_scores
 from toolhone.jsonl import write_json
 from toolhone.rates import rate_of
 from toolhone.records import Score
@@ -60,7 +60,10 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
     """
     from toolhone.pipeline import run_experiment
 
-    _refuse_sizes(sizes, len(make_splits(config.data).train))
+    if len(sizes) < 2 or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
+        raise UserError(f"--sizes: expected two or more rising numbers, found {','.join(map(str, sizes))}")
+    if sizes[-1] > (available := len(make_splits(config.data).train)):
+        raise UserError(f"--sizes: {sizes[-1]} is more than the {available} training conversations that there are")
     scores: dict[str, list[Score]] = {}
     for size in sizes:
         console.print(f"{size} training conversations", style="bold")
@@ -112,15 +115,7 @@ def advice(found: Sequence[Step], turns: int) -> str:
     seen = f"from {last.smaller} to {last.larger} rows exact match changed by {last}"
     if last.low is not None and last.low > 0:
         return f"More data helps: {seen}, about {last.per_doubling * 100:.1f} points a doubling."
-    if (
-        last.high is not None and last.high < MIN_USEFUL_GAIN and turns * MIN_USEFUL_GAIN >= 1
-    ):  # fewer turns cannot show so small a gain
+    # Fewer turns cannot show a gain this small.
+    if last.high is not None and last.high < MIN_USEFUL_GAIN and turns * MIN_USEFUL_GAIN >= 1:
         return f"More data of this kind would hardly help: {seen}. Look at what is still wrong instead."
     return f"{turns} turns cannot tell whether more data would help: {seen}. Score on more rows, or add a larger size."
-
-
-def _refuse_sizes(sizes: Sequence[int], available: int) -> None:
-    if len(sizes) < 2 or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
-        raise UserError(f"--sizes: expected two or more rising numbers, found {','.join(map(str, sizes))}")
-    if sizes[-1] > available:
-        raise UserError(f"--sizes: {sizes[-1]} is more than the {available} training conversations that there are")

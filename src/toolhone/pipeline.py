@@ -7,7 +7,6 @@ Each stage reads files and writes files. One that was finished from the same inp
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score
-from toolhone.evaluate.predict import predict
+from toolhone.evaluate.predict import predict, predict_once
 from toolhone.evaluate.score import score_run, scored_examples
 from toolhone.jsonl import read_jsonl, remove_parts, write_jsonl
 from toolhone.pretrained import load_tokenizer
@@ -296,23 +295,8 @@ def exact_match_on(
 def _predict(
     run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig, console: Console
 ) -> None:
-    """Answer the examples with the run's tuned or base model, unless it has answered them before."""
-    started = time.perf_counter()
-    label = tuned.label
-    path, stage = run.predictions(label), f"predict:{label}"
-    made_from = _prediction_fingerprint(run, tuned, examples, config)
-    if run.is_finished(stage, made_from):
-        console.print(f"reusing {path}")
-        return
-    if rank() == 0:
-        console.print(f"{label} answers {len(examples)} turns ...")
-    model = tuned.load_weights()
-    predict(model, tuned.renderer, examples, label, config, path, console, fingerprint=made_from)
-    if rank() == 0:
-        seconds = round(time.perf_counter() - started, 1)
-        run.mark_finished(stage, made_from, seconds=seconds, examples=len(examples))
-    del model
-    release_memory(tuned.hardware.device)
+    path, made_from = run.predictions(tuned.label), _prediction_fingerprint(run, tuned, examples, config)
+    predict_once(tuned, f"predict:{tuned.label}", examples, "turns", config, path, console, made_from)
     _barrier()
 
 

@@ -1,19 +1,30 @@
-"""Counts as figures: rates with Wilson intervals, F1, and the spread of a measurement, as metrics.json has them.
+"""Statistics: rates with Wilson intervals, F1, spread, bootstrap intervals over whole clusters, and McNemar's test.
 
-A figure over nothing has the value null, never 0.
+A figure over nothing has the value None, never 0. Rows of one conversation, or of one template, succeed and fail
+together, so intervals resample whole clusters: resampling rows would make them too narrow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 Rate = dict[str, Any]
+Figure = dict[str, Any]
+"""`value` with its 95% interval, `low` and `high`, as in metrics.json; None if there is none."""
+Floats = npt.NDArray[np.float64]
 
+SEED = 7
+DIFFERENCE_FOLDS = 10_000
+FIGURE_FOLDS = 1_000
+_RESOLVED = 1e-12  # resamples that differ by less differ by rounding alone
+_CELLS = 2_000_000  # weights held at once, some 16 MB
+_TAIL = 0.025  # of a 95% interval, on either side
 _Z = NormalDist().inv_cdf(0.975)
 
 
@@ -50,3 +61,116 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
         return {"p50": None, "p95": None, "total": 0}
     p50, p95 = np.percentile(np.array(values, dtype=np.float64), [50, 95]).tolist()
     return {"p50": p50, "p95": p95, "total": sum(values)}
+
+
+def cluster_numbers(clusters: Sequence[Hashable]) -> list[int]:
+    """The number of each row's cluster, from 0 in the order of their first rows."""
+    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
+    return [number[cluster] for cluster in clusters]
+
+
+def bootstrap(
+    rows: Sequence[tuple[int, int, int, int]],
+    clusters: Sequence[Hashable],
+    folds: int = DIFFERENCE_FOLDS,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """A 95% interval for the difference of two rates, from resampling whole clusters, both models' rows together.
+
+    `low` and `high` are quantiles of the resampled differences. With few clusters the plain 2.5% and 97.5% ones are too
+    close; they are moved outwards as Student's t is wider than the normal (the expanded percentile interval of
+    Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386). Both are
+    None if no fold could differ: with fewer than two clusters, or if all are alike.
+
+    `rows` has the numerator and denominator of the first model, then of the second; `clusters` the cluster of each row.
+    """
+    members = cluster_numbers(clusters)
+    count = len(set(members))
+    sums = np.zeros((count, 4), dtype=np.int64)  # [clusters, numerators and denominators]
+    if rows:
+        np.add.at(sums, members, np.array(rows, dtype=np.int64))
+    # Clusters with the same sums are one kind. How often each kind is drawn is multinomial, so a fold costs one draw
+    # for each kind, which are few, and not one for each cluster.
+    kinds, sizes = np.unique(sums, axis=0, return_counts=True)
+    low, high = None, None
+    if len(kinds) > 1:
+        drawn = np.random.default_rng(seed).multinomial(count, sizes / count, size=folds)  # [folds, kinds]
+        totals = drawn @ kinds  # [folds, 4]
+        totals = totals[(totals[:, 1] > 0) & (totals[:, 3] > 0)]
+        if len(totals):
+            tail = expanded_tail(count)
+            low, high = np.quantile(rate_difference(totals), [tail, 1 - tail]).tolist()
+    return {"clusters": count, "low": low, "high": high}
+
+
+def expanded_tail(clusters: int) -> float:
+    """The quantile that replaces 2.5% with this number of clusters (see `bootstrap`)."""
+    from scipy.special import stdtrit  # slow to import
+
+    wider = math.sqrt(clusters / (clusters - 1)) * float(stdtrit(clusters - 1, _TAIL))
+    return NormalDist().cdf(wider)
+
+
+def rate_difference(totals: npt.NDArray[np.int64]) -> Any:
+    """The second rate less the first. totals: [..., 4], numerator and denominator of the first, then of the second."""
+    return totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
+
+
+def with_intervals(statistic: Callable[[Floats], Floats], clusters: Sequence[Hashable]) -> list[Figure]:
+    """Return the figures of all rows, each with the interval of its resamples (quantiles, widened for few clusters).
+
+    A figure is a function of the rows' weights: all ones for the rows as they are, and for a resample how often each
+    row's cluster was drawn.
+
+    Args:
+        statistic: from weights [folds, rows] to figures [folds, figures]; nan if a resample has no such figure.
+        clusters: the cluster of each row.
+    """
+    values = statistic(np.ones((1, len(clusters))))[0]
+    drawn = np.concatenate([statistic(weights) for weights in _weights(clusters)])  # [folds, figures]
+    tail = expanded_tail(len(set(clusters))) if len(set(clusters)) > 1 else None
+    return [_figure(value, drawn[:, n], tail) for n, value in enumerate(values.tolist())]
+
+
+def _figure(value: float, drawn: Floats, tail: float | None) -> Figure:
+    found = drawn[~np.isnan(drawn)]
+    if np.isnan(value) or tail is None or not len(found) or np.ptp(found) < _RESOLVED:
+        return {"value": None if np.isnan(value) else value, "low": None, "high": None}
+    low, high = np.quantile(found, [tail, 1 - tail]).tolist()
+    return {"value": value, "low": low, "high": high}
+
+
+def _weights(clusters: Sequence[Hashable]) -> Iterator[Floats]:
+    """Yield how often each row is drawn, [some folds, rows], until there are FIGURE_FOLDS."""
+    members = cluster_numbers(clusters)
+    random, count = np.random.default_rng(SEED), len(set(members))
+    at_once = max(1, min(FIGURE_FOLDS, _CELLS // max(1, len(members))))
+    for start in range(0, FIGURE_FOLDS, at_once):
+        folds = min(at_once, FIGURE_FOLDS - start)
+        picked = random.integers(count, size=(folds, count)) + count * np.arange(folds)[:, None]
+        drawn = np.bincount(picked.ravel(), minlength=folds * count).reshape(folds, count)
+        yield drawn[:, members].astype(np.float64)
+
+
+def tied(scores: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The order of rising scores, and the place in it at which each group of equal scores begins."""
+    order = np.argsort(scores, kind="stable")
+    return order, np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+
+
+def shares(weights: Floats, values: Floats) -> Floats:
+    """Weighted means of columns. weights: [..., rows]; values: [rows, figures]; out: [..., figures]."""
+    result: Floats = weights @ values / weights.sum(axis=-1, keepdims=True)
+    return result
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """McNemar's exact test, two-sided: how likely are counts at least this uneven if either model is as good?
+
+    Of the rows that one model alone has right, each is as likely the one's as the other's: a sign test (McNemar 1947,
+    "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 153-157).
+    """
+    from scipy.special import bdtr  # slow to import
+
+    # Twice the lower tail, since at one half both tails are alike; even counts would give more than 1.
+    return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))

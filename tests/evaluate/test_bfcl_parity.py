@@ -14,7 +14,7 @@ import pytest
 
 from toolhone.data.importers.bfcl import PYTHON_WITH_GOLD
 from toolhone.evaluate.match import match_turn
-from toolhone.evaluate.policy import BFCL, STRICT
+from toolhone.evaluate.values import BFCL, STRICT
 from toolhone.jsonl import read_jsonl
 from toolhone.records import ToolCall
 

@@ -15,7 +15,8 @@ from scipy.stats import binomtest, norm
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from toolhone.errors import UserError
-from toolhone.evaluate.compare import bootstrap, compare_all, expanded_tail, mcnemar
+from toolhone.evaluate.metrics import compare_all
+from toolhone.rates import bootstrap, expanded_tail, mcnemar
 from toolhone.records import CallMatch, Gold, GoldCall, Score, ToolCall
 
 GOLD = Gold("calls", (GoldCall("find", {"a": [1]}),))

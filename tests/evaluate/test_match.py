@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toolhone.data.read import examples, read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, match_turn, score
-from toolhone.evaluate.policy import BFCL
+from toolhone.evaluate.values import BFCL
 from toolhone.jsonl import read_jsonl
 from toolhone.records import (
     ArgumentError,

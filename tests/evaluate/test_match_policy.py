@@ -7,8 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from toolhone.evaluate.match import TurnMatch, match_turn, score
-from toolhone.evaluate.policy import BFCL, POLICIES, RULES, STRICT, Policy, Rule
-from toolhone.evaluate.values import respelt
+from toolhone.evaluate.values import BFCL, POLICIES, RULES, STRICT, Policy, Rule, respelt
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
 
 
@@ -198,6 +197,6 @@ def test_calls_of_one_tool_are_matched_for_the_whole_under_bfcl_too() -> None:
 
 
 def test_policies_go_by_name_and_every_rule_is_explained() -> None:
-    assert POLICIES == {"strict": STRICT, "bfcl": BFCL}
+    assert POLICIES == (STRICT, BFCL) == ("strict", "bfcl")
     assert set(RULES) == set(get_args(Rule))
     assert all(RULES.values())

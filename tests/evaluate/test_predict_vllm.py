@@ -24,6 +24,9 @@ from toolhone.evaluate.predict import predict
 from toolhone.evaluate.predict_vllm import predict_vllm
 from toolhone.jsonl import read_jsonl
 from toolhone.records import Example, Gold, Message, Tool
+from toolhone.run_folder import RunFolder
+from toolhone.train.hardware import choose_hardware
+from toolhone.tuned import TunedModel
 
 TOOL = Tool("query_order", "查询", {"type": "object", "properties": {"id": {"type": "string"}}})
 
@@ -147,6 +150,10 @@ def adapter(folder: Path, rank: int) -> Path:
     return folder
 
 
+def tuned(settings: Config, renderer: ChatRenderer, folder: Path | None) -> TunedModel:
+    return TunedModel(RunFolder(Path()), settings, choose_hardware(settings.model), renderer, folder)
+
+
 def quiet() -> Console:
     return Console(file=StringIO())
 
@@ -160,7 +167,7 @@ def test_the_predictions_are_those_of_the_local_model(
 ) -> None:
     made, told = tmp_path / "vllm.jsonl", tmp_path / "local.jsonl"
     settings = config(tiny_llama)
-    predict_vllm(settings, renderer, examples(), "tuned", None, made, quiet())
+    predict_vllm(tuned(settings, renderer, None), examples(), "tuned", made, quiet())
     predict(engine.model, renderer, examples(), "tuned", settings.evaluate, told, quiet(), fingerprint="f")
     ours, theirs = without_latency(made), without_latency(told)
     for one, other in zip(ours, theirs, strict=True):
@@ -176,7 +183,7 @@ def test_the_engine_gets_the_model_the_adapter_and_room_for_the_longest_row(
 ) -> None:
     folder = adapter(tmp_path / "adapter", 12)
     rows = examples()
-    predict_vllm(config(tiny_llama), renderer, rows, "tuned", folder, tmp_path / "out.jsonl", quiet())
+    predict_vllm(tuned(config(tiny_llama), renderer, folder), rows, "tuned", tmp_path / "out.jsonl", quiet())
     longest = max(len(renderer.prompt(row.prompt, row.tools)[1]) for row in rows)
     assert engine.options == {
         "model": str(tiny_llama),
@@ -198,7 +205,7 @@ def test_a_quantised_model_is_loaded_as_one(
     engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
 ) -> None:
     settings = config(tiny_llama, quantize="nf4", dtype="bfloat16", revision="abc")
-    predict_vllm(settings, renderer, examples(), "base", None, tmp_path / "out.jsonl", quiet())
+    predict_vllm(tuned(settings, renderer, None), examples(), "base", tmp_path / "out.jsonl", quiet())
     told = {key: engine.options[key] for key in ("quantization", "dtype", "revision")}
     assert told == {"quantization": "bitsandbytes", "dtype": "bfloat16", "revision": "abc"}
     assert "enable_lora" not in engine.options
@@ -211,10 +218,10 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(
     path, folder = tmp_path / "predictions" / "out.jsonl", adapter(tmp_path / "adapter", 8)
     engine.break_at = 2
     with pytest.raises(KeyboardInterrupt):
-        predict_vllm(config(tiny_llama), renderer, examples(), "tuned", folder, path, quiet())
+        predict_vllm(tuned(config(tiny_llama), renderer, folder), examples(), "tuned", path, quiet())
     assert not path.exists()
     engine.break_at, engine.batches = None, []
-    predict_vllm(config(tiny_llama), renderer, examples(), "tuned", folder, path, quiet())
+    predict_vllm(tuned(config(tiny_llama), renderer, folder), examples(), "tuned", path, quiet())
     assert engine.batches == [2, 1]
     assert [row["id"] for _, row in read_jsonl(path)] == [row.id for row in examples()]
     assert list(path.parent.iterdir()) == [path]
@@ -225,7 +232,7 @@ def test_a_rank_that_vllm_cannot_hold_is_told(
 ) -> None:
     with pytest.raises(UserError, match="of rank 1000, and vLLM holds adapters up to rank 512"):
         predict_vllm(
-            config(tiny_llama), renderer, examples(), "t", adapter(tmp_path / "a", 1000), tmp_path / "o", quiet()
+            tuned(config(tiny_llama), renderer, adapter(tmp_path / "a", 1000)), examples(), "t", tmp_path / "o", quiet()
         )
 
 
@@ -234,5 +241,5 @@ def test_without_vllm_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=r'pip install "toolhone\[vllm\]"'):
-        predict_vllm(config(tiny_llama), renderer, examples(), "t", None, tmp_path / "out.jsonl", quiet())
+        predict_vllm(tuned(config(tiny_llama), renderer, None), examples(), "t", tmp_path / "out.jsonl", quiet())
     assert not (tmp_path / "out.jsonl").exists()

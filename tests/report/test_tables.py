@@ -12,7 +12,7 @@ from rich.console import Console
 from scored_run import scores_file
 
 from toolhone.errors import UserError
-from toolhone.evaluate.score_files import compare_files
+from toolhone.evaluate.score import compare_files
 from toolhone.report.report import report_scores
 from toolhone.report.tables import models_table, pairs_table
 

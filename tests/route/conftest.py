@@ -13,9 +13,9 @@ import pytest
 
 from toolhone.data.read import turns
 from toolhone.jsonl import write_conversations, write_json, write_jsonl, write_text
+from toolhone.rates import Floats
 from toolhone.records import Conversation, Example, Message, Prediction, Token, Tool, ToolCall
 from toolhone.route.curve import Outcomes
-from toolhone.route.resample import Floats
 
 _TEXT = {"type": "string"}
 _ORDER = Tool("query_order", "", {"type": "object", "properties": {"order_id": _TEXT}, "required": ["order_id"]})

@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toolhone.errors import UserError
+from toolhone.rates import Floats, shares, with_intervals
 from toolhone.route.calibrate import ISOTONIC_ROWS, Calibrator, ablation, aurc, auroc, fit, reliability
 from toolhone.route.confidence import FEATURES, GROUPS, Gate, Signals
-from toolhone.route.resample import Floats, shares, with_intervals
 
 
 def judged(rows: int, seed: int = 0) -> tuple[Floats, Floats]:
@@ -132,7 +132,7 @@ def test_expected_calibration_error_and_its_diagram() -> None:
 
 
 def test_ece_by_chance_is_what_a_flawless_confidence_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolhone.route.resample.FOLDS", 2)
+    monkeypatch.setattr("toolhone.rates.FIGURE_FOLDS", 2)
     random = np.random.default_rng(2)
     seen = []
     for _ in range(60):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolhone.rates import Floats
 from toolhone.route.curve import GAPS, Outcomes, assumed_large, deferral_curve, gains, operating_point, oracle
-from toolhone.route.resample import Floats
 
 from .conftest import outcomes
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
 from toolhone.economics.cost import Price
+from toolhone.endpoint import reported_usage
 from toolhone.evaluate.openai_wire import Request
-from toolhone.route.large_model import DayBudget, _charged, _read
+from toolhone.route.large_model import DayBudget, _read
 
 REQUEST = Request([], [], {"order_query": "order.query"})
 _LEAVES = st.none() | st.booleans() | st.integers(-3, 9) | st.text(max_size=6) | st.just("{}")
@@ -69,9 +70,9 @@ def test_a_reply_is_an_answer_that_a_client_can_read_or_none(body: dict[str, Any
 
 def test_what_is_charged_is_what_the_usage_says() -> None:
     told = {"prompt_tokens": 9, "completion_tokens": 2}
-    assert _charged({**told, "prompt_tokens_details": {"cached_tokens": 4}}) == (9, 2, 4)
-    assert _charged({**told, "prompt_tokens_details": None}) == (9, 2, 0)
-    assert _charged({**told, "prompt_tokens_details": {"cached_tokens": 10}}) == (9, 2, 0)
+    assert reported_usage({**told, "prompt_tokens_details": {"cached_tokens": 4}}) == (9, 2, 4)
+    assert reported_usage({**told, "prompt_tokens_details": None}) == (9, 2, 0)
+    assert reported_usage({**told, "prompt_tokens_details": {"cached_tokens": 10}}) == (9, 2, 0)
     for unusable in (
         None,
         {},
@@ -79,7 +80,7 @@ def test_what_is_charged_is_what_the_usage_says() -> None:
         {"prompt_tokens": "9", "completion_tokens": 2},
         {**told, "prompt_tokens": -1},
     ):
-        assert _charged(unusable) is None
+        assert reported_usage(unusable) is None
 
 
 @given(

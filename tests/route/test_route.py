@@ -15,7 +15,7 @@ from toolhone.jsonl import read_jsonl
 from toolhone.records import Prediction
 from toolhone.route.confidence import signals
 from toolhone.route.policy import read_policy
-from toolhone.route.rows import read_rows, split_rows
+from toolhone.route.route import _same_model, read_rows, split_rows
 
 from .conftest import Made, MakeRun
 
@@ -23,7 +23,7 @@ from .conftest import Made, MakeRun
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are tested elsewhere; here they need not be sharp."""
-    monkeypatch.setattr("toolhone.route.resample.FOLDS", 40)
+    monkeypatch.setattr("toolhone.rates.FIGURE_FOLDS", 40)
 
 
 PRICES = ("--large-price", "0.01", "--small-price", "0.0002")
@@ -259,3 +259,21 @@ def test_names_of_models_cannot_break_the_page(make_run: MakeRun) -> None:
     text = (made.run / "route.html").read_text()
     assert "&lt;b&gt;&amp;big" in text
     assert "<b>" not in text
+
+
+@pytest.mark.parametrize(
+    ("gold", "model", "same"),
+    [
+        ("gpt-4o", "gpt-4o", True),
+        ("openai/gpt-4o", "gpt-4o", True),
+        ("openai/GPT-4o", "openai-gpt-4o", True),
+        ("gpt-4o-2024-08-06", "gpt-4o", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4o-mini", "gpt-4", False),
+        ("gpt-4", "gpt-4o", False),
+        ("claude-sonnet", "gpt-4o", False),
+    ],
+)
+def test_names_of_one_model(gold: str, model: str, same: bool) -> None:
+    assert _same_model(gold, model) is same
+    assert _same_model(model, gold) is same

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from toolhone.errors import UserError
+from toolhone.rates import Floats
 from toolhone.route.curve import Outcomes
 from toolhone.route.policy import Goal, RiskKind
-from toolhone.route.resample import Floats
 from toolhone.route.threshold import certify, choose_threshold, upper_bound
 
 from .conftest import outcomes

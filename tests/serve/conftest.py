@@ -11,8 +11,8 @@ from openai import OpenAI
 from rich.console import Console
 from served import learn, make_run, serving_app
 
-from toolhone.serve.app import make_app
-from toolhone.serve.engine import Engine, load_engine
+from toolhone.serve.app import Engine, make_app
+from toolhone.serve.server import load_engine
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,7 @@ from toolhone.chat.parse import parse_turn
 from toolhone.evaluate.openai_wire import read_choice
 from toolhone.evaluate.predict import answer_one
 from toolhone.records import Prediction
-from toolhone.serve.app import make_app
-from toolhone.serve.engine import Engine
+from toolhone.serve.app import Engine, make_app
 
 
 def ask(client: OpenAI, question: str, **options: Any) -> Any:

@@ -28,11 +28,10 @@ from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, signals
 from toolhone.route.large_model import LargeSettings
-from toolhone.route.policy import Goal, Policy, write_policy
+from toolhone.route.policy import Goal, Policy, identity_of_run, write_policy
 from toolhone.run_folder import RunFolder
-from toolhone.serve.app import make_app
-from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
-from toolhone.serve.server import CascadeSettings, open_cascade
+from toolhone.serve.app import Engine, make_app
+from toolhone.serve.server import CascadeSettings, load_engine, open_cascade, reserved_tool
 
 QUESTIONS = (
     *LEARNED,
@@ -68,7 +67,7 @@ def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Po
     scores = sorted(map(calibrator.score, rows))
     middle = len(scores) // 2
     return Policy(
-        identity=identity_served(RunFolder(run_folder), engine),
+        identity=replace(identity_of_run(RunFolder(run_folder)), template=engine.renderer.template_hash()),
         format="hermes",
         features=FEATURES,
         calibrator=calibrator,

@@ -220,11 +220,9 @@ def _add_score(commands: Any) -> None:
 
 @gc_disabled()
 def _score(options: argparse.Namespace) -> None:
-    from toolhone.evaluate.policy import POLICIES
     from toolhone.evaluate.score import score_files, score_run
     from toolhone.report.report import write_report
 
-    policy = POLICIES[options.policy]
     if options.predictions:
         if not options.rows or not options.out:
             raise UserError(
@@ -232,14 +230,14 @@ def _score(options: argparse.Namespace) -> None:
             )
         folder = options.out
         rows = flags.rows_of(options.rows, options)
-        score_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, policy)
+        score_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, options.policy)
     else:
         from toolhone.run_folder import existing_run
 
         _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
         run, _ = existing_run(options.folder)
         folder = run.path
-        score_run(run, policy)
+        score_run(run, options.policy)
     write_report(folder)
     show_result(folder)
 
@@ -253,7 +251,7 @@ def _add_compare(commands: Any) -> None:
 
 @gc_disabled()
 def _compare(options: argparse.Namespace) -> None:
-    from toolhone.evaluate.score_files import compare_files
+    from toolhone.evaluate.score import compare_files
     from toolhone.report.tables import models_table, pairs_table
 
     found = compare_files(options.sources)

@@ -54,8 +54,7 @@ def _route(options: argparse.Namespace) -> None:
     from toolhone.report.routing_page import write_routing
     from toolhone.report.routing_text import models_table, summary_lines
     from toolhone.route.policy import RouteSettings, route_settings
-    from toolhone.route.route import route
-    from toolhone.route.rows import RowSplit, read_rows, split_rows
+    from toolhone.route.route import RowSplit, read_rows, route, split_rows
 
     settings = route_settings(options.config, {key: getattr(options, key) for key in RouteSettings.model_fields})
     run = _run_of(options)

@@ -6,7 +6,6 @@ In: the folder that `scripts/fetch_bfcl.py` makes. Out, in the run's `suite/bfcl
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import examples, read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
-from toolhone.evaluate.policy import POLICIES
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
+from toolhone.evaluate.values import POLICIES
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.rates import rate_of
 from toolhone.records import Conversation, Example, FormatName, Prediction, Score
@@ -30,10 +29,8 @@ from toolhone.run_folder import RunFolder, existing_run, fingerprint
 
 MODELS = ("base", "tuned")
 
-CATEGORIES = (
-    *PYTHON_WITH_GOLD,
-    *NO_CALL,
-)  # the default: all of Python's functions, and those in which no call is right
+CATEGORIES = (*PYTHON_WITH_GOLD, *NO_CALL)
+"""The default categories: all of Python's functions, and those in which no call is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ def parse_categories(text: str | None) -> tuple[str, ...]:
 
 
 def read_suite(folder: Path, categories: Sequence[str], rows: int | None = None, seed: int = 0) -> Suite:
-    """Read the entries; with `rows`, at most that many of each category, chosen by the seed.
+    """Read the entries; with `rows`, at most this many of each category, chosen by the seed.
 
     Raises:
         UserError: if a file is missing, a category is unknown or named twice, or nothing is left.
@@ -115,8 +112,7 @@ def suite_of_endpoint(
 
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
     """Write the predictions of the base or the tuned model; returns the chat format that they are in."""
-    from toolhone.evaluate.predict import predict
-    from toolhone.train.hardware import rank, release_memory
+    from toolhone.evaluate.predict import predict_once
     from toolhone.tuned import TunedModel
 
     tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
@@ -129,20 +125,8 @@ def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: C
         tuned.renderer.template_hash(),
         tuned.hardware.dtype_name,
     )
-    path, stage = _predictions(run.path, label), f"suite:bfcl:{label}"
-    if path.is_file() and run.is_finished(stage, made_from):
-        console.print(f"reusing {path}", markup=False)
-        return tuned.renderer.format.name
-    if rank() == 0:
-        console.print(f"{label} answers {len(suite.examples)} entries ...")
-    started = time.perf_counter()
-    model = tuned.load_weights()
-    predict(model, tuned.renderer, suite.examples, label, config.evaluate, path, console, fingerprint=made_from)
-    if rank() == 0:
-        seconds = round(time.perf_counter() - started, 1)
-        run.mark_finished(stage, made_from, seconds=seconds, examples=len(suite.examples))
-    del model
-    release_memory(tuned.hardware.device)
+    path, how = _predictions(run.path, label), config.evaluate
+    predict_once(tuned, f"suite:bfcl:{label}", suite.examples, "entries", how, path, console, made_from)
     return tuned.renderer.format.name
 
 
@@ -159,18 +143,18 @@ def _entries_fingerprint(suite: Suite) -> str:
 def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:
     """Score the labels' predictions under each policy, write scores and metrics.json, and return its content."""
     place = folder / "suite" / "bfcl"
-    quarantined = {name: gold_faults(suite.examples, policy) for name, policy in POLICIES.items()}
+    quarantined = {policy: gold_faults(suite.examples, policy) for policy in POLICIES}
     models: dict[str, Any] = {}
     unanswered: dict[str, list[str]] = {}
     for label in labels:
         answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(_predictions(folder, label))}
         unanswered[label] = [one.id for one in suite.examples if one.id not in answers]
         models[label] = {}
-        for name, policy in POLICIES.items():
-            scored = [one for one in suite.examples if one.id not in quarantined[name] and one.id in answers]
+        for policy in POLICIES:
+            scored = [one for one in suite.examples if one.id not in quarantined[policy] and one.id in answers]
             scores = [score(example, answers[example.id], format, policy) for example in scored]
-            write_jsonl(place / "scores" / f"{label}.{name}.jsonl", (row.to_json() for row in scores))
-            models[label][name] = by_category(scores, suite.categories)
+            write_jsonl(place / "scores" / f"{label}.{policy}.jsonl", (row.to_json() for row in scores))
+            models[label][policy] = by_category(scores, suite.categories)
     made_from = _entries_fingerprint(suite)
     # Figures of models that answered the same entries before stay.
     known = read_json(place / "metrics.json", "the suite writes it") if (place / "metrics.json").is_file() else {}
@@ -191,7 +175,7 @@ def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: Forma
 
 
 def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
-    """The entries whose question is among the run's training rows, where "tuned" has seen the answer."""
+    """The entries whose question is among the run's training rows."""
     if not run.split("train").is_file():
         return []
     learned = {user_words(row) for row in read_conversations(run.split("train"))}
@@ -201,8 +185,8 @@ def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
 def by_category(scores: Sequence[Score], categories: Sequence[str]) -> dict[str, Any]:
     """Exact match by category, then over groups of them, each as a rate with its interval.
 
-    All rows of a group are counted together. So are BFCL's own "Live" figures; its "Non-Live" one is a mean of
-    categories, which has no such interval. `repaired` is exact match with texts that have a fault read with repairs.
+    All rows of a group count together, as in BFCL's own "Live" figure; its "Non-Live" one is a mean of categories.
+    `repaired` is exact match if texts with a fault are read with repairs.
     """
 
     def exact(names: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. Their
 longest common prefix is run through the model once; each batch starts from a copy of its key-value cache, rows that
-have ended leave the batch, and the log-probability of every token is kept as the model gave it, with that of the
-likeliest token that was passed over for it.
+have ended leave the batch. Every token comes with its raw log-probability and that of the runner-up.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ _ROOM = 64  # tokens that a layer's cache is enlarged by when it is full
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a row was answered with. `ids` ends with the stop token where `stopped`; `logprobs` has for each of them the
-    natural logarithm of its raw probability, and `runner_ups` that of the second likeliest token in its place."""
+    """What a model generated for a row. `ids` ends with the stop token if `stopped`; `logprobs` are the natural
+    logarithms of their raw probabilities, and `runner_ups` those of the second likeliest tokens in their places."""
 
     ids: list[int]
-    logprobs: list[float]
-    runner_ups: list[float]
+    logprobs: Sequence[float]
+    runner_ups: Sequence[float | None]
     stopped: bool
 
 
@@ -71,7 +70,7 @@ def decode_greedily(
     so in float32 every row gets the tokens that it would get alone.
 
     Raises:
-        UserError: where prompts outgrow the model's sliding window and its attention takes no mask for that.
+        UserError: if prompts outgrow the model's sliding window and its attention takes no mask for that.
     """
     own = [list(prompt[len(prefix.ids) :]) for prompt in prompts]
     width = max(len(ids) for ids in own)
@@ -82,7 +81,9 @@ def decode_greedily(
     for row, ids in enumerate(own):
         visible[row, start : start + width - len(ids)] = 0
     positions = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, start:]  # [batch, width]
-    cache = _cache_for(prefix, len(own))
+    cache = _new_cache() if prefix.cache is None else copy.deepcopy(prefix.cache)
+    if prefix.cache is not None:
+        cache.batch_repeat_interleave(len(own))
     window = _outgrown_window(model, start + width + max_new_tokens)
 
     answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
@@ -94,15 +95,15 @@ def decode_greedily(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            # An index gives the LM head rows that lie together; a slice would have it multiply row by row, for which
-            # it copies its weight to each of them in bfloat16 on a CPU (5 seconds for 32 rows of SmolLM2).
+            # An index, not a slice: for the rows of a slice, which do not lie together, the LM head copies its weight
+            # once each in bfloat16 on a CPU (5 seconds for 32 rows of SmolLM2).
             logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=device),
         ).logits[:, -1]  # [batch, vocabulary]
         logprobs = logits.float().log_softmax(dim=-1)
         best = logprobs.max(dim=-1)  # of equals the first, which `topk` does not promise
         second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
-        told = zip(rows, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
-        for row, token, logprob, runner_up in told:
+        chosen = zip(rows, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
+        for row, token, logprob, runner_up in chosen:
             answers[row][0].append(token)
             answers[row][1].append(logprob)
             answers[row][2].append(runner_up)
@@ -121,7 +122,7 @@ def decode_greedily(
 
 
 def _outgrown_window(model: Any, length: int) -> int | None:
-    """The sliding window of the model's layers, where so many tokens are more than it holds."""
+    """The sliding window of the model's layers if it is smaller than this number of tokens, else None."""
     text = model.config.get_text_config()
     kinds = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
@@ -138,13 +139,13 @@ def _outgrown_window(model: Any, length: int) -> int | None:
 def _windowed(model: Any, visible: torch.Tensor, queries: int, window: int) -> torch.Tensor | dict[str, torch.Tensor]:
     """What each of the last `queries` tokens sees, for layers of either kind, as transformers takes it.
 
-    transformers would count the padding between prefix and prompt as part of the window. Here it is told by positions.
+    transformers would count the padding between prefix and prompt as part of the window. Positions do not.
 
     Args:
         visible: [batch, keys], 0 for padding.
 
     Returns:
-        [batch, 1, queries, keys] to be added to the logits; of each kind of layer, where the model has two.
+        [batch, 1, queries, keys] to be added to the logits; one for each kind of layer if the model has two.
     """
     keys = torch.arange(visible.shape[1], device=visible.device)
     asking = keys[-queries:, None]  # [queries, 1]
@@ -159,7 +160,7 @@ def _windowed(model: Any, visible: torch.Tensor, queries: int, window: int) -> t
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Yield the indices of the prompts in batches of like length, the longest first, so that memory peaks at once."""
+    """Yield the indices of the prompts in batches of similar length, the longest first: memory peaks at once."""
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
@@ -201,11 +202,3 @@ def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
 
 def _new_cache() -> Cache:
     return Cache(layer_class_to_replicate=_RoomyLayer)
-
-
-def _cache_for(prefix: Prefix, batch: int) -> Cache:
-    if prefix.cache is None:
-        return _new_cache()
-    cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(batch)
-    return cache

@@ -8,8 +8,8 @@ model is blamed for a row that no answer could get right.
 - gold "none": the status must be none. Malformed, truncated or partial is an attempted call, never an abstention.
 - gold "any": the status must be calls, of tools that were offered; an exact match needs valid arguments too.
 
-A partial turn has neither names nor exact match right, since one of its calls is unknown; the calls that could be read
-are matched all the same, so that a report can show them. A policy other than `strict` excuses more, by named rules.
+A partial turn has neither names nor exact match right, since one of its calls is unknown; reports show how the others
+match. A policy other than `strict` excuses more, by named rules.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import numpy as np
 
 from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
-from toolhone.evaluate.policy import STRICT, Policy, Rule
 from toolhone.evaluate.schema import Schema, arguments_valid, subschemas_of
-from toolhone.evaluate.values import NO_RULES, values_match
+from toolhone.evaluate.values import BFCL, NO_RULES, STRICT, Policy, Rule, values_match
 from toolhone.records import (
     ArgumentError,
     CallMatch,
@@ -102,10 +101,10 @@ def match_turn(
         offered = {tool.name for tool in tools}
         names_right = status == "calls" and all(call.name in offered for call in calls)
         exact = names_right and schema_valid is True
-        if policy.any_call and status == "calls" and not exact:
+        if policy == BFCL and status == "calls" and not exact:
             return TurnMatch((), (), (), True, True, schema_valid, ("any-call",))
         return TurnMatch((), (), (), names_right, exact, schema_valid)
-    if gold.status == "none" and policy.unreadable_as_none and status not in ("none", "calls"):
+    if gold.status == "none" and policy == BFCL and status not in ("none", "calls"):
         return TurnMatch((), (), (), True, True, schema_valid, ("unreadable-as-none",))
     pairs = _match_calls(gold.calls, calls, tools, policy)
     matches = tuple(match for match, _ in pairs)
@@ -114,7 +113,7 @@ def match_turn(
     extra = tuple(i for i in range(len(calls)) if i not in matched_calls)
     names_right = status == gold.status and not missing and not extra
     exact = names_right and all(match.right for match in matches)
-    fired = tuple(sorted({rule for _, rules in pairs for rule in rules})) if policy is not STRICT else ()
+    fired = tuple(sorted({rule for _, rules in pairs for rule in rules})) if policy != STRICT else ()
     return TurnMatch(matches, missing, extra, names_right, exact, schema_valid, fired)
 
 
@@ -132,8 +131,8 @@ def _match_calls(
     """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order, each pair
     with the rules that fired in it.
 
-    As many pairs as possible are wholly right; then as many arguments as possible; then as few as possible are wrong.
-    A tie goes to the pairs whose places in the turn are nearest.
+    First the most pairs are wholly right, then the most arguments, then the fewest arguments are wrong. A tie goes to
+    the pairs whose places in the turn are nearest.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
     found: list[tuple[CallMatch, set[Rule]]] = []
@@ -149,10 +148,9 @@ def _match_calls(
 
 
 def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
-    """The rows and columns of the best matching. Each aim weighs more than all that the aims after it could add up to.
+    """The rows and columns of the best matching. Each aim weighs more than the sum of all later ones.
 
-    Weights are exact up to 2**53; beyond that, which takes hundreds of calls of one tool, only ties are decided
-    otherwise.
+    Weights are exact up to 2**53; beyond, with hundreds of calls of one tool, ties may be decided otherwise.
     """
     if len(pairs) == len(pairs[0]) == 1:
         return [(0, 0)]
@@ -185,7 +183,7 @@ def _match_arguments(
     argument that the gold does not know is wrong. The schema's defaults excuse nothing.
     """
     schema = subschemas_of(parameters)
-    required = (parameters.get("required") or ()) if policy.required_by_schema else ()
+    required = (parameters.get("required") or ()) if policy == BFCL else ()
     right = 0
     errors: list[ArgumentError] = []
     fired: set[Rule] = set()
@@ -211,10 +209,7 @@ def _match_arguments(
 
 
 def gold_faults(examples: Sequence[Example], policy: Policy = STRICT) -> dict[str, str]:
-    """The ids of the examples whose own gold is no exact match under the policy, each with the reason.
-
-    Such a row says nothing about a model: it is quarantined, by id, and counted.
-    """
+    """The ids of the examples whose own gold is no exact match under the policy, each with the reason."""
     return {example.id: reason for example in examples if (reason := _gold_fault(example, policy)) is not None}
 
 
@@ -247,7 +242,7 @@ def _gold_fault(example: Example, policy: Policy) -> str | None:
             return f'"{wrong.call}": the accepted value of "{wrong.argument}" is not equal to itself under the schema'
         return f'"{wrong.call}": "{wrong.argument}" is {wrong.fault} even in the call that is expected'
     # BFCL's checker does not ask whether a call satisfies the schema.
-    if policy.values == "json" and not found.schema_valid:
+    if policy == STRICT and not found.schema_valid:
         bad = next(call for call in calls if not _all_valid([call], example.tools, example.where))
         return f'"{bad.name}": the expected arguments do not satisfy the tool\'s schema'
     return None

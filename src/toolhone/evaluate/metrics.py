@@ -1,10 +1,10 @@
-"""The figures over scores: what metrics.json says of each model.
+"""The figures over scores: what metrics.json says of each model, and of each pair of models.
 
 In: scores of one model or several, over the same examples. Out: dictionaries in a fixed order, so that the same scores
 give the same text. Every rate carries its numerator, its denominator and a 95% interval (`rates.rate`).
 
-To add a rate, add a line to `RATES` here and its words to a group in report/wording.py; reports and tables follow. The
-headline rates, which are also compared between models, are in compare.py.
+To add a rate, add a line to `RATES` and its words to a group in report/wording.py; reports and tables follow. Those in
+`HEADLINE` are also compared between models.
 
 What is counted by call or argument leaves out rows whose gold is "any", since they list no calls; only invented_tool
 includes them. An optional argument counts as the gold's only if it was given. The calls that could be read of a partial
@@ -14,13 +14,28 @@ row count like any others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import Any
 
+import numpy as np
+
 from toolhone.data.escalation import ESCALATE
-from toolhone.evaluate.compare import HEADLINE, Counts, compare_all
-from toolhone.rates import Rate, f1, rate, rate_of, spread
+from toolhone.errors import UserError
+from toolhone.rates import DIFFERENCE_FOLDS, Rate, bootstrap, f1, mcnemar, rate, rate_difference, rate_of, spread
 from toolhone.records import Score
+
+Counts = tuple[int, int]
+"""What a row adds to a rate's numerator and denominator."""
+
+HEADLINE: dict[str, Callable[[Score], Counts]] = {
+    "exact_match": lambda score: (int(score.exact), 1),
+    "tool_name_accuracy": lambda score: (int(score.names_right), 1),
+    "argument_accuracy": lambda score: (sum(match.right for match in score.matches), len(score.matches)),
+}
+"""The headline rates: exact match, tool names, and arguments over gold calls whose tool was called."""
+
+_BY_ROW = ("exact_match", "tool_name_accuracy")  # yes or no for every row, as McNemar's test needs
 
 NONE, MALFORMED, UNKNOWN = "<none>", "<malformed>", "<unknown>"
 """The labels of a confusion matrix beside the tools: no call; a call that cannot be read; a tool not offered."""
@@ -52,7 +67,7 @@ def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None
     return {
         "rows": len(scores),
         "agreement_with": ", ".join(sources) or None,
-        **{name: _over_all(scores, counts) for name, counts in HEADLINE.items()},
+        **{name: _headline(scores, counts) for name, counts in HEADLINE.items()},
         **_arguments(scores),
         **{name: over(scores) for name, over in RATES.items()},
         "rules": dict(sorted(Counter(rule for score in scores for rule in set(score.rules)).items())),
@@ -67,7 +82,7 @@ def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None
     }
 
 
-def _over_all(scores: Sequence[Score], counts: Callable[[Score], Counts]) -> Rate:
+def _headline(scores: Sequence[Score], counts: Callable[[Score], Counts]) -> Rate:
     rows = [counts(score) for score in scores]
     return rate(sum(numerator for numerator, _ in rows), sum(denominator for _, denominator in rows))
 
@@ -113,24 +128,22 @@ RATES: dict[str, Callable[[Sequence[Score]], Rate]] = {
 
 
 def _repaired(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """The figures over all rows if texts with a fault are read with repairs; all other figures are of the strict
-    reading. `rows` had repairs that gave calls. None if scores of an older version do not record repairs."""
+    """The figures if texts with a fault are read with repairs, of which `rows` had some; all other figures are of the
+    strict reading. None for scores of an older version, which do not record repairs."""
     if any(score.failure is not None and score.repaired is None for score in scores):
         return None
-    counts = Counter[str]()
-    for score in scores:
-        counts.update(score.repaired.repairs if score.repaired else {})
+    repairs = [score.repaired.repairs for score in scores if score.repaired and score.repaired.repairs]
     return {
         "exact_match": rate_of((score.repaired or score).exact for score in scores),
         "tool_name_accuracy": rate_of((score.repaired or score).names_right for score in scores),
-        "rows": sum(bool(score.repaired and score.repaired.repairs) for score in scores),
-        "repairs": dict(sorted(counts.items())),
+        "rows": len(repairs),
+        "repairs": dict(sorted(sum(map(Counter, repairs), Counter[str]()).items())),
     }
 
 
 def _escalation(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """The reserved call `escalate`: made among rows whose gold it is, made among all others, and exact match among rows
-    in which it was not made, as a user sees it who escalates when asked to. None if no row offers or expects it."""
+    """How often `escalate` is called in rows whose gold it is, and in all others, and exact match in rows without that
+    call. None if no row offers or expects it."""
     expected = [any(call.name == ESCALATE for call in score.gold.calls) for score in scores]
     if not any(expected) and not any(ESCALATE in score.tools for score in scores):
         return None
@@ -144,8 +157,8 @@ def _escalation(scores: Sequence[Score]) -> dict[str, Any] | None:
 
 
 def _per_tool(scores: Sequence[Score]) -> dict[str, Any]:
-    """For each tool that is expected, or offered and called: how often it is expected (`support`) and called, the
-    shares of its gold calls that were called and that were right, and the share of its calls that were expected."""
+    """For each tool that is expected, or offered and called: how often it is expected (`support`) and called, and the
+    rates of these calls."""
     listed = [score for score in scores if score.gold.status != "any"]
     support = Counter(call.name for score in listed for call in score.gold.calls)
     called = Counter(call.name for score in listed for call in score.calls if call.name in score.tools)
@@ -175,10 +188,9 @@ def _confusion(scores: Sequence[Score]) -> dict[str, Any]:
 def _cells(score: Score) -> Iterator[tuple[str, str]]:
     """Pairs of gold and prediction.
 
-    A matched call is on the diagonal. The gold calls left over are paired with the predicted calls left over, in
-    order; then with the call that could not be read, if there is one; then with no call. Predicted calls still left
-    over, or a call that could not be read, are paired with no gold call. A row that rightly calls nothing counts once,
-    as no call for no call.
+    A matched call is on the diagonal. Unmatched gold calls are paired with unmatched predicted calls, in order; then
+    with the call that could not be read, if there is one; then with no call. What is left of the predictions is paired
+    with no call. A row that rightly calls nothing counts once, as no call for no call.
     """
     for match in score.matches:
         name = score.gold.calls[match.gold].name
@@ -215,11 +227,7 @@ def _by(scores: Sequence[Score], seen_tools: Collection[str] | None) -> dict[str
         properties["seen"] = [
             ("seen" if names.issubset(seen_tools) else "unseen") if names else None for names in called
         ]
-    return {
-        name: _groups(scores, values)
-        for name, values in properties.items()
-        if any(value is not None for value in values)
-    }
+    return {name: _groups(scores, values) for name, values in properties.items() if set(values) != {None}}
 
 
 def _groups(scores: Sequence[Score], values: Sequence[str | None]) -> dict[str, Any]:
@@ -234,3 +242,95 @@ def _groups(scores: Sequence[Score], values: Sequence[str | None]) -> dict[str, 
         # Numbers by their size, then words.
         for value in sorted(groups, key=lambda value: (not value.isdecimal(), len(value) * value.isdecimal(), value))
     }
+
+
+# Two models on the same rows
+
+
+def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
+    """Every pair of models, in the order given, in every headline rate; none for one model alone.
+
+    Each entry has `value`, the second's rate less the first's (None if either has none), with the interval `low` and
+    `high` of the coarsest clustering, which `clustered_by` names; `intervals`, one for each clustering; and `mcnemar`
+    (rows that only one model has right, and `p_value`), or None for a rate that is not by row. McNemar's test assumes
+    independent rows; if they are not, believe the interval.
+
+    Raises:
+        UserError: if a row is scored twice, or models were not scored on the same rows with the same gold.
+    """
+    by_id = _same_rows(scores_by_model)
+    # In the order of ids, so that the order of files changes nothing, not even which folds are drawn.
+    ids = sorted(next(iter(by_id.values()), {}))
+    return [
+        found
+        for first, second in combinations(by_id, 2)
+        for found in _compare(first, second, [(by_id[first][id_], by_id[second][id_]) for id_ in ids])
+    ]
+
+
+def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> list[dict[str, Any]]:
+    sources = sorted({score.gold_source for score, _ in pairs if score.gold_source is not None})
+    clusters = clusterings([score for score, _ in pairs])
+    entries: list[dict[str, Any]] = []
+    for measure, counts in HEADLINE.items():
+        rows = [(*counts(one), *counts(other)) for one, other in pairs]
+        total = np.array(rows, dtype=np.int64).reshape(-1, 4).sum(axis=0)
+        intervals = [{"clustered_by": name, **bootstrap(rows, of_row)} for name, of_row in clusters]
+        first_only, second_only = rows.count((1, 1, 0, 1)), rows.count((0, 1, 1, 1))
+        test = {"first_only": first_only, "second_only": second_only, "p_value": mcnemar(first_only, second_only)}
+        entries.append(
+            {
+                "measure": measure,
+                "first": first,
+                "second": second,
+                "rows": len(pairs),
+                "agreement_with": ", ".join(sources) or None,
+                "value": float(rate_difference(total)) if total[1] and total[3] else None,
+                "low": intervals[-1]["low"],
+                "high": intervals[-1]["high"],
+                "clustered_by": intervals[-1]["clustered_by"],
+                "intervals": intervals,
+                "folds": DIFFERENCE_FOLDS,
+                "mcnemar": test if measure in _BY_ROW else None,
+            }
+        )
+    return entries
+
+
+def _same_rows(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dict[str, Score]]:
+    """Each model's scores by id, if all are of the same rows with the same gold."""
+    by_id: dict[str, dict[str, Score]] = {}
+    for model, scores in scores_by_model.items():
+        rows = by_id.setdefault(model, {})
+        for score in scores:
+            if score.id in rows:
+                raise UserError(f"{model}: {score.id} is scored twice, expected each row once; score it again")
+            rows[score.id] = score
+    for (first, ours), (second, theirs) in pairwise(by_id.items()):
+        alone = {first: sorted(ours.keys() - theirs.keys()), second: sorted(theirs.keys() - ours.keys())}
+        found = [f"{len(ids)} are in {model} alone (such as {ids[0]})" for model, ids in alone.items() if ids]
+        if found:
+            raise UserError(
+                f"{first} and {second} cannot be compared, for they were not scored on the same rows: "
+                f"{', '.join(found)}; predict and score both on one set of rows"
+            )
+        unlike = [id_ for id_ in ours if ours[id_].gold != theirs[id_].gold]
+        if unlike:
+            raise UserError(
+                f"{first} and {second} cannot be compared, for their gold differs in {len(unlike)} rows "
+                f"(such as {unlike[0]}); score both against one set of rows"
+            )
+    return by_id
+
+
+def clusterings(scores: Sequence[Score]) -> list[tuple[str, list[Hashable]]]:
+    """The cluster of each row: its conversation, and if any row states one, its template. A row without a template
+    stays with its conversation."""
+    conversations: list[Hashable] = [score.conversation_id for score in scores]
+    if not any("template" in score.meta for score in scores):
+        return [("conversation", conversations)]
+    templates: list[Hashable] = [
+        ("template", str(score.meta["template"])) if "template" in score.meta else score.conversation_id
+        for score in scores
+    ]
+    return [("conversation", conversations), ("template", templates)]

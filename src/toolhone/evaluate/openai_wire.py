@@ -57,7 +57,7 @@ def _allowed(name: str) -> str:
 
 
 def _allowed_names(names: list[str]) -> dict[str, str]:
-    """An allowed name for each name, no two the same; one that is allowed stays as it is."""
+    """A distinct allowed name for each name; one that is allowed stays as it is."""
     allowed = {name: name for name in names if _allowed(name) == name}
     for name in names:
         if name not in allowed:
@@ -92,14 +92,13 @@ def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answe
     content = _content(message)
     calls = _calls(message, names)
     if finish == "length" and not content and not calls:
-        # The token limit came before any text: the turn was cut off in its reasoning, which is no abstention.
+        # The turn was cut off in its reasoning, which is no abstention.
         thought = message.get("reasoning_content") or message.get("reasoning")
         return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish, ())
     text = FORMATS[format].write(content, calls, finish)
     tokens = _tokens(row.get("logprobs"))
     raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
-    # A server that parses calls from the model's text may give the text's tokens. If they read the same, the text stays
-    # as the model wrote it; else the tokens belong to some other text, and would mislead.
+    # A server that parses calls from the model's text may give the text's tokens. They count if they read the same.
     same = bool(tokens) and repr(parse_turn(raw, format, finish)) == repr(parse_turn(text, format, finish))
     return Answer(raw, finish, tokens) if same else Answer(text, finish, ())
 

@@ -1,7 +1,7 @@
 """Predictions of a local model: examples in, a line of `predictions/<model>.jsonl` for each out.
 
-Answers are written batch by batch beside the file's final name, so an interrupted prediction goes on where it stopped.
-Under a launcher each process answers its share of the examples, and the first one joins the shares.
+Answers are written batch by batch into a part file, so an interrupted prediction resumes. Under a launcher each process
+answers its share of the examples, and the first one joins the shares.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from toolhone.evaluate.decode import (
     decode_greedily,
     shared_prefix,
 )
-from toolhone.jsonl import part_path, read_part, remove_parts, write_jsonl
+from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
-from toolhone.train.hardware import rank, world_size
+from toolhone.train.hardware import rank, release_memory, world_size
+from toolhone.tuned import TunedModel
 
 _WORTH_SHARING = 4
-"""So many rows with the same system prompt and tools are answered apart from others, from the cache of their prefix."""
+"""From this many rows with the same system prompt and tools on, they get batches of their own, with a cached prefix."""
 
 
 def predict(
@@ -53,22 +54,16 @@ def predict(
 
     `label` names the model in the records. Answers of an interrupted call are reused if `fingerprint` is the same.
     """
-    share = list(examples)[rank() :: world_size()]
-    part = part_path(path, rank(), fingerprint)
-    done = {row["id"] for row in read_part(part)}
-    waiting = [example for example in share if example.id not in done]
-    if done and rank() == 0:
-        console.print(f"{label}: {len(done)} answers are there from before, {len(waiting)} to go")
     model.eval()
-    part.parent.mkdir(parents=True, exist_ok=True)
-    batches = _batches(renderer, waiting, config.batch_size)
-    shown = track(batches, f"answers of {label}", console=console, disable=rank() != 0 or not console.is_terminal)
-    prefixes = PrefixCache(model)
-    with part.open("a", encoding="utf-8") as out:
-        for batch in shown:
-            for prediction in _answer(model, renderer, label, config, prefixes, batch):
-                out.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
-            out.flush()
+
+    def answers(waiting: list[Example]) -> Iterator[Prediction]:
+        batches, prefixes = _batches(renderer, waiting, config.batch_size), PrefixCache(model)
+        hidden = rank() != 0 or not console.is_terminal
+        for batch in track(batches, f"answers of {label}", console=console, disable=hidden):
+            yield from _answer(model, renderer, label, config, prefixes, batch)
+
+    share = list(examples)[rank() :: world_size()]
+    answer_missing(part_path(path, rank(), fingerprint), share, label, console, answers)
     if world_size() > 1:
         torch.distributed.barrier()
     if rank() == 0:
@@ -80,6 +75,53 @@ def predict(
         torch.distributed.barrier()
 
 
+def predict_once(
+    tuned: TunedModel,
+    stage: str,
+    examples: Sequence[Example],
+    what: str,
+    config: EvaluateConfig,
+    path: Path,
+    console: Console,
+    fingerprint: str,
+) -> None:
+    """Answer the examples with a run's tuned or base model, as a stage of its run, unless that is finished. `what` is
+    what the console calls the examples."""
+    if path.is_file() and tuned.run.is_finished(stage, fingerprint):
+        console.print(f"reusing {path}", markup=False)
+        return
+    if rank() == 0:
+        console.print(f"{tuned.label} answers {len(examples)} {what} ...")
+    started = time.perf_counter()
+    model = tuned.load_weights()
+    predict(model, tuned.renderer, examples, tuned.label, config, path, console, fingerprint=fingerprint)
+    if rank() == 0:
+        seconds = round(time.perf_counter() - started, 1)
+        tuned.run.mark_finished(stage, fingerprint, seconds=seconds, examples=len(examples))
+    del model
+    release_memory(tuned.hardware.device)
+
+
+def answer_missing(
+    part: Path,
+    examples: Sequence[Example],
+    label: str,
+    console: Console,
+    answers: Callable[[list[Example]], Iterable[Prediction]],
+) -> None:
+    """Append the predictions of the examples that a part file lacks, each as `answers` gives it."""
+    done = {row["id"] for row in read_part(part)}
+    waiting = [example for example in examples if example.id not in done]
+    if done and rank() == 0:
+        console.print(f"{label}: {len(done)} answers are there from before, {len(waiting)} to go")
+    if waiting:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as out:
+            for prediction in answers(waiting):
+                out.write(json_line(prediction.to_json()))
+                out.flush()
+
+
 def answer_one(
     model: Any,
     renderer: ChatRenderer,
@@ -89,19 +131,15 @@ def answer_one(
     label: str = "ask",
     prefixes: PrefixCache | None = None,
 ) -> Prediction:
-    """Answer a single example. What later ones are likely to share with it, the system prompt and the tools, is kept
-    in `prefixes` where they are given."""
+    """Answer a single example. With `prefixes`, the system prompt and the tools stay there for later examples."""
     _, ids = renderer.prompt(example.prompt, example.tools)
-    shared = _system_and_tools(renderer, example, ids) if prefixes else []
+    shared: list[int] = []
+    if prefixes:  # the prompt begins with what it shares with an empty question
+        system = example.prompt[:1] if example.prompt and example.prompt[0].role == "system" else ()
+        shared = shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
     config = EvaluateConfig(batch_size=1, max_new_tokens=max_new_tokens)
     cache = prefixes or PrefixCache(model)
     return _answer(model.eval(), renderer, label, config, cache, _Batch(shared, [ids], [example]))[0]
-
-
-def _system_and_tools(renderer: ChatRenderer, example: Example, ids: list[int]) -> list[int]:
-    """The tokens that the prompt `ids` begins with whatever is asked: those that an empty question has too."""
-    system = example.prompt[:1] if example.prompt and example.prompt[0].role == "system" else ()
-    return shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +152,22 @@ class _Batch:
 
 
 class PrefixCache:
-    """Holds the prefixes that were used last. In a prediction one is enough, since batches that share one come in a
-    row. `reused_tokens` is how much of the last answer's prompt was there already."""
+    """Holds the last used prefixes. One is enough for a prediction, since batches that share one follow each other.
+    `reused_tokens` counts the tokens of the last answer's prompt that were there already."""
 
     def __init__(self, model: Any, held: int = 1) -> None:
         self.reused_tokens = 0
         self._model = model
         self._held = held
-        self._prefixes: list[Prefix] = []  # the last used stands last
+        self._prefixes: list[Prefix] = []  # the last used at the end
 
     def get(self, ids: list[int]) -> Prefix:
-        """The prefix of these tokens, computed where it is not held."""
+        """The prefix of these tokens, computed if it is not held."""
         found = next((prefix for prefix in self._prefixes if prefix.ids == ids), None)
         self.reused_tokens = len(ids) if found else 0
         others = [prefix for prefix in self._prefixes if prefix is not found]
         if found is None:
-            # Before the new one is made, so that their memory is there for it.
+            # Dropped before the new one is made, to free their memory for it.
             self._prefixes = others = others[max(0, len(others) + 1 - self._held) :]
             found = compute_prefix(self._model, ids)
         self._prefixes = [*others, found]
@@ -137,8 +175,8 @@ class PrefixCache:
 
 
 def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[_Batch]:
-    """The examples in batches: those with the same system prompt and tools together, and those that share theirs with
-    few others or none; of like length within."""
+    """The examples in batches of similar length: those with the same system prompt and tools together, and together
+    those that share theirs with few others or none."""
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
         system = example.prompt[0].content if example.prompt and example.prompt[0].role == "system" else ""
@@ -163,42 +201,32 @@ def _answer(
     prefixes: PrefixCache,
     batch: _Batch,
 ) -> list[Prediction]:
-    stop_ids, token_bytes = renderer.stop_ids(), _token_bytes(renderer.tokenizer)
     started = time.perf_counter()
     prefix = prefixes.get(batch.prefix_ids)
-    completions = decode_greedily(model, batch.prompts, prefix, stop_ids, config.max_new_tokens)
+    completions = decode_greedily(model, batch.prompts, prefix, renderer.stop_ids(), config.max_new_tokens)
     latency_ms = (time.perf_counter() - started) * 1000 / len(batch.prompts)
     return [
-        _prediction(renderer, label, token_bytes, example, len(prompt), completion, latency_ms)
+        prediction_of(completion, example, len(prompt), renderer, label, latency_ms)
         for example, prompt, completion in zip(batch.examples, batch.prompts, completions, strict=True)
     ]
 
 
-def _prediction(
-    renderer: ChatRenderer,
-    label: str,
-    token_bytes: TokenBytes,
-    example: Example,
-    prompt_tokens: int,
-    completion: Completion,
-    latency_ms: float,
+def prediction_of(
+    completion: Completion, example: Example, prompt_tokens: int, renderer: ChatRenderer, label: str, latency_ms: float
 ) -> Prediction:
-    said = completion.ids[:-1] if completion.stopped else completion.ids
+    """Return what a model generated as a prediction. The stop token counts as one, and is not part of the text."""
+    ids, token_bytes = completion.ids, _token_bytes(renderer.tokenizer)
     return Prediction(
         id=example.id,
         model=label,
-        text=renderer.decode(said),
+        text=renderer.decode(ids[:-1] if completion.stopped else ids),
         finish_reason="stop" if completion.stopped else "length",
         prompt_tokens=prompt_tokens,
-        completion_tokens=len(completion.ids),
+        completion_tokens=len(ids),
         latency_ms=latency_ms,
-        tokens=tuple(
-            map(Token, completion.ids, token_bytes.of(completion.ids), completion.logprobs, completion.runner_ups)
-        ),
+        tokens=tuple(map(Token, ids, token_bytes.of(ids), completion.logprobs, completion.runner_ups)),
     )
 
 
-@functools.lru_cache(maxsize=4)
-def _token_bytes(tokenizer: Any) -> TokenBytes:
-    # Made once: it reads the whole tokenizer, which takes longer than a batch of a small model.
-    return TokenBytes(tokenizer)
+# Cached: it reads the whole tokenizer, which takes longer than a batch of a small model.
+_token_bytes = functools.lru_cache(maxsize=4)(TokenBytes)

@@ -1,8 +1,8 @@
 """Predictions of any OpenAI-compatible endpoint: examples in, a line of `predictions/<model>.jsonl` for each out.
 
-Several requests run at once, at a bounded pace and within a budget; temporary failures are retried. Every attempt is
-written to a part file as it ends, so an interrupted prediction goes on where it stopped, and what was paid for counts.
-`<model>.json` beside the predictions says how they were made and what they cost.
+Several requests run at once, at a bounded pace and within a budget; temporary failures are retried. Every attempt goes
+into a part file as it ends, so an interrupted prediction resumes, and its cost counts. `<model>.json` beside the
+predictions says how they were made and what they cost.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def predict_endpoint(
     Returns the content of the file beside it: settings, rows, calls, failures, tokens and cost.
 
     Raises:
-        UserError: if the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The answers
-            so far stay, and the same command goes on from them.
+        UserError: if the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The same
+            command goes on from the answers so far.
     """
     asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
     how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
@@ -90,7 +90,7 @@ def predict_endpoint(
         retries=settings.retries,
         first_wait_s=settings.first_wait_s,
         calls_a_minute=settings.calls_a_minute,
-        optional_keys={"temperature": settings.temperature, **logprobs},
+        optional={"temperature": settings.temperature, **logprobs},
     )
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
     part = part_path(path, 0, made_from)
@@ -116,8 +116,8 @@ def predict_endpoint(
         "endpoint": f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}",
         "chat_format": settings.format,
         "max_tokens": settings.max_tokens,
-        "temperature": endpoint.optional_keys.get("temperature"),
-        "logprobs": bool(endpoint.optional_keys.get("logprobs", False)),
+        "temperature": endpoint.options.optional.get("temperature"),
+        "logprobs": bool(endpoint.options.optional.get("logprobs")),
         "rows": len(examples) - len(left_out),
         "left_out": left_out,
         "calls": len(log),
@@ -205,7 +205,7 @@ def _attempt_row(
 def _left_out(
     examples: Sequence[Example], log: Sequence[dict[str, Any]], settings: EndpointSettings, *, halted: bool
 ) -> dict[str, str]:
-    """The rows that the endpoint refuses for good, with its reason, if the settings say to leave them out.
+    """The rows that the endpoint refuses for good, with its reason, if the settings leave them out.
 
     Raises:
         UserError: if other rows have no answer.

@@ -11,12 +11,11 @@ import marshal
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
-from referencing.jsonschema import EMPTY_REGISTRY
+from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from toolhone.errors import UserError
 from toolhone.records import Tool
@@ -153,16 +152,10 @@ def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
 
 
 def _pointed_at(reference: str, root: Schema) -> Any:
-    """The value at a reference within the schema (RFC 6901, "#/$defs/address"), or None for any other reference."""
+    """The value at a reference within the schema ("#/$defs/address"), or None for any other reference."""
     if reference != "#" and not reference.startswith("#/"):
         return None
-    found: Any = root
-    for step in reference.split("/")[1:]:
-        key = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, dict) and key in found:
-            found = found[key]
-        else:
-            return None
-    return found
+    try:
+        return EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(root)).lookup(reference).contents
+    except (Unresolvable, AttributeError, TypeError, ValueError):  # of a schema that is not valid
+        return None

@@ -1,7 +1,11 @@
-"""Score predictions, of a run or in files: write scores/ and metrics.json. No model and no tokenizer is loaded."""
+"""Score predictions, of a run or in files: write scores/ and metrics.json; and read scores again to compare models.
+
+No model and no tokenizer is loaded.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,9 +17,9 @@ from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
-from toolhone.evaluate.policy import STRICT, Policy
+from toolhone.evaluate.values import STRICT, Policy
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
 from toolhone.run_folder import RunFolder, model_files
 
 _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
@@ -24,8 +28,8 @@ _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     """Score every file of predictions, write scores/ and metrics.json, and return the metrics.
 
-    All models are scored on the same rows. Rows whose own gold is no exact match are left out and listed in the
-    metrics' provenance; so are rows that the endpoint of any model refused.
+    All models are scored on the same rows. The metrics' provenance lists those left out: rows whose own gold is no
+    exact match, and rows that the endpoint of any model refused.
 
     Raises:
         UserError: if there are no predictions, or they do not answer the run's test rows.
@@ -36,7 +40,7 @@ def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
     if not predictions:
         raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
     facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
-    facts["policy"] = policy.name
+    facts["policy"] = policy
     learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
     seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
     return _score_all(run, predictions, asked, facts, seen_tools)
@@ -52,8 +56,7 @@ def score_files(
 ) -> dict[str, Any]:
     """Score files of predictions of the same rows; write scores/ and metrics.json into `out`, and return the metrics.
 
-    A file's stem is its model's name. Predictions need no tokens, since their text is what is scored. `rows_named` is
-    what a message calls the rows, such as their file's name.
+    A file's stem is its model's name. `rows_named` is what messages call the rows, such as their file's name.
 
     Raises:
         UserError: if predictions are not of these rows or cannot be read, or `out` is the folder of a run.
@@ -71,7 +74,7 @@ def score_files(
     if not asked.examples and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
-    return _score_all(run, predictions, asked, {**facts, "policy": policy.name, "chat": {"format": format}}, None)
+    return _score_all(run, predictions, asked, {**facts, "policy": policy, "chat": {"format": format}}, None)
 
 
 def _score_all(
@@ -102,8 +105,8 @@ def scored_split(run: RunFolder) -> str:
 
 
 def scored_examples(run: RunFolder, *, with_tools: bool = True) -> list[Example]:
-    """The examples that the run's models are scored on. Reading tools takes most of the time; without them, the ids and
-    messages are right."""
+    """The examples that the run's models are scored on. Without tools, which take most of the time to read, ids and
+    messages are the same."""
     rows = read_jsonl(run.split(scored_split(run)))
     if not with_tools:
         # A row without an id is named by a hash of its content, tools and all.
@@ -139,8 +142,8 @@ class RowsToScore:
     def read_answers(self, path: Path, *, tokens: bool = False) -> tuple[dict[str, Prediction], dict[str, str]]:
         """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
 
-        A prediction is found by its example's id, or by the conversation's if that has one turn to answer. Tokens take
-        most of the memory, and are left out unless asked for.
+        A prediction may have its example's id, or the conversation's if that has one turn to answer. Tokens, which take
+        most of the memory, are left out by default.
 
         Raises:
             UserError: if a line is no prediction, or the rows answered are not these.
@@ -195,3 +198,63 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
         raise UserError(
             f'{where}: its "tokens" cannot be read ({error!r}); expected of each its id, bytes and logprob'
         ) from None
+
+
+_REMEDY = "`toolhone score` makes scores of predictions"
+
+
+def read_scores(path: Path, remedy: str = _REMEDY) -> list[Score]:
+    """Read one file of scores.
+
+    Raises:
+        UserError: if the file is missing, or a line is no score, with `remedy`.
+    """
+    scores = []
+    for where, row in read_jsonl(path):
+        try:
+            scores.append(Score.from_json(row))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: not a score ({error}); {remedy}") from None
+    return scores
+
+
+def read_score_files(sources: Sequence[Path]) -> dict[str, list[Score]]:
+    """Read each model's scores, by its file's stem; if two stems are the same, with the folder's name before them.
+
+    Raises:
+        UserError: if a source holds no scores, is named twice, or a line is no score.
+    """
+    files = [file for source in sources for file in _files_of(source)]
+    counts = Counter(file.resolve() for file in files)
+    twice = [file for file in files if counts[file.resolve()] > 1]
+    if twice:
+        raise UserError(f"{twice[0]}: is named twice; name each run or file once")
+    return {name: read_scores(file) for name, file in zip(_names(files), files, strict=True)}
+
+
+def compare_files(sources: Sequence[Path]) -> dict[str, Any]:
+    """Return the figures of all models in the sources and of each pair of them, in the shape of metrics.json.
+
+    Raises:
+        UserError: if the models were not scored on the same rows with the same gold.
+    """
+    return metrics(read_score_files(sources), {"toolhone": __version__, "sources": list(map(str, sources))})
+
+
+def _files_of(source: Path) -> list[Path]:
+    """A file itself, or a folder's scores, the base model's first."""
+    if not source.is_dir():
+        return [source]
+    inside = source / "scores" if (source / "scores").is_dir() else source
+    files = model_files(inside)
+    if not files:
+        raise UserError(f"{source}: holds no scores (looked for {inside}/*.jsonl); {_REMEDY}")
+    return files
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    stems = [file.stem for file in files]
+    folders = [file.resolve().parent for file in files]
+    owners = [(folder.parent if folder.name == "scores" else folder).name for folder in folders]
+    owned = [f"{owner}/{stem}" for owner, stem in zip(owners, stems, strict=True)]
+    return next((names for names in (stems, owned) if len(set(names)) == len(files)), list(map(str, files)))

@@ -1,4 +1,9 @@
-"""Whether an argument's value is right: compared by JSON Schema type, or as BFCL's checker compares values.
+"""The scoring policies, and whether an argument's value is right under one.
+
+`strict` is the rules of scoring themselves: values by JSON Schema type, nothing excused. `bfcl` scores as the checker
+of the Berkeley Function Calling Leaderboard does, which is laxer about texts and stricter about numbers. Whatever a
+policy accepts that `strict` would not is recorded in `Score.rules` by the name of the rule. Under `bfcl` an argument
+that the schema requires must also be given if the gold lists it as optional.
 
 JSON (rule 3 of scoring): no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
 without outer white space; arrays in order; objects by key; all at any depth.
@@ -16,11 +21,26 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from toolhone.evaluate.policy import Policy, Rule
 from toolhone.evaluate.schema import Subschemas
 from toolhone.records import GoldCall
+
+Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
+
+# What each rule excuses.
+RULES: dict[Rule, str] = {
+    "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
+    "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
+    "empty-as-left-out": "an empty text or list is given for an argument that may be left out",
+    "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
+    "any-call": "where some call is expected, any will do, whatever its tool and arguments",
+}
+
+Policy = Literal["strict", "bfcl"]
+STRICT: Policy = "strict"
+BFCL: Policy = "bfcl"
+POLICIES: tuple[Policy, ...] = (STRICT, BFCL)
 
 RELATIVE_TOLERANCE = 1e-6
 """For numbers that are not whole; whole numbers are compared exactly."""
@@ -33,7 +53,7 @@ def values_match(
 ) -> tuple[bool, frozenset[Rule]]:
     """Whether a value is right for the argument `name` of `gold`, and the rules that fired. `schema` is the tool's."""
     accepted, stated = gold.arguments.get(name, []), schema.property(name)
-    if policy.values == "json":
+    if policy == STRICT:
         return any(same_value(value, found, stated) for value in accepted), NO_RULES
     if not any(name in one.get("properties", {}) for one in schema.alternatives):
         return False, NO_RULES
@@ -51,7 +71,7 @@ def values_match(
 
 
 def same_value(expected: Any, found: Any, schema: Subschemas) -> bool:
-    """Whether two values are the same in JSON. Where the schema is silent, `expected` states the type."""
+    """Whether two values are the same in JSON. If the schema states no type, `expected` does."""
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
         # Python's True == 1; JSON's true is of a type of its own.
         return type(expected) is type(found) and bool(expected == found)
@@ -131,8 +151,8 @@ def _item_kind(schema: Subschemas) -> type | None:
 
 
 def _items_fit(accepted: Sequence[Any], found: list[Any], kind: type | None) -> bool:
-    """Whether each item is of the stated type, or of that of an accepted list's first item. An accepted value that is
-    no list, as `""` is not, lets any item pass."""
+    """Whether each item is of the stated type, or of that of an accepted list's first item; True if an accepted value
+    is no list."""
     return kind is None or any(
         not isinstance(value, list)
         or {type(item) for item in found} <= {kind, next((type(first) for first in value if first != ""), None)}
@@ -180,8 +200,8 @@ def _rules(expected: Any, found: Any, schema: Subschemas) -> Iterator[Rule]:
 
 
 def respelt(text: str) -> str:
-    """The text as BFCL compares it: without spaces and the signs , . / - _ * ^, in lower case, with one kind of quotes;
-    but the sign and the decimal point of a number stay."""
+    """The text as BFCL compares it: in lower case, with one kind of quotes, without spaces and the signs , . / - _ * ^
+    except the sign and the decimal point of a number."""
     kept: set[int] = set()
     if "-" in text:
         kept.update(match.start() for match in _SIGN.finditer(text))

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from huggingface_hub.errors import HFValidationError
 
-from toolhone.evaluate.policy import STRICT
+from toolhone.evaluate.values import STRICT
 from toolhone.jsonl import write_text
 from toolhone.report import facts, wording
 from toolhone.report.pages import markdown_page
@@ -74,7 +74,7 @@ def _eval_results(run: RunFiles) -> list[EvalResult]:
                 dataset_split=split,
                 dataset_revision=data.get("sha256"),
                 metric_type=label.lower().replace(" ", "_").replace("-", "_"),
-                metric_name=name if policy == STRICT.name else f"{name} under the policy {policy}",
+                metric_name=name if policy == STRICT else f"{name} under the policy {policy}",
                 metric_value=rate["value"],
                 metric_args={key: rate[key] for key in ("numerator", "denominator", "low", "high") if key in rate},
             )

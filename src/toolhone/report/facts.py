@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toolhone.evaluate.policy import STRICT
+from toolhone.evaluate.values import STRICT
 from toolhone.records import Score
 from toolhone.report import numbers, wording
 from toolhone.report.run_files import RunFiles
@@ -26,7 +26,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     figures = [f"{name} {numbers.percent(model['exact_match']['value'])}" for name, model in models.items()]
     source = wording.agreement_with(models)
     measure = "exact match" if source is None else f"exact agreement with {source}"
-    if policy(metrics) != STRICT.name:
+    if policy(metrics) != STRICT:
         measure += f" under the policy {policy(metrics)}"
     if len({model["rows"] for model in models.values()}) == 1:
         rows = numbers.counted(last["rows"], "row")
@@ -39,7 +39,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 def policy(metrics: Mapping[str, Any]) -> str:
     """The policy that the figures were scored under."""
-    return str((metrics.get("provenance") or {}).get("policy") or STRICT.name)
+    return str((metrics.get("provenance") or {}).get("policy") or STRICT)
 
 
 def repaired_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from toolhone import __version__
 from toolhone.errors import UserError
 from toolhone.evaluate.metrics import metrics
-from toolhone.evaluate.score_files import read_score_files
+from toolhone.evaluate.score import read_score_files
 from toolhone.jsonl import write_text
 from toolhone.report import facts, numbers, tables, wording
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures

@@ -7,9 +7,9 @@ import textwrap
 from rich.table import Table
 from rich.text import Text
 
+from toolhone.rates import Figure
 from toolhone.report import numbers
 from toolhone.report.numbers import ABSENT, interval, percent
-from toolhone.route.resample import Figure
 from toolhone.route.route import Case, Routing
 
 HEADINGS = ("", "Escalated", "Right", "Cost of a call", "Of the large", "Latency", "Basis")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.errors import UserError
-from toolhone.evaluate.score import scored_examples
-from toolhone.evaluate.score_files import read_scores
+from toolhone.evaluate.score import read_scores, scored_examples
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Message, Score
 from toolhone.report import wording

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from toolhone.evaluate.policy import RULES
+from toolhone.evaluate.values import RULES
 from toolhone.report import facts, numbers, wording
 
 

@@ -1,15 +1,14 @@
 """From the features of an answer to the probability that it is right, and how good that probability is.
 
-In: the features of scored rows. Out: a `Calibrator`, plain numbers that a policy file holds and a few lines evaluate,
-so that serving needs neither scikit-learn nor a pickle. Then, on rows that did not calibrate it, a `Reliability`:
-AUROC and AURC (ranking), Brier score and expected calibration error (probabilities), with intervals, and the diagram's
-bins. The ablation measures what each kind of signal adds.
+In: the features of scored rows. Out: a `Calibrator`, plain numbers in a policy file, so that serving needs neither
+scikit-learn nor a pickle. Then, on rows that did not calibrate it, a `Reliability`: AUROC and AURC (ranking), Brier
+score and expected calibration error (probabilities), with intervals, and the diagram's bins. The ablation measures what
+each kind of signal adds.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from toolhone.errors import UserError
-from toolhone.evaluate.compare import SEED
-from toolhone.rates import rate
+from toolhone.rates import SEED, Figure, Floats, cluster_numbers, rate, shares, tied, with_intervals
 from toolhone.route.confidence import FEATURES, GROUPS, Signals
-from toolhone.route.resample import Figure, Floats, shares, with_intervals
 
 ISOTONIC_ROWS = 1_000
 """Up to this many rows there is no isotonic curve: on fewer it fits noise."""
@@ -56,11 +53,8 @@ class Calibrator:
         """The estimated probability that an answer with this score is right."""
         if not self.knots:
             return score
-        at = bisect_right(self.knots, score, key=lambda knot: knot[0])
-        if at == 0 or at == len(self.knots):
-            return self.knots[max(at - 1, 0)][1]
-        (left, low), (right, high) = self.knots[at - 1 : at + 1]
-        return low + (high - low) * (score - left) / (right - left)
+        scores, probabilities = zip(*self.knots, strict=True)
+        return float(np.interp(score, scores, probabilities))
 
 
 def fit(features: Floats, right: Floats, where: str) -> Calibrator:
@@ -161,16 +155,9 @@ def _bins(place: np.ndarray[Any, Any], probabilities: Floats, right: np.ndarray[
     return found
 
 
-def _tied(scores: Floats) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The order of rising scores, and the place in it at which each group of equal scores begins."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    return order, starts
-
-
 def auroc(scores: Floats, right: Floats, weights: Floats) -> Floats:
     """See `Reliability`. weights: [folds, rows]; out: [folds], nan if all answers are right, or all wrong."""
-    order, starts = _tied(scores)
+    order, starts = tied(scores)
     good = np.add.reduceat((weights * right)[:, order], starts, axis=1)  # [folds, different scores]
     bad = np.add.reduceat((weights * (1 - right))[:, order], starts, axis=1)
     below = np.cumsum(bad, axis=1) - bad / 2
@@ -185,7 +172,7 @@ def aurc(scores: Floats, right: Floats, weights: Floats) -> Floats:
     Within a group of equal scores the wrong answers come at an even rate e. So from coverage c0 to c1, with w0 of the
     rows wrong before, the share wrong is (w0 + e (c - c0)) / c, and its integral e (c1 - c0) + (w0 - e c0) ln(c1 / c0).
     """
-    order, starts = _tied(-scores)
+    order, starts = tied(-scores)
     rows = np.add.reduceat(weights[:, order], starts, axis=1)
     wrong = np.add.reduceat((weights * (1 - right))[:, order], starts, axis=1)
     whole = rows.sum(axis=1, keepdims=True)
@@ -204,7 +191,7 @@ def ablation(signals: Sequence[Signals], right: Floats, clusters: Sequence[Hasha
 
     Empty if a row has no features, or if too few clusters have right or wrong answers to hold out some of both in turn.
     Variants with deferral are left out if no answer escalates. Scores and probabilities are from cross-validation over
-    whole clusters: a row is scored by a calibrator that has seen no row of its cluster. right: [rows], 1 or 0.
+    whole clusters. right: [rows], 1 or 0.
     """
     if any(one.features is None for one in signals) or not (folds := _folds(right, clusters)):
         return {}
@@ -224,8 +211,8 @@ def ablation(signals: Sequence[Signals], right: Floats, clusters: Sequence[Hasha
             rows = used[held_out].tolist()
             probabilities[held_out] = [calibrator.probability(calibrator.score(row)) for row in rows]
             # Ranked by the weights alone, about the median of all rows. A fold's intercept and means depend on its
-            # share of right answers, which is higher in training the lower it is among the held-out rows: with them, a
-            # signal without information would rank worse than chance.
+            # share of right answers: high in training means low among the held-out rows, so a signal without
+            # information would rank worse than chance.
             ranking = replace(calibrator, means=tuple(np.median(used, axis=0).tolist()), intercept=0.0)
             scores[held_out] = [ranking.score(row) for row in rows]
         found[name] = reliability(scores, probabilities, right, clusters)
@@ -236,10 +223,9 @@ def _folds(right: Floats, clusters: Sequence[Hashable]) -> list[tuple[np.ndarray
     """Training and held-out rows of each fold; none if a fold's training rows would be all right or all wrong."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    number = {cluster: n for n, cluster in enumerate(dict.fromkeys(clusters))}
-    if len(number) < FOLDS or min(right.sum(), (1 - right).sum()) < FOLDS:
+    groups = np.array(cluster_numbers(clusters))
+    if len(set(clusters)) < FOLDS or min(right.sum(), (1 - right).sum()) < FOLDS:
         return []
-    groups = np.array([number[cluster] for cluster in clusters])
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
     folds = [(training, held_out) for training, held_out in splitter.split(groups[:, None], right, groups)]
     return folds if all(0 < right[training].sum() < len(training) for training, _ in folds) else []

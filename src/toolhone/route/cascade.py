@@ -36,9 +36,9 @@ class DecisionLog:
     """An open log, for one writer. `spent_usd` is the cost of the lines of `day` (UTC, as 2026-11-25) at opening.
 
     A line's `time` is when the request was answered (UTC). `asked_large` counts the calls of the large model; its
-    tokens and `cost_usd` are those that it may have charged, failed calls included; `cost_usd` is null if no price is
-    known. `fallback` says why the large model was needed but did not answer. `latency_ms` is the whole request's, with
-    its wait; `small_ms` and `large_ms` are the models' own."""
+    tokens and `cost_usd` (null without a price) are those that it may have charged, failed calls included. `fallback`
+    says why the large model was needed but did not answer. `latency_ms` is the whole request's, with its wait;
+    `small_ms` and `large_ms` are the models' own."""
 
     def __init__(self, path: Path, day: str) -> None:
         """Open the log, and create it if missing.
@@ -66,13 +66,8 @@ class DecisionLog:
             raise
 
     def write(self, decision: dict[str, Any]) -> None:
-        """Append a line, whole or not at all.
-
-        Raises:
-            OSError: if the disk is full or fails.
-        """
-        line = json_line(decision)
-        size = os.fstat(self._file).st_size
+        """Append a line, whole or not at all; raises OSError if the disk is full or fails."""
+        line, size = json_line(decision), os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
             if written < len(line):
@@ -111,8 +106,8 @@ class DecisionLog:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """The parts of a cascade. `escalate` is the reserved tool, if the small model was trained with it: it is offered
-    beside the tools of each request. `log_texts` writes prompts and answers into the log."""
+    """The parts of a cascade. `escalate` is the reserved tool, offered beside each request's own if the small model was
+    trained with it. `log_texts` writes prompts and answers into the log."""
 
     policy: Policy
     large: LargeModel
@@ -123,8 +118,7 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Whose answer a request gets. `completion` is the large model's answer in OpenAI's shape, if the route is large.
-    `fallback` says why the large model was needed but did not answer."""
+    """Whose answer a request gets. `completion` is the large model's in OpenAI's shape, if the route is large."""
 
     route: Route
     confidence: float
@@ -201,7 +195,7 @@ async def answer(
 
 
 def _with_reserved(example: Example, reserved: Tool | None) -> Example:
-    """Add the reserved tool to the example's own, if it has any and not that one."""
+    """Add the reserved tool to the example's own, if it has others."""
     if reserved is None or not example.tools or any(tool.name == reserved.name for tool in example.tools):
         return example
     return replace(example, tools=(*example.tools, reserved))

@@ -70,8 +70,7 @@ _LONGEST_OPENING = 64
 @dataclass(frozen=True, slots=True)
 class Signals:
     """What an answer shows about itself. `gate` is a reason to escalate, whatever the confidence; `escalated`: the
-    model itself called `escalate`; `features` are in the order of FEATURES, and None if the prediction has no
-    log-probabilities, as from some endpoints."""
+    model itself called `escalate`; `features` are in the order of FEATURES, None without log-probabilities."""
 
     gate: Gate | None
     escalated: bool
@@ -205,8 +204,7 @@ class Alignment:
     text begins, with the text's end as one more.
 
     A Chinese character is often several tokens, and a token may hold the end of a value with the quote and the brace
-    after it. So a stretch of characters is turned into one of bytes, and its tokens are those that share a byte with
-    it."""
+    after it. So the tokens of some characters are those that share a byte with them."""
 
     tokens: tuple[Token, ...]
     begins: Sequence[int]

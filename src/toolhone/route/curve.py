@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from toolhone.route.resample import Figure, Floats, shares, with_intervals
+from toolhone.rates import Figure, Floats, shares, tied, with_intervals
 
-GAPS = (0.5, 0.8, 0.95)
-"""The shares of the gap between the models for which the curve gives the escalation needed."""
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
-"""The escalated shares for which the curve is given in figures."""
+GAPS = (0.5, 0.8, 0.95)  # shares of the gap between the models, for `Curve.reach`
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # escalated shares, for `Curve.at`
 GRID = 101
 
 
@@ -119,8 +117,7 @@ def usd_at(rows: Outcomes, weights: Floats, escalation: Floats) -> Floats:
 
 def _summed(scores: Floats, *columns: Floats) -> tuple[Floats, ...]:
     """Sums of the columns over the rows from the least score up, one for each different score, from 0."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    order, starts = tied(scores)
     return tuple(np.concatenate([[0.0], np.cumsum(np.add.reduceat(column[order], starts))]) for column in columns)
 
 

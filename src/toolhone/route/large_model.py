@@ -1,8 +1,7 @@
 """The large model of a cascade, behind an OpenAI-compatible endpoint: asked within bounded time and a day's budget.
 
-In: an example. Out: its answer in OpenAI's shape, or a word that says why there is none. A call has a time limit for
-the whole of it; a passing failure is retried once, after a short wait. A call starts only if even its dearest outcome
-fits the day's budget.
+In: an example. Out: its answer in OpenAI's shape, or a word that says why there is none. A call has one time limit; a
+temporary failure is retried once, after a short wait. A call starts only if its highest cost fits the day's budget.
 """
 
 from __future__ import annotations
@@ -21,16 +20,21 @@ import openai
 
 from toolhone.chat.parse import parse_turn
 from toolhone.economics.cost import Price, call_cost_usd
-from toolhone.endpoint import endpoint_key, most_prompt_tokens, retry_after_seconds
+from toolhone.endpoint import (
+    ChatOptions,
+    endpoint_key,
+    is_temporary,
+    most_prompt_tokens,
+    reported_usage,
+    retry_after_seconds,
+)
 from toolhone.evaluate.openai_wire import Request, read_choice, request_of
 from toolhone.records import Example
 
 _LONGEST_WAIT_S = 1.0
-_PASSING_STATUS = (408, 409, 429)
 
 
 def utc_day() -> str:
-    """Return today's date in UTC, as 2026-11-25."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -54,7 +58,7 @@ class DayBudget:
         return call_cost_usd(self._price, prompt_tokens, completion_tokens, cached_tokens)
 
     def reserve(self, bound_usd: float) -> bool:
-        """Reserve the cost of a call's dearest outcome; False if it does not fit."""
+        """Reserve the highest cost of a call; False if it does not fit."""
         self._roll()
         if self._max_usd is not None and self.spent_usd + sum(self._reserved) + bound_usd > self._max_usd:
             return False
@@ -87,8 +91,8 @@ class LargeSettings:
 @dataclass(slots=True)
 class LargeAnswer:
     """The large model's answer so far. `completion` is None if there is none, and `failure` says why: timeout,
-    no-connection, status-N, malformed (it cannot be read), withheld (by a content filter), empty, budget, interrupted.
-    Calls, tokens and cost are those of all attempts, as far as they may be charged; they grow while it is asked."""
+    no-connection, status-N, malformed, withheld (by a content filter), empty, budget, interrupted. Calls, tokens and
+    cost are those of all attempts so far, if they may be charged."""
 
     completion: dict[str, Any] | None = None
     failure: str | None = "interrupted"
@@ -101,23 +105,20 @@ class LargeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One call. It may be retried after `wait_s`, if that is given; `refused` names an option that the endpoint does
-    not accept."""
+    """One call. It may be retried after `wait_s`, if that is given, and at once if an option was `refused`."""
 
     completion: dict[str, Any] | None
     failure: str | None
     tokens: tuple[int, int, int] = (0, 0, 0)  # prompt, completion, cached
     wait_s: float | None = None
-    refused: str | None = None
+    refused: bool = False
 
 
 class LargeModel:
-    """A model behind `/chat/completions`, asked by the official client. It learns which options the endpoint refuses.
-
-    It belongs to one event loop."""
+    """A model behind `/chat/completions`. It belongs to one event loop."""
 
     def __init__(self, settings: LargeSettings, budget: DayBudget) -> None:
-        """The key comes from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+        """Open a client of the address, without asking anything.
 
         Raises:
             UserError: for an invalid address, or a missing key.
@@ -125,11 +126,11 @@ class LargeModel:
         key = endpoint_key(settings.base_url, "--large-base-url")
         self.priced = budget.priced
         self._settings, self._budget = settings, budget
-        self._limit_key = "max_tokens"
-        self._wishes: dict[str, Any] = {"temperature": 0}
+        self._options = ChatOptions({"temperature": 0})
         # The retry is ours, so that it is counted and its wait is short.
-        options: dict[str, Any] = {"timeout": settings.timeout_s, "max_retries": 0}
-        self._client = openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **options)
+        self._client = openai.AsyncOpenAI(
+            api_key=key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
+        )
 
     async def close(self) -> None:
         await self._client.close()
@@ -158,16 +159,16 @@ class LargeModel:
                 answer.completion_tokens += attempt.tokens[1]
                 answer.cost_usd += cost
                 answer.latency_ms = (time.perf_counter() - started) * 1000
-            if attempt.refused is None:  # else the call is made again without the option
+            if not attempt.refused:
                 if attempt.wait_s is None or not retries:
                     return
                 retries -= 1
                 await asyncio.sleep(attempt.wait_s)
 
     async def _attempt(self, request: Request, most: int, limit: int, may_call: bool) -> _Attempt:
-        options: dict[str, Any] = {self._limit_key: limit, **self._wishes}
-        if request.tools:
-            options |= {"tools": request.tools, **({} if may_call else {"tool_choice": "none"})}
+        options = self._options.of_call(limit, request.tools)
+        if request.tools and not may_call:
+            options["tool_choice"] = "none"
         create: Any = self._client.chat.completions.create
         wait_s = random.uniform(0.5, 1.0) * self._settings.first_wait_s
         try:
@@ -184,7 +185,7 @@ class LargeModel:
         except (openai.APIError, json.JSONDecodeError):
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         try:
-            tokens = _charged(reply.to_dict(warnings=False).get("usage")) or (most, limit, 0)
+            tokens = reported_usage(reply.to_dict(warnings=False).get("usage")) or (most, limit, 0)
             completion, failure = _read(reply, request)
         except (AttributeError, IndexError, KeyError, TypeError):
             # Some endpoints answer 200 with a page or an error inside.
@@ -194,16 +195,11 @@ class LargeModel:
     def _refusal(self, error: openai.APIStatusError, options: dict[str, Any], wait_s: float) -> _Attempt:
         status, message = error.status_code, str(error)
         failure = f"status-{status}"
-        if status in _PASSING_STATUS or status >= 500:
+        if is_temporary(status):
             asked = retry_after_seconds(error.response.headers.get("retry-after")) or 0.0
             # A client waits meanwhile: an endpoint that wants a longer pause counts as down.
             return _Attempt(None, failure, wait_s=max(asked, wait_s) if asked <= _LONGEST_WAIT_S else None)
-        if "max_tokens" in options and "max_completion_tokens" in message:
-            self._limit_key = "max_completion_tokens"  # the name that newer models require
-            return _Attempt(None, failure, refused="max_tokens")
-        refused = next((key for key in self._wishes if key in options and key in message), None)
-        self._wishes = {key: value for key, value in self._wishes.items() if key != refused}
-        return _Attempt(None, failure, refused=refused)
+        return _Attempt(None, failure, refused=self._options.learn(options, message) is not None)
 
 
 def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | None]:
@@ -243,15 +239,3 @@ def _call(call: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
         arguments = json.dumps(arguments or {}, ensure_ascii=False)
     function = {"name": names.get(name, name), "arguments": arguments or "{}"}
     return {"id": call.get("id") or f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
-
-
-def _charged(usage: Any) -> tuple[int, int, int] | None:
-    """Return prompt, completion and cached tokens, if the endpoint gives them."""
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int) or min(prompt, completion) < 0:
-        return None
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return prompt, completion, cached if isinstance(cached, int) and 0 <= cached <= prompt else 0

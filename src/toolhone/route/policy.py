@@ -31,9 +31,9 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The model that a policy belongs to. `model`: its name, followed by "@revision" if one is pinned; `adapter`: the
-    SHA-256 of its weights; `template`: the chat template's hash; `quantize`: as in the config. All except the model are
-    None if unknown, as for a model behind an endpoint."""
+    """The model that a policy belongs to. `model`: its name, with "@revision" if one is pinned; `adapter`: the SHA-256
+    of its weights; `template`: the chat template's hash; `quantize`: as in the config. None if unknown, as behind an
+    endpoint."""
 
     model: str
     adapter: str | None = None
@@ -47,9 +47,8 @@ gave them; harmful_keep: kept and wrong where the large model is right, among al
 
 
 class Goal(BaseModel):
-    """What the threshold was chosen for, with the figures of its kind: `risk` at most `alpha`, except with probability
-    `delta`; at most `budget_usd` for 1,000 calls; a share `escalation` of calls; or `accuracy` on the calibration rows.
-    """
+    """What the threshold was chosen for: `risk` at most `alpha`, except with probability `delta`; at most `budget_usd`
+    for 1,000 calls; a share `escalation` of calls; or `accuracy` on the calibration rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -206,7 +205,6 @@ def _short(value: str | None) -> str:
 
 
 def write_policy(path: Path, policy: Policy) -> None:
-    """Write a policy, whole or not at all."""
     write_json(path, {**policy.model_dump(mode="json"), "identity": asdict(policy.identity)})
 
 

@@ -1,15 +1,12 @@
 """The threshold of a policy: chosen for a goal on the calibration rows, or certified on others with a guarantee.
 
-`choose_threshold` reaches an escalation rate, a budget or an accuracy. `certify` keeps a risk below alpha, except with
-probability delta.
-
-It is Learn-then-Test (Angelopoulos, Bates, Candes, Jordan and Lei 2021, "Learn then Test: calibrating predictive
-algorithms to achieve risk control", arXiv 2110.01052) with fixed-sequence testing (their section 3.2 and Bauer 1991):
-thresholds are tested in an order set before the outcomes are seen, each with the hypothesis that its risk is above
-alpha at level delta; the last one rejected before the first that is not is certified. As every loss is 0 or 1, the
-p-value is exact: the chance of at most the losses seen, in a binomial distribution at risk alpha. It is below delta
-exactly when Clopper and Pearson's upper bound at level delta is below alpha. The order comes from the rows that fitted
-the calibrator; the tests use other rows and take them for independent draws from future calls.
+`certify` keeps a risk below alpha, except with probability delta. It is Learn-then-Test (Angelopoulos, Bates, Candes,
+Jordan and Lei 2021, "Learn then Test: calibrating predictive algorithms to achieve risk control", arXiv 2110.01052)
+with fixed-sequence testing (their section 3.2 and Bauer 1991): thresholds are tested in an order set before the
+outcomes are seen, each with the hypothesis that its risk is above alpha at level delta; the last one rejected before
+the first that is not is certified. As every loss is 0 or 1, the p-value is exact: the chance of at most the losses
+seen, in a binomial distribution at risk alpha. The order comes from the rows that fitted the calibrator; the tests use
+other rows and take them for independent draws from future calls.
 """
 
 from __future__ import annotations
@@ -22,9 +19,9 @@ import numpy as np
 from scipy.special import bdtr, betaincinv
 
 from toolhone.errors import UserError
+from toolhone.rates import Floats
 from toolhone.route.curve import Outcomes, gains, usd_at
 from toolhone.route.policy import Goal, RiskKind
-from toolhone.route.resample import Floats
 
 STEPS = 100
 _MOST_ROWS = 10_000_000
@@ -95,8 +92,8 @@ class Tested:
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """What the tests found: `tested` in their order, the last of them not rejected unless all were. `certified` is the
-    loosest threshold that was rejected. If None was, `rows_needed` is about how many rows it would take, by the fitting
-    rows' estimate of the risk (None if no number would do), and `least_risk` is their lowest risk at any threshold."""
+    loosest threshold that was rejected. If None was, `rows_needed` estimates how many rows it would take from the
+    fitting rows (None if no number would do), and `least_risk` is their lowest risk at any threshold."""
 
     kind: RiskKind
     alpha: float
@@ -108,11 +105,9 @@ class Certificate:
     least_risk: float
 
     def promise(self) -> str:
-        """What the certificate says, in words."""
         return f"at most {_percent(self.alpha)} {RISKS[self.kind]}, except with probability {_percent(self.delta)}"
 
     def sentence(self) -> str:
-        """The answer in words."""
         if self.certified is not None:
             seen = f"{self.certified.losses:,} of {self.certified.rows:,} rows"
             return f"Certified: {self.promise()} (seen in {seen}, upper bound {_percent(self.certified.upper)})."
@@ -145,9 +140,9 @@ def certify(fitted: Outcomes, tested: Outcomes, kind: RiskKind, alpha: float, de
     """Certify the loosest threshold that can be.
 
     Args:
-        fitted: the rows that fitted the calibrator; they set the thresholds and where to begin. Their calibrated
-            probabilities as `small` are less noisy than their outcomes.
-        tested: other rows, of which nothing except their number has a part in that.
+        fitted: the rows that fitted the calibrator; they set the thresholds and where to begin. As `small`, calibrated
+            probabilities are less noisy than outcomes.
+        tested: other rows.
         alpha: maximum of the risk.
         delta: maximum failure probability of the guarantee, over draws of the tested rows.
 
@@ -160,8 +155,8 @@ def certify(fitted: Outcomes, tested: Outcomes, kind: RiskKind, alpha: float, de
     sequence = [*dict.fromkeys(kept[places].tolist())][:-1] + [0.0] * bool(len(kept))
     expected = [_expected(fitted, threshold, kind) for threshold in sequence]
     rows = len(tested.scores)
-    # Tests begin where the fitting rows promise the smallest p-value: with few rows kept none can be small, however
-    # sure these are. From there they go on to looser thresholds.
+    # Tests begin where the fitting rows promise the smallest p-value, since with few rows kept none can be small, and
+    # go on to looser thresholds.
     begin = int(np.argmin([_expected_p(share * rows, risk, alpha) for share, risk in expected])) if sequence else 0
     found: list[Tested] = []
     certified = None
@@ -198,7 +193,7 @@ def _losses(rows: Outcomes, threshold: float, kind: RiskKind) -> tuple[Floats, F
 
 
 def _expected(fitted: Outcomes, threshold: float, kind: RiskKind) -> tuple[float, float]:
-    """The share of rows that count at a threshold, and the share of these to expect as losses: half a row of either
+    """The share of rows that count at a threshold, and the share of these to expect as losses. Half a row of either
     kind is added, so that a few rows without a loss do not promise a risk of 0."""
     counted, lost = _losses(fitted, threshold, kind)
     return float(counted.mean()), float((lost.sum() + 0.5) / (counted.sum() + 1))

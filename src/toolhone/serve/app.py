@@ -13,18 +13,21 @@ import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from toolhone.chat.parse import parse_turn
+from toolhone.chat.render import ChatRenderer
 from toolhone.errors import UserError
+from toolhone.evaluate.predict import PrefixCache, answer_one
 from toolhone.jsonl import json_line
 from toolhone.records import Example, Prediction, Token
 from toolhone.route.cascade import Cascade, Routed, answer
-from toolhone.serve.engine import Engine
 from toolhone.serve.request import ApiError, ChatRequest, no_such_model, read_request
 
 MOST_WAITING = 64
@@ -40,6 +43,36 @@ _ROUTES = "this server has POST /v1/chat/completions, GET /v1/models and GET /he
 
 class ClientGone(Exception):  # noqa: N818  # a state of the connection, not an error
     """The client closed its connection while it waited for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A model that is ready to answer, for one thread at a time. `name` is the run's; `max_new_tokens` limits an
+    answer, and `context` prompt and answer together."""
+
+    name: str
+    model: Any
+    renderer: ChatRenderer
+    prefixes: PrefixCache
+    max_new_tokens: int
+    context: int
+
+    def answer(self, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
+        """Return the model's answer, and how many tokens of its prompt came from the cache.
+
+        Raises:
+            ApiError: if the chat template refuses the messages, or they exceed the context.
+        """
+        try:
+            _, ids = self.renderer.prompt(example.prompt, example.tools)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise ApiError(400, f"messages: the chat template refuses them: {error}", param="messages") from None
+        if (room := self.context - len(ids)) < 1:
+            found = f"messages: the prompt has {len(ids)} tokens and the model's context is {self.context}"
+            raise ApiError(400, found, param="messages", code="context_length_exceeded")
+        limit = min(max_tokens or self.max_new_tokens, self.max_new_tokens, room)
+        made = answer_one(self.model, self.renderer, example, limit, label=self.name, prefixes=self.prefixes)
+        return made, self.prefixes.reused_tokens
 
 
 class Turn:
@@ -152,7 +185,7 @@ def _small(
     asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
     """Answer with the small model's text; a header says how it was read. Calls that could not be read, or only in part,
-    are given as text, as the model wrote them: half of the calls is never given."""
+    are given as the text that the model wrote: half of the calls is never given."""
     turn = parse_turn(prediction.text, engine.renderer.format.name, prediction.finish_reason)
     message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
     finish: str = prediction.finish_reason
@@ -178,7 +211,7 @@ def _small(
 
 
 def _completion(asked: ChatRequest, completion: dict[str, Any], headers: dict[str, str]) -> Response:
-    """Answer under the id that the decision has in the log. completion: `model`, `choices` and `usage`."""
+    # Under the id that the decision has in the log.
     row = {"id": asked.example.id, "object": "chat.completion", "created": int(time.time()), **completion}
     return _json(row, headers)
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
 from rich.console import Console
 
+from toolhone.data.escalation import ESCALATE
+from toolhone.data.read import read_conversations
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
+from toolhone.evaluate.predict import PrefixCache
+from toolhone.records import Tool
 from toolhone.route.cascade import Cascade, DecisionLog
 from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings, utc_day
-from toolhone.route.policy import read_policy, refuse_other_model
+from toolhone.route.policy import identity_of_run, read_policy, refuse_other_model
 from toolhone.run_folder import RunFolder
-from toolhone.serve.app import LOOPBACK, make_app
-from toolhone.serve.engine import Engine, identity_served, load_engine, reserved_tool
+from toolhone.serve.app import LOOPBACK, Engine, make_app
+from toolhone.tuned import TunedModel
 
+_HELD_PREFIXES = 4
 KEY = "TOOLHONE_API_KEY"
 """The environment variable that holds the API key of clients."""
 
@@ -69,11 +74,12 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
     """Read the policy, open the log, and count what was spent today.
 
     Raises:
-        UserError: if the policy is invalid or another model's, the log cannot be opened, or the large model's address
-            or key is wrong.
+        UserError: if the policy is invalid or another model's, the manifest does not name the model and template, the
+            log cannot be opened, or the large model's address or key is wrong.
     """
     policy = read_policy(settings.policy)
-    refuse_other_model(policy, identity_served(run, engine))
+    # With the chat template in use, whatever the run's manifest says.
+    refuse_other_model(policy, replace(identity_of_run(run), template=engine.renderer.template_hash()))
     reserved = reserved_tool(run, console)
     log = DecisionLog(settings.log or run.path / "decisions.jsonl", utc_day())
     try:
@@ -86,6 +92,31 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
     if settings.max_usd_a_day is not None:
         console.print(f"spent today (UTC): ${log.spent_usd:.4f} of ${settings.max_usd_a_day:.2f}")
     return Cascade(policy, large, log, reserved, settings.log_texts)
+
+
+def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> tuple[Engine, RunFolder]:
+    """Load a run's tuned model; a UserError if there is none. `max_new_tokens` defaults to the config's."""
+    tuned = TunedModel.load(folder)
+    for note in tuned.hardware.notes:
+        console.print(note, markup=False)
+    engine = Engine(
+        name=tuned.config.name,
+        model=tuned.model,
+        renderer=tuned.renderer,
+        prefixes=PrefixCache(tuned.model, _HELD_PREFIXES),
+        max_new_tokens=max_new_tokens or tuned.config.evaluate.max_new_tokens,
+        context=tuned.model.config.max_position_embeddings,
+    )
+    return engine, tuned.run
+
+
+def reserved_tool(run: RunFolder, console: Console) -> Tool | None:
+    """Return the reserved tool `escalate` as in the run's rows; None if the model was not trained with it."""
+    if not run.split("test").is_file():
+        console.print(f"{run.split('test')} is missing: the tool {ESCALATE} is not offered", markup=False)
+        return None
+    rows = read_conversations(run.split("test"))
+    return next((tool for row in rows for tool in row.tools if tool.name == ESCALATE), None)
 
 
 def _bind(host: str, port: int) -> socket.socket:
