@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from scipy.cluster.hierarchy import DisjointSet
 
 Signatures = npt.NDArray[np.uint32]
 """MinHash values, [texts, `PERMUTATIONS`]."""
@@ -46,17 +50,16 @@ def near_duplicates(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and at most 1, found {threshold}")
-    firsts: dict[int, int] = {}
-    parents = [firsts.setdefault(label, n) for n, label in enumerate(linked or range(len(texts)))]
-    pairs: list[tuple[int, int, float]] = []
-    first_of: dict[str, int] = {}
-    for n, text in enumerate(texts):
-        first = first_of.setdefault(text, n)
-        if _find(parents, first) != _find(parents, n):
-            pairs.append((first, n, 1.0))
-            _unite(parents, first, n)
+    from scipy.cluster.hierarchy import DisjointSet  # takes a moment to import
+
+    groups = DisjointSet(range(len(texts)))
+    first_linked: dict[int, int] = {}
+    for n, label in enumerate(linked or ()):
+        groups.merge(first_linked.setdefault(label, n), n)
+    first_of = _first_places(texts)
+    pairs = [(first_of[text], n, 1.0) for n, text in enumerate(texts) if groups.merge(first_of[text], n)]
     if threshold < 1:
-        pairs += _near_pairs(texts, np.array(list(first_of.values()), dtype=np.int64), threshold, parents)
+        pairs += _near_pairs(texts, np.array(list(first_of.values()), dtype=np.int64), threshold, groups)
     return sorted(pairs)
 
 
@@ -64,9 +67,7 @@ def nearest(
     texts: Sequence[str], queries: Sequence[str], threshold: float = THRESHOLD
 ) -> list[tuple[int, float] | None]:
     """For each query the nearest text and its Jaccard index; None if none reaches the threshold."""
-    first_of: dict[str, int] = {}
-    for n, text in enumerate(texts):
-        first_of.setdefault(text, n)
+    first_of = _first_places(texts)
     best: list[tuple[int, float] | None] = [(first_of[q], 1.0) if q in first_of else None for q in queries]
     open_queries = [n for n, found in enumerate(best) if found is None]
     if not open_queries or not texts or threshold >= 1:
@@ -87,6 +88,14 @@ def nearest(
             score, negative = max(scored)
             best[query] = (-negative, score)
     return best
+
+
+def _first_places(texts: Sequence[str]) -> dict[str, int]:
+    """The place of each distinct text's first occurrence, in the order of the texts."""
+    places: dict[str, int] = {}
+    for n, text in enumerate(texts):
+        places.setdefault(text, n)
+    return places
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -112,20 +121,6 @@ def signatures(texts: Sequence[str]) -> Signatures:
         sketch.update_batch([gram.encode("utf-8", "surrogatepass") for gram in shingles(text)])
         found[n] = sketch.hashvalues
     return found
-
-
-def _find(parents: list[int], n: int) -> int:
-    """The root of n in a forest of parents; halves the path to it."""
-    while parents[n] != n:
-        parents[n] = parents[parents[n]]
-        n = parents[n]
-    return n
-
-
-def _unite(parents: list[int], one: int, other: int) -> None:
-    """Put two trees together under the lower of their roots."""
-    low, high = sorted((_find(parents, one), _find(parents, other)))
-    parents[high] = low
 
 
 @cache
@@ -166,7 +161,7 @@ def _worth_comparing(
 
 
 def _near_pairs(
-    texts: Sequence[str], distinct: Indices, threshold: float, parents: list[int]
+    texts: Sequence[str], distinct: Indices, threshold: float, groups: DisjointSet
 ) -> Iterator[tuple[int, int, float]]:
     """Compare the distinct texts that share a band and are not tied yet. Tie those that are near, and yield the
     pairs."""
@@ -174,7 +169,7 @@ def _near_pairs(
     found = signatures([texts[n] for n in distinct])
     for before, bucket in _buckets(found, threshold):
         members = distinct[bucket].tolist()
-        roots = np.array([_find(parents, n) for n in members])
+        roots = np.array([groups[n] for n in members])
         if (roots == roots[0]).all():
             continue
         for late in range(1, len(bucket)):
@@ -186,6 +181,6 @@ def _near_pairs(
                     one, other = members[early], members[late]
                     if roots[early] == roots[late] or (score := jaccard(grams(one), grams(other))) < threshold:
                         continue
-                    _unite(parents, one, other)
-                    roots[(roots == roots[early]) | (roots == roots[late])] = _find(parents, one)
+                    groups.merge(one, other)
+                    roots[(roots == roots[early]) | (roots == roots[late])] = groups[one]
                     yield one, other, score

@@ -27,7 +27,7 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.check.duplicates import content_key
+from toolhone.data.check.across_rows import content_key
 from toolhone.data.check.schema import CompiledTool, ToolSets
 from toolhone.data.files import expand_source, iter_file
 from toolhone.data.importers import openai

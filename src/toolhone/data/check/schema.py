@@ -22,7 +22,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from toolhone.data.importers.schemas import describe_nulls
-from toolhone.data.values import leaves
+from toolhone.data.values import leaves, letters_and_digits
 from toolhone.records import Tool, ToolCall
 
 Accepts = Callable[[Any], bool]
@@ -155,11 +155,6 @@ class Vocabulary:
 
     def names(self, value: Any) -> bool:
         return str(value) in self.values or (isinstance(value, str) and letters_and_digits(value) in self.words)
-
-
-def letters_and_digits(text: str) -> str:
-    """The letters and digits of a text, in one case."""
-    return re.sub(r"[\W_]+", "", text).casefold()
 
 
 def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolhone.data.check.arguments import call_faults, expected_findings, invented_values, schema_faults
-from toolhone.data.check.balance import Balance
-from toolhone.data.check.duplicates import SeenIds, SeenRows, SeenTools
+from toolhone.data.check.across_rows import Balance, SeenIds, SeenRows, SeenTools
 from toolhone.data.check.finding import Finding, finding_of, refuse_findings
 from toolhone.data.check.fix import Fixed, Fixer, plan_copies
 from toolhone.data.check.length import RenderChecks
+from toolhone.data.check.one_row import (
+    call_faults,
+    expected_findings,
+    invented_values,
+    schema_faults,
+    turn_faults,
+    turn_warnings,
+)
 from toolhone.data.check.openai_profile import openai_findings
 from toolhone.data.check.schema import ToolSets
 from toolhone.data.check.secrets import private_findings
-from toolhone.data.check.turns import turn_faults, turn_warnings
 from toolhone.data.files import expand_source
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import read_source, read_tools

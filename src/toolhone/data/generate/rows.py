@@ -16,8 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from toolhone.data.generate.slots import fillers
-from toolhone.data.generate.spec import OutputSpec, Spec, YamlFile, load_spec
+from toolhone.data.generate.spec import OutputSpec, Spec, YamlFile, fillers, load_spec
 from toolhone.data.generate.templates import (
     Template,
     expand,
@@ -26,6 +25,7 @@ from toolhone.data.generate.templates import (
     load_templates,
     parse_templates,
 )
+from toolhone.data.near import jaccard, shingles
 from toolhone.data.read import read_tools
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
@@ -309,20 +309,10 @@ def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:
 def nearest_pairs(lefts: Iterable[Template], rights: Iterable[Template]) -> list[tuple[float, Template, Template]]:
     """Return every pair of a template of either side, most similar first: Jaccard similarity of the character 5-grams
     of what the user writes, in lower case, slots masked."""
-    left = {template: grams(template.masked_question) for template in lefts}
-    right = {template: grams(template.masked_question) for template in rights}
-    pairs = [(similarity(left[a], right[b]), a, b) for a, b in product(left, right)]
+    left = {template: shingles(template.masked_question) for template in lefts}
+    right = {template: shingles(template.masked_question) for template in rights}
+    pairs = [(jaccard(left[a], right[b]), a, b) for a, b in product(left, right)]
     return sorted(pairs, key=lambda pair: (-pair[0], pair[1].id, pair[2].id))
-
-
-def grams(text: str, size: int = 5) -> frozenset[str]:
-    """Return the character n-grams of a text; a shorter text is its own only one."""
-    return frozenset(text[start : start + size] for start in range(max(1, len(text) - size + 1)))
-
-
-def similarity(left: frozenset[str], right: frozenset[str]) -> float:
-    """Return the Jaccard similarity of two sets."""
-    return len(left & right) / len(left | right)
 
 
 def _counts(spec: Spec, name: str, made: Made) -> str:

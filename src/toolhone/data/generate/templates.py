@@ -37,8 +37,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.generate.generator import build_conversation
-from toolhone.data.generate.slots import Filler
-from toolhone.data.generate.spec import Entries, Section, YamlFile
+from toolhone.data.generate.spec import Entries, Filler, Section, YamlFile
+from toolhone.data.values import leaves
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool, ToolCall
 
@@ -257,11 +257,7 @@ def _slots(value: Any) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _texts(entry)
+    return (found for _, found in leaves(value) if isinstance(found, str))
 
 
 class Result(Section):
