@@ -93,11 +93,15 @@ def measure_leakage(
     train_rows: Iterable[Conversation],
     other_rows: Iterable[Conversation],
     *,
+    allow: bool = True,
     group_by: str | None = "template",
 ) -> Leakage:
     """Find which of the other rows are known from the training rows.
 
     Training rows are not kept in memory; of the other rows, the keys and the user's words are.
+
+    Raises:
+        UserError: with the counts and the nearest pairs, if any is known and `allow` is false.
     """
     others = _Others(other_rows, group_by)
     training = iter(train_rows)
@@ -111,22 +115,7 @@ def measure_leakage(
         for kind, found in others.known.items()
     }
     known = set[int]().union(*others.known.values())
-    return Leakage(len(others.places), len(known), pairs, others.same_id_alone())
-
-
-def refuse_leakage(
-    train_rows: Iterable[Conversation],
-    other_rows: Iterable[Conversation],
-    *,
-    allow: bool = False,
-    group_by: str | None = "template",
-) -> Leakage:
-    """Measure leakage, and return it if there is none or `allow` is true.
-
-    Raises:
-        UserError: with the counts and the nearest pairs.
-    """
-    found = measure_leakage(train_rows, other_rows, group_by=group_by)
+    found = Leakage(len(others.places), len(known), pairs, others.same_id_alone())
     if found.known and not allow:
         first = next(pairs[0] for pairs in found.pairs.values() if pairs)
         raise UserError(

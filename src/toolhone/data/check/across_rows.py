@@ -19,19 +19,6 @@ _PLACE_BITS = 32
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 
 
-class SeenIds:
-    """The ids so far, each with its place."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, str] = {}
-
-    def findings(self, row: Conversation) -> Iterator[Finding]:
-        place = self._places.setdefault(row.id, row.where)
-        if place is not row.where:
-            message = f'the id "{row.id}" is already at {place}; ids must differ'
-            yield Finding(row.where, "duplicate-id", message, remedy="give the row its own id, or take it out")
-
-
 class SeenRows:
     """The rows so far, as hashes, with their places."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from toolhone.data.check.finding import Finding
@@ -152,12 +153,7 @@ def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
 
 def _results(messages: tuple[Message, ...], caller: int) -> list[Message]:
     """The run of tool messages after message `caller`."""
-    results = []
-    for message in messages[caller + 1 :]:
-        if message.role != "tool":
-            break
-        results.append(message)
-    return results
+    return list(takewhile(lambda message: message.role == "tool", messages[caller + 1 :]))
 
 
 _REMEDIES = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolhone.data.check.across_rows import Balance, SeenIds, SeenRows, SeenTools
+from toolhone.data.check.across_rows import Balance, SeenRows, SeenTools
 from toolhone.data.check.finding import Finding, finding_of, refuse_findings
 from toolhone.data.check.fix import Fixed, Fixer, plan_copies
 from toolhone.data.check.length import RenderChecks
@@ -56,12 +56,15 @@ class _Faults:
 
     def __init__(self) -> None:
         self.tool_sets = ToolSets()
-        self._ids = SeenIds()
+        self._places: dict[str, str] = {}  # of the rows so far, by id
         self._schemas_reported: set[bytes] = set()
 
     def findings(self, row: Conversation) -> Iterator[Finding]:
         tools = self.tool_sets.get(row.tools)
-        yield from self._ids.findings(row)
+        place = self._places.setdefault(row.id, row.where)
+        if place is not row.where:
+            text = f'the id "{row.id}" is already at {place}; ids must differ'
+            yield Finding(row.where, "duplicate-id", text, remedy="give the row its own id, or take it out")
         yield from turn_faults(row)
         if tools.unusable and tools.key not in self._schemas_reported:
             self._schemas_reported.add(tools.key)
