@@ -21,10 +21,8 @@ from toolhone.data.near import Indices, near_duplicates
 from toolhone.data.values import argument_values
 from toolhone.records import Conversation, Message
 
-NOTHING = 0
-"""The key of a row that lacks what the key is made of: it ties to no other row."""
-NO_CALL = "(no call)"
-"""Counts as the tool of rows without a call."""
+NOTHING = 0  # the key of a row that lacks what the key is made of: it ties to no other row
+NO_CALL = "(no call)"  # counts as the tool of rows without a call
 NEAR_ROWS = 200_000
 """Above this number of rows, near duplicates are not searched: texts are held in memory, and the time can grow with the
 square of the number of similar rows."""
@@ -40,20 +38,15 @@ _CODE = re.compile(r"[a-z._,/@:+-]*\d[a-z0-9._,/@:+-]*")
 
 @dataclass(frozen=True, slots=True)
 class RowKeys:
-    """The keys of a row.
+    """The keys of a row."""
 
-    `content` is its messages and tools; `messages` its messages alone, without call ids; `prompt` those before its last
-    assistant turn; `words` what the user writes, in lower case; `template` the value of a meta key; `stem` its id
-    without the part's number. `prefixes` are the keys that shorter rows of this conversation would have as `messages`.
-    """
-
-    content: int
-    messages: int
-    prompt: int
-    words: int
-    template: int
-    stem: int
-    prefixes: tuple[int, ...]
+    content: int  # its messages and tools
+    messages: int  # its messages alone, without call ids
+    prompt: int  # those before its last assistant turn
+    words: int  # what the user writes, in lower case
+    template: int  # the value of a meta key
+    stem: int  # its id without the part's number
+    prefixes: tuple[int, ...]  # the keys that shorter rows of this conversation would have as `messages`
 
 
 def row_keys(row: Conversation, group_by: str | None = "template") -> RowKeys:
@@ -139,7 +132,6 @@ class KeyTable:
     words: dict[str, int] = field(default_factory=dict)  # the user's words -> the first row that has them
 
     def add(self, row: Conversation) -> None:
-        """Add the keys of a row."""
         keys = row_keys(row, self.group_by)
         for name in ("messages", "words", "template", "stem"):
             self.columns[name].append(getattr(keys, name))

@@ -48,9 +48,8 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """What was found. `pairs` has for each kind one pair for each known row, the nearest first. `known` counts the rows
-    known in any way, of `rows`. `same_id_alone` counts those that share a template's id with training rows and nothing
-    of the wording: they are not known."""
+    """What was found. `pairs` has for each kind one pair a known row, the nearest first. `known` counts the rows known
+    in any way, `same_id_alone` those that share only a template's id with training rows: they are not known."""
 
     rows: int
     known: int

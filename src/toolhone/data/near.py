@@ -24,8 +24,7 @@ Signatures = npt.NDArray[np.uint32]
 """MinHash values, [texts, `PERMUTATIONS`]."""
 Indices = npt.NDArray[np.int64]
 
-THRESHOLD = 0.8
-"""The similarity from which texts count as near duplicates."""
+THRESHOLD = 0.8  # the similarity from which texts count as near duplicates
 SHINGLE = 5
 PERMUTATIONS = 128
 _RECALL = 0.995
@@ -44,9 +43,6 @@ def near_duplicates(
     Copies come first: each is paired with the first of its kind, at 1.0. A group of near texts gives only the pairs
     that hold it together, since ten thousand fillings of one template have fifty million pairs. Texts to which `linked`
     gives the same number already count as one group. The same texts give the same pairs, in order.
-
-    Raises:
-        ValueError: if the threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and at most 1, found {threshold}")

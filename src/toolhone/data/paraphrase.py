@@ -66,8 +66,7 @@ class ParaphraseSettings:
     retries: int = 4
     max_tokens: int = 2048
     first_wait_s: float = 1.0
-    only_new: bool = False
-    """Leave the source rows out of the output."""
+    only_new: bool = False  # leave the source rows out of the output
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("per_row", "concurrency", "max_tokens"), 1)
@@ -96,7 +95,6 @@ class ParaphraseReport:
     stopped: str | None = None
 
     def lines(self) -> list[str]:
-        """Return the report in words."""
         cost = "" if self.usd is None else f", ${self.usd:.4f}"
         lines = [f"{self.kept} paraphrases of {self.rows} rows; {self.calls} calls so far{cost}"]
         if self.skipped:

@@ -37,11 +37,9 @@ if TYPE_CHECKING:
 
 Reason = Literal["random", "disagreement", "invented value", "rare tool"]
 
+# A turn with several doubts counts for the first of these.
 DOUBTS: tuple[Reason, ...] = ("disagreement", "invented value", "rare tool")
-"""A turn with several doubts counts for the first of these."""
-
-_RARE_TURNS, _RARE_SHARE = 5, 0.01
-"""A tool is rare if fewer turns call it, or a smaller share of the turns with calls."""
+_RARE_TURNS, _RARE_SHARE = 5, 0.01  # a tool is rare if fewer turns call it, or a smaller share of the turns with calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +167,6 @@ class ReviewReport:
     unmarked_random: int
 
     def lines(self) -> list[str]:
-        """Return the report in words."""
         marks = ", ".join(f"{self.marked[verdict]} {verdict}" for verdict in VERDICTS)
         lines = [
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
@@ -297,11 +294,7 @@ def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: s
 
 
 def read_marks(path: Path) -> list[Mark]:
-    """Read a file of marks, CSV or JSON by its name.
-
-    Raises:
-        UserError: naming every line that cannot be read.
-    """
+    """Read a file of marks, CSV or JSON by its name; a `UserError` names every line that cannot be read."""
     rows = _json_rows(path) if path.suffix == ".json" else _csv_rows(path)
     marks: list[Mark] = []
     faults: list[str] = []

@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from toolhone.chat.render import LabelledTokens
 
 BATCH_SIZES = (8, 16, 32)
-_MAX_TREE_ROWS = 4096
-"""Examples to lay out as trees; a random sample if there are more."""
+_MAX_TREE_ROWS = 4096  # examples to lay out as trees; a random sample if there are more
 _PLACES = 3
-_ROWS_A_SECOND = 200
-"""Rows that are rendered and tokenised in about a second."""
+_ROWS_A_SECOND = 200  # rendered and tokenised
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +235,7 @@ class TokenCounter:
     """Counts the tokens of conversations one by one, and keeps the ids of a sample of the examples."""
 
     def __init__(self, tokenizer: str) -> None:
-        """Load a tokenizer from a folder or the hub; no model is loaded.
-
-        Raises:
-            UserError: if it cannot be loaded, or no chat format fits it.
-        """
+        """Load a tokenizer from a folder or the hub; a `UserError` says if that, or finding its chat format, fails."""
         from toolhone.chat.probe import make_renderer
         from toolhone.chat.token_bytes import TokenBytes
         from toolhone.config import ChatConfig, ModelConfig
@@ -288,7 +282,6 @@ class TokenCounter:
             self._sample[place] = row
 
     def result(self) -> TokenStats:
-        """Return the figures so far."""
         from toolhone.chat.prefix_tree import build_tree
         from toolhone.config import TrainConfig
 

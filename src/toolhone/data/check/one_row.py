@@ -156,10 +156,7 @@ def _results(messages: tuple[Message, ...], caller: int) -> list[Message]:
     return list(takewhile(lambda message: message.role == "tool", messages[caller + 1 :]))
 
 
-_REMEDIES = {
-    "unknown-tool": "offer the tool, or fix the name",
-    "schema": "fix the arguments, or the tool's schema",
-}
+_REMEDIES = {"unknown-tool": "offer the tool, or fix the name", "schema": "fix the arguments, or the tool's schema"}
 
 
 def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:

@@ -29,8 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from toolhone.config_file import lines_of_keys, parse_yaml
 from toolhone.errors import UserError
 
-Entries = list[tuple[str, Any]]
-"""The members of a list, each with its `file:line`."""
+Entries = list[tuple[str, Any]]  # the members of a list, each with its `file:line`
 
 
 class Section(BaseModel):
@@ -133,11 +132,7 @@ class Spec(Section):
 
 
 def load_spec(path: Path) -> tuple[Spec, YamlFile]:
-    """Read a spec, and the lists of values that it names by file.
-
-    Raises:
-        UserError: one message with every fault, each with its line and key.
-    """
+    """Read a spec, and the lists of values that it names by file; a `UserError` has every fault with line and key."""
     file = YamlFile(path, "spec")
     if not isinstance(file.value, dict):
         raise UserError(f"{path}: expected keys such as tools, slots and outputs, found {type(file.value).__name__}")
@@ -200,11 +195,7 @@ class YamlFile:
     """A YAML file: its `value`, whose unquoted values have JSON's types, and the lines of its keys and list members."""
 
     def __init__(self, path: Path, what: str) -> None:
-        """Read the file; `what` names its kind in the message that it is missing.
-
-        Raises:
-            UserError: naming the file and the line, for a missing file, broken YAML or a duplicate key.
-        """
+        """Read the file; `what` names its kind in the `UserError` for a file that cannot be read."""
         self.path = path
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -249,8 +240,7 @@ _DIGITS = re.compile(r"\d{4,}")
 
 _T = TypeVar("_T")
 
-Lists = dict[str, tuple[str | int, ...]]
-"""Values by language."""
+Lists = dict[str, tuple[str | int, ...]]  # values by language
 
 
 def fillers(
@@ -282,8 +272,7 @@ def fillers(
 def code_filler(slot: SlotSpec, drawn: set[str], where: str) -> Filler:
     """Return a filler whose codes are new among `drawn`: in any case, and in each run of four digits or more.
 
-    Raises (the filler):
-        UserError: starting with `where`, once the shapes give no new code.
+    The filler raises a `UserError` once the shapes give no new code.
     """
     assert slot.codes is not None
     groups, weights = slot.codes, [group.weight for group in slot.codes]
@@ -347,11 +336,7 @@ def _by_language(values: Any, where: str) -> Lists:
 
 
 def deal(values: Sequence[_T], rows: Mapping[str, int], seed: str, where: str) -> dict[str, tuple[_T, ...]]:
-    """Deal shuffled values out among outputs: one to each, and the rest in proportion to their rows.
-
-    Raises:
-        UserError: if there are fewer values than outputs.
-    """
+    """Deal shuffled values out among outputs: one to each, and the rest in proportion to their rows."""
     if len(values) < len(rows):
         raise UserError(f"{where}: {len(values)} values for {len(rows)} outputs; list more, or say shared: true")
     shuffled = Random(seed).sample(list(values), len(values))
