@@ -179,7 +179,7 @@ def _same_key(keys: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
 def _same_beginning(
     messages: npt.NDArray[np.uint64], prefixes: array[int], owners: array[int]
 ) -> tuple[Indices, Indices]:
-    """Pairs of rows of which one's messages are the beginning of the other's."""
+    """Pairs of rows: the messages of one are the beginning of the other's."""
     beginnings, rows = np.asarray(prefixes), np.asarray(owners)
     whole, first = np.unique(messages, return_index=True)
     place = np.minimum(np.searchsorted(whole, beginnings), len(whole) - 1)

@@ -69,7 +69,7 @@ def nearest(
     if not open_queries or not texts or threshold >= 1:
         return best
     distinct = list(first_of.values())
-    # A bucket that holds rows of texts and of queries gives candidates.
+    # In a bucket with both texts and queries, the texts are candidates for the queries.
     candidates: list[set[int]] = [set() for _ in open_queries]
     found = signatures([*(texts[n] for n in distinct), *(queries[n] for n in open_queries)])
     for before, bucket in _buckets(found, threshold):
@@ -113,7 +113,7 @@ def signatures(texts: Sequence[str]) -> Signatures:
     found = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
     for n, text in enumerate(texts):
         sketch = empty.copy()
-        # Surrogates, as a broken log may hold them, have no UTF-8.
+        # Surrogates, which a broken log may contain, have no UTF-8.
         sketch.update_batch([gram.encode("utf-8", "surrogatepass") for gram in shingles(text)])
         found[n] = sketch.hashvalues
     return found

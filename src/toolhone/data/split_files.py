@@ -179,8 +179,8 @@ def _write_sides(scratch: Path, split: Sides, console: Console | None) -> dict[s
 
 
 def _without_tools(line: bytes, removed: dict[str, int]) -> bytes:
-    """A row that no longer lists the tools of `removed`, none of which it calls. Its list stays even if it is empty, so
-    that it does not get the default tools."""
+    """The row without the tools of `removed`, none of which it calls. An empty list stays, so that the row does not get
+    the default tools."""
     row = json.loads(line)
     tools = row.get("tools", ())
     left = [tool for tool in tools if tool["function"]["name"] not in removed]

@@ -265,7 +265,11 @@ class TokenCounter:
                 continue
             self._lengths.append(len(rendered))
             self._labelled += len(rendered.completion_ids)
-            self._keep(rendered.tokens)
+            # Reservoir sampling (Vitter 1985, algorithm R): every example has the same chance to stay in the sample.
+            if len(self._sample) < _MAX_TREE_ROWS:
+                self._sample.append(rendered.tokens)
+            elif (place := self._random.randrange(len(self._lengths))) < _MAX_TREE_ROWS:
+                self._sample[place] = rendered.tokens
         if rendered is None:
             return
         tokens: Counter[tuple[str, int]] = Counter()
@@ -273,13 +277,6 @@ class TokenCounter:
             tokens[segment.part, segment.message] += len(segment)
         for (role, _), count in tokens.items():
             self._roles[role].append(count)
-
-    def _keep(self, row: LabelledTokens) -> None:
-        """Reservoir sampling (Vitter 1985, algorithm R): every example has the same chance to stay in the sample."""
-        if len(self._sample) < _MAX_TREE_ROWS:
-            self._sample.append(row)
-        elif (place := self._random.randrange(len(self._lengths))) < _MAX_TREE_ROWS:
-            self._sample[place] = row
 
     def result(self) -> TokenStats:
         from toolhone.chat.prefix_tree import build_tree

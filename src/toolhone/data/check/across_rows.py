@@ -30,7 +30,7 @@ class SeenRows:
         self._texts: list[str] | None = [] if near else None
 
     def findings(self, row: Conversation, tools: ToolSet) -> list[Finding]:
-        """Exact duplicates, whatever their ids, and turns that answer a prompt differently from an earlier row."""
+        """Exact duplicates, even with other ids, and turns that answer a prompt differently from an earlier row."""
         place = len(self._places)
         self._places.append(row.where)
         so_far = hash((tools.key, row.parallel_tool_calls))
@@ -92,7 +92,7 @@ class SeenTools:
 
 
 def content_key(row: Conversation) -> int:
-    """The same for rows with equal tools and messages, whatever their ids; it holds within one process."""
+    """A key that rows with equal tools and messages share, even if their ids differ; valid within one process."""
     so_far = hash((json.dumps([tool.to_json() for tool in row.tools]), row.parallel_tool_calls))
     for message in row.messages:
         so_far = hash((so_far, _said(message)))
@@ -108,7 +108,7 @@ def _said(message: Message) -> int:
 def _call_key(call: ToolCall) -> Hashable:
     """A call without its id, which ties a result to it and means nothing by itself."""
     try:
-        # With types, for in Python 1 == 1.0 == True. A list or an object within cannot be hashed.
+        # With types, since in Python 1 == 1.0 == True. A list or an object inside cannot be hashed.
         entries = [(name, type(value), value) for name, value in call.arguments.items()]
         if len(entries) > 1:
             entries.sort(key=itemgetter(0))

@@ -14,8 +14,8 @@ from toolhone.data.importers.importer import RowFault
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
+# error: must not be trained on; warning: most likely wrong, look at it; advice: worth knowing.
 Severity = Literal["error", "warning", "advice"]
-"""error: may not be trained on; warning: most likely wrong, look at it; advice: worth knowing."""
 
 _SHOWN = 20
 
@@ -42,8 +42,8 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault: `where` is file:line (or the files, for what is true of all of them together), `rule` its kind. Two
-    findings that differ only in `remedy` are equal."""
+    """One fault: `where` is file:line (or all the files, for a fault of them together), `rule` its kind. Two findings
+    that differ only in `remedy` are equal."""
 
     where: str
     rule: str

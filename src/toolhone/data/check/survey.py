@@ -40,9 +40,9 @@ PROFILES = ("openai",)
 
 def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
     """Yield every error, in the order of the rows: what a model must not be taught."""
-    faults = _Faults()
+    survey = Survey()
     for row in conversations:
-        yield from (finding for finding in faults.findings(row) if finding.severity == "error")
+        yield from (finding for finding in survey.faults(row) if finding.severity == "error")
 
 
 def refuse_faults(conversations: list[Conversation]) -> None:
@@ -50,16 +50,23 @@ def refuse_faults(conversations: list[Conversation]) -> None:
     refuse_findings(check(conversations))
 
 
-class _Faults:
-    """What both passes find: ids, turns, schemas, calls and `expected`."""
+class Survey:
+    """One pass that finds everything: `row` for each conversation in turn, then `end`.
 
-    def __init__(self) -> None:
-        self.tool_sets = ToolSets()
+    `balance` holds the counts. With `near`, the user's texts are kept, so memory grows with the data.
+    """
+
+    def __init__(self, *, near: bool = False) -> None:
+        self.balance = Balance()
+        self._tool_sets = ToolSets()
         self._places: dict[str, str] = {}  # of the rows so far, by id
         self._schemas_reported: set[bytes] = set()
+        self._rows = SeenRows(near=near)
+        self._tools = SeenTools()
 
-    def findings(self, row: Conversation) -> Iterator[Finding]:
-        tools = self.tool_sets.get(row.tools)
+    def faults(self, row: Conversation) -> Iterator[Finding]:
+        """The findings of a row on ids, turns, schemas, calls and `expected`."""
+        tools = self._tool_sets.get(row.tools)
         place = self._places.setdefault(row.id, row.where)
         if place is not row.where:
             text = f'the id "{row.id}" is already at {place}; ids must differ'
@@ -71,24 +78,11 @@ class _Faults:
         yield from one_row.call_faults(row, tools)
         yield from one_row.expected_findings(row, tools)
 
-
-class Survey:
-    """One pass that finds everything: `row` for each conversation in turn, then `end`.
-
-    `balance` holds the counts. With `near`, the user's texts are kept, so memory grows with the data.
-    """
-
-    def __init__(self, *, near: bool = False) -> None:
-        self.balance = Balance()
-        self._faults = _Faults()
-        self._rows = SeenRows(near=near)
-        self._tools = SeenTools()
-
     def row(self, row: Conversation) -> Iterator[Finding]:
         """The findings of a row: its own, and those of it and the rows before it."""
         self.balance.add(row)
-        yield from self._faults.findings(row)
-        tools = self._faults.tool_sets.get(row.tools)
+        yield from self.faults(row)
+        tools = self._tool_sets.get(row.tools)
         yield from one_row.turn_warnings(row)
         yield from one_row.invented_values(row, tools.vocabulary)
         yield from private_findings(row)
