@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from toolhone.data.groups import NOTHING, RowKeys, row_keys, user_words, wording
-from toolhone.data.near import nearest
+from toolhone.data.groups import NOTHING, RowKeys, nearest, row_keys, user_words, wording
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 

@@ -28,9 +28,8 @@ import numpy.typing as npt
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
 from toolhone.data.check.finding import sound_rows
-from toolhone.data.groups import NO_CALL, KeyTable, key_of, template_name
+from toolhone.data.groups import NO_CALL, Indices, KeyTable, key_of, template_name
 from toolhone.data.leakage import refuse_shared_rows
-from toolhone.data.near import Indices
 from toolhone.data.read import read_sources, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool

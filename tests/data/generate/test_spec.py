@@ -26,7 +26,7 @@ from toolhone.data.generate.rows import (
 )
 from toolhone.data.generate.spec import Shapes, SlotSpec, code_filler, deal, fillers, load_spec
 from toolhone.data.generate.templates import Template
-from toolhone.data.near import jaccard, shingles
+from toolhone.data.groups import jaccard, shingles
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall

@@ -60,7 +60,7 @@ class SeenRows:
         """Rows whose user messages are nearly those of another row, if texts were kept."""
         if self._texts is None:
             return
-        from toolhone.data.near import near_duplicates  # numpy, datasketch: only for --near
+        from toolhone.data.groups import near_duplicates  # numpy, datasketch: only for --near
 
         for first, second, similarity in near_duplicates(self._texts):
             if second in self._copies:

@@ -25,7 +25,7 @@ from toolhone.data.generate.templates import (
     load_templates,
     parse_templates,
 )
-from toolhone.data.near import jaccard, shingles
+from toolhone.data.groups import jaccard, shingles
 from toolhone.data.read import read_tools
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text

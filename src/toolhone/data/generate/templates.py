@@ -36,7 +36,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from toolhone.data.check import refuse_faults
-from toolhone.data.generate.generator import build_conversation
+from toolhone.data.generate import build_conversation
 from toolhone.data.generate.spec import Entries, Filler, Section, YamlFile
 from toolhone.data.values import leaves
 from toolhone.errors import UserError
