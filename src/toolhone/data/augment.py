@@ -207,6 +207,8 @@ def _refuse_test_file(path: Path) -> None:
         raise UserError(f"{path}: {listing} lists it as the test rows; augment training rows only")
 
 
+# Meaningless names
+
 Names = dict[str, list[Any]]
 """A property's name -> [its new name, the `Names` of the properties inside its value]. A list has the `Names` of its
 items."""

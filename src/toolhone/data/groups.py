@@ -47,6 +47,9 @@ _BLOCK = 2_000
 _KEPT = 20_000  # texts whose 5-grams are held in memory: about 100 MB
 
 
+# Near duplicates
+
+
 def near_duplicates(
     texts: Sequence[str], threshold: float = THRESHOLD, linked: Sequence[int] | None = None
 ) -> list[tuple[int, int, float]]:
@@ -193,6 +196,8 @@ def _near_pairs(
                     roots[(roots == roots[early]) | (roots == roots[late])] = groups[one]
                     yield one, other, score
 
+
+# Keys and groups of rows
 
 NOTHING = 0  # the key of a row that lacks what the key is made of: it ties to no other row
 NO_CALL = "(no call)"  # counts as the tool of rows without a call

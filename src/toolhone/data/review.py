@@ -136,6 +136,8 @@ def _hash(seed: int, purpose: str, id: str) -> bytes:
     return hashlib.sha256(f"{seed}/{purpose}/{id}".encode()).digest()
 
 
+# Reading marks back
+
 Verdict = Literal["right", "wrong", "mended"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "mended")
 _NEEDED = ("id", "mark", "mended", "reason", "hash")

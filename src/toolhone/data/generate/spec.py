@@ -230,6 +230,8 @@ class YamlFile:
         return str(self.path) if line is None else f"{self.path}:{line}"
 
 
+# Filling slots
+
 Filler = Callable[[Random, str, bool], str | int]
 """Returns a slot's value, given random numbers, the row's language, and whether the user types it (rather than a tool
 returning it)."""
