@@ -111,15 +111,20 @@ def read_yaml(path: Path, such_as: str) -> tuple[dict[str, Any], dict[str, str]]
         raise UserError(f"{path}: no such config file{_nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable text file ({error})") from None
-    values = _parse_yaml(text, str(path))
+    values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys such as {such_as}, found {type(values).__name__}")
-    return values, {key: f"{path}:{line}" for key, line in _lines_of_keys(yaml.compose(text, Loader=_Yaml12Loader))}
+    return values, {key: f"{path}:{line}" for key, line in lines_of_keys(yaml.compose(text, Loader=_Yaml12Loader))}
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = _Yaml12Loader) -> Any:
+    """The value of a YAML text; `where` is its place.
+
+    Raises:
+        UserError: naming the place and the line, if it is not YAML.
+    """
     try:
-        return yaml.load(text, Loader=_Yaml12Loader)
+        return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -129,12 +134,13 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: not YAML: it holds the character {chr(error.character)!r}") from None
 
 
-def _lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+def lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+    """The dotted name and the line of every key."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*prefix, str(key.value))
             yield ".".join(path), key.start_mark.line + 1
-            yield from _lines_of_keys(value, path)
+            yield from lines_of_keys(value, path)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> str:
@@ -148,7 +154,7 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise UserError(f'--set {override}: "{section}" is a value, not a section')
-    target[last] = _parse_yaml(text, f"--set {override}")
+    target[last] = parse_yaml(text, f"--set {override}")
     return key
 
 

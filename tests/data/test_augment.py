@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from toolhone.data.augment import Augmentation, augment, augment_files
+from toolhone.data.augment import Augmentation, augment, augment_files, rename_tools, with_names
 from toolhone.data.check import check
 from toolhone.data.escalation import ESCALATE, escalate_tool
 from toolhone.data.importers.openai import conversation
 from toolhone.data.read import read_conversations, read_sources, read_tools
-from toolhone.data.rename_tools import rename_tools, with_names
 from toolhone.data.split import Shares
 from toolhone.data.split_files import split_files
 from toolhone.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from toolhone.data.leakage import Kind, Leakage, measure_leakage, refuse_leakage
+from toolhone.data.leakage import Kind, Leakage, measure_leakage
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
@@ -34,7 +34,7 @@ def test_unlike_rows_leak_nothing() -> None:
     leakage = measure_leakage([row("a", LONG, call="1")], [row("b", "cancel my order, I am fed up", call="1")])
     assert (leakage.rows, leakage.known, leakage.share) == (1, 0, 0.0)
     assert found(leakage) == {}
-    assert refuse_leakage([row("a", LONG, call="1")], []) == measure_leakage([], [])
+    assert measure_leakage([row("a", LONG, call="1")], [], allow=False) == measure_leakage([], [])
 
 
 def test_the_same_row_under_another_id_is_found_as_row_prompt_words_and_conversation() -> None:
@@ -85,7 +85,7 @@ def test_an_id_that_means_another_template_in_the_other_file_is_counted_apart() 
     assert (leakage.known, leakage.same_id_alone) == (0, 2)
     assert "not counted: 2 with a template's id alone" in str(leakage)
     assert leakage.to_json()["same_id_alone"] == 2
-    assert refuse_leakage(train, others).known == 0
+    assert measure_leakage(train, others, allow=False).known == 0
 
 
 def test_a_paraphrase_is_of_its_row_s_template_however_it_is_worded() -> None:
@@ -140,12 +140,12 @@ def test_call_ids_do_not_make_a_conversation_another() -> None:
 def test_leakage_is_refused_with_counts_and_places_unless_allowed() -> None:
     train, others = [row("a", LONG, call="1")], [row("c", "hello there", "hi"), row("b", LONG, call="2")]
     with pytest.raises(UserError) as refusal:
-        refuse_leakage(train, others)
+        measure_leakage(train, others, allow=False)
     text = str(refusal.value)
     assert text.startswith("b.jsonl:1: leakage: 1 of 2 rows (50.0%)")
     assert "1 with the same prompt:\n    b.jsonl:1 and a.jsonl:1" in text
     assert "--allow-leakage" in text
-    assert refuse_leakage(train, others, allow=True).known == 1
+    assert measure_leakage(train, others).known == 1
 
 
 def test_many_pairs_are_counted_and_a_few_shown() -> None:

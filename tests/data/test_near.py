@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.data.near import jaccard, near_duplicates, nearest, shingles
+from toolhone.data.groups import jaccard, near_duplicates, nearest, shingles
 
 BASE = "could you please tell me where the parcel with my new walking boots is at the moment"
 NEAR = BASE + "?"

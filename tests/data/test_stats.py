@@ -218,13 +218,16 @@ def test_the_shared_share_is_what_one_tree_saves(counted: Stats, training_rows: 
 @settings(max_examples=50)
 def test_a_batch_of_all_rows_saves_what_one_tree_saves(drawn: list[tuple[list[int], int]]) -> None:
     rows = [labelled(ids, min(length, len(ids) - 1)) for ids, length in drawn]
-    gain = tree_gain(rows, len(rows), tree_tokens=10**6)
+    gain = tree_gain(rows, len(rows), 10**6)
     assert gain.computed_tokens == len(build_tree(rows))
-    assert tree_gain(rows, 1, tree_tokens=10**6).gain == 1.0
+    assert tree_gain(rows, 1, 10**6).gain == 1.0
 
 
-def test_of_many_examples_a_sample_is_laid_out_and_said(shipped: list[Conversation], tiny_llama: Path) -> None:
-    counter = TokenCounter(str(tiny_llama), laid_out=10)
+def test_of_many_examples_a_sample_is_laid_out_and_said(
+    shipped: list[Conversation], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolhone.data.stats._MAX_TREE_ROWS", 10)
+    counter = TokenCounter(str(tiny_llama))
     for found in shipped:
         counter.add(found)
     tokens = counter.result()

@@ -234,7 +234,7 @@ def _add_review(commands: Any) -> None:
 
 
 def _review(options: argparse.Namespace) -> None:
-    from toolhone.data.review.marks import apply_marks
+    from toolhone.data.review import apply_marks
     from toolhone.report.review_sheet import write_sheet
 
     console, tools = plain_console(), flags.tools_of(options)

@@ -1,10 +1,11 @@
 """`toolhone data augment`: training rows go in, the same rows with other tool lists come out.
 
-Four changes remove clues that a model should not rely on: tools are shuffled, unwanted tools are added, names become
-meaningless (`rename_tools.py`), and some rows get a copy without the right tool, whose answer says so. A fifth teaches
-something new: marked rows are answered with the call `escalate` (`escalation.py`). What happens to a row depends on the
-seed and its content alone, and is recorded in its `meta.augment`. Test rows are refused, since other tools would make
-another test; so rows to escalate are augmented before they are split.
+Four changes remove clues that a model should not rely on: tools are shuffled, unwanted tools are added, tools and
+parameters get meaningless names (function masking: Lin and others 2024, arXiv 2410.04587), and some rows get a copy
+without the right tool, whose answer says so. A fifth teaches something new: marked rows are answered with the call
+`escalate` (`escalation.py`). What happens to a row depends on the seed and its content alone, and is recorded in its
+`meta.augment`. Test rows are refused, since other tools would make another test; so rows to escalate are augmented
+before they are split.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -23,11 +24,10 @@ from toolhone.data.escalation import ESCALATE, escalated, escalates, should_esca
 from toolhone.data.files import expand_source
 from toolhone.data.groups import called_tools
 from toolhone.data.read import read_sources, split_weight
-from toolhone.data.rename_tools import mentions_a_tool, rename_tools
 from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
-from toolhone.records import Conversation, Message, Tool
+from toolhone.records import Conversation, Gold, GoldCall, Message, Tool, ToolCall
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -205,3 +205,127 @@ def _refuse_test_file(path: Path) -> None:
         return  # some other tool's split.json
     if isinstance(files, dict) and path.name == "test.jsonl" and path.name in files:
         raise UserError(f"{path}: {listing} lists it as the test rows; augment training rows only")
+
+
+# Meaningless names
+
+Names = dict[str, list[Any]]
+"""A property's name -> [its new name, the `Names` of the properties inside its value]. A list has the `Names` of its
+items."""
+
+_LETTERS = "bcdfghjklmnpqrstvwxz"  # no vowels, so that no word comes up
+# fmt: off
+_CANNOT_RENAME = frozenset((
+    "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "allOf", "anyOf",
+    "oneOf", "not", "if", "then", "else", "prefixItems", "contains", "unevaluatedProperties", "unevaluatedItems",
+))
+# fmt: on
+"""Keywords by which a schema can name properties elsewhere than under `properties`: such a schema keeps its names."""
+_REFERENCE = re.compile(r'"\$(?:ref|dynamicRef|recursiveRef)"')
+
+
+def rename_tools(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
+    """Return the row with its tools and their parameters renamed, and the names that give the row back by `with_names`:
+    a tool's new name -> [its own name, the `Names` of its parameters]. The reserved tool `escalate` keeps its name."""
+    taken = {tool.name for tool in row.tools}
+
+    def fresh(prefix: str) -> str:
+        while (name := prefix + "".join(rng.choices(_LETTERS, k=6))) in taken:
+            pass
+        taken.add(name)
+        return name
+
+    def parameters(tool: Tool) -> Names:
+        # A reference names properties on its way to anywhere in the schema.
+        return {} if _REFERENCE.search(json.dumps(tool.parameters)) else _draw(tool.parameters, fresh)
+
+    names: Names = {tool.name: [fresh("func_"), parameters(tool)] for tool in row.tools if tool.name != ESCALATE}
+    return with_names(row, names), _inverse(names)
+
+
+def mentions_a_tool(row: Conversation) -> bool:
+    """Return whether a message writes out a tool's name, which renaming would make wrong. A name that may be a plain
+    word, such as "search", does not count."""
+    names = [tool.name for tool in row.tools if re.search(r"[_.\-]|[a-z][A-Z]", tool.name)]
+    texts = [message.content for message in row.messages if message.role != "tool"]
+    return any(name in text for name in names for text in texts)
+
+
+def _draw(schema: Any, fresh: Callable[[str], str]) -> Names:
+    if not isinstance(schema, dict) or not _CANNOT_RENAME.isdisjoint(schema):
+        return {}
+    properties, items = schema.get("properties"), schema.get("items")
+    if isinstance(properties, dict) and isinstance(items, dict):
+        return {}  # a value that may be an object or a list: `Names` cannot tell their properties apart
+    if isinstance(properties, dict):
+        return {name: [fresh("arg_"), _draw(inner, fresh)] for name, inner in properties.items()}
+    return _draw(items, fresh) if isinstance(items, dict) else {}
+
+
+def with_names(row: Conversation, names: Names) -> Conversation:
+    """Return the row with its tools and their parameters under these names."""
+
+    def call(one: ToolCall) -> ToolCall:
+        name, inner = names.get(one.name, [one.name, {}])
+        return ToolCall(name, _value(one.arguments, inner), one.id)
+
+    def message(one: Message) -> Message:
+        return replace(one, tool_calls=tuple(map(call, one.tool_calls))) if one.tool_calls else one
+
+    def tool(one: Tool) -> Tool:
+        name, inner = names.get(one.name, [one.name, {}])
+        return Tool(name, one.description, _schema(one.parameters, inner))
+
+    def gold(one: GoldCall) -> GoldCall:
+        name, inner = names.get(one.name, [one.name, {}])
+        optional = frozenset(inner[key][0] if key in inner else key for key in one.optional)
+        return GoldCall(name, _value(one.arguments, inner), optional, frozenset(_path(key, inner) for key in one.blank))
+
+    expected = row.expected
+    return replace(
+        row,
+        messages=tuple(map(message, row.messages)),
+        tools=tuple(map(tool, row.tools)),
+        expected=None if expected is None else Gold(expected.status, tuple(map(gold, expected.calls))),
+    )
+
+
+def _path(path: str, names: Names) -> str:
+    """Return a path of keys such as "body/unit" with each key renamed."""
+    key, slash, rest = path.partition("/")
+    new, inner = names.get(key, [key, {}])
+    return f"{new}{slash}{_path(rest, inner) if slash else ''}"
+
+
+def _value(value: Any, names: Names) -> Any:
+    """Return a value with its objects' keys renamed; a key that is no property keeps its name."""
+    if not names:
+        return value
+    if isinstance(value, list):
+        return [_value(entry, names) for entry in value]
+    if isinstance(value, dict):
+        pairs = ((key, names.get(key, [key, {}]), entry) for key, entry in value.items())
+        return {new: _value(entry, inner) for _, (new, inner), entry in pairs}
+    return value
+
+
+def _schema(schema: Any, names: Names) -> Any:
+    if not names or not isinstance(schema, dict):
+        return schema
+    return {keyword: _keyword(keyword, value, names) for keyword, value in schema.items()}
+
+
+def _keyword(keyword: str, value: Any, names: Names) -> Any:
+    if keyword == "properties":
+        return {names[key][0]: _schema(inner, names[key][1]) for key, inner in value.items()}
+    if keyword == "items":
+        return _schema(value, names)
+    if keyword == "required" and isinstance(value, list):
+        return [names[key][0] if key in names else key for key in value]
+    if keyword in ("default", "const", "enum", "examples"):
+        return _value(value, names)
+    return value
+
+
+def _inverse(names: Names) -> Names:
+    return {new: [old, _inverse(inner)] for old, (new, inner) in names.items()}

@@ -13,7 +13,6 @@ from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
 ESCALATE = "escalate"
-"""The reserved name."""
 
 
 def escalate_tool() -> Tool:
@@ -23,11 +22,7 @@ def escalate_tool() -> Tool:
 
 
 def should_escalate(row: Conversation, key: str) -> bool:
-    """Return whether the row's meta marks it as one to escalate.
-
-    Raises:
-        UserError: if the mark is neither true nor false.
-    """
+    """Return whether the row's meta marks it as one to escalate; a mark that is no boolean is a `UserError`."""
     mark = row.meta.get(key, False)
     if not isinstance(mark, bool):
         raise UserError(

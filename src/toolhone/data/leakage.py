@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from toolhone.data.groups import NOTHING, RowKeys, row_keys, user_words, wording
-from toolhone.data.near import nearest
+from toolhone.data.groups import NOTHING, RowKeys, nearest, row_keys, user_words, wording
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
@@ -48,9 +47,8 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """What was found. `pairs` has for each kind one pair for each known row, the nearest first. `known` counts the rows
-    known in any way, of `rows`. `same_id_alone` counts those that share a template's id with training rows and nothing
-    of the wording: they are not known."""
+    """What was found. `pairs` has for each kind one pair a known row, the nearest first. `known` counts the rows known
+    in any way, `same_id_alone` those that share only a template's id with training rows: they are not known."""
 
     rows: int
     known: int
@@ -93,11 +91,15 @@ def measure_leakage(
     train_rows: Iterable[Conversation],
     other_rows: Iterable[Conversation],
     *,
+    allow: bool = True,
     group_by: str | None = "template",
 ) -> Leakage:
     """Find which of the other rows are known from the training rows.
 
     Training rows are not kept in memory; of the other rows, the keys and the user's words are.
+
+    Raises:
+        UserError: with the counts and the nearest pairs, if any is known and `allow` is false.
     """
     others = _Others(other_rows, group_by)
     training = iter(train_rows)
@@ -111,22 +113,7 @@ def measure_leakage(
         for kind, found in others.known.items()
     }
     known = set[int]().union(*others.known.values())
-    return Leakage(len(others.places), len(known), pairs, others.same_id_alone())
-
-
-def refuse_leakage(
-    train_rows: Iterable[Conversation],
-    other_rows: Iterable[Conversation],
-    *,
-    allow: bool = False,
-    group_by: str | None = "template",
-) -> Leakage:
-    """Measure leakage, and return it if there is none or `allow` is true.
-
-    Raises:
-        UserError: with the counts and the nearest pairs.
-    """
-    found = measure_leakage(train_rows, other_rows, group_by=group_by)
+    found = Leakage(len(others.places), len(known), pairs, others.same_id_alone())
     if found.known and not allow:
         first = next(pairs[0] for pairs in found.pairs.values() if pairs)
         raise UserError(

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.sources import read_and_report, refuse_to_overwrite
-from toolhone.data.values import argument_values, codes, numbers_in, stands_in
+from toolhone.data.values import argument_values, codes, letters_and_digits, numbers_in, stands_in
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
@@ -66,8 +66,7 @@ class ParaphraseSettings:
     retries: int = 4
     max_tokens: int = 2048
     first_wait_s: float = 1.0
-    only_new: bool = False
-    """Leave the source rows out of the output."""
+    only_new: bool = False  # leave the source rows out of the output
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("per_row", "concurrency", "max_tokens"), 1)
@@ -96,7 +95,6 @@ class ParaphraseReport:
     stopped: str | None = None
 
     def lines(self) -> list[str]:
-        """Return the report in words."""
         cost = "" if self.usd is None else f", ${self.usd:.4f}"
         lines = [f"{self.kept} paraphrases of {self.rows} rows; {self.calls} calls so far{cost}"]
         if self.skipped:
@@ -285,10 +283,10 @@ def _with_paraphrases(
         if wordings is None:
             report.dropped["an answer that is not the JSON asked for"] += 1
             continue
-        seen = {plain(user_turns(row))}
+        seen = {letters_and_digits("".join(user_turns(row)))}
         for wording in wordings[: settings.per_row]:
             reason = fault(row, wording)
-            words = "" if reason else plain([wording] if isinstance(wording, str) else wording)
+            words = "" if reason else letters_and_digits("".join(wording))
             if reason is None and words in seen:
                 reason = "nothing but a copy"
             if reason is not None:
@@ -391,8 +389,3 @@ def reworded(row: Conversation, wording: Any, id: str, model: str) -> Conversati
 def template_of(row: Conversation) -> Any:
     """Return the template that keeps a row and its paraphrases in one split: its own, or one by its content."""
     return row.meta.get("template", f"row-{row.content_hash()}")
-
-
-def plain(turns: list[str]) -> str:
-    """Return letters and digits in one case, to compare wordings without signs and spaces."""
-    return re.sub(r"[\W_]+", "", "\n".join(turns)).casefold()

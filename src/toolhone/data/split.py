@@ -1,23 +1,16 @@
 """Splits conversations into sides by whole groups. A side depends on the group's own hash, not on other rows.
 
-`make_splits` reads a run's files: test rows have a file of their own, validation rows are held out of the training
-rows, and each side may be cut to a balanced subset. `assign_sides` is `toolhone data split`: train, validation,
-calibration and test rows out of one set of rows.
-
-Both hash the name of a row's group to [0, 1) and put the group on the side whose range it falls into. They differ in
-what counts as a group. Test and calibration rows give the figures that are published, so `assign_sides` ties rows by
-all of `groups.py`. Validation rows only give a loss curve, so `make_splits` ties by template and needs no second pass.
+`make_splits` reads a run's files. `assign_sides` is `toolhone data split`: four sides out of one set of rows. Both hash
+the name of a row's group to [0, 1) and put the group on the side whose range it falls into. Test and calibration rows
+give published figures, so `assign_sides` ties rows by all of `groups.py`. Validation rows only give a loss curve, so
+`make_splits` ties them by template and needs no second pass.
 
 What moves when rows are added to what `assign_sides` splits:
-- Rows added at the end move no old row, unless one ties two groups together: the group whose first row comes later then
-  follows the other.
-- Rows added in front, or files in another order, move a group only if its first row changes and the new one has another
-  anchor. A group of one template or one conversation never moves.
+- Rows added at the end move no old row, unless one ties two groups: the later group then follows the other.
+- Rows added in front, or files in another order, move a group only if its first row then has another anchor. A group of
+  one template or one conversation never moves.
 - With `unseen_tools`, a row that calls a kept tool takes its group to the test side, and a new tool can be kept.
 - Another salt or `group_by` can move any row. A larger `test` share keeps all rows of a smaller one.
-There is no quota. Of the rows that call a tool, the share on a side is an independent draw for each group, and by
-Hoeffding's inequality (1963, theorem 2) it is further off than `share_bound` in fewer than one case in a thousand (a
-case is one tool on one side). Groups that a kept tool takes to the test side are not draws and count in full.
 """
 
 from __future__ import annotations
@@ -35,9 +28,8 @@ import numpy.typing as npt
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
 from toolhone.data.check.finding import sound_rows
-from toolhone.data.groups import NO_CALL, KeyTable, key_of, template_name
+from toolhone.data.groups import NO_CALL, Indices, KeyTable, key_of, template_name
 from toolhone.data.leakage import refuse_shared_rows
-from toolhone.data.near import Indices
 from toolhone.data.read import read_sources, read_tools
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool
@@ -53,8 +45,7 @@ _AUTO_SALTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The conversations of a run. `available` counts the conversations of each side before any subset; `formats` names
-    the formats of the files, each once."""
+    """The conversations of a run. `available` counts those of each side before any subset; `formats` are the files'."""
 
     train: list[Conversation]
     validation: list[Conversation]
@@ -88,13 +79,9 @@ def make_splits(config: DataConfig) -> Splits:
 
 
 def read_files(
-    sources: Iterable[str],
-    tools: Sequence[Tool] = (),
-    format: str = "auto",
-    taken_for: dict[str, str] | None = None,
+    sources: Iterable[str], tools: Sequence[Tool] = (), format: str = "auto", taken_for: dict[str, str] | None = None
 ) -> list[Conversation]:
-    """Read and check sources together, in any format. Ids must differ across them. `taken_for` takes the format of each
-    file.
+    """Read and check sources together, in any format. Ids must differ across them. `taken_for` gets each file's format.
 
     Raises:
         UserError: with every row that cannot be read, or every error of the check.
@@ -226,9 +213,10 @@ def kept_tools(names: Iterable[str], share: float, salt: str = "") -> tuple[str,
 
 
 def share_bound(group_sizes: Sequence[int], doubt: float = 0.001, *, placed: int = 0) -> float:
-    """How far the share of rows on a side may be off, except with probability `doubt`, by Hoeffding's inequality.
+    """How far the share of rows on a side may be off, except with probability `doubt`.
 
-    With groups of n_g rows that are drawn, and `placed` rows that are put on a side whatever the draw:
+    There is no quota: each group is an independent draw, so Hoeffding's inequality (1963, theorem 2) gives the bound.
+    With groups of n_g rows that are drawn, and `placed` rows that are put on a side whatever the draw, it is
     (sqrt(ln(2 / doubt) / 2 * sum(n_g ** 2)) + placed) / (sum(n_g) + placed), at most 1.
     """
     sizes = np.asarray(group_sizes, dtype=np.float64)
@@ -272,8 +260,7 @@ def _groups_calling(table: KeyTable, groups: Indices, names: Sequence[str]) -> I
 
 
 def _imbalance(table: KeyTable, split: Sides, shares: Shares) -> tuple[int, float]:
-    """How often a tool is missing from a side that could have it, and how many rows are not where the shares want
-    them."""
+    """How often a tool is missing from a side that could have it, and how many rows are not where the shares want."""
     wanted = np.array([getattr(shares, side) for side in SIDES])
     learned = [number for name, number in table.tools.items() if name not in split.kept_tools]
     counts = _calls_by_side(table, split.sides)[learned]  # [tools, sides]

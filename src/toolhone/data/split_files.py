@@ -23,7 +23,7 @@ import numpy as np
 from toolhone.data.check.finding import sound_rows
 from toolhone.data.groups import NEAR_ROWS, KeyTable, called_tools
 from toolhone.data.importers.openai import conversation
-from toolhone.data.leakage import Leakage, refuse_leakage
+from toolhone.data.leakage import Leakage, measure_leakage
 from toolhone.data.read import read_sources, split_weight
 from toolhone.data.split import SIDES, Shares, Sides, assign_sides, rows_by_tool
 from toolhone.errors import UserError
@@ -178,8 +178,8 @@ def _write_sides(scratch: Path, split: Sides, console: Console | None) -> dict[s
 
 
 def _without_tools(line: bytes, removed: dict[str, int]) -> bytes:
-    """A row that no longer lists the tools of `removed`, none of which it calls. Its list stays even if it is empty, so
-    that it does not get the default tools."""
+    """The row without the tools of `removed`, none of which it calls. An empty list stays, so that the row does not get
+    the default tools."""
     row = json.loads(line)
     tools = row.get("tools", ())
     left = [tool for tool in tools if tool["function"]["name"] not in removed]
@@ -199,7 +199,7 @@ def _leakage_against(
     with train.open("rb") as lines:
         rows = (conversation(parse_strict(line.decode()), f"train.jsonl:{n}", tools) for n, line in enumerate(lines, 1))
         # A row of theirs that cannot be read could be one that is trained on.
-        return refuse_leakage(rows, sound_rows(read_sources(against, tools)), allow=allow, group_by=group_by)
+        return measure_leakage(rows, sound_rows(read_sources(against, tools)), allow=allow, group_by=group_by)
 
 
 def _counts(table: KeyTable, split: Sides, shares: Shares) -> dict[str, Any]:

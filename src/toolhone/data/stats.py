@@ -26,16 +26,14 @@ if TYPE_CHECKING:
     from toolhone.chat.render import LabelledTokens
 
 BATCH_SIZES = (8, 16, 32)
-_MAX_TREE_ROWS = 4096
-"""Examples to lay out as trees; a random sample if there are more."""
+_MAX_TREE_ROWS = 4096  # examples to lay out as trees; a random sample if there are more
 _PLACES = 3
-_ROWS_A_SECOND = 200
-"""Rows that are rendered and tokenised in about a second."""
+_ROWS_A_SECOND = 200  # rendered and tokenised
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCount:
-    """A tool: the number of rows that offer it, and of calls to it in learned turns."""
+    """How many rows offer a tool, and how many calls of learned turns are to it."""
 
     name: str
     offered: int
@@ -236,12 +234,8 @@ def measure(
 class TokenCounter:
     """Counts the tokens of conversations one by one, and keeps the ids of a sample of the examples."""
 
-    def __init__(self, tokenizer: str, *, laid_out: int = _MAX_TREE_ROWS) -> None:
-        """Load a tokenizer from a folder or the hub; no model is loaded.
-
-        Raises:
-            UserError: if it cannot be loaded, or no chat format fits it.
-        """
+    def __init__(self, tokenizer: str) -> None:
+        """Load a tokenizer from a folder or the hub; a `UserError` says if that, or finding its chat format, fails."""
         from toolhone.chat.probe import make_renderer
         from toolhone.chat.token_bytes import TokenBytes
         from toolhone.config import ChatConfig, ModelConfig
@@ -254,7 +248,6 @@ class TokenCounter:
         self._lengths: list[int] = []
         self._labelled = 0
         self._sample: list[LabelledTokens] = []
-        self._sample_size = laid_out
         self._random = random.Random(0)
         self._refused: list[str] = []
 
@@ -272,7 +265,11 @@ class TokenCounter:
                 continue
             self._lengths.append(len(rendered))
             self._labelled += len(rendered.completion_ids)
-            self._keep(rendered.tokens)
+            # Reservoir sampling (Vitter 1985, algorithm R): every example has the same chance to stay in the sample.
+            if len(self._sample) < _MAX_TREE_ROWS:
+                self._sample.append(rendered.tokens)
+            elif (place := self._random.randrange(len(self._lengths))) < _MAX_TREE_ROWS:
+                self._sample[place] = rendered.tokens
         if rendered is None:
             return
         tokens: Counter[tuple[str, int]] = Counter()
@@ -281,19 +278,11 @@ class TokenCounter:
         for (role, _), count in tokens.items():
             self._roles[role].append(count)
 
-    def _keep(self, row: LabelledTokens) -> None:
-        """Reservoir sampling (Vitter 1985, algorithm R): every example has the same chance to stay in the sample."""
-        if len(self._sample) < self._sample_size:
-            self._sample.append(row)
-            return
-        place = self._random.randrange(len(self._lengths))
-        if place < self._sample_size:
-            self._sample[place] = row
-
     def result(self) -> TokenStats:
-        """Return the figures so far."""
         from toolhone.chat.prefix_tree import build_tree
+        from toolhone.config import TrainConfig
 
+        tree_tokens = TrainConfig().tree_tokens
         logical = sum(len(row.ids) for row in self._sample)
         return TokenStats(
             tokenizer=self._name,
@@ -307,39 +296,30 @@ class TokenCounter:
             laid_out=len(self._sample),
             common_prefix=_common_prefix(self._sample),
             shared_share=1 - len(build_tree(self._sample)) / logical if logical else None,
-            gains=tuple(tree_gain(self._sample, size) for size in BATCH_SIZES) if self._sample else (),
+            gains=tuple(tree_gain(self._sample, size, tree_tokens) for size in BATCH_SIZES if self._sample),
             refused=len(self._refused),
             refused_places=tuple(self._refused[:_PLACES]),
         )
 
 
 def _spread(counts: Sequence[int]) -> TokenSpread:
-    import numpy as np
+    from toolhone.rates import spread
 
-    p50, p95 = np.percentile(np.array(counts), [50, 95]).tolist()
-    return TokenSpread(len(counts), p50, p95, max(counts), sum(counts))
+    return TokenSpread(count=len(counts), max=max(counts), **spread(counts))
 
 
-def tree_gain(
-    rows: Sequence[LabelledTokens], batch_size: int, *, tree_tokens: int | None = None, seed: int = 42
-) -> Gain:
-    """Lay the rows out in shuffled batches, as training does, and count.
-
-    Args:
-        tree_tokens: a batch of more computed tokens is several trees; default: that of train.tree_tokens.
-        seed: of the shuffle, as the config's `seed`, whose default it is.
-    """
+def tree_gain(rows: Sequence[LabelledTokens], batch_size: int, tree_tokens: int) -> Gain:
+    """Count the tokens of rows laid out in shuffled batches, as training does: a batch of more than `tree_tokens`
+    computed tokens is several trees."""
     from toolhone.chat.prefix_tree import split_into_trees
-    from toolhone.config import TrainConfig
 
-    most = TrainConfig().tree_tokens if tree_tokens is None else tree_tokens
     order = list(rows)
-    random.Random(seed).shuffle(order)
+    random.Random(42).shuffle(order)  # the default of the config's `seed`
     logical = computed = 0
     for first in range(0, len(order), batch_size):
         chunk = order[first : first + batch_size]
         logical += sum(len(row) for row in chunk)
-        computed += sum(len(tree) for tree in split_into_trees(chunk, most))
+        computed += sum(len(tree) for tree in split_into_trees(chunk, tree_tokens))
     return Gain(batch_size, logical, computed)
 
 

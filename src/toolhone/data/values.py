@@ -29,6 +29,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str | int | float]
         yield path, value
 
 
+def letters_and_digits(text: str) -> str:
+    """The letters and digits of a text, in one case."""
+    return re.sub(r"[\W_]+", "", text).casefold()
+
+
 def argument_values(row: Conversation) -> set[str | int | float]:
     """Every text and number among the arguments of a row's gold calls."""
     arguments = [call.arguments for message in row.messages for call in message.tool_calls]

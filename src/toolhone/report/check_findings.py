@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from toolhone.data.check.balance import Balance
+from toolhone.data.check.across_rows import Balance
 from toolhone.data.check.finding import Finding, Severity
 from toolhone.data.check.fix import Fixed
 from toolhone.data.check.survey import FileCheck

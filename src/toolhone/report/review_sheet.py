@@ -2,7 +2,7 @@
 
 In: conversations, and optionally a model's predictions or scores of them. Out: review.html, which works offline and
 keeps its marks in the browser until they are exported, or review.csv, whose column `mark` is filled in.
-`data/review/marks.py` reads either back into the data.
+`data/review.py` reads either back into the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.read import examples
-from toolhone.data.review.sample import Sampled, gold_calls, sample, turn_hash
+from toolhone.data.review import Sampled, gold_calls, sample, turn_hash
 from toolhone.data.sources import read_and_report
 from toolhone.errors import UserError
 from toolhone.evaluate.match import score

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolhone.data.check.balance import count_band
+from toolhone.data.check.across_rows import count_band
 from toolhone.data.check.survey import check_files
 from toolhone.errors import UserError
 from toolhone.report.check_findings import print_findings

@@ -19,16 +19,14 @@ from rich.console import Console
 from toolhone.data.generate.rows import (
     choose,
     generate,
-    grams,
     make,
     refuse_made_up_text,
     refuse_slot_in_other_argument,
     share,
-    similarity,
 )
-from toolhone.data.generate.slots import code_filler, deal, fillers
-from toolhone.data.generate.spec import Shapes, SlotSpec, load_spec
+from toolhone.data.generate.spec import Shapes, SlotSpec, code_filler, deal, fillers, load_spec
 from toolhone.data.generate.templates import Template
+from toolhone.data.groups import jaccard, shingles
 from toolhone.data.read import read_conversations
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Message, Tool, ToolCall
@@ -344,9 +342,9 @@ def test_an_argument_that_nobody_said_before_the_call_is_refused() -> None:
 
 
 def test_texts_shorter_than_five_characters_are_one_gram() -> None:
-    assert grams("□ 取消") == frozenset({"□ 取消"})
-    assert grams("abcdef") == frozenset({"abcde", "bcdef"})
-    assert similarity(grams("abcdef"), grams("abcde")) == 0.5
+    assert shingles("□ 取消") == frozenset({"□ 取消"})
+    assert shingles("abcdef") == frozenset({"abcde", "bcdef"})
+    assert jaccard(shingles("abcdef"), shingles("abcde")) == 0.5
 
 
 def test_several_requests_a_row_take_as_many_templates_and_need_results(tmp_path: Path) -> None:

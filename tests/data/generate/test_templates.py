@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from toolhone.data.generate.rows import spread
-from toolhone.data.generate.slots import Filler
+from toolhone.data.generate.spec import Filler
 from toolhone.data.generate.templates import MASK, Template, expand, load_templates
 from toolhone.data.read import read_tools
 from toolhone.errors import UserError

@@ -6,7 +6,7 @@ Faults of reading (`RowFault`) become findings here too, and errors among findin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,8 +14,8 @@ from toolhone.data.importers.importer import RowFault
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
+# error: must not be trained on; warning: most likely wrong, look at it; advice: worth knowing.
 Severity = Literal["error", "warning", "advice"]
-"""error: may not be trained on; warning: most likely wrong, look at it; advice: worth knowing."""
 
 _SHOWN = 20
 
@@ -42,8 +42,8 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault: `where` is file:line (or the files, for what is true of all of them together), `rule` its kind. Two
-    findings that differ only in `remedy` are equal."""
+    """One fault: `where` is file:line (or all the files, for a fault of them together), `rule` its kind. Two findings
+    that differ only in `remedy` are equal."""
 
     where: str
     rule: str
@@ -63,12 +63,14 @@ def finding_of(fault: RowFault) -> Finding:
 
 def refuse_findings(findings: Iterable[Finding]) -> None:
     """Raise one `UserError` with all findings, if there are any."""
-    found = list(findings)
-    if found:
-        lines = [f"{finding.where}: {finding.message}" for finding in found[:_SHOWN]]
-        if len(found) > _SHOWN:
-            lines.append(f"... and {len(found) - _SHOWN} more")
-        raise UserError("\n".join(lines))
+    refuse_all([f"{finding.where}: {finding.message}" for finding in findings])
+
+
+def refuse_all(faults: Sequence[str]) -> None:
+    """Raise one `UserError` with the first faults and the number of the others, if there are any."""
+    if faults:
+        more = [f"... and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise UserError("\n".join([*faults[:_SHOWN], *more]))
 
 
 def sound_rows(

@@ -20,14 +20,14 @@ import gzip
 import json
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import count, islice, takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from toolhone.data.check.duplicates import content_key
+from toolhone.data.check.across_rows import content_key
 from toolhone.data.check.schema import CompiledTool, ToolSets
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import openai
@@ -37,8 +37,7 @@ from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
 from toolhone.strict_json import StrictJsonError, parse_line, parse_strict
 
-Done = list[tuple[str, str]]
-"""Rule and what was done."""
+Done = list[tuple[str, str]]  # rule, and what was done
 
 _MAX_ENCODINGS = 8
 _TOOL_SETS = ToolSets()
@@ -85,18 +84,17 @@ class Fixer:
 
     def write(self, file: str, copy: Path) -> Iterator[Fixed]:
         """Write the copy of one file, and yield what was done, row by row. The copy appears when all is written."""
-        with whole_file(copy) as out, ExitStack() as open_files:
-            lines = _Lines(file, open_files)
+        with whole_file(copy) as out, closing(_numbered_lines(file)) as lines:
             for source in iter_file(file):
                 line, done = self._row(source, lines)
                 yield from (Fixed(source.where, rule, message) for rule, message in done)
                 if line is not None:
                     out.write(line)
 
-    def _row(self, source: SourceRow, lines: _Lines) -> tuple[bytes | None, Done]:
+    def _row(self, source: SourceRow, lines: Iterator[tuple[int, bytes]]) -> tuple[bytes | None, Done]:
         bom = [("bom", "byte order mark left out") for rule, _ in source.notes if rule == "bom"]
         if source.row is None:
-            line = lines.broken(source.where)
+            line = _broken_line(source.where, lines)
             lost = [("left-out", "cannot be read, and is not a line that could be copied: left out")]
             return line, bom if line is not None else [*bom, *lost]
         row, done = fix_row(source.row, self._default_tools)
@@ -114,37 +112,27 @@ class Fixer:
         return hash(json.dumps({key: value for key, value in row.items() if key != "id"}, sort_keys=True))
 
 
-class _Lines:
-    """The lines of a file that rows could not be read from, as bytes, found by their numbers in one pass."""
+def _numbered_lines(file: str) -> Generator[tuple[int, bytes]]:
+    """The lines of a file with their numbers; a table has none, and a damaged archive those before the damage."""
+    if file.startswith("hub:") or file.endswith((".parquet", ".zst")):
+        return
+    opener = gzip.open if file.endswith(".gz") else open
+    with opener(file, "rb") as stream, suppress(OSError, EOFError, zlib.error):
+        yield from enumerate(stream, 1)
 
-    def __init__(self, file: str, open_files: ExitStack) -> None:
-        self._file = file
-        self._open_files = open_files
-        self._stream: Any = None
-        self._at = 0
 
-    def broken(self, where: str) -> bytes | None:
-        """The line at `where` if it is one that cannot be decoded: a row of an array or a table has no line."""
-        number = int(where.rpartition(":")[2])
-        if self._file.startswith("hub:") or self._file.endswith((".parquet", ".zst")):
-            return None
-        if self._stream is None:
-            opener = gzip.open if self._file.endswith(".gz") else open
-            self._stream = self._open_files.enter_context(opener(self._file, "rb"))
-        try:
-            line = next(islice(self._stream, number - self._at - 1, None), b"")
-        except (OSError, EOFError, zlib.error):  # a damaged archive
-            return None
-        self._at = number
-        text = line.rstrip(b"\r\n")
-        # A part of an array or of an object over many lines, or a file in another encoding, is not a line.
-        if len(text) < 2 or text.startswith((b"[", BOM_UTF16_LE, BOM_UTF16_BE)):
-            return None
-        try:
-            value, _ = parse_line(text)
-        except StrictJsonError:
-            return text + b"\n"
-        return None if isinstance(value, dict) else text + b"\n"
+def _broken_line(where: str, lines: Iterator[tuple[int, bytes]]) -> bytes | None:
+    """The line at `where` if it is one that cannot be decoded: a row of an array or a table has no line."""
+    number = int(where.rpartition(":")[2])
+    text = next((line for n, line in lines if n == number), b"").rstrip(b"\r\n")
+    # A part of an array or of an object over many lines, or a file in another encoding, is not a line.
+    if len(text) < 2 or text.startswith((b"[", BOM_UTF16_LE, BOM_UTF16_BE)):
+        return None
+    try:
+        value, _ = parse_line(text)
+    except StrictJsonError:
+        return text + b"\n"
+    return None if isinstance(value, dict) else text + b"\n"
 
 
 def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[dict[str, Any], Done]:

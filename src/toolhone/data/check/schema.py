@@ -22,7 +22,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from toolhone.data.importers.schemas import describe_nulls
-from toolhone.data.values import leaves
+from toolhone.data.values import leaves, letters_and_digits
 from toolhone.records import Tool, ToolCall
 
 Accepts = Callable[[Any], bool]
@@ -146,32 +146,22 @@ class Vocabulary:
         texts: list[str] = []
         for tool in tools:
             texts.append(tool.description)
-            for key, value in _keywords(tool.parameters):
-                if key in ("enum", "default", "const", "examples", "example"):
-                    self.values.update(str(found) for _, found in leaves(value))
-                elif isinstance(value, str):
-                    texts.append(value)
+            stack: list[Any] = [tool.parameters]
+            while stack:
+                found = stack.pop()
+                if isinstance(found, list):
+                    stack.extend(found)
+                for key, value in found.items() if isinstance(found, dict) else ():
+                    # A property's name counts as a keyword, which does no harm.
+                    if key in ("enum", "default", "const", "examples", "example"):
+                        self.values.update(str(leaf) for _, leaf in leaves(value))
+                    elif isinstance(value, str):
+                        texts.append(value)
+                    stack.append(value)
         self.words = letters_and_digits("\n".join(texts))
 
     def names(self, value: Any) -> bool:
         return str(value) in self.values or (isinstance(value, str) and letters_and_digits(value) in self.words)
-
-
-def letters_and_digits(text: str) -> str:
-    """The letters and digits of a text, in one case."""
-    return re.sub(r"[\W_]+", "", text).casefold()
-
-
-def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
-    """Keywords with their values, at any depth; a property's name counts as one, which does no harm."""
-    stack = [schema]
-    while stack:
-        found = stack.pop()
-        if isinstance(found, dict):
-            yield from found.items()
-            stack.extend(found.values())
-        elif isinstance(found, list):
-            stack.extend(found)
 
 
 def quick_test(schema: Any) -> Accepts | None:
@@ -207,7 +197,7 @@ def quick_test(schema: Any) -> Accepts | None:
 
 
 def _type(names: Any, _: dict[str, Any]) -> Accepts:
-    # By exact type, for a bool is an int in Python and not in JSON. (1.0 is an integer too: jsonschema says so.)
+    # By exact type, since a bool is an int in Python and not in JSON. (1.0 is an integer too: jsonschema says so.)
     kinds = [_PYTHON_TYPES[name] for name in ([names] if isinstance(names, str) else names)]
     accepted = frozenset[type]().union(*kinds)
     return lambda value: type(value) in accepted

@@ -12,9 +12,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import date
-from typing import Any
 
 from toolhone.data.check.finding import Finding, Severity
+from toolhone.data.values import leaves
 from toolhone.records import Conversation
 
 _KEYS = (
@@ -76,7 +76,8 @@ def private_findings(row: Conversation) -> list[Finding]:
                 if type(value) is str:  # nearly all are
                     texts.append(value)
                 else:
-                    texts += _texts(value)
+                    whole = [leaf for _, leaf in leaves(value) if isinstance(leaf, str | int)]
+                    texts += [str(leaf) for leaf in whole if isinstance(leaf, str) or abs(leaf) < 10**20]
     if not _may_hold_any("\n".join(texts)):
         return []
     findings: list[Finding] = []
@@ -175,17 +176,6 @@ _NUMBERS = (
     ("a US social security number", _SSN, lambda found: found != "123-45-6789"),
     ("a telephone number", _PHONE, _is_phone),
 )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) < 10**20:
-            yield str(value)
-    elif isinstance(value, dict | list):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _texts(entry)
 
 
 def _masked(found: str) -> str:

@@ -1,29 +1,31 @@
 """`toolhone data check FILES`: one pass over conversations in any format that finds all faults.
 
 `check` finds what training refuses, `Survey` all that is worth saying, and `check_files` both in whole files. Rows are
-not kept, only hashes of them.
+not kept, only hashes of them. `RenderChecks` renders every turn as training would: with a tokenizer its tokens are
+counted; without one, toolhone's own template of a format is rendered as text alone. Tokenizers are heavy, and are
+imported only when one is named.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from toolhone.data.check.arguments import call_faults, expected_findings, invented_values, schema_faults
-from toolhone.data.check.balance import Balance
-from toolhone.data.check.duplicates import SeenIds, SeenRows, SeenTools
+from toolhone.data.check import one_row
+from toolhone.data.check.across_rows import Balance, SeenRows, SeenTools
 from toolhone.data.check.finding import Finding, finding_of, refuse_findings
 from toolhone.data.check.fix import Fixed, Fixer, plan_copies
-from toolhone.data.check.length import RenderChecks
 from toolhone.data.check.openai_profile import openai_findings
 from toolhone.data.check.schema import ToolSets
 from toolhone.data.check.secrets import private_findings
-from toolhone.data.check.turns import turn_faults, turn_warnings
 from toolhone.data.files import expand_source
 from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import read_source, read_tools
+from toolhone.data.read import examples, read_source, read_tools
 from toolhone.errors import UserError
 from toolhone.jsonl import counted
 from toolhone.records import Conversation
@@ -31,39 +33,21 @@ from toolhone.records import Conversation
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from toolhone.formats.chat_format import ChatFormat
+
 PROFILES = ("openai",)
 
 
 def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
     """Yield every error, in the order of the rows: what a model must not be taught."""
-    faults = _Faults()
+    survey = Survey()
     for row in conversations:
-        yield from (finding for finding in faults.findings(row) if finding.severity == "error")
+        yield from (finding for finding in survey.faults(row) if finding.severity == "error")
 
 
 def refuse_faults(conversations: list[Conversation]) -> None:
     """Raise one `UserError` with the errors, if there are any. Warnings and advice pass."""
     refuse_findings(check(conversations))
-
-
-class _Faults:
-    """What both passes find: ids, turns, schemas, calls and `expected`."""
-
-    def __init__(self) -> None:
-        self.tool_sets = ToolSets()
-        self._ids = SeenIds()
-        self._schemas_reported: set[bytes] = set()
-
-    def findings(self, row: Conversation) -> Iterator[Finding]:
-        tools = self.tool_sets.get(row.tools)
-        yield from self._ids.findings(row)
-        yield from turn_faults(row)
-        if tools.unusable and tools.key not in self._schemas_reported:
-            self._schemas_reported.add(tools.key)
-            yield from schema_faults(row.where, tools)
-        yield from call_faults(row, tools)
-        if row.expected is not None:
-            yield from expected_findings(row, tools)
 
 
 class Survey:
@@ -74,17 +58,33 @@ class Survey:
 
     def __init__(self, *, near: bool = False) -> None:
         self.balance = Balance()
-        self._faults = _Faults()
+        self._tool_sets = ToolSets()
+        self._places: dict[str, str] = {}  # of the rows so far, by id
+        self._schemas_reported: set[bytes] = set()
         self._rows = SeenRows(near=near)
         self._tools = SeenTools()
+
+    def faults(self, row: Conversation) -> Iterator[Finding]:
+        """The findings of a row on ids, turns, schemas, calls and `expected`."""
+        tools = self._tool_sets.get(row.tools)
+        place = self._places.setdefault(row.id, row.where)
+        if place is not row.where:
+            text = f'the id "{row.id}" is already at {place}; ids must differ'
+            yield Finding(row.where, "duplicate-id", text, remedy="give the row its own id, or take it out")
+        yield from one_row.turn_faults(row)
+        if tools.unusable and tools.key not in self._schemas_reported:
+            self._schemas_reported.add(tools.key)
+            yield from one_row.schema_faults(row.where, tools)
+        yield from one_row.call_faults(row, tools)
+        yield from one_row.expected_findings(row, tools)
 
     def row(self, row: Conversation) -> Iterator[Finding]:
         """The findings of a row: its own, and those of it and the rows before it."""
         self.balance.add(row)
-        yield from self._faults.findings(row)
-        tools = self._faults.tool_sets.get(row.tools)
-        yield from turn_warnings(row)
-        yield from invented_values(row, tools.vocabulary)
+        yield from self.faults(row)
+        tools = self._tool_sets.get(row.tools)
+        yield from one_row.turn_warnings(row)
+        yield from one_row.invented_values(row, tools.vocabulary)
         yield from private_findings(row)
         yield from self._tools.findings(row, tools)
         yield from self._rows.findings(row, tools)
@@ -158,3 +158,104 @@ def check_files(
             yield Finding(where, "no-rows", "not one row that could be read", remedy="name files with rows")
 
     return FileCheck(found(), survey.balance, [str(copy) for _, copy in copies])
+
+
+MAX_TOKENS = 2048
+"""The default limit, as that of `chat.max_tokens`."""
+
+
+class RenderChecks:
+    """Renders every assistant turn as training would, and counts the tokens of prompt and turn together.
+
+    `tokenizer` is a name on the hub or a folder, or None to check only the format's text. The `chat_format` "auto"
+    needs a tokenizer.
+
+    Raises:
+        UserError: if the tokenizer cannot be loaded, or the format does not fit it.
+    """
+
+    def __init__(self, tokenizer: str | None, chat_format: str, max_tokens: int | None) -> None:
+        from toolhone.chat.probe import make_renderer
+        from toolhone.config import ChatConfig
+        from toolhone.formats import FORMATS
+
+        known = ("auto", *FORMATS)
+        if chat_format not in known:
+            raise UserError(f'--chat-format: unknown format "{chat_format}"; known: {", ".join(known)}')
+        if tokenizer is None and chat_format == "auto":
+            raise UserError("--chat-format: auto is detected from a tokenizer; give --tokenizer, or name the format")
+        if tokenizer is None and max_tokens is not None:
+            raise UserError("--max-tokens: tokens are counted with a tokenizer; give --tokenizer")
+        self._max_tokens = None if tokenizer is None else max_tokens or MAX_TOKENS
+        loaded = _load_tokenizer(tokenizer) if tokenizer else _Characters(FORMATS[chat_format])
+        config = ChatConfig.model_validate({"format": chat_format})
+        self._renderer = make_renderer(loaded, config, tokenizer or chat_format)
+
+    def findings(self, row: Conversation) -> Iterator[Finding]:
+        """One finding for each turn that the format does not give back, or that is too long."""
+        from toolhone.chat.render import RenderError
+
+        for example in examples(row):
+            turn = f"turn {len(example.prompt)}"
+            try:
+                rendered = self._renderer.render(example)
+            except RenderError as error:
+                text = str(error).removeprefix(f"{example.where}: ")
+                text = text if text.startswith(turn) else f"{turn}: {text}"
+                remedy = "fix the row, or choose another chat format"
+                yield Finding(row.where, "round-trip", text, remedy=remedy)
+                continue
+            if self._max_tokens is not None and len(rendered) > self._max_tokens:
+                text = f"{turn}: {len(rendered):,} tokens with its prompt, more than {self._max_tokens:,}"
+                remedy = "raise chat.max_tokens, shorten the row, or set chat.over_long: drop"
+                yield Finding(row.where, "over-long", text, "warning", remedy)
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"--tokenizer: {name} cannot be loaded ({reason}); give a folder or a name on the hub"
+        ) from None
+
+
+class _Characters:
+    """Stands in for a tokenizer: one token a character, and the special tokens of one format. It has no template."""
+
+    chat_template = None
+
+    def __init__(self, chat_format: ChatFormat) -> None:
+        self._special = (*chat_format.special_tokens, *chat_format.other_stops)
+        self.added_tokens_decoder = {n: SimpleNamespace(content=t, special=True) for n, t in enumerate(self._special)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: n for n, token in enumerate(self._special)}
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(character) for character in text]}
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "".join(map(chr, ids))
+
+    def apply_chat_template(self, messages: list[Any], *, tools: Any, chat_template: str, **variables: Any) -> str:
+        rendered: str = _template(chat_template).render(messages=messages, tools=tools, **variables)
+        return rendered
+
+
+@cache
+def _template(source: str) -> Any:
+    """A template that renders as transformers' do: blocks trimmed, and JSON without escapes."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    environment.globals["raise_exception"] = refuse
+    return environment.from_string(source)

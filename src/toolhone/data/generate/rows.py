@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from toolhone.data.generate.slots import fillers
-from toolhone.data.generate.spec import OutputSpec, Spec, YamlFile, load_spec
+from toolhone.data.generate.spec import OutputSpec, Spec, YamlFile, fillers, load_spec
 from toolhone.data.generate.templates import (
     Template,
     expand,
@@ -26,6 +25,7 @@ from toolhone.data.generate.templates import (
     load_templates,
     parse_templates,
 )
+from toolhone.data.groups import jaccard, shingles
 from toolhone.data.read import read_tools
 from toolhone.errors import UserError
 from toolhone.jsonl import write_text
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 _MAX_PAIRS, _MAX_CLOSE_PAIRS = 5, 20
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """The rows of an output, and the template of each request in them."""
 
     chosen: list[Template]
@@ -50,14 +49,10 @@ class Made:
 
 
 def generate(path: Path, console: Console, *, out: Path | None = None, compare: bool = False) -> bool:
-    """Write the rows of a spec, or with `compare` only compare them with the files, and return whether the files now
-    are what the spec makes.
+    """Write the rows of a spec, or with `compare` only compare them; return whether the files are what the spec makes.
 
-    `out` is the file to write if the spec has one output, otherwise the folder of <output>.jsonl; default: beside the
-    spec.
-
-    Raises:
-        UserError: for anything wrong with the spec; nothing is then written.
+    `out` is the file of a single output, else the folder of <output>.jsonl; default: beside the spec. A spec with any
+    fault writes nothing.
     """
     spec, file = load_spec(path)
     made = make(spec, file)
@@ -78,11 +73,7 @@ def generate(path: Path, console: Console, *, out: Path | None = None, compare: 
 
 
 def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
-    """Return the rows of every output.
-
-    Raises:
-        UserError: for templates that are faulty or too few, and for rows that break the tools or a check.
-    """
+    """Return the rows of every output; faulty or too few templates, or rows that break a check, are a `UserError`."""
     tools = read_tools(file.path.parent / spec.tools)
     drawn: set[str] = set()
     return {name: _make_output(spec, file, name, output, tools, drawn) for name, output in spec.outputs.items()}
@@ -214,10 +205,7 @@ def share(
     """Share rows out among groups of templates, as evenly as the groups can make different rows.
 
     Each row goes to the group of the least `burden`, given its name and its rows so far. With `repeat` and `cover`,
-    every template gets a row first, if there are enough rows.
-
-    Raises:
-        UserError: if the groups cannot make `rows` different rows.
+    every template gets a row first, if there are enough rows. Groups that cannot make `rows` rows are a `UserError`.
     """
     sizes = {name: len(members) for name, members in groups.items()}
     shares = sizes if repeat and cover and sum(sizes.values()) <= rows else dict.fromkeys(groups, 0)
@@ -236,10 +224,7 @@ def share(
 def spread(templates: Sequence[Template], rows: int, rng: Random) -> list[Template]:
     """Choose a template for each of `rows` rows, in a random order and as evenly as possible.
 
-    A template without slots makes one row, since a second would be a copy.
-
-    Raises:
-        UserError: if the templates do not make that many different rows.
+    A template without slots makes one row, since a second would be a copy. Too few templates are a `UserError`.
     """
     chosen: list[Template] = []
     left = list(templates)
@@ -288,11 +273,7 @@ def refuse_made_up_text(row: Conversation) -> None:
 
 
 def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:
-    """Print the most similar phrasings of each two outputs.
-
-    Raises:
-        UserError: naming every pair whose similarity is over the limit.
-    """
+    """Print the most similar phrasings of each two outputs; pairs over the limit are a `UserError`."""
     for one, other in combinations(made, 2):
         pairs = nearest_pairs(made[other].chosen, made[one].chosen)
         close = [pair for pair in pairs if pair[0] > limit]
@@ -309,20 +290,10 @@ def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:
 def nearest_pairs(lefts: Iterable[Template], rights: Iterable[Template]) -> list[tuple[float, Template, Template]]:
     """Return every pair of a template of either side, most similar first: Jaccard similarity of the character 5-grams
     of what the user writes, in lower case, slots masked."""
-    left = {template: grams(template.masked_question) for template in lefts}
-    right = {template: grams(template.masked_question) for template in rights}
-    pairs = [(similarity(left[a], right[b]), a, b) for a, b in product(left, right)]
+    left = {template: shingles(template.masked_question) for template in lefts}
+    right = {template: shingles(template.masked_question) for template in rights}
+    pairs = [(jaccard(left[a], right[b]), a, b) for a, b in product(left, right)]
     return sorted(pairs, key=lambda pair: (-pair[0], pair[1].id, pair[2].id))
-
-
-def grams(text: str, size: int = 5) -> frozenset[str]:
-    """Return the character n-grams of a text; a shorter text is its own only one."""
-    return frozenset(text[start : start + size] for start in range(max(1, len(text) - size + 1)))
-
-
-def similarity(left: frozenset[str], right: frozenset[str]) -> float:
-    """Return the Jaccard similarity of two sets."""
-    return len(left & right) / len(left | right)
 
 
 def _counts(spec: Spec, name: str, made: Made) -> str:

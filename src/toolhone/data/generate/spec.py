@@ -1,4 +1,4 @@
-"""Read a spec of a data set: the YAML file as typed, frozen models, each fault with its line and key.
+"""Read a spec of a data set (the YAML file as typed, frozen models, each fault with its line and key), and fill slots.
 
     tools: tools.json
     system_prompt: You are the agent of a web shop.
@@ -10,24 +10,26 @@
         templates:
           - {id: order, language: en, user: "where is {order_id}?", calls: [{query_order: {order_id: "{order_id}"}}]}
 
-`Spec` lists every key. File names are relative to the spec's folder.
+`Spec` lists every key. File names are relative to the spec's folder. Outputs (train, test, ...) share no value of a
+slot, so that a test row cannot be answered from memory, unless the slot says `shared: true`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from random import Random
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from toolhone.config_file import lines_of_keys, parse_yaml
 from toolhone.errors import UserError
 
-Entries = list[tuple[str, Any]]
-"""The members of a list, each with its `file:line`."""
+Entries = list[tuple[str, Any]]  # the members of a list, each with its `file:line`
 
 
 class Section(BaseModel):
@@ -130,11 +132,7 @@ class Spec(Section):
 
 
 def load_spec(path: Path) -> tuple[Spec, YamlFile]:
-    """Read a spec, and the lists of values that it names by file.
-
-    Raises:
-        UserError: one message with every fault, each with its line and key.
-    """
+    """Read a spec, and the lists of values that it names by file; a `UserError` has every fault with line and key."""
     file = YamlFile(path, "spec")
     if not isinstance(file.value, dict):
         raise UserError(f"{path}: expected keys such as tools, slots and outputs, found {type(file.value).__name__}")
@@ -197,11 +195,7 @@ class YamlFile:
     """A YAML file: its `value`, whose unquoted values have JSON's types, and the lines of its keys and list members."""
 
     def __init__(self, path: Path, what: str) -> None:
-        """Read the file; `what` names its kind in the message that it is missing.
-
-        Raises:
-            UserError: naming the file and the line, for a missing file, broken YAML or a duplicate key.
-        """
+        """Read the file; `what` names its kind in the `UserError` for a file that cannot be read."""
         self.path = path
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -211,16 +205,8 @@ class YamlFile:
             raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read as a {what} file ({error.strerror})") from None
-        try:
-            loader = _JsonTypesLoader(text)
-            self._root: yaml.Node | None = loader.get_single_node()
-            self.value: Any = None if self._root is None else loader.construct_document(self._root)
-        except yaml.MarkedYAMLError as error:
-            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise UserError(f"{path}{line}: not YAML: {error.problem}") from None
-        except yaml.reader.ReaderError as error:
-            held = f"it holds the character {chr(error.character)!r}"
-            raise UserError(f"{path}:{text[: error.position].count(chr(10)) + 1}: not YAML: {held}") from None
+        self.value: Any = parse_yaml(text, str(path), _JsonTypesLoader)
+        self._root: yaml.Node | None = yaml.compose(text, Loader=_JsonTypesLoader)
 
     def entries(self, *keys: str) -> Entries | None:
         """Return the members of the list under these keys, or None if there is no list."""
@@ -238,15 +224,130 @@ class YamlFile:
 
     def place(self, keys: list[str]) -> str:
         """Return the `file:line` of the key, else of the nearest section around it, else the file."""
-        written = dict(_lines_of_keys(self._root))
-        lines = (written.get(tuple(keys[:depth])) for depth in range(len(keys), 0, -1))
+        written = dict(lines_of_keys(self._root))
+        lines = (written.get(".".join(keys[:depth])) for depth in range(len(keys), 0, -1))
         line = next((line for line in lines if line is not None), None)
         return str(self.path) if line is None else f"{self.path}:{line}"
 
 
-def _lines_of_keys(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*above, str(key.value))
-            yield path, key.start_mark.line + 1
-            yield from _lines_of_keys(value, path)
+# Filling slots
+
+Filler = Callable[[Random, str, bool], str | int]
+"""Returns a slot's value, given random numbers, the row's language, and whether the user types it (rather than a tool
+returning it)."""
+
+_SYMBOLS = {"#": "0123456789", "^": "123456789", "@": "ABCDEFGHJKLMNPQRSTUVWXYZ"}  # no I and O: read as 1 and 0
+_MAX_DRAWS = 10_000
+_DIGITS = re.compile(r"\d{4,}")
+
+_T = TypeVar("_T")
+
+Lists = dict[str, tuple[str | int, ...]]  # values by language
+
+
+def fillers(
+    slots: Mapping[str, SlotSpec], output: str, rows: Mapping[str, int], seed: int, drawn: set[str], where: str
+) -> dict[str, Filler]:
+    """Return a filler for each slot of one output.
+
+    Args:
+        rows: the number of rows of every output; values are dealt out in proportion.
+        drawn: the codes drawn so far, for all outputs together; fillers add to it.
+
+    Raises:
+        UserError: starting with `where` and the slot, if an output gets no value, or two get the same.
+    """
+    made: dict[str, Filler] = {}
+    for name, slot in slots.items():
+        place = f"{where}: slots.{name}"
+        if slot.codes is not None:
+            made[name] = code_filler(slot, drawn, place)
+        elif slot.integers is not None:
+            whole = range(slot.integers[0], slot.integers[1] + 1)
+            numbers = whole if slot.shared else deal(whole, rows, f"{seed}/{name}", place)[output]
+            made[name] = _integer_filler(numbers)
+        else:
+            made[name] = _list_filler(_lists(slot, rows, f"{seed}/{name}", place)[output], place)
+    return made
+
+
+def code_filler(slot: SlotSpec, drawn: set[str], where: str) -> Filler:
+    """Return a filler whose codes are new among `drawn`: in any case, and in each run of four digits or more.
+
+    The filler raises a `UserError` once the shapes give no new code.
+    """
+    assert slot.codes is not None
+    groups, weights = slot.codes, [group.weight for group in slot.codes]
+
+    def draw(rng: Random, language: str, typed: bool) -> str:
+        for _ in range(_MAX_DRAWS):
+            shape = rng.choice(rng.choices(groups, weights)[0].of)
+            code = "".join(rng.choice(_SYMBOLS[s]) if s in _SYMBOLS else s for s in shape)
+            marks = {code.lower(), *_DIGITS.findall(code)}
+            if slot.shared or drawn.isdisjoint(marks):
+                drawn.update(marks)
+                return code.lower() if typed and slot.lower_case and rng.random() < slot.lower_case else code
+        raise UserError(f"{where}: {_MAX_DRAWS:,} draws gave no new code; add shapes, or characters to them")
+
+    return draw
+
+
+def _integer_filler(numbers: Sequence[int]) -> Filler:
+    return lambda rng, language, typed: rng.choice(numbers)
+
+
+def _list_filler(by_language: Lists, where: str) -> Filler:
+    def draw(rng: Random, language: str, typed: bool) -> str | int:
+        if language not in by_language:
+            raise UserError(f'{where}: lists has no values for the language "{language}" of a template; add them')
+        return rng.choice(by_language[language])
+
+    return draw
+
+
+def _lists(slot: SlotSpec, rows: Mapping[str, int], seed: str, where: str) -> dict[str, Lists]:
+    """Return the values of every output, by language."""
+    assert isinstance(slot.lists, dict), "load_spec reads the file of values"
+    if not any(isinstance(values, dict) for values in slot.lists.values()):
+        by_language = _by_language(slot.lists, where)
+        if slot.shared:
+            return dict.fromkeys(rows, by_language)
+        dealt = {lang: deal(values, rows, f"{seed}/{lang}", where) for lang, values in by_language.items()}
+        return {output: {language: dealt[language][output] for language in dealt} for output in rows}
+    lacking = [output for output in rows if output not in slot.lists]
+    if lacking:
+        raise UserError(f'{where}: lists has no values for the output "{lacking[0]}"; it has {", ".join(slot.lists)}')
+    lists = {output: _by_language(values, f"{where}.{output}") for output, values in slot.lists.items()}
+    owner: dict[str | int, str] = {}
+    for output in lists:
+        for value in {value for values in lists[output].values() for value in values}:
+            if value in owner and not slot.shared:
+                both = f"{owner[value]} and {output}"
+                raise UserError(f'{where}: "{value}" is listed for {both}; take it from one, or say shared: true')
+            owner[value] = output
+    return lists
+
+
+def _by_language(values: Any, where: str) -> Lists:
+    lists = values.values() if isinstance(values, dict) else [None]
+    if not all(isinstance(one, list) and one and all(isinstance(v, str | int) for v in one) for one in lists):
+        raise UserError(
+            f"{where}: lists: expected a list of texts or whole numbers for each language, found {values!r}"
+        )
+    return {str(language): tuple(one) for language, one in values.items()}
+
+
+def deal(values: Sequence[_T], rows: Mapping[str, int], seed: str, where: str) -> dict[str, tuple[_T, ...]]:
+    """Deal shuffled values out among outputs: one to each, and the rest in proportion to their rows."""
+    if len(values) < len(rows):
+        raise UserError(f"{where}: {len(values)} values for {len(rows)} outputs; list more, or say shared: true")
+    shuffled = Random(seed).sample(list(values), len(values))
+    spare = len(values) - len(rows)
+    dealt: dict[str, tuple[_T, ...]] = {}
+    start = before = 0
+    for number, (output, count) in enumerate(rows.items(), 1):
+        before += count
+        end = number + spare * before // sum(rows.values())
+        dealt[output] = tuple(shuffled[start:end])
+        start = end
+    return dealt

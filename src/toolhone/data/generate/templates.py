@@ -13,8 +13,8 @@ A template is one conversation in short hand. `user` is what the user writes, `c
 The filler of a slot's name fills it, once a row; `{order_id_2}` is a second value of the same filler. An `answer` may
 be a list of texts, of which a row takes one. A value that is one slot and nothing else keeps the filler's type.
 
-Rows may be joined into rows of several requests. A second YAML file then has, for each tool, the result of a call and
-what the assistant says about it, by language; a `{slot}` there is an argument of the call:
+Rows may be joined into rows of several requests. A second YAML file then has, for each tool, a call's result and what
+the assistant says about it, by language; a `{slot}` there is an argument of the call:
 
     results:
       query_order:
@@ -36,14 +36,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from toolhone.data.check import refuse_faults
-from toolhone.data.generate.generator import build_conversation
-from toolhone.data.generate.slots import Filler
-from toolhone.data.generate.spec import Entries, Section, YamlFile
+from toolhone.data.generate import build_conversation
+from toolhone.data.generate.spec import Entries, Filler, Section, YamlFile
+from toolhone.data.values import leaves
 from toolhone.errors import UserError
 from toolhone.records import Conversation, Tool, ToolCall
 
 MASK = "□"
-"""Stands for every slot in `Template.masked_question`."""
 
 _SLOT = re.compile(r"\{([a-z_]+?)(?:_[2-9])?\}")
 _KEYS = {"id", "language", "user", "calls", "answer", "turns"}
@@ -86,11 +85,7 @@ class Template:
 
 
 def load_templates(path: Path, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
-    """Read a template file, as `parse_templates` does its entries.
-
-    Raises:
-        UserError: also for broken YAML or another key than `templates`.
-    """
+    """Return the templates of a file, as `parse_templates` does; broken YAML or another key is a `UserError` too."""
     file = YamlFile(path, "template")
     entries = file.entries("templates")
     if entries is None or len(file.value) != 1:
@@ -202,12 +197,7 @@ def expand(
 
 
 def _conversation(
-    template: Template,
-    rng: Random,
-    fillers: Mapping[str, Filler],
-    system_prompt: str,
-    tools: tuple[Tool, ...],
-    id: str,
+    template: Template, rng: Random, fillers: Mapping[str, Filler], system_prompt: str, tools: tuple[Tool, ...], id: str
 ) -> Conversation:
     values = _draw(template, rng, fillers)
     messages: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
@@ -257,11 +247,7 @@ def _slots(value: Any) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _texts(entry)
+    return (found for _, found in leaves(value) if isinstance(found, str))
 
 
 class Result(Section):
@@ -272,11 +258,7 @@ class Result(Section):
 
 
 def load_results(path: Path) -> dict[str, list[Result]]:
-    """Read the results of calls, by tool.
-
-    Raises:
-        UserError: for broken YAML or another shape.
-    """
+    """Return the results of calls, by tool; broken YAML or another shape is a `UserError`."""
     value = YamlFile(path, "result").value
     if not isinstance(value, dict) or set(value) != {"results"}:
         raise UserError(f'{path}: expected the one key "results", with a list for each tool')
@@ -314,11 +296,7 @@ def join_requests(
 
 
 def _join(
-    rows: Sequence[Conversation],
-    results: Mapping[str, Sequence[Result]],
-    rng: Random,
-    tools: tuple[Tool, ...],
-    id: str,
+    rows: Sequence[Conversation], results: Mapping[str, Sequence[Result]], rng: Random, tools: tuple[Tool, ...], id: str
 ) -> Conversation:
     messages: list[dict[str, Any]] = []
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Duplicates and contradictions: an id twice, a row twice, one prompt with two answers, one tool defined in two ways.
+"""Rules across rows: duplicates and contradictions, and advice on the data set as a whole.
 
 Only hashes of rows are kept: 1,000,000 rows take about 600 MB. Texts are kept only to find near duplicates. The hashes
 are Python's own, of 64 bits: among 1,000,000 rows there is one false pair in 40,000,000 runs.
@@ -7,6 +7,7 @@ are Python's own, of 64 bits: among 1,000,000 rows there is one false pair in 40
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from operator import itemgetter
 
@@ -16,19 +17,6 @@ from toolhone.records import Conversation, Message, ToolCall
 
 _PLACE_BITS = 32
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
-
-
-class SeenIds:
-    """The ids so far, each with its place."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, str] = {}
-
-    def findings(self, row: Conversation) -> Iterator[Finding]:
-        place = self._places.setdefault(row.id, row.where)
-        if place is not row.where:
-            message = f'the id "{row.id}" is already at {place}; ids must differ'
-            yield Finding(row.where, "duplicate-id", message, remedy="give the row its own id, or take it out")
 
 
 class SeenRows:
@@ -42,7 +30,7 @@ class SeenRows:
         self._texts: list[str] | None = [] if near else None
 
     def findings(self, row: Conversation, tools: ToolSet) -> list[Finding]:
-        """Exact duplicates, whatever their ids, and turns that answer a prompt differently from an earlier row."""
+        """Exact duplicates, even with other ids, and turns that answer a prompt differently from an earlier row."""
         place = len(self._places)
         self._places.append(row.where)
         so_far = hash((tools.key, row.parallel_tool_calls))
@@ -72,7 +60,7 @@ class SeenRows:
         """Rows whose user messages are nearly those of another row, if texts were kept."""
         if self._texts is None:
             return
-        from toolhone.data.near import near_duplicates  # numpy, datasketch: only for --near
+        from toolhone.data.groups import near_duplicates  # numpy, datasketch: only for --near
 
         for first, second, similarity in near_duplicates(self._texts):
             if second in self._copies:
@@ -104,7 +92,7 @@ class SeenTools:
 
 
 def content_key(row: Conversation) -> int:
-    """The same for rows with equal tools and messages, whatever their ids; it holds within one process."""
+    """A key that rows with equal tools and messages share, even if their ids differ; valid within one process."""
     so_far = hash((json.dumps([tool.to_json() for tool in row.tools]), row.parallel_tool_calls))
     for message in row.messages:
         so_far = hash((so_far, _said(message)))
@@ -120,7 +108,7 @@ def _said(message: Message) -> int:
 def _call_key(call: ToolCall) -> Hashable:
     """A call without its id, which ties a result to it and means nothing by itself."""
     try:
-        # With types, for in Python 1 == 1.0 == True. A list or an object within cannot be hashed.
+        # With types, since in Python 1 == 1.0 == True. A list or an object inside cannot be hashed.
         entries = [(name, type(value), value) for name, value in call.arguments.items()]
         if len(entries) > 1:
             entries.sort(key=itemgetter(0))
@@ -129,3 +117,92 @@ def _call_key(call: ToolCall) -> Hashable:
     except TypeError:
         return call.name, json.dumps(call.arguments, sort_keys=True)
     return key
+
+
+_BANDS: tuple[tuple[int, str], ...] = (
+    (50, "too few to learn from (under 50); aim at 100 at least"),
+    (100, "enough for a trial (50 to 99); 100 and more are workable"),
+    (500, "workable (100 to 499); 500 to 2,000 is the sweet spot"),
+    (2_000, "in the sweet spot (500 to 1,999)"),
+    (5_001, "fine if they are varied (2,000 to 5,000); look at near duplicates with --near"),
+)
+_MANY = "more than 5,000: look at the learning curve and at overfitting; fewer, more varied rows may do as well"
+
+FEW_CALLS = 10
+NO_CALL_LOW = 0.05
+NO_CALL_HIGH = 0.80
+LEANING = 0.5
+
+
+class Balance:
+    """Counts over all rows."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.rows_without_call = 0
+        self.rows_with_answer = 0
+        self.turns = 0
+        self.calls: Counter[str] = Counter()
+        self.offered: set[str] = set()
+        self.languages: Counter[str] = Counter()
+        self._last_tools: object = None
+
+    def add(self, row: Conversation) -> None:
+        self.rows += 1
+        called = answered = False
+        asked_by = ""
+        for message in row.messages:
+            if message.role == "assistant":
+                answered = answered or (asked_by == "user" and not message.tool_calls)
+                self.turns += 1
+                for call in message.tool_calls:
+                    self.calls[call.name] += 1
+                    called = True
+            asked_by = message.role
+        self.rows_without_call += not called
+        self.rows_with_answer += answered
+        if row.tools is not self._last_tools:  # rows mostly share their tools
+            self.offered.update(tool.name for tool in row.tools)
+            self._last_tools = row.tools
+        language = row.meta.get("language")
+        if isinstance(language, str):
+            self.languages[language] += 1
+
+    def findings(self, where: str) -> Iterator[Finding]:
+        """Advice on all rows together; none if there are no rows."""
+        if not self.rows:
+            return
+        yield Finding(where, "count", f"{self.rows:,} rows: {count_band(self.rows)}", "advice")
+        yield from self._tool_findings(where)
+        answered, silent = self.rows_with_answer / self.rows, self.rows_without_call / self.rows
+        if answered < NO_CALL_LOW:
+            text = (
+                f"in {self.rows_with_answer:,} of {self.rows:,} rows ({answered:.1%}) a user is answered without a call"
+            )
+            remedy = "add rows in which no tool is wanted, 5% to 20% of all: expect over-calling else"
+            yield Finding(where, "no-call-share", text, "advice", remedy)
+        elif silent > NO_CALL_HIGH:
+            text = f"{self.rows_without_call:,} of {self.rows:,} rows ({silent:.1%}) call no tool"
+            remedy = "add rows with calls: expect a model that hardly calls else"
+            yield Finding(where, "no-call-share", text, "advice", remedy)
+
+    def _tool_findings(self, where: str) -> Iterator[Finding]:
+        unused = sorted(self.offered - set(self.calls))
+        for name in unused:
+            remedy = "add rows that call it; a model learns not to call it else"
+            yield Finding(where, "unused-tool", f'the tool "{name}" is offered and never called', "advice", remedy)
+        for name, count in sorted(self.calls.items()):
+            if count < FEW_CALLS:
+                text = f'the tool "{name}" is called {count} time(s), fewer than {FEW_CALLS}'
+                yield Finding(where, "rare-tool", text, "advice", "add rows that call it")
+        total = self.calls.total()
+        if len(self.calls) >= 3:
+            name, count = self.calls.most_common(1)[0]
+            if count > LEANING * total:
+                text = f'{count:,} of {total:,} calls ({count / total:.0%}) are to "{name}"'
+                yield Finding(where, "class-balance", text, "advice", "add rows that call the others")
+
+
+def count_band(rows: int) -> str:
+    """What this number of rows is good for."""
+    return next((text for bound, text in _BANDS if rows < bound), _MANY)

@@ -1,25 +1,30 @@
-"""Read a person's marks back into the data, which turns agreement with a model into accuracy.
+"""Choose the turns that a person should review, and read the marks back, which turns agreement into accuracy.
 
-In: conversations, and the marks of a review sheet (CSV, or the page's JSON). Out: the conversations without wrong turns
-and with mended ones, the counts, and the gold's accuracy.
-
-If every learned turn of a conversation was marked right or mended, its `gold_source` becomes null, so that figures
-against it are accuracy; `meta.reviewed` says "right" or "mended", and `meta.gold_source` whose answers they were.
+Turns are chosen because they are doubtful, or at random. Only the random share gives an estimate for the whole data
+set, since the other turns were chosen because they look wrong. The marks come from a review sheet (CSV, or the page's
+JSON). If every learned turn of a conversation was marked right or mended, its `gold_source` becomes null, so that
+figures against it are accuracy; `meta.reviewed` says "right" or "mended", and `meta.gold_source` whose answers they
+were.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolhone.data.check import refuse_faults
+from toolhone.data.check import check
+from toolhone.data.check.finding import refuse_all
+from toolhone.data.check.one_row import invented_values
+from toolhone.data.check.schema import Vocabulary
 from toolhone.data.read import examples
-from toolhone.data.review.sample import turn_hash
 from toolhone.data.sources import read_and_report, refuse_to_overwrite
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, write_conversations
@@ -30,10 +35,112 @@ from toolhone.strict_json import StrictJsonError, parse_strict
 if TYPE_CHECKING:
     from rich.console import Console
 
+Reason = Literal["random", "disagreement", "invented value", "rare tool"]
+
+# A turn with several doubts counts for the first of these.
+DOUBTS: tuple[Reason, ...] = ("disagreement", "invented value", "rare tool")
+_RARE_TURNS, _RARE_SHARE = 5, 0.01  # a tool is rare if fewer turns call it, or a smaller share of the turns with calls
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A turn on the sheet. `doubts` says by kind what is doubtful about it, whatever it was chosen for.
+
+    `probability` is, for a random turn, that of any turn to be in the random share; for a doubtful turn, that of one of
+    its kind outside the random share to be chosen."""
+
+    example: Example
+    reason: Reason
+    probability: float
+    doubts: dict[Reason, str]
+
+
+def sample(
+    examples: Sequence[Example], disagreements: Mapping[str, str], *, rows: int, random_share: float, seed: int
+) -> list[Sampled]:
+    """Choose at most `rows` turns, `random_share` of them at random and the rest evenly among the kinds of doubt.
+
+    `disagreements` says by example id how a model's answer differs. If too few turns are doubtful, more are random. The
+    order is random, so that a turn's place does not give away why it is there.
+    """
+    doubts = find_doubts(examples, disagreements)
+    if len(examples) <= rows:
+        chosen = [Sampled(example, "random", 1.0, doubts[example.id]) for example in examples]
+        return sorted(chosen, key=lambda one: _hash(seed, "order", one.example.id))
+    doubtful = min(rows - max(1, round(rows * random_share)), sum(bool(found) for found in doubts.values()))
+    # The first turns by hash are a simple random sample, and stay much the same when rows are added.
+    shuffled = sorted(examples, key=lambda example: _hash(seed, "random", example.id))
+    drawn, rest = shuffled[: rows - doubtful], shuffled[rows - doubtful :]
+    chosen = [Sampled(example, "random", len(drawn) / len(examples), doubts[example.id]) for example in drawn]
+    by_kind: dict[Reason, list[Example]] = {kind: [] for kind in DOUBTS}
+    for example in rest:
+        first = next((kind for kind in DOUBTS if kind in doubts[example.id]), None)
+        if first is not None:
+            by_kind[first].append(example)
+    # The members of a kind are in random order already; the kinds take turns.
+    turns = (pair for turn in zip_longest(*by_kind.values()) for pair in zip(DOUBTS, turn, strict=True))
+    taken = list(islice(((kind, example) for kind, example in turns if example is not None), doubtful))
+    counts = Counter(kind for kind, _ in taken)
+    chosen += [Sampled(e, kind, counts[kind] / len(by_kind[kind]), doubts[e.id]) for kind, e in taken]
+    return sorted(chosen, key=lambda one: _hash(seed, "order", one.example.id))
+
+
+def find_doubts(examples: Sequence[Example], disagreements: Mapping[str, str]) -> dict[str, dict[Reason, str]]:
+    """Return what is doubtful about each example, by its id."""
+    with_calls = [example for example in examples if _called(example)]
+    turns = Counter(name for example in with_calls for name in _called(example))
+    rare = {name for name, count in turns.items() if count < max(_RARE_TURNS, _RARE_SHARE * len(with_calls))}
+    vocabularies: dict[tuple[Tool, ...] | int, Vocabulary] = {}
+    found: dict[str, dict[Reason, str]] = {}
+    for example in examples:
+        doubts: dict[Reason, str] = {}
+        if example.id in disagreements:
+            doubts["disagreement"] = disagreements[example.id]
+        if id(example.tools) not in vocabularies:
+            vocabularies[id(example.tools)] = Vocabulary(example.tools)
+        invented = list(invented_values(_alone(example), vocabularies[id(example.tools)]))
+        if invented:
+            doubts["invented value"] = "; ".join(finding.message.partition(": ")[2] for finding in invented)
+        rarely = sorted(_called(example) & rare)
+        if rarely:
+            doubts["rare tool"] = "; ".join(f"{name} is called in {turns[name]} turns" for name in rarely)
+        found[example.id] = doubts
+    return found
+
+
+def gold_calls(example: Example) -> tuple[ToolCall, ...]:
+    """Return the calls that the example expects, each argument with the first of its accepted values."""
+    calls = example.gold.calls
+    return tuple(ToolCall(call.name, {name: values[0] for name, values in call.arguments.items()}) for call in calls)
+
+
+def turn_hash(example: Example) -> str:
+    """Return a hash of the turn and all before it: a mark holds for what the person saw."""
+    seen = [message.to_json() for message in (*example.prompt, example.turn)]
+    text = json.dumps([seen, example.gold.to_json()], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _called(example: Example) -> set[str]:
+    return {call.name for call in example.gold.calls}
+
+
+def _alone(example: Example) -> Conversation:
+    """Return the example as a conversation with no calls except the gold's."""
+    before = tuple(replace(message, tool_calls=()) for message in example.prompt)
+    turn = replace(example.turn, tool_calls=gold_calls(example))
+    return Conversation(example.id, (*before, turn), example.tools, example.where)
+
+
+def _hash(seed: int, purpose: str, id: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{purpose}/{id}".encode()).digest()
+
+
+# Reading marks back
+
 Verdict = Literal["right", "wrong", "mended"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "mended")
 _NEEDED = ("id", "mark", "mended", "reason", "hash")
-_MAX_FAULTS = 20
 _EXPORTED = "the page's button exports the marks"
 
 
@@ -62,7 +169,6 @@ class ReviewReport:
     unmarked_random: int
 
     def lines(self) -> list[str]:
-        """Return the report in words."""
         marks = ", ".join(f"{self.marked[verdict]} {verdict}" for verdict in VERDICTS)
         lines = [
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
@@ -111,7 +217,7 @@ def apply_marks(
     refused = [text for mark in read for text in _faults(mark, turns, answered, source)]
     counts = Counter(mark.id for mark in read)
     refused += [f'{mark.where}: "{mark.id}" is marked twice' for mark in read if counts[mark.id] > 1][1:]
-    _raise_faults(refused)
+    refuse_all(refused)
     by_id = {mark.id: mark for mark in read if mark.verdict is not None}
     kept: list[Conversation] = []
     unlearned = 0
@@ -171,41 +277,26 @@ def _with_ids(mended: Message, row: Conversation, number: int) -> Message:
     return replace(mended, tool_calls=tuple(calls))
 
 
-def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: str) -> list[str]:
-    """Return the faults of a mark. `answered` are the ids of turns whose calls have results in the conversation."""
-    if mark.id not in turns:
-        return [f'{mark.where}: {source} has no learned turn "{mark.id}"; the marks are of other data']
-    turn = turns[mark.id]
-    if mark.hash != turn_hash(turn):
-        return [
-            f'{mark.where}: "{mark.id}" is not the turn that was marked ({turn.where} has changed); review it again'
-        ]
-    if mark.mended is None:
-        return []
-    found, written = len(mark.mended.tool_calls), len(turn.turn.tool_calls)
-    if mark.id in answered and found != written:
-        counts = f"{found} calls in the place of {written}, whose results follow in the conversation"
-        return [f'{mark.where}: mended: {counts}; mark "{mark.id}" wrong instead']
-    alone = (Message("user", "-"), mark.mended)
-    try:
-        refuse_faults([Conversation(mark.id, alone, turn.tools, f"{mark.where}: mended")])
-    except UserError as error:
-        return [str(error)]
-    return []
-
-
-def _raise_faults(faults: Sequence[str]) -> None:
-    if faults:
-        more = [f"... and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
-        raise UserError("\n".join([*faults[:_MAX_FAULTS], *more]))
+def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: str) -> Iterator[str]:
+    """Yield the faults of a mark. `answered` are the ids of turns whose calls have results in the conversation."""
+    turn = turns.get(mark.id)
+    if turn is None:
+        yield f'{mark.where}: {source} has no learned turn "{mark.id}"; the marks are of other data'
+    elif mark.hash != turn_hash(turn):
+        yield f'{mark.where}: "{mark.id}" is not the turn that was marked ({turn.where} has changed); review it again'
+    elif mark.mended is not None:
+        found, written = len(mark.mended.tool_calls), len(turn.turn.tool_calls)
+        if mark.id in answered and found != written:
+            counts = f"{found} calls in the place of {written}, whose results follow in the conversation"
+            yield f'{mark.where}: mended: {counts}; mark "{mark.id}" wrong instead'
+            return
+        alone = (Message("user", "-"), mark.mended)
+        for fault in check([Conversation(mark.id, alone, turn.tools, f"{mark.where}: mended")]):
+            yield f"{fault.where}: {fault.message}"
 
 
 def read_marks(path: Path) -> list[Mark]:
-    """Read a file of marks, CSV or JSON by its name.
-
-    Raises:
-        UserError: naming every line that cannot be read.
-    """
+    """Read a file of marks, CSV or JSON by its name; a `UserError` names every line that cannot be read."""
     rows = _json_rows(path) if path.suffix == ".json" else _csv_rows(path)
     marks: list[Mark] = []
     faults: list[str] = []
@@ -214,7 +305,7 @@ def read_marks(path: Path) -> list[Mark]:
             marks.append(_mark(where, row))
         except UserError as error:
             faults.append(str(error))
-    _raise_faults(faults)
+    refuse_all(faults)
     if not marks:
         raise UserError(f"{path}: no marks")
     return marks
