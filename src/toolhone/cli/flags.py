@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolhone.cli.terminal import plain_console
 from toolhone.data.importers import IMPORTERS
+from toolhone.data.read import read_conversations, read_tools
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
+from toolhone.records import Conversation, Tool
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from toolhone.config import Config
-    from toolhone.records import Conversation, Tool
     from toolhone.run_folder import RunFolder
 
 _ROW_FORMAT = {
@@ -44,7 +43,7 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 """The flags of several commands, as argparse takes them."""
 
-Settings = TypeVar("Settings", bound="DataclassInstance")
+Result = TypeVar("Result")
 Run = Callable[[argparse.Namespace], int | None]
 """Carries out a command. Returns the exit code; None is 0."""
 
@@ -88,10 +87,10 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def settings(kind: type[Settings], options: argparse.Namespace, **more: Any) -> Settings:
-    """Make a settings dataclass. A field that is not in `more` is the option of the same name."""
-    values = {field.name: getattr(options, field.name) for field in fields(kind) if field.name not in more}
-    return kind(**values, **more)
+def call(function: Callable[..., Result], options: argparse.Namespace, **more: Any) -> Result:
+    """Call a function, or make a dataclass. A parameter that is not in `more` gets the option of the same name."""
+    values = vars(options)
+    return function(**{name: values[name] for name in inspect.signature(function).parameters if name in values} | more)
 
 
 def config_of(options: argparse.Namespace) -> Config:
@@ -101,10 +100,15 @@ def config_of(options: argparse.Namespace) -> Config:
     return load_config(options.config, options.set)
 
 
+def run_of(options: argparse.Namespace) -> RunFolder:
+    """The existing run folder that --run names."""
+    from toolhone.run_folder import existing_run
+
+    return existing_run(options.folder)[0]
+
+
 def tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
     """The tools of the file that --tools names; none without the flag."""
-    from toolhone.data.read import read_tools
-
     return read_tools(options.tools) if options.tools else ()
 
 
@@ -121,7 +125,6 @@ def scored_rows_of(run: RunFolder, options: argparse.Namespace) -> tuple[str, li
     Raises:
         UserError: if the run has no splits yet, or --chat-format names another format.
     """
-    from toolhone.data.read import read_conversations
     from toolhone.evaluate.score import scored_split
 
     split = scored_split(run)

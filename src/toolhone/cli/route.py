@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console
 from toolhone.errors import UserError
-from toolhone.records import FormatName
+from toolhone.records import Conversation, FormatName
 
 if TYPE_CHECKING:
-    from toolhone.records import Conversation
     from toolhone.route.policy import Identity
     from toolhone.run_folder import RunFolder
 

@@ -92,7 +92,7 @@ def _cascade(options: argparse.Namespace) -> CascadeSettings | None:
     large = LargeSettings(options.large_model, options.large_base_url, **limits)
     cached = options.price_in if options.price_cached is None else options.price_cached
     price = Price(options.price_in, cached, options.price_out) if prices else None
-    return flags.settings(CascadeSettings, options, large=large, price=price)
+    return flags.call(CascadeSettings, options, large=large, price=price)
 
 
 def _flag(name: str) -> str:
