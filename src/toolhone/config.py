@@ -154,7 +154,7 @@ class TrainConfig(_Section):
 
 
 class CpuConfig(_Section):
-    """What makes training on a CPU faster. No key has an effect on a GPU, or with train.packing: none."""
+    """What makes training on a CPU faster. GPUs ignore all of these; packing: none ignores all but release_memory."""
 
     matrix_attention: bool = True
     """With prefix_tree in bfloat16: compute attention as plain matrix products instead of PyTorch's kernel."""

@@ -74,9 +74,9 @@ def _suite(options: argparse.Namespace) -> None:
         metrics = suite_of_run(options.folder, suite, models, overrides, console)
     if metrics:
         console.print(suite_table(metrics))
-        left_out = [("as they cannot be read", metrics["unreadable"].values())]
-        left_out += [(f"under {name}, as their gold does not score", x) for name, x in metrics["quarantined"].items()]
-        for why, ids in left_out:
+        left_out = {"as they cannot be read": metrics["unreadable"].values()}
+        left_out |= {f"under {name}, as their gold does not score": x for name, x in metrics["quarantined"].items()}
+        for why, ids in left_out.items():
             if ids:
                 named = ", ".join(str(id_).partition(":")[0].partition("/")[0] for id_ in ids)
                 console.print(f"{len(ids)} entries are in no figure {why}: {named}", markup=False)
@@ -201,7 +201,7 @@ def _add_score(commands: Any) -> None:
     flags.add(source, "--run", required=False)
     source.add_argument("--predictions", type=Path, nargs="+", metavar="FILE", help="files, each of one model")
     flags.add(parser, "--rows", "--tools", "--rows-format")
-    parser.add_argument("--format", "--chat-format", **flags.SHARED["--chat-format"])
+    parser.add_argument("--format", "--chat-format", dest="chat_format", **flags.SHARED["--chat-format"])
     parser.add_argument("--policy", choices=POLICIES, default="strict", help="matching rules (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for scores/, metrics.json and the report")
 

@@ -19,25 +19,16 @@ if TYPE_CHECKING:
     from toolhone.config import Config
     from toolhone.run_folder import RunFolder
 
-_ROW_FORMAT = {
-    "choices": ("auto", *IMPORTERS),
-    "default": "auto",
-    "help": "format of the rows (default: auto-detected)",
-}
+_FORMAT = {"choices": ("auto", *IMPORTERS), "default": "auto", "help": "format of the rows (default: auto-detected)"}
 SHARED: dict[str, dict[str, Any]] = {
     "--run": {"type": Path, "required": True, "dest": "folder", "help": "run folder, for example runs/cpu"},
     "--config": {"type": Path, "required": True, "help": "the experiment's YAML file"},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a key: train.epochs=1"},
     "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the rows predicted, with their gold, in any format"},
     "--tools": {"type": Path, "help": "JSON list of tools, for rows that have none of their own"},
-    "--format": _ROW_FORMAT,
-    "--rows-format": _ROW_FORMAT,
-    "--chat-format": {
-        "dest": "chat_format",
-        "choices": tuple(FORMATS),
-        "default": "hermes",
-        "help": "format that calls are written in (default: hermes)",
-    },
+    "--format": _FORMAT,
+    "--rows-format": _FORMAT,
+    "--chat-format": {"choices": tuple(FORMATS), "default": "hermes", "help": "format of the calls (default: hermes)"},
     "--price-in": {"type": float, "metavar": "USD", "help": "price of a million prompt tokens"},
     "--price-out": {"type": float, "metavar": "USD", "help": "price of a million completion tokens"},
 }
