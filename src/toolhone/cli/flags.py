@@ -79,9 +79,9 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 
 def call(function: Callable[..., Result], options: argparse.Namespace, **more: Any) -> Result:
-    """Call a function, or make a dataclass. A parameter that is not in `more` gets the option of the same name."""
-    values = vars(options)
-    return function(**{name: values[name] for name in inspect.signature(function).parameters if name in values} | more)
+    """Call a function, or make a dataclass. A parameter that is not in `more` gets the option of its name, if any."""
+    names = [name for name in inspect.signature(function).parameters if name not in more and hasattr(options, name)]
+    return function(**{name: getattr(options, name) for name in names}, **more)
 
 
 def config_of(options: argparse.Namespace) -> Config:
