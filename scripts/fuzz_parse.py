@@ -170,18 +170,18 @@ def fuzz(sources: Sequence[str], count: int, seed: int, *, report: bool = False)
                         started = time.perf_counter_ns()
                         turn = parse_turn(text, format, "length" if cut else "stop")
                         microseconds.append((time.perf_counter_ns() - started) / 1000)
-                        mended = parse_repaired(text, format, "length" if cut else "stop")
-                        fault = _at_odds(turn, cut) or _at_odds(mended.turn, cut)
-                        if not mended.repairs and repr(mended.turn) != repr(turn):
+                        repaired_turn = parse_repaired(text, format, "length" if cut else "stop")
+                        fault = _at_odds(turn, cut) or _at_odds(repaired_turn.turn, cut)
+                        if not repaired_turn.repairs and repr(repaired_turn.turn) != repr(turn):
                             fault = "another reading though no repair fired"
                     except Exception as error:
                         raise AssertionError(f"seed {seed}, text {number}, {format}: {error!r} on {text!r}") from error
                     if fault:
                         raise AssertionError(f"seed {seed}, text {number}, {format}: {fault} on {text!r}")
                     statuses[turn.status] += 1
-                    repairs.update(mended.repairs)
-                    if mended.repairs:
-                        repaired[f"{turn.status} to {mended.turn.status}"] += 1
+                    repairs.update(repaired_turn.repairs)
+                    if repaired_turn.repairs:
+                        repaired[f"{turn.status} to {repaired_turn.turn.status}"] += 1
         if report and first and first % 10_000 == 0:
             print(f"  {first:,} texts, {time.process_time():.0f} s of processor time", flush=True)
     times = sorted(microseconds)
@@ -237,7 +237,7 @@ def growth(longest: int, units: Sequence[str] = ADVERSARIAL, doublings: int = 3)
     steepest: tuple[float, str] = (0.0, "")
     for unit in units:
         for format in FORMATS:
-            # A call at the front, so that something is mended too; and the unit alone.
+            # A call at the front, so that something is repaired too; and the unit alone.
             for front in ("", "{'name': 'f', 'arguments': {'a': "):
                 seconds = []
                 for doubling in range(doublings + 1):

@@ -57,7 +57,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 
 def legacy(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as OpenAI's format was before tools: one call a turn, told by its function's name."""
+    """The row as OpenAI's format was before tools: one call a turn, answered under its function's name."""
     made, called = [], ""
     for message in row["messages"]:
         if message["role"] == "tool" and made[-1]["role"] == "function":
@@ -137,7 +137,7 @@ def main() -> int:
 
 
 def fuzz(name: str, count: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """Read so many mutated rows. Gives how often each rule or "read" was the outcome, and what went wrong."""
+    """Read `count` mutated rows. Returns how often each rule or "read" was the outcome, and what went wrong."""
     format, seeds = READERS[name]
     chance, originals = random.Random(f"{name}/{seed}"), seeds()
     outcomes: Counter[str] = Counter()
@@ -159,7 +159,7 @@ def mutated(originals: Sequence[dict[str, Any]], chance: random.Random) -> bytes
         for _ in range(chance.randint(1, 4)):
             row = restructured(row, originals, chance)
     line = json.dumps(row, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
-    if chance.random() < 0.8:  # else a log's lines would nearly all be told as repeated
+    if chance.random() < 0.8:  # else a log's lines would nearly all count as repeated
         for kind in (b"chatcmpl-", b"resp_"):
             line = line.replace(b'"' + kind, b'"%s%d' % (kind, chance.randrange(10**9)))
     if how > 0.6 and how < 0.95:
@@ -220,7 +220,7 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
         return [f"{traceback.format_exc(limit=-3)} {culprit(path, lines, format)!r}"]
     wrong: list[str] = []
     survey = Survey()
-    told = {row.where for row in found if isinstance(row, RowFault)}
+    faulty = {row.where for row in found if isinstance(row, RowFault)}
     read = [row for row in found if isinstance(row, Conversation)]
     outcomes.update(row.rule for row in found if isinstance(row, RowFault))
     outcomes["read"] += len(read)
@@ -237,10 +237,10 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
     places = {f"{path}:{number}": line for number, line in enumerate(lines, 1) if line.lstrip(b"\xef\xbb\xbf \t\r\n")}
     if format == "logs":
         turns = sum(m.weight > 0 for row in read for m in row.messages if m.role == "assistant")
-        if turns < len(places.keys() - told):
-            wrong.append(f"{len(places.keys() - told)} lines without a fault gave {turns} turns to learn")
+        if turns < len(places.keys() - faulty):
+            wrong.append(f"{len(places.keys() - faulty)} lines without a fault gave {turns} turns to learn")
     else:
-        lost = places.keys() - told - {row.where for row in read}
+        lost = places.keys() - faulty - {row.where for row in read}
         wrong += [f"lost without a word: {places[place]!r}" for place in lost]
     if strange := {row.where for row in found} - places.keys():
         wrong.append(f"places that are no rows: {sorted(strange)[:3]}")

@@ -85,7 +85,7 @@ def make_log(pairs: int, seed: int = 0, source: Path = SOURCE) -> list[dict[str,
 
 
 def requests_of(row: Conversation) -> Iterator[Conversation]:
-    """The row cut where an answer stands that is not to be learned (weight 0): it only leads on to the next request."""
+    """The row cut at each answer that is not to be learned (weight 0), which only leads on to the next request."""
     system = [message for message in row.messages[:1] if message.role == "system"]
     part: list[Message] = []
     for message in row.messages[len(system) :]:
@@ -175,7 +175,7 @@ def _pair(
 
 
 def _response(request: dict[str, Any], message: dict[str, Any], at: datetime, chance: random.Random) -> dict[str, Any]:
-    # Some four bytes a token: no tokenizer is at hand, and nobody reads the usage but for its shape.
+    # Some four bytes a token: no tokenizer is at hand, and only the shape of the usage is read.
     asked, answered = (len(json.dumps(part).encode()) // 4 for part in (request, message))
     finish_reason = "tool_calls" if message.get("tool_calls") else "stop"
     choice = {"index": 0, "message": {**message, "refusal": None}, "logprobs": None, "finish_reason": finish_reason}

@@ -7,7 +7,7 @@ odds with its own tool's schema, is left out and named. Each row's meta.tool_gro
 that a config can hold out validation rows by tool too. BFCL's live entries are left alone, for evaluation.
 scripts/fetch_bfcl.py brings the data.
 
-The training rows stand once more in one-call.jsonl, more-calls.jsonl and no-call.jsonl, so that a config can take less
+The training rows are once more in one-call.jsonl, more-calls.jsonl and no-call.jsonl, so that a config can take less
 of some. There the calls are made better to learn from. BFCL's gold says of many an argument that it may be left out,
 and so its turn leaves it out even where the user states it: such ones are written. And every other row of
 simple_python, which has one tool, gets a second one of another training row, so that more rows teach to choose.

@@ -1,6 +1,6 @@
-"""One YAML file is one experiment: here is every key that it may have, what it means and what it defaults to.
+"""Every key that an experiment's YAML file may have, its meaning and its default. `config_file.py` reads the file.
 
-There is no inheritance and no interpolation: a config can be read alone. `config_file.py` reads the file.
+There is no inheritance and no interpolation: a config can be read alone.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """Which model is tuned, and how it is held in memory."""
+    """Which model is tuned, and its form in memory."""
 
     name: str
     """A local folder, or the name of a model on the Hugging Face hub."""
     revision: str | None = None
-    """The hub revision: a branch, tag or commit. Pin a commit for a result that can be had again."""
+    """The hub revision: a branch, tag or commit. Pin a commit to be able to reproduce a result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device where there is one."""
+    """auto takes a CUDA device if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs and CPUs that multiply it (CPUs with AVX512-BF16 or AMX, where it halves the time of a
     step), float32 elsewhere."""
     quantize: Literal["none", "nf4"] = "none"
-    """nf4 holds the frozen weights in 4 bits (QLoRA): a quarter of bfloat16's memory, slower steps. Not needed where
-    the model fits."""
+    """nf4 stores the frozen weights in 4 bits (QLoRA): a quarter of bfloat16's memory, slower steps. Not needed if the
+    model fits."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """sdpa is PyTorch's own and runs everywhere; flash_attention_2 needs CUDA and the package flash-attn."""
 
 
 class DataConfig(_Section):
-    """Which conversations are learned from and judged on."""
+    """Which conversations are for training and for scoring."""
 
     train: tuple[str, ...] = Field(min_length=1)
     """Files, folders, globs or hub:owner/name[:split], in any format that `toolhone data check` reads. `path=0.5` takes
@@ -47,18 +47,18 @@ class DataConfig(_Section):
     """The rows' format, one of those that `toolhone data check --help` lists; auto: detected from the first rows of
     each file."""
     tools: str | None = None
-    """A JSON file with the list of tools, for rows that carry none of their own."""
+    """A JSON file with the list of tools, for rows that have none of their own."""
     validation: float = Field(0.1, ge=0.0, lt=1.0)
     """Share of the training conversations held out as validation rows, whole groups at a time."""
     group_by: str | None = "template"
-    """Conversations whose meta has the same value under this key stay on one side of the split; null: every one may
-    go its own way."""
+    """Conversations whose meta has the same value under this key stay on one side of the split; null: each is a group
+    of its own."""
     train_rows: int | None = Field(None, ge=1)
-    """Train on at most so many conversations, a subset balanced over the tools that they call; null: all."""
+    """Maximum number of training conversations, a subset balanced over the tools that they call; null: all."""
     validation_rows: int | None = Field(None, ge=1)
-    """At most so many validation conversations, balanced likewise; null: all."""
+    """Maximum number of validation conversations, balanced likewise; null: all."""
     test_rows: int | None = Field(None, ge=1)
-    """Judge on at most so many test conversations, balanced likewise; null: all."""
+    """Maximum number of test conversations, balanced likewise; null: all."""
 
 
 class ChatConfig(_Section):
@@ -69,19 +69,18 @@ class ChatConfig(_Section):
     gemma (JSON with "parameters", in those models' turns) or json (a JSON object a line, without tags; ChatML models).
     auto: detected from the tokenizer's special tokens, never json."""
     template: Literal["auto", "model", "toolhone"] = "auto"
-    """Whose chat template: auto takes the model's own where it knows tools and calls can be read back from it,
-    otherwise toolhone's for the format. Either is saved with the adapter."""
+    """Whose chat template: auto takes the model's own if it knows tools and calls can be read back from it, otherwise
+    toolhone's for the format. Either is saved with the adapter."""
     tools: Literal["schema", "signatures", "names"] = "schema"
-    """How toolhone's template writes the tools into the prompt: each as its JSON Schema, as a signature of one line, a
-    third as long, or as its name and its arguments' names alone, without a word on how to call. A model that is tuned
-    on its tools needs no more; it saves tokens in training and at every call. With names, the untuned model, which
-    cannot know what it was not told, is still asked with schemas."""
+    """How toolhone's template writes the tools into the prompt. schema: each as its JSON Schema. signatures: one line
+    each, a third as long. names: names of tools and arguments alone, without a word on how to call; a model tuned on
+    its tools needs no more, and every call takes fewer tokens. The untuned model still gets schemas then."""
     template_kwargs: dict[str, Any] = {}
     """Extra variables for the template, for example {enable_thinking: false} for Qwen3."""
     max_tokens: int = Field(2048, ge=16)
-    """The longest example (prompt and turn together) in tokens."""
+    """Token limit of an example (prompt and turn together)."""
     over_long: Literal["error", "drop"] = "error"
-    """What happens to a longer one. It is never cut: drop leaves the whole example out, counted and named."""
+    """What happens to a longer example. It is never cut: drop leaves it out whole, counted and named."""
 
 
 class LoraConfig(_Section):
@@ -94,7 +93,7 @@ class LoraConfig(_Section):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout before A. 0 is the usual choice for a few hundred rows."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which weights: every linear layer but the LM head, or a list of module names such as [q_proj, v_proj]."""
+    """Which weights: every linear layer except the LM head, or a list of module names such as [q_proj, v_proj]."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732), which keeps high ranks from learning too slowly."""
 
@@ -105,17 +104,17 @@ class TrainConfig(_Section):
     epochs: float = Field(1.0, gt=0)
     """Passes over the training examples."""
     max_steps: int | None = Field(None, ge=1)
-    """Stop after so many optimizer steps, whatever epochs says."""
+    """Number of optimizer steps; overrides epochs."""
     batch_size: int = Field(4, ge=1)
     """Examples in one forward pass, on each device."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Forward passes to one optimizer step: the effective batch is batch_size x this x devices."""
+    """Forward passes for one optimizer step: the effective batch is batch_size x this x devices."""
     learning_rate: float = Field(2e-4, gt=0)
     """The peak rate. LoRA wants about ten times that of full tuning; very small models and short runs still more."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     """How the rate falls after warm-up."""
     warmup: float = Field(0.05, ge=0)
-    """Below 1: a share of all steps; from 1 on: a number of steps."""
+    """Below 1: a share of all steps; otherwise a number of steps."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay, on the adapter's weights."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -127,35 +126,35 @@ class TrainConfig(_Section):
     same gradients. rows: each example is computed in full, padded to the longest of its batch, and only its labelled
     tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device."""
     tree_tokens: int = Field(8192, ge=16)
-    """With prefix_tree: a batch of more computed tokens than this is laid out as several trees."""
+    """With prefix_tree: a batch of more computed tokens than this becomes several trees."""
     groups_per_batch: int | None = Field(None, ge=1)
-    """With prefix_tree, where several groups of examples have a system prompt and tools of their own: a batch takes
-    equal parts of so many groups. Fewer save time, for each group's prefix is computed once, but unteach what the
-    others taught: in short trainings that costs accuracy. null: conversations are shuffled without regard to groups."""
+    """With prefix_tree, if groups of examples have a system prompt and tools of their own: how many groups a batch
+    takes, in equal parts. Fewer groups save time, since the prefix of each is computed once, but the model forgets
+    more of the others; in short trainings that costs accuracy. null: conversations are shuffled across groups."""
     answer_weight: float = Field(1.0, gt=0, le=1)
-    """With prefix_tree: what a token of a plain answer counts in the loss, after its first, which decides against a
-    call. Answers' wordings are hard to foresee: at 1 they can outweigh all that calls have to teach."""
+    """With prefix_tree: weight in the loss of a plain answer's tokens after the first, which decides against a call.
+    An answer's wording is hard to predict: at 1 it can outweigh all that calls teach."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
     """Steps between lines of train_log.jsonl."""
     validate_every: int | None = Field(None, ge=1)
-    """Steps between measurements of the validation loss, and of what select_by names; null: at each epoch's end."""
+    """Steps between measurements of the validation loss and of select_by's metric; null: at the end of each epoch."""
     select_by: Literal["last", "exact_match"] = "last"
-    """Which adapter is kept: that of the last step, or the one that answered the most validation turns exactly right,
-    by generation as in evaluation. Validation rows should then be some hundred, or chance decides."""
+    """Which adapter stays: last, that of the last step; exact_match, the one that answered the most validation turns
+    exactly right, by generation as in evaluation. That needs some hundred validation rows, or chance decides."""
     patience: int | None = Field(None, ge=1)
-    """With select_by: exact_match, end training after so many measurements in a row without a new best; null: never."""
+    """With select_by: exact_match, number of measurements without a new best that ends training; null: never."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; null: at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Older checkpoints than the newest so many are deleted."""
+    """Keep the newest N checkpoints."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Experiment trackers to write to as well; each needs the extra of its name."""
+    """Experiment trackers to write to as well; each needs the pip extra of its name."""
 
 
 class CpuConfig(_Section):
-    """What makes training on a CPU faster. No key has an effect on a GPU, or with train.packing: none."""
+    """What makes training on a CPU faster. GPUs ignore all of these; packing: none ignores all but release_memory."""
 
     matrix_attention: bool = True
     """With prefix_tree in bfloat16: compute attention as plain matrix products instead of PyTorch's kernel."""
@@ -166,10 +165,10 @@ class CpuConfig(_Section):
 
 
 class EvaluateConfig(_Section):
-    """How predictions are made and judged."""
+    """How predictions are made and scored."""
 
     split: Literal["test", "validation"] = "test"
-    """Which rows are judged. Compare settings on validation rows, and judge on test rows once, at the end."""
+    """Which rows are scored. Compare settings on validation rows, and score test rows once, at the end."""
     base: bool = True
     """Score the untuned model on the same rows too. Its prompts are the same, except with chat.tools: names: then the
     untuned model gets full schemas."""
@@ -183,7 +182,7 @@ class Config(_Section):
     """One experiment."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The run's name: everything that it makes lies in runs/<name>."""
+    """The run's name: all of its files are in runs/<name>."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the adapter's initial weights and the order of the examples."""
     model: ModelConfig
@@ -208,11 +207,8 @@ class Config(_Section):
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
         if self.train.packing != "prefix_tree" and self.train.answer_weight != 1:
-            raise ValueError(
-                f"train.answer_weight: {self.train.answer_weight} needs train.packing: prefix_tree, found "
-                f"{self.train.packing}; "
-                "set train.answer_weight: 1 to go without"
-            )
+            weight = f"{self.train.answer_weight} needs train.packing: prefix_tree, found {self.train.packing}"
+            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1 to go without")
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, since data.validation is 0")
         if self.train.select_by == "exact_match" and self.data.validation == 0:
@@ -223,10 +219,9 @@ class Config(_Section):
             raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
         if self.model.quantize == "nf4" and self.model.dtype == "float16":
             raise ValueError("model.quantize: nf4 computes in bfloat16 or float32; set model.dtype to auto")
-        if self.chat.tools != "schema" and self.chat.template == "model":
-            raise ValueError(
-                f"chat.tools: {self.chat.tools} needs toolhone's template, but chat.template is model; use auto"
-            )
+        tools = self.chat.tools
+        if tools != "schema" and self.chat.template == "model":
+            raise ValueError(f"chat.tools: {tools} needs toolhone's template, but chat.template is model; use auto")
         if "lm_head" in self.lora.targets:
             raise ValueError("lora.targets: lm_head cannot carry an adapter, since TRL reads its weight directly")
         return self

@@ -1,4 +1,4 @@
-"""Reading a config file: YAML and `--set a.b=c` overrides in, a frozen `Config` out.
+"""Read a config file: YAML and `--set a.b=c` overrides in, a frozen `Config` out.
 
 An error names the line of the file, the key, and the nearest known key.
 """
@@ -88,7 +88,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key = _apply_override(values, override)
         places[key] = f"--set {override}"
-        for section in _sections(key):
+        for section in _keys_above(key.split(".")):
             places.setdefault(section, f"--set {override}")
     try:
         return Config.model_validate(values)
@@ -130,8 +130,8 @@ def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = _Yaml12Loa
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not YAML: {error.problem}") from None
     except yaml.reader.ReaderError as error:
-        line = f":{text[: error.position].count(chr(10)) + 1}"
-        raise UserError(f"{where}{line}: not YAML: it holds the character {chr(error.character)!r}") from None
+        line_number = text[: error.position].count("\n") + 1
+        raise UserError(f"{where}:{line_number}: not YAML: it holds the character {chr(error.character)!r}") from None
 
 
 def lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
@@ -158,10 +158,9 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
     return key
 
 
-def _sections(key: str) -> list[str]:
-    """The sections that a dotted key lies in: "a.b.c" lies in "a" and "a.b"."""
-    names = key.split(".")
-    return [".".join(names[:n]) for n in range(1, len(names))]
+def _keys_above(names: list[str]) -> list[str]:
+    """A dotted key and the sections that it is in, the innermost first: "a.b.c", "a.b" and "a"."""
+    return [".".join(names[:n]) for n in range(len(names), 0, -1)]
 
 
 def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
@@ -169,16 +168,14 @@ def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
     names = [str(part) for part in fault["loc"] if "[" not in str(part)]
     key = ".".join(names)
     # The line of the key itself, or of the section that lacks it, or else only the file.
-    place = next((places[".".join(names[:n])] for n in range(len(names), 0, -1) if ".".join(names[:n]) in places), None)
-    where = place or str(path)
+    where = next((places[known] for known in _keys_above(names) if known in places), str(path))
     if fault["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key{_nearest_key(names)}"
     if fault["type"] == "missing":
         return f"{where}: {key}: is required"
     if fault["type"] == "value_error":  # the cross-field checks, which name their own key
         message = fault["msg"].removeprefix("Value error, ")
-        own_place = places.get(message.partition(":")[0], where)
-        return f"{own_place}: {message}"
+        return f"{places.get(message.partition(':')[0], where)}: {message}"
     message = _EXPECTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])
     return f"{where}: {key}: {message}, found {fault['input']!r}"
 
@@ -189,15 +186,10 @@ def _nearest_key(names: list[str]) -> str:
         return f": {name} {_RENAMED_KEYS[name]}"
     section: type[BaseModel] = Config
     for part in sections:
-        annotation = section.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
-        section = annotation
+        section = section.model_fields[part].annotation  # type: ignore[assignment]
     elsewhere = [full for full, _ in config_fields() if full.rpartition(".")[2] == name]
     near = elsewhere or difflib.get_close_matches(name, section.model_fields, n=1)
-    if near:
-        return f' (did you mean "{near[0]}"?)'
-    return f"; known here: {', '.join(section.model_fields)}"
+    return f' (did you mean "{near[0]}"?)' if near else f"; known here: {', '.join(section.model_fields)}"
 
 
 def _nearest_file(path: Path) -> str:

@@ -1,15 +1,15 @@
 """`toolhone doctor`: what this machine can do, and a ten-second self-test. Run it first on a new machine.
 
-The self-test trains and asks a tiny random Llama on the GPU, or on the CPU without one. A batch laid out as a prefix
-tree must give the gradients of plain rows, a step on NF4 weights must lower the loss, and answers over a cached prefix
-must equal those without a cache.
+The self-test trains and asks a tiny random Llama on the GPU, or on the CPU without one. A prefix tree must give the
+gradients of plain rows, a step on NF4 weights must lower the loss, and answers over a cached prefix must equal those
+without a cache.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,12 +47,12 @@ class Check:
 
 def doctor(console: Console) -> bool:
     """Print each check as it is made. Returns whether none failed."""
-    sound = True
+    failed = False
     for check in diagnose():
         console.print(f"[{_COLOURS[check.status]}]{check.status:>4}[/]  {check.name}: ", end="")
         console.print(check.detail, markup=False)
-        sound = sound and check.status != "FAIL"
-    return sound
+        failed |= check.status == "FAIL"
+    return not failed
 
 
 def diagnose() -> Iterator[Check]:
@@ -63,15 +63,12 @@ def diagnose() -> Iterator[Check]:
     memory = psutil.virtual_memory()
     yield Check("memory", "ok", f"{memory.total / 1e9:.0f} GB, {memory.available / 1e9:.0f} GB free")
     yield Check("cores", "ok", f"{psutil.cpu_count(logical=False) or '?'} ({torch.get_num_threads()} threads in use)")
-    yield _disk()
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield Check("disk", "ok" if free > 5 else "note", f"{free:.0f} GB free here")
     yield _hub()
     yield from _versions()
-    tests: tuple[tuple[str, Callable[[str], str]], ...] = (
-        ("packed gradients", packed_gradients),
-        ("NF4 step", nf4_step),
-        ("cached generation", cached_generation),
-    )
-    for name, test in tests:
+    tests = {"packed gradients": packed_gradients, "NF4 step": nf4_step, "cached generation": cached_generation}
+    for name, test in tests.items():
         try:
             yield Check(f"{name} on {device}", "ok", test(device))
         except (UserError, RuntimeError, ImportError, AssertionError) as error:
@@ -93,7 +90,8 @@ def packed_gradients(device: str) -> str:
     batch = TreeCollator(0, 4096)([tree_features(row) for row in rows])
     model.get_base_model().set_attn_implementation(TREE_ATTENTION)
     tree_loss(model, {name: tensor.to(device) for name, tensor in batch.items()}).backward()  # type: ignore[no-untyped-call]
-    worst = max(_relative(found, expected[name]) for name, found in _take_gradients(model).items())
+    differences = ((found, expected[name]) for name, found in _take_gradients(model).items())
+    worst = max(float((found - wanted).norm() / wanted.norm()) for found, wanted in differences)
     if worst > 1e-3:
         raise UserError(f"a gradient differs by {worst:.1e}: prefix-tree training is wrong here; use packing: none")
     ratio = int(batch["logical_tokens"]) / int(batch["computed_tokens"])
@@ -113,17 +111,14 @@ def nf4_step(device: str) -> str:
     for layer in model.model.layers:
         for parent, name in ((layer.self_attn, "q_proj"), (layer.mlp, "up_proj")):
             dense = getattr(parent, name)
-            quantised = Linear4bit(
-                dense.in_features, dense.out_features, bias=False, quant_type="nf4", compute_dtype=torch.float32
-            )
+            quantised = Linear4bit(dense.in_features, dense.out_features, False, torch.float32, quant_type="nf4")
             quantised.load_state_dict(dense.state_dict())
             setattr(parent, name, quantised)
     model = get_peft_model(model.to(device), LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    losses = []
+    losses, ids = [], _prompts(with_answers=5)[0]
     for _ in range(2):
         optimizer.zero_grad()
-        ids = _prompts(with_answers=5)[0]
         loss = _plain_loss(model, mask_labels(ids[:30], ids[30:]), device)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -194,10 +189,6 @@ def _take_gradients(model: Any) -> dict[str, torch.Tensor]:
     return taken
 
 
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 def _accelerator() -> Check:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
@@ -212,14 +203,8 @@ def _bfloat16(device: str) -> Check:
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return Check("bfloat16", "ok" if has else "note", "yes" if has else "no: float32 is used")
     speedup = bfloat16_speedup()
-    if speedup > 1:
-        return Check("bfloat16", "ok", f"yes: this CPU multiplies it {speedup:.1f} times as fast as float32")
-    return Check("bfloat16", "ok", "not used on this CPU, where float32 is faster")
-
-
-def _disk() -> Check:
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    return Check("disk", "ok" if free > 5 else "note", f"{free:.0f} GB free here")
+    fast = f"yes: this CPU multiplies it {speedup:.1f} times as fast as float32"
+    return Check("bfloat16", "ok", fast if speedup > 1 else "not used on this CPU, where float32 is faster")
 
 
 def _hub() -> Check:
@@ -233,17 +218,13 @@ def _hub() -> Check:
 
 
 def _versions() -> Iterator[Check]:
-    tested = _tested_versions()
+    """Compare the installed versions with those of constraints.txt, in the wheel or at the top of a checkout."""
+    here = Path(__file__).parent
+    files = [p for p in (here / "constraints.txt", here.parents[1] / "constraints.txt") if p.is_file()]
+    lines = files[0].read_text(encoding="utf-8").splitlines() if files else []
+    tested = dict(line.split("==") for line in lines if "==" in line)
     for name in _TESTED:
         found = metadata.version(name)
         wanted = tested.get(name, found)
         same = found.split("+")[0] == wanted
         yield Check(name, "ok" if same else "note", found if same else f"{found}; tested with {wanted}")
-
-
-def _tested_versions() -> dict[str, str]:
-    """The versions of constraints.txt, which lies in the wheel, or at the top of a checkout."""
-    here = Path(__file__).parent
-    path = next((p for p in (here / "constraints.txt", here.parents[1] / "constraints.txt") if p.is_file()), None)
-    lines = path.read_text(encoding="utf-8").splitlines() if path else []
-    return {name: version for name, separator, version in (line.partition("==") for line in lines) if separator}

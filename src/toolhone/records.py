@@ -3,7 +3,7 @@
 Foreign rows become a `Conversation` once, in `data/read.py`; past that border every field is present and
 typed. A `Conversation` gives one `Example` for each assistant turn that is to be learned; a model's answer
 to an example is a `Prediction` (once it is scored, a `Score`). All are frozen, and `to_json` gives the
-dictionary that stands on a line of the file (see `tests/fixtures/contracts/`).
+dictionary that a line of the file holds (see `tests/fixtures/contracts/`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ Status = Literal["calls", "none", "malformed", "truncated", "partial"]
 """How a model's text reads: calls; none (well-formed text, no call); malformed (it tried to call and cannot be
 read); truncated (cut at the token limit inside a call); partial (some calls read, one not)."""
 
-GoldStatus = Literal["calls", "none", "any"]
-"""What is expected: these calls; no call; or some call, whichever."""
-
 FormatName = str
 """The name of a chat format, a key of `formats.FORMATS`."""
 
 Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
-"""What may be mended in a model's text, where asked for (`formats/repair.py`). python_literals: single quotes, True,
-False, None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text in place of an object.
-code_fence: a call in a code fence, where the format has none."""
+"""What the repaired reading of a model's text fixes (`formats/repair.py`). python_literals: single quotes, True, False,
+None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text instead of an object.
+code_fence: a call in a code fence, if the format has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +52,7 @@ class ToolCall:
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's shape, in which `arguments` is a JSON text."""
-        arguments = _encode(self.arguments)
-        call: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": arguments}}
+        call = {"type": "function", "function": {"name": self.name, "arguments": _encode(self.arguments)}}
         return call if self.id is None else {"id": self.id, **call}
 
     def to_text(self) -> str:
@@ -69,7 +65,7 @@ class ToolCall:
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message. Only an assistant's has `tool_calls` and `weight` (0: not to be learned); only a tool's has
-    `tool_call_id`. `content` is "" where an assistant only calls."""
+    `tool_call_id`. `content` is "" if an assistant only calls."""
 
     role: Role
     content: str
@@ -126,9 +122,9 @@ class GoldCall:
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """What an example expects: `calls` is empty unless `status` is "calls"."""
+    """What an example expects. `status`: exactly `calls`; no call; or any call, whichever."""
 
-    status: GoldStatus
+    status: Literal["calls", "none", "any"]
     calls: tuple[GoldCall, ...] = ()
 
     @classmethod
@@ -149,7 +145,7 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One row of JSONL. `where` is its `file:line`. `expected`, where given, is the gold of the last assistant turn,
+    """One row of JSONL. `where` is its `file:line`. `expected`, if given, is the gold of the last assistant turn,
     with accepted alternatives; `gold_source` names the model whose answers the gold is, if it was one."""
 
     id: str
@@ -162,33 +158,24 @@ class Conversation:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        row: dict[str, Any] = {"id": self.id, "messages": [message.to_json() for message in self.messages]}
-        if self.tools:
-            row["tools"] = [tool.to_json() for tool in self.tools]
-        row.update(self._after_tools())
+        row: dict[str, Any] = json.loads(self.to_text())
         return row
 
     def to_text(self) -> str:
-        """`to_json` as JSON text, in a third of the time: all rows have one shape, and rows that share their tools have
-        these written once."""
+        """The row as JSON text, in a third of the time that an encoder takes: all rows have one shape, and tools that
+        rows share are encoded once."""
         messages = ", ".join([message.to_text() for message in self.messages])
         text = f'{{"id": {_quoted(self.id)}, "messages": [{messages}]'
         if self.tools:
             text += f', "tools": {_tools_text(self.tools)}'
-        after = self._after_tools()
-        return f"{text}, {_encode(after)[1:]}" if after else text + "}"
-
-    def _after_tools(self) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        if not self.parallel_tool_calls:
-            row["parallel_tool_calls"] = False
+        more: dict[str, Any] = {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
         if self.expected is not None:
-            row["expected"] = self.expected.to_json()
+            more["expected"] = self.expected.to_json()
         if self.gold_source is not None:
-            row["gold_source"] = self.gold_source
+            more["gold_source"] = self.gold_source
         if self.meta:
-            row["meta"] = self.meta
-        return row
+            more["meta"] = self.meta
+        return f"{text}, {_encode(more)[1:]}" if more else text + "}"
 
     def content_hash(self) -> str:
         """A hash of messages and tools alone (16 hex digits): the same whatever the row's id, meta or place."""
@@ -206,8 +193,8 @@ _tool_texts: dict[tuple[int, bool], tuple[tuple[Tool, ...], str]] = {}
 
 
 def _tools_text(tools: tuple[Tool, ...], sort_keys: bool = False) -> str:
-    """The tools as JSON text. Rows that were read with equal tools share one tuple (`read_tool_list`), by which the
-    text is found again; it is kept with its text, so that no other can come to have its identity."""
+    """The tools as JSON text. Rows read with equal tools share one tuple (`read_tool_list`), whose identity finds the
+    text again; the tuple is stored with the text, so that no other tuple can get its identity."""
     key = (id(tools), sort_keys)
     known = _tool_texts.get(key)
     if known is None:
@@ -238,7 +225,7 @@ class Example:
 class Token:
     """A completion token: its id, its bytes (a character may span several tokens), and its log-probability under the
     model's raw distribution (natural logarithm, before any mask). `runner_up` is the log-probability of the likeliest
-    other token in its place; None where it was not told, as in files from before it was recorded."""
+    other token in its place; None if it is unknown, as in files from before it was recorded."""
 
     id: int
     bytes: bytes
@@ -255,7 +242,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer to an example. `text` is what stands before the end-of-turn token; `latency_ms` is the
+    """A model's answer to an example. `text` is what comes before the end-of-turn token; `latency_ms` is the
     wall-clock time of the batch that it was generated in, divided by the batch's size."""
 
     id: str
@@ -268,24 +255,13 @@ class Prediction:
     tokens: tuple[Token, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "model": self.model,
-            "text": self.text,
-            "finish_reason": self.finish_reason,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "latency_ms": round(self.latency_ms, 3),
-            "tokens": [token.to_json() for token in self.tokens],
-        }
+        row = {column.name: getattr(self, column.name) for column in fields(self)}
+        return row | {"latency_ms": round(self.latency_ms, 3), "tokens": [token.to_json() for token in self.tokens]}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Prediction:
         tokens = tuple(Token(t["id"], bytes(t["bytes"]), t["logprob"], t.get("runner_up")) for t in row["tokens"])
         return cls(**{**row, "tokens": tokens})
-
-
-ArgumentFault = Literal["missing", "invented", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +270,7 @@ class ArgumentError:
 
     call: str
     argument: str
-    fault: ArgumentFault
+    fault: Literal["missing", "invented", "wrong"]
     expected: list[Any]
     found: Any
 
@@ -319,8 +295,8 @@ class CallMatch:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """How a text that strict reading found a fault in was read with repairs, and judged. `repairs` counts those that
-    fired; where none did, the rest is as in the strict reading."""
+    """The reading with repairs of a text in which strict reading found a fault, and its score. `repairs` counts those
+    that fired; if none did, the rest is as in the strict reading."""
 
     repairs: dict[Repair, int]
     status: Status
@@ -330,12 +306,12 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A judged prediction, with all that a report shows of it, so that neither model nor data need be at hand.
+    """A scored prediction, with all that a report shows of it: a report needs neither model nor data.
 
     `matches` pairs gold calls with predicted calls of the same name; `missing_calls` and `extra_calls` are the indices
-    left over. `tools` are the names that were offered. `schema_valid` is None where nothing was called. `rules` names
+    left over. `tools` are the names that were offered. `schema_valid` is None if nothing was called. `rules` names
     every leniency that fired. `question` is the last message before the turn. All but `repaired` is of the strict
-    reading; `repaired` is None where that found no fault, and in files that were written before repairs were recorded.
+    reading; `repaired` is None if that found no fault, and in files that were written before repairs were recorded.
     """
 
     id: str
@@ -366,7 +342,7 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """All fields. A call has its arguments as a JSON object, and no id: a model's text gives none."""
         row = {column.name: getattr(self, column.name) for column in fields(self)}
-        row |= {key: list(row[key]) for key in _SCORE_LISTS}
+        row |= {key: list(value) for key, value in row.items() if isinstance(value, tuple)}
         row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
         row["gold"] = self.gold.to_json()
         row["matches"] = [{**asdict(match), "errors": [asdict(e) for e in match.errors]} for match in self.matches]
@@ -375,11 +351,8 @@ class Score:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Score:
-        read: dict[str, Any] = {key: tuple(row[key]) for key in _SCORE_LISTS}
+        read: dict[str, Any] = {key: tuple(row[key]) for key in ("tools", "missing_calls", "extra_calls", "rules")}
         read["calls"] = tuple(ToolCall(call["name"], call["arguments"]) for call in row["calls"])
         read["matches"] = tuple(map(CallMatch.from_json, row["matches"]))
         read["repaired"] = Repaired(**row["repaired"]) if row.get("repaired") else None
         return cls(**{**row, **read, "gold": Gold.from_json(row["gold"])})
-
-
-_SCORE_LISTS = ("tools", "missing_calls", "extra_calls", "rules")

@@ -1,7 +1,7 @@
 """The run folder `runs/<name>/`: where each file of a run is, and the manifest that says how it was made.
 
-A run is one experiment of one config, and this folder holds all that it makes. A finished stage is marked in the
-manifest with a fingerprint of what it was made from; a later command with the same fingerprint reuses it.
+A run is one experiment of one config. A finished stage is marked in the manifest with a fingerprint of what it was
+made from; a later command with the same fingerprint reuses it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -46,39 +45,20 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem != "base", path.stem))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class RunFolder:
     """The paths of a run, and its manifest on disk."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def train_log(self) -> Path:
-        return self.path / "train_log.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
+    def __post_init__(self) -> None:
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.adapter = self.path / "adapter"
+        self.checkpoints = self.path / "checkpoints"
+        self.train_log = self.path / "train_log.jsonl"
+        self.metrics = self.path / "metrics.json"
+        self.report = self.path / "report.html"
 
     def split(self, name: str) -> Path:
         return self.path / "splits" / f"{name}.jsonl"
@@ -110,8 +90,8 @@ class RunFolder:
 
     def stage(self, stage: str) -> dict[str, Any] | None:
         """What the manifest records of a finished stage: `finished`, `fingerprint` and its facts; None otherwise."""
-        found: dict[str, Any] | None = self.read_manifest().get("stages", {}).get(stage)
-        return found
+        stages: dict[str, Any] = self.read_manifest().get("stages", {})
+        return stages.get(stage)
 
     def is_finished(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage was finished from exactly these inputs."""
@@ -169,17 +149,14 @@ def provenance(config: Config) -> dict[str, Any]:
 
 
 def training_fingerprint(values: dict[str, Any], *inputs: Any) -> str:
-    """Identifies a training by the config's values and by what else it depends on.
-
-    Keys that change no trained weight do not count.
-    """
+    """Identify a training by the config's values, except those that change no trained weight, and by its other
+    inputs."""
     keys = [key for key in _training_keys() if key.partition(".")[0] not in ("data", "chat")]
     return fingerprint([[key, _lookup(values, key)] for key in keys], *inputs)
 
 
 def legacy_training_fingerprint(run: RunFolder, *inputs: Any) -> str:
-    """What versions before 0.2 recorded for the config in the run folder: whole sections, with the keys that change no
-    trained weight."""
+    """The fingerprint that versions before 0.2 recorded: whole sections, with the keys that change no weight."""
     stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     return fingerprint({name: stored[name] for name in ("seed", "model", "lora", "train")}, *inputs)
 
@@ -221,7 +198,7 @@ def _lookup(values: dict[str, Any], dotted: str, default: Any = None) -> Any:
 
 
 def _git_commit() -> str | None:
-    command: Sequence[str] = ("git", "describe", "--always", "--dirty", "--abbrev=12")
+    command = ("git", "describe", "--always", "--dirty", "--abbrev=12")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (FileNotFoundError, subprocess.TimeoutExpired):

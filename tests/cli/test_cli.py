@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import shutil
 import subprocess
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 
 from toolhone import __version__
-from toolhone.cli import main
+from toolhone.cli import _parser, main
 from toolhone.config import config_fields
 from toolhone.config_file import load_config
+from toolhone.errors import UserError
 from toolhone.run_folder import open_run
 
 SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
@@ -112,6 +115,41 @@ def test_a_command_line_that_is_none_shows_the_usage(arguments: list[str], capsy
         main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: toolhone")
+
+
+class RecordingOptions(argparse.Namespace):
+    """Options that record which of them were read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            self.__dict__.setdefault("_read", set()).add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "train.jsonl"],
+        ["split", "train.jsonl", "--out", "splits"],
+        ["stats", "train.jsonl"],
+        ["convert", "train.jsonl", "--to", "openai", "--out", "out.jsonl"],
+        ["augment", "train.jsonl", "--out", "out.jsonl", "--shuffle-tools"],
+        ["paraphrase", "train.jsonl", "--out", "out.jsonl", "--model", "m", "--base-url", "http://127.0.0.1:9"],
+        ["review", "train.jsonl", "--out", "sheet.html"],
+        ["review", "train.jsonl", "--out", "out.jsonl", "--apply", "marks.csv"],
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
+)
+def test_every_flag_of_a_data_command_reaches_a_function(arguments: list[str]) -> None:
+    options = _parser().parse_args(["data", *arguments, "--tools", "tools.json"], RecordingOptions())
+    flags = set(vars(options)) - {"_read", "run"}
+    vars(options)["_read"].clear()
+    with contextlib.suppress(UserError):  # there is no endpoint, and there are no marks
+        options.run(options)
+    sheet_only = {"predictions", "chat_format", "rows", "random_share", "seed"}
+    unused = (sheet_only if "--apply" in arguments else {"wrong"}) if arguments[0] == "review" else set()
+    assert flags - vars(options)["_read"] == unused
 
 
 def test_config_lists_every_key_with_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:

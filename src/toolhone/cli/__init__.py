@@ -17,7 +17,6 @@ from toolhone.cli.data import add_data_commands
 from toolhone.cli.economics import add_cost_commands
 from toolhone.cli.evaluate import add_evaluate_commands
 from toolhone.cli.route import add_route_commands
-from toolhone.cli.serve import add_serve_commands
 from toolhone.cli.terminal import hush_libraries, plain_console
 from toolhone.cli.train import add_train_commands
 from toolhone.errors import UserError
@@ -52,7 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate_commands(commands)
     add_cost_commands(commands)
     add_route_commands(commands)
-    add_serve_commands(commands)
     flags.command(commands, "doctor", _doctor, "what this machine can do, with a ten-second self-test")
     flags.command(commands, "config", _config, "list every key of a config file, with its default and meaning")
     add_data_commands(commands)

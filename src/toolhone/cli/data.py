@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console
+from toolhone.data.read import read_tools
 from toolhone.data.write_formats import WRITERS
 from toolhone.formats import FORMATS
 
@@ -50,18 +51,7 @@ def _check(options: argparse.Namespace) -> int:
     from toolhone.report.check_findings import print_findings
 
     console = plain_console()
-    check = check_files(
-        options.sources,
-        options.tools,
-        format=options.format,
-        profile=options.profile,
-        tokenizer=options.tokenizer,
-        chat_format=options.chat_format,
-        max_tokens=options.max_tokens,
-        near=options.near,
-        fix=options.fix,
-        console=console,
-    )
+    check = flags.call(check_files, options, files=options.sources, console=console)
     return print_findings(check, console, as_json=options.json)
 
 
@@ -74,7 +64,7 @@ def _add_split(commands: Any) -> None:
     add("--group-by", default="template", help="meta key of rows that stay together, or none (default: %(default)s)")
     add("--unseen-tools", type=float, default=0.0, help="share of tools that only test rows call (default: 0)")
     add("--salt", default="", help="any other text gives another split; auto: the most even of 64")
-    add("--no-near", action="store_true", help="do not keep near duplicates together (takes less memory)")
+    add("--no-near", dest="near", action="store_false", help="do not keep near duplicates together (takes less memory)")
     add("--against", action="append", default=[], metavar="SOURCE", help="rows that must not leak in")
     add("--allow-leakage", action="store_true", help="report leakage instead of refusing")
 
@@ -84,18 +74,12 @@ def _split(options: argparse.Namespace) -> None:
     from toolhone.data.split_files import show, split_files
 
     console = plain_console()
-    result = split_files(
-        options.sources,
-        options.out,
-        Shares(validation=options.validation, calibration=options.calibration, test=options.test),
+    result = flags.call(
+        split_files,
+        options,
+        shares=flags.call(Shares, options),
         default_tools=flags.tools_of(options),
-        format=options.format,
         group_by=None if options.group_by == "none" else options.group_by,
-        unseen_tools=options.unseen_tools,
-        salt=options.salt,
-        near=not options.no_near,
-        against=options.against,
-        allow_leakage=options.allow_leakage,
         console=console,
     )
     show(result, console)
@@ -116,9 +100,7 @@ def _stats(options: argparse.Namespace) -> None:
     console, tools = plain_console(), flags.tools_of(options)
     if not options.json:
         print_formats(options.sources, options.format, console)
-    stats = data_stats(
-        options.sources, tools=tools, format=options.format, tokenizer=options.tokenizer, console=console
-    )
+    stats = flags.call(data_stats, options, tools=tools, console=console)
     show_stats(stats, options.sources, console, html=options.html, as_json=options.json)
 
 
@@ -134,16 +116,7 @@ def _convert(options: argparse.Namespace) -> None:
     from toolhone.data.convert import convert
 
     console = plain_console()
-    report = convert(
-        options.sources,
-        options.to,
-        options.out,
-        tools=options.tools,
-        format=options.format,
-        keep_extra=options.keep_extra,
-        console=console,
-    )
-    show_conversion(report, options.to, options.out, console)
+    show_conversion(flags.call(convert, options, console=console), options.to, options.out, console)
 
 
 def show_conversion(report: Converted, to: str, out: Path, console: Console) -> None:
@@ -173,14 +146,12 @@ def _add_augment(commands: Any) -> None:
 
 def _augment(options: argparse.Namespace) -> None:
     from toolhone.data.augment import Augmentation, augment_files
-    from toolhone.data.read import read_tools
 
-    done = augment_files(
-        options.sources,
-        options.out,
-        flags.settings(Augmentation, options),
+    done = flags.call(
+        augment_files,
+        options,
+        augmentation=flags.call(Augmentation, options),
         default_tools=flags.tools_of(options),
-        format=options.format,
         pool=read_tools(options.pool) if options.pool else (),
         console=plain_console(),
     )
@@ -214,9 +185,8 @@ def _add_paraphrase(commands: Any) -> None:
 def _paraphrase(options: argparse.Namespace) -> None:
     from toolhone.data.paraphrase import ParaphraseSettings, paraphrase
 
-    settings = flags.settings(ParaphraseSettings, options, first_wait_s=1.0)
-    tools = flags.tools_of(options)
-    paraphrase(options.sources, options.out, settings, plain_console(), tools=tools, format=options.format)
+    settings = flags.call(ParaphraseSettings, options)
+    flags.call(paraphrase, options, settings=settings, console=plain_console(), tools=flags.tools_of(options))
 
 
 def _add_review(commands: Any) -> None:
@@ -237,30 +207,11 @@ def _review(options: argparse.Namespace) -> None:
     from toolhone.data.review import apply_marks
     from toolhone.report.review_sheet import write_sheet
 
-    console, tools = plain_console(), flags.tools_of(options)
+    shared = {"console": plain_console(), "tools": flags.tools_of(options)}
     if options.apply:
-        apply_marks(
-            options.sources,
-            options.apply,
-            options.out,
-            console,
-            tools=tools,
-            format=options.format,
-            wrong=options.wrong,
-        )
-        return
-    write_sheet(
-        options.sources,
-        options.out,
-        console,
-        tools=tools,
-        format=options.format,
-        predictions=options.predictions,
-        chat_format=options.chat_format,
-        rows=options.rows,
-        random_share=options.random_share,
-        seed=options.seed,
-    )
+        flags.call(apply_marks, options, marks=options.apply, **shared)
+    else:
+        flags.call(write_sheet, options, **shared)
 
 
 def _add_preview(commands: Any) -> None:

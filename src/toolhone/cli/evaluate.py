@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolhone.cli import flags
 from toolhone.cli.terminal import gc_disabled, plain_console, show_result
+from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
-from toolhone.records import FormatName
+from toolhone.evaluate.values import POLICIES
+from toolhone.jsonl import read_jsonl
+from toolhone.records import Example, FormatName, Gold, Message, Prediction
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from toolhone.evaluate.predict_endpoint import EndpointSettings
-    from toolhone.records import Example
 
 
 def add_evaluate_commands(commands: Any) -> None:
@@ -60,14 +60,11 @@ def _suite(options: argparse.Namespace) -> None:
     console = plain_console()
     suite = read_suite(options.suite_data, parse_categories(options.categories), options.rows, options.seed)
     if options.endpoint_model:
-        from toolhone.run_folder import existing_run
-
         # An endpoint's results may go into a run folder or into a folder of their own.
-        run_format: FormatName = "hermes"
-        if (options.folder / "config.yaml").is_file():
-            run, _ = existing_run(options.folder)
-            run_format = run.read_manifest().get("chat", {}).get("format", "hermes")
-        metrics = suite_of_endpoint(options.folder, suite, _label(options), _settings(options, run_format), console)
+        is_run = (options.folder / "config.yaml").is_file()
+        chat = flags.run_of(options).read_manifest().get("chat", {}) if is_run else {}
+        settings = _settings(options, chat.get("format", "hermes"))
+        metrics = suite_of_endpoint(options.folder, suite, _label(options), settings, console)
     else:
         models = [name.strip() for name in options.models.split(",")]
         unknown = [name for name in models if name not in MODELS]
@@ -77,9 +74,9 @@ def _suite(options: argparse.Namespace) -> None:
         metrics = suite_of_run(options.folder, suite, models, overrides, console)
     if metrics:
         console.print(suite_table(metrics))
-        left_out = [("as they cannot be read", metrics["unreadable"].values())]
-        left_out += [(f"under {name}, as their gold does not score", x) for name, x in metrics["quarantined"].items()]
-        for why, ids in left_out:
+        left_out = {"as they cannot be read": metrics["unreadable"].values()}
+        left_out |= {f"under {name}, as their gold does not score": x for name, x in metrics["quarantined"].items()}
+        for why, ids in left_out.items():
             if ids:
                 named = ", ".join(str(id_).partition(":")[0].partition("/")[0] for id_ in ids)
                 console.print(f"{len(ids)} entries are in no figure {why}: {named}", markup=False)
@@ -125,8 +122,7 @@ def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettin
     base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
         raise UserError("--base-url: name the endpoint's address, such as https://api.openai.com/v1")
-    more = {"model": options.endpoint_model, "base_url": base_url, "format": format, "first_wait_s": 1.0}
-    return flags.settings(EndpointSettings, options, **more)
+    return flags.call(EndpointSettings, options, model=options.endpoint_model, base_url=base_url, format=format)
 
 
 def _label(options: argparse.Namespace) -> str:
@@ -137,34 +133,55 @@ def _label(options: argparse.Namespace) -> str:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    console = plain_console()
+    """Have the model answer, and print how many answers are right and what they cost."""
     if options.vllm:
-        from toolhone.evaluate.predict_vllm import predict_run_with_vllm
-
-        if options.folder is None or options.endpoint_model:
-            raise UserError("--vllm takes its rows and its model from --run, and no --endpoint-model")
-        path = predict_run_with_vllm(options.folder, base=options.base, console=console)
-        console.print(f"{path}: score it with `toolhone score --run {options.folder}`", markup=False)
+        _predict_with_vllm(options)
         return
     if not options.endpoint_model:
         raise UserError("--endpoint-model: name the model to ask for (or --vllm with --run)")
+    from toolhone.evaluate.match import gold_faults, score
+    from toolhone.evaluate.metrics import metrics
+    from toolhone.evaluate.predict_endpoint import predict_endpoint
+    from toolhone.report.tables import summary_table
+
     examples, format = _rows_to_answer(options)
-    label = _label(options)
+    label, console = _label(options), plain_console()
     path = options.out or (options.folder or Path()) / "predictions" / f"{label}.jsonl"
-    _predict_endpoint(examples, label, _settings(options, format), path, console)
+    summary = predict_endpoint(examples, label, _settings(options, format), path, console)
+    answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
+    unsound = gold_faults(examples)
+    scored = [example for example in examples if example.id in answers and example.id not in unsound]
+    scores = [score(example, answers[example.id], format) for example in scored]
+    console.print(summary_table(metrics({label: scores}, {})))
+    cost = "no prices given" if summary["cost_usd"] is None else f"${summary['cost_usd']:.4f}"
+    console.print(
+        f"{path}: {len(answers):,} answers, {summary['calls']:,} calls, {summary['prompt_tokens']:,} prompt and "
+        f"{summary['completion_tokens']:,} completion tokens, {cost}",
+        markup=False,
+    )
+    for why, ids in (("its gold does not score", unsound), ("refused by the endpoint", summary["left_out"])):
+        if ids:
+            console.print(f"left out of the figures, {why}: {', '.join(ids)}", markup=False)
     if options.folder is not None:
         console.print(f"`toolhone score --run {options.folder}` scores it beside the run's models", markup=False)
 
 
+def _predict_with_vllm(options: argparse.Namespace) -> None:
+    from toolhone.evaluate.predict_vllm import predict_run_with_vllm
+
+    if options.folder is None or options.endpoint_model:
+        raise UserError("--vllm takes its rows and its model from --run, and no --endpoint-model")
+    console = plain_console()
+    path = predict_run_with_vllm(options.folder, base=options.base, console=console)
+    console.print(f"{path}: score it with `toolhone score --run {options.folder}`", markup=False)
+
+
 def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
     """The examples to answer, and the chat format to write calls in."""
-    from toolhone.data.read import turns
     from toolhone.data.split import make_splits, read_files
 
     if options.folder is not None:
-        from toolhone.run_folder import existing_run
-
-        _, rows, format = flags.scored_rows_of(existing_run(options.folder)[0], options)
+        _, rows, format = flags.scored_rows_of(flags.run_of(options), options)
         return turns(rows), format
     if options.config is not None:
         from toolhone.config_file import load_config
@@ -177,34 +194,6 @@ def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatN
     return turns(rows), options.chat_format or "hermes"
 
 
-def _predict_endpoint(
-    examples: list[Example], label: str, settings: EndpointSettings, path: Path, console: Console
-) -> None:
-    """Have the endpoint answer, and print how many answers are right and what they cost."""
-    from toolhone.evaluate.match import gold_faults, score
-    from toolhone.evaluate.metrics import metrics
-    from toolhone.evaluate.predict_endpoint import predict_endpoint
-    from toolhone.jsonl import read_jsonl
-    from toolhone.records import Prediction
-    from toolhone.report.tables import summary_table
-
-    summary = predict_endpoint(examples, label, settings, path, console)
-    answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
-    unsound = gold_faults(examples)
-    scored = [example for example in examples if example.id in answers and example.id not in unsound]
-    scores = [score(example, answers[example.id], settings.format) for example in scored]
-    console.print(summary_table(metrics({label: scores}, {})))
-    cost = "no prices given" if summary["cost_usd"] is None else f"${summary['cost_usd']:.4f}"
-    console.print(
-        f"{path}: {len(answers):,} answers, {summary['calls']:,} calls, {summary['prompt_tokens']:,} prompt and "
-        f"{summary['completion_tokens']:,} completion tokens, {cost}",
-        markup=False,
-    )
-    for why, ids in (("its gold does not score", unsound), ("refused by the endpoint", summary["left_out"])):
-        if ids:
-            console.print(f"left out of the figures, {why}: {', '.join(ids)}", markup=False)
-
-
 def _add_score(commands: Any) -> None:
     about = "score predictions, of a run or of any model; loads no model"
     parser = flags.command(commands, "score", _score, about)
@@ -212,9 +201,8 @@ def _add_score(commands: Any) -> None:
     flags.add(source, "--run", required=False)
     source.add_argument("--predictions", type=Path, nargs="+", metavar="FILE", help="files, each of one model")
     flags.add(parser, "--rows", "--tools", "--rows-format")
-    parser.add_argument("--format", "--chat-format", **flags.SHARED["--chat-format"])
-    policies = ("strict", "bfcl")
-    parser.add_argument("--policy", choices=policies, default="strict", help="matching rules (default: %(default)s)")
+    parser.add_argument("--format", "--chat-format", dest="chat_format", **flags.SHARED["--chat-format"])
+    parser.add_argument("--policy", choices=POLICIES, default="strict", help="matching rules (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for scores/, metrics.json and the report")
 
 
@@ -232,10 +220,8 @@ def _score(options: argparse.Namespace) -> None:
         rows = flags.rows_of(options.rows, options)
         score_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, options.policy)
     else:
-        from toolhone.run_folder import existing_run
-
         _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
-        run, _ = existing_run(options.folder)
+        run = flags.run_of(options)
         folder = run.path
         score_run(run, options.policy)
     write_report(folder)
@@ -286,12 +272,11 @@ def _report(options: argparse.Namespace) -> None:
         console.print(f"report: {options.out}", markup=False)
         return
     from toolhone.report.report import write_report
-    from toolhone.run_folder import existing_run
 
     _refuse_flags(options, ("out",), "the report lies in the run folder")
-    run, _ = existing_run(options.folder)
-    write_report(run.path)
-    show_result(run.path)
+    folder = flags.run_of(options).path
+    write_report(folder)
+    show_result(folder)
 
 
 def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
@@ -309,9 +294,7 @@ def _add_ask(commands: Any) -> None:
 def _ask(options: argparse.Namespace) -> None:
     """Print the calls or the text of the answer. System prompt and tools are those of the run's first test row."""
     from toolhone.chat.parse import parse_turn
-    from toolhone.data.read import read_conversations
     from toolhone.evaluate.predict import answer_one
-    from toolhone.records import Example, Gold, Message
     from toolhone.tuned import TunedModel
 
     tuned = TunedModel.base(options.folder) if options.base else TunedModel.load(options.folder)

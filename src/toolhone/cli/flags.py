@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolhone.cli.terminal import plain_console
 from toolhone.data.importers import IMPORTERS
+from toolhone.data.read import read_conversations, read_tools
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
+from toolhone.records import Conversation, Tool
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from toolhone.config import Config
-    from toolhone.records import Conversation, Tool
     from toolhone.run_folder import RunFolder
 
-_ROW_FORMAT = {
-    "choices": ("auto", *IMPORTERS),
-    "default": "auto",
-    "help": "format of the rows (default: auto-detected)",
-}
+_FORMAT = {"choices": ("auto", *IMPORTERS), "default": "auto", "help": "format of the rows (default: auto-detected)"}
 SHARED: dict[str, dict[str, Any]] = {
     "--run": {"type": Path, "required": True, "dest": "folder", "help": "run folder, for example runs/cpu"},
     "--config": {"type": Path, "required": True, "help": "the experiment's YAML file"},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a key: train.epochs=1"},
     "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the rows predicted, with their gold, in any format"},
     "--tools": {"type": Path, "help": "JSON list of tools, for rows that have none of their own"},
-    "--format": _ROW_FORMAT,
-    "--rows-format": _ROW_FORMAT,
-    "--chat-format": {
-        "dest": "chat_format",
-        "choices": tuple(FORMATS),
-        "default": "hermes",
-        "help": "format that calls are written in (default: hermes)",
-    },
+    "--format": _FORMAT,
+    "--rows-format": _FORMAT,
+    "--chat-format": {"choices": tuple(FORMATS), "default": "hermes", "help": "format of the calls (default: hermes)"},
     "--price-in": {"type": float, "metavar": "USD", "help": "price of a million prompt tokens"},
     "--price-out": {"type": float, "metavar": "USD", "help": "price of a million completion tokens"},
 }
 """The flags of several commands, as argparse takes them."""
 
-Settings = TypeVar("Settings", bound="DataclassInstance")
+Result = TypeVar("Result")
 Run = Callable[[argparse.Namespace], int | None]
 """Carries out a command. Returns the exit code; None is 0."""
 
@@ -88,10 +78,10 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def settings(kind: type[Settings], options: argparse.Namespace, **more: Any) -> Settings:
-    """Make a settings dataclass. A field that is not in `more` is the option of the same name."""
-    values = {field.name: getattr(options, field.name) for field in fields(kind) if field.name not in more}
-    return kind(**values, **more)
+def call(function: Callable[..., Result], options: argparse.Namespace, **more: Any) -> Result:
+    """Call a function, or make a dataclass. A parameter that is not in `more` gets the option of its name, if any."""
+    names = [name for name in inspect.signature(function).parameters if name not in more and hasattr(options, name)]
+    return function(**{name: getattr(options, name) for name in names}, **more)
 
 
 def config_of(options: argparse.Namespace) -> Config:
@@ -101,10 +91,15 @@ def config_of(options: argparse.Namespace) -> Config:
     return load_config(options.config, options.set)
 
 
+def run_of(options: argparse.Namespace) -> RunFolder:
+    """The existing run folder that --run names."""
+    from toolhone.run_folder import existing_run
+
+    return existing_run(options.folder)[0]
+
+
 def tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
     """The tools of the file that --tools names; none without the flag."""
-    from toolhone.data.read import read_tools
-
     return read_tools(options.tools) if options.tools else ()
 
 
@@ -121,7 +116,6 @@ def scored_rows_of(run: RunFolder, options: argparse.Namespace) -> tuple[str, li
     Raises:
         UserError: if the run has no splits yet, or --chat-format names another format.
     """
-    from toolhone.data.read import read_conversations
     from toolhone.evaluate.score import scored_split
 
     split = scored_split(run)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console, show_result
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from toolhone.config import Config
 
 
 def add_train_commands(commands: Any) -> None:
@@ -30,20 +25,19 @@ def add_train_commands(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config, console = flags.config_of(options), plain_console()
     if options.dry_run:
-        _dry_run(config, console)
+        _dry_run(options)
         return 0
     from toolhone.pipeline import run_experiment
 
-    run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
+    run = flags.call(run_experiment, options, config=flags.config_of(options), console=plain_console())
     if run is None:
         return 130
     show_result(run.path)
     return 0
 
 
-def _dry_run(config: Config, console: Console) -> None:
+def _dry_run(options: argparse.Namespace) -> None:
     """Print examples, tokens, steps, parameters, memory and time, before any weight is loaded."""
     from toolhone.pipeline import prepare
     from toolhone.pretrained import load_model_config
@@ -51,6 +45,7 @@ def _dry_run(config: Config, console: Console) -> None:
     from toolhone.train.preflight import refuse_untrainable
     from toolhone.train.trainer import prefix_sampler
 
+    config, console = flags.config_of(options), plain_console()
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
     rows = [row.tokens for row in prepared.train]
