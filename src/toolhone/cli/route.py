@@ -51,8 +51,7 @@ def add_route_commands(commands: Any) -> None:
 
 
 def _route(options: argparse.Namespace) -> None:
-    from toolhone.report.routing_page import write_routing
-    from toolhone.report.routing_text import models_table, summary_lines
+    from toolhone.report.routing import models_table, summary_lines, write_routing
     from toolhone.route.policy import RouteSettings, route_settings
     from toolhone.route.route import route
     from toolhone.route.rows import RowSplit, read_rows, split_rows

@@ -47,8 +47,7 @@ def page_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "number": numbers.number,
-        "counted": numbers.counted,
+        **{name: getattr(numbers, name) for name in ("counted", "decimal", "number")},
         "md_cell": _markdown_cell,
         "md_fence": _markdown_fence,
         "unbroken": _unbroken,
