@@ -113,7 +113,7 @@ def _cost(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(cost_json(rows, call, options.calls_per_day, sources), ensure_ascii=False, indent=2))
         return 0
-    from toolhone.report.advice_text import cost_table
+    from toolhone.report.advice import cost_table
 
     console = plain_console()
     console.print(cost_table(rows, options.calls_per_day))
@@ -218,7 +218,7 @@ def _advise(options: argparse.Namespace) -> int:
     from toolhone.economics.advice import advise
     from toolhone.economics.inputs import FIELDS, ask_inputs, build_case, checked, flag_of, read_inputs_file
     from toolhone.economics.measured import measured_inputs
-    from toolhone.report.advice_text import headline, reasons, show_advice
+    from toolhone.report.advice import headline, reasons, show_advice
 
     if options.html and options.html.suffix != ".html":
         raise UserError(f"--html {options.html}: expected a file that ends in .html, for example advice.html")
@@ -242,7 +242,7 @@ def _advise(options: argparse.Namespace) -> int:
         raise UserError(f"{where}: is required; without any input, `toolhone advise` asks for each")
     advice = advise(build_case(given, measured, interval))
     if options.html:
-        from toolhone.report.advice_page import write_page
+        from toolhone.report.advice import write_page
 
         write_page(advice, options.html)
     if options.json:

@@ -7,12 +7,14 @@ out, never guessed: a manifest grows with the stages that have finished, and old
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolhone.evaluate.policy import STRICT
-from toolhone.records import Score
 from toolhone.report import numbers, wording
-from toolhone.report.run_files import RunFiles
+
+if TYPE_CHECKING:
+    from toolhone.records import Score
+    from toolhone.report.run_files import RunFiles
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
