@@ -20,11 +20,11 @@ from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.score_files import read_score_files
 from toolhone.jsonl import write_text
 from toolhone.report import facts, numbers, tables, wording
+from toolhone.report.exports import write_card, write_samples
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
 from toolhone.report.pages import TEMPLATES, html_page, markdown_page
 from toolhone.report.plots import accuracy_curve, loss_curve
 from toolhone.report.run_files import RunFiles, read_run
-from toolhone.report.samples import write_samples
 from toolhone.run_folder import RunFolder
 
 _MAX_TOOLS = 60
@@ -45,9 +45,6 @@ def write_report(run_folder: Path) -> None:
     write_samples(run, run_folder)
     adapter = RunFolder(run_folder).adapter
     if (adapter / "adapter_config.json").is_file():
-        # Imported here, as huggingface_hub takes longer than the rest, and a run of an endpoint has no adapter.
-        from toolhone.report.card import write_card
-
         write_card(run, page, adapter)
 
 
