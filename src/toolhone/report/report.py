@@ -7,8 +7,6 @@ scored again, and the same files always give the same report.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from toolhone.jsonl import write_text
 from toolhone.report import facts, numbers, tables, wording
 from toolhone.report.exports import write_card, write_samples
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
-from toolhone.report.pages import TEMPLATES, html_page, markdown_page
+from toolhone.report.pages import html_page, markdown_page, page_script
 from toolhone.report.plots import accuracy_curve, loss_curve
 from toolhone.report.run_files import RunFiles, read_run
 from toolhone.run_folder import RunFolder
@@ -65,12 +63,8 @@ def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
 def _draw(run: RunFiles, out: Path) -> dict[str, Any]:
     """Write the report to `out`, and as Markdown beside it; return the page's values."""
     page = build_page(run)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    # The page's content policy lets this one script run, by its hash, and loads nothing from anywhere: were a model's
-    # text ever to escape its quoting, it would still be inert.
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = draw_failures(page["failures"], page["models"][0])
-    write_text(out, html_page("report", page=page, shown=shown, script=script, script_hash=script_hash))
+    write_text(out, html_page("report", page=page, shown=shown, **page_script("report")))
     write_text(out.with_suffix(".md"), markdown_page("report", page=page))
     return page
 
