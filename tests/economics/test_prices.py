@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from toolhone.economics.cost import Price
-from toolhone.economics.prices import listed_price
+from toolhone.economics.cost import Price, listed_price
 from toolhone.errors import UserError
 
 DAY = datetime(2026, 11, 25, 23, 59, tzinfo=UTC)

@@ -7,7 +7,7 @@ their width and height, so that they take any width.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -291,14 +291,7 @@ def _deferral_plot(curve: Curve, point: Point) -> dict[str, Any]:
         "band": f"{line(highs)} {' '.join(reversed(line(lows).split()))}" if lows != highs else "",
         "random": line(curve.random.tolist()),
         "oracle": line(curve.oracle.tolist()),
-        "point": {
-            "x": round(100 * escalated, 2),
-            "y": up(right["value"]),
-            "top": up(_end(right, "high")),
-            "bottom": up(_end(right, "low")),
-            "size": 5,
-            "title": f"the policy: {percent(escalated)} escalated, {share(right)} right",
-        },
+        "point": _mark(escalated, right, up, 5, f"the policy: {percent(escalated)} escalated, {share(right)} right"),
         "x_ticks": [Tick(100 * one, f"{100 * one:.0f}%") for one in shares],
         "y_ticks": [Tick(up(one), f"{100 * one:g}%") for one in marks if one <= 1 + 1e-9],
         "costs": [Tick(100 * one, dollars(cost)) for one, cost in zip(shares, usd, strict=True) if cost == cost],
@@ -311,19 +304,19 @@ def _end(figure: dict[str, Any], end: str) -> float:
     return value
 
 
+def _mark(x: float, right: Figure, up: Callable[[float], float], size: float, title: str) -> dict[str, Any]:
+    """A dot with its interval; `up` places a share right in percent from the top."""
+    ends = {"y": right["value"], "top": _end(right, "high"), "bottom": _end(right, "low")}
+    return {"x": round(100 * x, 2), **{key: up(value) for key, value in ends.items()}, "size": size, "title": title}
+
+
 def _reliability_plot(found: Reliability) -> dict[str, Any]:
     """Place the bins that hold rows; a mark's area grows with its rows."""
     most = max(one["denominator"] for one in found.bins)
-    marks = [
-        {
-            "x": round(100 * one["probability"], 2),
-            **{
-                key: round(100 - 100 * one[end], 2) for key, end in (("y", "value"), ("top", "high"), ("bottom", "low"))
-            },
-            "size": round(3 + 6 * (one["denominator"] / most) ** 0.5, 1),
-            "title": f"confidence {percent(one['probability'])}: {share(one)} right, {one['numerator']:,} of "
-            f"{one['denominator']:,}",
-        }
-        for one in found.bins
-    ]
+    marks = []
+    for one in found.bins:
+        counts = f"{one['numerator']:,} of {one['denominator']:,}"
+        title = f"confidence {percent(one['probability'])}: {share(one)} right, {counts}"
+        size = round(3 + 6 * (one["denominator"] / most) ** 0.5, 1)
+        marks.append(_mark(one["probability"], one, lambda value: round(100 - 100 * value, 2), size, title))
     return {"marks": marks, "ticks": [Tick(100 * value, f"{100 * value:.0f}%") for value in (0, 0.25, 0.5, 0.75, 1)]}

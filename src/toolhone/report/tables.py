@@ -195,16 +195,16 @@ def cost_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable:
 
 def data_table(manifest: Mapping[str, Any]) -> PlainTable | None:
     """The splits, with the start of each one's hash."""
-    rows = [
+    rows = tuple(
         (name, *(numbers.number(split.get(key)) for key in ("rows", "examples")), _text(split.get("sha256"))[:16])
         for name, split in _entries(manifest, "data")
-    ]
+    )
     return PlainTable("lrrl", ("Split", "Rows", "Examples", "SHA-256"), rows) if rows else None
 
 
 def stages_table(manifest: Mapping[str, Any]) -> PlainTable | None:
     """The stages that have finished, and what they took."""
-    rows = [
+    rows = tuple(
         (
             name,
             numbers.duration(stage.get("seconds")),
@@ -212,7 +212,7 @@ def stages_table(manifest: Mapping[str, Any]) -> PlainTable | None:
             wording.date_time(_text(stage.get("finished"))),
         )
         for name, stage in _entries(manifest, "stages")
-    ]
+    )
     return PlainTable("lrrl", ("Stage", "Time", "Peak memory", "Finished"), rows) if rows else None
 
 
