@@ -15,6 +15,7 @@ from toolhone.economics.cost import OWN, Call, Machine, Price, cost_json, cost_r
 from toolhone.economics.inputs import FIELDS, ask_inputs, build_case, checked, flag_of, read_inputs_file
 from toolhone.economics.measured import Measured, measured_inputs, measured_prompt, measured_run
 from toolhone.errors import UserError
+from toolhone.jsonl import write_text
 
 
 def add_cost_commands(commands: Any) -> None:
@@ -204,7 +205,7 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
 
 def _advise(options: argparse.Namespace) -> int:
     from toolhone.economics.advice import advise
-    from toolhone.report.advice import headline, reasons, show_advice, write_page
+    from toolhone.report.advice import advice_page, headline, reasons, show_advice
 
     if options.html and options.html.suffix != ".html":
         raise UserError(f"--html {options.html}: expected a file that ends in .html, for example advice.html")
@@ -228,7 +229,7 @@ def _advise(options: argparse.Namespace) -> int:
         raise UserError(f"{where}: is required; without any input, `toolhone advise` asks for each")
     advice = advise(build_case(given, measured, interval))
     if options.html:
-        write_page(advice, options.html)
+        write_text(options.html, advice_page(advice))
     if options.json:
         found = {**advice.to_json(), "headline": headline(advice), "reasons": reasons(advice)}
         print(json.dumps(found, ensure_ascii=False, indent=2))

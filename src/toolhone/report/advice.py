@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +18,6 @@ from toolhone.economics.advice import Advice, Answer
 from toolhone.economics.cost import DAYS_A_YEAR, CostRow
 from toolhone.economics.inputs import ASSUMED, FIELDS, GIVEN, Inputs
 from toolhone.economics.options import OWN_OPTIONS, Option, api_call_usd, costs, option_name, options, saving
-from toolhone.jsonl import write_text
 from toolhone.report.numbers import counted, dollars, money, months, short_money
 from toolhone.report.pages import html_page
 from toolhone.report.plots import Point, Tick, share
@@ -271,13 +269,8 @@ def cost_table(rows: Sequence[CostRow], calls_per_day: float | None) -> Table:
     return table
 
 
-def write_page(advice: Advice, path: Path) -> None:
-    """Write the page, whole or not at all."""
-    write_text(path, advice_page(advice))
-
-
 def advice_page(advice: Advice) -> str:
-    """Render the page."""
+    """The advice as a page: one file, with a plot of the costs by volume."""
     case, inputs = advice.case, advice.case.inputs
     facts = {
         "calls a day": _plain(inputs.calls_per_day),

@@ -17,8 +17,8 @@ from toolhone.evaluate.policy import STRICT
 from toolhone.jsonl import write_jsonl, write_text
 from toolhone.records import Message, Score
 from toolhone.report import facts, wording
+from toolhone.report.facts import RunFiles
 from toolhone.report.pages import markdown_page
-from toolhone.report.run_files import RunFiles
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -88,14 +88,11 @@ def _ask(score: Score, prompt: Sequence[Message] | None) -> _Asked:
     asked, target = _json(messages), _json(score.gold.to_json())
     arguments = {"gen_args_0": {"arg_0": asked, "arg_1": {"until": [], "do_sample": False}}}
     texts = {"doc_hash": json.dumps(doc, indent=2, ensure_ascii=False), "prompt_hash": asked, "target_hash": target}
-    return {"doc": doc, "target": target, "arguments": arguments}, {key: _hash(text) for key, text in texts.items()}
+    hashes = {key: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for key, text in texts.items()}
+    return {"doc": doc, "target": target, "arguments": arguments}, hashes
 
 
 _json = json.JSONEncoder(ensure_ascii=False).encode
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_card(run: RunFiles, page: Mapping[str, Any], adapter: Path) -> None:

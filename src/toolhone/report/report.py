@@ -19,10 +19,10 @@ from toolhone.evaluate.score_files import read_score_files
 from toolhone.jsonl import write_text
 from toolhone.report import facts, numbers, tables, wording
 from toolhone.report.exports import write_card, write_samples
+from toolhone.report.facts import RunFiles, read_run
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
 from toolhone.report.pages import html_page, markdown_page, page_script
 from toolhone.report.plots import accuracy_curve, loss_curve
-from toolhone.report.run_files import RunFiles, read_run
 from toolhone.run_folder import RunFolder
 
 _MAX_TOOLS = 60

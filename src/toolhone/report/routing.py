@@ -45,7 +45,7 @@ def _dollars(figure: Figure) -> str:
 
 
 def summary_lines(routing: Routing) -> list[str]:
-    """Return what is printed below the table."""
+    """The lines to print below the table."""
     found, rows = routing.reliability, routing.policy.rows
     lines = [
         f"{rows['calibration']:,} rows calibrate, {rows['held_out']:,} are held out, {routing.how_split}",
@@ -60,7 +60,7 @@ def summary_lines(routing: Routing) -> list[str]:
 
 
 def _gold(routing: Routing) -> str | None:
-    """Say what follows from gold that a model answered; None if none did."""
+    """What follows from gold that a model answered; None if none did."""
     gold = routing.gold
     if not gold.models:
         return None
@@ -75,7 +75,7 @@ def _gold(routing: Routing) -> str | None:
 
 
 def _goal(routing: Routing) -> str:
-    """Say what the threshold was chosen for."""
+    """What the threshold was chosen for."""
     goal = routing.policy.goal
     if routing.certificate is not None:
         return f"certify {routing.certificate.promise()}"
@@ -103,7 +103,7 @@ def _verdict(routing: Routing) -> str:
 
 
 def _closeness(routing: Routing, case: Case) -> str:
-    """Say whether the cascade is within _NEAR of the large model, if the rows show it."""
+    """Whether the cascade is within _NEAR of the large model, if the rows show it."""
     behind, near = case.point.behind_large, f"within {100 * _NEAR:g} points of the large model"
     figure = points(behind)
     if routing.gold.is_large:
@@ -120,8 +120,7 @@ def _closeness(routing: Routing, case: Case) -> str:
 
 
 def _ways(routing: Routing, case: Case) -> list[tuple[str, ...]]:
-    """Return the ways to answer in words, in the order of _HEADINGS. The last cell says whether accuracies are measured
-    or rest on what is assumed of the large model."""
+    """The ways to answer in words, under _HEADINGS. The last cell says whether their accuracy rests on an assumption."""
     point, basis = case.point, "assumed" if routing.assumed else "measured"
     # An assumed accuracy is one number; its resamples would show those of the small model.
     large = {**point.large, "low": None, "high": None} if routing.assumed else point.large
