@@ -120,7 +120,7 @@ def _closeness(routing: Routing, case: Case) -> str:
 
 
 def _ways(routing: Routing, case: Case) -> list[tuple[str, ...]]:
-    """The ways to answer in words, under _HEADINGS. The last cell says whether their accuracy rests on an assumption."""
+    """The ways to answer in words, under _HEADINGS. The last cell says if their accuracy is assumed."""
     point, basis = case.point, "assumed" if routing.assumed else "measured"
     # An assumed accuracy is one number; its resamples would show those of the small model.
     large = {**point.large, "low": None, "high": None} if routing.assumed else point.large
