@@ -545,7 +545,7 @@ def _() -> None:
     assert yaml.safe_load("1e-4") == "1e-4"
 
 
-# Prices: economics/prices.py
+# Prices: economics/cost.py
 
 
 @contract("genai_prices.data_snapshot.get_snapshot", "unknown models would get no nearest name, prices no date")

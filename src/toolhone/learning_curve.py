@@ -23,7 +23,7 @@ from toolhone.jsonl import write_json
 from toolhone.rates import rate_of
 from toolhone.records import Score
 from toolhone.report import numbers
-from toolhone.report.evaluation_tables import learning_curve_table
+from toolhone.report.tables import learning_curve_table
 from toolhone.run_folder import RUNS
 
 MIN_USEFUL_GAIN = 0.02

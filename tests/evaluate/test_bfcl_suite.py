@@ -22,7 +22,7 @@ from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.pipeline import save_chat
 from toolhone.pretrained import load_tokenizer
 from toolhone.records import Conversation, Example, Prediction
-from toolhone.report.evaluation_tables import suite_table
+from toolhone.report.tables import suite_table
 from toolhone.run_folder import RunFolder, open_run
 
 BFCL = Path(__file__).parents[1] / "fixtures" / "formats" / "bfcl"

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from toolhone.economics.advice import Advice, advise
 from toolhone.economics.inputs import build_case
-from toolhone.report.advice_page import advice_page
-from toolhone.report.advice_text import headline, reasons, show_advice
+from toolhone.report.advice import advice_page, headline, reasons, show_advice
 
 shares = st.floats(0, 1)
 wide = st.fixed_dictionaries(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 
-from toolhone.report.card import hub_id
+from toolhone.report.exports import hub_id
 from toolhone.report.report import write_report
 
 WRONG = '<tool_call>\n{"name": "query_order", "arguments": {"order_id": "ORD-010"}}\n</tool_call>'

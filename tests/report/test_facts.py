@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolhone.report import facts, tables
-from toolhone.report.run_files import RunFiles
+from toolhone.report.facts import RunFiles
 
 
 def _run(manifest: dict[str, Any] | None = None, log: list[dict[str, Any]] | None = None) -> RunFiles:

@@ -15,8 +15,8 @@ from toolhone.evaluate.bfcl_suite import by_category
 from toolhone.evaluate.match import score
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Repair, Tool
-from toolhone.report.evaluation_tables import suite_table
 from toolhone.report.facts import verdict
+from toolhone.report.tables import suite_table
 from toolhone.report.wording import REPAIRS
 
 ScoredRun = Callable[..., Path]

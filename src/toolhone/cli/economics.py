@@ -8,14 +8,15 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolhone.cli.terminal import plain_console
+from toolhone.economics.cost import OWN, Call, Machine, Price, cost_json, cost_rows, loaded_call_usd
+from toolhone.economics.inputs import FIELDS, ask_inputs, build_case, checked, flag_of, read_inputs_file
+from toolhone.economics.measured import Measured, measured_inputs, measured_prompt, measured_run
+from toolhone.economics.prices import listed_price
 from toolhone.errors import UserError
-
-if TYPE_CHECKING:
-    from toolhone.economics.cost import Call, Machine, Price
-    from toolhone.economics.measured import Measured
+from toolhone.jsonl import write_text
 
 
 def add_cost_commands(commands: Any) -> None:
@@ -80,9 +81,6 @@ def _count(text: str) -> int:
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from toolhone.economics.cost import OWN, cost_json, cost_rows
-    from toolhone.economics.measured import measured_run
-
     if options.label and not options.folder:
         raise UserError("--label: goes with --run")
     measured = measured_run(options.folder, options.label) if options.folder else None
@@ -113,7 +111,7 @@ def _cost(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(cost_json(rows, call, options.calls_per_day, sources), ensure_ascii=False, indent=2))
         return 0
-    from toolhone.report.advice_text import cost_table
+    from toolhone.report.advice import cost_table
 
     console = plain_console()
     console.print(cost_table(rows, options.calls_per_day))
@@ -124,9 +122,6 @@ def _cost(options: argparse.Namespace) -> int:
 
 def _prices(options: argparse.Namespace) -> dict[str, tuple[Price, str]]:
     """Return the prices by name, each with where it is from."""
-    from toolhone.economics.cost import Price
-    from toolhone.economics.prices import listed_price
-
     prices: dict[str, tuple[Price, str]] = {}
     if (options.price_in is None) != (options.price_out is None):
         raise UserError("--price-in and --price-out: go together")
@@ -149,8 +144,6 @@ def _call(options: argparse.Namespace, measured: Measured | None, sources: list[
     An API is shown the tools, which a tuned model need not be. So the prompt of a run without a label is that of the
     base model, if it has one, and the answer that of the tuned.
     """
-    from toolhone.economics.cost import Call
-    from toolhone.economics.measured import measured_prompt
 
     def given_or(name: str, found: Measured | None) -> tuple[float, str]:
         given: float | None = getattr(options, name)
@@ -171,7 +164,6 @@ def _call(options: argparse.Namespace, measured: Measured | None, sources: list[
 
 def _machine(options: argparse.Namespace, measured: Measured | None, sources: list[str]) -> Machine | None:
     """Return the machine, if one is asked for, and add to the sources where its speed is from."""
-    from toolhone.economics.cost import Machine, loaded_call_usd
     from toolhone.report.numbers import dollars
 
     if options.gpu_usd_per_hour is None:
@@ -194,8 +186,6 @@ def _machine(options: argparse.Namespace, measured: Measured | None, sources: li
 
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:
-    from toolhone.economics.inputs import FIELDS, flag_of
-
     parser.description = (
         "Without any input, asks in the terminal. With any, the rest are defaults, which the answer calls assumed."
     )
@@ -216,9 +206,7 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
 
 def _advise(options: argparse.Namespace) -> int:
     from toolhone.economics.advice import advise
-    from toolhone.economics.inputs import FIELDS, ask_inputs, build_case, checked, flag_of, read_inputs_file
-    from toolhone.economics.measured import measured_inputs
-    from toolhone.report.advice_text import headline, reasons, show_advice
+    from toolhone.report.advice import advice_page, headline, reasons, show_advice
 
     if options.html and options.html.suffix != ".html":
         raise UserError(f"--html {options.html}: expected a file that ends in .html, for example advice.html")
@@ -242,9 +230,7 @@ def _advise(options: argparse.Namespace) -> int:
         raise UserError(f"{where}: is required; without any input, `toolhone advise` asks for each")
     advice = advise(build_case(given, measured, interval))
     if options.html:
-        from toolhone.report.advice_page import write_page
-
-        write_page(advice, options.html)
+        write_text(options.html, advice_page(advice))
     if options.json:
         found = {**advice.to_json(), "headline": headline(advice), "reasons": reasons(advice)}
         print(json.dumps(found, ensure_ascii=False, indent=2))

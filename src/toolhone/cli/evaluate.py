@@ -55,7 +55,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _suite(options: argparse.Namespace) -> None:
     from toolhone.evaluate.bfcl_suite import MODELS, parse_categories, read_suite, suite_of_endpoint, suite_of_run
-    from toolhone.report.evaluation_tables import suite_table
+    from toolhone.report.tables import suite_table
 
     console = plain_console()
     suite = read_suite(options.suite_data, parse_categories(options.categories), options.rows, options.seed)

@@ -56,8 +56,7 @@ def _add_route(commands: Any) -> None:
 
 
 def _route(options: argparse.Namespace) -> None:
-    from toolhone.report.routing_page import write_routing
-    from toolhone.report.routing_text import models_table, summary_lines
+    from toolhone.report.routing import models_table, summary_lines, write_routing
     from toolhone.route.policy import RouteSettings, route_settings
     from toolhone.route.route import RowSplit, read_rows, route, split_rows
 

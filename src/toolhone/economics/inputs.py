@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from toolhone.economics.prices import listed_price
 from toolhone.errors import UserError
 
 if TYPE_CHECKING:
@@ -246,8 +247,6 @@ def _priced(inputs: Inputs, side: str, sources: dict[str, str], remarks: list[st
             return inputs
         sources[cached] = f"as {into}"
         return dataclasses.replace(inputs, **{cached: price_in})
-    from toolhone.economics.prices import listed_price
-
     model = getattr(inputs, f"{side}_model")
     try:
         listed = listed_price(model)

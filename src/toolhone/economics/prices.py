@@ -1,7 +1,7 @@
-"""What APIs charge, from the table inside the package genai-prices (extra `prices`). Nothing goes online.
+"""What APIs charge: the price of a model by name, from the table inside the package genai-prices (extra `prices`).
 
-In: a model's name. Out: its price today, and from which table of which date. The package can fetch newer prices, but
-only once its updater is started, which never happens here: a newer table comes with a newer version of the package.
+In: a model's name. Out: its price today, and from which table of which date. Nothing goes online: the package fetches
+newer prices only once its updater is started, which never happens here, so a newer table comes with a newer version.
 """
 
 from __future__ import annotations

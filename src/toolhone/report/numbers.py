@@ -30,6 +30,11 @@ def interval(rate: Mapping[str, Any]) -> str:
     return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def share(rate: Mapping[str, Any]) -> str:
+    """A rate without its counts, "93.4% [90.1, 96.2]"."""
+    return f"{percent(rate['value'])} {interval(rate)}".rstrip()
+
+
 def fraction(rate: Mapping[str, Any]) -> str:
     """A rate's counts, "192/200"; "" if it has none, as F1."""
     if rate.get("denominator") is None:
@@ -45,6 +50,12 @@ def figure(rate: Mapping[str, Any]) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """A number with thousands separators."""
     return ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def decimal(figure: Mapping[str, Any]) -> str:
+    """A figure that is not a share, with its interval, "0.937 [0.880, 0.981]"."""
+    value, low, high = (number(figure[key], 3) for key in ("value", "low", "high"))
+    return value if figure["low"] is None else f"{value} [{low}, {high}]"
 
 
 def counted(count: int, noun: str) -> str:

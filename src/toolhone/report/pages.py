@@ -6,6 +6,8 @@ inside, nothing loaded from anywhere, light and dark, fit for a phone.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,15 @@ def markdown_page(name: str, /, **values: Any) -> str:
     return _render(f"{name}.md.jinja", **values)
 
 
+def page_script(name: str) -> dict[str, str]:
+    """The text of `templates/<name>.js`, and its hash, by which a page's content policy lets this one script run.
+
+    If a model's text ever escaped its quoting, it would still be inert.
+    """
+    script = (TEMPLATES / f"{name}.js").read_text(encoding="utf-8")
+    return {"script": script, "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
+
+
 @cache
 def page_environment() -> Environment:
     """The environment: HTML templates escape all text, and an unknown name is an error."""
@@ -47,8 +58,7 @@ def page_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "number": numbers.number,
-        "counted": numbers.counted,
+        **{name: getattr(numbers, name) for name in ("counted", "decimal", "number", "percent")},
         "md_cell": _markdown_cell,
         "md_fence": _markdown_fence,
         "unbroken": _unbroken,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -29,15 +29,6 @@ _NAMES: dict[Part, str] = {
     "assistant": "Assistant",
     "tool": "Tool result",
 }
-
-
-class Box(NamedTuple):
-    """One token or, if `tokens` is above 1, the tokens that make up a character together. `kind` is its classes on the
-    page: "s" a special token, "m" of several tokens, "n" with a line break, which is shown and then made."""
-
-    text: str
-    kind: str
-    tokens: int
 
 
 def show_preview(
@@ -71,7 +62,7 @@ def show_preview(
 def preview_page(
     renderer: ChatRenderer, rows: Sequence[Rendered], name: str, facts: Sequence[tuple[str, str]] = ()
 ) -> str:
-    """Return the page as one text."""
+    """The page as one text."""
     token_bytes = TokenBytes(renderer.tokenizer)
     shown = [{"number": n, **_row(renderer, row, token_bytes)} for n, row in enumerate(rows, 1)]
     return html_page("preview", name=name, facts=facts, rows=shown)
@@ -102,8 +93,12 @@ def _row(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> dict
     }
 
 
-def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[Box]:
-    """Yield tokens as boxes. Bytes that make no character, as at a cut, are shown as U+FFFD."""
+def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[dict[str, Any]]:
+    """Yield tokens as boxes, one for several `tokens` that only together make up a character.
+
+    `kind` is the classes of a box: "s" a special token, "m" of several tokens, "n" with a line break, which is shown
+    and then made. Bytes that make no character, as at a cut, are shown as U+FFFD.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, tokens = "", 0
     for number, (piece, is_special) in enumerate(zip(raw, special, strict=True), 1):
@@ -113,5 +108,6 @@ def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[Box]:
         if not pending:
             kinds = {"s": is_special, "m": tokens > 1, "n": "\n" in text}
             shown = "\n".join(visible(line) for line in text.split("\n"))
-            yield Box(shown, " ".join(kind for kind, applies in kinds.items() if applies), tokens)
+            classes = " ".join(kind for kind, applies in kinds.items() if applies)
+            yield {"text": shown, "kind": classes, "tokens": tokens}
             text, tokens = "", 0

@@ -7,8 +7,6 @@ scored again, and the same files always give the same report.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +18,11 @@ from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.score import read_score_files
 from toolhone.jsonl import write_text
 from toolhone.report import facts, numbers, tables, wording
+from toolhone.report.exports import write_card, write_samples
+from toolhone.report.facts import RunFiles, read_run
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
-from toolhone.report.pages import TEMPLATES, html_page, markdown_page
+from toolhone.report.pages import html_page, markdown_page, page_script
 from toolhone.report.plots import accuracy_curve, loss_curve
-from toolhone.report.run_files import RunFiles, read_run
-from toolhone.report.samples import write_samples
 from toolhone.run_folder import RunFolder
 
 _MAX_TOOLS = 60
@@ -45,9 +43,6 @@ def write_report(run_folder: Path) -> None:
     write_samples(run, run_folder)
     adapter = RunFolder(run_folder).adapter
     if (adapter / "adapter_config.json").is_file():
-        # Imported here, as huggingface_hub takes longer than the rest, and a run of an endpoint has no adapter.
-        from toolhone.report.card import write_card
-
         write_card(run, page, adapter)
 
 
@@ -68,12 +63,8 @@ def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
 def _draw(run: RunFiles, out: Path) -> dict[str, Any]:
     """Write the report to `out`, and as Markdown beside it; return the page's values."""
     page = build_page(run)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    # The page's content policy lets this one script run, by its hash, and loads nothing from anywhere: were a model's
-    # text ever to escape its quoting, it would still be inert.
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = draw_failures(page["failures"], page["models"][0])
-    write_text(out, html_page("report", page=page, shown=shown, script=script, script_hash=script_hash))
+    write_text(out, html_page("report", page=page, shown=shown, **page_script("report")))
     write_text(out.with_suffix(".md"), markdown_page("report", page=page))
     return page
 

@@ -1,4 +1,4 @@
-"""`toolhone data review`: write a sheet on which a person marks turns right, wrong or mended.
+"""`toolhone data review`: writes a sheet on which a person marks turns as right, wrong or fixed.
 
 In: conversations, and optionally a model's predictions or scores of them. Out: review.html, which works offline and
 keeps its marks in the browser until they are exported, or review.csv, whose column `mark` is filled in.
@@ -7,12 +7,10 @@ keeps its marks in the browser until they are exported, or review.csv, whose col
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +23,11 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import score
 from toolhone.jsonl import read_jsonl, write_text
 from toolhone.records import Example, FormatName, Prediction, Score, Tool
+from toolhone.report.pages import page_environment, page_script
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _READ_ONLY = ("doubts", "conversation", "gold", "predicted")
 _COLUMNS = ("id", "reason", "probability", "hash", *_READ_ONLY, "mark", "mended", "note")
 """Of the CSV sheet. The page exports all except the read-only ones."""
@@ -113,7 +111,7 @@ def read_answers(path: Path, turns: Sequence[Example], format: FormatName) -> di
 
 
 def _item(one: Sampled, predicted: str, toolsets: Sequence[tuple[Tool, ...]]) -> dict[str, Any]:
-    """Return a turn as the page shows it."""
+    """A turn as the page shows it."""
     example = one.example
     return {
         "id": example.id,
@@ -134,24 +132,17 @@ def _item(one: Sampled, predicted: str, toolsets: Sequence[tuple[Tool, ...]]) ->
 
 
 def _page(title: str, items: list[dict[str, Any]], toolsets: Sequence[tuple[Tool, ...]]) -> str:
-    """Return the page, with the sheet inside it."""
+    """The page, with the sheet inside it."""
     name = hashlib.sha256(json.dumps([title, [one["hash"] for one in items]]).encode()).hexdigest()[:12]
     tools = [[tool.to_json()["function"] for tool in toolset] for toolset in toolsets]
     data = json.dumps({"title": title, "name": name, "items": items, "toolsets": tools}, ensure_ascii=False)
-    script = (_TEMPLATES / "review.js").read_text(encoding="utf-8")
-    parts = {
-        # The page's content policy allows this one script, by its hash, and loads nothing from anywhere.
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "script": script,
-        # Inside a script element only "</" and "<!--" mean anything to a browser.
-        "sheet": data.replace("<", "\\u003c"),
-    }
-    html = (_TEMPLATES / "review.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html)
+    # Inside a script element only "</" and "<!--" mean anything to a browser.
+    sheet = data.replace("<", "\\u003c")
+    return page_environment().get_template("review.html").render(sheet=sheet, **page_script("review"))
 
 
 def _csv(items: list[dict[str, Any]]) -> str:
-    """Return the sheet as CSV, with a byte order mark, without which Excel misreads Chinese."""
+    """The sheet as CSV, with a byte order mark, without which Excel misreads Chinese."""
     out = io.StringIO()
     table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
     table.writeheader()

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from toolhone.data.stats import Stats, TokenSpread, TokenStats, ToolCount
 from toolhone.jsonl import write_text
-from toolhone.report.numbers import fraction, number, percent
+from toolhone.report.numbers import counted, fraction, number, percent
 from toolhone.report.pages import html_page
 from toolhone.report.plots import Tick, share, ticks
 from toolhone.report.wording import visible
@@ -57,15 +57,15 @@ def show_stats(
 def _summary(stats: Stats) -> str:
     tools = sum(tool.called > 0 for tool in stats.tools)
     return (
-        f"{_plural(stats.rows, 'row')}, {_plural(stats.turns, 'learned turn')}, {_plural(stats.calls, 'call')} to "
-        f"{_plural(tools, 'tool')}; {percent(stats.no_call_row_share['value'])} of rows call nothing"
+        f"{counted(stats.rows, 'row')}, {counted(stats.turns, 'learned turn')}, {counted(stats.calls, 'call')} to "
+        f"{counted(tools, 'tool')}; {percent(stats.no_call_row_share['value'])} of rows call nothing"
     )
 
 
 def _agreement(stats: Stats) -> list[str]:
     """Return a caution for each model whose answers are the gold."""
     return [
-        f"The gold of {_plural(count, 'row')} is what {visible(model)} answered: measured against it, a figure is "
+        f"The gold of {counted(count, 'row')} is what {visible(model)} answered: measured against it, a figure is "
         f"agreement with {visible(model)}, which may itself be wrong."
         for model, count in stats.gold_sources.items()
     ]
@@ -81,10 +81,6 @@ def _remark(tool: ToolCount) -> str:
     if not tool.called:
         return "never called"
     return "" if tool.offered else "called, never offered"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 # The tables
@@ -156,7 +152,7 @@ def _spread_cells(spread: TokenSpread) -> list[str]:
 
 
 def stats_page(stats: Stats, sources: Sequence[str]) -> str:
-    """Return the page as one text."""
+    """The page as one text."""
     return html_page("stats", page=build_page(stats, sources))
 
 
@@ -171,24 +167,24 @@ def build_page(stats: Stats, sources: Sequence[str]) -> dict[str, Any]:
     tools = [
         {
             "name": visible(tool.name),
-            "called": f"{tool.called:,}",
+            "called": tool.called,
             "called_value": _percent_of(tool.called, max_called),
-            "offered": f"{tool.offered:,}",
+            "offered": tool.offered,
             "offered_value": _percent_of(tool.offered, stats.rows),
             "remark": _remark(tool),
         }
         for tool in stats.tools
     ]
-    calls, turns = _first_bars(stats.calls_per_turn), _first_bars(stats.turns_per_row)
+    calls, turns = _bars(stats.calls_per_turn, "{} or more"), _bars(stats.turns_per_row, "{} or more")
     return {
         "title": ", ".join(map(visible, sources)),
         "verdict": _summary(stats),
         "agreement": _agreement(stats),
-        "facts": [(name, f"{count:,}") for name, count in facts],
+        "facts": facts,
         "panels": [
-            {"title": "Calls in a turn", "note": "Learned turns by how many calls they make.", "bars": _bars(calls)},
-            {"title": "Turns in a row", "note": "Rows by how many learned turns they have.", "bars": _bars(turns)},
-            {"title": "Languages", "note": how, "bars": _bars(_languages(stats))},
+            {"title": "Calls in a turn", "note": "Learned turns by how many calls they make.", "bars": calls},
+            {"title": "Turns in a row", "note": "Rows by how many learned turns they have.", "bars": turns},
+            {"title": "Languages", "note": how, "bars": _bars(_languages(stats), "others")},
         ],
         "tools": tools[:_MAX_PAGE_TOOLS],
         "tools_left_out": len(tools[_MAX_PAGE_TOOLS:]),
@@ -197,61 +193,36 @@ def build_page(stats: Stats, sources: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _first_bars(counts: Mapping[int, int]) -> dict[str, int]:
-    """Return the counts by rising number, those beyond the last bar as one, such as "8 or more"."""
-    keys = list(counts)
-    if len(keys) <= _MAX_BARS:
-        return {str(key): count for key, count in counts.items()}
-    first, rest = keys[: _MAX_BARS - 1], keys[_MAX_BARS - 1 :]
-    return {str(key): counts[key] for key in first} | {f"{rest[0]} or more": sum(counts[key] for key in rest)}
-
-
-def _bars(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return bars in the given order, those beyond the last as one, "others"."""
+def _bars(counts: Mapping[Any, int], rest: str) -> list[dict[str, Any]]:
+    """Bars in the given order. If there are too many, the last stands for the others; `rest` is its label, in which {}
+    is the first of them."""
     total = sum(counts.values())
-    items = list(counts.items())
-    if len(items) > _MAX_BARS:
-        items = [*items[: _MAX_BARS - 1], ("others", sum(count for _, count in items[_MAX_BARS - 1 :]))]
+    bars = {str(name): count for name, count in counts.items()}
+    if len(bars) > _MAX_BARS:
+        first, *_ = others = list(bars)[_MAX_BARS - 1 :]
+        bars[rest.format(first)] = sum(bars.pop(name) for name in others)
     return [
-        {
-            "label": visible(name),
-            "text": percent(count / total),
-            "count": f"{count:,}",
-            "value": _percent_of(count, total),
-        }
-        for name, count in items
+        {"label": visible(name), "text": percent(count / total), "count": count, "value": _percent_of(count, total)}
+        for name, count in bars.items()
         if total
     ]
 
 
 def _token_section(tokens: TokenStats) -> dict[str, Any]:
     whole = sum(spread.total for spread in tokens.by_role.values())
-    figures: list[tuple[str, str, str]] = []
-    if tokens.example:
-        labelled = f"{tokens.labelled_tokens:,} of {tokens.example.total:,} tokens"
-        figures = [
-            ("Median example", number(tokens.example.p50), "tokens, prompt and turn together"),
-            ("95th percentile", number(tokens.example.p95), "tokens"),
-            ("Longest", number(tokens.example.max), "tokens: chat.max_tokens must not be below"),
-            ("Labelled", percent(tokens.labelled_share), labelled),
-        ]
     whose = "the model's own" if tokens.template == "model" else "toolhone's"
     sampled = tokens.laid_out < tokens.examples
     max_gain = max((gain.gain for gain in tokens.gains), default=1.0)
     return {
         "how": f"By the tokenizer of {visible(tokens.tokenizer)}, in the {tokens.format} format, {whose} template: "
-        f"{_plural(tokens.examples, 'example')}, one for each learned turn.",
-        "figures": figures,
+        f"{counted(tokens.examples, 'example')}, one for each learned turn.",
+        "stats": tokens,
         "histogram": _histogram(tokens.lengths, tokens.example.p50, tokens.example.p95) if tokens.example else None,
         "roles": [
             (_ROLE_NAMES[role], percent(spread.total / whole), *_spread_cells(spread))
             for role, spread in tokens.by_role.items()
         ],
         "laid_out": f"Laid out with a random {tokens.laid_out:,} of {tokens.examples:,} examples." if sampled else "",
-        "shared": [
-            ("Shared by all", number(tokens.common_prefix), "tokens that every example begins with"),
-            ("Shared-prefix share", percent(tokens.shared_share), "of all tokens, if everything were one batch"),
-        ],
         "gains": {
             "title": "Expected gain",
             "note": "How many times fewer tokens are computed, by examples in a batch.",
@@ -259,16 +230,12 @@ def _token_section(tokens: TokenStats) -> dict[str, Any]:
                 {
                     "label": f"batch of {gain.batch_size}",
                     "text": f"{gain.gain:.1f}×",
-                    "count": "",
+                    "count": None,
                     "value": round(100 * gain.gain / max_gain, 2),
                 }
                 for gain in tokens.gains
             ],
         },
-        "refused": f"{_plural(tokens.refused, 'turn')} that cannot be rendered, and so counted nowhere here"
-        if tokens.refused
-        else "",
-        "refused_places": tokens.refused_places,
     }
 
 
@@ -288,7 +255,7 @@ def _histogram(lengths: Sequence[int], median: float, p95: float) -> dict[str, A
                 "width": round(100 * width / right * 0.92, 3),
                 "y": round(100 - share(count, 0, top), 3),
                 "height": share(count, 0, top),
-                "title": f"{first:,.0f} to {first + width:,.0f} tokens: {_plural(count, 'example')}",
+                "title": f"{first:,.0f} to {first + width:,.0f} tokens: {counted(count, 'example')}",
             }
             for first, count in zip(edges, counts, strict=False)
             if count

@@ -1,12 +1,12 @@
 """The tables of a report: those printed in the terminal, and the plain ones of the page.
 
-In: metrics.json, or the manifest of a run. Out: rich tables for the terminal, `PlainTable` for the page. A table with
-nothing to show is None. Figures of older versions may lack what a table shows: then it says nothing of it.
+In: metrics.json, the figures of a suite, or the manifest of a run. Out: rich tables for the terminal, `PlainTable` for
+the page. A table with nothing to show is None. Figures of older versions may lack what a table shows: it leaves it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,34 @@ from toolhone.evaluate.values import RULES
 from toolhone.report import facts, numbers, wording
 
 
+@dataclass(frozen=True, slots=True)
+class PlainTable:
+    """A table as text: its head, its rows, and for each column "l" or "r", as it holds words or figures.
+
+    On a page with several, `key` is its anchor. `title` is above it and `note` below.
+    """
+
+    align: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    key: str = ""
+    title: str = ""
+    note: str = ""
+
+
+def rich_table(title: str | Text, align: str, head: Iterable[str], **options: Any) -> Table:
+    """A table for the terminal, still without rows; `align` is that of `PlainTable`."""
+    table = Table(title=title, title_justify="left", title_style="bold", **options)
+    for side, name in zip(align, head, strict=True):
+        table.add_column(Text(name), justify="right" if side == "r" else "left")
+    return table
+
+
 def summary_table(metrics: Mapping[str, Any]) -> Table:
     """The short table in the terminal: the headline figures with their intervals, and the errors that occur."""
     models: dict[str, dict[str, Any]] = metrics["models"]
     source = wording.agreement_with(models)
-    table = Table(title=Text(facts.verdict(metrics)), title_justify="left", title_style="bold")
-    table.add_column("Measure")
-    for name in models:
-        table.add_column(Text(name), justify="right")
+    table = rich_table(Text(facts.verdict(metrics)), "l" + "r" * len(models), ("Measure", *models))
 
     def add(measure: wording.Measure, figures: Mapping[str, Mapping[str, Any]]) -> None:
         cells = (numbers.figure(figures[name][measure.key]) if name in figures else numbers.ABSENT for name in models)
@@ -52,10 +72,8 @@ def models_table(metrics: Mapping[str, Any]) -> Table:
     models: dict[str, dict[str, Any]] = metrics["models"]
     source = wording.agreement_with(models)
     rows = numbers.number(next(iter(models.values()))["rows"])
-    table = Table(title=f"{len(models)} models on the same {rows} rows", title_justify="left", title_style="bold")
-    table.add_column("Model")
-    for measure in wording.HEADLINE:
-        table.add_column(measure.label_for(source), justify="right")
+    head = ("Model", *(measure.label_for(source) for measure in wording.HEADLINE))
+    table = rich_table(f"{len(models)} models on the same {rows} rows", "lrrr", head)
     for name, model in models.items():
         table.add_row(Text(name), *(Text(numbers.figure(model[measure.key])) for measure in wording.HEADLINE))
     if source is not None:
@@ -68,11 +86,8 @@ def pairs_table(metrics: Mapping[str, Any]) -> Table | None:
     entries = metrics["compare"]
     if not entries:
         return None
-    table = Table(title="Differences", title_justify="left", title_style="bold", caption_justify="left")
-    for name in ("From", "To", "Measure", "Difference"):
-        table.add_column(name)
-    for name in ("Only from", "Only to", "p"):
-        table.add_column(name, justify="right")
+    head = ("From", "To", "Measure", "Difference", "Only from", "Only to", "p")
+    table = rich_table("Differences", "llllrrr", head, caption_justify="left")
     pair = None
     for first, second, *cells in _pairs(metrics):
         if pair not in (None, (first, second)):
@@ -103,13 +118,35 @@ def _pairs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield entry["first"], entry["second"], labels[entry["measure"]], points, *tested
 
 
-@dataclass(frozen=True, slots=True)
-class PlainTable:
-    """A table of the page: its head, its rows, and for each column "l" or "r", as it holds words or figures."""
+def suite_table(metrics: Mapping[str, Any]) -> Table:
+    """The suite's figures of all models under all policies."""
+    models: dict[str, dict[str, Any]] = metrics["models"]
+    columns = [figures for model in models.values() for figures in model.values()]
+    head = ("Category", *(f"{name}, {policy}" for name, model in models.items() for policy in model))
+    table = rich_table(Text("BFCL: exact match, with its 95% interval"), "l" + "r" * len(columns), head)
 
-    align: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    def add_row(label: str, rates: Sequence[dict[str, Any]]) -> None:
+        table.add_row(label, *(Text(numbers.figure(rate)) for rate in rates))
+
+    for section in ("categories", "groups"):
+        for name in columns[0][section]:
+            add_row(name, [figures[section][name] for figures in columns])
+        table.add_section()
+    add_row("tool names", [figures["tool_name_accuracy"] for figures in columns])
+    add_row("malformed", [figures["malformed"] for figures in columns])
+    strict = [figures["groups"]["all"] for figures in columns]
+    repaired = [figures.get("repaired", figures["groups"]["all"]) for figures in columns]
+    if repaired != strict:
+        add_row("all, with repairs", repaired)
+    return table
+
+
+def learning_curve_table(exact_match: Mapping[str, dict[str, Any]], gains: Sequence[str]) -> Table:
+    """Exact match by number of training rows, with the gain over the size before it, of which the first has none."""
+    table = Table("Rows", "Exact match", "Against the size before")
+    for (size, rate), gain in zip(exact_match.items(), ("", *gains), strict=True):
+        table.add_row(size, numbers.figure(rate), gain)
+    return table
 
 
 def comparisons_table(metrics: Mapping[str, Any]) -> PlainTable | None:
@@ -158,30 +195,33 @@ def cost_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable:
 
 def data_table(manifest: Mapping[str, Any]) -> PlainTable | None:
     """The splits, with the start of each one's hash."""
-    splits = manifest.get("data")
     rows = tuple(
-        (
-            str(name),
-            numbers.number(split.get("rows")),
-            numbers.number(split.get("examples")),
-            str(split.get("sha256") or numbers.ABSENT)[:16],
-        )
-        for name, split in (splits.items() if isinstance(splits, dict) else ())
-        if isinstance(split, dict)
+        (name, *(numbers.number(split.get(key)) for key in ("rows", "examples")), _text(split.get("sha256"))[:16])
+        for name, split in _entries(manifest, "data")
     )
     return PlainTable("lrrl", ("Split", "Rows", "Examples", "SHA-256"), rows) if rows else None
 
 
 def stages_table(manifest: Mapping[str, Any]) -> PlainTable | None:
     """The stages that have finished, and what they took."""
-    stages = manifest.get("stages")
     rows = tuple(
         (
-            str(name),
+            name,
             numbers.duration(stage.get("seconds")),
             numbers.gigabytes(stage.get("peak_memory_gb")),
-            wording.date_time(stage.get("finished") or numbers.ABSENT),
+            wording.date_time(_text(stage.get("finished"))),
         )
-        for name, stage in (stages.items() if isinstance(stages, dict) else ())
+        for name, stage in _entries(manifest, "stages")
     )
     return PlainTable("lrrl", ("Stage", "Time", "Peak memory", "Finished"), rows) if rows else None
+
+
+def _entries(manifest: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The objects below a key of the manifest, by name; none if an older version wrote something else."""
+    found = manifest.get(key)
+    pairs = found.items() if isinstance(found, dict) else ()
+    return [(str(name), entry) for name, entry in pairs if isinstance(entry, dict)]
+
+
+def _text(value: Any) -> str:
+    return str(value or numbers.ABSENT)

@@ -1,12 +1,14 @@
-"""Costs and advice in words: the sentences of the advice, its tables for terminal and page, and the table of costs.
+"""Costs and advice for a reader: the sentences and tables of the terminal, and the page with a plot by volume.
 
-In: an `Advice`, or the rows of `toolhone cost`. Out: text.
+In: an `Advice`, or the rows of `toolhone cost`. Out: text, tables, and one file that opens offline.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,25 +18,22 @@ from toolhone.economics.advice import Advice, Answer
 from toolhone.economics.cost import DAYS_A_YEAR, CostRow
 from toolhone.economics.inputs import ASSUMED, FIELDS, GIVEN, Inputs
 from toolhone.economics.options import OWN_OPTIONS, Option, api_call_usd, costs, option_name, options, saving
-from toolhone.report.numbers import dollars, money, months, short_money
+from toolhone.report.numbers import counted, dollars, money, months, short_money
+from toolhone.report.pages import html_page
+from toolhone.report.plots import Point, Tick, share
+from toolhone.report.tables import PlainTable, rich_table
+
+_SPAN = 100
+"""Volumes are drawn from a hundredth of the case's to a hundred times it."""
+_POINTS = 121
+_HOVER_EVERY = 10
+"""Every tenth point shows words on hovering."""
 
 _ANSWERS: dict[Answer, str] = {"fine-tune": "fine-tune", "route": "route", "stay": "stay with the API"}
 _MAX_PAYBACK_MONTHS = 120
 
 
-@dataclass(frozen=True, slots=True)
-class AdviceTable:
-    """Rows of text under their heads; the columns from `numbers_from` on are numbers. `note` goes below."""
-
-    key: str
-    title: str
-    heads: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    numbers_from: int
-    note: str = ""
-
-
-def plain_number(value: float) -> str:
+def _plain(value: float) -> str:
     """With separators, and no more decimals than it needs: 1,000,000 or 0.85."""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.4g}"
 
@@ -45,7 +44,7 @@ def _percent(value: float) -> str:
     return f"{tenths / 10:.1f}".removesuffix(".0") + "%"
 
 
-def shown_value(name: str, value: float | str) -> str:
+def _shown(name: str, value: float | str) -> str:
     """An input with its unit: 20,000 calls a day, 90%, $0.003 a call."""
     unit: str = FIELDS[name].metadata["unit"]
     if isinstance(value, str):
@@ -55,24 +54,24 @@ def shown_value(name: str, value: float | str) -> str:
     if unit.startswith("$ "):
         return f"{money(value)} {unit.removeprefix('$ ')}"
     unit = unit.removesuffix("s") if value == 1 else unit
-    return plain_number(value) if unit == "AUROC" else f"{plain_number(value)} {unit}"
+    return _plain(value) if unit == "AUROC" else f"{_plain(value)} {unit}"
 
 
 def _change(change: float | None) -> str:
     """A change as a share of the present value: +9%, or times from a doubling on: x 21."""
     if change is None:
         return ""
-    return f"x {plain_number(float(f'{1 + change:.3g}'))}" if change >= 1 else f"{100 * change:+.3g}%"
+    return f"x {_plain(float(f'{1 + change:.3g}'))}" if change >= 1 else f"{100 * change:+.3g}%"
 
 
-def horizon(inputs: Inputs) -> str:
-    return f"{inputs.horizon_months} month{'' if inputs.horizon_months == 1 else 's'}"
+def _horizon(inputs: Inputs) -> str:
+    return counted(inputs.horizon_months, "month")
 
 
 def headline(advice: Advice) -> str:
     """The verdict in one line, with its dollars and the others'."""
     inputs, option = advice.case.inputs, advice.decision.option
-    cost = f"{money(costs(inputs, option).total_usd)} over {horizon(inputs)}"
+    cost = f"{money(costs(inputs, option).total_usd)} over {_horizon(inputs)}"
     if advice.decision.answer == "fine-tune":
         return f"Fine-tune: {cost}, {_savings(inputs, option)}"
     if advice.decision.answer == "route":
@@ -95,7 +94,7 @@ def reasons(advice: Advice) -> list[str]:
     call = api_call_usd(inputs, "api")
     day = call * inputs.calls_per_day
     said = [
-        f"{plain_number(inputs.calls_per_day)} calls a day at {money(call)} ({inputs.api_model}) are {money(day)} a "
+        f"{_plain(inputs.calls_per_day)} calls a day at {money(call)} ({inputs.api_model}) are {money(day)} a "
         f"day, {money(day * DAYS_A_YEAR)} in {DAYS_A_YEAR} days."
     ]
     rules = [rule for rule in advice.criteria if rule.veto]
@@ -122,8 +121,8 @@ def reasons(advice: Advice) -> list[str]:
     if nearest is not None:
         assumed = " (assumed)" if case.is_assumed(nearest.name) else ""
         said.append(
-            f"Nearest change: {nearest.name} at {shown_value(nearest.name, nearest.at)} instead of "
-            f"{shown_value(nearest.name, nearest.now)}{assumed} makes it {_ANSWERS[nearest.answer]}."
+            f"Nearest change: {nearest.name} at {_shown(nearest.name, nearest.at)} instead of "
+            f"{_shown(nearest.name, nearest.now)}{assumed} makes it {_ANSWERS[nearest.answer]}."
         )
     if case.accuracy_interval is not None:
         said.append(_interval(advice, *case.accuracy_interval))
@@ -159,11 +158,11 @@ def _interval(advice: Advice, low: float, high: float) -> str:
     flips = [flip for flip in advice.flips if flip.name == "small_accuracy" and low <= float(flip.at) <= high]
     if not flips:
         return f"{words}; the verdict is the same all over."
-    at = " and ".join(f"at {shown_value(flip.name, flip.at)} it is {_ANSWERS[flip.answer]}" for flip in flips)
+    at = " and ".join(f"at {_shown(flip.name, flip.at)} it is {_ANSWERS[flip.answer]}" for flip in flips)
     return f"{words}, and {at}: more test rows would settle it."
 
 
-def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
+def _tables(advice: Advice) -> tuple[PlainTable, ...]:
     """The rules, the money, each tuned option against each API, and which inputs would change the advice."""
     case, inputs, entries = advice.case, advice.case.inputs, advice.options
     rests_on = {"api": "api_accuracy", "cheap": "cheap_accuracy", "tuned": "small_accuracy"}
@@ -188,7 +187,7 @@ def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
     rules = [(rule.name, rule.value, rule.side, rule.says) for rule in advice.criteria]
 
     def break_even(calls: float | None) -> str:
-        return "never" if calls is None else "any volume" if calls == 0 else f"{plain_number(calls)} a day"
+        return "never" if calls is None else "any volume" if calls == 0 else f"{_plain(calls)} a day"
 
     def payback(count: float | None) -> str:
         if count is None or count > _MAX_PAYBACK_MONTHS:
@@ -197,8 +196,7 @@ def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
 
     against = [
         (
-            option_name(inputs, entry.option),
-            option_name(inputs, entry.rival),
+            *(option_name(inputs, option) for option in (entry.option, entry.rival)),
             short_money(entry.saving_usd),
             break_even(entry.break_even_calls_per_day),
             payback(entry.payback_months),
@@ -208,19 +206,21 @@ def advice_tables(advice: Advice) -> tuple[AdviceTable, ...]:
     changes = [
         (
             flip.name + ("*" if case.is_assumed(flip.name) else ""),
-            shown_value(flip.name, flip.now),
-            shown_value(flip.name, flip.at),
+            *(_shown(flip.name, value) for value in (flip.now, flip.at)),
             _change(flip.change),
             flip.answer,
         )
         for flip in advice.flips
     ]
-    change_heads = ("Input", "Now", "Changes at", "Change", "Into")
+    money_head = ("", *(entry.name for entry in entries))
+    against_head = ("", "Against", "Saves", "Break-even", "Payback")
+    change_head = ("Input", "Now", "Changes at", "Change", "Into")
+    changes_title = "What would change the advice, each alone"
     return (
-        AdviceTable("rules", "Rules of thumb", ("Rule", "Here", "Speaks", "Which means"), rules, 4),
-        AdviceTable("money", f"Over {horizon(inputs)}", ("", *(entry.name for entry in entries)), money_rows, 1, note),
-        AdviceTable("against", "Against each API", ("", "Against", "Saves", "Break-even", "Payback"), against, 2),
-        AdviceTable("changes", "What would change the advice, each alone", change_heads, changes, 5, "* assumed now"),
+        PlainTable("llll", ("Rule", "Here", "Speaks", "Which means"), rules, "rules", "Rules of thumb"),
+        PlainTable("l" + "r" * len(entries), money_head, money_rows, "money", f"Over {_horizon(inputs)}", note),
+        PlainTable("llrrr", against_head, against, "against", "Against each API"),
+        PlainTable("lllll", change_head, changes, "changes", changes_title, "* assumed now"),
     )
 
 
@@ -229,9 +229,8 @@ def show_advice(advice: Advice, console: Console) -> None:
     console.print(Text(headline(advice), style="bold"))
     for reason in reasons(advice):
         console.print(f"- {reason}", markup=False)
-    for entry in advice_tables(advice):
-        table = _rich_table(entry.title, entry.heads, entry.numbers_from)
-        table.caption = entry.note or None
+    for entry in _tables(advice):
+        table = rich_table(entry.title, entry.align, entry.head, caption=entry.note or None)
         for row in entry.rows:
             table.add_row(*map(Text, row), style="bold" if row[0] == "Together" else "")
         console.print()
@@ -239,7 +238,7 @@ def show_advice(advice: Advice, console: Console) -> None:
     console.print()
     names_by_source: dict[str, list[str]] = {ASSUMED: []}
     for name, source in advice.case.sources.items():
-        names_by_source.setdefault(source, []).append(f"{name} {shown_value(name, getattr(advice.case.inputs, name))}")
+        names_by_source.setdefault(source, []).append(f"{name} {_shown(name, getattr(advice.case.inputs, name))}")
     names_by_source.pop(GIVEN, None)
     assumed = names_by_source.pop(ASSUMED)
     lines = [f"Assumed: {'; '.join(assumed)}." if assumed else "Every input is given, measured or listed."]
@@ -248,16 +247,9 @@ def show_advice(advice: Advice, console: Console) -> None:
         console.print(line, markup=False)
 
 
-def _rich_table(title: str, heads: Iterable[str], numbers_from: int) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if place >= numbers_from else "left")
-    return table
-
-
 def cost_table(rows: Sequence[CostRow], calls_per_day: float | None) -> Table:
     """The rows of `toolhone cost` as columns; by the day and the year if calls a day are known."""
-    table = _rich_table("What calls cost", ("", *(row.name for row in rows)), 1)
+    table = rich_table("What calls cost", "l" + "r" * len(rows), ("", *(row.name for row in rows)))
 
     def line(label: str, amounts: Iterable[float | None], times: float = 1) -> None:
         table.add_row(label, *("" if amount is None else dollars(times * amount) for amount in amounts))
@@ -275,3 +267,70 @@ def cost_table(rows: Sequence[CostRow], calls_per_day: float | None) -> Table:
         line("A day", totals, calls_per_day)
         line("365 days", totals, calls_per_day * DAYS_A_YEAR)
     return table
+
+
+def advice_page(advice: Advice) -> str:
+    """The advice as a page: one file, with a plot of the costs by volume."""
+    case, inputs = advice.case, advice.case.inputs
+    facts = {
+        "calls a day": _plain(inputs.calls_per_day),
+        "horizon": _horizon(inputs),
+        "a wrong call": money(inputs.error_usd),
+        "assumed": f"{len(case.assumed)} of {len(case.sources)} inputs",
+    }
+    sources = [
+        (FIELDS[name].metadata["meaning"], name, _shown(name, getattr(inputs, name)), source)
+        for name, source in case.sources.items()
+    ]
+    return html_page(
+        "advise",
+        headline=headline(advice).replace("-", "\N{NON-BREAKING HYPHEN}"),
+        facts=facts,
+        reasons=reasons(advice),
+        tables=_tables(advice),
+        bands=[f"{rule.name}: {rule.band}" for rule in advice.criteria],
+        plot=_volume_plot(inputs),
+        inputs=sources,
+        remarks=case.remarks,
+    )
+
+
+def _volume_plot(inputs: Inputs) -> dict[str, Any]:
+    """Dollars for 1,000 calls by calls a day, all costs of the horizon included, both axes logarithmic.
+
+    Each line has the `points` that it is drawn through and the `hovers` among them that show words. The case's own
+    volume is in the middle. Places are percent, not pixels, so that the plot takes any width.
+    """
+    first, last = math.log10(inputs.calls_per_day / _SPAN), math.log10(inputs.calls_per_day * _SPAN)
+    places = [first + (last - first) * step / (_POINTS - 1) for step in range(_POINTS)]
+    volumes = [dataclasses.replace(inputs, calls_per_day=10**place) for place in places]
+    curves = {option: [1000 * costs(at, option).call_usd for at in volumes] for option in options(inputs)}
+    positive = [cost for values in curves.values() for cost in values if cost > 0] or [1.0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    high = max(high, low + 1)
+
+    def line(option: Option) -> dict[str, Any]:
+        name, points, hovers = option_name(inputs, option), [], []
+        for place, (x, cost) in enumerate(zip(places, curves[option], strict=True)):
+            # A cost of 0 has no logarithm: it lies on the floor of the plot.
+            height = share(max(low, math.log10(cost)) if cost > 0 else low, low, high)
+            points.append((share(x, first, last), 100 - height))
+            if place % _HOVER_EVERY == 0:
+                words = f"{name}: {money(cost)} for 1,000 calls at {_plain(round(10**x))} a day"
+                hovers.append(Point(*points[-1], words))
+        return {"option": option, "name": name, "points": points, "hovers": hovers}
+
+    powers = range(math.ceil(first), math.floor(last) + 1)
+    return {
+        "lines": [line(option) for option in curves],
+        "x_ticks": [Tick(share(power, first, last), _short(10.0**power)) for power in powers],
+        "y_ticks": [Tick(100 - share(power, low, high), f"${_short(10.0**power)}") for power in range(low, high + 1)],
+    }
+
+
+def _short(value: float) -> str:
+    """A mark on an axis: 0.01, 10, 500k, 1.5M."""
+    for size, letter in ((1e9, "bn"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):,.6g}{letter}"
+    return f"{value:,.10f}".rstrip("0").rstrip(".")

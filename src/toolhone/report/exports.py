@@ -1,0 +1,168 @@
+"""What other tools read of a run: its rows as lm-evaluation-harness logs samples, and the model card of its adapter.
+
+In: a run folder, read, and its report's page. Out: `samples/` and `adapter/README.md`. What a run does not say (a
+licence, say) is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolhone.evaluate.values import STRICT
+from toolhone.jsonl import write_jsonl, write_text
+from toolhone.records import Message, Score
+from toolhone.report import facts, wording
+from toolhone.report.facts import RunFiles
+from toolhone.report.pages import markdown_page
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+METRICS = ("exact_match", "tool_name_accuracy")
+
+_Asked = tuple[dict[str, Any], dict[str, str]]
+
+
+def write_samples(run: RunFiles, run_folder: Path) -> None:
+    """Write `samples/<model>/samples_<task>_<date>.jsonl` for every model, in place of those of an earlier evaluation.
+
+    The layout is that of `lm_eval.evaluator` and `lm_eval.loggers.EvaluationTracker`, version 0.4.9. The prompt is the
+    messages as JSON, as the harness logs it if a model takes messages.
+    """
+    task = re.sub(r"\W+", "_", f"{run.name}_{run.scored_split}" if run.scored_split else run.name)
+    asked: dict[str, _Asked] = {}
+    for model in run.scores:
+        folder = run_folder / "samples" / model
+        path = folder / f"samples_{task}_{_date(run, model)}.jsonl"
+        write_jsonl(path, _samples(run, model, asked))
+        for older in folder.glob(f"samples_{task}_*.jsonl"):
+            if older != path:
+                older.unlink()
+
+
+def _date(run: RunFiles, model: str) -> str:
+    """When the model answered, as the harness writes it in a file's name: ISO 8601 with dashes for colons.
+
+    A run that does not say when has the start of time, so that the same files always give the same samples.
+    """
+    stage = run.manifest.get("stages", {}).get(f"predict:{model}", {})
+    found = str(stage.get("finished") or run.manifest.get("created") or "1970-01-01T00:00:00")
+    return found.split("+")[0].replace(":", "-")
+
+
+def _samples(run: RunFiles, model: str, asked: dict[str, _Asked]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a model's file. `asked` keeps what the rows ask, which is the same for every model.
+
+    `target` is the gold as JSON: of calls, each with its accepted values. `filtered_resps` has the calls that were
+    read from the answer, as JSON; or the answer itself, if none could be.
+    """
+    for number, score in enumerate(run.scores[model]):
+        if score.id not in asked:
+            asked[score.id] = _ask(score, run.prompts.get(score.id))
+        question, hashes = asked[score.id]
+        calls = [{"name": call.name, "arguments": call.arguments} for call in score.calls]
+        yield {
+            "doc_id": number,
+            **question,
+            "resps": [[score.text]],
+            "filtered_resps": [_json(calls) if calls or score.status == "none" else score.text],
+            "filter": "none",
+            "metrics": list(METRICS),
+            **hashes,
+            "exact_match": float(score.exact),
+            "tool_name_accuracy": float(score.names_right),
+        }
+
+
+def _ask(score: Score, prompt: Sequence[Message] | None) -> _Asked:
+    """What a row asks and expects, and the hashes of that. If the prompt is not at hand, it is the question alone."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": score.question}]
+    if prompt is not None:
+        messages = [message.to_json() for message in prompt]
+    doc = {"id": score.id, "messages": messages, "tools": list(score.tools), "meta": score.meta}
+    asked, target = _json(messages), _json(score.gold.to_json())
+    arguments = {"gen_args_0": {"arg_0": asked, "arg_1": {"until": [], "do_sample": False}}}
+    texts = {"doc_hash": json.dumps(doc, indent=2, ensure_ascii=False), "prompt_hash": asked, "target_hash": target}
+    hashes = {key: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for key, text in texts.items()}
+    return {"doc": doc, "target": target, "arguments": arguments}, hashes
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def write_card(run: RunFiles, page: Mapping[str, Any], adapter: Path) -> None:
+    """Write adapter/README.md beside the weights. `page` has the values of the run's report.
+
+    huggingface_hub reads its front matter as a model card with a `model-index`.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    on_hub = hub_id(run.base_model)
+    *_, model = run.metrics["models"].values()
+    languages = [
+        code for code in model["by"].get("language", {}) if len(code) in (2, 3) and code.isascii() and code.islower()
+    ]  # those that are codes of ISO 639
+    front_matter = ModelCardData(
+        base_model=on_hub,
+        eval_results=_eval_results(run) or None,
+        language=languages or None,
+        library_name="peft",
+        model_name=run.name,
+        pipeline_tag="text-generation",
+        tags=["function-calling", "tool-use", "lora", "toolhone"],
+    )
+    body = markdown_page("card", page=page, base_model=run.base_model, is_on_hub=on_hub is not None)
+    card = ModelCard(f"---\n{front_matter.to_yaml()}\n---\n\n{body}", ignore_metadata_errors=False)
+    write_text(adapter / "README.md", str(card).encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name, if it is one of a model on the hub ("owner/name" or "name") and not of a folder here."""
+    if name is None or Path(name).exists():
+        return None
+    # Imported here, as it takes longer than the rest, and a run of an endpoint has no adapter.
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        hf_hub_url(name, "config.json")  # asks nobody: it only refuses what can be no name there
+    except HFValidationError:
+        return None
+    return name
+
+
+def _eval_results(run: RunFiles) -> list[EvalResult]:
+    """The last model's headline figures, as shares from 0 to 1 with counts and interval; without those of no value."""
+    from huggingface_hub import EvalResult
+
+    *_, model = run.metrics["models"].values()
+    source, policy = wording.agreement_with(run.metrics["models"]), facts.policy(run.metrics)
+    split = run.scored_split
+    data = (run.manifest.get("data") or {}).get(split) or {}
+    results = []
+    for measure in wording.HEADLINE:
+        rate = model[measure.key]
+        if rate["value"] is None:
+            continue
+        label = measure.label_for(source)
+        name = label if source is None else f"{label} with {source}"
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                task_name="Function calling",
+                dataset_type="toolhone",
+                dataset_name=f"{run.name}{f' ({split})' if split else ''}",
+                dataset_split=split,
+                dataset_revision=data.get("sha256"),
+                metric_type=label.lower().replace(" ", "_").replace("-", "_"),
+                metric_name=name if policy == STRICT else f"{name} under the policy {policy}",
+                metric_value=rate["value"],
+                metric_args={key: rate[key] for key in ("numerator", "denominator", "low", "high") if key in rate},
+            )
+        )
+    return results
