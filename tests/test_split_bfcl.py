@@ -18,8 +18,7 @@ from toolhone.data.importers.bfcl import read_bfcl_folder
 from toolhone.data.read import examples
 from toolhone.data.split import make_splits
 from toolhone.evaluate.match import match_turn
-from toolhone.evaluate.values import POLICIES
-from toolhone.records import Conversation, Message, ToolCall
+from toolhone.records import POLICIES, Conversation, Message, ToolCall
 
 BFCL = Path(__file__).parent / "fixtures" / "formats" / "bfcl"
 split_bfcl = load_script("split_bfcl")

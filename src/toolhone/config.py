@@ -154,7 +154,7 @@ class TrainConfig(_Section):
 
 
 class CpuConfig(_Section):
-    """What makes training on a CPU faster. GPUs ignore all of these; packing: none ignores all but release_memory."""
+    """What makes training on a CPU faster. GPUs and train.packing: none ignore this section."""
 
     matrix_attention: bool = True
     """With prefix_tree in bfloat16: compute attention as plain matrix products instead of PyTorch's kernel."""

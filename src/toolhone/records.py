@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from json.encoder import encode_basestring
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -27,6 +27,11 @@ Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
 """What the repaired reading of a model's text fixes (`formats/repair.py`). python_literals: single quotes, True, False,
 None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text instead of an object.
 code_fence: a call in a code fence, if the format has none."""
+
+
+ScoringPolicy = Literal["strict", "bfcl"]
+"""The rules of scoring: strict, or those of the Berkeley leaderboard's own checker (`evaluate/values.py`)."""
+POLICIES: tuple[ScoringPolicy, ...] = get_args(ScoringPolicy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,23 @@ from typing import Any, get_args
 import pytest
 
 from toolhone.evaluate.match import TurnMatch, match_turn, score
-from toolhone.evaluate.values import BFCL, POLICIES, RULES, STRICT, Policy, Rule, respelt
-from toolhone.records import Example, Gold, GoldCall, Message, Prediction, Score, Tool, ToolCall
+from toolhone.evaluate.values import BFCL, RULES, STRICT, Rule, respelt
+from toolhone.records import (
+    POLICIES,
+    Example,
+    Gold,
+    GoldCall,
+    Message,
+    Prediction,
+    Score,
+    ScoringPolicy,
+    Tool,
+    ToolCall,
+)
 
 
 def verdict(
-    value: Any, accepted: list[Any], schema: dict[str, Any], policy: Policy, *, optional: bool = False
+    value: Any, accepted: list[Any], schema: dict[str, Any], policy: ScoringPolicy, *, optional: bool = False
 ) -> TurnMatch:
     """Of a call f(x=value) where some values of x are accepted."""
     tool = Tool("f", "", {"type": "object", "properties": {"x": schema}, "required": []})
@@ -119,7 +130,7 @@ def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() 
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT, "y": OBJECT}, "required": []})
     gold = Gold("calls", (GoldCall("f", {"y": [{"a": 1}]}, frozenset(), frozenset({"x", "y/b"})),))
 
-    def exact(policy: Policy, **arguments: Any) -> bool:
+    def exact(policy: ScoringPolicy, **arguments: Any) -> bool:
         return match_turn(gold, "calls", [ToolCall("f", arguments)], [tool], "", policy).exact
 
     assert exact(BFCL, y={"a": 1})

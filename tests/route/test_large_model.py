@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
@@ -49,8 +49,12 @@ _REPLY = st.fixed_dictionaries(
 )
 
 
+_BOTH = {"tool_calls": [{"function": {"name": "f", "arguments": True}}], "function_call": {"name": "f"}}
+
+
 @settings(max_examples=400)
 @given(_REPLY)
+@example({"choices": [{"message": _BOTH, "finish_reason": None}]})
 def test_a_reply_is_an_answer_that_a_client_can_read_or_none(body: dict[str, Any]) -> None:
     reply = ChatCompletion.construct(**body)
     # As the caller does it: a reply without the shape of one is malformed.

@@ -13,9 +13,8 @@ from toolhone.cli import flags
 from toolhone.cli.terminal import gc_disabled, plain_console, show_result
 from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
-from toolhone.evaluate.values import POLICIES
 from toolhone.jsonl import read_jsonl
-from toolhone.records import Example, FormatName, Gold, Message, Prediction
+from toolhone.records import POLICIES, Example, FormatName, Gold, Message, Prediction
 
 if TYPE_CHECKING:
     from toolhone.evaluate.predict_endpoint import EndpointSettings

@@ -21,10 +21,9 @@ from toolhone.data.read import examples, read_conversations
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
-from toolhone.evaluate.values import POLICIES
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.rates import rate_of
-from toolhone.records import Conversation, Example, FormatName, Prediction, Score
+from toolhone.records import POLICIES, Conversation, Example, FormatName, Prediction, Score
 from toolhone.run_folder import RunFolder, existing_run, fingerprint
 
 MODELS = ("base", "tuned")

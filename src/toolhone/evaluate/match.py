@@ -22,7 +22,7 @@ import numpy as np
 from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
 from toolhone.evaluate.schema import Schema, arguments_valid, subschemas_of
-from toolhone.evaluate.values import BFCL, NO_RULES, STRICT, Policy, Rule, values_match
+from toolhone.evaluate.values import BFCL, NO_RULES, STRICT, Rule, values_match
 from toolhone.records import (
     ArgumentError,
     CallMatch,
@@ -33,6 +33,7 @@ from toolhone.records import (
     Prediction,
     Repaired,
     Score,
+    ScoringPolicy,
     Status,
     Tool,
     ToolCall,
@@ -51,7 +52,7 @@ class TurnMatch(NamedTuple):
     rules: tuple[str, ...] = ()
 
 
-def score(example: Example, prediction: Prediction, format: FormatName, policy: Policy = STRICT) -> Score:
+def score(example: Example, prediction: Prediction, format: FormatName, policy: ScoringPolicy = STRICT) -> Score:
     """Read and score one prediction. A text with a fault is also read and scored with repairs (`Score.repaired`).
 
     Raises:
@@ -92,7 +93,12 @@ def score(example: Example, prediction: Prediction, format: FormatName, policy: 
 
 
 def match_turn(
-    gold: Gold, status: Status, calls: Sequence[ToolCall], tools: Sequence[Tool], where: str, policy: Policy = STRICT
+    gold: Gold,
+    status: Status,
+    calls: Sequence[ToolCall],
+    tools: Sequence[Tool],
+    where: str,
+    policy: ScoringPolicy = STRICT,
 ) -> TurnMatch:
     """Compare what was read of a turn with the gold. `where` begins the message of a `UserError`."""
     schema_valid = _all_valid(calls, tools, where) if calls else None
@@ -126,7 +132,7 @@ _NO_SCHEMA: Schema = {}
 
 
 def _match_calls(
-    gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: Policy
+    gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: ScoringPolicy
 ) -> list[tuple[CallMatch, set[Rule]]]:
     """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order, each pair
     with the rules that fired in it.
@@ -175,7 +181,7 @@ def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
 
 
 def _match_arguments(
-    gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema, policy: Policy
+    gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema, policy: ScoringPolicy
 ) -> tuple[CallMatch, set[Rule]]:
     """Compare a call's arguments with those expected, and name the rules that fired.
 
@@ -208,12 +214,12 @@ def _match_arguments(
     return CallMatch(gold_index, index, right, tuple(errors)), fired
 
 
-def gold_faults(examples: Sequence[Example], policy: Policy = STRICT) -> dict[str, str]:
+def gold_faults(examples: Sequence[Example], policy: ScoringPolicy = STRICT) -> dict[str, str]:
     """The ids of the examples whose own gold is no exact match under the policy, each with the reason."""
     return {example.id: reason for example in examples if (reason := _gold_fault(example, policy)) is not None}
 
 
-def _gold_fault(example: Example, policy: Policy) -> str | None:
+def _gold_fault(example: Example, policy: ScoringPolicy) -> str | None:
     gold, by_name = example.gold, {tool.name: tool for tool in example.tools}
     if gold.status == "none":
         return None

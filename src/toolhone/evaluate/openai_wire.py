@@ -112,10 +112,14 @@ def _content(message: dict[str, Any]) -> str:
     return next((text for text in (content, refusal) if isinstance(text, str) and text), "")
 
 
+def calls_of(message: dict[str, Any]) -> Any:
+    """The calls of a message as the endpoint gave them: `tool_calls`, or the older `function_call` as a list of one."""
+    older = message.get("function_call")
+    return message.get("tool_calls") or ([{"function": older}] if older else [])
+
+
 def _calls(message: dict[str, Any], names: dict[str, str]) -> list[RawCall]:
-    found = message.get("tool_calls") or []
-    if message.get("function_call"):  # the older form, of one call
-        found = [{"function": message["function_call"]}]
+    found = calls_of(message)
     return [_call(call, names) for call in (found if isinstance(found, list) else [found])]
 
 

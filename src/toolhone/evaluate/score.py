@@ -17,15 +17,15 @@ from toolhone.data.read import read_conversations, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
-from toolhone.evaluate.values import STRICT, Policy
+from toolhone.evaluate.values import STRICT
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score
+from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score, ScoringPolicy
 from toolhone.run_folder import RunFolder, model_files
 
 _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 
 
-def score_run(run: RunFolder, policy: Policy = STRICT) -> dict[str, Any]:
+def score_run(run: RunFolder, policy: ScoringPolicy = STRICT) -> dict[str, Any]:
     """Score every file of predictions, write scores/ and metrics.json, and return the metrics.
 
     All models are scored on the same rows. The metrics' provenance lists those left out: rows whose own gold is no
@@ -52,7 +52,7 @@ def score_files(
     rows_named: str,
     out: Path,
     format: FormatName,
-    policy: Policy = STRICT,
+    policy: ScoringPolicy = STRICT,
 ) -> dict[str, Any]:
     """Score files of predictions of the same rows; write scores/ and metrics.json into `out`, and return the metrics.
 
@@ -123,7 +123,7 @@ class RowsToScore:
     def __init__(
         self,
         examples: Sequence[Example],
-        policy: Policy,
+        policy: ScoringPolicy,
         named: str,
         remedy: str = "predict these rows, or name with --rows those that were predicted",
     ) -> None:

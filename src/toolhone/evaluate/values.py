@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from toolhone.evaluate.schema import Subschemas
-from toolhone.records import GoldCall
+from toolhone.records import GoldCall, ScoringPolicy
 
 Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
 
@@ -37,10 +37,8 @@ RULES: dict[Rule, str] = {
     "any-call": "where some call is expected, any will do, whatever its tool and arguments",
 }
 
-Policy = Literal["strict", "bfcl"]
-STRICT: Policy = "strict"
-BFCL: Policy = "bfcl"
-POLICIES: tuple[Policy, ...] = (STRICT, BFCL)
+STRICT: ScoringPolicy = "strict"
+BFCL: ScoringPolicy = "bfcl"
 
 RELATIVE_TOLERANCE = 1e-6
 """For numbers that are not whole; whole numbers are compared exactly."""
@@ -49,7 +47,7 @@ NO_RULES: frozenset[Rule] = frozenset()
 
 
 def values_match(
-    gold: GoldCall, name: str, found: Any, schema: Subschemas, policy: Policy
+    gold: GoldCall, name: str, found: Any, schema: Subschemas, policy: ScoringPolicy
 ) -> tuple[bool, frozenset[Rule]]:
     """Whether a value is right for the argument `name` of `gold`, and the rules that fired. `schema` is the tool's."""
     accepted, stated = gold.arguments.get(name, []), schema.property(name)

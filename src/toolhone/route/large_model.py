@@ -28,7 +28,7 @@ from toolhone.endpoint import (
     reported_usage,
     retry_after_seconds,
 )
-from toolhone.evaluate.openai_wire import Request, read_choice, request_of
+from toolhone.evaluate.openai_wire import Request, calls_of, read_choice, request_of
 from toolhone.records import Example
 
 _LONGEST_WAIT_S = 1.0
@@ -223,8 +223,7 @@ def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | No
         "refusal": message.get("refusal"),
     }
     if turn.calls:
-        given = message.get("tool_calls") or [{"function": message["function_call"]}]
-        result["tool_calls"] = [_call(call, request.names) for call in given]
+        result["tool_calls"] = [_call(call, request.names) for call in calls_of(message)]
     finish = "tool_calls" if turn.calls else answer.finish_reason
     return {
         "model": row.get("model"),

@@ -130,7 +130,7 @@ def train_adapter(
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
-    trims = hardware.device == "cpu" and config.cpu.release_memory
+    trims = hardware.device == "cpu" and config.cpu.release_memory and config.train.packing != "none"
     callbacks = [log, stop, MarkComplete(), *([TrimHeapCallback()] if trims else [])]
     selection = None
     if measure is not None:
