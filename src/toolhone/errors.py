@@ -1,4 +1,4 @@
-"""The one error that a user can mend: what was found, what was expected, and how to mend it.
+"""The one error that a user can fix: it says what was found, what was expected, and how to fix it.
 
 The command line prints it as one message without a traceback and exits with code 2. Anything else that
 escapes is a fault of toolhone and keeps its traceback.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input. The message starts with `file:line` or the config key, and says how to mend it."""
+    """Bad input. The message starts with `file:line` or the config key, and says how to fix it."""
 
 
 class RowError(UserError):

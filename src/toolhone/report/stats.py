@@ -194,7 +194,7 @@ def build_page(stats: Stats, sources: Sequence[str]) -> dict[str, Any]:
 
 
 def _bars(counts: Mapping[Any, int], rest: str) -> list[dict[str, Any]]:
-    """Bars in the given order. If there are too many, the last stands for the others; `rest` is its label, in which {}
+    """Bars in the given order. If there are too many, the last is for all others; `rest` is its label, in which {}
     is the first of them."""
     total = sum(counts.values())
     bars = {str(name): count for name, count in counts.items()}

@@ -19,7 +19,7 @@ function marksCsv(sheet, marks) {
   return "\ufeff" + [COLUMNS.join(","), ...rows].join("\n") + "\n";
 }
 
-// Returns the mended turn, or what is wrong with it. It is checked against the schemas when marks are applied.
+// Returns the fixed turn, or what is wrong with it. It is checked against the schemas when marks are applied.
 function readMended(text, tools) {
   let turn;
   try {
@@ -127,7 +127,7 @@ function start() {
     at("messages").replaceChildren(...item.messages.map(messageElement));
     const gold = turnElements(item.gold);
     if (mark.mended) for (const part of gold) part.className += " replaced";
-    const mended = mark.mended ? [element("div", "role", "mended:"), ...turnElements(mark.mended)] : [];
+    const mended = mark.mended ? [element("div", "role", "fixed:"), ...turnElements(mark.mended)] : [];
     at("gold").className = `gold ${mark.mark}`;
     at("gold").replaceChildren(...gold, ...mended);
     at("doubts").textContent = [...item.doubts, item.predicted && `the model: ${item.predicted}`].filter(Boolean).join("\n");
@@ -186,7 +186,7 @@ function start() {
     at("mended").value = JSON.stringify({ calls, content }, null, 2);
     at("fault").textContent = "";
     at("editor").hidden = false;
-    at("actions").hidden = true; // a turn that is being mended is neither right nor wrong yet
+    at("actions").hidden = true; // a turn that is being fixed is neither right nor wrong yet
     at("mended").focus();
     at("editor").scrollIntoView({ block: "nearest" });
   }
