@@ -51,7 +51,18 @@ def _check(options: argparse.Namespace) -> int:
     from toolhone.report.check_findings import print_findings
 
     console = plain_console()
-    check = flags.call(check_files, options, files=options.sources, console=console)
+    check = check_files(
+        options.sources,
+        options.tools,
+        format=options.format,
+        profile=options.profile,
+        tokenizer=options.tokenizer,
+        chat_format=options.chat_format,
+        max_tokens=options.max_tokens,
+        near=options.near,
+        fix=options.fix,
+        console=console,
+    )
     return print_findings(check, console, as_json=options.json)
 
 
@@ -74,12 +85,18 @@ def _split(options: argparse.Namespace) -> None:
     from toolhone.data.split_files import show, split_files
 
     console = plain_console()
-    result = flags.call(
-        split_files,
-        options,
-        shares=flags.call(Shares, options),
+    result = split_files(
+        options.sources,
+        options.out,
+        Shares(validation=options.validation, calibration=options.calibration, test=options.test),
         default_tools=flags.tools_of(options),
+        format=options.format,
         group_by=None if options.group_by == "none" else options.group_by,
+        unseen_tools=options.unseen_tools,
+        salt=options.salt,
+        near=options.near,
+        against=options.against,
+        allow_leakage=options.allow_leakage,
         console=console,
     )
     show(result, console)
@@ -100,7 +117,9 @@ def _stats(options: argparse.Namespace) -> None:
     console, tools = plain_console(), flags.tools_of(options)
     if not options.json:
         print_formats(options.sources, options.format, console)
-    stats = flags.call(data_stats, options, tools=tools, console=console)
+    stats = data_stats(
+        options.sources, tools=tools, format=options.format, tokenizer=options.tokenizer, console=console
+    )
     show_stats(stats, options.sources, console, html=options.html, as_json=options.json)
 
 
@@ -116,7 +135,16 @@ def _convert(options: argparse.Namespace) -> None:
     from toolhone.data.convert import convert
 
     console = plain_console()
-    show_conversion(flags.call(convert, options, console=console), options.to, options.out, console)
+    report = convert(
+        options.sources,
+        options.to,
+        options.out,
+        tools=options.tools,
+        format=options.format,
+        keep_extra=options.keep_extra,
+        console=console,
+    )
+    show_conversion(report, options.to, options.out, console)
 
 
 def show_conversion(report: Converted, to: str, out: Path, console: Console) -> None:
@@ -147,11 +175,20 @@ def _add_augment(commands: Any) -> None:
 def _augment(options: argparse.Namespace) -> None:
     from toolhone.data.augment import Augmentation, augment_files
 
-    done = flags.call(
-        augment_files,
-        options,
-        augmentation=flags.call(Augmentation, options),
+    augmentation = Augmentation(
+        shuffle_tools=options.shuffle_tools,
+        distractors=options.distractors,
+        mask_names=options.mask_names,
+        irrelevance=options.irrelevance,
+        escalate=options.escalate,
+        seed=options.seed,
+    )
+    done = augment_files(
+        options.sources,
+        options.out,
+        augmentation,
         default_tools=flags.tools_of(options),
+        format=options.format,
         pool=read_tools(options.pool) if options.pool else (),
         console=plain_console(),
     )
@@ -185,8 +222,15 @@ def _add_paraphrase(commands: Any) -> None:
 def _paraphrase(options: argparse.Namespace) -> None:
     from toolhone.data.paraphrase import ParaphraseSettings, paraphrase
 
-    settings = flags.call(ParaphraseSettings, options)
-    flags.call(paraphrase, options, settings=settings, console=plain_console(), tools=flags.tools_of(options))
+    settings = ParaphraseSettings(
+        model=options.model,
+        base_url=options.base_url,
+        per_row=options.per_row,
+        only_new=options.only_new,
+        **flags.endpoint_limits_of(options),
+    )
+    tools = flags.tools_of(options)
+    paraphrase(options.sources, options.out, settings, plain_console(), tools=tools, format=options.format)
 
 
 def _add_review(commands: Any) -> None:
@@ -207,11 +251,23 @@ def _review(options: argparse.Namespace) -> None:
     from toolhone.data.review import apply_marks
     from toolhone.report.review_sheet import write_sheet
 
-    shared = {"console": plain_console(), "tools": flags.tools_of(options)}
+    console, tools = plain_console(), flags.tools_of(options)
     if options.apply:
-        flags.call(apply_marks, options, marks=options.apply, **shared)
-    else:
-        flags.call(write_sheet, options, **shared)
+        sources, marks, out = options.sources, options.apply, options.out
+        apply_marks(sources, marks, out, console, tools=tools, format=options.format, wrong=options.wrong)
+        return
+    write_sheet(
+        options.sources,
+        options.out,
+        console,
+        tools=tools,
+        format=options.format,
+        predictions=options.predictions,
+        chat_format=options.chat_format,
+        rows=options.rows,
+        random_share=options.random_share,
+        seed=options.seed,
+    )
 
 
 def _add_preview(commands: Any) -> None:

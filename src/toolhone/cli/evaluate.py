@@ -121,7 +121,16 @@ def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettin
     base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
         raise UserError("--base-url: name the endpoint's address, such as https://api.openai.com/v1")
-    return flags.call(EndpointSettings, options, model=options.endpoint_model, base_url=base_url, format=format)
+    return EndpointSettings(
+        model=options.endpoint_model,
+        base_url=base_url,
+        format=format,
+        temperature=options.temperature,
+        logprobs=options.logprobs,
+        calls_a_minute=options.calls_a_minute,
+        leave_out_refused=options.leave_out_refused,
+        **flags.endpoint_limits_of(options),
+    )
 
 
 def _label(options: argparse.Namespace) -> str:

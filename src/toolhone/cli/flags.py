@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from toolhone.cli.terminal import plain_console
 from toolhone.data.importers import IMPORTERS
@@ -34,7 +33,6 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 """The flags of several commands, as argparse takes them."""
 
-Result = TypeVar("Result")
 Run = Callable[[argparse.Namespace], int | None]
 """Carries out a command. Returns the exit code; None is 0."""
 
@@ -65,6 +63,12 @@ def add_endpoint_limits(parser: Any, *, max_tokens: int, concurrency: int, retri
     add(parser, "--price-in", "--price-out")
 
 
+def endpoint_limits_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say, by the names of the settings' fields."""
+    names = ("max_tokens", "concurrency", "timeout_s", "retries", "max_calls", "max_usd", "price_in", "price_out")
+    return {name: getattr(options, name) for name in names}
+
+
 def count(text: str) -> int:
     """Parse a number of things: 1 or more."""
     value = int(text)
@@ -76,12 +80,6 @@ def count(text: str) -> int:
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """The options among `names` that the command line sets, with their values."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def call(function: Callable[..., Result], options: argparse.Namespace, **more: Any) -> Result:
-    """Call a function, or make a dataclass. A parameter that is not in `more` gets the option of its name, if any."""
-    names = [name for name in inspect.signature(function).parameters if name not in more and hasattr(options, name)]
-    return function(**{name: getattr(options, name) for name in names}, **more)
 
 
 def config_of(options: argparse.Namespace) -> Config:

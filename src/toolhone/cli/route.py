@@ -205,7 +205,7 @@ def _cascade(options: argparse.Namespace) -> CascadeSettings | None:
     large = LargeSettings(options.large_model, options.large_base_url, **limits)
     cached = options.price_in if options.price_cached is None else options.price_cached
     price = Price(options.price_in, cached, options.price_out) if prices else None
-    return flags.call(CascadeSettings, options, large=large, price=price)
+    return CascadeSettings(options.policy, large, price, options.max_usd_a_day, options.log, options.log_texts)
 
 
 def _flag(name: str) -> str:

@@ -30,7 +30,8 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     from toolhone.pipeline import run_experiment
 
-    run = flags.call(run_experiment, options, config=flags.config_of(options), console=plain_console())
+    config, console = flags.config_of(options), plain_console()
+    run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
     if run is None:
         return 130
     show_result(run.path)
