@@ -151,6 +151,12 @@ def test_a_finished_run_of_an_older_version_is_reused_whatever_its_log_every(run
     assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_folder_that_lost_its_config_is_no_run_folder(run: RunFolder, tiny_llama: Path) -> None:
+    run.config.unlink()
+    with pytest.raises(UserError, match=r"runs/tuned: is not empty and is no run folder"):
+        run_experiment(config(tiny_llama), resume=False, fresh=False, console=QUIET)
+
+
 def test_other_rows_on_a_finished_run_are_refused_before_anything_is_written(run: RunFolder, tiny_llama: Path) -> None:
     write_jsonl(Path("train.jsonl"), map(row, range(20, 26)))
     kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}

@@ -100,8 +100,10 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
     refuse_untrainable(config)
     _start_processes(prepared.hardware)
     run = RunFolder(RUNS / config.name)
-    is_trained = not fresh and _is_trained(run, prepared)
+    is_trained = False
     if not fresh:
+        refuse_other_config(run, config)
+        is_trained = _is_trained(run, prepared)
         _refuse_to_lose(run, prepared, is_trained=is_trained, resume=resume)
     _barrier()  # no process may write before all have looked
     if rank() == 0:
@@ -158,7 +160,6 @@ def _refuse_to_lose(run: RunFolder, prepared: Prepared, *, is_trained: bool, res
     Raises:
         UserError: saying what is there, and how to keep or delete it.
     """
-    refuse_other_config(run, prepared.config)
     if is_trained:
         return
     if run.stage("train") is not None:

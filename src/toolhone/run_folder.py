@@ -158,7 +158,7 @@ def training_fingerprint(values: dict[str, Any], *inputs: Any) -> str:
 def legacy_training_fingerprint(run: RunFolder, *inputs: Any) -> str:
     """The fingerprint that versions before 0.2 recorded: whole sections, with the keys that change no weight."""
     stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    return fingerprint({name: stored[name] for name in ("seed", "model", "lora", "train")}, *inputs)
+    return fingerprint({name: stored.get(name) for name in ("seed", "model", "lora", "train")}, *inputs)
 
 
 def refuse_other_config(run: RunFolder, config: Config) -> None:
