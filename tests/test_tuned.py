@@ -140,7 +140,7 @@ def test_a_finished_run_of_an_older_version_is_reused_whatever_its_log_every(run
     """Versions before 0.2 counted every key of the sections that training depends on."""
     from toolhone.pipeline import prepare
 
-    inputs = prepare(config(tiny_llama), console=QUIET).training_inputs()
+    inputs = prepare(config(tiny_llama), console=QUIET).training_inputs
     manifest = run.read_manifest()
     values = config(tiny_llama).model_dump(mode="json", include={"seed", "model", "lora", "train"})
     manifest["stages"]["train"]["fingerprint"] = fingerprint(values, *inputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from toolhone.train.select import Measure, Measured
 from toolhone.tuned import TunedModel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prepared:
     """A run's data, ready for the model, and the hardware that it will run on. `scored` are the examples that the
     models answer; `dropped` are the ids of over-long ones."""
@@ -62,10 +63,16 @@ class Prepared:
     scored: list[Example]
     dropped: list[str]
 
+    @cached_property  # it hashes every token
     def training_inputs(self) -> tuple[str, int]:
         """What training depends on besides the config: every row's ids with their template, and the processes."""
         ids = [[row.prompt_ids, row.completion_ids] for row in (*self.train, *self.validation)]
         return fingerprint(ids, self.renderer.template_hash()), world_size()
+
+    @property
+    def training_fingerprint(self) -> str:
+        """What a training from exactly this is recorded under."""
+        return training_fingerprint(self.config.model_dump(mode="json"), *self.training_inputs)
 
 
 def prepare(config: Config, *, console: Console) -> Prepared:
@@ -147,10 +154,8 @@ def _is_trained(run: RunFolder, prepared: Prepared) -> bool:
     found = run.stage("train")
     if found is None:
         return False
-    inputs, values = prepared.training_inputs(), prepared.config.model_dump(mode="json")
-    wanted = training_fingerprint(values, *inputs)
-    return wanted in (found["fingerprint"], found.get("same_as")) or (
-        found["fingerprint"] == legacy_training_fingerprint(run, *inputs)
+    return prepared.training_fingerprint in (found["fingerprint"], found.get("same_as")) or (
+        found["fingerprint"] == legacy_training_fingerprint(run, *prepared.training_inputs)
     )
 
 
@@ -195,7 +200,7 @@ def _open(prepared: Prepared, *, is_trained: bool, fresh: bool) -> None:
     if is_trained:
         # The config on disk may have new values of keys that change no weight: keep the adapter's fingerprint valid.
         stages = run.read_manifest()["stages"]
-        stages["train"]["same_as"] = training_fingerprint(config.model_dump(mode="json"), *prepared.training_inputs())
+        stages["train"]["same_as"] = prepared.training_fingerprint
         run.note(stages=stages)
 
 
@@ -250,8 +255,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         (run.adapter / "training_args.bin").unlink(missing_ok=True)
         facts = asdict(result)
         del facts["finished"]
-        made_from = training_fingerprint(config.model_dump(mode="json"), *prepared.training_inputs())
-        run.mark_finished("train", made_from, **facts)
+        run.mark_finished("train", prepared.training_fingerprint, **facts)
     if rank() == 0 and not result.finished:
         console.print(f"stopped after step {result.steps}; `--resume` goes on from there")
     release_memory(hardware.device)
@@ -305,7 +309,7 @@ def _prediction_fingerprint(
     run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig
 ) -> str:
     trained = run.stage("train") if tuned.adapter else None
-    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
+    asked = [example.asked() for example in examples]
     sections = {"model": tuned.config.model.model_dump(mode="json"), "evaluate": config.model_dump(mode="json")}
     made_by = trained["fingerprint"] if trained else tuned.label
     return fingerprint(made_by, sections, asked, tuned.renderer.template_hash(), tuned.hardware.dtype_name)

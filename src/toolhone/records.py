@@ -225,6 +225,11 @@ class Example:
     gold_source: str | None
     meta: dict[str, Any]
 
+    def asked(self) -> list[Any]:
+        """What a model is asked, as JSON: the id, the messages and the tools. A prediction depends on nothing else of
+        the example."""
+        return [self.id, [message.to_json() for message in self.prompt], [tool.to_json() for tool in self.tools]]
+
 
 @dataclass(frozen=True, slots=True)
 class Token:

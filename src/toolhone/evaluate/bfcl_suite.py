@@ -135,8 +135,7 @@ def _predictions(folder: Path, label: str) -> Path:
 
 def _entries_fingerprint(suite: Suite) -> str:
     """Identifies the entries by what they ask, offer and expect."""
-    asked = [(e, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]) for e in suite.examples]
-    return fingerprint([[e.id, messages, tools, e.gold.to_json()] for e, messages, tools in asked])
+    return fingerprint([[*example.asked(), example.gold.to_json()] for example in suite.examples])
 
 
 def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: FormatName) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def predict_endpoint(
         UserError: if the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The same
             command goes on from the answers so far.
     """
-    asked = [[e.id, [m.to_json() for m in e.prompt], [t.to_json() for t in e.tools]] for e in examples]
+    asked = [example.asked() for example in examples]
     how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
     made_from = fingerprint(label, how, settings.logprobs, asked)
     note = path.with_suffix(".json")
