@@ -16,9 +16,10 @@ from rich.console import Console
 
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.importer import RowFault
+from toolhone.data.importers.openai import in_call_order
 from toolhone.data.read import read_sources, read_tools
 from toolhone.data.sources import refuse_to_overwrite
-from toolhone.data.write_formats import WRITERS, DoesNotFit, in_call_order, with_ids
+from toolhone.data.write_formats import WRITERS, DoesNotFit, with_ids
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool, ToolCall

@@ -16,8 +16,11 @@ from pathlib import Path
 
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import IMPORTERS
+from toolhone.data.importers.functions import looks_like_tool
 from toolhone.data.importers.importer import Fold, Importer, Row, RowFault
 from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
+from toolhone.data.importers.unread import RULE as UNREAD
+from toolhone.data.importers.unread import refusal, unread_format
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Conversation, Example, Gold, Tool
@@ -138,9 +141,7 @@ def _looks_like(row: Row) -> str | None:
     for importer in IMPORTERS.values():
         if importer.looks_like(row):
             return importer.name
-    function = row.get("function") if row.get("type") == "function" else row
-    is_tool = isinstance(function, dict) and "parameters" in function and isinstance(function.get("name"), str)
-    return "tools" if is_tool else None
+    return "tools" if looks_like_tool(row) else None
 
 
 def _read_row(
@@ -153,7 +154,8 @@ def _read_row(
     except RowError as error:
         other = _looks_like(row) if detect else None
         if other in (None, "tools", importer.name):
-            return (RowFault.of_error(where, error),)
+            unread = unread_format(row)
+            return (RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error),)
         return _read_row(row, where, IMPORTERS[str(other)], False, default_tools, folds)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import count, groupby
 from typing import Any
 
+from toolhone.data.importers.openai import in_call_order
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
 Row = dict[str, Any]
@@ -170,18 +171,4 @@ def with_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
         calls = tuple(call if call.id is not None else replace(call, id=next(fresh)) for call in message.tool_calls)
         waiting = [str(call.id) for call in calls]
         made.append(replace(message, tool_calls=calls))
-    return tuple(made)
-
-
-def in_call_order(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages with each run of results in the order of the calls that they answer."""
-    made: list[Message] = []
-    order: dict[str | None, int] = {}
-    for is_result, run in groupby(messages, key=lambda message: message.role == "tool"):
-        found = list(run)
-        if is_result:
-            found.sort(key=lambda message: order.get(message.tool_call_id, len(order)))
-        else:
-            order = {call.id: n for n, call in enumerate(found[-1].tool_calls)}
-        made += found
     return tuple(made)

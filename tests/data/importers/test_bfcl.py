@@ -241,7 +241,7 @@ def test_what_is_read_is_read_back_from_what_is_written() -> None:
         (row(category="multi_turn_base"), "bfcl-category", "multi_turn_base_0: is of no single-turn category"),
         ({**row([{"f": {}}]), "question": [[], []]}, "no-messages", 'simple_python_0: expected "question" to be one'),
         ({**row([{"f": {}}]), "function": "["}, "broken-json", "simple_python_0: function: broken JSON"),
-        ({**row([{"f": {}}]), "function": [1]}, "bad-tool", "simple_python_0: function 0: it has no name: 1"),
+        ({**row([{"f": {}}]), "function": [1]}, "bad-tool", 'simple_python_0: function 0: expected {"type"'),
         ({**row([{"f": {}}]), "id": 7}, "bad-type", 'expected "id" to be a text, found 7'),
     ],
 )

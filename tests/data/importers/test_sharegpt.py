@@ -184,8 +184,8 @@ NAME_INSIDE = (
         ("<tool_call>{'name': 'ping', 'arguments': {1: 2}}</tool_call>", "a call that cannot be read (a key that is"),
         ("<tool_call>{'name': open('x')}</tool_call>", "a call that cannot be read (open('x') is no JSON value"),
         ("<tool_call>{'name': 'ping', 'arguments': 1e999}</tool_call>", "a call that cannot be read (a number that is"),
-        ('<tool_call>{"name": "ping", "parameters": {}}</tool_call>', 'unknown key "parameters" in a call of "ping"'),
-        ('<tool_call>"ping"</tool_call>', 'expected "name" and "arguments": "ping"'),
+        ('<tool_call>{"name": "ping", "params": {}}</tool_call>', 'the call of "ping" has the unknown key "params"'),
+        ('<tool_call>"ping"</tool_call>', 'expected a call with "name" and "arguments", found "ping"'),
     ],
     ids=lambda value: value[:40],
 )
@@ -297,9 +297,9 @@ def test_words_before_a_call_are_kept_beside_it() -> None:
             "expected arguments as a JSON object",
         ),
         (
-            '<functioncall> {"name": "get_random_quote", "parameters": {}} <|endoftext|>',
+            '<functioncall> {"name": "get_random_quote", "params": {}} <|endoftext|>',
             "bad-call",
-            'unknown key "parameters"',
+            'the call of "get_random_quote" has the unknown key "params"',
         ),
         (
             """<functioncall> {"name": "get_song_lyrics", "arguments": '{"artist": "Ed Sheeran", """

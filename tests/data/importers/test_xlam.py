@@ -138,7 +138,7 @@ def test_parameters_that_are_json_schema_already_are_taken_as_such() -> None:
         ({"answers": "[{"}, "broken-json", "answers: broken JSON"),
         ({"answers": "{}"}, "bad-row", "answers: expected a list, found {}"),
         ({"answers": None}, "bad-call", 'expected "answers", a list of calls, found nothing'),
-        ({"answers": '[{"arguments": {}}]'}, "bad-call", 'answer 0: expected "name" and "arguments"'),
+        ({"answers": '[{"arguments": {}}]'}, "bad-call", 'answer 0: expected a call with "name" and "arguments"'),
         ({"answers": '[{"name": "f", "arguments": [1]}]'}, "bad-arguments", "answer 0: expected arguments as a JSON"),
         ({"answers": '[{"name": "f", "name": "g"}]'}, "duplicate-key", 'answers: the key "name" appears twice'),
         ({"tools": '[{"name": ""}]'}, "bad-tool", 'tool 0: expected {"type": "function"'),

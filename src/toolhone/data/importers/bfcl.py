@@ -19,6 +19,7 @@ from typing import Any
 
 from toolhone.data.files import line_rows
 from toolhone.data.importers import openai
+from toolhone.data.importers.functions import tool_definition
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.rewrite import with_call_ids
 from toolhone.data.importers.schemas import JAVA_TYPES, JAVASCRIPT_TYPES, PYTHON_TYPES, object_schema
@@ -121,10 +122,9 @@ def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[
     if not isinstance(functions, list):
         raise unexpected(where, '"function" to be a list', functions, "bad-tool")
     tools = []
-    for number, function in enumerate(functions):
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RowError(f"{where}: function {number}: it has no name: {short(function)}", rule="bad-tool")
-        parameters = object_schema(function.get("parameters"), f"{where}: function {function['name']}", types)
+    for number, row in enumerate(functions):
+        function = tool_definition(row, f"{where}: function {number}")
+        parameters = object_schema(function["parameters"], f"{where}: function {function['name']}", types)
         if not isinstance(parameters, dict):
             raise unexpected(f"{where}: function {number}", "parameters", parameters, "bad-tool")
         tools.append({**function, "parameters": parameters})

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toolhone.data.importers import openai
-from toolhone.data.importers.importer import Row, RowFault, short, unexpected
+from toolhone.data.importers.functions import looks_like_tool
+from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
+from toolhone.data.importers.unread import refuse_unread
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 from toolhone.strict_json import StrictJsonError, parse_strict
@@ -27,6 +29,17 @@ _STREAM_KEYS = ("chunks", "response_chunks", "stream_chunks", "events")
 _ALL_RESPONSE_KEYS = frozenset((*_RESPONSE_KEYS, *_STREAM_KEYS, "choices"))
 _BODY_KEYS = frozenset({"messages", "input", "choices", "output", "body", "error", "role", "object"})
 _ERROR_STATUS = 400
+# Where applications keep the request's tools if they log its messages alone: LiteLLM, Langfuse, LangSmith and others.
+_TOOL_HOLDERS = (
+    *("model_parameters", "modelParameters", "proxy_server_request", "optional_params", "invocation_params"),
+    *("invocationParams", "parameters", "params", "extra"),
+)
+# Langfuse's observations that are no request to a model; the requests inside them are rows of their own.
+_OTHER_OBSERVATIONS = frozenset(
+    {"SPAN", "EVENT", "TRACE", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EMBEDDING", "EVALUATOR", "GUARDRAIL"}
+)
+# Faults of what a model wrote, not of the log.
+_BROKEN_CALL = frozenset({"bad-arguments", "duplicate-key", "nan", "surrogate"})
 _KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
 
 
@@ -65,21 +78,27 @@ class Fold:
         self._held: list[_Held] = []
         self._ends: dict[bytes, _Held] = {}  # by a hash of all messages
         self._places: dict[bytes, tuple[_Held, int]] = {}  # by a hash of the messages up to an assistant turn
-        self._responses: dict[str, str] = {}  # where each response's id was first seen
+        self._responses: dict[str, tuple[str, bytes]] = {}  # by a response's id, where it was first seen and its hash
         self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
 
     def add(self, row: Row, where: str) -> Iterator[RowFault]:
         """Add a line; yield what is odd about it. Raises RowError if it gives no turn to learn: an error, a cut or
-        refused response, a line logged twice."""
+        refused response, a call that cannot be read, a line logged twice."""
         request, response = _request_and_response(row, where)
-        found = self._conversation(request, response, where)
-        number = response.get("id")
-        if isinstance(number, str):
-            if number in self._responses:
-                text = f"{where}: the response {number} is at {self._responses[number]} already"
-                raise RowError(text, rule="log-repeated")
-            self._responses[number] = where
-        self._fold(found)
+        try:
+            found = self._conversation(request, response, where)
+        except RowError as error:
+            if error.rule in _BROKEN_CALL:
+                raise RowError(str(error), rule="log-broken-call") from None
+            raise
+        hashes = _prefix_hashes(found)
+        # Session ids, short ids and Azure's empty ones repeat, so an id alone does not make two responses one.
+        first, content = self._responses.setdefault(found.id, (where, hashes[-1])) if found.id else (where, hashes[-1])
+        if first != where and content == hashes[-1]:
+            raise RowError(f"{where}: the response {found.id} is at {first} already", rule="log-repeated")
+        is_new = self._fold(found if first == where else replace(found, id=""), hashes)
+        if first != where and is_new:
+            yield RowFault(where, "log-id-reused", f"the id {found.id} is at {first} too, with other content; both stay")
         yield from _oddities(request, response, where)
 
     def conversations(self) -> Iterator[Conversation]:
@@ -98,7 +117,7 @@ class Fold:
             thread = [*self._thread(request, where), *request_messages(request, f"{where}: input")]
             instructions = request.get("instructions") or response.get("instructions")
             prompt = [{"role": "system", "content": instructions}, *thread] if instructions else thread
-            if isinstance(response.get("id"), str):
+            if isinstance(response.get("id"), str) and response["id"]:
                 self._threads[response["id"]] = [*thread, answer]
             request = {**{key: response.get(key) for key in ("tools", "parallel_tool_calls", "model")}, **request}
         else:
@@ -125,13 +144,13 @@ class Fold:
             raise RowError(f"{text} before it; without it the prompt is not known", rule="log-no-history")
         return self._threads[previous]
 
-    def _fold(self, found: Conversation) -> None:
+    def _fold(self, found: Conversation, hashes: list[bytes]) -> bool:
+        """Join a line to the conversation that it continues; True if it begins a new one. `hashes` are its prefixes'."""
         last = len(found.messages) - 1
-        hashes = _prefix_hashes(found)
         known = self._places.get(hashes[last])
         if known is not None and known[1] not in known[0].learned:  # a longer line came first
             known[0].learned.add(known[1])
-            return
+            return False
         earlier = (hashes[n] for n in range(last - 1, -1, -1) if found.messages[n].role == "assistant")
         end = next((prefix for prefix in earlier if prefix in self._ends), None)
         if end is None:
@@ -139,12 +158,13 @@ class Fold:
             self._held.append(held)
         else:
             held = self._ends.pop(end)
-            held.conversation = found
+            held.conversation = replace(found, id=found.id or held.conversation.id)
             held.learned.add(last)
         self._ends[hashes[last]] = held
         for n, message in enumerate(found.messages):
             if message.role == "assistant":
                 self._places.setdefault(hashes[n], (held, n))
+        return end is None
 
 
 def _prefix_hashes(found: Conversation) -> list[bytes]:
@@ -199,6 +219,8 @@ def _offered_tools(request: Row, where: str) -> Row:
     if request.get("tool_choice") == "none" or request.get("function_call") == "none":
         return {"tools": []}
     tools = request.get("tools")
+    if isinstance(tools, str):
+        tools = json_text(tools, f"{where}: tools")
     if not isinstance(tools, list):
         return {key: request[key] for key in ("tools", "functions") if request.get(key) is not None}
     hosted: list[str] = []
@@ -227,9 +249,14 @@ def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
 
 def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
     """Both bodies. A response that is only a message, or its text, becomes a chat completion."""
+    if str(row.get("type")) in _OTHER_OBSERVATIONS:
+        raise RowError(f"{where}: an observation of type {row['type']}, no request to a model", rule="log-other")
     request, response = _request(row), _response(row)
     if request is None:
         raise RowError(f"{where}: no request with messages or input", rule="log-unknown")
+    refuse_unread(request, where)
+    refuse_unread(response, where)
+    request = _with_tools(request, row)
     error = row.get("error") or (response.get("error") if isinstance(response, dict) else None)
     if error or _status(row) >= _ERROR_STATUS:
         text = _error_text(error) or f"status {_status(row)}"
@@ -248,6 +275,24 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
     if response.get("model") is None and row.get("model") is not None:
         response = {**response, "model": row["model"]}
     return request, response
+
+
+def _with_tools(request: Row, row: Row) -> Row:
+    """The request with its tools, wherever the line keeps them: LangChain's tracer logs each as a message."""
+    messages = request.get("messages")
+    if request.get("tools") is not None or request.get("functions") is not None or not isinstance(messages, list):
+        return request
+    stated = [m["content"] for m in messages if isinstance(m, dict) and looks_like_tool(m.get("content"))]
+    if stated:
+        said = [m for m in messages if not (isinstance(m, dict) and looks_like_tool(m.get("content")))]
+        return {**request, "tools": stated, "messages": said}
+    for key in _TOOL_HOLDERS:
+        holder = _body(row.get(key))
+        for found in (holder, holder.get("invocation_params") if isinstance(holder, dict) else None):
+            if isinstance(found, dict) and (found.get("tools") or found.get("functions")):
+                names = ("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls")
+                return {**request, **{name: found[name] for name in names if found.get(name) is not None}}
+    return request
 
 
 def _request(row: Row) -> Row | None:

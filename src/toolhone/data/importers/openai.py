@@ -3,31 +3,51 @@
 `conversation` takes the format itself, strictly, and simple variants of it: calls without ids or type, arguments
 as JSON text or as an object, `content` absent or null, and no `tools` (the row then takes those of the config's
 `data.tools`). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role
-`developer`, content as a list of text parts, and tools as a JSON text.
+`developer`, content as a list of text parts, messages and tools as JSON texts, and TRL's `prompt` and `completion`.
+The results of parallel calls are put in the order of the calls that their ids name.
 """
 
 from __future__ import annotations
 
 import marshal
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
+from toolhone.data.importers.functions import read_call, read_tool
 from toolhone.data.importers.importer import Row, json_text, short, typed, unexpected
-from toolhone.data.importers.schemas import describe_nulls
 from toolhone.errors import RowError
-from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool, ToolCall
-from toolhone.strict_json import StrictJsonError, parse_strict, refuse_surrogates
+from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool
+from toolhone.strict_json import StrictJsonError, refuse_surrogates
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 _ROW_KEYS = frozenset({"id", "messages", "tools", "parallel_tool_calls", "expected", "gold_source", "meta"})
 _MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "weight", "refusal"})
+# What a request says besides its messages and tools; it becomes `meta`.
+_REQUEST_KEYS = frozenset(
+    {"split", "tool_choice", "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "n"}
+    | {"stop", "stream", "response_format", "user", "store", "metadata", "source", "chat_template_kwargs"}
+)
+_NOT_SAID = ("annotations", "cache_control")  # keys of a message that change nothing of what it says
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row has a list of messages with roles."""
-    messages = row.get("messages")
-    return isinstance(messages, list) and all(isinstance(message, dict) and "role" in message for message in messages)
+    """Whether the row has a list of messages with roles, or its JSON text, or is TRL's prompt and completion."""
+    if "messages" in row:
+        return _are_messages(row["messages"])
+    return _are_messages(row.get("prompt")) and _are_messages(row.get("completion"))
+
+
+def _are_messages(found: Any) -> bool:
+    if isinstance(found, str):
+        return found.lstrip().startswith("[") and '"role"' in found
+    return isinstance(found, list) and all(
+        "role" in message if isinstance(message, dict) else isinstance(message, str) and '"role"' in message
+        for message in found
+    )
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
@@ -54,17 +74,16 @@ def _parsed(row: Row, where: str, default_tools: tuple[Tool, ...]) -> Conversati
     if not row.keys() <= _ROW_KEYS:
         unknown = sorted(key for key in row.keys() - _ROW_KEYS if row[key] is not None)
         if unknown:
-            text = f'{where}: unknown key "{unknown[0]}"; a row has {", ".join(sorted(_ROW_KEYS))}'
+            text = f'{where}: unknown key "{unknown[0]}"; put it into "meta", or take it out'
             raise RowError(text, rule="unknown-key")
     rows = row.get("messages")
     if not isinstance(rows, list) or not rows:
         raise unexpected(where, '"messages", a list of messages', rows, "no-messages")
     tools = read_tool_list(row["tools"], where) if row.get("tools") is not None else default_tools
+    messages = [_plain(message) or _message(message, f"{where}: message {n}") for n, message in enumerate(rows)]
     found = Conversation(
         id=str(row["id"]) if row.get("id") is not None else "",
-        messages=tuple(
-            [_plain(message) or _message(message, f"{where}: message {n}") for n, message in enumerate(rows)]
-        ),
+        messages=in_call_order(messages),
         tools=tools,
         where=where,
         parallel_tool_calls=typed(row, "parallel_tool_calls", bool, True, where),
@@ -92,8 +111,12 @@ def _message(row: Any, where: str) -> Message:
     if not row.keys() <= _MESSAGE_KEYS:
         unknown = sorted(key for key in row.keys() - _MESSAGE_KEYS if row[key] is not None)
         if unknown:
-            raise RowError(f'{where}: unknown key "{unknown[0]}" in a message of role {role}', rule="unknown-key")
+            thoughts = "; thoughts are not learned: take it out" if unknown[0] in _THOUGHTS else ""
+            text = f'{where}: unknown key "{unknown[0]}" in a message of role {role}{thoughts}'
+            raise RowError(text, rule="unknown-key")
     content = row.get("content")
+    if content is None and isinstance(row.get("refusal"), str):
+        content = row["refusal"]
     if content is not None and not isinstance(content, str):
         raise unexpected(where, '"content" to be a text', content, "bad-content")
     calls = row.get("tool_calls") or ()
@@ -108,38 +131,28 @@ def _message(row: Any, where: str) -> Message:
     weight = 1 if row.get("weight") is None else row["weight"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
         raise unexpected(where, '"weight" to be 0 or 1', weight, "bad-weight")
-    called = tuple([_call(call, f"{where}: call {n}") for n, call in enumerate(calls)]) if calls else ()
-    answers = typed(row, "tool_call_id", str, None, where) if "tool_call_id" in row else None
+    called = tuple([read_call(call, f"{where}: call {n}") for n, call in enumerate(calls)]) if calls else ()
+    answers = typed(row, "tool_call_id", str, None, where) or None
     return Message(role, content or "", called, answers, float(weight))
 
 
-def _call(row: Any, where: str) -> ToolCall:
-    function = row.get("function", row) if isinstance(row, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise unexpected(where, '{"function": {"name": ..., "arguments": ...}}', row, "bad-call")
-    arguments = read_arguments(function.get("arguments"), where)
-    return ToolCall(function["name"], arguments, typed(row, "id", str, None, where))
-
-
-def read_arguments(found: Any, where: str) -> Row:
-    """Decode arguments once; None is a call without arguments. Raises RowError if they are no JSON object, or were
-    encoded twice."""
-    arguments = {} if found is None else found
-    if isinstance(found, str):
-        try:
-            arguments = parse_strict(found) if found.strip() else {}
-        except StrictJsonError as error:
-            if str(error).startswith("holds "):  # JSON with a value that nothing can write
-                raise RowError(f"{where}: {error}", rule=error.rule) from None
-            reason = str(error).removeprefix("broken JSON: ")
-            text = f"{where}: the arguments are not JSON ({reason}): {short(found)}"
-            raise RowError(text, rule="bad-arguments") from None
-    if isinstance(arguments, str):
-        text = f"{where}: the arguments are encoded twice (JSON in a JSON text): {short(found)}"
-        raise RowError(text, rule="arguments-encoded-twice")
-    if not isinstance(arguments, dict):
-        raise unexpected(where, "arguments as a JSON object", found, "bad-arguments")
-    return arguments
+def in_call_order(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages with each run of results in the order of the calls that they answer. A run in which an id is
+    missing, unknown or repeated stays as it is, for the check to report."""
+    if not any(len(message.tool_calls) > 1 for message in messages):
+        return tuple(messages)
+    made: list[Message] = []
+    order: dict[str | None, int] = {}
+    for is_result, run in groupby(messages, key=lambda message: message.role == "tool"):
+        found = list(run)
+        if is_result:
+            answered = {message.tool_call_id for message in found}
+            if len(answered) == len(found) and answered <= order.keys():
+                found.sort(key=lambda message: order[message.tool_call_id])
+        else:
+            order = {call.id: n for n, call in enumerate(found[-1].tool_calls) if call.id is not None}
+        made += found
+    return tuple(made)
 
 
 def refuse_unwritable(value: Any, where: str) -> None:
@@ -170,26 +183,12 @@ def read_tool_list(rows: Any, where: str) -> tuple[Tool, ...]:
 
 @lru_cache(maxsize=256)
 def _read_tools(rows: bytes) -> tuple[Tool, ...]:
-    tools = tuple(_tool(row, f"tool {n}") for n, row in enumerate(marshal.loads(rows)))
+    tools = tuple(read_tool(row, f"tool {n}") for n, row in enumerate(marshal.loads(rows)))
     names = [tool.name for tool in tools]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RowError(f'the tool "{twice[0]}" is defined twice', rule="tool-defined-twice")
     return tools
-
-
-def _tool(row: Any, where: str) -> Tool:
-    function = row.get("function", row) if isinstance(row, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise unexpected(where, '{"type": "function", "function": {"name": ...}}', row, "bad-tool")
-    parameters = function.get("parameters")
-    if parameters is None:
-        parameters = {"type": "object", "properties": {}}
-    if not isinstance(parameters, dict):
-        raise unexpected(where, '"parameters" to be a JSON Schema', parameters, "bad-tool")
-    if nulls := describe_nulls(parameters):
-        raise RowError(f"{where}: {nulls}", rule="null-filled-schema")
-    return Tool(function["name"], typed(function, "description", str, "", where), parameters)
 
 
 # `expected`: the gold with accepted alternatives
@@ -230,10 +229,20 @@ def _gold_call(row: Any, where: str) -> GoldCall:
 
 
 def _modernised(row: Row, where: str) -> Row:
-    """The row with `functions` as `tools`, `function_call` as `tool_calls`, results tied to the call before them."""
+    """The row with messages and tools decoded, `functions` as `tools`, `function_call` as `tool_calls`, results tied to
+    the call before them, and what a request says besides as `meta`."""
+    if row.get("messages") is None and row.get("prompt") is not None and row.get("completion") is not None:
+        said = [*_decoded(row["prompt"], f"{where}: prompt"), *_decoded(row["completion"], f"{where}: completion")]
+        row = {**row, "messages": said, "prompt": None, "completion": None}
+    elif (said := _decoded(row.get("messages"), f"{where}: messages")) is not row.get("messages"):
+        row = {**row, "messages": said}
     messages = row.get("messages")
     if not isinstance(messages, list):
         return row
+    beside = {key: row[key] for key in row.keys() & _REQUEST_KEYS if row[key] is not None}
+    if beside:
+        kept = {key: value for key, value in row.items() if key not in beside}
+        row = {**kept, "meta": {**beside, **typed(row, "meta", dict, {}, where)}}
     tools = row.get("tools")
     if isinstance(tools, str):
         row = {**row, "tools": json_text(tools, f"{where}: tools")}
@@ -248,6 +257,16 @@ def _modernised(row: Row, where: str) -> Row:
     for number, message in enumerate(messages):
         made.append(_modern_message(message, made, f"{where}: message {number}") if _is_loose(message) else message)
     return {**row, "messages": made}
+
+
+def _decoded(messages: Any, where: str) -> Any:
+    """Messages that are a JSON text, or a list of JSON texts, as objects; anything else as it is."""
+    if isinstance(messages, str):
+        return json_text(messages, where)
+    if isinstance(messages, list) and any(isinstance(message, str) for message in messages):
+        texts = enumerate(messages)
+        return [json_text(text, f"{where}: {n}") if isinstance(text, str) else text for n, text in texts]
+    return messages
 
 
 def text_of(content: Any, where: str) -> str | None:
@@ -272,11 +291,12 @@ def _is_loose(message: Any) -> bool:
         return False
     content = message.get("content")
     of_parts = isinstance(content, list) and any(isinstance(part, dict) for part in content)
-    return of_parts or message.get("function_call") is not None or message.get("role") in ("function", "developer")
+    said = any(message.get(key) is not None for key in ("function_call", *_NOT_SAID))
+    return of_parts or said or message.get("role") in ("function", "developer")
 
 
 def _modern_message(message: Row, before: list[Any], where: str) -> Row:
-    made = {key: value for key, value in message.items() if key != "function_call"}
+    made = {key: value for key, value in message.items() if key not in ("function_call", *_NOT_SAID)}
     if isinstance(message.get("content"), list):
         made["content"] = text_of(message["content"], where)
     if message.get("role") == "developer":

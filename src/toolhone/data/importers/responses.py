@@ -124,7 +124,10 @@ def _is_chunk(chunk: Row) -> bool:
     if chunk.get("object") == "chat.completion.chunk" or str(chunk.get("type", "")).startswith("response."):
         return True
     choices = chunk.get("choices")
-    return isinstance(choices, list) and all(isinstance(choice, dict) and "delta" in choice for choice in choices)
+    # Azure reports on its content filter in chunks without choices, and in choices without a delta.
+    return isinstance(choices, list) and all(
+        isinstance(choice, dict) and ("delta" in choice or "message" not in choice) for choice in choices
+    )
 
 
 def _events(text: str, where: str) -> list[Any]:
@@ -161,7 +164,8 @@ def _chat_completion(chunks: list[Row], where: str) -> Row:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
     model = next((chunk["model"] for chunk in chunks if chunk.get("model")), None)
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    return {"id": chunks[0].get("id"), "model": model, "choices": [choice]}
+    id_ = next((chunk["id"] for chunk in chunks if chunk.get("id")), None)  # empty in Azure's first chunk
+    return {"id": id_, "model": model, "choices": [choice]}
 
 
 def _objects(holder: Any, key: str, where: str) -> list[Row]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from toolhone.data.importers import openai
+from toolhone.data.importers.functions import read_call, tool_definition
 from toolhone.data.importers.importer import Row, listed, short, unexpected
 from toolhone.data.importers.schemas import object_schema
 from toolhone.errors import RowError
@@ -47,12 +48,11 @@ def read_rewritten(
     return openai.conversation(made, where, default_tools)
 
 
-def _with_schema(tool: Any, number: int, where: str, to_schema: Callable[[Any, str], Any]) -> Any:
-    """The tool as a bare function; what is no tool stays for `openai` to refuse."""
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("parameters"), dict | None):
-        return tool
-    return {**function, "parameters": to_schema(function.get("parameters"), f"{where}: tool {number}")}
+def _with_schema(tool: Any, number: int, where: str, to_schema: Callable[[Any, str], Any]) -> Row:
+    """The tool as a bare function, its parameters as JSON Schema."""
+    place = f"{where}: tool {number}"
+    function = tool_definition(tool, place)
+    return {**function, "parameters": to_schema(function["parameters"], place)}
 
 
 def sharegpt_turns(row: Row, roles: Mapping[str, str], where: str) -> list[tuple[str, str, str]]:
@@ -88,17 +88,12 @@ def tool_rows(row: Row, where: str) -> list[Any] | None:
 
 
 def to_call(found: Any, where: str) -> Row:
-    """`{"name": ..., "arguments": {...}}` in OpenAI's shape."""
-    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
-        arguments = found.get("arguments") if isinstance(found, dict) else None
-        inside = isinstance(arguments, dict) and "name" in arguments
-        reason = 'the "name" is inside "arguments"' if inside else 'expected "name" and "arguments"'
-        raise RowError(f"{where}: {reason}: {short(found)}", rule="bad-call")
-    unknown = sorted(set(found) - {"name", "arguments", "id", "type"})
-    if unknown:
-        text = f'{where}: unknown key "{unknown[0]}" in a call of "{found["name"]}"; expected "name" and "arguments"'
-        raise RowError(text, rule="bad-call")
-    return {"function": {"name": found["name"], "arguments": openai.read_arguments(found.get("arguments"), where)}}
+    """A call that a text states, in OpenAI's shape. Raises RowError as `read_call`."""
+    arguments = found.get("arguments") if isinstance(found, dict) and "name" not in found else None
+    if isinstance(arguments, dict) and "name" in arguments:
+        raise RowError(f'{where}: the "name" is inside "arguments": {short(found)}', rule="bad-call")
+    call = read_call(found, where)
+    return {"function": {"name": call.name, "arguments": call.arguments}}
 
 
 def with_call_ids(messages: list[Row]) -> list[Row]:

@@ -1,0 +1,155 @@
+"""The one reader of tool definitions and of calls, in every shape that public tools write them.
+
+OpenAI keeps a tool's JSON Schema under `parameters` and a call's arguments under `arguments`. MCP, Anthropic, Gemini,
+LangChain, Bedrock and the AI SDK use other keys. All of them are read here, for rows, for files of tools and for the
+server's requests. Any other key is refused by name, because what it holds would be lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolhone.data.importers.importer import Row, json_text, short, typed, unexpected
+from toolhone.data.importers.schemas import describe_nulls
+from toolhone.errors import RowError
+from toolhone.records import Tool, ToolCall
+from toolhone.strict_json import StrictJsonError, parse_strict
+
+_SCHEMA_KEYS = (
+    *("parameters", "inputSchema", "input_schema", "parametersJsonSchema", "parameters_json_schema"),
+    *("args_schema", "json_schema"),
+)
+_ARGUMENT_KEYS = ("arguments", "args", "parameters", "input")
+_SCHEMA_WRAPPERS = ("json", "jsonSchema")  # Bedrock's and the AI SDK's: {"inputSchema": {"json": {...}}}
+
+# Keys that say nothing of what a call looks like.
+_NOT_NEEDED = frozenset({"type", "strict", "cache_control", "index", "_meta", "metadata"})
+_NOT_NEEDED_IN_TOOLS = _NOT_NEEDED | {
+    *("title", "annotations", "icons", "execution", "tags", "examples", "input_examples"),
+    *("outputSchema", "output_schema", "response", "responseJsonSchema", "returns", "return_type", "behavior"),
+    *("defer_loading", "allowed_callers", "eager_input_streaming", "providerOptions", "outer_typed_dict_key"),
+}
+_CALL_KEYS = _NOT_NEEDED | {"id", "extra_content", "caller", "thought_signature"}
+
+
+def looks_like_tool(row: Any) -> bool:
+    """Whether the value is a tool's definition: a name beside a schema."""
+    function = _inner(row, ("function", "toolSpec"))
+    return isinstance(function, dict) and isinstance(function.get("name"), str) and bool(_given(function, _SCHEMA_KEYS))
+
+
+def tool_definition(row: Any, where: str) -> Row:
+    """A tool's `name`, `description` and `parameters` (None if it states none), as the row has them.
+
+    Raises:
+        RowError: for what is no tool, two schemas, or a key that is not known.
+    """
+    if isinstance(row, str) and row.lstrip().startswith("{"):
+        row = json_text(row, where)
+    function = _inner(row, ("function", "toolSpec"))
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise unexpected(where, '{"type": "function", "function": {"name": ...}}', row, "bad-tool")
+    known = {*_NOT_NEEDED_IN_TOOLS, "name", "description", *_SCHEMA_KEYS}
+    if function is not row:
+        _refuse_unknown(row, _NOT_NEEDED_IN_TOOLS | {"function", "toolSpec"}, f"{where}: a tool", "bad-tool")
+    of_tool = f'{where}: the tool "{function["name"]}"'
+    # So in ToolACE if nothing is required; a list here would be required arguments without a schema.
+    _refuse_unknown({**function, "required": function.get("required") or None}, known, of_tool, "bad-tool")
+    found = _given(function, _SCHEMA_KEYS)
+    if len(found) > 1:
+        raise RowError(f'{of_tool} has two schemas, "{found[0]}" and "{found[1]}"; keep one', rule="bad-tool")
+    parameters = function[found[0]] if found else None
+    if isinstance(parameters, str):
+        parameters = json_text(parameters, f"{of_tool}: {found[0]}")
+    if isinstance(parameters, dict) and len(parameters) == 1:
+        parameters = next((parameters[key] for key in _SCHEMA_WRAPPERS if key in parameters), parameters)
+    description = typed(function, "description", str, "", where)
+    return {"name": function["name"], "description": description, "parameters": parameters}
+
+
+def read_tool(row: Any, where: str) -> Tool:
+    """A tool. One without a schema takes no arguments. Raises RowError as `tool_definition`, and for a schema that is
+    no object or holds nulls."""
+    found = tool_definition(row, where)
+    parameters = found["parameters"]
+    if parameters is None:
+        parameters = {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict):
+        raise unexpected(where, '"parameters" to be a JSON Schema', parameters, "bad-tool")
+    if nulls := describe_nulls(parameters):
+        raise RowError(f"{where}: {nulls}", rule="null-filled-schema")
+    return Tool(found["name"], found["description"], parameters)
+
+
+def read_call(row: Any, where: str) -> ToolCall:
+    """A call, with or without an envelope. An empty id is no id.
+
+    Raises:
+        RowError: for what is no call, arguments that are no JSON object, or a key that is not known.
+    """
+    function = _inner(row, ("function",))
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise unexpected(where, 'a call with "name" and "arguments"', row, "bad-call")
+    if function is not row and not row.keys() <= (_CALL_KEYS | {"function"}):
+        _refuse_unknown(row, _CALL_KEYS | {"function"}, f"{where}: a call", "bad-call")
+    key = arguments_key(function)
+    if function.keys() - {"name", key}:
+        known = _CALL_KEYS | {"name", *_ARGUMENT_KEYS}
+        _refuse_unknown(function, known, f'{where}: the call of "{function["name"]}"', "bad-call")
+        found = _given(function, _ARGUMENT_KEYS)
+        if len(found) > 1:
+            text = f'{where}: the call of "{function["name"]}" has both "{found[0]}" and "{found[1]}"; keep one'
+            raise RowError(text, rule="bad-call")
+    id_ = typed(row, "id", str, None, where) or None
+    return ToolCall(function["name"], read_arguments(function.get(key), where), id_)
+
+
+def arguments_key(function: Row) -> str:
+    """The key under which a call keeps its arguments; "arguments" if it has none."""
+    return next(iter(_given(function, _ARGUMENT_KEYS)), "arguments")
+
+
+def schema_key(function: Row) -> str:
+    """The key under which a tool's definition keeps its schema; "parameters" if it has none."""
+    return next(iter(_given(function, _SCHEMA_KEYS)), "parameters")
+
+
+def read_arguments(found: Any, where: str) -> Row:
+    """Decode arguments once; None is a call without arguments. Raises RowError if they are no JSON object, or were
+    encoded twice."""
+    arguments = {} if found is None else found
+    if isinstance(found, str):
+        try:
+            arguments = parse_strict(found) if found.strip() else {}
+        except StrictJsonError as error:
+            if str(error).startswith("holds "):  # JSON with a value that nothing can write
+                raise RowError(f"{where}: {error}", rule=error.rule) from None
+            reason = str(error).removeprefix("broken JSON: ")
+            text = f"{where}: the arguments are not JSON ({reason}): {short(found)}"
+            raise RowError(text, rule="bad-arguments") from None
+    if isinstance(arguments, str):
+        text = f"{where}: the arguments are encoded twice (JSON in a JSON text): {short(found)}"
+        raise RowError(text, rule="arguments-encoded-twice")
+    if not isinstance(arguments, dict):
+        raise unexpected(where, "arguments as a JSON object", found, "bad-arguments")
+    return arguments
+
+
+def _inner(row: Any, envelopes: tuple[str, ...]) -> Any:
+    """The value without its envelope, if it has one."""
+    if not isinstance(row, dict):
+        return None
+    return next((row[key] for key in envelopes if isinstance(row.get(key), dict)), row)
+
+
+def _given(row: Row, keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if row.get(key) is not None]
+
+
+def _refuse_unknown(row: Row, known: frozenset[str] | set[str], of: str, rule: str) -> None:
+    unknown = sorted(key for key in row.keys() - known if row[key] is not None)
+    if unknown:
+        keys = _SCHEMA_KEYS if rule == "bad-tool" else _ARGUMENT_KEYS
+        what = "the schema" if rule == "bad-tool" else "the arguments"
+        text = f'{of} has the unknown key "{unknown[0]}"; take it out, or write {what} as "{keys[0]}"'
+        raise RowError(f"{text} (also read: {', '.join(keys[1:])})", rule=rule)

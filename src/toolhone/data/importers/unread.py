@@ -1,0 +1,121 @@
+"""The row formats that toolhone knows and does not read: their rows are refused by the format's name.
+
+Without it, a row of such a format is refused by its first unknown key, which helps nobody, or is read without what
+the format keeps elsewhere, such as Anthropic's `system`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from toolhone.data.importers.importer import Row
+from toolhone.errors import RowError
+
+RULE = "unread-format"
+
+
+def unread_format(row: Any) -> str:
+    """The name of the unread format that a row is in; "" for none."""
+    return next((name for name, matches in _FORMATS if isinstance(row, dict) and matches(row)), "")
+
+
+def refuse_unread(row: Any, where: str) -> None:
+    """Raise RowError if the row is in an unread format."""
+    if name := unread_format(row):
+        raise RowError(f"{where}: {refusal(name)}", rule=RULE)
+
+
+def refusal(name: str) -> str:
+    """What to say of a row in the unread format `name`."""
+    return f"looks like {name}, which toolhone does not read; write the row in OpenAI's chat format"
+
+
+def _is_anthropic(row: Row) -> bool:
+    if row.get("type") == "message" and "stop_reason" in row:
+        return True
+    if isinstance(row.get("messages"), list) and isinstance(row.get("system"), str | list):
+        return True
+    return bool(_part_types(row) & {"tool_use", "tool_result"})
+
+
+def _is_gemini(row: Row) -> bool:
+    contents = row.get("contents")
+    return isinstance(contents, list) and any(isinstance(turn, dict) and "parts" in turn for turn in contents)
+
+
+def _is_opentelemetry(row: Row) -> bool:
+    if "resourceSpans" in row or "resource_spans" in row:
+        return True
+    attributes = row.get("attributes")
+    if isinstance(attributes, list):  # OTLP's JSON: [{"key": ..., "value": ...}]
+        attributes = {entry.get("key"): None for entry in attributes if isinstance(entry, dict)}
+    named = attributes if isinstance(attributes, dict) else row
+    return any(str(key).startswith(("gen_ai.", "llm.input_messages")) for key in named)
+
+
+def _is_langchain(row: Row) -> bool:
+    return "lc" in row and "kwargs" in row
+
+
+def _is_langsmith(row: Row) -> bool:
+    """A run whose messages are LangChain's, as it serialises them, at most four lists or objects deep."""
+    level: list[Any] = [row.get("inputs"), row.get("outputs"), row.get("input"), row.get("output"), row.get("messages")]
+    for _ in range(5):
+        if any(isinstance(each, dict) and _is_langchain(each) for each in level):
+            return True
+        level = [each for holder in level for each in _inside(holder)]
+    return False
+
+
+def _is_bedrock(row: Row) -> bool:
+    return any("toolUse" in part or "toolResult" in part for part in _parts(row))
+
+
+def _is_ai_sdk(row: Row) -> bool:
+    return bool(_part_types(row) & {"tool-call", "tool-result"})
+
+
+def _is_swift(row: Row) -> bool:
+    return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
+
+
+def _is_openai_batch(row: Row) -> bool:
+    return "custom_id" in row and ("body" in row or "response" in row)
+
+
+_FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    ("Anthropic's Messages format", _is_anthropic),
+    ("Gemini's format (`contents`)", _is_gemini),
+    ("OpenTelemetry spans", _is_opentelemetry),
+    ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
+    ("Bedrock's Converse format", _is_bedrock),
+    ("the AI SDK's messages", _is_ai_sdk),
+    ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
+    ("OpenAI's Batch format", _is_openai_batch),
+    ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
+    ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
+)
+
+
+def _messages(row: Row) -> Iterator[Row]:
+    found = row.get("messages")
+    messages = found if isinstance(found, list) else [row]
+    return (message for message in messages if isinstance(message, dict))
+
+
+def _parts(row: Row) -> Iterator[Row]:
+    """The parts of all messages, or of the one message that the row is."""
+    for message in _messages(row):
+        content = message.get("content")
+        yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
+
+
+def _part_types(row: Row) -> set[str]:
+    return {str(part.get("type")) for part in _parts(row)}
+
+
+def _inside(holder: Any) -> list[Any]:
+    if isinstance(holder, dict):
+        return list(holder.values())
+    return holder if isinstance(holder, list) else []
