@@ -20,6 +20,7 @@ from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer, Rendered, render_all
 from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
+from toolhone.data.check.finding import describe_left_out
 from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
 from toolhone.errors import UserError
@@ -223,6 +224,7 @@ def _manifest_head(prepared: Prepared) -> dict[str, Any]:
             name: {"rows": len(rows), "examples": len(turns(rows)), "sha256": fingerprint([r.to_json() for r in rows])}
             for name, rows in prepared.splits.items()
         },
+        "left_out": prepared.splits.left_out,
         "dropped": prepared.dropped,
         "judged": config.evaluate.split,
     }
@@ -342,6 +344,8 @@ def _describe(prepared: Prepared, console: Console) -> None:
         console.print(f"  note: {note}")
     if config.data.format == "auto":
         console.print(f"  data read as: {', '.join(splits.formats)}")
+    if splits.left_out:
+        console.print(f"  {describe_left_out(splits.left_out)}", markup=False)
     for name, rows in splits.items():
         part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
         console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")

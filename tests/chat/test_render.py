@@ -113,7 +113,7 @@ class Real:
 @pytest.fixture(scope="module")
 def data_set() -> list[Example]:
     files = [str(DATA / name) for name in ("train.jsonl", "test.jsonl")]
-    return turns(read_files(files, read_tools(DATA / "tools.json")))
+    return turns(read_files(files, {}, read_tools(DATA / "tools.json")))
 
 
 REAL = [

@@ -207,11 +207,11 @@ def test_ids_must_differ_across_the_files_of_one_side(tmp_path: Path) -> None:
         messages = [{"role": "user", "content": str(number)}, {"role": "assistant", "content": "yes"}]
         path.write_text(json.dumps({"id": "same", "messages": messages}), encoding="utf-8")
     with pytest.raises(UserError, match=f'^{paths[1]}:1: the id "same" is already at {paths[0]}:1;'):
-        read_files([str(path) for path in paths])
+        read_files([str(path) for path in paths], {})
 
 
 def test_files_without_rows_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("\n\n", encoding="utf-8")
     with pytest.raises(UserError, match=f"^{path}: no rows$"):
-        read_files([str(path)])
+        read_files([str(path)], {})

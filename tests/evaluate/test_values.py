@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.evaluate.schema import Subschemas
 from toolhone.evaluate.values import same_value
+from toolhone.tool_schema import Subschemas
 
 
 def same(expected: Any, found: Any, schema: dict[str, Any] | None = None) -> bool:

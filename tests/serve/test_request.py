@@ -57,3 +57,35 @@ def test_a_refusal_says_what_was_found_and_what_is_possible() -> None:
     with pytest.raises(ApiError, match='tool_choice: this server takes "auto" or "none" only') as refused:
         read_request(body(tool_choice="required"), "id", "small")
     assert refused.value.to_json()["error"]["param"] == "tool_choice"
+
+
+def _called(*results: dict[str, Any]) -> list[dict[str, Any]]:
+    calls = [{"id": id_, "type": "function", "function": {"name": "query_order", "arguments": "{}"}} for id_ in "ab"]
+    return [*messages("hi"), {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+
+
+def _result(id_: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id_, "content": f"of {id_}"}
+
+
+def test_results_are_put_in_the_order_of_the_calls_that_their_ids_name() -> None:
+    asked = read_request(body(messages=_called(_result("b"), _result("a"))), "id", "small")
+    assert [message.content for message in asked.example.prompt[-2:]] == ["of a", "of b"]
+
+
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [("ax", "orphan-result"), ("aa", "double-result"), ("abc", "orphan-result")],
+)
+def test_a_result_that_answers_no_call_or_one_twice_is_refused(results: str, code: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_request(body(messages=_called(*map(_result, results))), "id", "small")
+    assert (refused.value.status, refused.value.code, refused.value.param) == (400, code, "messages")
+
+
+def test_tools_are_read_in_the_shapes_that_rows_have() -> None:
+    tool = {"name": "find", "inputSchema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    (read,) = read_request(body(tools=[tool]), "id", "small").example.tools
+    assert read.parameters == tool["inputSchema"]
+    with pytest.raises(ApiError, match='unknown key "schema"'):
+        read_request(body(tools=[{"name": "find", "schema": {}}]), "id", "small")

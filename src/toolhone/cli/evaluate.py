@@ -186,8 +186,10 @@ def _predict_with_vllm(options: argparse.Namespace) -> None:
 
 def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
     """The examples to answer, and the chat format to write calls in."""
+    from toolhone.data.check.finding import LeftOut, describe_left_out
     from toolhone.data.split import make_splits, read_files
 
+    left_out: LeftOut = {}
     if options.folder is not None:
         _, rows, format = flags.scored_rows_of(flags.run_of(options), options)
         return turns(rows), format
@@ -196,9 +198,11 @@ def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatN
 
         config = load_config(options.config, [])
         splits = make_splits(config.data)
-        rows = splits.test if config.evaluate.split == "test" else splits.validation
+        rows, left_out = splits.test if config.evaluate.split == "test" else splits.validation, splits.left_out
     else:
-        rows = read_files(options.rows, flags.tools_of(options))
+        rows = read_files(options.rows, left_out, flags.tools_of(options))
+    if left_out:
+        plain_console().print(describe_left_out(left_out), markup=False)
     return turns(rows), options.chat_format or "hermes"
 
 

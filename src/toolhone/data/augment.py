@@ -96,7 +96,7 @@ def augment_files(
     refuse_to_overwrite(out, sources, "rows are augmented into a file of their own")
     known: dict[str, Tool] = {}
     if augmentation.distractors:
-        others = sound_rows(read_sources(sources, default_tools, format))
+        others = sound_rows(read_sources(sources, default_tools, format), {})
         known = {tool.name: tool for tool in pool or (tool for row in others for tool in row.tools)}
     rows = read_and_report(sources, default_tools, format, console)
     done: Counter[str] = Counter()

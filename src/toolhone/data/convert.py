@@ -1,19 +1,23 @@
 """`toolhone data convert`: conversations of any format into OpenAI's, Hermes' or xLAM's, and what that cost.
 
 Every row is read back from what would be written, by the format's own importer. If it then asks, calls or answers
-something else, it is left out (`Changed`); any other difference is a loss, counted by its name.
+something else, it is left out (`Changed`); any other difference is a loss, counted by its name. Rows of OpenAI's format
+are also compared with the file itself: a value there that the row as read does not hold is a loss of reading.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rich.console import Console
 
+from toolhone.data.files import SourceRow, iter_file
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.openai import in_call_order
@@ -23,6 +27,7 @@ from toolhone.data.write_formats import WRITERS, DoesNotFit, with_ids
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Message, Tool, ToolCall
+from toolhone.strict_json import StrictJsonError, parse_strict
 
 Kind = Literal["left out", "lost", "in reading"]
 
@@ -85,13 +90,14 @@ def convert(
     """
     refuse_to_overwrite(out, sources, "what the format cannot hold would be gone")
     report = Converted()
-    rows = read_sources(sources, read_tools(tools) if tools else (), format)
-    write_jsonl(out, _written(rows, to, keep_extra, report), console)
+    formats: dict[str, str] = {}
+    rows = read_sources(sources, read_tools(tools) if tools else (), format, formats)
+    write_jsonl(out, _written(rows, _Originals(formats), to, keep_extra, report), console)
     return report
 
 
 def _written(
-    rows: Iterable[Conversation | RowFault], to: str, keep_extra: bool, report: Converted
+    rows: Iterable[Conversation | RowFault], originals: _Originals, to: str, keep_extra: bool, report: Converted
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
         if isinstance(row, RowFault):
@@ -101,6 +107,7 @@ def _written(
         try:
             written = WRITERS[to](row, keep_extra)
             lost = losses(row, IMPORTERS[to].read(written, row.where, ()), to)
+            lost += [f"{path} in the file" for path in unread_values(originals.of(row), row)]
         except (DoesNotFit, Changed) as why:
             report.note("left out", str(why), row.where)
             continue
@@ -116,6 +123,71 @@ def _written(
         first = next(iter(report.sorted()), None)
         cause = f"; first reason: {first.reason} ({first.places[0]})" if first else ": there are none"
         raise UserError(f"not one row could be written as {to}{cause}; try `toolhone data check`")
+
+
+class _Originals:
+    """The rows of files as they are written there, found by the places of the conversations read from them."""
+
+    def __init__(self, formats: dict[str, str]) -> None:
+        self._formats = formats
+        self._files: dict[str, Iterator[SourceRow]] = {}
+        self._last: SourceRow | None = None
+
+    def of(self, row: Conversation) -> dict[str, Any]:
+        """The row that a conversation was read from; {} if its file is not of OpenAI's format. The conversations of a
+        file must come in its order; one may come twice in a row."""
+        file = row.where.rpartition(":")[0]
+        if self._formats.get(file) != "openai":
+            return {}
+        if self._last is None or self._last.where != row.where:
+            rows = self._files.setdefault(file, iter_file(file))
+            self._last = next((found for found in rows if found.where == row.where), None)
+        return (self._last.row if self._last else None) or {}
+
+
+_Leaf = tuple[str, str]
+"""A key and its value as JSON text, wherever in a row it is."""
+
+# What the format says by itself, whether or not a row writes it.
+_SAID_BY_THE_FORMAT: frozenset[_Leaf] = frozenset(
+    {("weight", "1"), ("parallel_tool_calls", "true"), ("role", '"developer"'), ("role", '"function"')}
+    | {("type", f'"{kind}"') for kind in ("text", "input_text", "output_text", "refusal", "function", "tool_call")}
+)
+
+
+def unread_values(original: dict[str, Any], row: Conversation) -> list[str]:
+    """The paths in a row of a file, without the numbers of lists, whose values the conversation does not hold."""
+    held = Counter(_leaves(row.to_json()))
+    missing: list[tuple[str, _Leaf]] = []
+    for place in _leaves(original):
+        missing += [] if held[place] > 0 else [place]
+        held[place] -= held[place] > 0
+    elsewhere = Counter(leaf for _, leaf in held.elements())  # such as a schema under another key
+    said = "\n".join(message.content for message in row.messages)
+    lost: dict[str, None] = {}
+    for path, leaf in missing:
+        if elsewhere[leaf] > 0:
+            elsewhere[leaf] -= 1
+        elif path != "id" and leaf not in _SAID_BY_THE_FORMAT and str(json.loads(leaf[1])) not in said:
+            lost[path] = None
+    return list(lost)
+
+
+def _leaves(value: Any, path: str = "", key: str = "") -> Iterator[tuple[str, _Leaf]]:
+    """The path of each value that is neither object, list nor null, and the value with its key; texts that are JSON
+    objects or lists are entered."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        with suppress(StrictJsonError):
+            value = parse_strict(value)
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            yield from _leaves(inside, f"{path}.{name}" if path else name, name)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _leaves(inside, path, key)
+    elif value is not None:
+        number = int(value) if isinstance(value, float) and value.is_integer() else value
+        yield path, (key, json.dumps(number, ensure_ascii=False))
 
 
 def losses(before: Conversation, after: Conversation, format: str) -> list[str]:
@@ -174,10 +246,7 @@ def _message_losses(before: Conversation, after: Conversation, format: str) -> I
     if format == "xlam" and old and old[0].role == "system":
         yield "system message"
         old = tuple(message for message in old if message.role != "system")
-    ordered = in_call_order(old)
-    if format == "hermes" and ordered != old:
-        yield "order of results, which is now that of the calls"
-        old = ordered
+    old = in_call_order(old)
     if [message.role for message in old] != [message.role for message in new]:
         raise Changed("the messages are others when it is read back")
     for one, other, old_tie, new_tie in zip(old, new, _ties(old), _ties(new), strict=True):

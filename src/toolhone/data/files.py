@@ -119,12 +119,40 @@ def _json_rows(stream: io.BufferedReader[Any], file: str) -> Iterator[SourceRow]
         return iter([SourceRow(f"{file}:1", None, ("encoding", "the file is UTF-16; save it as UTF-8"))])
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     first, _, rest = start.partition(b"\n")
+    if other := _other_kind(head, first, file):
+        read = "toolhone reads JSON lines, JSON and Parquet (.jsonl, .json, .parquet)"
+        return iter([SourceRow(f"{file}:1", None, ("unread-format", f"looks like {other}; {read}: convert the file"))])
     named_json = ".json" in Path(file).suffixes
     if start.startswith(b"[") and _starts_an_array(first, rest, named_json):
         return _array_rows(stream, file, head.startswith(codecs.BOM_UTF8))
     if named_json and start.startswith(b"{") and not (isinstance(_json_value(first), dict) and rest.strip()):
         return _object_rows(stream.read(), file)
     return line_rows(stream, file)
+
+
+_MAGIC = (
+    (b"PK\x03\x04", "a ZIP archive or an Excel sheet"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"PAR1", "a Parquet file whose name does not end in .parquet"),
+    (b"\x1f\x8b", "a gzip file whose name does not end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file whose name does not end in .zst"),
+    (b"ARROW1", "an Arrow file"),
+    (b"<", "XML or HTML"),
+    (b"---", "YAML"),
+)
+_TABLES = {".csv": (b",", "CSV"), ".tsv": (b"\t", "TSV")}
+
+
+def _other_kind(head: bytes, first: bytes, file: str) -> str:
+    """What a file is that is surely not JSON, by its beginning, and for a table of text by its name too; "" if none."""
+    if kind := next((kind for magic, kind in _MAGIC if head.startswith(magic)), ""):
+        return kind
+    suffix = next((each for each in Path(file).suffixes if each in _TABLES), "")
+    if not suffix or first.startswith((b"{", b"[")):
+        return ""
+    separator, kind = _TABLES[suffix]
+    columns = [name.strip().decode(errors="replace") for name in first.split(separator)][:8]
+    return f"{kind} with the columns {', '.join(columns)}"
 
 
 def _starts_an_array(first: bytes, rest: bytes, named_json: bool) -> bool:
@@ -348,5 +376,5 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     if isinstance(value, Decimal):
-        return float(value)
+        return int(value) if value.is_finite() and value == int(value) else float(value)
     raise TypeError(f"holds a value of type {type(value).__name__}, which JSON has no form for")

@@ -370,10 +370,11 @@ def fault(row: Conversation, wording: Any) -> str | None:
     return None
 
 
-def _is_number(code: str, numbers: set[float]) -> bool:
+def _is_number(code: str, numbers: set[int | float]) -> bool:
     """Return whether a code is one of these numbers in another form: "2" for "two"."""
     try:
-        return float(code.replace(",", "")) in numbers
+        plain = code.replace(",", "")
+        return (float(plain) if "." in plain else int(plain)) in numbers
     except ValueError:
         return False
 

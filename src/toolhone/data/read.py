@@ -25,6 +25,7 @@ from toolhone.errors import RowError, UserError
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Conversation, Example, Gold, Tool
 
+ReadRow = Conversation | RowFault
 _SAMPLE = 100
 
 
@@ -33,7 +34,7 @@ def read_source(
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
     file_formats: dict[str, str] | None = None,
-) -> Iterator[Conversation | RowFault]:
+) -> Iterator[ReadRow]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
     With "auto", each file's format is that of most of its first rows, and a row that is plainly of another format is
@@ -81,7 +82,7 @@ def read_sources(
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
     file_formats: dict[str, str] | None = None,
-) -> Iterator[Conversation | RowFault]:
+) -> Iterator[ReadRow]:
     """Yield the rows of several sources, each `path` or `path=weight`, as `read_source` does.
 
     A weight of 0.5 keeps the rows whose content hash is in the lower half, so the same rows whatever else is in the
@@ -90,14 +91,26 @@ def read_sources(
     Raises:
         UserError: as `read_source`, and for a weight that is no number above 0.
     """
+    seen: dict[str, int] = {}
     for source in sources:
         path, weight = split_weight(source)
-        for row in read_source(path, default_tools, format, file_formats):
+        for row in with_distinct_ids(read_source(path, default_tools, format, file_formats), seen):
             if weight == 1 or isinstance(row, RowFault):
                 yield row
                 continue
             for copy in range(1, _copies(row, weight) + 1):
                 yield row if copy == 1 else replace(row, id=f"{row.id}#{copy}")
+
+
+def with_distinct_ids(rows: Iterable[ReadRow], seen: dict[str, int]) -> Iterator[ReadRow]:
+    """Yield the rows. One without an id, whose content was seen before, gets "-2", "-3", ... after the hash that names
+    it, so that a row that is there twice has two ids. `seen` counts the ids so far, across calls."""
+    for row in rows:
+        if isinstance(row, RowFault):
+            yield row
+            continue
+        count = seen[row.id] = seen.get(row.id, 0) + 1
+        yield row if count == 1 or row.id != row.content_hash() else replace(row, id=f"{row.id}-{count}")
 
 
 def split_weight(source: str) -> tuple[str, float]:
@@ -146,7 +159,7 @@ def _looks_like(row: Row) -> str | None:
 
 def _read_row(
     row: Row, where: str, importer: Importer, detect: bool, default_tools: tuple[Tool, ...], folds: dict[str, Fold]
-) -> Sequence[Conversation | RowFault]:
+) -> Sequence[ReadRow]:
     try:
         if importer.name in folds:
             return list(folds[importer.name].add(row, where))
@@ -172,10 +185,12 @@ def _copies(row: Conversation, weight: float) -> int:
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
-    """Read a JSON file with a list of tools, each in OpenAI's shape or as the bare function. Raises UserError, naming
-    the file and the tool."""
+    """Read a JSON file with a list of tools, in any shape that `importers/functions.py` reads, or with the result of
+    MCP's `tools/list`. Raises UserError, naming the file and the tool."""
     rows = read_json(path, "data.tools names the list of tools")
     refuse_unwritable(rows, str(path))
+    for key in ("result", "tools"):  # the JSON-RPC response, and the result in it
+        rows = rows[key] if isinstance(rows, dict) and key in rows else rows
     return read_tool_list(rows, str(path))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolhone.data.check.finding import sound_rows
+from toolhone.data.check.finding import LeftOut, describe_left_out, sound_rows
 from toolhone.data.files import expand_source
 from toolhone.data.read import detected_formats, read_sources, split_weight
 from toolhone.errors import UserError
@@ -30,18 +30,17 @@ def print_formats(sources: Sequence[str], format: str, console: Console) -> None
 def read_and_report(
     sources: Sequence[str], tools: tuple[Tool, ...], format: str, console: Console
 ) -> Iterator[Conversation]:
-    """Yield the conversations of sources. Prints their format before the first, and after the last how many rows were
-    left out that need no fix, such as a log's failed requests. `tools` are for rows without any.
+    """Yield the conversations of sources. Prints their format before the first, and after the last which rows were left
+    out that need no fix, such as a log's failed requests. `tools` are for rows without any.
 
     Raises:
         UserError: if a source cannot be opened and, after the last conversation, for rows that must be fixed.
     """
     print_formats(sources, format, console)
-    left_out: Counter[str] = Counter()
+    left_out: LeftOut = {}
     yield from sound_rows(read_sources(sources, tools, format), left_out)
     if left_out:
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in left_out.items())
-        console.print(f"left out: {rules} (`toolhone data check` names them)", markup=False)
+        console.print(describe_left_out(left_out), markup=False)
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[str], why: str) -> None:

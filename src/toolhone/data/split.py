@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from toolhone.config import DataConfig
 from toolhone.data.check import refuse_faults
-from toolhone.data.check.finding import sound_rows
+from toolhone.data.check.finding import LeftOut, sound_rows
 from toolhone.data.groups import NO_CALL, Indices, KeyTable, key_of, template_name
 from toolhone.data.leakage import refuse_shared_rows
 from toolhone.data.read import read_sources, read_tools
@@ -45,13 +45,15 @@ _AUTO_SALTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The conversations of a run. `available` counts those of each side before any subset; `formats` are the files'."""
+    """The conversations of a run. `available` counts those of each side before any subset; `formats` are the files';
+    `left_out` names by rule the rows that were left out in reading."""
 
     train: list[Conversation]
     validation: list[Conversation]
     test: list[Conversation]
     available: dict[str, int]
     formats: tuple[str, ...]
+    left_out: LeftOut
 
     def items(self) -> list[tuple[str, list[Conversation]]]:
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
@@ -65,8 +67,9 @@ def make_splits(config: DataConfig) -> Splits:
     """
     tools = read_tools(Path(config.tools)) if config.tools else ()
     taken_for: dict[str, str] = {}
-    learned = read_files(config.train, tools, config.format, taken_for)
-    test = read_files(config.test, tools, config.format, taken_for)
+    left_out: LeftOut = {}
+    learned = read_files(config.train, left_out, tools, config.format, taken_for)
+    test = read_files(config.test, left_out, tools, config.format, taken_for)
     refuse_shared_rows(learned, test)
     train, validation = split_validation(learned, config.validation, config.group_by)
     return Splits(
@@ -75,19 +78,25 @@ def make_splits(config: DataConfig) -> Splits:
         balanced_subset(test, config.test_rows),
         {"train": len(train), "validation": len(validation), "test": len(test)},
         tuple(sorted(set(taken_for.values()))),
+        left_out,
     )
 
 
 def read_files(
-    sources: Iterable[str], tools: Sequence[Tool] = (), format: str = "auto", taken_for: dict[str, str] | None = None
+    sources: Iterable[str],
+    left_out: LeftOut,
+    tools: Sequence[Tool] = (),
+    format: str = "auto",
+    taken_for: dict[str, str] | None = None,
 ) -> list[Conversation]:
-    """Read and check sources together, in any format. Ids must differ across them. `taken_for` gets each file's format.
+    """Read and check sources together, in any format. Ids must differ across them. `left_out` gets the rows that are
+    left out, `taken_for` each file's format.
 
     Raises:
         UserError: with every row that cannot be read, or every error of the check.
     """
     named = list(sources)
-    rows = list(sound_rows(read_sources(named, tuple(tools), format, taken_for)))
+    rows = list(sound_rows(read_sources(named, tuple(tools), format, taken_for), left_out))
     if not rows:
         raise UserError(f"{', '.join(named)}: no rows")
     refuse_faults(rows)

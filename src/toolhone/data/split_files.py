@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolhone.data.check.finding import sound_rows
+from toolhone.data.check.finding import LeftOut, describe_left_out, sound_rows
 from toolhone.data.groups import NEAR_ROWS, KeyTable, called_tools
 from toolhone.data.importers.openai import conversation
 from toolhone.data.leakage import Leakage, measure_leakage
@@ -77,7 +76,7 @@ def split_files(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         scratch = Path(name)
         table = KeyTable(group_by, near_rows if near else 0)
-        left_out: Counter[str] = Counter()
+        left_out: LeftOut = {}
         rows = counted(sound_rows(read_sources(sources, default_tools, format), left_out), console, "reading")
         toolless = _read_into(scratch / "rows", rows, table, unseen_tools > 0)
         if not table.rows:
@@ -97,7 +96,7 @@ def split_files(
             "unseen_tools_taken_from_rows": removed,
             "rows_without_tools": toolless,
             "leakage": leakage.to_json() if leakage else None,
-            "left_out": dict(left_out),
+            "left_out": left_out,
             "files": {f"{side}.jsonl": {"sha256": _sha256(scratch / f"{side}.jsonl")} for side in SIDES},
         }
         write_json(scratch / SPLIT_FILE, summary)
@@ -117,8 +116,7 @@ def show(result: SplitResult, console: Console) -> None:
         part = summary["sides"][side]
         lines.append(f"  {side:<12}{part['rows']:>10,} rows  {part['share']:6.1%} (asked for {part['asked']:.1%})")
     if summary["left_out"]:
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in summary["left_out"].items())
-        lines.append(f"left out: {rules} (`toolhone data check` names them)")
+        lines.append(describe_left_out(summary["left_out"]))
     if summary["unseen_tools"]:
         removed = sum(summary["unseen_tools_taken_from_rows"].values())
         names = ", ".join(summary["unseen_tools"])
@@ -199,7 +197,7 @@ def _leakage_against(
     with train.open("rb") as lines:
         rows = (conversation(parse_strict(line.decode()), f"train.jsonl:{n}", tools) for n, line in enumerate(lines, 1))
         # A row of theirs that cannot be read could be one that is trained on.
-        return measure_leakage(rows, sound_rows(read_sources(against, tools)), allow=allow, group_by=group_by)
+        return measure_leakage(rows, sound_rows(read_sources(against, tools), {}), allow=allow, group_by=group_by)
 
 
 def _counts(table: KeyTable, split: Sides, shares: Shares) -> dict[str, Any]:

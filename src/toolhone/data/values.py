@@ -106,10 +106,12 @@ _CHINESE_SCALES = {
 _CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *_CHINESE_SCALES])}半]+打?")
 
 
-def numbers_in(text: str) -> set[float]:
-    """All numbers that a text states in digits or in English or Chinese words, without signs, rounded to six places."""
-    found = {round(float(re.sub("[,，]", "", match)), 6) for match in _DIGITS.findall(text) if len(match) < 300}
-    found |= {float(value) for value in _english(text.lower())}
+def numbers_in(text: str) -> set[int | float]:
+    """All numbers that a text states in digits or in English or Chinese words, without signs. Whole ones are exact,
+    others are rounded to six places."""
+    plain = (re.sub("[,，]", "", match) for match in _DIGITS.findall(text) if len(match) < 300)
+    found: set[int | float] = {round(float(match), 6) if "." in match else int(match) for match in plain}
+    found |= set(_english(text.lower()))
     for match in _CHINESE.findall(text):
         found |= set(_chinese(match))
     return found
@@ -145,7 +147,7 @@ def _chinese(run: str) -> Iterator[float]:
     if all(character in _CHINESE_DIGITS for character in run):
         for character in run:
             yield float(_CHINESE_DIGITS[character])
-        yield float("".join(str(_CHINESE_DIGITS[character]) for character in run[:300]))
+        yield int("".join(str(_CHINESE_DIGITS[character]) for character in run[:300]))
         return
     total = section = digit = 0
     for character in run.replace("半", ""):

@@ -21,7 +21,6 @@ import numpy as np
 
 from toolhone.chat.parse import parse_repaired
 from toolhone.errors import UserError
-from toolhone.evaluate.schema import Schema, arguments_valid, subschemas_of
 from toolhone.evaluate.values import BFCL, NO_RULES, STRICT, Rule, values_match
 from toolhone.records import (
     ArgumentError,
@@ -38,6 +37,7 @@ from toolhone.records import (
     Tool,
     ToolCall,
 )
+from toolhone.tool_schema import Schema, arguments_valid, filled_nulls, subschemas_of, written_path
 
 
 class TurnMatch(NamedTuple):
@@ -237,6 +237,9 @@ def _gold_fault(example: Example, policy: ScoringPolicy) -> str | None:
         # Without what may be left out, since BFCL accepts there what the schema does not allow.
         left_out = call.optional - set(by_name[call.name].parameters.get("required", ()))
         least = {name: values[0] for name, values in call.arguments.items() if name not in left_out}
+        if nulls := filled_nulls(least, by_name[call.name].parameters):
+            named = ", ".join(map(written_path, nulls))
+            return f'"{call.name}": the expected arguments hold nulls that mean absent ({named}); `data check --fix`'
         calls.append(ToolCall(call.name, least))
     try:
         found = match_turn(gold, "calls", calls, example.tools, example.where, policy)

@@ -23,8 +23,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from toolhone.evaluate.schema import Subschemas
 from toolhone.records import GoldCall, ScoringPolicy
+from toolhone.tool_schema import Subschemas
 
 Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
 

@@ -119,28 +119,29 @@ TOOL_MACROS = {
 """,
     "signatures": r"""{#- A tool as one line, as in a language with types: `name(id: string, count?: integer = 1)  # what it does`. A `?` marks
     an optional argument. Bounds, patterns and the arguments' descriptions are left out: a tuned model knows them. -#}
-{%- macro type_of(schema) -%}
-    {%- set choices = schema.anyOf or schema.oneOf -%}
-    {%- if schema is not mapping -%}any
+{%- macro type_of(schema, definitions, depth=0) -%}
+    {%- set choices = schema.anyOf or schema.oneOf or schema.allOf -%}
+    {%- if schema is not mapping or depth > 8 -%}any
+    {%- elif schema["$ref"] -%}{{ type_of(definitions.get(schema["$ref"].split("/") | last), definitions, depth + 1) }}
     {%- elif schema.enum -%}
         {%- for value in schema.enum -%}{{ "|" if not loop.first }}{{ value | tojson }}{%- endfor -%}
     {%- elif choices -%}
-        {%- for choice in choices -%}{{ "|" if not loop.first }}{{ type_of(choice) }}{%- endfor -%}
-    {%- elif schema.type == "array" -%}list[{{ type_of(schema["items"] if "items" in schema else {}) }}]
-    {%- elif schema.type == "object" and schema.properties -%}{{ "{" + arguments_of(schema) + "}" }}
+        {%- for choice in choices -%}{{ "|" if not loop.first }}{{ type_of(choice, definitions, depth + 1) }}{%- endfor -%}
+    {%- elif schema.type == "array" -%}list[{{ type_of(schema["items"] if "items" in schema else {}, definitions, depth + 1) }}]
+    {%- elif schema.type == "object" and schema.properties -%}{{ "{" + arguments_of(schema, definitions, depth + 1) + "}" }}
     {%- elif schema.type is string -%}{{ schema.type }}
     {%- elif schema.type -%}{{ schema.type | join("|") }}
     {%- else -%}any
     {%- endif -%}
 {%- endmacro -%}
-{%- macro arguments_of(schema) -%}
+{%- macro arguments_of(schema, definitions, depth=0) -%}
     {%- for name, argument in (schema.properties or {}).items() -%}
-        {{ ", " if not loop.first }}{{ name }}{{ "?" if name not in (schema.required or []) }}: {{ type_of(argument) }}
+        {{ ", " if not loop.first }}{{ name }}{{ "?" if name not in (schema.required or []) }}: {{ type_of(argument, definitions, depth) }}
         {%- if argument is mapping and "default" in argument %} = {{ argument.default | tojson }}{% endif -%}
     {%- endfor -%}
 {%- endmacro -%}
 {%- macro write_tool(tool) -%}
-    {{ tool.function.name }}({{ arguments_of(tool.function.parameters) }})
+    {{ tool.function.name }}({{ arguments_of(tool.function.parameters, tool.function.parameters["$defs"] or tool.function.parameters.definitions or {}) }})
     {%- if tool.function.description %}  # {{ tool.function.description.split("\n") | join(" ") }}{% endif -%}
 {%- endmacro -%}
 """,

@@ -41,9 +41,9 @@ import numpy as np
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.values import codes, leaves, stands_in
-from toolhone.evaluate.schema import arguments_valid
 from toolhone.formats.call_json import Span, call_spans, skip_space
 from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
+from toolhone.tool_schema import arguments_valid
 
 Gate = Literal["malformed", "truncated", "partial", "unknown_tool", "schema_invalid"]
 

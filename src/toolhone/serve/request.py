@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toolhone.data.check.one_row import tie_faults
 from toolhone.data.importers.openai import read, read_tool_list
 from toolhone.errors import RowError, UserError
-from toolhone.evaluate.schema import arguments_valid
 from toolhone.records import Example, Gold, Message
 from toolhone.strict_json import StrictJsonError, parse_strict
+from toolhone.tool_schema import arguments_valid
 
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "stream": ((False,), "answers are given whole; leave it out"),
@@ -147,6 +148,8 @@ def _example(row: dict[str, Any], id_: str) -> Example:
         found = read({"id": id_, "messages": _messages(row.get("messages"))}, "messages", tools)
     except RowError as error:
         raise ApiError(400, str(error), param="messages", code=error.rule) from None
+    for fault in tie_faults(found):
+        raise ApiError(400, f"messages: {fault.message}", param="messages", code=fault.rule)
     no_turn, no_gold = Message("assistant", ""), Gold("any")
     return Example(id_, id_, found.messages, no_turn, no_gold, found.tools, "the request", None, {})
 

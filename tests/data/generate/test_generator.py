@@ -144,16 +144,16 @@ def test_several_turns_tie_each_result_to_its_call() -> None:
     assert [message.get("tool_call_id") for message in messages] == [
         None,
         None,
-        "call_2",
         "call_1",
+        "call_2",
         None,
         "call_3",
         None,
     ]
     assert [c["id"] for message in messages for c in message.get("tool_calls", ())] == ["call_1", "call_2", "call_3"]
     assert messages[1]["content"] == "我看看。"
-    assert messages[2]["content"] == '{"status": "已发货"}'
-    assert messages[3]["content"] == "没有这个订单"
+    assert messages[2]["content"] == "没有这个订单"
+    assert messages[3]["content"] == '{"status": "已发货"}'
     assert messages[5]["content"] == '["杭州"]'
 
 

@@ -275,7 +275,7 @@ def test_input_and_output_beside_each_other_are_a_pair() -> None:
         (None, "log-empty"),
         ({"error": {"message": "Overloaded"}}, "log-error"),
         ({"status_code": 429, "body": {}}, "log-error"),
-        (response(None, "tool_calls", tool_calls=[{"function": {"name": "f", "arguments": "{"}}]), "bad-arguments"),
+        (response(None, "tool_calls", tool_calls=[{"function": {"name": "f", "arguments": "{"}}]), "log-broken-call"),
         ('{"choices": [{"mess', "broken-json"),
         ([{"choices": [{"delta": {"content": "x"}, "finish_reason": None}]}], "log-truncated"),
         ([{"choices": [{"delta": {}}]}, {"choices": [{"index": 1, "delta": {}}]}], "log-choices"),

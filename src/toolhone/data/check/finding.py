@@ -5,7 +5,6 @@ Faults of reading (`RowFault`) become findings here too, and errors among findin
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,11 +17,18 @@ from toolhone.records import Conversation
 Severity = Literal["error", "warning", "advice"]
 
 _SHOWN = 20
+_PLACES = 5
 
-# Reading faults that leave the row readable, or that are normal in a log and need no fix. By all others a row is lost.
-_NORMAL_IN_LOGS = "log-error log-truncated log-filtered log-refusal log-empty log-no-history log-hosted-tool"
-_WARNINGS = {"bom", "tools-file", *_NORMAL_IN_LOGS.split()}
-_ADVICE = {"log-repeated", "log-choices", "log-forced"}
+# Rows that are left out and need no fix, as is normal in a log. By any other error of reading a row is lost.
+_LEFT_OUT = frozenset(
+    {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
+    | {"log-broken-call", "log-other", "log-repeated"}
+)
+_WARNINGS = {"bom", "tools-file", "log-id-reused"} | _LEFT_OUT
+_ADVICE = {"log-choices", "log-forced"}
+
+LeftOut = dict[str, list[str]]
+"""By rule, the places of the rows that were left out and need no fix."""
 
 _REMEDIES = {
     "arguments-encoded-twice": "encode the arguments once (--fix does)",
@@ -73,29 +79,37 @@ def refuse_all(faults: Sequence[str]) -> None:
         raise UserError("\n".join([*faults[:_SHOWN], *more]))
 
 
-def sound_rows(
-    found: Iterable[Conversation | RowFault], left_out: Counter[str] | None = None
-) -> Iterator[Conversation]:
-    """Yield the conversations, and raise at the end if a row was lost to a fault that must be fixed.
-
-    `left_out` counts by rule the rows that are left out and need no fix.
+def sound_rows(found: Iterable[Conversation | RowFault], left_out: LeftOut) -> Iterator[Conversation]:
+    """Yield the conversations, add to `left_out` what is left out, and raise at the end if a row must be fixed.
 
     Raises:
-        UserError: with every such row, after the last conversation.
+        UserError: with every row that must be fixed, after the last conversation.
     """
     lost: list[Finding] = []
-    place = None  # a fault at the place of the conversation before or after it is a note on that
     for row in found:
-        if isinstance(row, RowFault):
-            finding = finding_of(row)
-            if finding.severity == "error":
-                lost.append(finding)
-            elif left_out is not None and row.rule.startswith("log-") and row.where != place:
-                left_out[row.rule] += 1
-        else:
-            place = row.where
+        if not isinstance(row, RowFault):
             yield row
+            continue
+        finding = finding_of(row)
+        if finding.severity == "error":
+            lost.append(finding)
+        elif row.rule in _LEFT_OUT:
+            left_out.setdefault(row.rule, []).append(row.where)
     try:
         refuse_findings(lost)
     except UserError as error:
         raise UserError(f"{error}\nfix these rows first: `toolhone data check` names all") from None
+
+
+def describe_left_out(left_out: LeftOut) -> str:
+    """How many rows were left out, by rule, with the first places; "" if none were."""
+    if not left_out:
+        return ""
+    total = sum(map(len, left_out.values()))
+    kinds = [f"{len(places):,} {rule} ({_first_places(places)})" for rule, places in left_out.items()]
+    return f"left out: {total:,} row{'s' if total > 1 else ''}: {', '.join(kinds)}; `toolhone data check` says why"
+
+
+def _first_places(places: Sequence[str]) -> str:
+    more = ", ..." if len(places) > _PLACES else ""
+    return ", ".join(places[:_PLACES]) + more

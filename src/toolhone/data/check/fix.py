@@ -31,11 +31,13 @@ from toolhone.data.check.across_rows import content_key
 from toolhone.data.check.schema import CompiledTool, ToolSets
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import openai
+from toolhone.data.importers.functions import arguments_key, read_tool, schema_key
 from toolhone.data.importers.schemas import without_nulls
 from toolhone.errors import RowError, UserError
 from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
 from toolhone.strict_json import StrictJsonError, parse_line, parse_strict
+from toolhone.tool_schema import without_paths, written_path
 
 Done = list[tuple[str, str]]  # rule, and what was done
 
@@ -178,11 +180,11 @@ def _without_null_schemas(row: dict[str, Any], done: Done) -> dict[str, Any]:
     kept: list[Any] = []
     for number, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
-        parameters = function.get("parameters") if isinstance(function, dict) else None
-        cleaned, places = without_nulls(parameters)
+        key = schema_key(function) if isinstance(function, dict) else "parameters"
+        cleaned, places = without_nulls(function.get(key)) if isinstance(function, dict) else (None, [])
         if places and isinstance(function, dict):
             done.append(("null-filled-schema", f"tool {number}: {len(places)} null(s) taken out of its parameters"))
-            tool = _with_function(tool, {**function, "parameters": cleaned})
+            tool = _with_function(tool, {**function, key: cleaned})
         kept.append(tool)
     return {**row, "tools": kept}
 
@@ -222,13 +224,14 @@ def _fixed_call(call: Any, place: str, tools: Any, default_tools: Sequence[Tool]
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict):
         return call
-    given = function.get("arguments")
+    key = arguments_key(function)
+    given = function.get(key)
     arguments = _encoded_once(given)
     if arguments is not given:
         done.append(("arguments-encoded-twice", f"{place}: arguments encoded once"))
     tool = _tool_named(str(function.get("name")), tools, default_tools)
     arguments = _without_null_arguments(arguments, tool, place, done)
-    return call if arguments is given else _with_function(call, {**function, "arguments": arguments})
+    return call if arguments is given else _with_function(call, {**function, key: arguments})
 
 
 def _encoded_once(arguments: Any) -> Any:
@@ -246,14 +249,12 @@ def _encoded_once(arguments: Any) -> Any:
 
 def _without_null_arguments(given: Any, tool: CompiledTool | None, place: str, done: Done) -> Any:
     arguments = _decoded(given) if isinstance(given, str) else given
-    if tool is None or not isinstance(arguments, dict) or None not in arguments.values():
+    nulls = tool.filled_nulls(arguments) if tool is not None and isinstance(arguments, dict) else []
+    if not nulls:
         return given
-    nothing = set(tool.faults({}))
-    refused = [name for name, value in arguments.items() if value is None and set(tool.faults({name: None})) - nothing]
-    kept = {name: value for name, value in arguments.items() if name not in refused}
-    if not refused or any(True for _ in tool.faults(kept)):
-        return given
-    done.append(("null-arguments", f"{place}: arguments that were null left out ({', '.join(refused)})"))
+    named = ", ".join(map(written_path, nulls))
+    done.append(("null-arguments", f"{place}: arguments that were null left out ({named})"))
+    kept = without_paths(arguments, nulls)
     return json.dumps(kept, ensure_ascii=False) if isinstance(given, str) else kept
 
 
@@ -269,11 +270,16 @@ def _decoded(text: Any) -> Any:
 def _tool_named(name: str, tools: Any, default_tools: Sequence[Tool]) -> CompiledTool | None:
     """The tool that a call names, among the row's own or else the default ones."""
     offered = list(default_tools) if tools is None else []
-    for row in tools if isinstance(tools, list) else ():
-        function = row.get("function", row) if isinstance(row, dict) else None
-        if isinstance(function, dict) and function.get("name") == name and isinstance(function.get("parameters"), dict):
-            offered.append(Tool(name, "", function["parameters"]))
+    for row in _listed(tools):
+        with suppress(RowError):  # a finding when the copy is checked
+            offered.append(read_tool(row, "tools"))
     return _TOOL_SETS.get(tuple(tool for tool in offered if tool.name == name)).by_name.get(name)
+
+
+def _listed(tools: Any) -> list[Any]:
+    """The tools of a row: a list, or its JSON text."""
+    found = _decoded(tools) if isinstance(tools, str) else tools
+    return found if isinstance(found, list) else []
 
 
 def _link_results(messages: list[dict[str, Any]], done: Done) -> None:

@@ -10,7 +10,7 @@ script than the conversation's may be a translation, and is accepted. These find
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
@@ -19,7 +19,8 @@ from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
 from toolhone.formats.call_json import call_in_prose
-from toolhone.records import Conversation, Message
+from toolhone.records import Conversation, Message, ToolCall
+from toolhone.tool_schema import Path, without_paths, written_path
 
 _CALL_MARK = re.compile(
     r"</?tool_call>|<\|python_tag\|>|<function=|<function_calls?>|<functioncall>|\[TOOL_CALLS\]|^Action Input:",
@@ -41,19 +42,26 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
             calls, content = message.tool_calls, message.content
             if not calls and not content.strip():
                 yield _empty_turn(row, number)
-            if len(calls) > 1:
-                yield from _parallel_faults(row, number, message)
             if content and (found := call_in_text(content)):
                 text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
-        elif role == "tool":
-            if before != "tool":
-                yield from _result_faults(row, number)
         elif role == "system" and number:
             yield Finding(where, "role-order", f"message {number}: a system message must come first")
         before = role
+    yield from tie_faults(row)
     if not learned:
         yield Finding(where, "no-assistant", "no assistant turn: there is nothing to learn from the row")
+
+
+def tie_faults(row: Conversation) -> Iterator[Finding]:
+    """Errors in the ids that tie results to calls: repeated, unknown, or of a result without a call."""
+    before = None
+    for number, message in enumerate(row.messages):
+        if len(message.tool_calls) > 1:
+            yield from _parallel_faults(row, number, message)
+        elif message.role == "tool" and before != "tool":
+            yield from _result_faults(row, number)
+        before = message.role
 
 
 def turn_warnings(row: Conversation) -> Iterator[Finding]:
@@ -91,7 +99,10 @@ def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[F
     messages, calls = row.messages, row.messages[number].tool_calls
     results = _results(messages, number) if number + 1 < len(messages) else []
     if number + len(results) + 1 < len(messages) and len(results) < len(calls):
-        text = f"message {number}: {len(calls)} calls, {len(results)} results, and the conversation goes on"
+        answered = {result.tool_call_id for result in results}
+        open_ids = [f'"{call.id}"' for call in calls if call.id is not None and call.id not in answered]
+        named = f" (none for {', '.join(open_ids)})" if open_ids and len(open_ids) < len(calls) else ""
+        text = f"message {number}: {len(calls)} calls, {len(results)} results{named}, and the conversation goes on"
         yield Finding(row.where, "unanswered-call", text, "warning", "add a tool message for every call")
     for call in calls:
         if call.id is None:
@@ -160,14 +171,36 @@ _REMEDIES = {"unknown-tool": "offer the tool, or fix the name", "schema": "fix t
 
 
 def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-    """Unknown tools and arguments that break their tool's schema."""
+    """Unknown tools, arguments that break their tool's schema, and nulls that a table filled in."""
     for number, turn in enumerate(row.messages):
         for call in turn.tool_calls:
             known = tools.by_name.get(call.name)
+            if known is not None and (nulls := known.filled_nulls(call.arguments)):
+                yield _null_finding(row.where, f"message {number}", call.name, nulls, "leave them out (--fix does)")
+                call = ToolCall(call.name, without_paths(call.arguments, nulls))
             if known is not None and known.accepts(call.arguments):
                 continue
             for rule, text in tools.faults(call):
                 yield Finding(row.where, rule, f"message {number}: {text}", remedy=_REMEDIES.get(rule, ""))
+
+
+def _null_finding(where: str, place: str, name: str, nulls: Sequence[Path], remedy: str) -> Finding:
+    named = ", ".join(map(written_path, nulls))
+    text = f'{place}: arguments of "{name}" hold nulls that the tool does not take ({named})'
+    cause = "a table has merged the arguments of several tools"
+    return Finding(where, "null-arguments", f"{text}: {cause}", remedy=remedy)
+
+
+def unlisted_arguments(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
+    """Advice on arguments that their tool does not list, although its schema accepts them."""
+    for number, turn in enumerate(row.messages):
+        for call in turn.tool_calls:
+            known = tools.by_name.get(call.name)
+            unlisted = known.unlisted_keys(call.arguments) if known is not None else []
+            if unlisted:
+                named = ", ".join(map(written_path, unlisted))
+                text = f'message {number}: arguments of "{call.name}" that the tool does not list: {named}'
+                yield Finding(row.where, "unlisted-argument", text, "advice", "add them to the tool, or leave them out")
 
 
 def schema_faults(where: str, tools: ToolSet) -> Iterator[Finding]:
@@ -189,6 +222,9 @@ def expected_findings(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
             yield Finding(row.where, "expected", text, remedy="offer the tool, or fix the name")
             return
         canonical = {name: accepted[0] for name, accepted in call.arguments.items() if name not in call.optional}
+        if nulls := tools.by_name[call.name].filled_nulls(canonical):
+            yield _null_finding(row.where, "expected", call.name, nulls, "leave them out")
+            canonical = without_paths(canonical, nulls)
         for _, text in tools.by_name[call.name].faults(canonical):
             yield Finding(row.where, "expected", f"expected: {text}", "warning", "fix the value or the schema")
     last = next((message for message in reversed(row.messages) if message.role == "assistant"), None)
@@ -219,6 +255,8 @@ _WHEN = re.compile(
 _HAN = re.compile(r"[\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af]")
 _LATIN = re.compile(r"[A-Za-z]")
 _SHARE = 0.5
+_LARGEST_SCALED = 10**15
+"""Below it a float holds every whole number, so a scaled one can be compared. Larger ones are ids."""
 
 
 def invented_values(row: Conversation, vocabulary: Vocabulary) -> Iterator[Finding]:
@@ -257,19 +295,19 @@ class _Source:
         return letters_and_digits(self.text)
 
     @cached_property
-    def _numbers(self) -> set[float]:
+    def _numbers(self) -> set[int | float]:
         return numbers_in(self.text)
 
     def holds(self, value: str | int | float) -> bool:
         if isinstance(value, str):
             return value in self.text or self._holds_text(value)
-        return str(value) in self.text or self._holds_number(float(value))
+        return str(value) in self.text or self._holds_number(value)
 
     def _holds_text(self, value: str) -> bool:
         bare = letters_and_digits(value)
         if bare in self._letters:  # a value without any letter or digit is, too
             return True
-        digits = [float(found) for found in _DIGITS.findall(value)]
+        digits = [int(found) for found in _DIGITS.findall(value) if len(found) < 300]
         if _DATE.fullmatch(value.strip()):
             return bool(_WHEN.search(self.text)) or any(map(self._holds_number, digits[-3:]))
         words = _WORD.findall(value.casefold())
@@ -284,7 +322,12 @@ class _Source:
         # A code: "order 204" gives "ORD-204", but nothing gives "ORD-771".
         return all(map(self._holds_number, digits[:8]))
 
-    def _holds_number(self, value: float) -> bool:
+    def _holds_number(self, value: int | float) -> bool:
+        # Python compares a whole number with another exactly, however many digits an id has.
+        if abs(value) in self._numbers:
+            return True
+        if abs(value) >= _LARGEST_SCALED:
+            return False
         # 5% is 0.05, and 5 million is written with six zeros fewer.
         return any(round(abs(value) * unit, 6) in self._numbers for unit in (1, 100, 1e-3, 1e-4, 1e-6, 1e-8, 1e-9))
 

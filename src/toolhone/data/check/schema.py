@@ -24,6 +24,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 from toolhone.data.importers.schemas import describe_nulls
 from toolhone.data.values import leaves, letters_and_digits
 from toolhone.records import Tool, ToolCall
+from toolhone.tool_schema import Path, filled_nulls, unlisted_keys
 
 Accepts = Callable[[Any], bool]
 """True: surely valid. False: valid or not."""
@@ -35,10 +36,11 @@ _KEPT = 512
 class CompiledTool:
     """A tool with its schema compiled. `unusable` says why its schema is not one, or is ""."""
 
-    __slots__ = ("_accepts", "_validator", "name", "unusable", "unusable_rule")
+    __slots__ = ("_accepts", "_parameters", "_validator", "name", "unusable", "unusable_rule")
 
     def __init__(self, tool: Tool) -> None:
         self.name = tool.name
+        self._parameters = tool.parameters
         self.unusable, self.unusable_rule = "", "bad-schema"
         self._accepts: Accepts | None = None
         try:
@@ -57,6 +59,15 @@ class CompiledTool:
     def accepts(self, arguments: dict[str, Any]) -> bool:
         """True if the arguments are surely valid."""
         return self._accepts is not None and self._accepts(arguments)
+
+    def filled_nulls(self, arguments: dict[str, Any]) -> list[Path]:
+        """The nulls that mean "absent" (`tool_schema.filled_nulls`); none if the schema is unusable."""
+        return [] if self.unusable else filled_nulls(arguments, self._parameters)
+
+    def unlisted_keys(self, arguments: dict[str, Any]) -> list[Path]:
+        """The keys that the tool does not list (`tool_schema.unlisted_keys`), if it accepts them all the same."""
+        unlisted = [] if self.unusable else unlisted_keys(arguments, self._parameters)
+        return unlisted if unlisted and not any(self.faults(arguments)) else []
 
     def faults(self, arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Rule and message of each fault of the arguments; none if the schema is unusable, which is a finding of its

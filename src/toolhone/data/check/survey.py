@@ -25,7 +25,7 @@ from toolhone.data.check.schema import ToolSets
 from toolhone.data.check.secrets import private_findings
 from toolhone.data.files import expand_source
 from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import examples, read_source, read_tools
+from toolhone.data.read import examples, read_source, read_tools, with_distinct_ids
 from toolhone.errors import UserError
 from toolhone.jsonl import counted
 from toolhone.records import Conversation
@@ -84,6 +84,7 @@ class Survey:
         yield from self.faults(row)
         tools = self._tool_sets.get(row.tools)
         yield from one_row.turn_warnings(row)
+        yield from one_row.unlisted_arguments(row, tools)
         yield from one_row.invented_values(row, tools.vocabulary)
         yield from private_findings(row)
         yield from self._tools.findings(row, tools)
@@ -143,8 +144,10 @@ def check_files(
         fixer = Fixer(default_tools)
         for file, copy in copies:
             yield from fixer.write(file, copy)
+        seen: dict[str, int] = {}
         for source in sources:
-            for row in counted(read_source(source, default_tools, format), console, "checking"):
+            read = with_distinct_ids(read_source(source, default_tools, format), seen)
+            for row in counted(read, console, "checking"):
                 if isinstance(row, RowFault):
                     yield finding_of(row)
                     continue

@@ -98,7 +98,9 @@ class Fold:
             raise RowError(f"{where}: the response {found.id} is at {first} already", rule="log-repeated")
         is_new = self._fold(found if first == where else replace(found, id=""), hashes)
         if first != where and is_new:
-            yield RowFault(where, "log-id-reused", f"the id {found.id} is at {first} too, with other content; both stay")
+            yield RowFault(
+                where, "log-id-reused", f"the id {found.id} is at {first} too, with other content; both stay"
+            )
         yield from _oddities(request, response, where)
 
     def conversations(self) -> Iterator[Conversation]:
@@ -145,7 +147,7 @@ class Fold:
         return self._threads[previous]
 
     def _fold(self, found: Conversation, hashes: list[bytes]) -> bool:
-        """Join a line to the conversation that it continues; True if it begins a new one. `hashes` are its prefixes'."""
+        """Join a line to the conversation that it continues; True if it begins one. `hashes` are of its prefixes."""
         last = len(found.messages) - 1
         known = self._places.get(hashes[last])
         if known is not None and known[1] not in known[0].learned:  # a longer line came first

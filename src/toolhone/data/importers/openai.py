@@ -45,7 +45,7 @@ def _are_messages(found: Any) -> bool:
     if isinstance(found, str):
         return found.lstrip().startswith("[") and '"role"' in found
     return isinstance(found, list) and all(
-        "role" in message if isinstance(message, dict) else isinstance(message, str) and '"role"' in message
+        "role" in message if isinstance(message, dict) else _is_text_of_object(message) and '"role"' in message
         for message in found
     )
 
@@ -74,7 +74,7 @@ def _parsed(row: Row, where: str, default_tools: tuple[Tool, ...]) -> Conversati
     if not row.keys() <= _ROW_KEYS:
         unknown = sorted(key for key in row.keys() - _ROW_KEYS if row[key] is not None)
         if unknown:
-            text = f'{where}: unknown key "{unknown[0]}"; put it into "meta", or take it out'
+            text = f'{where}: unknown key "{unknown[0]}"; a row has {", ".join(sorted(_ROW_KEYS))}: put it into "meta"'
             raise RowError(text, rule="unknown-key")
     rows = row.get("messages")
     if not isinstance(rows, list) or not rows:
@@ -263,10 +263,14 @@ def _decoded(messages: Any, where: str) -> Any:
     """Messages that are a JSON text, or a list of JSON texts, as objects; anything else as it is."""
     if isinstance(messages, str):
         return json_text(messages, where)
-    if isinstance(messages, list) and any(isinstance(message, str) for message in messages):
+    if isinstance(messages, list) and any(map(_is_text_of_object, messages)):
         texts = enumerate(messages)
-        return [json_text(text, f"{where}: {n}") if isinstance(text, str) else text for n, text in texts]
+        return [json_text(text, f"{where}: {n}") if _is_text_of_object(text) else text for n, text in texts]
     return messages
+
+
+def _is_text_of_object(found: Any) -> bool:
+    return isinstance(found, str) and found.lstrip().startswith("{")
 
 
 def text_of(content: Any, where: str) -> str | None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from toolhone.errors import UserError
-from toolhone.evaluate.schema import arguments_valid, subschemas_of
 from toolhone.records import Tool
+from toolhone.tool_schema import arguments_valid, subschemas_of
 
 
 def valid(arguments: dict[str, Any], parameters: dict[str, Any]) -> bool:

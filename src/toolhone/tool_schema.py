@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
@@ -21,7 +21,11 @@ from toolhone.errors import UserError
 from toolhone.records import Tool
 
 Schema = dict[str, Any]
+Path = tuple[str | int, ...]
+"""Where a value is inside another: keys of objects and indexes of arrays."""
 T = TypeVar("T")
+
+_FURTHER = ("additionalProperties", "patternProperties")
 
 
 def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
@@ -91,6 +95,60 @@ def subschemas_of(parameters: Schema) -> Subschemas:
     return _cached(_subschemas, parameters, lambda schema: Subschemas([schema], schema))
 
 
+def filled_nulls(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
+    """The nulls among arguments that mean "absent", as a table writes them that merges the arguments of several tools:
+    under a key that the tool does not list, or an optional one whose schema does not take null."""
+    if not _may_hold(arguments, lambda value: value is None):
+        return []
+    return [
+        member.path
+        for member in subschemas_of(parameters).members(arguments)
+        if member.value is None and (not member.is_listed or (not member.is_required and member.schema.refuses_null()))
+    ]
+
+
+def unlisted_keys(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
+    """The keys of arguments, with a value, that the tool does not list, although it lists others."""
+    if arguments.keys() <= parameters.get("properties", {}).keys() and not _may_hold(arguments, lambda _: False):
+        return []
+    members = subschemas_of(parameters).members(arguments)
+    return [member.path for member in members if member.value is not None and not member.is_listed]
+
+
+def without_paths(value: Any, paths: Iterable[Path]) -> Any:
+    """A copy of a value without the keys at these paths."""
+    heads: dict[str | int, list[Path]] = {}
+    for path in paths:
+        heads.setdefault(path[0], []).append(path[1:])
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    kept = {
+        key: without_paths(each, heads[key]) if key in heads else each
+        for key, each in entries
+        if () not in heads.get(key, ())
+    }
+    return kept if isinstance(value, dict) else list(kept.values())
+
+
+def written_path(path: Path) -> str:
+    """A path as text, such as `guests[0].name`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _may_hold(arguments: dict[str, Any], wanted: Callable[[Any], bool]) -> bool:
+    """Whether a value is wanted, or an object or array that may hold one. Nearly all arguments are plain."""
+    return any(type(value) in (dict, list) or wanted(value) for value in arguments.values())
+
+
+class Member(NamedTuple):
+    """A key of an object inside a value, and what the schema says of it."""
+
+    path: Path
+    value: Any
+    schema: Subschemas
+    is_listed: bool
+    is_required: bool
+
+
 class Subschemas:
     """All that a schema says of one value: `alternatives`, of which some or all apply; empty if it says nothing.
 
@@ -111,6 +169,29 @@ class Subschemas:
         """The type names that any alternative allows."""
         stated = [schema["type"] for schema in self.alternatives if "type" in schema]
         return {name for names in stated for name in ([names] if isinstance(names, str) else names)}
+
+    def refuses_null(self) -> bool:
+        """Whether null breaks the schema: it states other types, or choices without null."""
+        choices = [schema["enum"] for schema in self.alternatives if "enum" in schema]
+        types = self.types()
+        return bool(types or choices) and "null" not in types and not any(None in each for each in choices)
+
+    def members(self, value: Any, path: Path = ()) -> Iterator[Member]:
+        """Every key of every object inside a value, except those inside what no property lists."""
+        if isinstance(value, dict):
+            # An object's keys are listed if there are `properties`, and further ones are not described.
+            properties = [schema["properties"] for schema in self.alternatives if "properties" in schema]
+            further = (schema.get(key) for schema in self.alternatives for key in _FURTHER)
+            is_open = not properties or any(each not in (None, False) for each in further)
+            required = {name for schema in self.alternatives for name in schema.get("required", ())}
+            for key, inside in value.items():
+                is_listed = is_open or any(key in each for each in properties)
+                yield Member((*path, key), inside, self.property(key), is_listed, key in required)
+                if is_listed:
+                    yield from self.property(key).members(inside, (*path, key))
+        elif isinstance(value, list):
+            for number, inside in enumerate(value):
+                yield from self.item(number).members(inside, (*path, number))
 
     def property(self, name: str) -> Subschemas:
         """What the schema says of an object's property."""
