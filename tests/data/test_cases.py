@@ -379,3 +379,26 @@ def test_a_refusal_without_content_is_the_answer() -> None:
 
 def test_what_a_request_says_besides_is_kept_as_meta() -> None:
     assert rows("openpipe_dataset.jsonl")[0].meta == {"split": "TRAIN", "tool_choice": "auto"}
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("holder", ["model_parameters", "proxy_server_request", "invocation_params", "extra"])
+def test_a_log_s_tools_are_found_beside_its_messages(holder: str, as_text: bool, tmp_path: Path) -> None:
+    held: Row = {"tools": [{"name": "find", "input_schema": SCHEMA}], "parallel_tool_calls": False}
+    held = {"invocation_params": held} if holder == "extra" else held
+    call = {"id": "c", "function": {"name": "find", "arguments": {"city": "Lund"}}}
+    asked = [{"role": "user", "content": "Lund"}]
+    line = {"messages": asked, "response": {"role": "assistant", "content": None, "tool_calls": [call]}, holder: held}
+    if as_text:
+        line = {key: json.dumps(value) for key, value in line.items()}
+    (row,) = read_source(write(tmp_path / "log.jsonl", line))
+    assert isinstance(row, Conversation)
+    assert [tool.parameters for tool in row.tools] == [SCHEMA]
+    assert not row.parallel_tool_calls
+
+
+def test_an_unread_body_inside_a_log_is_named(tmp_path: Path) -> None:
+    line = {"request": {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}, "response": {"candidates": []}}
+    (fault,) = read_source(write(tmp_path / "log.jsonl", line))
+    assert isinstance(fault, RowFault)
+    assert "Gemini" in fault.message

@@ -22,9 +22,9 @@ _PLACES = 5
 # Rows that are left out and need no fix, as is normal in a log. By any other error of reading a row is lost.
 _LEFT_OUT = frozenset(
     {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
-    | {"log-broken-call", "log-other", "log-repeated"}
+    | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
 )
-_WARNINGS = {"bom", "tools-file", "log-id-reused"} | _LEFT_OUT
+_WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
 _ADVICE = {"log-choices", "log-forced"}
 
 LeftOut = dict[str, list[str]]

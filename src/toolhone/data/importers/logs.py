@@ -258,7 +258,7 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
         raise RowError(f"{where}: no request with messages or input", rule="log-unknown")
     refuse_unread(request, where)
     refuse_unread(response, where)
-    request = _with_tools(request, row)
+    request = _with_tools(request, row, where)
     error = row.get("error") or (response.get("error") if isinstance(response, dict) else None)
     if error or _status(row) >= _ERROR_STATUS:
         text = _error_text(error) or f"status {_status(row)}"
@@ -279,7 +279,7 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
     return request, response
 
 
-def _with_tools(request: Row, row: Row) -> Row:
+def _with_tools(request: Row, row: Row, where: str) -> Row:
     """The request with its tools, wherever the line keeps them: LangChain's tracer logs each as a message."""
     messages = request.get("messages")
     if request.get("tools") is not None or request.get("functions") is not None or not isinstance(messages, list):
@@ -289,7 +289,10 @@ def _with_tools(request: Row, row: Row) -> Row:
         said = [m for m in messages if not (isinstance(m, dict) and looks_like_tool(m.get("content")))]
         return {**request, "tools": stated, "messages": said}
     for key in _TOOL_HOLDERS:
-        holder = _body(row.get(key))
+        holder = row.get(key)
+        holder = _body(
+            json_text(holder, f"{where}: {key}") if isinstance(holder, str) and holder[:1] == "{" else holder
+        )
         for found in (holder, holder.get("invocation_params") if isinstance(holder, dict) else None):
             if isinstance(found, dict) and (found.get("tools") or found.get("functions")):
                 names = ("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls")
@@ -298,7 +301,10 @@ def _with_tools(request: Row, row: Row) -> Row:
 
 
 def _request(row: Row) -> Row | None:
-    if isinstance(row.get("messages"), list) or ("input" in row and _is_items(row.get("output"))):
+    messages = _body(row.get("messages"))
+    if isinstance(messages, list):
+        return {**row, "messages": messages}
+    if "input" in row and _is_items(row.get("output")):
         return row
     for key in _REQUEST_KEYS:
         found = _body(row.get(key))

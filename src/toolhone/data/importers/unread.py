@@ -13,11 +13,15 @@ from toolhone.data.importers.importer import Row
 from toolhone.errors import RowError
 
 RULE = "unread-format"
+_TEXTS = ("prompt", "completion")
 
 
 def unread_format(row: Any) -> str:
-    """The name of the unread format that a row is in; "" for none."""
-    return next((name for name, matches in _FORMATS if isinstance(row, dict) and matches(row)), "")
+    """The name of the unread format that a row, or a request or response in it, is in; "" for none."""
+    if not isinstance(row, dict):
+        return ""
+    bodies = [row, *(value for value in row.values() if isinstance(value, dict))]
+    return next((name for name, matches in _FORMATS if any(map(matches, bodies))), "")
 
 
 def refuse_unread(row: Any, where: str) -> None:
@@ -95,6 +99,7 @@ _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("OpenAI's Batch format", _is_openai_batch),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
+    ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
 )
 
 
