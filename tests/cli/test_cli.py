@@ -502,7 +502,8 @@ def test_a_run_that_was_never_trained_is_reported(fails: Fails) -> None:
     assert fails("report", "--run", "runs/try").startswith("runs/try/metrics.json: no such file; ")
     assert fails("ask", "--run", "runs/try", "hi") == "runs/try: has no adapter yet; `toolhone train` makes it"
     shutil.copytree("tiny", run.adapter)
-    (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (run.adapter / name).write_text("{}", encoding="utf-8")
     assert fails("eval", "--run", "runs/try").startswith("runs/try: its training has not finished; ")
 
 
@@ -511,7 +512,8 @@ def test_a_limit_of_zero_rows_or_tokens_is_refused(fails: Fails, flag: str) -> N
     run = open_run(load_config(Path("try.yaml")))
     run.mark_finished("train", "abc")
     run.adapter.mkdir()
-    (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (run.adapter / name).write_text("{}", encoding="utf-8")
     message = fails("eval", "--run", "runs/try", flag, "0")
     key = flag.removeprefix("--").replace("-", "_")
     assert message == f"--set evaluate.{key}=0: evaluate.{key}: input should be greater than or equal to 1, found 0"
