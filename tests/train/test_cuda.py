@@ -15,9 +15,11 @@ import toolhone.doctor as doctor_module
 from toolhone.config import Config
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
+from toolhone.run_folder import open_run
 from toolhone.train import cuda
 from toolhone.train.hardware import choose_hardware
 from toolhone.train.trainer import training_arguments
+from toolhone.tuned import TunedModel
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 VERSION = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  470.256.02  Release Build  (dvs-builder@U22)
@@ -78,6 +80,19 @@ def test_cudnn_plans_no_kernel_for_each_new_shape_unless_the_config_asks_for_it(
     switched_on = load_config(SMOKE, ["model.device=auto", "cuda.cudnn_attention=true"]).cuda.cudnn_attention
     choose_hardware(config().model, cudnn_attention=switched_on)
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.usefixtures("_cudnn_as_before", "in_workspace")
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_run_is_evaluated_and_served_with_its_configs_setting_of_cudnn(
+    monkeypatch: pytest.MonkeyPatch, tiny_llama: Path, asked: bool
+) -> None:
+    changes = ["model.device=auto", f"model.name={tiny_llama}", f"cuda.cudnn_attention={asked}".lower()]
+    run = open_run(load_config(SMOKE, changes))
+    pretend_gpus(monkeypatch, 1)
+    torch.backends.cuda.enable_cudnn_sdp(not asked)
+    assert TunedModel.base(run.path).hardware.device == "cuda"
+    assert torch.backends.cuda.cudnn_sdp_enabled() is asked
 
 
 @pytest.mark.usefixtures("_cudnn_as_before")
