@@ -30,6 +30,7 @@ from toolhone.pretrained import load_tokenizer
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
 from toolhone.run_folder import (
+    ADAPTER_FILES,
     RUNS,
     RunFolder,
     existing_run,
@@ -252,7 +253,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         measure=measure,
     )
     if rank() == 0 and result.finished:
-        if not (run.adapter / "adapter_model.safetensors").is_file():  # or the run would count as finished
+        if not all((run.adapter / name).is_file() for name in ADAPTER_FILES):  # or the run would count as finished
             raise UserError(
                 f"{run.adapter}: training has ended, but its adapter was not saved; check the launcher's config"
             )
