@@ -51,7 +51,7 @@ train: model ## train, evaluate and report CONFIG
 	@$(LAUNCH) train --config $(CONFIG) $(FLAGS)
 
 eval: $(READY) ## predict, score and report RUN again (default: the run of CONFIG)
-	@$(BIN)/toolhone eval --run $(RUN)
+	@$(LAUNCH) eval --run $(RUN)
 
 report: $(READY) ## draw the report of RUN again
 	@$(BIN)/toolhone report --run $(RUN)

@@ -35,10 +35,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
 
-    from toolhone.cli.terminal import hush_libraries
+    from toolhone.cli.terminal import prepare_libraries
     from toolhone.errors import UserError
 
-    hush_libraries()
+    prepare_libraries()
     try:
         found = measure(options)
     except UserError as error:

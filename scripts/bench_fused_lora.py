@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from toolhone.chat.render import IGNORED
-from toolhone.cli.terminal import hush_libraries
+from toolhone.cli.terminal import prepare_libraries
 from toolhone.config_file import load_config
 from toolhone.pipeline import prepare
 from toolhone.run_folder import RunFolder
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--batches", type=int, default=5, help="counted batches (default: %(default)s)")
     options = parser.parse_args()
-    hush_libraries()
+    prepare_libraries()
     config = load_config(options.config, [*options.overrides, "model.device=cpu"])
     prepared = prepare(config, console=Console(quiet=True))
     model = load_model(config.model, prepared.hardware)

@@ -110,9 +110,9 @@ def run_child(name: str, options: argparse.Namespace, batch: int) -> dict[str, A
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train a few steps and time all but the first."""
-    from toolhone.cli.terminal import hush_libraries
+    from toolhone.cli.terminal import prepare_libraries
 
-    hush_libraries()
+    prepare_libraries()
     import torch
     from transformers import PrinterCallback, TrainerCallback
 
@@ -142,7 +142,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             },
         }
     )
-    hardware = choose_hardware(config.model)
+    hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
     examples = turns(make_splits(config.data).train)
 
     class Clock(TrainerCallback):  # type: ignore[misc]

@@ -51,10 +51,10 @@ def main() -> int:
 
     from rich.console import Console
 
-    from toolhone.cli.terminal import hush_libraries
+    from toolhone.cli.terminal import prepare_libraries
     from toolhone.data.generate.rows import generate
 
-    hush_libraries()
+    prepare_libraries()
     found = []
     with tempfile.TemporaryDirectory() as folder:
         held_out_rows = Path(folder, "held_out.jsonl")
@@ -113,7 +113,7 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
             "evaluate": {"batch_size": 32, "max_new_tokens": 96},
         }
     )
-    hardware = choose_hardware(config.model)
+    hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
     splits = make_splits(config.data)
     take = turns if options.whole else of_agents
     learned, held_out = take(splits.train)[: options.rows], take(splits.test)[: options.judge]

@@ -226,11 +226,53 @@ def _() -> None:
     assert transformers.TrainingArguments(output_dir="x", warmup_steps=0.1, use_cpu=True).get_warmup_steps(100) == 10
 
 
-@contract("accelerate.PartialState(cpu=True)", "processes on CPUs would not wait for each other before training")
+@contract(
+    "accelerate.PartialState(cpu=True, timeout=...)", "processes would share no work, or wait as long as NCCL says"
+)
 def _() -> None:
     from accelerate import PartialState
 
-    assert "cpu" in parameters(PartialState.__init__)
+    assert parameters(PartialState.__init__)[1:] == ["cpu", "kwargs"]
+    assert "init_process_group(backend=self.backend, **kwargs)" in inspect.getsource(PartialState.__init__)
+
+
+@contract(
+    "TrainingArguments._n_gpu", "one process on a machine with several GPUs would be refused by TRL, as DataParallel"
+)
+def _() -> None:
+    arguments = transformers.TrainingArguments(output_dir="x", use_cpu=True)
+    arguments._n_gpu = 3
+    assert arguments.n_gpu == 3
+    assert "args.n_gpu > 1" in inspect.getsource(SFTTrainer.__init__), "what TRL asks"
+
+
+@contract("TRL casts the adapter on 4-bit weights in its constructor", "adapters would train in bfloat16 after all")
+def _() -> None:
+    assert "param.data = param.data.to(torch.bfloat16)" in inspect.getsource(SFTTrainer.__init__)
+
+
+@contract("Trainer.save_model under FSDP", "configs/accelerate/fsdp2.yaml would save no adapter, or others would")
+def _() -> None:
+    assert '"FULL_STATE_DICT" in str(' in inspect.getsource(transformers.Trainer.save_model)
+
+
+@contract(
+    "accelerate's variables of FSDP and DeepSpeed", "a state dict type that saves no adapter would not be refused"
+)
+def _() -> None:
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate.utils import launch
+
+    for version, default in (("1", "FULL_STATE_DICT"), ("2", "SHARDED_STATE_DICT")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FSDP_VERSION", version)
+            patch.delenv("FSDP_STATE_DICT_TYPE", raising=False)
+            assert FullyShardedDataParallelPlugin().state_dict_type.name == default
+            patch.setenv("FSDP_STATE_DICT_TYPE", "1")
+            assert FullyShardedDataParallelPlugin().state_dict_type.name == "FULL_STATE_DICT"
+    source = inspect.getsource(launch)
+    for name in ("ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_STATE_DICT_TYPE", "ACCELERATE_USE_DEEPSPEED"):
+        assert f'current_env["{name}"]' in source
 
 
 # Prefix trees: attention functions, loss of labelled tokens.

@@ -164,6 +164,14 @@ class CpuConfig(_Section):
     """Return freed memory to the system every few steps."""
 
 
+class CudaConfig(_Section):
+    """What makes a GPU faster, in training, evaluation and serving. CPUs ignore this section."""
+
+    cudnn_attention: bool = False
+    """Let PyTorch compute attention with cuDNN, which prepares each new shape for 0.02 to 0.9 seconds. Batches of rows
+    bring new shapes in every step."""
+
+
 class EvaluateConfig(_Section):
     """How predictions are made and scored."""
 
@@ -191,6 +199,7 @@ class Config(_Section):
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     cpu: CpuConfig = CpuConfig()
+    cuda: CudaConfig = CudaConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")

@@ -30,6 +30,8 @@ from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_pre
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.cpu import bfloat16_speedup
+from toolhone.train.cuda import torch_build, why_unavailable
+from toolhone.train.hardware import choose_device
 from toolhone.train.loss import tree_loss
 
 _TESTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
@@ -57,8 +59,9 @@ def doctor(console: Console) -> bool:
 
 def diagnose() -> Iterator[Check]:
     """Yield the checks of the machine, then the self-test on its device."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    yield _accelerator()
+    accelerator = _accelerator()
+    device = "cuda" if accelerator.status == "ok" else "cpu"
+    yield accelerator
     yield _bfloat16(device)
     memory = psutil.virtual_memory()
     yield Check("memory", "ok", f"{memory.total / 1e9:.0f} GB, {memory.available / 1e9:.0f} GB free")
@@ -190,11 +193,16 @@ def _take_gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _accelerator() -> Check:
-    if torch.cuda.is_available():
+    """The GPUs that training would find; a failure is what it would stop with."""
+    try:
+        device, notes = choose_device("auto")
+    except UserError as error:
+        return Check("CUDA", "FAIL", str(error))
+    if device == "cuda":
         names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
         free, total = torch.cuda.mem_get_info()
         return Check("CUDA", "ok", f"{', '.join(names)}; {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
-    why = "this build of torch has none" if torch.version.cuda is None else "no device is visible"
+    why = notes[0] if notes else f"{torch_build()}: {why_unavailable()}"
     return Check("CUDA", "note", f"none ({why}): training runs on the CPU, which suits models of 0.1B to 0.3B")
 
 

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from toolhone.chat.probe import make_renderer
@@ -32,6 +31,7 @@ from toolhone.pretrained import load_tokenizer
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
 from toolhone.run_folder import (
+    ADAPTER_FILES,
     RUNS,
     RunFolder,
     existing_run,
@@ -43,9 +43,10 @@ from toolhone.run_folder import (
     training_fingerprint,
 )
 from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint
-from toolhone.train.hardware import Hardware, choose_hardware, rank, release_memory, world_size
+from toolhone.train.hardware import Hardware, choose_hardware, release_memory
 from toolhone.train.model import load_model
 from toolhone.train.preflight import refuse_untrainable
+from toolhone.train.processes import join_processes, rank, wait_for_all, world_size
 from toolhone.train.select import Measure, Measured
 from toolhone.tuned import TunedModel
 
@@ -82,7 +83,7 @@ def prepare(config: Config, *, console: Console) -> Prepared:
     Raises:
         UserError: for anything wrong with the data, the model's tokenizer or the hardware asked for.
     """
-    hardware = choose_hardware(config.model)
+    hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
     splits = make_splits(config.data)
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
@@ -106,17 +107,19 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
     """
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
-    _start_processes(prepared.hardware)
+    join_processes(prepared.hardware.device)
     run = RunFolder(RUNS / config.name)
     is_trained = False
     if not fresh:
         refuse_other_config(run, config)
         is_trained = _is_trained(run, prepared)
+        if is_trained:
+            run.require_adapter()
         _refuse_to_lose(run, prepared, is_trained=is_trained, resume=resume)
-    _barrier()  # no process may write before all have looked
+    wait_for_all()  # no process may write before all have looked
     if rank() == 0:
         _open(prepared, is_trained=is_trained, fresh=fresh)
-    _barrier()
+    wait_for_all()
     if config.evaluate.base:
         _predict(run, TunedModel.base(run.path), prepared.scored, config.evaluate, console)
     if is_trained:
@@ -141,7 +144,7 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
         raise UserError(f"{path}: its training has not finished; `toolhone train --resume` goes on with it")
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     tuned = TunedModel.load(path)
-    _start_processes(tuned.hardware)
+    join_processes(tuned.hardware.device)
     examples = scored_examples(run)
     if config.evaluate.base:
         _predict(run, TunedModel.base(path), examples, config.evaluate, console)
@@ -252,6 +255,10 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         measure=measure,
     )
     if rank() == 0 and result.finished:
+        if not all((run.adapter / name).is_file() for name in ADAPTER_FILES):  # or the run would count as finished
+            raise UserError(
+                f"{run.adapter}: training has ended, but its adapter was not saved; check the launcher's config"
+            )
         save_chat(run.adapter, renderer)
         # Trainer pickles its arguments beside the weights; they can hold a hub token, and nothing here reads them.
         (run.adapter / "training_args.bin").unlink(missing_ok=True)
@@ -261,7 +268,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
     if rank() == 0 and not result.finished:
         console.print(f"stopped after step {result.steps}; `--resume` goes on from there")
     release_memory(hardware.device)
-    _barrier()
+    wait_for_all()
     return result.finished
 
 
@@ -281,7 +288,7 @@ def exact_match_on(
         answers = folder / f"step-{step}.jsonl"
         if rank() == 0:  # answers that an interrupted run began are not this model's
             remove_parts(answers)
-        _barrier()
+        wait_for_all()
         attention = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
         try:
@@ -304,7 +311,7 @@ def _predict(
 ) -> None:
     path, made_from = run.predictions(tuned.label), _prediction_fingerprint(run, tuned, examples, config)
     predict_once(tuned, f"predict:{tuned.label}", examples, "turns", config, path, console, made_from)
-    _barrier()
+    wait_for_all()
 
 
 def _prediction_fingerprint(
@@ -321,19 +328,7 @@ def _score(run: RunFolder) -> None:
     if rank() == 0:
         score_run(run)
         write_report(run.path)
-    _barrier()
-
-
-def _start_processes(hardware: Hardware) -> None:
-    if world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=hardware.device == "cpu")
-
-
-def _barrier() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    wait_for_all()
 
 
 def _describe(prepared: Prepared, console: Console) -> None:

@@ -35,6 +35,10 @@ _FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "d
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""The files of an adapter, as PEFT names them: how it is built, and its weights."""
+
+
 def fingerprint(*parts: Any) -> str:
     """Sixteen hex digits that say whether two things were made from the same inputs (SHA-256 of the parts as JSON)."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -99,13 +103,17 @@ class RunFolder:
         return found is not None and found["fingerprint"] == fingerprint
 
     def require_adapter(self) -> None:
-        """Check that training has left an adapter.
+        """Check that training has left an adapter: its config and its weights.
 
         Raises:
             UserError: if it has not.
         """
-        if not (self.adapter / "adapter_config.json").is_file():
+        missing = [name for name in ADAPTER_FILES if not (self.adapter / name).is_file()]
+        if missing == [*ADAPTER_FILES]:
             raise UserError(f"{self.path}: has no adapter yet; `toolhone train` makes it")
+        if missing:
+            where = self.adapter / missing[0]
+            raise UserError(f"{where}: is missing; restore it from a copy, or train again with --fresh (FRESH=1)")
 
 
 def open_run(config: Config, *, fresh: bool = False) -> RunFolder:

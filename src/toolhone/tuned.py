@@ -47,7 +47,7 @@ class TunedModel:
         """
         run, config = existing_run(folder)
         run.require_adapter()
-        return cls(run, config, choose_hardware(config.model), saved_renderer(run, config), run.adapter)
+        return cls(run, config, _hardware(config), saved_renderer(run, config), run.adapter)
 
     @classmethod
     def base(cls, folder: Path) -> TunedModel:
@@ -58,7 +58,7 @@ class TunedModel:
         """
         run, config = existing_run(folder)
         renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, untuned=True)
-        return cls(run, config, choose_hardware(config.model), renderer, None)
+        return cls(run, config, _hardware(config), renderer, None)
 
     @property
     def label(self) -> str:
@@ -73,6 +73,10 @@ class TunedModel:
     def load_weights(self) -> Any:
         """The model with its adapter, on its device, which the caller alone holds."""
         return load_for_inference(self.config.model, self.hardware, self.adapter)
+
+
+def _hardware(config: Config) -> Hardware:
+    return choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
 
 
 def saved_renderer(run: RunFolder, config: Config) -> ChatRenderer:

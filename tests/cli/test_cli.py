@@ -19,7 +19,7 @@ from toolhone.cli import _parser, main
 from toolhone.config import config_fields
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
-from toolhone.run_folder import open_run
+from toolhone.run_folder import RunFolder, open_run
 
 SHIPPED = Path(__file__).parents[2] / "data" / "customer_service"
 TOOLS = [
@@ -502,8 +502,59 @@ def test_a_run_that_was_never_trained_is_reported(fails: Fails) -> None:
     assert fails("report", "--run", "runs/try").startswith("runs/try/metrics.json: no such file; ")
     assert fails("ask", "--run", "runs/try", "hi") == "runs/try: has no adapter yet; `toolhone train` makes it"
     shutil.copytree("tiny", run.adapter)
-    (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (run.adapter / name).write_text("{}", encoding="utf-8")
     assert fails("eval", "--run", "runs/try").startswith("runs/try: its training has not finished; ")
+
+
+def test_a_training_that_saved_no_adapter_is_not_finished(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolhone.train.trainer import ToolCallTrainer
+
+    save = ToolCallTrainer.save_model
+
+    def saves_no_adapter(self: ToolCallTrainer, folder: str, **keys: Any) -> None:
+        """What Trainer does under FSDP with a sharded state dict."""
+        if not folder.endswith("adapter"):
+            save(self, folder, **keys)
+
+    monkeypatch.setattr(ToolCallTrainer, "save_model", saves_no_adapter)
+    assert main(train("evaluate.base=false")) == 2
+    assert capsys.readouterr().err.startswith(
+        "Error: runs/try/adapter: training has ended, but its adapter was not saved"
+    )
+    assert RunFolder(Path("runs/try")).stage("train") is None
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_that_lacks_a_file_is_reported_by_every_command_that_needs_it(fails: Fails, name: str) -> None:
+    run = open_run(load_config(Path("try.yaml")))
+    run.mark_finished("train", "abc")
+    run.adapter.mkdir()
+    for file in {"adapter_config.json", "adapter_model.safetensors"} - {name}:
+        (run.adapter / file).write_text("{}", encoding="utf-8")
+    expected = f"runs/try/adapter/{name}: is missing; restore it from a copy, or train again with --fresh (FRESH=1)"
+    assert fails("eval", "--run", "runs/try") == expected
+    assert fails("ask", "--run", "runs/try", "hi") == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "--rows", "test.jsonl", "--endpoint-model", "m"),
+        ("eval", "--run", "runs/try", "--suite", "bfcl", "--endpoint-model", "m"),
+    ],
+    ids=["predict", "suite"],
+)
+def test_an_endpoint_is_not_asked_once_for_each_process(
+    fails: Fails, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert fails(*arguments, "--base-url", "http://127.0.0.1:9") == (
+        "WORLD_SIZE: a launcher started 2 processes, and each would ask for every answer; start this "
+        "command without one"
+    )
 
 
 @pytest.mark.parametrize("flag", ["--batch-size", "--max-new-tokens"])
@@ -511,7 +562,8 @@ def test_a_limit_of_zero_rows_or_tokens_is_refused(fails: Fails, flag: str) -> N
     run = open_run(load_config(Path("try.yaml")))
     run.mark_finished("train", "abc")
     run.adapter.mkdir()
-    (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (run.adapter / name).write_text("{}", encoding="utf-8")
     message = fails("eval", "--run", "runs/try", flag, "0")
     key = flag.removeprefix("--").replace("-", "_")
     assert message == f"--set evaluate.{key}=0: evaluate.{key}: input should be greater than or equal to 1, found 0"

@@ -67,6 +67,7 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
         lora: LoraConfig | None = None,
         cpu: CpuConfig | None = None,
         quantize: str = "none",
+        hardware: Hardware = CPU,
         resume: bool = False,
         measure: Measure | None = None,
         **keys: Any,
@@ -81,10 +82,10 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
         )
         run = RunFolder(tmp_path / name)
         run.path.mkdir(exist_ok=True)
-        model = load_model(config.model, CPU)
+        model = load_model(config.model, hardware)
         quiet = Console(quiet=True)
         result = train_adapter(
-            config, CPU, model, tiny_tokenizer, rows, validation, run, quiet, resume=resume, measure=measure
+            config, hardware, model, tiny_tokenizer, rows, validation, run, quiet, resume=resume, measure=measure
         )
         return Trained(result, run, model, read_log(run))
 

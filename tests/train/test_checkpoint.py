@@ -47,12 +47,19 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(
-    ("number", "packing"), [(signal.SIGINT, "prefix_tree"), (signal.SIGTERM, "none")], ids=["SIGINT", "SIGTERM"]
+    ("number", "packing", "quantize"),
+    [(signal.SIGINT, "prefix_tree", "none"), (signal.SIGTERM, "none", "none"), (signal.SIGINT, "prefix_tree", "nf4")],
+    ids=["SIGINT", "SIGTERM", "NF4"],
 )
 def test_a_stopped_run_resumes_to_the_same_bits(
-    train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None], number: int, packing: str
+    train: Train,
+    short_rows: list[Rendered],
+    signal_in_step: Callable[..., None],
+    number: int,
+    packing: str,
+    quantize: str,
 ) -> None:
-    keys = {**KEYS, "packing": packing, "save_every": 10}
+    keys = {**KEYS, "packing": packing, "quantize": quantize, "save_every": 10}
     handler = signal.getsignal(signal.SIGINT)
     rows = short_rows[:8]  # two steps an epoch: stopped in the middle of the second, resumed into a third
     whole = train(rows, "whole", **keys)

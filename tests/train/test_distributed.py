@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,12 +17,17 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from toolhone.chat.probe import make_renderer
 from toolhone.cli import main
 from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations, turns
+from toolhone.jsonl import read_json
 
+ROOT = Path(__file__).parents[2]
+BFCL = ROOT / "tests" / "fixtures" / "formats" / "bfcl"
+FSDP2 = ROOT / "configs" / "accelerate" / "fsdp2.yaml"
 TOOL = {
     "type": "function",
     "function": {
@@ -62,52 +70,69 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Run]:
-    """Runs `toolhone train` on so many processes, which take four batches of two to a step between them."""
-    workspace = tmp_path_factory.mktemp("workspace")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
 
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file")
+MODULE = ("-m", "toolhone", "--")
+"""What torchrun starts. It would take the `--run` of a command that follows without `--` for one of its own flags."""
+
+
+def launch(arguments: list[str], workspace: Path, launcher: tuple[str, ...], program: tuple[str, ...] = MODULE) -> Any:
+    """Start a command on two processes, and return what became of it."""
+    return subprocess.run(
+        [sys.executable, *launcher, *program, *arguments],
+        cwd=workspace,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def write_config(name: str, packing: str, processes: int, data: Path, model: Path, workspace: Path) -> Path:
+    """A training whose processes take four batches of two to a step between them."""
+    config = {
+        "name": name,
+        "model": {"name": str(model), "device": "cpu", "dtype": "float32"},
+        "data": {"train": [str(data / "train.jsonl")], "test": [str(data / "test.jsonl")], "validation": 0},
+        "lora": {"rank": 4, "alpha": 8},
+        "train": {
+            "packing": packing,
+            "epochs": 2,
+            "batch_size": 2,
+            "gradient_accumulation": 4 // processes,
+            "optimizer": "sgd",
+            "scheduler": "constant",
+            "warmup": 0,
+            "learning_rate": 0.3,
+        },
+        "evaluate": {"max_new_tokens": 6, "batch_size": 2},
+    }
+    path = workspace / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tiny_llama: Path, workspace: Path) -> Callable[[str, int], Run]:
+    """Runs `toolhone train` on this many processes, once for each pair of arguments."""
+
+    @functools.cache
     def train(packing: str, processes: int) -> Run:
         name = f"{packing}-{processes}"
-        config = {
-            "name": name,
-            "model": {"name": str(tiny_llama), "device": "cpu", "dtype": "float32"},
-            "data": {"train": [str(data / "train.jsonl")], "test": [str(data / "test.jsonl")], "validation": 0},
-            "lora": {"rank": 4, "alpha": 8},
-            "train": {
-                "packing": packing,
-                "epochs": 2,
-                "batch_size": 2,
-                "gradient_accumulation": 4 // processes,
-                "optimizer": "sgd",
-                "scheduler": "constant",
-                "warmup": 0,
-                "learning_rate": 0.3,
-            },
-            "evaluate": {"max_new_tokens": 6, "batch_size": 2},
-        }
-        path = workspace / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        return Run(start(path, processes), workspace / "runs" / name)
-
-    def start(config: Path, processes: int) -> str:
-        command = ["train", "--config", str(config)]
+        command = ["train", "--config", str(write_config(name, packing, processes, data, tiny_llama, workspace))]
         if processes == 1:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(workspace)
                 assert main(command) == 0
-            return ""
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m", "toolhone"]
-        done = subprocess.run(
-            [sys.executable, *launcher, *command],
-            cwd=workspace,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+            return Run("", workspace / "runs" / name)
+        done = launch(command, workspace, TORCHRUN)
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return Run(done.stdout, workspace / "runs" / name)
 
     return train
 
@@ -160,3 +185,114 @@ def test_two_processes_write_one_run_with_one_report(one_and_two: tuple[Run, Run
     assert json.loads((two.path / "manifest.json").read_text(encoding="utf-8"))["processes"] == 2
     assert set(json.loads((two.path / "metrics.json").read_text(encoding="utf-8"))["models"]) == {"base", "tuned"}
     assert not list((two.path / "predictions").glob(".*"))
+
+
+@pytest.fixture
+def trained(run: Callable[[str, int], Run], workspace: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy of a finished run, for a test to evaluate again."""
+    folder = workspace / "runs" / request.node.name
+    shutil.copytree(run("prefix_tree", 2).path, folder)
+    return folder
+
+
+WATCHED = """
+import atexit, sys, torch
+atexit.register(lambda: print("left the group:", not torch.distributed.is_initialized(), flush=True))
+from toolhone.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("suite", [False, True], ids=["own rows", "suite"])
+def test_an_evaluation_shared_out_over_processes_scores_once_and_leaves_the_group(
+    trained: Path, workspace: Path, suite: bool
+) -> None:
+    program = workspace / "watched.py"
+    program.write_text(WATCHED, encoding="utf-8")
+    bfcl = ["--suite", "bfcl", "--suite-data", str(BFCL), "--categories", "simple_python", "--models", "tuned"]
+    command = ["eval", "--run", str(trained), "--max-new-tokens", "3", *(bfcl if suite else [])]
+    done = launch(command, workspace, TORCHRUN, (str(program), "--"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("left the group: True") == 2
+    folder = trained / "suite" / "bfcl" if suite else trained
+    answers = Run(done.stdout, folder).lines("predictions/tuned.jsonl")
+    assert len(answers) == (4 if suite else 5)
+    assert {row["completion_tokens"] for row in answers} == {3}
+    assert "tuned" in read_json(folder / "metrics.json", "")["models"]
+    assert done.stdout.count("figures, scores and predictions: " if suite else "report: ") == 1
+
+
+FAILS_IN_ONE = """
+import os, sys
+import toolhone.evaluate.predict as predict
+from toolhone.cli import main
+from toolhone.errors import UserError
+
+def fail(*_):
+    raise UserError("the disk of this machine is full")
+
+if os.environ["RANK"] == "1":
+    predict.decode_greedily = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_if_one_process_fails_the_others_end_with_its_message(trained: Path, workspace: Path) -> None:
+    program = workspace / "fails.py"
+    program.write_text(FAILS_IN_ONE, encoding="utf-8")
+    began = time.monotonic()
+    done = launch(["eval", "--run", str(trained), "--max-new-tokens", "4"], workspace, TORCHRUN, (str(program), "--"))
+    assert done.returncode != 0
+    assert "Error: the disk of this machine is full" in done.stderr
+    assert time.monotonic() - began < 120, "the others do not wait for their limit"
+
+
+FSDP_ON_CPU = """
+import sys
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from toolhone.cli import main
+
+start = PartialState.__init__
+
+def count_as_gpus(self, *args, **kwargs):  # accelerate leaves FSDP out on CPUs, although torch has it there
+    start(self, *args, **kwargs)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+PartialState.__init__ = count_as_gpus
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_fsdp_saves_the_whole_adapter_and_it_equals_that_of_data_parallel(
+    run: Callable[[str, int], Run], data: Path, tiny_llama: Path, workspace: Path
+) -> None:
+    program = workspace / "fsdp.py"
+    program.write_text(FSDP_ON_CPU, encoding="utf-8")
+    config = write_config("fsdp", "prefix_tree", 2, data, tiny_llama, workspace)
+    command = ["train", "--config", str(config), "--set", "evaluate.base=false"]
+    done = launch(command, workspace, (*ACCELERATE, str(FSDP2)), (str(program),))
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = (workspace / "runs" / "fsdp", run("prefix_tree", 2).path)
+    found, expected = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in folders)
+    assert found.keys() == expected.keys()
+    assert all(tensor.shape == expected[name].shape for name, tensor in found.items())
+    assert all((found[name] - tensor).norm() <= 1e-5 * tensor.norm() for name, tensor in expected.items())
+    assert all(tensor.norm() > 0 for tensor in found.values()), "it has moved from where it began"
+
+
+@pytest.mark.slow
+def test_fsdp_that_would_save_no_adapter_is_refused_before_anything_is_written(
+    data: Path, tiny_llama: Path, workspace: Path
+) -> None:
+    sharded = workspace / "accelerate.yaml"
+    settings = yaml.safe_load(FSDP2.read_text(encoding="utf-8"))
+    settings["fsdp_config"]["fsdp_state_dict_type"] = "SHARDED_STATE_DICT"
+    sharded.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    config = write_config("sharded", "prefix_tree", 2, data, tiny_llama, workspace)
+    done = launch(["train", "--config", str(config)], workspace, (*ACCELERATE, str(sharded)), ("-m", "toolhone"))
+    assert done.returncode != 0
+    assert "Error: accelerate's config: fsdp_state_dict_type: SHARDED_STATE_DICT saves no adapter" in done.stderr
+    assert not (workspace / "runs" / "sharded").exists()

@@ -39,6 +39,44 @@ def test_a_sound_config_passes_and_reads_the_folder_alone(model: Path) -> None:
     assert "no layer mlp.down_prj" in fault(config(model, "lora", targets=["q_proj", "mlp.down_prj"]))
 
 
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (FSDP2, "SHARDED_STATE_DICT"),  # the default of FSDP2
+        (FSDP2 | {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, "SHARDED_STATE_DICT"),
+        ({"ACCELERATE_USE_FSDP": "True", "FSDP_STATE_DICT_TYPE": "LOCAL_STATE_DICT"}, "LOCAL_STATE_DICT"),
+    ],
+)
+def test_a_state_dict_type_that_saves_no_adapter_is_refused_by_name(
+    model: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], found: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert fault(config(model)) == (
+        f"accelerate's config: fsdp_state_dict_type: {found} saves no adapter; set it to FULL_STATE_DICT, as "
+        "configs/accelerate/fsdp2.yaml does"
+    )
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    refuse_untrainable(config(model))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", found)
+    refuse_untrainable(config(model))
+
+
+def test_what_a_launcher_asks_for_and_training_cannot_do_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert fault(config(model)).startswith("accelerate's config: distributed_type: DEEPSPEED is not supported; use ")
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    expected = "train.select_by: exact_match is not supported with FSDP; use last"
+    assert fault(config(model, select_by="exact_match")) == expected
+
+
 def test_a_target_that_names_no_layer_is_told_even_beside_one_that_does(model: Path) -> None:
     assert fault(config(model, "lora", targets=["q_proj", "qkv"])) == (
         f"lora.targets: {model} has no layer qkv; known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
+from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -260,6 +261,34 @@ def test_nf4_trains_the_adapter_and_leaves_the_base_weights_alone(
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert_has_moved(done.adapter)
     assert done.losses[1] != done.losses[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_updates_of_an_adapter_on_nf4_weights_are_not_rounded_away(
+    train: Train, short_rows: list[Rendered], tiny_llama: Path, dtype: torch.dtype
+) -> None:
+    hardware = Hardware("cpu", dtype, ())
+    keys = {**ADAMW, "learning_rate": 1e-5, "quantize": "nf4", "hardware": hardware, "batch_size": 2}
+    # A moves from the second step on, since B begins as zero.
+    one, three = (train(short_rows, f"{steps}", max_steps=steps, **keys) for steps in (1, 3))
+    for name, before in one.adapter.items():
+        after = three.adapter[name]
+        assert before.dtype == after.dtype == torch.float32
+        assert (before != after).double().mean() > 0.95, name
+    saved = load_file(three.run.adapter / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    config = ModelConfig(name=str(tiny_llama), device="cpu", quantize="nf4")
+    loaded = dict(load_for_inference(config, hardware, three.run.adapter).named_parameters())
+    assert all(torch.equal(loaded[f"base_model.model.{name}"], tensor) for name, tensor in three.adapter.items())
+
+
+@pytest.mark.parametrize("packing", ["prefix_tree", "none"])
+def test_an_adapter_on_bfloat16_weights_trains_in_float32(
+    train: Train, short_rows: list[Rendered], packing: str
+) -> None:
+    bfloat16 = Hardware("cpu", torch.bfloat16, ())
+    done = train(short_rows, hardware=bfloat16, batch_size=2, max_steps=1, packing=packing, **ADAMW)
+    assert {tensor.dtype for tensor in done.adapter.values()} == {torch.float32}
 
 
 def test_targets_that_name_no_layer_are_refused(train: Train, short_rows: list[Rendered]) -> None:

@@ -17,7 +17,7 @@ from toolhone.cli.data import add_data_commands
 from toolhone.cli.economics import add_cost_commands
 from toolhone.cli.evaluate import add_evaluate_commands
 from toolhone.cli.route import add_route_commands
-from toolhone.cli.terminal import hush_libraries, plain_console
+from toolhone.cli.terminal import plain_console, prepare_libraries
 from toolhone.cli.train import add_train_commands
 from toolhone.errors import UserError
 
@@ -25,7 +25,7 @@ from toolhone.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    hush_libraries()
+    prepare_libraries()
     try:
         code: int = options.run(options) or 0
         sys.stdout.flush()

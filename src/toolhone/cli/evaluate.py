@@ -56,6 +56,8 @@ def _suite(options: argparse.Namespace) -> None:
     from toolhone.evaluate.bfcl_suite import MODELS, parse_categories, read_suite, suite_of_endpoint, suite_of_run
     from toolhone.report.tables import suite_table
 
+    if options.endpoint_model:
+        _refuse_launcher()
     console = plain_console()
     suite = read_suite(options.suite_data, parse_categories(options.categories), options.rows, options.seed)
     if options.endpoint_model:
@@ -133,6 +135,16 @@ def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettin
     )
 
 
+def _refuse_launcher() -> None:
+    """Refuse to start a command that shares no work over processes once for each of them."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise UserError(
+            f"WORLD_SIZE: a launcher started {processes} processes, and each would ask for every answer; start this "
+            "command without one"
+        )
+
+
 def _label(options: argparse.Namespace) -> str:
     label: str = options.label or options.endpoint_model.replace("/", "-").replace(":", "-")
     if label in ("base", "tuned") or not label.strip(".") or "/" in label:
@@ -142,6 +154,7 @@ def _label(options: argparse.Namespace) -> str:
 
 def _predict(options: argparse.Namespace) -> None:
     """Have the model answer, and print how many answers are right and what they cost."""
+    _refuse_launcher()
     if options.vllm:
         _predict_with_vllm(options)
         return

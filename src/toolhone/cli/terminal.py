@@ -1,4 +1,4 @@
-"""What commands print to, the result that they end with, and the library messages that are kept off the terminal."""
+"""What commands print to, the result that they end with, and what is set before the model libraries are imported."""
 
 from __future__ import annotations
 
@@ -47,8 +47,12 @@ def show_result(folder: Path) -> None:
     console.print(f"report: {folder / 'report.html'}")
 
 
-def hush_libraries() -> None:
-    """Silence warnings that a user can do nothing about. Call it before the libraries are imported."""
+def prepare_libraries() -> None:
+    """Set what the model libraries read when they are imported: no warnings that a user can do nothing about, and GPUs
+    counted without starting CUDA. Call it before they are imported."""
+    # Otherwise the first question for a GPU starts CUDA: forked processes then cannot use it, and CUDA_VISIBLE_DEVICES
+    # has no effect any more.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     # It warns at every fork of a process that has used a tokenizer.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # On import it asks for an optional CPU kernel that nothing here needs.

@@ -91,11 +91,11 @@ def suite_of_run(
         UserError: if there is no run, or no adapter for "tuned".
     """
     from toolhone.config_file import load_config
-    from toolhone.train.hardware import rank
+    from toolhone.train.processes import rank
 
     run, _ = existing_run(folder)
-    if "tuned" in models and not (run.adapter / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: has no adapter yet; `toolhone train` makes it, or name --models base")
+    if "tuned" in models:
+        run.require_adapter()
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     formats = [_answer(config, run, suite, label, console) for label in models]
     return score_suite(folder, suite, models, formats[-1]) if rank() == 0 else {}
@@ -112,9 +112,11 @@ def suite_of_endpoint(
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
     """Write the predictions of the base or the tuned model; returns the chat format that they are in."""
     from toolhone.evaluate.predict import predict_once
+    from toolhone.train.processes import join_processes
     from toolhone.tuned import TunedModel
 
     tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
+    join_processes(tuned.hardware.device)
     trained = run.stage("train") or {}
     made_from = fingerprint(
         label,

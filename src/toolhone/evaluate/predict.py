@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -32,7 +31,8 @@ from toolhone.evaluate.decode import (
 )
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
-from toolhone.train.hardware import rank, release_memory, world_size
+from toolhone.train.hardware import release_memory
+from toolhone.train.processes import rank, wait_for_all, world_size
 from toolhone.tuned import TunedModel
 
 _WORTH_SHARING = 4
@@ -64,15 +64,13 @@ def predict(
 
     share = list(examples)[rank() :: world_size()]
     answer_missing(part_path(path, rank(), fingerprint), share, label, console, answers)
-    if world_size() > 1:
-        torch.distributed.barrier()
+    wait_for_all()
     if rank() == 0:
         parts = [part_path(path, n, fingerprint) for n in range(world_size())]
         rows = {row["id"]: row for part in parts for row in read_part(part)}
         write_jsonl(path, (rows[example.id] for example in examples))
         remove_parts(path)
-    if world_size() > 1:
-        torch.distributed.barrier()
+    wait_for_all()
 
 
 def predict_once(

@@ -21,7 +21,8 @@ from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
-from toolhone.train.hardware import Hardware, world_size
+from toolhone.train.hardware import Hardware
+from toolhone.train.processes import world_size
 from toolhone.train.trainer import lora_config
 
 # What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.

@@ -1,9 +1,8 @@
-"""Which device and number type a run uses, how many processes there are, and how much memory is in use."""
+"""Which device and number type a run uses, and how much memory is in use."""
 
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import sys
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import torch
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
-from toolhone.train import cpu
+from toolhone.train import cpu, cuda
+from toolhone.train.processes import local_rank, world_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +34,63 @@ class Hardware:
         return f"{name}, {self.dtype_name}"
 
 
-def world_size() -> int:
-    """Processes that the launcher (accelerate, torchrun) started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """This process's number among them."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """This process's number on its machine, which is also the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def choose_hardware(config: ModelConfig) -> Hardware:
-    """Resolve `model.device` and `model.dtype`.
+def choose_hardware(config: ModelConfig, *, cudnn_attention: bool = False) -> Hardware:
+    """Resolve `model.device` and `model.dtype`, and set torch up for CUDA if that is the device.
 
     Raises:
         UserError: if the device or the number type that the config asks for is not available.
     """
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        reason = "this build of torch has no CUDA" if torch.version.cuda is None else "no CUDA device is visible"
-        raise UserError(f"model.device: cuda was asked for, but {reason}; set it to auto or cpu")
-    device = "cuda" if cuda and config.device != "cpu" else "cpu"
-    notes = _keep_one_gpu() if device == "cuda" and world_size() == 1 else []
+    device, notes = choose_device(config.device)
+    if device == "cuda":
+        cuda.set_up(cudnn_attention=cudnn_attention)
     if device == "cpu" and config.attention == "flash_attention_2":
         raise UserError("model.attention: flash_attention_2 needs CUDA, and there is none here; use sdpa")
     dtype = _choose_dtype(config, device)
     if device == "cpu" and dtype == torch.bfloat16 and not cpu.cpu_multiplies_bfloat16():
         notes.append("bfloat16 on a CPU without AVX512-BF16 or AMX can be fifty times slower than float32")
     return Hardware(device, dtype, tuple(notes))
+
+
+def choose_device(asked: str) -> tuple[str, list[str]]:
+    """The device for `model.device`, "cuda" or "cpu", and sentences for the user about the choice.
+
+    Raises:
+        UserError: if CUDA is asked for and missing, an NVIDIA driver is here that CUDA does not work with, or there are
+            fewer GPUs than processes.
+    """
+    if asked == "cpu":
+        return "cpu", []
+    reason = cuda.why_unavailable()
+    if reason is None:
+        return "cuda", _count_gpus()
+    driver = cuda.driver_version()
+    if asked == "cuda":
+        here = f"the NVIDIA driver here is {driver}" if driver else "there is no NVIDIA driver here"
+        raise UserError(
+            f"model.device: cuda was asked for, but {cuda.torch_build()} cannot use it: {reason}; {here}; set it to "
+            "auto or cpu"
+        )
+    if driver is None:
+        return "cpu", []
+    if cuda.gpus_are_hidden():
+        return "cpu", ["CUDA_VISIBLE_DEVICES hides every GPU, so this runs on the CPU"]
+    raise UserError(
+        f"model.device: auto found the NVIDIA driver {driver} in {cuda.DRIVER}, but {cuda.torch_build()} cannot use "
+        f"it: {reason}; {cuda.HOW_TO_FIX}"
+    )
+
+
+def _count_gpus() -> list[str]:
+    """Check that each process has a GPU. One process takes the first: the notes name those that it leaves idle."""
+    count = torch.cuda.device_count()
+    if local_rank() >= count:
+        raise UserError(
+            f"the launcher started a process for GPU {local_rank() + 1} of this machine, which has {count}; start "
+            f"{count} processes on it (make: GPUS={count})"
+        )
+    if world_size() == 1 and count > 1:
+        return [f"{count} GPUs are here and one is used; for all of them: make train CONFIG=... GPUS={count}"]
+    return []
 
 
 def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
@@ -84,16 +108,6 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
         raise UserError("model.dtype: float16 does not train on a CPU; use float32")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _keep_one_gpu() -> list[str]:
-    """Hide all GPUs but the first: Trainer would otherwise split batches by DataParallel, which TRL refuses."""
-    count = torch.cuda.device_count()
-    if count <= 1:
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    return [f"{count} GPUs are visible and one is used; for all of them: make train CONFIG=... GPUS={count}"]
 
 
 def peak_memory_gb(device: str) -> float:

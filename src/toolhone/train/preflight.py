@@ -1,7 +1,9 @@
-"""Checks before training: what would stop a run late is reported before any weight is loaded or any file written."""
+"""Checks before training: what would stop a run late, or lose its adapter, is reported before any weight is loaded or
+any file written."""
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,17 @@ from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType, where its number is 1
 
 
 def refuse_untrainable(config: Config) -> None:
-    """Check the architecture, the adapter's targets, the weights' file and the experiment trackers.
+    """Check the launcher's settings, the architecture, the adapter's targets, the weights' file and the experiment
+    trackers.
 
     Raises:
         UserError: naming the config key of the first fault.
     """
+    _refuse_launcher_settings(config)
     model_config = load_model_config(config.model)
     folder = Path(config.model.name)
     if folder.is_dir() and not any((folder / name).is_file() for name in _WEIGHTS):
@@ -48,6 +53,31 @@ def refuse_untrainable(config: Config) -> None:
     for tracker in config.train.report_to:
         if find_spec(tracker) is None:
             raise UserError(f"train.report_to: {tracker} is not installed; run `pip install 'toolhone[{tracker}]'`")
+
+
+def _refuse_launcher_settings(config: Config) -> None:
+    """Check the config of `accelerate launch`, which it hands on as environment variables: data parallel, or FSDP that
+    gathers the whole adapter to save it. With another state dict type, Trainer.save_model writes no adapter."""
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "accelerate's config: distributed_type: DEEPSPEED is not supported; use configs/accelerate/ddp.yaml or "
+            "configs/accelerate/fsdp2.yaml"
+        )
+    if not _is_set("ACCELERATE_USE_FSDP"):
+        return
+    if config.train.select_by == "exact_match":
+        raise UserError("train.select_by: exact_match is not supported with FSDP; use last")
+    default = "SHARDED_STATE_DICT" if os.environ.get("FSDP_VERSION") == "2" else _FULL
+    found = os.environ.get("FSDP_STATE_DICT_TYPE", default).upper()
+    if found not in (_FULL, "1"):
+        raise UserError(
+            f"accelerate's config: fsdp_state_dict_type: {found} saves no adapter; set it to {_FULL}, as "
+            "configs/accelerate/fsdp2.yaml does"
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def refuse_other_attention(model_config: Any, name: str) -> None:

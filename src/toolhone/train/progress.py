@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.errors import UserError
-from toolhone.train.hardware import rank
+from toolhone.train.processes import rank
 
 
 class TrainLog(TrainerCallback):  # type: ignore[misc]

@@ -14,7 +14,6 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from toolhone.errors import UserError
 from toolhone.jsonl import read_json, write_json
 from toolhone.train.progress import TrainLog
 
@@ -56,8 +55,6 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         shutil.copytree(self.folder / "best", adapter, dirs_exist_ok=True)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.fsdp:
-            raise UserError("train.select_by: exact_match is not supported with FSDP; use last")
         written = self._written()
         self.history = [measured for measured in written if measured.step <= state.global_step]
         if self.history and self.best != _best(written):

@@ -28,9 +28,10 @@ from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator, tree_features
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
 from toolhone.train.cpu import TrimHeapCallback, fuse_lora
-from toolhone.train.hardware import Hardware, peak_memory_gb, world_size
+from toolhone.train.hardware import Hardware, peak_memory_gb
 from toolhone.train.loss import label_loss, tree_loss
 from toolhone.train.preflight import refuse_other_attention
+from toolhone.train.processes import world_size
 from toolhone.train.progress import TrainLog
 from toolhone.train.select import Measure, SelectByExactMatch
 
@@ -197,6 +198,9 @@ def make_trainer(
         if "Target modules" not in str(error):
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL casts a quantised model's adapter to bfloat16, which loses small updates
+            parameter.data = parameter.data.float()
     trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
@@ -214,7 +218,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
     validate = "steps" if train.validate_every else "epoch"
     # transformers 5 takes TensorBoard's folder from the environment alone.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         run_name=config.name,
         seed=config.seed,
@@ -255,6 +259,9 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         accelerator_config={"dispatch_batches": False, "split_batches": False},
         dataloader_pin_memory=hardware.device == "cuda",
     )
+    if hardware.device == "cuda" and world_size() == 1:
+        arguments._n_gpu = 1  # with more, Trainer splits batches over all GPUs by DataParallel, which TRL refuses
+    return arguments
 
 
 def _fuses_lora(config: Config, hardware: Hardware) -> bool:

@@ -1,0 +1,80 @@
+"""The processes that a launcher (accelerate, torchrun) starts: their numbers, their group, and waiting for each other.
+
+Training, evaluation and suites share their work over them. They join the group here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from datetime import timedelta
+
+import torch
+
+from toolhone.errors import UserError
+
+_GIVES_UP = timedelta(minutes=30)
+"""How long a process waits for the others. A launcher ends all processes at once if one fails, so only a machine that
+hangs takes this long. NCCL's own limit of ten minutes is too short: rank 0 alone scores and writes reports, and the
+shares of an evaluation take unequally long."""
+_SAYS_SO = timedelta(minutes=5)
+"""How long a process waits in silence."""
+
+
+def world_size() -> int:
+    """Processes that the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which is also the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def join_processes(device: str) -> None:
+    """Join the other processes' group: NCCL's on "cuda", gloo's on "cpu". It is left when Python exits. One process
+    alone joins none."""
+    if world_size() == 1 or torch.distributed.is_initialized():
+        return
+    from accelerate import PartialState
+
+    PartialState(cpu=device == "cpu", timeout=_GIVES_UP)
+    atexit.register(_leave_processes)
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come to this point. After five minutes, say so.
+
+    Raises:
+        UserError: if another process has ended, or has not come within half an hour.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    minutes = int(_SAYS_SO.total_seconds() // 60)
+    limit = int(_GIVES_UP.total_seconds() // 60)
+    word = f"process {rank()} has waited {minutes} minutes for the others, and gives up after {limit}"
+    timer = threading.Timer(_SAYS_SO.total_seconds(), print, [word], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        torch.distributed.barrier()
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"process {rank()}: another process has failed, or has not come within {limit} minutes ({reason}); its own "
+            "message says why"
+        ) from None
+    finally:
+        timer.cancel()
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,212 @@
+"""What is decided about CUDA before any tensor is on it. The driver and torch's answers are faked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import toolhone.doctor as doctor_module
+from toolhone.config import Config
+from toolhone.config_file import load_config
+from toolhone.errors import UserError
+from toolhone.run_folder import open_run
+from toolhone.train import cuda
+from toolhone.train.hardware import choose_hardware
+from toolhone.train.trainer import training_arguments
+from toolhone.tuned import TunedModel
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
+VERSION = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  470.256.02  Release Build  (dvs-builder@U22)
+GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)
+"""
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by "
+    "downloading and installing a new version."
+)
+
+
+def config(device: str = "auto") -> Config:
+    return load_config(SMOKE, [f"model.device={device}", "model.dtype=float32"])
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of an NVIDIA driver, whose GPUs nothing hides."""
+    (tmp_path / "version").write_text(VERSION, encoding="utf-8")
+    monkeypatch.setattr(cuda, "DRIVER", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def _cudnn_as_before() -> Iterator[None]:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def pretend_build(monkeypatch: pytest.MonkeyPatch, *, for_cuda: str | None, gpus: int, fault: str | None) -> None:
+    """A build of torch, the GPUs that it counts, and what starting CUDA says."""
+
+    def init() -> None:
+        if fault:
+            raise RuntimeError(fault)
+
+    monkeypatch.setattr(torch.version, "cuda", for_cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    pretend_build(monkeypatch, for_cuda="13.0", gpus=count, fault=None)
+
+
+@pytest.mark.usefixtures("_cudnn_as_before")
+def test_cudnn_plans_no_kernel_for_each_new_shape_unless_the_config_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend_gpus(monkeypatch, 1)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    assert choose_hardware(config().model).device == "cuda"
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    switched_on = load_config(SMOKE, ["model.device=auto", "cuda.cudnn_attention=true"]).cuda.cudnn_attention
+    choose_hardware(config().model, cudnn_attention=switched_on)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.usefixtures("_cudnn_as_before", "in_workspace")
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_run_is_evaluated_and_served_with_its_configs_setting_of_cudnn(
+    monkeypatch: pytest.MonkeyPatch, tiny_llama: Path, asked: bool
+) -> None:
+    changes = ["model.device=auto", f"model.name={tiny_llama}", f"cuda.cudnn_attention={asked}".lower()]
+    run = open_run(load_config(SMOKE, changes))
+    pretend_gpus(monkeypatch, 1)
+    torch.backends.cuda.enable_cudnn_sdp(not asked)
+    assert TunedModel.base(run.path).hardware.device == "cuda"
+    assert torch.backends.cuda.cudnn_sdp_enabled() is asked
+
+
+@pytest.mark.usefixtures("_cudnn_as_before")
+def test_the_cpu_leaves_cudnn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, 1)
+    for before in (True, False):
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        assert choose_hardware(config("cpu").model).device == "cpu"
+        assert torch.backends.cuda.cudnn_sdp_enabled() is before
+
+
+@pytest.mark.usefixtures("_cudnn_as_before")
+def test_one_process_trains_on_the_first_of_several_gpus_and_says_how_to_use_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend_gpus(monkeypatch, 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    hardware = choose_hardware(config().model)
+    assert hardware.notes == ("8 GPUs are here and one is used; for all of them: make train CONFIG=... GPUS=8",)
+    arguments = training_arguments(config(), hardware, tmp_path, validates=False)
+    assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:0"))
+    assert arguments.train_batch_size == config().train.batch_size, "not one batch a GPU, as with DataParallel"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ, "CUDA has read it by now"
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"process for GPU 3 of this machine, which has 2; start 2 .*GPUS=2"):
+        choose_hardware(config().model)
+
+
+def test_the_command_line_counts_gpus_without_starting_cuda() -> None:
+    # bitsandbytes asks for a GPU when it is imported, which is before any line of toolhone that could do so.
+    script = """
+import os, torch
+asked = []
+torch.cuda.is_available = lambda: asked.append(os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")) or False
+from toolhone.cli import main
+main(["train", "--config", "absent.yaml", "--dry-run"])
+import bitsandbytes
+print(asked)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTORCH_NVML_BASED_CUDA_CHECK"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    asked = done.stdout.strip().splitlines()[-1]
+    assert asked.startswith("['1'"), asked
+    assert "None" not in asked
+
+
+@pytest.mark.parametrize(
+    ("for_cuda", "gpus", "fault", "reason"),
+    [
+        (
+            "13.0",
+            1,
+            TOO_OLD,
+            r"for CUDA 13\.0 cannot use it: The NVIDIA driver on your system is too old \(found version",
+        ),
+        (
+            "13.0",
+            0,
+            TOO_OLD,
+            r"for CUDA 13\.0 cannot use it: The NVIDIA driver on your system is too old \(found version",
+        ),
+        ("13.0", 0, None, r"for CUDA 13\.0 cannot use it: it sees no device"),
+        (None, 0, None, r"cannot use it: it is built without CUDA"),
+    ],
+    ids=["counted by NVML", "not counted", "no device", "CPU build"],
+)
+@pytest.mark.usefixtures("driver")
+def test_a_driver_that_cuda_does_not_work_with_is_an_error_and_not_a_slow_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    for_cuda: str | None,
+    gpus: int,
+    fault: str | None,
+    reason: str,
+) -> None:
+    pretend_build(monkeypatch, for_cuda=for_cuda, gpus=gpus, fault=fault)
+    expected = rf"^model.device: auto found the NVIDIA driver 470.256.02 in .*, but torch {torch.__version__}.*{reason}"
+    with pytest.raises(UserError, match=expected.replace("+", r"\+")) as raised:
+        choose_hardware(config().model)
+    assert "set model.device: cpu to use the CPU" in str(raised.value)
+    assert choose_hardware(config("cpu").model).device == "cpu"
+    with pytest.raises(UserError, match=r"cuda was asked for, but .*; the NVIDIA driver here is 470.256.02; set it to"):
+        choose_hardware(config("cuda").model)
+    first = next(doctor_module.diagnose())
+    assert (first.name, first.status, first.detail) == ("CUDA", "FAIL", str(raised.value))
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
+@pytest.mark.usefixtures("driver")
+def test_whoever_hides_all_gpus_gets_the_cpu_and_one_note(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    pretend_build(monkeypatch, for_cuda="13.0", gpus=0, fault=None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    found = choose_hardware(config().model)
+    assert (found.device, found.notes) == ("cpu", ("CUDA_VISIBLE_DEVICES hides every GPU, so this runs on the CPU",))
+    assert next(doctor_module.diagnose()).status == "note"
+
+
+def test_a_driver_that_does_not_say_its_version_is_named_all_the_same(driver: Path) -> None:
+    assert cuda.driver_version() == "470.256.02"
+    (driver / "version").unlink()
+    assert cuda.driver_version() == "of unknown version"
+
+
+def test_without_a_driver_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cuda, "DRIVER", tmp_path / "absent")
+    pretend_build(monkeypatch, for_cuda="13.0", gpus=0, fault="Found no NVIDIA driver on your system. Please check.")
+    found = choose_hardware(config().model)
+    assert (found.device, found.notes) == ("cpu", ())
+    assert "none (torch" in next(doctor_module.diagnose()).detail
