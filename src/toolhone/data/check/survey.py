@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check import one_row
@@ -224,16 +223,17 @@ def _load_tokenizer(name: str) -> Any:
 
 
 class _Characters:
-    """Stands in for a tokenizer: one token a character, and the special tokens of one format. It has no template."""
+    """Stands in for a tokenizer: one token a character, none that stands for several, and no template. It claims to
+    have the tokens that one format needs."""
 
     chat_template = None
 
     def __init__(self, chat_format: ChatFormat) -> None:
-        self._special = (*chat_format.special_tokens, *chat_format.other_stops)
-        self.added_tokens_decoder = {n: SimpleNamespace(content=t, special=True) for n, t in enumerate(self._special)}
+        self._needed = chat_format.special_tokens
+        self.added_tokens_decoder: dict[int, Any] = {}
 
     def get_vocab(self) -> dict[str, int]:
-        return {token: n for n, token in enumerate(self._special)}
+        return {token: n for n, token in enumerate(self._needed)}
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [ord(character) for character in text]}
