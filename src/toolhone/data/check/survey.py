@@ -60,6 +60,7 @@ class Survey:
         self._tool_sets = ToolSets()
         self._places: dict[str, str] = {}  # of the rows so far, by id
         self._schemas_reported: set[bytes] = set()
+        self._tools_searched: set[bytes] = set()
         self._rows = SeenRows(near=near)
         self._tools = SeenTools()
 
@@ -83,6 +84,10 @@ class Survey:
         yield from self.faults(row)
         tools = self._tool_sets.get(row.tools)
         yield from one_row.turn_warnings(row)
+        yield from one_row.control_tokens(row)
+        if tools.key not in self._tools_searched:
+            self._tools_searched.add(tools.key)
+            yield from one_row.control_tokens_in_tools(row.where, tools)
         yield from one_row.invented_values(row, tools.vocabulary)
         yield from private_findings(row)
         yield from self._tools.findings(row, tools)
