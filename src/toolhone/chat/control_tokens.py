@@ -12,10 +12,10 @@ has rendered the messages, theirs look like its own. Therefore
 The copy cuts a text where the tokenizer does, so only the guarded characters get other ids. A text without control
 tokens gets no marks and never needs the copy.
 
-Control tokens are the tokenizer's special tokens, those of the chat format, and the other added tokens in brackets that
-the template's source names, such as `<｜User｜>`. No text may hold them. Plain tags among the last, such as
+Control tokens are the tokenizer's special tokens, those of the chat format, and other added tokens in brackets that the
+template's source names, such as `<｜User｜>`. No text may hold them. Plain tags among the last, such as
 `<tool_response>`, are forbidden only in what comes from outside: users, results, the tools themselves. A system message
-may explain them, and an assistant's turn stands in the prompt as it was learned.
+may explain them, and an earlier turn of the assistant keeps the tokens that it was learned with.
 """
 
 from __future__ import annotations

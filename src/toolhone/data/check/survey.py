@@ -228,8 +228,8 @@ def _load_tokenizer(name: str) -> Any:
 
 
 class _Characters:
-    """Stands in for a tokenizer: one token a character, none that stands for several, and no template. It claims to
-    have the tokens that one format needs."""
+    """Serves as a tokenizer with one token a character and no template. Its vocabulary lists the tokens that one format
+    needs, and they are encoded like any text."""
 
     chat_template = None
 
