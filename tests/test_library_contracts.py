@@ -487,10 +487,23 @@ def _() -> None:
     assert '"ByteLevel"' in json.dumps(json.loads(tokenizer().backend_tokenizer.to_str())["decoder"])
 
 
-@contract("tokenizer.added_tokens_decoder", "special tokens inside a row's text would not be refused")
+@contract("tokenizer.added_tokens_decoder", "control tokens in a text would be neither refused nor plain text")
 def _() -> None:
     found = tokenizer().added_tokens_decoder
     assert {token.content for token in found.values() if token.special} == {"<end>", "<unk>"}
+
+
+@contract("Tokenizer.encode_special_tokens, add_special_tokens of what is added", "a text could hold control tokens")
+def _() -> None:
+    made = tokenizer()
+    made.add_tokens(["<tag>"])
+    copied = Tokenizer.from_str(made.backend_tokenizer.to_str())
+    copied.encode_special_tokens = True
+    assert copied.encode("<end><tag>", add_special_tokens=False).tokens == [*"<end>", "<tag>"]
+    copied.add_special_tokens(["<tag>"])
+    copied.add_tokens(["<name>"])
+    assert copied.encode("<tag><name>", add_special_tokens=False).tokens == [*"<tag>", "<name>"]
+    assert made.encode("<end><tag>") == [0, made.convert_tokens_to_ids("<tag>")]
 
 
 @contract("tokens of unknown ids and ids of unknown tokens", "generation would stop at the unknown token")

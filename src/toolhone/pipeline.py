@@ -54,7 +54,8 @@ from toolhone.tuned import TunedModel
 @dataclass(frozen=True)
 class Prepared:
     """A run's data, ready for the model, and the hardware that it will run on. `scored` are the examples that the
-    models answer; `dropped` are the ids of over-long ones."""
+    models answer; `dropped` are the ids of over-long ones; `with_control_tokens` are the ids of those whose messages or
+    tools hold control tokens."""
 
     config: Config
     hardware: Hardware
@@ -64,6 +65,7 @@ class Prepared:
     validation: list[Rendered]
     scored: list[Example]
     dropped: list[str]
+    with_control_tokens: list[str]
 
     @cached_property  # it hashes every token
     def training_inputs(self) -> tuple[str, int]:
@@ -92,8 +94,11 @@ def prepare(config: Config, *, console: Console) -> Prepared:
     )
     # Scored examples are rendered to prove that their gold can be written; over-long ones are refused, never left out.
     scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
-    render_all(renderer, scored, config.chat.model_copy(update={"over_long": "error"}))
-    prepared = Prepared(config, hardware, splits, renderer, train, validation, scored, [*dropped, *dropped_validation])
+    rendered, _ = render_all(renderer, scored, config.chat.model_copy(update={"over_long": "error"}))
+    dropped = [*dropped, *dropped_validation]
+    # The scored examples may be those of the validation.
+    guarded = dict.fromkeys(row.example.id for row in (*train, *validation, *rendered) if row.holds_control_tokens)
+    prepared = Prepared(config, hardware, splits, renderer, train, validation, scored, dropped, list(guarded))
     if rank() == 0:
         _describe(prepared, console)
     return prepared
@@ -347,6 +352,10 @@ def _describe(prepared: Prepared, console: Console) -> None:
     whose = "the model's own" if renderer.source == "model" else "toolhone's"
     why = f" (the model's own: {renderer.note})" if renderer.note else ""
     console.print(f"  format: {renderer.format.name}, {whose} template{why}")
-    if prepared.dropped:
-        shown = ", ".join(prepared.dropped[:5]) + (", ..." if len(prepared.dropped) > 5 else "")
-        console.print(f"  dropped as over-long: {len(prepared.dropped)} turns ({shown})")
+    for what, ids in (
+        ("dropped as over-long", prepared.dropped),
+        ("control tokens in the text, encoded as plain text", prepared.with_control_tokens),
+    ):
+        if ids:
+            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            console.print(f"  {what}: {len(ids)} turns ({shown})", markup=False)

@@ -408,7 +408,7 @@ MARKUP = [
     "查",
     "😀",
 ]
-# hypothesis also tries texts that stand in the source, special tokens among them, which no row can hold.
+# hypothesis also tries texts that stand in the source, special tokens among them, which no gold turn can hold.
 NAMES = st.text(min_size=1, max_size=12).filter(lambda text: "<|" not in text)
 STRINGS = st.one_of(
     st.text(max_size=12).filter(lambda text: "<|" not in text),
@@ -432,7 +432,9 @@ TOOLS_OF_ANY_KIND = st.lists(
     ),
     max_size=3,
 ).map(tuple)
-ASKED = st.text(max_size=20).filter(lambda text: "<|" not in text)
+ASKED = st.lists(st.text(max_size=20) | st.sampled_from([*END.values(), "<|im_start|>", "<eos>"]), max_size=3).map(
+    "".join
+)
 BEFORE = st.lists(st.builds(Message, st.sampled_from(["user", "tool"]), ASKED) | SAID, max_size=4)
 
 

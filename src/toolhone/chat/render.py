@@ -4,12 +4,12 @@ The prompt is `template(messages before the turn, add_generation_prompt=True)`. 
 `template(messages up to the turn)` adds, up to and including the end-of-turn token. The two are tokenised separately
 and joined, so the prompt's tokens in training are those at inference. Rendering gives ids, labels and loss weights at
 once; nothing later masks a label. A row whose completion cannot be read back as its gold turn, or whose ids do not
-decode to the same text, is an error that names the row.
+decode to the same text, is an error that names the row. Control tokens in the texts of messages and tools are plain
+text (`control_tokens.py`).
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from toolhone.chat.control_tokens import ControlTokens, control_tokens, guard, has_marks, without_marks
 from toolhone.chat.parse import parse_turn
 from toolhone.config import ChatConfig
 from toolhone.errors import UserError
@@ -72,12 +73,14 @@ def mask_labels(prompt_ids: list[int], completion_ids: list[int], later_weight: 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An example as a model sees it, as text and as labelled tokens."""
+    """An example as a model sees it, as text and as labelled tokens. `holds_control_tokens`: a message or a tool of
+    the prompt does, as plain text."""
 
     example: Example
     prompt_text: str
     completion_text: str
     tokens: LabelledTokens
+    holds_control_tokens: bool
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -116,13 +119,27 @@ class ChatRenderer:
         text = self.template + json.dumps(dict(self.template_kwargs), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def text(self, messages: Sequence[Message], tools: Sequence[Tool], *, ask: bool) -> str:
+    def text(self, messages: Sequence[Message], tools: tuple[Tool, ...], *, ask: bool) -> str:
         """The messages as one text; `ask` adds the opening of an assistant turn."""
+        return without_marks(self._guarded_text(messages, tools, ask=ask))
+
+    def prompt(self, messages: Sequence[Message], tools: tuple[Tool, ...]) -> tuple[str, list[int]]:
+        """Text and token ids that ask the model for the next turn.
+
+        Raises:
+            ValueError: if a message holds a control token that the tokenizer cannot encode as plain text.
+        """
+        guarded = self._guarded_text(messages, tools, ask=True)
+        return without_marks(guarded), self._encode_guarded(guarded)
+
+    def _guarded_text(self, messages: Sequence[Message], tools: tuple[Tool, ...], *, ask: bool) -> str:
+        """The messages as one text, with marks in the control tokens that the template did not write."""
+        control = self._control_tokens
         return str(
             self.tokenizer.apply_chat_template(
-                [_template_message(message) for message in messages],
+                [_template_message(message, control) for message in messages],
                 # `tools=[]` makes some templates print an empty list of tools.
-                tools=[tool.to_json() for tool in tools] or None,
+                tools=control.guard_tools(tools) or None,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=ask,
@@ -130,10 +147,12 @@ class ChatRenderer:
             )
         )
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, list[int]]:
-        """Text and token ids that ask the model for the next turn."""
-        text = self.text(messages, tools, ask=True)
-        return text, self.encode(text)
+    def _encode_guarded(self, guarded: str) -> list[int]:
+        return self._control_tokens.encode(guarded) if has_marks(guarded) else self.encode(guarded)
+
+    @property
+    def _control_tokens(self) -> ControlTokens:
+        return control_tokens(self.tokenizer, self.template, self.format.control_tokens)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, with nothing added."""
@@ -163,21 +182,23 @@ class ChatRenderer:
             RenderError: naming the row, if the template or the tokenizer does not keep what the row says.
         """
         try:
-            prompt_text = self.text(example.prompt, example.tools, ask=True)
+            guarded = self._guarded_text(example.prompt, example.tools, ask=True)
             whole_text = self.text((*example.prompt, example.turn), example.tools, ask=False)
+            prompt_ids = self._encode_guarded(guarded)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RenderError(f"{example.where}: the chat template refuses the row: {error}") from None
+        prompt_text = without_marks(guarded)
         completion_text = self._completion(example, prompt_text, whole_text)
         self._check_round_trip(example, completion_text)
         self._check_special_tokens(example)
-        prompt_ids, completion_ids = self.encode(prompt_text), self.encode(completion_text)
+        completion_ids = self.encode(completion_text)
         if self.decode(prompt_ids + completion_ids) != prompt_text + completion_text:
             raise RenderError(
                 f"{example.where}: the tokenizer does not give the text back (it may normalise Unicode: "
                 "write the row in NFC, and leave out control characters)"
             )
         tokens = mask_labels(prompt_ids, completion_ids, 1.0 if example.turn.tool_calls else answer_weight)
-        return Rendered(example, prompt_text, completion_text, tokens)
+        return Rendered(example, prompt_text, completion_text, tokens, has_marks(guarded))
 
     def _completion(self, example: Example, prompt_text: str, whole_text: str) -> str:
         if not whole_text.startswith(prompt_text):
@@ -209,17 +230,13 @@ class ChatRenderer:
     def _check_special_tokens(self, example: Example) -> None:
         # Read back as text they look unharmed, but a model would learn to end or begin a turn in the middle of its own.
         said = example.turn.content + _as_read(example.turn.tool_calls)
-        for token in _special_tokens(self.tokenizer):
-            if token in said:
-                raise RenderError(
-                    f"{example.where}: turn {len(example.prompt)} holds {token}; special tokens or call tags "
-                    "inside a text cannot be written: take it out of the row"
-                )
-
-
-@functools.lru_cache(maxsize=4)
-def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        found = self._control_tokens.everywhere.search(said)
+        token = found.group() if found else next((token for token in self.format.control_tokens if token in said), None)
+        if token is not None:
+            raise RenderError(
+                f"{example.where}: turn {len(example.prompt)} holds {token}; special tokens or call tags "
+                "inside a text cannot be written: take it out of the row"
+            )
 
 
 def _as_read(calls: Sequence[ToolCall]) -> str:
@@ -227,16 +244,18 @@ def _as_read(calls: Sequence[ToolCall]) -> str:
     return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
 
 
-def _template_message(message: Message) -> dict[str, Any]:
-    """The message as templates expect it: arguments decoded, no key that is empty."""
-    row: dict[str, Any] = {"role": message.role, "content": message.content}
+def _template_message(message: Message, control: ControlTokens) -> dict[str, Any]:
+    """The message as templates expect it: arguments decoded, no key that is empty, marks in its control tokens."""
+    forbidden = control.outside if message.role in ("user", "tool") else control.everywhere
+    row: dict[str, Any] = {"role": message.role, "content": guard(message.content, forbidden)}
     if message.tool_calls:
+        calls = guard([[call.id or "", call.name, call.arguments] for call in message.tool_calls], forbidden)
         row["tool_calls"] = [
-            {"type": "function", "id": call.id or "", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
+            {"type": "function", "id": id, "function": {"name": name, "arguments": arguments}}
+            for id, name, arguments in calls
         ]
     if message.tool_call_id is not None:
-        row["tool_call_id"] = message.tool_call_id
+        row["tool_call_id"] = guard(message.tool_call_id, forbidden)
     return row
 
 

@@ -71,6 +71,11 @@ class ChatFormat:
         """The tokens at which generation stops, the end-of-turn token first."""
         return (self.end_of_turn, *self.other_stops)
 
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The tokens that mean something to the format, which no text of a message may hold."""
+        return (*self.special_tokens, *self.other_stops)
+
     def template_with(self, tools: str) -> str:
         """The Jinja template with the macro that writes a tool as its "schema", as "signatures" or as "names"."""
         return TOOL_MACROS[tools] + self.template

@@ -18,6 +18,7 @@ from typing import Any
 from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
+from toolhone.formats import FORMATS
 from toolhone.formats.call_json import call_in_prose
 from toolhone.records import Conversation, Message, ToolCall
 from toolhone.tool_schema import Path, without_paths, written_path
@@ -26,6 +27,11 @@ _CALL_MARK = re.compile(
     r"</?tool_call>|<\|python_tag\|>|<function=|<function_calls?>|<functioncall>|\[TOOL_CALLS\]|^Action Input:",
     re.MULTILINE,
 )
+_TOKENS = dict.fromkeys(token for chat_format in FORMATS.values() for token in chat_format.control_tokens)
+_OF_OTHER_MODELS = r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]"
+_CONTROL_TOKEN = re.compile("|".join([*map(re.escape, _TOKENS), _OF_OTHER_MODELS]))
+# What comes from outside may not hold a format's tags either (`chat/control_tokens.py`).
+_FROM_OUTSIDE = re.compile(rf"{_CONTROL_TOKEN.pattern}|</?tool_(?:call|response)>")
 
 
 def turn_faults(row: Conversation) -> Iterator[Finding]:
@@ -83,6 +89,34 @@ def turn_warnings(row: Conversation) -> Iterator[Finding]:
         text = f"message {len(messages) - 1}: the row ends with a message of role {messages[-1].role}"
         remedy = "nothing is learned after the last assistant turn; end the row there"
         yield Finding(row.where, "trailing-turn", text, "advice", remedy)
+
+
+def control_tokens(row: Conversation) -> Iterator[Finding]:
+    """Messages that hold the control tokens of a chat format, or of a model's tokenizer."""
+    for number, message in enumerate(row.messages):
+        text = message.content
+        for call in message.tool_calls:
+            text += f" {call.name} {call.arguments}"
+        if "<" not in text and "[" not in text:
+            continue
+        found = (_FROM_OUTSIDE if message.role in ("user", "tool") else _CONTROL_TOKEN).search(text)
+        if found:
+            is_learned = message.role == "assistant" and message.weight > 0
+            yield _control_token(row.where, f"message {number}", found.group(), is_learned=is_learned)
+
+
+def control_tokens_in_tools(where: str, tools: ToolSet) -> Iterator[Finding]:
+    """The same for tools; to be called once for each set of tools."""
+    for tool in tools.tools:
+        if found := _FROM_OUTSIDE.search(f"{tool.name} {tool.description} {tool.parameters}"):
+            yield _control_token(where, f'tool "{tool.name}"', found.group())
+
+
+def _control_token(where: str, holder: str, token: str, *, is_learned: bool = False) -> Finding:
+    remedy = "take it out if it does not belong there; models get it as plain text, never as the token"
+    if is_learned:
+        remedy = "take it out: a model whose token it is cannot be trained on the turn"
+    return Finding(where, "control-token", f"{holder}: the text holds the control token {token}", "warning", remedy)
 
 
 def _empty_turn(row: Conversation, number: int) -> Finding:

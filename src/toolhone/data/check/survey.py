@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check import one_row
@@ -61,6 +60,7 @@ class Survey:
         self._tool_sets = ToolSets()
         self._places: dict[str, str] = {}  # of the rows so far, by id
         self._schemas_reported: set[bytes] = set()
+        self._tools_searched: set[bytes] = set()
         self._rows = SeenRows(near=near)
         self._tools = SeenTools()
 
@@ -85,6 +85,10 @@ class Survey:
         tools = self._tool_sets.get(row.tools)
         yield from one_row.turn_warnings(row)
         yield from one_row.unlisted_arguments(row, tools)
+        yield from one_row.control_tokens(row)
+        if tools.key not in self._tools_searched:
+            self._tools_searched.add(tools.key)
+            yield from one_row.control_tokens_in_tools(row.where, tools)
         yield from one_row.invented_values(row, tools.vocabulary)
         yield from private_findings(row)
         yield from self._tools.findings(row, tools)
@@ -227,16 +231,17 @@ def _load_tokenizer(name: str) -> Any:
 
 
 class _Characters:
-    """Stands in for a tokenizer: one token a character, and the special tokens of one format. It has no template."""
+    """Serves as a tokenizer with one token a character and no template. Its vocabulary lists the tokens that one format
+    needs, and they are encoded like any text."""
 
     chat_template = None
 
     def __init__(self, chat_format: ChatFormat) -> None:
-        self._special = (*chat_format.special_tokens, *chat_format.other_stops)
-        self.added_tokens_decoder = {n: SimpleNamespace(content=t, special=True) for n, t in enumerate(self._special)}
+        self._needed = chat_format.special_tokens
+        self.added_tokens_decoder: dict[int, Any] = {}
 
     def get_vocab(self) -> dict[str, int]:
-        return {token: n for n, token in enumerate(self._special)}
+        return {token: n for n, token in enumerate(self._needed)}
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [ord(character) for character in text]}
