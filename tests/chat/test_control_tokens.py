@@ -198,7 +198,7 @@ def test_the_text_is_encoded_as_a_text_of_ordinary_characters_is(renderer: ChatR
 @pytest.fixture(scope="module")
 def data_set() -> list[Example]:
     files = [str(DATA / name) for name in ("train.jsonl", "test.jsonl")]
-    return turns(read_files(files, read_tools(DATA / "tools.json")))
+    return turns(read_files(files, {}, read_tools(DATA / "tools.json")))
 
 
 @EACH_REAL
