@@ -13,7 +13,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates jsonl config config_file pretrained run_folder endpoint",
+    "errors records strict_json rates jsonl config config_file pretrained run_folder run_inputs endpoint",
     "formats",
     "chat",
     "data",
@@ -24,14 +24,14 @@ LAYERS = (
     "route",
     "report",
     "serve",
-    "pipeline learning_curve doctor",
+    "prepare pipeline learning_curve doctor",
     "cli",
     "__main__",
 )
 """From the lowest layer to the highest. A module may import from its own layer and from those above it in this list."""
 
-MAX_FILES = 145
-MAX_LINES = 26_000
+MAX_FILES = 147
+MAX_LINES = 26_450
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this, with a single importer, belongs into its importer."""
