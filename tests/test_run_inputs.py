@@ -356,3 +356,27 @@ def test_a_hub_model_is_its_commit(tiny_llama: Path, tmp_path: Path, monkeypatch
     assert model_inputs(ModelConfig(name="ours/tiny")) == {"model": commit, "tokenizer": commit, "stat": {}}
     with pytest.raises(UserError, match=r"model\.name: ours/none is not in the hub's cache"):
         model_inputs(ModelConfig(name="ours/none"))
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_the_first_is_not_disturbed(
+    interrupted: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with --fresh, which would delete what the first one writes."""
+    step = ToolCallTrainer.training_step
+    refused: list[str] = []
+
+    def second(self: ToolCallTrainer, *args: Any, **others: Any) -> Any:
+        monkeypatch.setattr(ToolCallTrainer, "training_step", step)
+        for fresh in (False, True):
+            with pytest.raises(UserError) as caught:
+                run_experiment(config(), resume=not fresh, fresh=fresh, console=Console(quiet=True))
+            refused.append(str(caught.value))
+        return step(self, *args, **others)
+
+    monkeypatch.setattr(ToolCallTrainer, "training_step", second)
+    train(resume=True)
+    assert [text.partition(",")[0].partition(" on ")[0] for text in refused] == [
+        f"runs/run: is in use by process {os.getpid()}"
+    ] * 2
+    assert interrupted.stage("train") is not None
+    assert not interrupted.lock_file.exists()

@@ -72,8 +72,8 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
 @functools.cache  # once a process
 def _say_that_code_runs(name: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        text = f"WARNING: model.trust_remote_code is true: Python code that comes with {name} runs here, as you"
-        print(text, file=sys.stderr, flush=True)
+        code = f"Python code that comes with {name} runs here, with your permissions"
+        print(f"WARNING: model.trust_remote_code is true: {code}", file=sys.stderr, flush=True)
 
 
 def _is_path(name: str) -> bool:
