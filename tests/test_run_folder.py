@@ -133,6 +133,14 @@ def test_a_folder_that_is_no_run_is_not_written_into() -> None:
     assert [path.name for path in Path("runs/try").iterdir()] == ["notes.txt"]
 
 
+def test_a_file_in_place_of_the_folder_is_kept() -> None:
+    Path("runs").mkdir()
+    Path("runs/try").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
+        open_run(config())
+    assert Path("runs/try").read_text(encoding="utf-8") == "mine"
+
+
 def test_a_stage_is_finished_only_from_what_it_was_made_from() -> None:
     run = open_run(config())
     assert not run.is_finished("train", "abc")

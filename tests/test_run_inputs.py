@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from toolhone.cli import main
-from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
+from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig, config_yaml
 from toolhone.errors import UserError
 from toolhone.evaluate.score import score_run
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
@@ -323,6 +325,18 @@ def test_an_adapter_that_no_record_speaks_of_is_not_overwritten(finished: RunFol
     before = files(finished.path)
     with pytest.raises(UserError, match=r"runs/run/adapter: holds an adapter, but .* records no finished training"):
         train()
+    assert files(finished.path) == before
+
+
+def test_several_processes_are_refused_together_and_write_nothing(finished: RunFolder) -> None:
+    Path("run.yaml").write_text(config_yaml(config()), encoding="utf-8")
+    before = files(finished.path)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "toolhone"]
+    command = [sys.executable, *launcher, "train", "--config", "run.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("Error: runs/run: holds a finished adapter that was trained from something else") == 2
+    assert "the number of processes: found 2, expected 1" in done.stderr
     assert files(finished.path) == before
 
 

@@ -265,7 +265,8 @@ def refuse_other_config(run: RunFolder, config: Config) -> None:
         UserError: if it holds a run of another config, naming the keys that differ, or is no run folder.
     """
     if not run.config.is_file():
-        if run.path.exists() and any(path != run.lock_file for path in run.path.iterdir()):
+        inside = set(run.path.iterdir()) if run.path.is_dir() else {run.path} if run.path.exists() else set()
+        if inside - {run.lock_file}:
             raise UserError(f"{run.path}: is not empty and is no run folder; choose another name in the config")
         return
     defaults = {name: field.get_default() for name, field in config_fields() if not field.is_required()}
