@@ -23,7 +23,7 @@ from rich.console import Console
 from toolhone.chat.render import IGNORED
 from toolhone.cli.terminal import prepare_libraries
 from toolhone.config_file import load_config
-from toolhone.pipeline import prepare
+from toolhone.prepare import prepare
 from toolhone.run_folder import RunFolder
 from toolhone.train.cpu import fuse_lora
 from toolhone.train.loss import tree_loss

@@ -219,7 +219,7 @@ def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, b
     rows, _ = render_all(make_renderer(tokenizer, config.chat, config.model.name), examples, config.chat)
     texts = Dataset.from_list([{"prompt": row.prompt_text, "completion": row.completion_text} for row in rows])
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(config.model.name, dtype=hardware.dtype),
+        model=AutoModelForCausalLM.from_pretrained(config.model.name, dtype=hardware.dtype, trust_remote_code=False),
         args=SFTConfig(
             output_dir=str(folder),
             per_device_train_batch_size=batch,
@@ -248,7 +248,7 @@ def make_llama(folder: Path, shape: tuple[int, int, int, int, int]) -> Path:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     hidden, inner, layers, heads, key_value_heads = shape
-    tokenizer = AutoTokenizer.from_pretrained(".cache/models/SmolLM2-135M-Instruct")
+    tokenizer = AutoTokenizer.from_pretrained(".cache/models/SmolLM2-135M-Instruct", trust_remote_code=False)
     config = LlamaConfig(
         vocab_size=128256,
         hidden_size=hidden,

@@ -600,6 +600,36 @@ def _() -> None:
     assert yaml.safe_load("1e-4") == "1e-4"
 
 
+# Runs: train/checkpoint.py, train/select.py, pretrained.py
+
+
+@contract("transformers' message on a model's own code", "the error would not name model.trust_remote_code")
+def _() -> None:
+    from transformers.dynamic_module_utils import resolve_trust_remote_code
+
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        resolve_trust_remote_code(False, "model", has_local_code=False, has_remote_code=True)
+
+
+@contract("order of Trainer's callbacks", "select_by would not see that a validation is due at this step")
+def _() -> None:
+    ours = transformers.TrainerCallback()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(output_dir=folder, report_to="none", use_cpu=True)
+        handler = transformers.Trainer(llama(), arguments, callbacks=[ours]).callback_handler
+    kinds = [type(callback) for callback in handler.callbacks]
+    assert kinds.index(transformers.DefaultFlowCallback) < handler.callbacks.index(ours)
+
+
+@contract("trainer_state.json of a checkpoint", "resuming at the last step would train one step more")
+def _() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / transformers.trainer.TRAINER_STATE_NAME
+        transformers.TrainerState(global_step=3, max_steps=4).save_to_json(str(path))
+        state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+    assert (state["global_step"], state["max_steps"]) == (3, 4)
+
+
 # Prices: economics/cost.py
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from toolhone import __version__
+from toolhone.cli import main
 from toolhone.config import Config
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
@@ -125,6 +133,14 @@ def test_a_folder_that_is_no_run_is_not_written_into() -> None:
     assert [path.name for path in Path("runs/try").iterdir()] == ["notes.txt"]
 
 
+def test_a_file_in_place_of_the_folder_is_kept() -> None:
+    Path("runs").mkdir()
+    Path("runs/try").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
+        open_run(config())
+    assert Path("runs/try").read_text(encoding="utf-8") == "mine"
+
+
 def test_a_stage_is_finished_only_from_what_it_was_made_from() -> None:
     run = open_run(config())
     assert not run.is_finished("train", "abc")
@@ -203,3 +219,115 @@ def test_a_note_that_cannot_be_written_leaves_the_manifest_as_it_was() -> None:
         run.note(seed={1})
     assert run.read_manifest()["seed"] == 1
     assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "manifest.json"]
+
+
+# The lock
+
+QUIET = Console(quiet=True)
+_HOLD = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from toolhone.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).lock(Console(quiet=True)):
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def other_process(run: RunFolder) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run's lock until it is killed or the block ends."""
+    command = [sys.executable, "-c", _HOLD, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "--run", "runs/try"],
+        ["report", "--run", "runs/try"],
+        ["predict", "--run", "runs/try", "--endpoint-model", "m", "--base-url", "http://127.0.0.1:9/v1"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_writes_into_a_folder_in_use_is_refused_and_says_by_whom(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = open_run(config())
+    run.split("test").parent.mkdir()
+    run.split("test").write_text('{"messages": [{"role": "user", "content": "?"}]}', encoding="utf-8")
+    run.note(judged="test", chat={"format": "hermes"})
+    with other_process(run) as process:
+        before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+        assert main(command) == 2
+        assert f"Error: runs/try: is in use by process {process.pid} on " in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_process_leaves_no_lock_and_no_foreign_folder() -> None:
+    run = RunFolder(Path("runs/try"))
+    with other_process(run) as process:
+        with pytest.raises(UserError, match=r"runs/try: is in use by process \d+ on .*, since \d{4}-"), run.lock(QUIET):
+            raise AssertionError
+        process.kill()
+        process.wait()
+        assert [path.name for path in run.path.iterdir()] == [".lock"]
+        open_run(config())  # the file that is left does not make it somebody else's folder
+        with run.lock(QUIET):
+            open_run(config(lora__rank=8), fresh=True)
+            assert run.lock_file.is_file(), "--fresh must not delete the lock that is held"
+    assert not run.lock_file.exists()
+
+
+def test_a_lock_leaves_nothing_behind_where_nothing_was_written() -> None:
+    run = RunFolder(Path("runs/try"))
+    with pytest.raises(UserError), run.lock(QUIET):
+        raise UserError("refused")
+    assert not run.path.exists()
+
+
+def test_a_lock_file_that_its_holder_deletes_in_between_is_not_taken_for_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fcntl
+
+    run = open_run(config())
+    lock, calls = fcntl.flock, []
+
+    def deleted_before(handle: int, how: int) -> None:
+        calls.append(handle)
+        if len(calls) == 1:
+            run.lock_file.unlink()
+        lock(handle, how)
+
+    monkeypatch.setattr("toolhone.run_folder.fcntl.flock", deleted_before)
+    with run.lock(QUIET):
+        assert len(calls) == 2
+        assert "process" in run.lock_file.read_text(encoding="utf-8")
+
+
+def test_a_file_system_without_locks_gets_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("toolhone.run_folder.fcntl.flock", unsupported)
+    printed = io.StringIO()
+    with RunFolder(Path("runs/try")).lock(Console(file=printed, width=200)):
+        pass
+    assert "note: runs/try cannot be locked here; start no second command on it" in printed.getvalue()
+
+
+def test_a_folder_that_cannot_be_written_to_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(config())
+
+    def read_only(*_: Any) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("toolhone.run_folder.os.open", read_only)
+    with pytest.raises(UserError, match=r"^runs/try: cannot be written to \(Read-only"), run.lock(QUIET):
+        raise AssertionError

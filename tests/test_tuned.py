@@ -138,7 +138,7 @@ def test_keys_that_change_no_weight_may_change_on_a_finished_run(run: RunFolder,
 
 def test_a_finished_run_of_an_older_version_is_reused_whatever_its_log_every(run: RunFolder, tiny_llama: Path) -> None:
     """Versions before 0.2 counted every key of the sections that training depends on."""
-    from toolhone.pipeline import prepare
+    from toolhone.prepare import prepare
 
     inputs = prepare(config(tiny_llama), console=QUIET).training_inputs
     manifest = run.read_manifest()
@@ -160,6 +160,6 @@ def test_a_folder_that_lost_its_config_is_no_run_folder(run: RunFolder, tiny_lla
 def test_other_rows_on_a_finished_run_are_refused_before_anything_is_written(run: RunFolder, tiny_llama: Path) -> None:
     write_jsonl(Path("train.jsonl"), map(row, range(20, 26)))
     kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"was trained on other rows"):
+    with pytest.raises(UserError, match=r"the training rows of data\.train: found"):
         run_experiment(config(tiny_llama, log_every=5), resume=False, fresh=False, console=QUIET)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept

@@ -23,6 +23,9 @@ class ModelConfig(_Section):
     """A local folder, or the name of a model on the Hugging Face hub."""
     revision: str | None = None
     """The hub revision: a branch, tag or commit. Pin a commit to be able to reproduce a result."""
+    trust_remote_code: bool = False
+    """Run the Python code that the model's folder or hub page brings with it (auto_map). It runs with all your
+    permissions: read it first, and pin the revision."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a CUDA device if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

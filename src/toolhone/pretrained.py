@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ def load_model_config(config: ModelConfig) -> Any:
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
     """What `loader`, one of transformers' Auto classes, loads for the model, or for `name` in its place.
 
+    Code that comes with the model runs only if `model.trust_remote_code` is set, and after a notice.
+
     Raises:
         UserError: naming model.name or model.revision, if it cannot be loaded, with what to try.
     """
@@ -45,15 +49,31 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
     if local.is_dir() and name == config.name and not (local / "config.json").is_file():
         raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
     revision = {} if local.is_dir() else {"revision": config.revision}
+    if config.trust_remote_code:
+        _say_that_code_runs(config.name)
     try:
-        return loader.from_pretrained(name, **revision, **options)
+        # Given in any case: without it transformers asks on standard input.
+        return loader.from_pretrained(name, trust_remote_code=config.trust_remote_code, **revision, **options)
     except (OSError, HfHubHTTPError) as error:
         raise UserError(_why_missing(name, config.revision, error)) from None
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
-    except ValueError as error:  # an architecture that transformers does not know, a broken config
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model.trust_remote_code: {name} brings Python code of its own, which is not run; read that code, and "
+                "set model.trust_remote_code: true if you trust it, or choose a model without"
+            ) from None
+        # An architecture that transformers does not know, a broken config.
         what = "tokenizer" if loader is AutoTokenizer else "model"
         raise UserError(f"model.name: {name} holds no {what} that can be loaded: {_first_line(error)}") from None
+
+
+@functools.cache  # once a process
+def _say_that_code_runs(name: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        code = f"Python code that comes with {name} runs here, with your permissions"
+        print(f"WARNING: model.trust_remote_code is true: {code}", file=sys.stderr, flush=True)
 
 
 def _is_path(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The run folder `runs/<name>/`: where each file of a run is, and the manifest that says how it was made.
+"""The run folder `runs/<name>/`: where each file of a run is, the manifest that says how it was made, and its lock.
 
 A run is one experiment of one config. A finished stage is marked in the manifest with a fingerprint of what it was
 made from; a later command with the same fingerprint reuses it.
@@ -6,16 +6,22 @@ made from; a later command with the same fingerprint reuses it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import platform
 import shutil
+import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,7 +29,10 @@ from toolhone import __version__
 from toolhone.config import Config, config_fields, config_yaml
 from toolhone.config_file import load_config
 from toolhone.errors import UserError
-from toolhone.jsonl import read_json, write_json, write_text
+from toolhone.jsonl import read_json, read_jsonl, write_json, write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 RUNS = Path("runs")
 
@@ -32,6 +41,7 @@ _TRAINING_SECTIONS = ("seed", "model", "data", "chat", "lora", "train")
 _FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "data.test", "data.test_rows"}
 """Keys in them that change no trained weight: a run may continue with other values."""
 
+_ABSENT = object()
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
@@ -63,6 +73,7 @@ class RunFolder:
         self.train_log = self.path / "train_log.jsonl"
         self.metrics = self.path / "metrics.json"
         self.report = self.path / "report.html"
+        self.lock_file = self.path / ".lock"
 
     def split(self, name: str) -> Path:
         return self.path / "splits" / f"{name}.jsonl"
@@ -81,6 +92,11 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{error}; start anew with --fresh (FRESH=1)") from None
         return manifest
+
+    def inputs(self) -> dict[str, dict[str, Any]] | None:
+        """The fingerprints of what the run is made from (`run_inputs.py`); None if it records none."""
+        found: dict[str, dict[str, Any]] | None = self.read_manifest().get("inputs")
+        return found
 
     def note(self, **facts: Any) -> None:
         """Write facts into the manifest, beside those that are there."""
@@ -115,6 +131,70 @@ class RunFolder:
             where = self.adapter / missing[0]
             raise UserError(f"{where}: is missing; restore it from a copy, or train again with --fresh (FRESH=1)")
 
+    def refuse_edited_split(self, name: str) -> None:
+        """Check that a split holds the rows that the manifest names.
+
+        Raises:
+            UserError: if it was changed since, or is missing.
+        """
+        expected = (self.read_manifest().get("data") or {}).get(name, {}).get("sha256")
+        if expected is None:  # a folder that no training has written
+            return
+        found = fingerprint([row for _, row in read_jsonl(self.split(name))])
+        if found != expected:
+            raise UserError(
+                f"{self.split(name)}: its rows are not those that {self.manifest} names (found {found}, expected "
+                f"{expected}); `toolhone train` with the run's config writes the file again"
+            )
+
+    @contextlib.contextmanager
+    def lock(self, console: Console) -> Iterator[None]:
+        """Keep other processes from writing into the folder. The system releases the lock if this process dies.
+
+        Raises:
+            UserError: if another process writes into the folder, naming it, or the folder cannot be written to.
+        """
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = self._open_locked(console)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written to ({error.strerror})") from None
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
+            yield
+        finally:
+            self.lock_file.unlink(missing_ok=True)
+            os.close(handle)
+            if is_new:  # nothing was written after all
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+
+    def _open_locked(self, console: Console) -> int:
+        """Open the lock file and lock it; returns its descriptor."""
+        while True:
+            handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its holder may have deleted it between the two calls; then another process can lock a new file.
+                if self.lock_file.exists() and os.fstat(handle).st_ino == self.lock_file.stat().st_ino:
+                    return handle
+            except BlockingIOError:
+                holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(handle)
+                raise UserError(
+                    f"{self.path}: is in use by {holder}; wait until it is done or stop it, or give this run another "
+                    "name (--set name=...)"
+                ) from None
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                    console.print(f"note: {self.path} cannot be locked here; start no second command on it")
+                    return handle
+                os.close(handle)
+                raise
+            os.close(handle)
+
 
 def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
     """The run folder of a config, made if it does not exist, with the resolved config in it.
@@ -124,10 +204,19 @@ def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
     """
     run = RunFolder(RUNS / config.name)
     if fresh and run.config.is_file():
-        shutil.rmtree(run.path)
+        _empty(run)
     refuse_other_config(run, config)
     write_text(run.config, config_yaml(config))
     return run
+
+
+def _empty(run: RunFolder) -> None:
+    """Delete all that a run folder holds, except the lock."""
+    for path in run.path.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != run.lock_file:
+            path.unlink()
 
 
 def existing_run(path: Path) -> tuple[RunFolder, Config]:
@@ -156,17 +245,25 @@ def provenance(config: Config) -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of toolhone and of the libraries that it trains and answers with."""
+    return {"toolhone": __version__, **{name: metadata.version(name) for name in _VERSIONED}}
+
+
 def training_fingerprint(values: dict[str, Any], *inputs: Any) -> str:
     """Identify a training by the config's values, except those that change no trained weight, and by its other
-    inputs."""
+    inputs. A config of an older version has fewer keys."""
     keys = [key for key in _training_keys() if key.partition(".")[0] not in ("data", "chat")]
-    return fingerprint([[key, _lookup(values, key)] for key in keys], *inputs)
+    pairs = [[key, _lookup(values, key, _ABSENT)] for key in keys]
+    return fingerprint([[key, value] for key, value in pairs if value is not _ABSENT], *inputs)
 
 
-def legacy_training_fingerprint(run: RunFolder, *inputs: Any) -> str:
-    """The fingerprint that versions before 0.2 recorded: whole sections, with the keys that change no weight."""
+def older_training_fingerprints(run: RunFolder, *inputs: Any) -> set[str]:
+    """What older versions may have recorded for the training of a run from its config and these other inputs. Those
+    before 0.2 counted whole sections, with the keys that change no weight."""
     stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    return fingerprint({name: stored.get(name) for name in ("seed", "model", "lora", "train")}, *inputs)
+    sections = {name: stored.get(name) for name in ("seed", "model", "lora", "train")}
+    return {training_fingerprint(stored, *inputs), fingerprint(sections, *inputs)}
 
 
 def refuse_other_config(run: RunFolder, config: Config) -> None:
@@ -176,7 +273,8 @@ def refuse_other_config(run: RunFolder, config: Config) -> None:
         UserError: if it holds a run of another config, naming the keys that differ, or is no run folder.
     """
     if not run.config.is_file():
-        if run.path.exists() and any(run.path.iterdir()):
+        inside = set(run.path.iterdir()) if run.path.is_dir() else {run.path} if run.path.exists() else set()
+        if inside - {run.lock_file}:
             raise UserError(f"{run.path}: is not empty and is no run folder; choose another name in the config")
         return
     defaults = {name: field.get_default() for name, field in config_fields() if not field.is_required()}

@@ -6,6 +6,7 @@ written as in training, whatever toolhone's templates say today.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer
-from toolhone.config import Config
+from toolhone.config import Config, EvaluateConfig
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 from toolhone.pretrained import load_tokenizer
-from toolhone.run_folder import RunFolder, existing_run
+from toolhone.records import Example
+from toolhone.run_folder import RunFolder, existing_run, fingerprint
+from toolhone.run_inputs import BASE, MODEL, refuse_other_model
 from toolhone.train.hardware import Hardware, choose_hardware
 from toolhone.train.model import load_for_inference
 
@@ -30,6 +33,7 @@ class TunedModel:
         run: the run folder that it was loaded from.
         renderer: tokenizer, template and format as they were saved with the run.
         adapter: the folder of the adapter; None for the base model before tuning.
+        notes: sentences for the user, beside those of the hardware.
     """
 
     run: RunFolder
@@ -37,33 +41,52 @@ class TunedModel:
     hardware: Hardware
     renderer: ChatRenderer
     adapter: Path | None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: Path) -> TunedModel:
         """A finished run's tuned model.
 
         Raises:
-            UserError: if there is no such run, it has no adapter yet, or its saved template is missing or altered.
+            UserError: if there is no such run, it has no adapter yet, its saved template is missing or altered, or the
+                base model is not the one that it was trained on.
         """
         run, config = existing_run(folder)
         run.require_adapter()
-        return cls(run, config, _hardware(config), saved_renderer(run, config), run.adapter)
+        note = refuse_other_model(run, config.model, MODEL)
+        renderer = saved_renderer(run, config)
+        return cls(run, config, _hardware(config), renderer, run.adapter, (note,) if note else ())
 
     @classmethod
     def base(cls, folder: Path) -> TunedModel:
         """The base model of a run before tuning, asked as evaluation asks it. The run needs no adapter.
 
         Raises:
-            UserError: if there is no such run, or the model cannot be loaded.
+            UserError: if there is no such run, or the model cannot be loaded or is not the one that the run is made
+                from.
         """
         run, config = existing_run(folder)
+        note = refuse_other_model(run, config.model, BASE)
         renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, untuned=True)
-        return cls(run, config, _hardware(config), renderer, None)
+        return cls(run, config, _hardware(config), renderer, None, (note,) if note else ())
 
     @property
     def label(self) -> str:
         """What predictions and reports call it: "tuned" or "base"."""
         return "base" if self.adapter is None else "tuned"
+
+    def answers_fingerprint(self, examples: Sequence[Example], config: EvaluateConfig) -> str:
+        """Identify the answers to examples by all that they depend on, except the versions of libraries."""
+        inputs = self.run.inputs()
+        if self.adapter is not None:
+            weights = (self.run.stage("train") or {}).get("fingerprint", self.label)
+        else:
+            weights = self.label if inputs is None else fingerprint([inputs[section] for section in BASE])
+        # Whether the model's own code may run is a newer key, and that code is part of the model's files.
+        model = self.config.model.model_dump(mode="json", exclude={"trust_remote_code"})
+        sections = {"model": model, "evaluate": config.model_dump(mode="json")}
+        asked = [example.asked() for example in examples]
+        return fingerprint(weights, sections, asked, self.renderer.template_hash(), self.hardware.dtype_name)
 
     @cached_property
     def model(self) -> Any:

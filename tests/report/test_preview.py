@@ -19,7 +19,7 @@ from toolhone.chat.render import ChatRenderer, Rendered, mask_labels
 from toolhone.config import ChatConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import examples, read_conversations, read_tools
-from toolhone.pipeline import prepare
+from toolhone.prepare import prepare
 from toolhone.records import Conversation, Message, Tool
 from toolhone.report.preview import preview_page, show_preview
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from toolhone.chat.render import Rendered
 from toolhone.errors import UserError
-from toolhone.train.checkpoint import StopOnSignal, checkpoint_to_resume, last_checkpoint
+from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, last_checkpoint
 from toolhone.train.trainer import ToolCallTrainer
 
 KEYS = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 5, "learning_rate": 1e-2, "scheduler": "cosine"}
@@ -115,6 +116,75 @@ def test_a_checkpoint_without_its_marker_is_passed_over(
     assert weights(resumed.run) == weights(whole.run)
     assert [line["step"] for line in resumed.log] == [1, 2, 3, 4, 5]
     assert last_checkpoint(folder) == folder / "checkpoint-5"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"max_steps": 3, "save_every": 100},
+        {"max_steps": 3, "save_every": 1, "keep_checkpoints": 1},
+        {"max_steps": 3},
+        {"epochs": 1},
+        {"epochs": 1.5, "save_every": 2},
+    ],
+    ids=str,
+)
+def test_resuming_at_the_last_step_trains_nothing_and_saves_the_same_adapter(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    keys = {"batch_size": 2, "gradient_accumulation": 2, "learning_rate": 1e-2, **keys}
+    rows = short_rows[:12]
+    whole = train(rows, **keys)
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    saved = {name: (whole.run.adapter / name).read_bytes() for name in names}
+    shutil.rmtree(whole.run.adapter)  # as a kill leaves it that comes just after the last checkpoint
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("another step was trained")
+
+    monkeypatch.setattr(ToolCallTrainer, "training_step", refuse)
+    again = train(rows, resume=True, **keys)
+    assert again.result.finished
+    assert again.result.steps == whole.result.steps == whole.log[-1]["step"]
+    assert {name: (again.run.adapter / name).read_bytes() for name in saved} == saved
+    assert again.log == whole.log
+    assert again.result.seconds >= whole.log[-1]["elapsed_s"] - 0.1
+
+
+def test_the_last_complete_checkpoint_stays_until_the_next_one_is_complete(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {**KEYS, "save_every": 1, "keep_checkpoints": 1}
+    whole = train(short_rows, "whole", **keys)
+    mark = MarkComplete.on_save
+
+    def killed(self: MarkComplete, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if state.global_step == 3:  # all of the third checkpoint is written, except its mark
+            raise KeyboardInterrupt
+        mark(self, args, state, control, **others)
+
+    monkeypatch.setattr(MarkComplete, "on_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(short_rows, "killed", **keys)
+    monkeypatch.undo()
+    resumed = train(short_rows, "killed", resume=True, **keys)
+    assert [line["step"] for line in resumed.log] == [1, 2, 3, 4, 5]
+    assert weights(resumed.run) == weights(whole.run)
+    assert steps(resumed.run.checkpoints) == [5]
+
+
+def test_a_checkpoint_that_is_being_deleted_counts_as_incomplete(
+    train: Train, short_rows: list[Rendered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toolhone.train.checkpoint.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(short_rows, "run", save_every=1, keep_checkpoints=1, **KEYS)
+    folder = tmp_path / "run" / "checkpoints"
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
+    assert not (folder / "checkpoint-1" / "complete").exists()
 
 
 def test_resuming_where_there_is_nothing_says_so(train: Train, short_rows: list[Rendered], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -16,6 +17,8 @@ from toolhone.config import ChatConfig, EvaluateConfig
 from toolhone.evaluate.match import score
 from toolhone.pipeline import exact_match_on
 from toolhone.records import Prediction
+from toolhone.train.checkpoint import MarkComplete
+from toolhone.train.progress import TrainLog
 from toolhone.train.select import Measured
 
 Train = Callable[..., Any]
@@ -76,14 +79,64 @@ def test_the_last_step_is_measured_though_no_validation_falls_on_it(train: Train
 
 def test_a_resumed_run_goes_on_with_the_measurements(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**KEYS, "save_every": 4}
-    first = Told(5, 1)
-    train(short_rows, validation=short_rows[:2], measure=first, max_steps=4, **keys)
+    first = Told(5, 1)  # it has no third figure, so training breaks off at step 6
+    with pytest.raises(IndexError):
+        train(short_rows, validation=short_rows[:2], measure=first, max_steps=8, **keys)
     second = Told(2, 4)
     trained = train(short_rows, validation=short_rows[:2], measure=second, max_steps=8, resume=True, **keys)
     assert list(second.seen) == [6, 8]
     assert same_weights(saved(trained.run.adapter), first.seen[2])
     written = json.loads((trained.run.checkpoints / "selection" / "selection.json").read_text(encoding="utf-8"))
     assert [row["right"] for row in written["measured"]] == [5, 1, 2, 4]
+
+
+def test_a_run_killed_after_its_last_measurement_keeps_the_best_and_trains_no_more(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the last step ended training or patience did, and whether epochs or steps are measured."""
+    steps = {"max_steps": 20, "patience": 2, **LATER, "save_every": 2}
+    epochs = {"epochs": 2, "learning_rate": 2e-3, "warmup": 0, "batch_size": 4, "save_every": 1}
+    for name, keys, rights, measured, best in (
+        ("patience", steps, (2, 3, 3, 1), [2, 4, 6, 8], 4),
+        ("epochs", epochs, (1, 2), [2, 4], 4),
+    ):
+        told = Told(*rights)
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainLog, "on_train_end", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(short_rows[:8], name, validation=short_rows[:2], measure=told, **keys)
+        assert list(told.seen) == measured
+        none = Told()
+        trained = train(short_rows[:8], name, validation=short_rows[:2], measure=none, resume=True, **keys)
+        assert not none.seen
+        assert trained.result.steps == measured[-1]
+        assert same_weights(saved(trained.run.adapter), told.seen[best])
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_step_is_measured_before_its_checkpoint_is_saved(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"epochs": 3, "learning_rate": 2e-3, "warmup": 0, "batch_size": 4, "save_every": 1}
+    told = Told(5, 1, 1)
+    with monkeypatch.context() as patch:
+        mark = MarkComplete.on_save
+
+        def killed_after(self: MarkComplete, args: Any, state: Any, control: Any, **others: Any) -> None:
+            mark(self, args, state, control, **others)
+            if state.global_step == 2:  # the end of the first epoch
+                raise KeyboardInterrupt
+
+        patch.setattr(MarkComplete, "on_save", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            train(short_rows[:8], validation=short_rows[:2], measure=told, **keys)
+    rest = Told(1, 1)
+    trained = train(short_rows[:8], validation=short_rows[:2], measure=rest, resume=True, **keys)
+    assert (list(told.seen), list(rest.seen)) == ([2], [4, 6])
+    assert same_weights(saved(trained.run.adapter), told.seen[2])
 
 
 def test_answers_are_judged_as_in_evaluation_and_training_goes_on_as_if_unmeasured(

@@ -279,7 +279,7 @@ def _add_preview(commands: Any) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
-    from toolhone.pipeline import prepare
+    from toolhone.prepare import prepare
     from toolhone.report.preview import show_preview
 
     config, console = flags.config_of(options), plain_console()

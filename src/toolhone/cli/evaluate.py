@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +170,8 @@ def _predict(options: argparse.Namespace) -> None:
     examples, format = _rows_to_answer(options)
     label, console = _label(options), plain_console()
     path = options.out or (options.folder or Path()) / "predictions" / f"{label}.jsonl"
-    summary = predict_endpoint(examples, label, _settings(options, format), path, console)
+    with flags.run_of(options).lock(console) if options.folder and not options.out else nullcontext():
+        summary = predict_endpoint(examples, label, _settings(options, format), path, console)
     answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
     unsound = gold_faults(examples)
     scored = [example for example in examples if example.id in answers and example.id not in unsound]
@@ -244,12 +247,14 @@ def _score(options: argparse.Namespace) -> None:
         folder = options.out
         rows = flags.rows_of(options.rows, options)
         score_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, options.policy)
+        write_report(folder)
     else:
         _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
         run = flags.run_of(options)
         folder = run.path
-        score_run(run, options.policy)
-    write_report(folder)
+        with run.lock(plain_console()):
+            score_run(run, options.policy)
+            write_report(folder)
     show_result(folder)
 
 
@@ -299,9 +304,10 @@ def _report(options: argparse.Namespace) -> None:
     from toolhone.report.report import write_report
 
     _refuse_flags(options, ("out",), "the report lies in the run folder")
-    folder = flags.run_of(options).path
-    write_report(folder)
-    show_result(folder)
+    run = flags.run_of(options)
+    with run.lock(plain_console()):
+        write_report(run.path)
+    show_result(run.path)
 
 
 def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
@@ -323,6 +329,8 @@ def _ask(options: argparse.Namespace) -> None:
     from toolhone.tuned import TunedModel
 
     tuned = TunedModel.base(options.folder) if options.base else TunedModel.load(options.folder)
+    for note in tuned.notes:
+        print(f"note: {note}", file=sys.stderr)
     row = next(iter(read_conversations(tuned.run.split("test"))), None)
     if row is None:
         raise UserError(f"{tuned.run.split('test')}: no rows; `toolhone train` writes them")

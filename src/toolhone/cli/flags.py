@@ -117,6 +117,7 @@ def scored_rows_of(run: RunFolder, options: argparse.Namespace) -> tuple[str, li
     from toolhone.evaluate.score import scored_split
 
     split = scored_split(run)
+    run.refuse_edited_split(split)
     format: str = run.read_manifest()["chat"]["format"]
     if options.chat_format not in (None, format):
         raise UserError(f"--chat-format: the run's rows are scored as {format}; leave it out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,9 @@ def _route(options: argparse.Namespace) -> None:
     else:
         split = split_rows(conversations, rows, settings.calibration_share, named)
     routing = route(split, settings, _identity(run, small), format)
-    write_routing(routing, folder, folder.resolve().name)
     console = plain_console()
+    with run.lock(console) if run is not None and folder == run.path else nullcontext():
+        write_routing(routing, folder, folder.resolve().name)
     for case in routing.cases:
         console.print(models_table(routing, case))
     for line in summary_lines(routing):

@@ -40,7 +40,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _dry_run(options: argparse.Namespace) -> None:
     """Print examples, tokens, steps, parameters, memory and time, before any weight is loaded."""
-    from toolhone.pipeline import prepare
+    from toolhone.prepare import prepare
     from toolhone.pretrained import load_model_config
     from toolhone.train.estimate import estimate
     from toolhone.train.preflight import refuse_untrainable

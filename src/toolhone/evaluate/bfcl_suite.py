@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,19 @@ def suite_of_run(
     if "tuned" in models:
         run.require_adapter()
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
-    formats = [_answer(config, run, suite, label, console) for label in models]
-    return score_suite(folder, suite, models, formats[-1]) if rank() == 0 else {}
+    with run.lock(console) if rank() == 0 else nullcontext():
+        formats = [_answer(config, run, suite, label, console) for label in models]
+        return score_suite(folder, suite, models, formats[-1]) if rank() == 0 else {}
 
 
 def suite_of_endpoint(
     folder: Path, suite: Suite, label: str, settings: EndpointSettings, console: Console
 ) -> dict[str, Any]:
     """Have an endpoint answer the suite, and score it. Returns the metrics."""
-    predict_endpoint(suite.examples, label, settings, _predictions(folder, label), console)
-    return score_suite(folder, suite, [label], settings.format)
+    run = RunFolder(folder)
+    with run.lock(console) if run.config.is_file() else nullcontext():
+        predict_endpoint(suite.examples, label, settings, _predictions(folder, label), console)
+        return score_suite(folder, suite, [label], settings.format)
 
 
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
@@ -117,17 +121,10 @@ def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: C
 
     tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
     join_processes(tuned.hardware.device)
-    trained = run.stage("train") or {}
-    made_from = fingerprint(
-        label,
-        trained.get("fingerprint") if label == "tuned" else None,
-        config.model_dump(mode="json", include={"model", "evaluate"}),
-        _entries_fingerprint(suite),
-        tuned.renderer.template_hash(),
-        tuned.hardware.dtype_name,
-    )
+    for note in tuned.notes:
+        console.print(f"note: {note}", markup=False)
     path, how = _predictions(run.path, label), config.evaluate
-    predict_once(tuned, f"suite:bfcl:{label}", suite.examples, "entries", how, path, console, made_from)
+    predict_once(tuned, f"suite:bfcl:{label}", suite.examples, "entries", how, path, console)
     return tuned.renderer.format.name
 
 

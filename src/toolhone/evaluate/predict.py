@@ -29,8 +29,11 @@ from toolhone.evaluate.decode import (
     decode_greedily,
     shared_prefix,
 )
+from toolhone.evaluate.score import asked_fingerprint
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Message, Prediction, Token
+from toolhone.run_folder import versions
+from toolhone.run_inputs import other_versions
 from toolhone.train.hardware import release_memory
 from toolhone.train.processes import rank, wait_for_all, world_size
 from toolhone.tuned import TunedModel
@@ -81,21 +84,23 @@ def predict_once(
     config: EvaluateConfig,
     path: Path,
     console: Console,
-    fingerprint: str,
 ) -> None:
     """Answer the examples with a run's tuned or base model, as a stage of its run, unless that is finished. `what` is
     what the console calls the examples."""
-    if path.is_file() and tuned.run.is_finished(stage, fingerprint):
-        console.print(f"reusing {path}", markup=False)
+    made_from = tuned.answers_fingerprint(examples, config)
+    if path.is_file() and tuned.run.is_finished(stage, made_from):
+        made_with = other_versions(tuned.run.stage(stage) or {})
+        console.print(f"reusing {path}{f', {made_with}' if made_with else ''}", markup=False)
         return
     if rank() == 0:
         console.print(f"{tuned.label} answers {len(examples)} {what} ...")
     started = time.perf_counter()
     model = tuned.load_weights()
-    predict(model, tuned.renderer, examples, tuned.label, config, path, console, fingerprint=fingerprint)
+    predict(model, tuned.renderer, examples, tuned.label, config, path, console, fingerprint=made_from)
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
-        tuned.run.mark_finished(stage, fingerprint, seconds=seconds, examples=len(examples))
+        facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
+        tuned.run.mark_finished(stage, made_from, seconds=seconds, **facts)
     del model
     release_memory(tuned.hardware.device)
 

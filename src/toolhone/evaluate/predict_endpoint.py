@@ -22,6 +22,7 @@ from rich.progress import track
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.evaluate.openai_wire import read_choice, request_of
+from toolhone.evaluate.score import asked_fingerprint
 from toolhone.jsonl import json_line, part_path, read_json, read_part, remove_parts, write_json, write_jsonl
 from toolhone.records import Example, FormatName, Prediction
 from toolhone.run_folder import fingerprint
@@ -129,6 +130,7 @@ def predict_endpoint(
         "price_in": settings.price_in,
         "price_out": settings.price_out,
         "cost_usd": None if None in (settings.price_in, settings.price_out) else round(budget.usd, 6),
+        "asked": asked_fingerprint(examples),
         "fingerprint": made_from,
     }
     write_jsonl(path, (answers[example.id] for example in examples if example.id not in left_out))

@@ -19,10 +19,10 @@ from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import Completion
 from toolhone.evaluate.predict import answer_missing, prediction_of
-from toolhone.evaluate.score import scored_examples
+from toolhone.evaluate.score import asked_fingerprint, scored_examples
 from toolhone.jsonl import part_path, read_part, remove_parts, write_jsonl
 from toolhone.records import Example, Prediction
-from toolhone.run_folder import fingerprint
+from toolhone.run_folder import fingerprint, versions
 from toolhone.tuned import TunedModel
 
 _CHUNK = 256
@@ -37,9 +37,12 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
         UserError: if vllm is not installed, or the run has no adapter.
     """
     tuned = TunedModel.base(folder) if base else TunedModel.load(folder)
+    for note in tuned.notes:
+        console.print(f"note: {note}", markup=False)
     label = f"{tuned.label}-vllm"
     path = tuned.run.predictions(label)
-    predict_vllm(tuned, scored_examples(tuned.run), label, path, console)
+    with tuned.run.lock(console):
+        predict_vllm(tuned, scored_examples(tuned.run), label, path, console)
     return path
 
 
@@ -56,10 +59,13 @@ def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, pat
     files = sorted(tuned.adapter.glob("adapter_model*")) if tuned.adapter else []
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     settings = tuned.config.model_dump(mode="json", include={"model", "evaluate", "seed"})
-    part = part_path(path, 0, fingerprint("vllm", settings, weights, list(prompts.items())))
+    made_from = fingerprint("vllm", settings, weights, list(prompts.items()))
+    part = part_path(path, 0, made_from)
     answer_missing(part, examples, label, console, lambda waiting: _answers(tuned, waiting, prompts, label, console))
     rows = {row["id"]: row for row in read_part(part)}
     write_jsonl(path, (rows[example.id] for example in examples))
+    facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
+    tuned.run.mark_finished(f"predict:{label}", made_from, **facts)
     remove_parts(path)
 
 
@@ -103,6 +109,7 @@ def _engine_options(config: Config, adapter: Path | None, max_model_len: int) ->
     model = config.model
     options: dict[str, Any] = {
         "model": model.name,
+        "trust_remote_code": model.trust_remote_code,
         "dtype": model.dtype,
         "max_model_len": max_model_len,
         "enable_prefix_caching": True,

@@ -20,7 +20,7 @@ from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.values import STRICT
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score, ScoringPolicy
-from toolhone.run_folder import RunFolder, model_files
+from toolhone.run_folder import RunFolder, fingerprint, model_files
 
 _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 
@@ -34,13 +34,14 @@ def score_run(run: RunFolder, policy: ScoringPolicy = STRICT) -> dict[str, Any]:
     Raises:
         UserError: if there are no predictions, or they do not answer the run's test rows.
     """
-    manifest, split = run.read_manifest(), scored_split(run)
-    asked = RowsToScore(scored_examples(run), policy, f"the {split} rows in {run.path}/splits", "run `toolhone eval`")
+    manifest, split, examples = run.read_manifest(), scored_split(run), scored_examples(run)
+    asked = RowsToScore(examples, policy, f"the {split} rows in {run.path}/splits", "run `toolhone eval`")
     predictions = model_files(run.predictions("base").parent)
     if not predictions:
         raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
+    _refuse_answers_to_other_rows(run, predictions, examples)
     facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
-    facts["policy"] = policy
+    facts |= {"policy": policy, "split_sha256": (manifest.get("data") or {}).get(split, {}).get("sha256")}
     learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
     seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
     return _score_all(run, predictions, asked, facts, seen_tools)
@@ -96,6 +97,26 @@ def _score_all(
     return found
 
 
+def asked_fingerprint(examples: Sequence[Example]) -> str:
+    """Identify what examples ask, whatever their gold. It is recorded with the answers."""
+    return fingerprint([example.asked() for example in examples])
+
+
+def _refuse_answers_to_other_rows(run: RunFolder, predictions: Sequence[Path], examples: Sequence[Example]) -> None:
+    """Check that files of predictions answer these examples, as far as it is recorded what they answer. Ids alone do
+    not say: the rows may have been edited since."""
+    asked = asked_fingerprint(examples)
+    for path in predictions:
+        note = path.with_suffix(".json")  # beside the answers of an endpoint
+        endpoint = read_json(note, "") if note.is_file() else None
+        recorded = run.stage(f"predict:{path.stem}") or (endpoint if isinstance(endpoint, dict) else {})
+        if recorded.get("asked", asked) != asked:
+            raise UserError(
+                f"{path}: answers other rows than those in {run.split(scored_split(run))}, which were changed since; "
+                "`toolhone eval` asks the run's models again, `toolhone predict` an endpoint"
+            )
+
+
 def scored_split(run: RunFolder) -> str:
     """The name of the split that the run's models are scored on, "test" or "validation"."""
     manifest = run.read_manifest()
@@ -106,8 +127,15 @@ def scored_split(run: RunFolder) -> str:
 
 def scored_examples(run: RunFolder, *, with_tools: bool = True) -> list[Example]:
     """The examples that the run's models are scored on. Without tools, which take most of the time to read, ids and
-    messages are the same."""
-    rows = read_jsonl(run.split(scored_split(run)))
+    messages are the same.
+
+    Raises:
+        UserError: if the split's file was edited, which is checked only with tools.
+    """
+    split = scored_split(run)
+    if with_tools:
+        run.refuse_edited_split(split)
+    rows = read_jsonl(run.split(split))
     if not with_tools:
         # A row without an id is named by a hash of its content, tools and all.
         rows = ((where, {**row, "tools": None} if row.get("id") else row) for where, row in rows)

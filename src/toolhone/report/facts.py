@@ -66,6 +66,10 @@ def read_run(folder: Path) -> RunFiles:
             )
     manifest = _read_object(run.manifest, remedy) if run.manifest.exists() else {}
     split = None if manifest.get("judged") is None else str(manifest["judged"])
+    scored_rows = (metrics.get("provenance") or {}).get("split_sha256")
+    known_rows = ((manifest.get("data") or {}).get(split) or {}).get("sha256")
+    if scored_rows is not None and scored_rows != known_rows:
+        raise UserError(f"{run.metrics}: is of other rows than {run.split(str(split))} holds now; {remedy}")
     scored = scored_examples(run, with_tools=False) if split is not None and run.split(split).exists() else []
     return RunFiles(
         name=folder.resolve().name,

@@ -97,7 +97,7 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
 def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> tuple[Engine, RunFolder]:
     """Load a run's tuned model; a UserError if there is none. `max_new_tokens` defaults to the config's."""
     tuned = TunedModel.load(folder)
-    for note in tuned.hardware.notes:
+    for note in (*tuned.hardware.notes, *tuned.notes):
         console.print(note, markup=False)
     engine = Engine(
         name=tuned.config.name,

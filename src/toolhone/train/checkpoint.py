@@ -1,12 +1,14 @@
 """Complete checkpoints, and Ctrl-C: stopping at the end of a step.
 
 Trainer writes a checkpoint file by file, so one that a crash cut short looks like any other. A marker file is written
-once every process has written its part; training resumes only from marked checkpoints.
+once every process has written its part; training resumes only from marked checkpoints, and older ones are deleted only
+after that.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from pathlib import Path
 from types import FrameType
@@ -16,15 +18,25 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.errors import UserError
+from toolhone.jsonl import read_json
 
 _MARKER = "complete"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint with the most steps, or None."""
+    return next((path for path in _newest_first(folder) if _is_complete(path)), None)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """All checkpoints, complete or not."""
     found = {int(m[1]): path for path in folder.glob("checkpoint-*") if (m := re.fullmatch(r".*-(\d+)", path.name))}
-    complete = [step for step, path in found.items() if (path / _MARKER).is_file()]
-    return found[max(complete)] if complete else None
+    return [found[step] for step in sorted(found, reverse=True)]
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    return (checkpoint / _MARKER).is_file()
 
 
 def checkpoint_to_resume(folder: Path) -> Path:
@@ -39,14 +51,44 @@ def checkpoint_to_resume(folder: Path) -> Path:
     return path
 
 
+def steps_of(checkpoint: Path) -> tuple[int, int]:
+    """The step that a checkpoint was saved after, and the step that its training ends at."""
+    state = read_json(checkpoint / "trainer_state.json", "start anew with --fresh (FRESH=1)")
+    return int(state["global_step"]), int(state["max_steps"])
+
+
+def copy_adapter(checkpoint: Path, folder: Path) -> None:
+    """Save the adapter of a checkpoint in a folder of its own.
+
+    Raises:
+        UserError: if the checkpoint holds none.
+    """
+    lacking = [name for name in _ADAPTER if not (checkpoint / name).is_file()]
+    if lacking:
+        raise UserError(f"{checkpoint}: holds no {lacking[0]}; restore it, or start anew with --fresh (FRESH=1)")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _ADAPTER:
+        shutil.copyfile(checkpoint / name, folder / name)
+
+
 class MarkComplete(TrainerCallback):  # type: ignore[misc]
-    """Marks each checkpoint once all processes have written their part of it."""
+    """Marks each checkpoint once all processes have written their part of it, and then deletes all but the newest.
+
+    Trainer's own `save_total_limit` would delete the last complete checkpoint before the new one is complete.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _MARKER).touch()
+            folder = Path(args.output_dir)
+            (folder / f"checkpoint-{state.global_step}" / _MARKER).touch()
+            for path in _newest_first(folder)[self.keep :]:
+                (path / _MARKER).unlink(missing_ok=True)  # first, as a kill may leave the rest
+                shutil.rmtree(path)
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]

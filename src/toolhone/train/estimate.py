@@ -150,7 +150,8 @@ def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCoun
 def _sizes(config: Config, model_config: Any) -> _Sizes:
     text = model_config.get_text_config()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+        trust = config.model.trust_remote_code
+        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=trust)
         get_peft_model(model, lora_config(config.lora))
     heads = int(text.num_attention_heads)
     dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)

@@ -43,7 +43,8 @@ def refuse_untrainable(config: Config) -> None:
         refuse_other_attention(model_config, config.model.name)
     if config.lora.targets != "all-linear":
         with torch.device("meta"):  # shapes without storage
-            model = AutoModelForCausalLM.from_config(model_config)
+            trust = config.model.trust_remote_code
+            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust)
         layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
         for target in config.lora.targets:
             # A target is a layer's name, or the end of its dotted path.

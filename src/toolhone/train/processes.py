@@ -9,11 +9,15 @@ import atexit
 import os
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 
 from toolhone.errors import UserError
+
+Made = TypeVar("Made")
 
 _GIVES_UP = timedelta(minutes=30)
 """How long a process waits for the others. A launcher ends all processes at once if one fails, so only a machine that
@@ -73,6 +77,23 @@ def wait_for_all() -> None:
         ) from None
     finally:
         timer.cancel()
+
+
+def on_first_process(act: Callable[[], Made]) -> Made:
+    """What the first process gets by `act`, in every process, once it is done. All raise its `UserError`."""
+    if not torch.distributed.is_initialized():
+        return act()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told[0] = act()
+        except UserError as error:
+            told[1] = error
+    torch.distributed.broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    made: Made = told[0]
+    return made
 
 
 def _leave_processes() -> None:

@@ -20,7 +20,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
     """Writes a JSON line for every logged step and moves the bar.
 
     The trainer counts, over all processes: examples, logical tokens (every row in full) and computed tokens (shared
-    prefixes once, without padding).
+    prefixes once, without padding). `earlier_seconds` is the time that the steps before a resumption took.
     """
 
     def __init__(self, path: Path, console: Console) -> None:
@@ -29,8 +29,8 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         self.examples = 0
         self.logical_tokens = 0
         self.computed_tokens = 0
+        self.earlier_seconds = 0.0
         self._started = 0.0
-        self._earlier_seconds = 0.0
         self._tokens_at_start = 0
         self._bar: Progress | None = None
         self._task: Any = None
@@ -44,7 +44,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        self._keep_lines_until(state.global_step)
+        self.keep_lines_until(state.global_step)
         self._started = time.perf_counter()
         self._tokens_at_start = self.logical_tokens
         if self.console.is_terminal:
@@ -114,7 +114,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             "tokens": self.logical_tokens,
             "computed_tokens": self.computed_tokens,
             "tokens_per_second": round((self.logical_tokens - self._tokens_at_start) / elapsed, 1),
-            "elapsed_s": round(self._earlier_seconds + elapsed, 2),
+            "elapsed_s": round(self.earlier_seconds + elapsed, 2),
         }
 
     def _show(self, loss: float, state: TrainerState) -> None:
@@ -133,7 +133,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
                 "use a wider model.dtype"
             )
 
-    def _keep_lines_until(self, step: int) -> None:
+    def keep_lines_until(self, step: int) -> None:
         """On resuming, drop the lines of steps that will be repeated, and continue counting from the last line left."""
         kept: list[dict[str, Any]] = []
         if step and self.path.is_file():
@@ -143,7 +143,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         if counted:
             last = counted[-1]
             self.examples, self.logical_tokens = last["examples"], last["tokens"]
-            self.computed_tokens, self._earlier_seconds = last["computed_tokens"], last["elapsed_s"]
+            self.computed_tokens, self.earlier_seconds = last["computed_tokens"], last["elapsed_s"]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def _write(self, line: dict[str, float]) -> None:

@@ -35,7 +35,8 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
     """Measures at each validation and after the last step, and keeps the adapter that was best; of equals, the first.
 
     With `patience`, training ends after this many measurements in a row without a new best. `folder` holds the adapter
-    and the measurements (`best/`, `selection.json`), so that a resumed run goes on with them.
+    and the measurements (`best/`, `selection.json`), so that a resumed run goes on with them. A step is measured before
+    its checkpoint is saved: whoever resumes from that has the measurement too.
     """
 
     def __init__(self, measure: Measure, folder: Path, patience: int | None, log: TrainLog) -> None:
@@ -54,27 +55,28 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         """Put the best adapter where the run's adapter belongs."""
         shutil.copytree(self.folder / "best", adapter, dirs_exist_ok=True)
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        written = self._written()
-        self.history = [measured for measured in written if measured.step <= state.global_step]
-        if self.history and self.best != _best(written):
-            self.history = []  # a later step was the best of the run that is resumed; it will come again
+    def ends_at(self, step: int) -> bool:
+        """Whether training ended after this step, for lack of a new best until there."""
+        history = self._history_until(step)
+        return self.patience is not None and _since_best(history) >= self.patience
 
-    def on_evaluate(
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.history = self._history_until(state.global_step)
+
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        # At the end of an epoch Trainer validates after `save_every` has saved, which would be too late.
+        ends_epoch = args.eval_strategy == "epoch" and float(state.epoch or 0).is_integer()
+        if not (control.should_evaluate or ends_epoch or state.global_step >= state.max_steps):
+            return
         self._measure(model, state)
-        since_best = len(self.history) - 1 - self.history.index(self.best)
-        if self.patience is not None and since_best >= self.patience:
+        since_best = _since_best(self.history)
+        if self.patience is not None and since_best >= self.patience and state.global_step < state.max_steps:
             self.log.say(f"step {state.global_step}: no better after {since_best} measurements; training ends")
             control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
-        # A run that was asked to stop before its last step is not measured: whoever asked is waiting.
-        if state.global_step >= state.max_steps and (not self.history or self.history[-1].step != state.global_step):
-            self._measure(model, state)
+            if args.save_strategy == "steps":  # otherwise Trainer saves at the end of the epoch
+                control.should_save = True
 
     def _measure(self, model: Any, state: TrainerState) -> None:
         found = self.measure(model, state.global_step)
@@ -87,6 +89,12 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
             write_json(self.folder / "selection.json", {"best": self.best.step, "measured": rows})
         self.log.exact_match(found.step, found.right, found.total, is_best=is_best)
 
+    def _history_until(self, step: int) -> list[Measured]:
+        """The written measurements up to a step; none if a later step was the best, which will come again."""
+        written = self._written()
+        history = [measured for measured in written if measured.step <= step]
+        return history if history and _best(history) == _best(written) else []
+
     def _written(self) -> list[Measured]:
         path = self.folder / "selection.json"
         if not path.is_file():
@@ -96,3 +104,8 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
 
 def _best(history: Sequence[Measured]) -> Measured:
     return max(history, key=lambda measured: (measured.right, -measured.step))
+
+
+def _since_best(history: Sequence[Measured]) -> int:
+    """Measurements after the best one."""
+    return len(history) - 1 - history.index(_best(history)) if history else 0

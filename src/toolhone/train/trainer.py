@@ -26,7 +26,7 @@ from toolhone.errors import UserError
 from toolhone.run_folder import RunFolder, fingerprint
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator, tree_features
-from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume
+from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, copy_adapter, steps_of
 from toolhone.train.cpu import TrimHeapCallback, fuse_lora
 from toolhone.train.hardware import Hardware, peak_memory_gb
 from toolhone.train.loss import label_loss, tree_loss
@@ -123,16 +123,18 @@ def train_adapter(
 ) -> TrainResult:
     """Train on `rows` and save the adapter in the run folder: the last step's, or with `measure` the best one by it.
 
+    If the checkpoint to resume from is that of the last step, its adapter is saved and no step is trained.
+
     Raises:
         UserError: if the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
             resume from.
     """
-    checkpoint = str(checkpoint_to_resume(run.checkpoints)) if resume else None
+    checkpoint = checkpoint_to_resume(run.checkpoints) if resume else None
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
     trims = hardware.device == "cpu" and config.cpu.release_memory and config.train.packing != "none"
-    callbacks = [log, stop, MarkComplete(), *([TrimHeapCallback()] if trims else [])]
+    callbacks = [log, stop, MarkComplete(config.train.keep_checkpoints), *([TrimHeapCallback()] if trims else [])]
     selection = None
     if measure is not None:
         selection = SelectByExactMatch(measure, run.checkpoints / "selection", config.train.patience, log)
@@ -145,21 +147,31 @@ def train_adapter(
             "torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
         )
     started = time.perf_counter()
-    try:
-        with stop:
-            trainer.train(resume_from_checkpoint=checkpoint)
-    finally:
-        log.close()
+    step, last_step = steps_of(checkpoint) if checkpoint is not None else (0, 1)
+    # Trainer itself would train one step more.
+    is_over = step >= last_step or (selection is not None and selection.ends_at(step))
+    if is_over:
+        log.say(f"{checkpoint}: is of the last step, so nothing is left to train; its adapter is saved")
+        log.keep_lines_until(step)
+    else:
+        try:
+            with stop:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            log.close()
     result = TrainResult(
         finished=not stop.stopped,
-        steps=trainer.state.global_step,
-        seconds=round(time.perf_counter() - started, 1),
+        steps=step if is_over else trainer.state.global_step,
+        seconds=round(log.earlier_seconds + time.perf_counter() - started, 1),
         peak_memory_gb=peak_memory_gb(hardware.device),
         trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         total_parameters=trainer.model.num_parameters(),
     )
     if result.finished:
-        trainer.save_model(str(run.adapter))
+        if checkpoint is None or not is_over:
+            trainer.save_model(str(run.adapter))
+        elif trainer.is_world_process_zero():
+            copy_adapter(checkpoint, run.adapter)
         if selection is not None and trainer.is_world_process_zero():
             selection.take_best(run.adapter)
     return result
@@ -220,6 +232,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
     arguments = SFTConfig(
         output_dir=str(folder),
+        trust_remote_code=config.model.trust_remote_code,
         run_name=config.name,
         seed=config.seed,
         data_seed=config.seed,
@@ -246,7 +259,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         eval_steps=train.validate_every,
         save_strategy="steps" if train.save_every else "epoch",
         save_steps=train.save_every or 500,
-        save_total_limit=train.keep_checkpoints,
+        save_total_limit=None,  # MarkComplete deletes older checkpoints
         report_to=list(train.report_to) or "none",
         disable_tqdm=True,
         # The rows are ready: nothing may be cut, filtered, or encoded again.

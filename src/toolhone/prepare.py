@@ -1,0 +1,125 @@
+"""Read, check, split and render the data of a config: what a training needs before any weight is loaded.
+
+In: a config. Out: `Prepared`, with fingerprints of all that training depends on. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rich.console import Console
+
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import ChatRenderer, Rendered, render_all
+from toolhone.config import Config
+from toolhone.data.check.finding import describe_left_out
+from toolhone.data.read import turns
+from toolhone.data.split import Splits, make_splits
+from toolhone.pretrained import load_tokenizer
+from toolhone.records import Conversation, Example
+from toolhone.run_folder import fingerprint, training_fingerprint, versions
+from toolhone.run_inputs import Inputs, model_inputs
+from toolhone.train.hardware import Hardware, choose_hardware
+from toolhone.train.processes import rank, world_size
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's data, ready for the model, and the hardware that it will run on. `scored` are the examples that the
+    models answer; `dropped` are the ids of over-long ones; `with_control_tokens` are the ids of those whose messages or
+    tools hold control tokens."""
+
+    config: Config
+    hardware: Hardware
+    splits: Splits
+    renderer: ChatRenderer
+    train: list[Rendered]
+    validation: list[Rendered]
+    scored: list[Example]
+    dropped: list[str]
+    with_control_tokens: list[str]
+
+    @cached_property  # it hashes every token
+    def training_inputs(self) -> tuple[str, int]:
+        """What training depends on besides the config: every row's ids with their template, and the processes."""
+        ids = [[row.prompt_ids, row.completion_ids] for row in (*self.train, *self.validation)]
+        return fingerprint(ids, self.renderer.template_hash()), world_size()
+
+    def inputs(self, known: Inputs | None = None) -> dict[str, dict[str, Any]]:
+        """Fingerprints of all that the next training step depends on besides the config. `known`: those of earlier."""
+        ids, processes = self.training_inputs
+        return {
+            "data": {
+                "training rows of data.train": rows_fingerprint(self.splits.train),
+                "validation rows of data.train": rows_fingerprint(self.splits.validation),
+                "tokens of the data": ids,
+            },
+            **model_inputs(self.config.model, known),
+            "template": {"chat template": self.renderer.template_hash()},
+            "processes": {"number of processes": processes},
+            "hardware": {"device": self.hardware.device, "number type": self.hardware.dtype_name},
+            "versions": versions(),
+        }
+
+    @property
+    def training_fingerprint(self) -> str:
+        """What a training from exactly this is recorded under."""
+        return training_fingerprint(self.config.model_dump(mode="json"), *self.training_inputs)
+
+
+def prepare(config: Config, *, console: Console) -> Prepared:
+    """Read, check, split and render the data of a config, and print what was found. No weights are loaded.
+
+    Raises:
+        UserError: for anything wrong with the data, the model's tokenizer or the hardware asked for.
+    """
+    hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
+    splits = make_splits(config.data)
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
+    validation, dropped_validation = render_all(
+        renderer, turns(splits.validation), config.chat, config.train.answer_weight
+    )
+    # Scored examples are rendered to prove that their gold can be written; over-long ones are refused, never left out.
+    scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
+    rendered, _ = render_all(renderer, scored, config.chat.model_copy(update={"over_long": "error"}))
+    dropped = [*dropped, *dropped_validation]
+    # The scored examples may be those of the validation.
+    guarded = dict.fromkeys(row.example.id for row in (*train, *validation, *rendered) if row.holds_control_tokens)
+    prepared = Prepared(config, hardware, splits, renderer, train, validation, scored, dropped, list(guarded))
+    if rank() == 0:
+        _describe(prepared, console)
+    return prepared
+
+
+def rows_fingerprint(rows: Sequence[Conversation]) -> str:
+    """Identify the content of a split, as the manifest names it."""
+    return fingerprint([row.to_json() for row in rows])
+
+
+def _describe(prepared: Prepared, console: Console) -> None:
+    config, splits, renderer = prepared.config, prepared.splits, prepared.renderer
+    processes = f", {world_size()} processes" if world_size() > 1 else ""
+    console.print(f"[bold]{config.name}[/]: {config.model.name} on {prepared.hardware.describe()}{processes}")
+    for note in prepared.hardware.notes:
+        console.print(f"  note: {note}")
+    if config.data.format == "auto":
+        console.print(f"  data read as: {', '.join(splits.formats)}")
+    if splits.left_out:
+        console.print(f"  {describe_left_out(splits.left_out)}", markup=False)
+    for name, rows in splits.items():
+        part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
+        console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
+    whose = "the model's own" if renderer.source == "model" else "toolhone's"
+    why = f" (the model's own: {renderer.note})" if renderer.note else ""
+    console.print(f"  format: {renderer.format.name}, {whose} template{why}")
+    for what, ids in (
+        ("dropped as over-long", prepared.dropped),
+        ("control tokens in the text, encoded as plain text", prepared.with_control_tokens),
+    ):
+        if ids:
+            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            console.print(f"  {what}: {len(ids)} turns ({shown})", markup=False)
