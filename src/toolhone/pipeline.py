@@ -81,7 +81,8 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     run, _ = existing_run(path)
     run.require_adapter()
     if run.stage("train") is None:
-        raise UserError(f"{path}: its training has not finished; `toolhone train --resume` goes on with it")
+        how = "--fresh starts anew (it records no fingerprints)" if run.inputs() is None else "--resume goes on with it"
+        raise UserError(f"{path}: its training has not finished; `toolhone train` with {how}")
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     tuned = TunedModel.load(path)
     for note in tuned.notes if rank() == 0 else ():
