@@ -188,7 +188,7 @@ def test_a_run_that_lost_its_mark_is_finished_from_its_last_checkpoint(
     stages = finished.read_manifest()["stages"]
     del stages["train"]
     finished.note(stages=stages)
-    with pytest.raises(UserError, match=r"its training has not finished; `toolhone train --resume`"):
+    with pytest.raises(UserError, match=r"its training has not finished; `toolhone train` with --resume goes on"):
         evaluate_run(finished.path, {}, console=Console(quiet=True))
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -326,6 +326,16 @@ def test_an_adapter_that_no_record_speaks_of_is_not_overwritten(finished: RunFol
     with pytest.raises(UserError, match=r"runs/run/adapter: holds an adapter, but .* records no finished training"):
         train()
     assert files(finished.path) == before
+
+
+def test_resume_and_fresh_together_are_refused_before_fresh_deletes_anything(
+    interrupted: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(interrupted.path)
+    with pytest.raises(SystemExit):
+        main(["train", "--config", "runs/run/config.yaml", "--resume", "--fresh"])
+    assert "argument --fresh: not allowed with argument --resume" in capsys.readouterr().err
+    assert files(interrupted.path) == before
 
 
 def test_several_processes_are_refused_together_and_write_nothing(finished: RunFolder) -> None:

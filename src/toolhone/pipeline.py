@@ -28,6 +28,7 @@ from toolhone.prepare import Prepared, prepare, rows_fingerprint
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
 from toolhone.run_folder import (
+    ADAPTER_FILES,
     RUNS,
     RunFolder,
     existing_run,
@@ -79,7 +80,8 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     run, _ = existing_run(path)
     run.require_adapter()
     if run.stage("train") is None:
-        raise UserError(f"{path}: its training has not finished; `toolhone train --resume` goes on with it")
+        how = "--fresh starts anew (it records no fingerprints)" if run.inputs() is None else "--resume goes on with it"
+        raise UserError(f"{path}: its training has not finished; `toolhone train` with {how}")
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     tuned = TunedModel.load(path)
     for note in tuned.notes if rank() == 0 else ():
@@ -237,6 +239,10 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         measure=measure,
     )
     if rank() == 0 and result.finished:
+        if not all((run.adapter / name).is_file() for name in ADAPTER_FILES):  # or the run would count as finished
+            raise UserError(
+                f"{run.adapter}: training has ended, but its adapter was not saved; check the launcher's config"
+            )
         save_chat(run.adapter, renderer)
         # Trainer pickles its arguments beside the weights; they can hold a hub token, and nothing here reads them.
         (run.adapter / "training_args.bin").unlink(missing_ok=True)

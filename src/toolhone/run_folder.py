@@ -211,8 +211,8 @@ def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
 
 
 def _empty(run: RunFolder) -> None:
-    """Delete all that a run folder holds, except the lock."""
-    for path in run.path.iterdir():
+    """Delete all that a run folder holds, except the lock; the config last, since it says that this is a run folder."""
+    for path in sorted(run.path.iterdir(), key=lambda path: path == run.config):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path != run.lock_file:

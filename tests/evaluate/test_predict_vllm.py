@@ -189,6 +189,7 @@ def test_the_engine_gets_the_model_the_adapter_and_room_for_the_longest_row(
     longest = max(len(renderer.prompt(row.prompt, row.tools)[1]) for row in rows)
     assert engine.options == {
         "model": str(tiny_llama),
+        "trust_remote_code": False,
         "dtype": "auto",
         "max_model_len": longest + 6,
         "enable_prefix_caching": True,

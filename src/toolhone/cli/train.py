@@ -14,8 +14,9 @@ def add_train_commands(commands: Any) -> None:
     train = flags.command(commands, "train", _train, "train, evaluate and report one experiment")
     flags.add(train, "--config", "--set")
     train.add_argument("--dry-run", action="store_true", help="say what would happen; load no weights")
-    train.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
-    train.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
+    old = train.add_mutually_exclusive_group()  # together they would delete the checkpoint to continue from
+    old.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
+    old.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
 
     about = "would more data help? train and score at several sizes"
     curve = flags.command(commands, "learning-curve", _learning_curve, about)

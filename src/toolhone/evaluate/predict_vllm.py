@@ -42,14 +42,18 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
     label = f"{tuned.label}-vllm"
     path = tuned.run.predictions(label)
     with tuned.run.lock(console):
-        predict_vllm(tuned, scored_examples(tuned.run), label, path, console)
+        examples = scored_examples(tuned.run)
+        made_from = predict_vllm(tuned, examples, label, path, console)
+        facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
+        tuned.run.mark_finished(f"predict:{label}", made_from, **facts)
     return path
 
 
-def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, path: Path, console: Console) -> None:
+def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, path: Path, console: Console) -> str:
     """Answer every example greedily and write the predictions to `path`, in the examples' order.
 
-    Answers of an interrupted call are reused if the same is asked of the same model.
+    Returns a fingerprint of what the answers are made from. Answers of an interrupted call are reused if the same is
+    asked of the same model.
 
     Raises:
         UserError: if vllm is not installed, or cannot hold an adapter of this rank.
@@ -64,9 +68,8 @@ def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, pat
     answer_missing(part, examples, label, console, lambda waiting: _answers(tuned, waiting, prompts, label, console))
     rows = {row["id"]: row for row in read_part(part)}
     write_jsonl(path, (rows[example.id] for example in examples))
-    facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
-    tuned.run.mark_finished(f"predict:{label}", made_from, **facts)
     remove_parts(path)
+    return made_from
 
 
 def _answers(

@@ -19,9 +19,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json
+from toolhone.run_folder import ADAPTER_FILES
+from toolhone.train.processes import wait_for_all
 
 _MARKER = "complete"
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -63,11 +64,11 @@ def copy_adapter(checkpoint: Path, folder: Path) -> None:
     Raises:
         UserError: if the checkpoint holds none.
     """
-    lacking = [name for name in _ADAPTER if not (checkpoint / name).is_file()]
+    lacking = [name for name in ADAPTER_FILES if not (checkpoint / name).is_file()]
     if lacking:
         raise UserError(f"{checkpoint}: holds no {lacking[0]}; restore it, or start anew with --fresh (FRESH=1)")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _ADAPTER:
+    for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, folder / name)
 
 
@@ -81,8 +82,7 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]
         self.keep = keep
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        wait_for_all()
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             (folder / f"checkpoint-{state.global_step}" / _MARKER).touch()
