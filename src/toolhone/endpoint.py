@@ -22,6 +22,13 @@ from toolhone.errors import UserError
 _LONGEST_WAIT_S = 60.0
 
 
+UNREADABLE_BODY = (ValueError, RecursionError)
+"""What reading the body of an answer with status 200 raises if it is not JSON, not UTF-8, or nested too deeply."""
+
+UNREADABLE_REPLY = (*UNREADABLE_BODY, AttributeError, IndexError, KeyError, TypeError)
+"""What reading a reply raises if it is JSON without the shape of one: a page, or an error inside."""
+
+
 class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
     """The next call would not fit into the budget."""
 
@@ -219,13 +226,13 @@ class Endpoint:
             return Attempt(None, f"no connection: {error.__cause__ or error}", 0, 0, retry=True)
         except openai.APIStatusError as error:
             return self._status(error.status_code, str(error), error.response.headers.get("retry-after"), options)
-        except (openai.APIError, json.JSONDecodeError):
+        except (openai.APIError, *UNREADABLE_BODY):
             return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
         try:
             choice = reply.choices[0]
             text = choice.message.content
             usage = reported_usage(reply.to_dict(warnings=False).get("usage"))
-        except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
+        except UNREADABLE_REPLY:
             return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
         text = text if isinstance(text, str) else ""
         charged = (most, self._max_tokens) if usage is None else usage[:2]

@@ -18,9 +18,10 @@ from typing import Any
 
 import openai
 
-from toolhone.chat.parse import parse_turn
 from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.endpoint import (
+    UNREADABLE_BODY,
+    UNREADABLE_REPLY,
     ChatOptions,
     endpoint_key,
     is_temporary,
@@ -182,13 +183,12 @@ class LargeModel:
             return _Attempt(None, "no-connection", wait_s=wait_s)
         except openai.APIStatusError as error:
             return self._refusal(error, options, wait_s)
-        except (openai.APIError, json.JSONDecodeError):
+        except (openai.APIError, *UNREADABLE_BODY):
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         try:
             tokens = reported_usage(reply.to_dict(warnings=False).get("usage")) or (most, limit, 0)
             completion, failure = _read(reply, request)
-        except (AttributeError, IndexError, KeyError, TypeError):
-            # Some endpoints answer 200 with a page or an error inside.
+        except UNREADABLE_REPLY:
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         return _Attempt(completion, failure, tokens)
 
@@ -205,11 +205,11 @@ class LargeModel:
 def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | None]:
     """Return the reply in OpenAI's shape, its tools under their own names, or what is wrong with it."""
     choice = reply.choices[0]
-    # Written in a chat format and read again, as the scorer does; any format would do.
+    # The calls are written in a chat format and read again, as the scorer does; any format would do.
     answer = read_choice(choice, request.names, "hermes")
     if answer is None:
         return None, "withheld"
-    turn = parse_turn(answer.text, "hermes", answer.finish_reason)
+    turn = answer.read("hermes", tuple(request.names.values()))
     if turn.failure is not None:
         return None, "malformed"
     if not turn.calls and not turn.content:

@@ -18,18 +18,14 @@ from typing import Any
 from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
-from toolhone.formats.call_json import call_in_prose
+from toolhone.formats.foreign_syntax import call_syntax
 from toolhone.records import Conversation, Message
-
-_CALL_MARK = re.compile(
-    r"</?tool_call>|<\|python_tag\|>|<function=|<function_calls?>|<functioncall>|\[TOOL_CALLS\]|^Action Input:",
-    re.MULTILINE,
-)
 
 
 def turn_faults(row: Conversation) -> Iterator[Finding]:
-    """Errors in the turns of one conversation; its tools play no part."""
+    """Errors in the turns of one conversation. Of its tools only the names play a part."""
     where, before, learned = row.where, None, False
+    tools = [tool.name for tool in row.tools]
     for number, message in enumerate(row.messages):
         role = message.role
         if role == "assistant":
@@ -43,7 +39,7 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
                 yield _empty_turn(row, number)
             if len(calls) > 1:
                 yield from _parallel_faults(row, number, message)
-            if content and (found := call_in_text(content)):
+            if content and (found := call_syntax(content, tools)):
                 text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
         elif role == "tool":
@@ -119,15 +115,6 @@ def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterat
         twice = next(id for id in ids if ids.count(id) > 1)
         text = f'message {number}: two calls have the id "{twice}"'
         yield Finding(row.where, "duplicate-call-id", text, remedy="give each call its own id")
-
-
-def call_in_text(content: str) -> str:
-    """What in a text is plainly a call, in any of the usual ways of writing one; "" if nothing is."""
-    if ("<" in content or "[TOOL" in content or "Action Input:" in content) and (mark := _CALL_MARK.search(content)):
-        return mark.group()
-    if "{" in content and call_in_prose(content):
-        return "JSON with a name and arguments"
-    return ""
 
 
 def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
