@@ -166,6 +166,7 @@ def test_calls_that_cannot_be_read_are_malformed(server: Server, path: Path, mes
     assert (judged.status, judged.exact) == ("malformed", False)
 
 
+OWN_TEXT = '<tool_call>\n{"name": "query_order", "arguments": {"id": "7"}}\n</tool_call>'
 SOUND: dict[str, tuple[Any, str]] = {
     "arguments as an object": (calls({"name": "query_order", "arguments": {"id": "7"}}), "calls"),
     "the older form": ({"content": None, "function_call": {"name": "query_order", "arguments": '{"id":"7"}'}}, "calls"),
@@ -174,8 +175,10 @@ SOUND: dict[str, tuple[Any, str]] = {
     "a refusal": ({"content": None, "refusal": "I cannot."}, "none"),
     "nothing at all": ({"content": None}, "none"),
     "half a character": ({"content": "\ud83d"}, "none"),
-    "the model's own text": (
-        {"content": '<tool_call>\n{"name": "query_order", "arguments": {"id": "7"}}\n</tool_call>'},
+    "prose that quotes a call": ({"content": 'It was {"name": "query_order", "arguments": {"id": "7"}}.'}, "none"),
+    "prose that is a call": ({"content": OWN_TEXT}, "none"),
+    "prose that quotes a call beside a call": (
+        calls({"name": "query_order", "arguments": '{"id": "7"}'}, content=f"Instead of {OWN_TEXT}:"),
         "calls",
     ),
 }

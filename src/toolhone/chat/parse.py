@@ -78,6 +78,7 @@ def parse_turn(
     text: str,
     format: FormatName,
     finish_reason: FinishReason = "stop",
+    *,
     tools: Collection[str] | None = None,
     prose_end: int = 0,
 ) -> ParsedTurn:
@@ -98,17 +99,17 @@ def parse_repaired(
     text: str,
     format: FormatName,
     finish_reason: FinishReason = "stop",
+    allowed: Collection[Repair] = REPAIRS,
+    *,
     tools: Collection[str] | None = None,
     prose_end: int = 0,
-    *,
-    allowed: Collection[Repair] = REPAIRS,
 ) -> RepairedTurn:
     """Read a turn, and repair what cannot be read strictly with the repairs that are `allowed`.
 
     A turn without a fault is never repaired, and a repaired reading is used only if it has more calls than the strict
     one. The other arguments are those of `parse_turn`.
     """
-    strict = parse_turn(text, format, finish_reason, tools, prose_end)
+    strict = parse_turn(text, format, finish_reason, tools=tools, prose_end=prose_end)
     if strict.failure is not None:
         repairer = Repairer(allowed, len(text), tools)
         repaired = _read(text, format, finish_reason, repairer, prose_end)

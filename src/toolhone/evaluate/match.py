@@ -61,7 +61,7 @@ def score(example: Example, prediction: Prediction, format: FormatName, policy: 
     if prediction.id != example.id:
         raise UserError(f"{example.where}: the prediction of {prediction.id} was compared with {example.id}")
     tools, prose_end = example.tool_names, prediction.prose_end
-    read = parse_repaired(prediction.text, format, prediction.finish_reason, tools, prose_end)
+    read = parse_repaired(prediction.text, format, prediction.finish_reason, tools=tools, prose_end=prose_end)
     turn = read.strict
     found = match_turn(example.gold, turn.status, turn.calls, example.tools, example.where, policy)
     repaired = None

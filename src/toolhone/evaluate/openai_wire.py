@@ -84,7 +84,7 @@ class Answer:
 
     def read(self, format: FormatName, tools: Collection[str]) -> ParsedTurn:
         """The answer's calls and prose. `tools` are the names of the declared tools."""
-        return parse_turn(self.text, format, self.finish_reason, tools, self.prose_end)
+        return parse_turn(self.text, format, self.finish_reason, tools=tools, prose_end=self.prose_end)
 
 
 def read_choice(

@@ -114,8 +114,8 @@ def predict_endpoint(
     unparsed = [] if settings.calls_in_text else _calls_left_in_text(examples, made, settings.format)
     if unparsed:
         console.print(
-            f"{label}: no answer came with calls of its own, and {len(unparsed)} look like calls in their text (the first "
-            f"is {unparsed[0]}); they count as prose: if this server leaves calls in the text, give --calls-in-text",
+            f"{label}: no answer has calls beside its text, and {len(unparsed)} texts look like calls (the first is "
+            f"{unparsed[0]}); they count as prose: if this server leaves calls in the text, give --calls-in-text",
             markup=False,
         )
     renamed = {own for example in examples for sent, own in request_of(example).names.items() if sent != own}
@@ -156,7 +156,9 @@ def _calls_left_in_text(examples: Sequence[Example], made: Mapping[str, Predicti
         return []
     tools = {example.id: example.tool_names for example in examples}
     return [
-        id_ for id_, one in made.items() if parse_turn(one.text, format, one.finish_reason, tools[id_]).status != "none"
+        id_
+        for id_, one in made.items()
+        if parse_turn(one.text, format, one.finish_reason, tools=tools[id_]).status != "none"
     ]
 
 

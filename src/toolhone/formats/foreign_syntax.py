@@ -150,14 +150,14 @@ _LINE_OPENING = re.compile(
 )
 _LONGEST_OPENING = 40
 _ALONE_WITH_PARENTHESES = re.compile(r"\(([^()\n]{0,500}+)\)[`\"'*;\]) \t]*+(?=\r?\n|\Z)")
-_PARAMETER_NAMES = re.compile(r"[A-Za-z_,?\s]*[A-Za-z_][A-Za-z_,?\s]*")
+_PARAMETER_NAMES = re.compile(r"[A-Za-z_,?:|\s]*[A-Za-z_][A-Za-z_,?:|\s]*+")
 _YAML = re.compile(r"[ \t]*+:[ \t]*+\r?\n[ \t]++(?:- )?[^\W\d]\w*+[ \t]*+:")
 _LINE_END = re.compile(r"[`\"'*\]) \t]*+(?:\r?\n|\Z)")
 _JSON_KEY = re.compile(rf"[\"'](?:name|{_KEYS})[\"']\s*:\s*[\"'](?:\w+\.)*\Z")
 _LABEL = re.compile(rf"\b(?:name|{_KEYS})[\"'`*]*\s*[:=]\s*[\"'`*]*(?:\w+\.)*\Z", re.IGNORECASE)
 _LABELLED_ARGUMENTS = re.compile(rf"[\"'`*]*+\s*+[,;]?\s*+[\"'`*]*+(?:{_ARGUMENTS})[\"'`*]*+\s*+[:=]", re.IGNORECASE)
 _CALL_LABEL = re.compile(r"\b(?:action|(?:tool|function)[ _]call|call)[*]*\s*:\s*[`*]*(?:\w+\.)*\Z", re.IGNORECASE)
-_SELF_CLOSED = re.compile(r"(?:\s[^<>]*+)?(?<=/)>")
+_SELF_CLOSED = re.compile(r"[\s/][^<>]*+(?<=/)>")
 _OPEN_TAG = re.compile(r"[\s>]")
 _TAG_IN_TAG = re.compile(r">\s*+<\w")
 
@@ -173,8 +173,9 @@ def _shape_of_call(prose: str, tool: str) -> str | None:
             if shape := shape or _shape_by_place(prose, at, end, closed=closed):
                 return shape
         at = prose.find(tool, end)
-    is_identifier = "_" in tool or "." in tool or tool[1:] != tool[1:].lower()
-    return "nothing but the name" if is_identifier and prose.strip(" \t\r\n`*\"'.;[]()") == tool else None
+    # A word such as `search` may be an answer; a name in two parts is none.
+    is_word = tool.isalnum() or not tool.replace("_", "").replace(".", "").isalnum()
+    return None if is_word or prose.strip(" \t\r\n`*\"'.;[]()") != tool else "nothing but the name"
 
 
 def _shape_by_place(prose: str, at: int, end: int, *, closed: bool) -> str | None:

@@ -144,6 +144,6 @@ HERMES = ChatFormat(
     special_tokens=("<|im_start|>", "<|im_end|>"),
     end_of_turn="<|im_end|>",
     other_stops=("<|endoftext|>",),
-    stray_call="a call in JSON outside <tool_call> tags",
+    stray_call="a call outside <tool_call> tags",
     serving_parsers={"vllm": "hermes", "sglang": "qwen25"},
 )

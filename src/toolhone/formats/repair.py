@@ -34,7 +34,7 @@ class Repairer:
     time stays linear.
     """
 
-    def __init__(self, allowed: Iterable[Repair], length: int, tools: Collection[str] | None) -> None:
+    def __init__(self, allowed: Iterable[Repair], length: int, tools: Collection[str] | None = None) -> None:
         self.allowed = frozenset(allowed)
         self.tools = tools
         self.fired = Counter[Repair]()
