@@ -223,6 +223,8 @@ class Endpoint:
             # It may have been answered, and charged, all the same.
             return Attempt(None, "timeout", most, self._max_tokens, retry=True)
         except openai.APIConnectionError as error:
+            if was_answered(error):
+                return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
             return Attempt(None, f"no connection: {error.__cause__ or error}", 0, 0, retry=True)
         except openai.APIStatusError as error:
             return self._status(error.status_code, str(error), error.response.headers.get("retry-after"), options)
@@ -247,6 +249,11 @@ class Endpoint:
         if wanted := self.options.learn(sent, message):
             return Attempt(None, wanted, 0, 0, retry=True, wait_s=0.0)
         return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
+
+
+def was_answered(error: Exception) -> bool:
+    """Whether a failed connection brought an answer that cannot be decompressed, which may be charged."""
+    return type(error.__cause__).__name__ == "DecodingError"
 
 
 def endpoint_key(base_url: str, flag: str) -> str:

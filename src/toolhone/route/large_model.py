@@ -28,8 +28,10 @@ from toolhone.endpoint import (
     most_prompt_tokens,
     reported_usage,
     retry_after_seconds,
+    was_answered,
 )
 from toolhone.evaluate.openai_wire import Request, calls_of, read_choice, request_of
+from toolhone.jsonl import json_line
 from toolhone.records import Example
 
 _LONGEST_WAIT_S = 1.0
@@ -179,7 +181,9 @@ class LargeModel:
         except (openai.APITimeoutError, TimeoutError):
             # It may have been answered and charged nevertheless.
             return _Attempt(None, "timeout", (most, limit, 0), wait_s)
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            if was_answered(error):
+                return _Attempt(None, "malformed", (most, limit, 0), wait_s)
             return _Attempt(None, "no-connection", wait_s=wait_s)
         except openai.APIStatusError as error:
             return self._refusal(error, options, wait_s)
@@ -188,6 +192,7 @@ class LargeModel:
         try:
             tokens = reported_usage(reply.to_dict(warnings=False).get("usage")) or (most, limit, 0)
             completion, failure = _read(reply, request)
+            json_line({"answer": completion})  # what cannot be written, as it is nested too deeply, cannot be served
         except UNREADABLE_REPLY:
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         return _Attempt(completion, failure, tokens)
