@@ -13,6 +13,7 @@ from loopback import serving
 from rich.console import Console
 from scored_run import scores_file
 
+from toolhone.data.importers.openai import conversation as as_conversation
 from toolhone.data.read import read_conversations, read_tools, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
@@ -98,6 +99,15 @@ def test_a_model_that_always_calls_in_another_syntax_gets_nothing_right(tmp_path
         scores = [row for _, row in read_jsonl(tmp_path / "out" / "scores" / f"{model}.jsonl")]
         assert {row["status"] for row in scores} == {"malformed"}
         assert all(row["failure"].startswith(f"a call in another format ({named[model]}") for row in scores)
+
+
+@pytest.mark.parametrize("end", [-1, 7, 1.5, True, "2"])
+def test_a_prediction_whose_prose_ends_outside_its_text_is_refused(tmp_path: Path, end: Any) -> None:
+    path = tmp_path / "m.jsonl"
+    write_jsonl(path, [{**prediction(id_, "m", "Hello."), "prose_end": end} for id_ in GOOD])
+    rows = [as_conversation(row, "rows.jsonl:1", ()) for row in ROWS]
+    with pytest.raises(UserError, match=r"m\.jsonl:1: expected \"prose_end\" .* from 0 to .* 6, found "):
+        score_files([path], rows, "rows.jsonl", tmp_path / "out", "hermes")
 
 
 ROWS = [conversation("a", '{"order_id": "A1"}'), conversation("b", '{"order_id": "B2"}'), conversation("c", None)]
