@@ -177,7 +177,11 @@ SOUND: dict[str, tuple[Any, str]] = {
     "nothing at all": ({"content": None}, "none"),
     "half a character": ({"content": "\ud83d"}, "none"),
     "prose that quotes a call": ({"content": 'It was {"name": "query_order", "arguments": {"id": "7"}}.'}, "none"),
-    "prose that is a call": ({"content": OWN_TEXT}, "none"),
+    "prose before a call": ({"content": f"Looking.\n{OWN_TEXT}"}, "none"),
+    "prose that is JSON": ({"content": '{"name": "query_order", "arguments": {"id": "7"}}'}, "none"),
+    "a call that the server left in the text": ({"content": OWN_TEXT}, "calls"),
+    "a call after a thought": ({"content": f"<think>Hm.</think>\n{OWN_TEXT}"}, "calls"),
+    "a foreign call that the server left": ({"content": "<|tool_call_start|>[f(a=1)]"}, "malformed"),
     "prose that quotes a call beside a call": (
         calls({"name": "query_order", "arguments": '{"id": "7"}'}, content=f"Instead of {OWN_TEXT}:"),
         "calls",
@@ -195,7 +199,7 @@ def test_other_ways_to_answer_are_read(server: Server, path: Path, message: Any,
 
 
 def test_a_server_that_leaves_calls_in_the_text_must_be_declared(server: Server, path: Path) -> None:
-    server.answers = [always({"content": OWN_TEXT})]
+    server.answers = [always({"content": f"Looking.\n{OWN_TEXT}"})]
     printed = StringIO()
     settings = EndpointSettings("gpt-x", server.url)
     undeclared = predict_endpoint([example()], "gpt", settings, path, Console(file=printed, width=500))
@@ -209,7 +213,7 @@ def test_a_server_that_leaves_calls_in_the_text_must_be_declared(server: Server,
 
 
 def test_prose_is_no_sign_of_calls_in_the_text_if_the_server_gives_calls_apart(server: Server, path: Path) -> None:
-    server.answers = [always({"content": OWN_TEXT}), calls_the_tool]
+    server.answers = [always({"content": f"Looking.\n{OWN_TEXT}"}), calls_the_tool]
     assert ask(server, path, [example(1), example(2)], concurrency=1)["texts_like_calls"] == 0
 
 

@@ -205,6 +205,8 @@ FAULTS: dict[str, tuple[Callable[..., Any], str, int]] = {
     "a page, not UTF-8": (lambda _: (200, (b"<html>\xff</html>", {"content-type": "text/html"})), "malformed", 2),
     "an error, not UTF-8": (lambda _: (500, b"\xff\xfe"), "status-500", 2),
     "nested too deeply": (lambda _: (200, SAID.replace('"Grüße"', "[" * 100_000).encode()), "malformed", 2),
+    "a call that the server left in the text": (lambda _: (200, said({"content": CALL.text}, "stop")), "malformed", 1),
+    "a broken call in the text": (lambda _: (200, said({"content": BROKEN.text}, "stop")), "malformed", 1),
     "a text": (lambda _: (200, "hello"), "malformed", 2),
     "429": (lambda _: (429, {"error": {"message": "slow down"}}), "status-429", 2),
     "500": (lambda _: (500, {"error": {"message": "oops"}}), "status-500", 2),
@@ -234,7 +236,7 @@ def test_the_small_answer_is_kept_if_the_large_model_fails(fault: str, large: Se
 QUOTES = 'The log has {"name": "order.query", "arguments": {"id": "7"}} and <tool_call>{"name": "help"}</tool_call>.'
 
 
-@pytest.mark.parametrize("text", [QUOTES, '{"name": "order.query", "arguments": {"id": "7"}}', "<tool_call>", "\ud83d"])
+@pytest.mark.parametrize("text", [QUOTES, '{"name": "order.query", "arguments": {"id": "7"}}', "\ud83d"])
 def test_a_large_answer_is_prose_whatever_it_quotes(large: Server, log: DecisionLog, text: str) -> None:
     large.answers = [lambda _: (200, said({"content": text}, "stop"))]
     [routed] = route(log, large.url, BROKEN)

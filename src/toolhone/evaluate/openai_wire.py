@@ -2,8 +2,9 @@
 
 Endpoints accept only tool names of letters, digits, "_" and "-": other names are replaced in the request and restored
 in the answer. An endpoint gives calls apart from the text: they are written behind it in a chat format, so that one
-scorer reads them and local models' texts. The text itself is prose, and is never read for calls, whatever it quotes. A
-server that leaves the model's calls in the text must be declared (`calls_in_text`).
+scorer reads them and local models' texts. The text itself is prose, and is never read for calls, whatever it quotes. It
+is the model's own text only if no calls came with it and either it opens with the marker of a call, which the server
+failed to parse, or the server is declared to leave calls in the text (`calls_in_text`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
+from toolhone.formats.foreign_syntax import opens_with_marker
 from toolhone.records import Example, FinishReason, FormatName, Token
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_-]")
@@ -112,7 +114,8 @@ def read_choice(
         # The turn was cut off in its reasoning, which is no abstention.
         thought = message.get("reasoning_content") or message.get("reasoning")
         return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish)
-    prose_end = 0 if calls_in_text and not calls else len(content)
+    is_own_text = not calls and (calls_in_text or opens_with_marker(content))
+    prose_end = 0 if is_own_text else len(content)
     answer = Answer(FORMATS[format].write(content, calls, finish), finish, (), prose_end)
     tools, tokens = tuple(names.values()), _tokens(row.get("logprobs"))
     if not tokens:

@@ -102,6 +102,12 @@ def syntax_at(text: str, at: int) -> str | None:
     return next((name for name, opening in _TAGGED.items() if opening.match(text, at)), None)
 
 
+def opens_with_marker(text: str) -> bool:
+    """Whether a text is a call from its first character on, after any thought: it opens with a marker of calls."""
+    answer = text.rpartition("</think>")[2]
+    return syntax_at(answer, len(answer) - len(answer.lstrip())) is not None
+
+
 def call_syntax(text: str, tools: Collection[str] | None) -> str | None:
     """The name of the syntax of the first call in a text that should have none, whatever the format; None if there is
     no call. `tools` are the declared names; None if they are unknown."""

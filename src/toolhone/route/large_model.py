@@ -215,12 +215,13 @@ def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | No
     if answer is None:
         return None, "withheld"
     turn = answer.read("hermes", tuple(request.names.values()))
-    if turn.failure is not None:
+    row, said = reply.to_dict(warnings=False), choice.to_dict(warnings=False)
+    message = said["message"]
+    # A call that the server left in the text is of no use to a client, even if it could be read.
+    if turn.failure is not None or (turn.calls and not calls_of(message)):
         return None, "malformed"
     if not turn.calls and not turn.content:
         return None, "empty"
-    row, said = reply.to_dict(warnings=False), choice.to_dict(warnings=False)
-    message = said["message"]
     content = message.get("content")
     result: dict[str, Any] = {
         "role": "assistant",
