@@ -190,6 +190,14 @@ UNKNOWN_SHAPES = [
     "Action: query_order",
     "query_order",
     "orders.find('x')",
+    '<tool>query_order</tool><args>{"order_id":"1"}</args>',
+    "query_order\norder_id: ORD-1",
+    'functions.query_order:0{"order_id": "1"}',
+    "query_order|order_id=1",
+    'query_order -> order_id="1"',
+    '{"cmd": "query_order", "order_id": "1"}',
+    '**Tool:** `query_order`\n**Input:** `{"order_id": "1"}`',
+    '查询订单（订单号="1"）',
     'orders.find\n{"x": 1}',
     'search("shoes")',
 ]
@@ -232,6 +240,9 @@ PROSE = [
     "Use a hash (a=1) or [a=1].",
     "The tool-call budget and the function call are terms; <tool> is a tag.",
     "Action: we will refund you.",
+    "query_order\nLooks an order up: give its number.",
+    "search\nNote: it is slow.",
+    "Use <tool>s and <b>query_order</b>.",
     "Note: the action input form is online.",
 ]
 

@@ -72,7 +72,7 @@ TAGGED: dict[str, str] = {
 _TAGGED = {name: re.compile(pattern, re.MULTILINE) for name, pattern in TAGGED.items()}
 _ANY_TAGGED = re.compile("|".join(TAGGED.values()), re.MULTILINE)
 
-_KEYS = "tool|tool_name|function|function_name|action|recipient_name|api|api_name|method|command"
+_KEYS = "tool|tool_name|function|function_name|action|recipient_name|api|api_name|method|command|cmd"
 _ARGUMENTS = "arguments?|parameters?|args|params|inputs?|action_input|tool_input|tool_args|function_args|kwargs"
 _VALUE = r"(?:[\"'“‘\[{]|[-+]?\d|(?:True|False|None|true|false|null)\b)"
 
@@ -134,17 +134,18 @@ _NEXT_LINE = r"[ \t]*+(?:\r?\n[ \t]*+)?"
 _OBJECT = r"\{\s*+(?:[\"'}]|[^\W\d]\w*+\s*+:)"
 _AFTER_NAME: dict[str, re.Pattern[str]] = {
     "a Python call": re.compile(
-        rf"\(\s*+{_VALUE}|[ \t]?\(\s*+[^\W\d]\w*+\s*+(?:=(?!=)\s*+(?!\.\.\.|…|<|[,)])\S|:\s*+{_VALUE})"
+        rf"[(（]\s*+{_VALUE}|[ \t]?[(（]\s*+[^\W\d]\w*+\s*+(?:=(?!=)\s*+(?!\.\.\.|…|<|[,)])\S|:\s*+{_VALUE})"
     ),
     "GLM-4's JSON under the name": re.compile(rf"[ \t]*+\r?\n\s*+(?:```\w*+\s*+)?{_OBJECT}"),
     "JSON after the name": re.compile(
-        rf"[`\"'*\])]{{0,3}}+{_NEXT_LINE}(?:[:=,]|[=-]>|(?:with|using)\b)?{_NEXT_LINE}"
+        rf"(?::\d++)?[`\"'*\])]{{0,3}}+{_NEXT_LINE}(?:[:=,]|[=-]>|(?:with|using)\b)?{_NEXT_LINE}"
         rf"(?:(?:the[ ]+)?[\"'*]*+(?:{_ARGUMENTS})\b[\"'*]*+{_NEXT_LINE}[:=]?{_NEXT_LINE})?"
         rf"(?:```\w*+\s*+)?[`(]?{_OBJECT}"
     ),
     "JSON with other keys and the name": re.compile(rf"[\"']\s*+,\s*+[\"']\w++[\"']\s*+:\s*+{_OBJECT}"),
     "key=value after the name": re.compile(
-        r"(?:[ \t]*+:[ \t]*+|[ \t]++)(?:--[^\W\d][\w-]*+[ =]|[^\W\d]\w*+=(?!=))\S|\[\s*+(?:[^\W\d]\w*+\s*+=|[\"'{])"
+        r"(?:[ \t]*+(?:[:|]|[=-]>)[ \t]*+|[ \t]++)(?:--[^\W\d][\w-]*+[ =]|[^\W\d]\w*+=(?!=))\S"
+        r"|\[\s*+(?:[^\W\d]\w*+\s*+=|[\"'{])"
     ),
 }
 """By what follows the name: the shapes of a call wherever they stand."""
@@ -157,12 +158,13 @@ _LINE_OPENING = re.compile(
 _LONGEST_OPENING = 40
 _ALONE_WITH_PARENTHESES = re.compile(r"\(([^()\n]{0,500}+)\)[`\"'*;\]) \t]*+(?=\r?\n|\Z)")
 _PARAMETER_NAMES = re.compile(r"[A-Za-z_,?:|\s]*[A-Za-z_][A-Za-z_,?:|\s]*+")
-_YAML = re.compile(r"[ \t]*+:[ \t]*+\r?\n[ \t]++(?:- )?[^\W\d]\w*+[ \t]*+:")
+_YAML = re.compile(r"[ \t]*+:?[ \t]*+\r?\n(?:[ \t]++(?:- )?|- )?(?=\w*_|(?<=[ \t]))[^\W\d]\w*+[ \t]*+:")
 _LINE_END = re.compile(r"[`\"'*\]) \t]*+(?:\r?\n|\Z)")
 _JSON_KEY = re.compile(rf"[\"'](?:name|{_KEYS})[\"']\s*:\s*[\"'](?:\w+\.)*\Z")
-_LABEL = re.compile(rf"\b(?:name|{_KEYS})[\"'`*]*\s*[:=]\s*[\"'`*]*(?:\w+\.)*\Z", re.IGNORECASE)
+_LABEL = re.compile(rf"\b(?:name|{_KEYS})[\"'`*]*\s*[:=][\s\"'`*]*(?:\w+\.)*\Z", re.IGNORECASE)
 _LABELLED_ARGUMENTS = re.compile(rf"[\"'`*]*+\s*+[,;]?\s*+[\"'`*]*+(?:{_ARGUMENTS})[\"'`*]*+\s*+[:=]", re.IGNORECASE)
 _CALL_LABEL = re.compile(r"\b(?:action|(?:tool|function)[ _]call|call)[*]*\s*:\s*[`*]*(?:\w+\.)*\Z", re.IGNORECASE)
+_TAG_OF_NAME = re.compile(rf"<(?:name|{_KEYS})>\s*\Z", re.IGNORECASE)
 _SELF_CLOSED = re.compile(r"[\s/][^<>]*+(?<=/)>")
 _OPEN_TAG = re.compile(r"[\s>]")
 _TAG_IN_TAG = re.compile(r">\s*+<\w")
@@ -190,6 +192,8 @@ def _shape_by_place(prose: str, at: int, end: int, *, closed: bool) -> str | Non
     if before.endswith("<"):
         tag = _SELF_CLOSED.match(prose, end) or _TAG_IN_TAG.match(prose, end)
         return "a tag with the name" if tag or (closed and _OPEN_TAG.match(prose, end)) else None
+    if _TAG_OF_NAME.search(before) and prose.startswith("</", end):
+        return "a tag around the name"
     if _JSON_KEY.search(before) and prose[end : end + 1] in ("'", '"'):
         return "JSON with other keys and the name"
     if _LABEL.search(before) and _LABELLED_ARGUMENTS.match(prose, end):
