@@ -88,9 +88,9 @@ def parse_turn(
         text: what the model wrote; end-of-turn tokens at its end are dropped.
         format: how its calls should be written.
         finish_reason: "length" where generation was cut at the token limit.
-        tools: the names of the declared tools. None: they are unknown, so that any name may be a tool's where only the
-            format's own syntax is used, and no other shape is known by its name.
-        prose_end: so many characters at the front are prose that an endpoint gave apart from its calls.
+        tools: the names of the declared tools. None: they are unknown. Then a bare name in JSON may be any tool's, and
+            no call is detected by its tool's name.
+        prose_end: the number of characters at the front that are prose, which an endpoint gave apart from its calls.
     """
     return _read(text, format, finish_reason, Repairer((), 0, tools), prose_end)
 

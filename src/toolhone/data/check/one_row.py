@@ -39,7 +39,8 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
                 yield _empty_turn(row, number)
             if len(calls) > 1:
                 yield from _parallel_faults(row, number, message)
-            if content and (found := call_syntax(content, tools)):
+            # The end of a call alone cannot be read back in a format that has it.
+            if content and (found := call_syntax(content, tools) or ("</tool_call>" in content and "</tool_call>")):
                 text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
         elif role == "tool":
