@@ -24,7 +24,7 @@ closes: the turn was cut before it said anything. Prose that is cut is prose. Wi
 prose, unless it holds a call. A call in another syntax is malformed even if it was cut: more tokens would not make it
 readable. A turn with both calls and faults is partial.
 
-An endpoint may give prose and calls apart. Its prose stands at the front of the text (`Prediction.prose_end`) and is
+An endpoint may give prose and calls apart. Its prose is at the front of the text (`Prediction.prose_end`) and is
 never read for calls, whatever it quotes; only thoughts are skipped in it.
 """
 

@@ -128,7 +128,7 @@ def untagged_call(prose: str, tools: Collection[str] | None) -> str | None:
     return None
 
 
-# A declared name, and what may stand between it and its arguments. Every repetition is possessive, so that white space
+# A declared name, and what may come between it and its arguments. Every repetition is possessive, so that white space
 # is read once.
 _NEXT_LINE = r"[ \t]*+(?:\r?\n[ \t]*+)?"
 _OBJECT = r"\{\s*+(?:[\"'}]|[^\W\d]\w*+\s*+:)"
@@ -148,7 +148,7 @@ _AFTER_NAME: dict[str, re.Pattern[str]] = {
         r"|\[\s*+(?:[^\W\d]\w*+\s*+=|[\"'{])"
     ),
 }
-"""By what follows the name: the shapes of a call wherever they stand."""
+"""By what follows the name: the shapes of a call anywhere in prose."""
 
 _LINE_OPENING = re.compile(
     r"[\s`*>\"'\[(/@]*+(?:(?:action|call|calling|execute|function|function[ _]call|invoke|run|tool|tool[ _]call|use)"
@@ -187,7 +187,7 @@ def _shape_of_call(prose: str, tool: str) -> str | None:
 
 
 def _shape_by_place(prose: str, at: int, end: int, *, closed: bool) -> str | None:
-    """The shape of a call that also depends on what stands before the name."""
+    """The shape of a call that also depends on what comes before the name."""
     before = prose[max(0, at - _LONGEST_OPENING) : at]
     if before.endswith("<"):
         tag = _SELF_CLOSED.match(prose, end) or _TAG_IN_TAG.match(prose, end)
