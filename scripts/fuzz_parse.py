@@ -30,13 +30,18 @@ from toolhone.formats.chat_format import RawCall
 from toolhone.records import FormatName
 
 ROOT = Path(__file__).parent.parent
+TOOLS = ("query_order", "query_stock", "f")
+"""The names of the declared tools."""
 HANG_SECONDS = 20
 """Of processor time, for 100 texts."""
 
 PIECES = [
     "<tool_call>", "</tool_call>", "<tool_call>\n{", "<think>", "</think>", "<|python_tag|>", "<|eom_id|>",
     "<|eot_id|>",
-    "<|im_end|>", "<|endoftext|>", "<function=", "[TOOL_CALLS]", "```", "```json\n", "\n```\n", "{", "}", "[", "]",
+    "<|im_end|>", "<|endoftext|>", "<function=", "[TOOL_CALLS]", "<|tool_call_start|>[query_order(order_id='1')]",
+    "<|tool_call|>", "functools[{", "to=functions.query_order", "<｜tool▁calls▁begin｜>", "Action Input: ",
+    "<tool_call>query_order\n<arg_key>", "query_order", 'query_order(order_id="', "query_order\n{", "[f(a=1)]",
+    "```", "```json\n", "\n```\n", "{", "}", "[", "]",
     "[]", "{}", '"', "'", "\\", '\\"', "\\u00e9", "\\ud83d", "\ud800", ";", "; ", ",", ":", "\n", " ", "\t",
     "\x00", "\u2028", "NaN", "Infinity", "1e999", "-", "0", "True", "None", "null", '{"name": "', '", "arguments": {',
     '"parameters": {', '"name": "f", ', "{'name': 'f', 'arguments': {", '{"type": "function", ', "é", "e\u0301",
@@ -50,6 +55,7 @@ ADVERSARIAL = [
     "\n```", '\n```json\n{"name": "', '\n```json\n{"name": "f", "arguments": {}}\n', "\n```\n{'name': 'f', ",
     '\n{"name": "f", "arguments": {}}', '\n{"name": "', '\n{"name": True, ', "\n{'name': True, ",
     '\n{"name": {"name": ',
+    "query_order", "query_order ", "query_order(", "query_order \n", "<query_order", "[f(", "[ ", "<tool_call> ",
     '{"name": "f", "arguments": "', '{"name":\n', '"name": "f", "arguments": ', "'name': '", "'name': \"", "; ", "[{",
     '\n[{"name": "f"}, ', '{"arguments": {', " ", "\n", "<|im_end|>", "<|im_end|> ", "<function=", "\\u", "-", "1",
 ]  # fmt: skip
@@ -168,9 +174,9 @@ def fuzz(sources: Sequence[str], count: int, seed: int, *, report: bool = False)
                     try:
                         # The wall's clock: that of the thread can take longer to ask than a text to read.
                         started = time.perf_counter_ns()
-                        turn = parse_turn(text, format, "length" if cut else "stop")
+                        turn = parse_turn(text, format, "length" if cut else "stop", tools=TOOLS)
                         microseconds.append((time.perf_counter_ns() - started) / 1000)
-                        repaired_turn = parse_repaired(text, format, "length" if cut else "stop")
+                        repaired_turn = parse_repaired(text, format, "length" if cut else "stop", tools=TOOLS)
                         fault = _at_odds(turn, cut) or _at_odds(repaired_turn.turn, cut)
                         if not repaired_turn.repairs and repr(repaired_turn.turn) != repr(turn):
                             fault = "another reading though no repair fired"
@@ -260,7 +266,7 @@ def growth(longest: int, units: Sequence[str] = ADVERSARIAL, doublings: int = 3)
 
 def _seconds(text: str, format: FormatName) -> float:
     started = time.thread_time()
-    parse_repaired(text, format, "length")
+    parse_repaired(text, format, "length", tools=TOOLS)
     return time.thread_time() - started
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-"""Status and body for a request's JSON body."""
+"""Status and body for a request's JSON body. The body is JSON, or bytes, or bytes and their headers."""
 
 
 class Server(ThreadingHTTPServer):
@@ -54,12 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.closing.wait()
             return
         status, content = answer(body)
+        content, headers = content if isinstance(content, tuple) else (content, {})
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         with self.server.lock:
             self.server.at_once -= 1
         try:
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            for key, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(key, value)
             self.send_header("content-length", str(len(data)))
             if status == 429:
                 self.send_header("retry-after", "0")

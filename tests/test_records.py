@@ -153,6 +153,13 @@ def test_figures_are_rounded_where_they_are_written() -> None:
     assert Prediction.from_json(row).tokens[1] == Token(2, b"", -0.5, None)
 
 
+def test_where_an_endpoints_prose_ends_is_kept_and_left_out_of_a_models_own_text() -> None:
+    apart = replace(PREDICTION, text=f"One moment.\n{TEXT}", prose_end=11)
+    assert apart.to_json()["prose_end"] == 11
+    assert Prediction.from_json(json.loads(json.dumps(apart.to_json()))) == apart
+    assert "prose_end" not in PREDICTION.to_json()
+
+
 def test_defaults_are_left_out_of_a_conversation_and_all_else_is_written() -> None:
     plain = Conversation("1", (Message("user", "hi"), Message("assistant", "")), (), "x:1")
     assert plain.to_json() == {

@@ -22,6 +22,13 @@ from toolhone.errors import UserError
 _LONGEST_WAIT_S = 60.0
 
 
+UNREADABLE_BODY = (ValueError, RecursionError)
+"""What reading the body of an answer with status 200 raises if it is not JSON, not UTF-8, or nested too deeply."""
+
+UNREADABLE_REPLY = (*UNREADABLE_BODY, AttributeError, IndexError, KeyError, TypeError)
+"""What reading a reply raises if it is JSON without the shape of one: a page, or an error inside."""
+
+
 class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
     """The next call would not fit into the budget."""
 
@@ -216,16 +223,18 @@ class Endpoint:
             # It may have been answered, and charged, all the same.
             return Attempt(None, "timeout", most, self._max_tokens, retry=True)
         except openai.APIConnectionError as error:
+            if was_answered(error):
+                return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
             return Attempt(None, f"no connection: {error.__cause__ or error}", 0, 0, retry=True)
         except openai.APIStatusError as error:
             return self._status(error.status_code, str(error), error.response.headers.get("retry-after"), options)
-        except (openai.APIError, json.JSONDecodeError):
+        except (openai.APIError, *UNREADABLE_BODY):
             return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
         try:
             choice = reply.choices[0]
             text = choice.message.content
             usage = reported_usage(reply.to_dict(warnings=False).get("usage"))
-        except (AttributeError, IndexError, TypeError):  # some endpoints answer 200 with a page or an error inside
+        except UNREADABLE_REPLY:
             return Attempt(None, "malformed answer", most, self._max_tokens, retry=True)
         text = text if isinstance(text, str) else ""
         charged = (most, self._max_tokens) if usage is None else usage[:2]
@@ -240,6 +249,11 @@ class Endpoint:
         if wanted := self.options.learn(sent, message):
             return Attempt(None, wanted, 0, 0, retry=True, wait_s=0.0)
         return Attempt(None, f"refused with status {status}: {message[:300]}", 0, 0)
+
+
+def was_answered(error: Exception) -> bool:
+    """Whether a failed connection brought an answer that cannot be decompressed, which may be charged."""
+    return type(error.__cause__).__name__ == "DecodingError"
 
 
 def endpoint_key(base_url: str, flag: str) -> str:

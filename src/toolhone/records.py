@@ -225,6 +225,11 @@ class Example:
     gold_source: str | None
     meta: dict[str, Any]
 
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """The names of the declared tools, which decide what in an answer is a call."""
+        return tuple(tool.name for tool in self.tools)
+
     def asked(self) -> list[Any]:
         """What a model is asked, as JSON: the id, the messages and the tools. A prediction depends on nothing else of
         the example."""
@@ -253,7 +258,9 @@ FinishReason = Literal["stop", "length"]
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A model's answer to an example. `text` is what comes before the end-of-turn token; `latency_ms` is the
-    wall-clock time of the batch that it was generated in, divided by the batch's size."""
+    wall-clock time of the batch that it was generated in, divided by the batch's size. The first `prose_end` characters
+    of the text are prose that an endpoint gave apart from its calls, and are never read for calls; 0 if the text is the
+    model's own."""
 
     id: str
     model: str
@@ -263,9 +270,12 @@ class Prediction:
     completion_tokens: int
     latency_ms: float
     tokens: tuple[Token, ...] = ()
+    prose_end: int = 0
 
     def to_json(self) -> dict[str, Any]:
         row = {column.name: getattr(self, column.name) for column in fields(self)}
+        if not self.prose_end:
+            del row["prose_end"]
         return row | {"latency_ms": round(self.latency_ms, 3), "tokens": [token.to_json() for token in self.tokens]}
 
     @classmethod

@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_texts(fuzz_parse: ModuleType) -> None:
 
 
 def test_a_reading_that_raises_is_told_with_its_text(fuzz_parse: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def raises(*_: Any) -> None:
+    def raises(*_: Any, **__: Any) -> None:
         raise ValueError("boom")
 
     monkeypatch.setattr(fuzz_parse, "parse_turn", raises)

@@ -138,7 +138,7 @@ def test_reading_takes_linear_time(format: FormatName, unit: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_follows_a_hundred_faults_is_left_unread(format: FormatName) -> None:
-    broken = "<function=f>\n"
+    broken = "</tool_call>\n" if format == "hermes" else '{"name": f}\n'
     assert parse_turn(broken * 99 + write([ORDER], format), format).status == "partial"
     assert parse_turn(broken * 100 + write([ORDER], format), format).status == "malformed"
 
@@ -331,10 +331,9 @@ NO_NAME = 'expected the call\'s "name" as a text that is not empty'
         ('{"arguments": {}}', NO_NAME),
         ('{"name": "", "arguments": {}}', NO_NAME),
         ('{"name": ["f"], "arguments": {}}', NO_NAME),
-        ('[{"name": "f", "arguments": {}}]', "expected a call as a JSON object, found a list"),
         ("[]", "expected a call as a JSON object, found a list"),
         ("", "broken JSON: Expecting value"),
-        ("f(a=1)", "broken JSON: Expecting value"),
+        ("call f", "broken JSON: Expecting value"),
         ('```json\n{"name": "f", "arguments": {}}\n```', "broken JSON: Expecting value"),
         ('{"name": "f", "arguments": {}', "broken JSON: Expecting ',' delimiter"),
         ('{"name": "f", "arguments": {}}}', "expected </tool_call> after the call's JSON"),
@@ -358,8 +357,8 @@ def test_a_block_that_is_no_call_is_malformed_and_says_why(call: str, reason: st
         ("<|python_tag|>", "broken JSON: Expecting value"),
         ('<|python_tag|>{"city": "Paris"}', NO_NAME),
         ('[{"name": "f", "parameters": {}', "broken JSON: Expecting ',' delimiter"),
-        ('<function=f>{"a": 1}</function>', "a call in another format (<function=)"),
-        ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "a call in another format (<tool_call>)"),
+        ('<function=f>{"a": 1}</function>', "a call in another format (Llama 3.1 and Qwen3-Coder <function=>)"),
+        ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "a call in another format (Hermes <tool_call>)"),
         ('```json\n{"name": "f", "parameters": {}}\n```', "a call inside a line of text or in a code fence"),
         ('```\n{"name": "f"}\n```', "a call inside a line of text or in a code fence"),
         ('I will call {"name": "f", "parameters": {}}.', "a call inside a line of text or in a code fence"),

@@ -23,6 +23,7 @@ from toolhone.evaluate.openai_wire import request_of
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.records import Conversation, Example, FormatName, Gold, Message, Prediction, Tool, ToolCall
+from toolhone.route.confidence import signals
 from toolhone.run_folder import open_run, provenance
 
 TOOL = Tool("query_order", "", {"type": "object", "properties": {"id": {"type": "string"}}})
@@ -166,6 +167,7 @@ def test_calls_that_cannot_be_read_are_malformed(server: Server, path: Path, mes
     assert (judged.status, judged.exact) == ("malformed", False)
 
 
+OWN_TEXT = '<tool_call>\n{"name": "query_order", "arguments": {"id": "7"}}\n</tool_call>'
 SOUND: dict[str, tuple[Any, str]] = {
     "arguments as an object": (calls({"name": "query_order", "arguments": {"id": "7"}}), "calls"),
     "the older form": ({"content": None, "function_call": {"name": "query_order", "arguments": '{"id":"7"}'}}, "calls"),
@@ -174,8 +176,14 @@ SOUND: dict[str, tuple[Any, str]] = {
     "a refusal": ({"content": None, "refusal": "I cannot."}, "none"),
     "nothing at all": ({"content": None}, "none"),
     "half a character": ({"content": "\ud83d"}, "none"),
-    "the model's own text": (
-        {"content": '<tool_call>\n{"name": "query_order", "arguments": {"id": "7"}}\n</tool_call>'},
+    "prose that quotes a call": ({"content": 'It was {"name": "query_order", "arguments": {"id": "7"}}.'}, "none"),
+    "prose before a call": ({"content": f"Looking.\n{OWN_TEXT}"}, "none"),
+    "prose that is JSON": ({"content": '{"name": "query_order", "arguments": {"id": "7"}}'}, "none"),
+    "a call that the server left in the text": ({"content": OWN_TEXT}, "calls"),
+    "a call after a thought": ({"content": f"<think>Hm.</think>\n{OWN_TEXT}"}, "calls"),
+    "a foreign call that the server left": ({"content": "<|tool_call_start|>[f(a=1)]"}, "malformed"),
+    "prose that quotes a call beside a call": (
+        calls({"name": "query_order", "arguments": '{"id": "7"}'}, content=f"Instead of {OWN_TEXT}:"),
         "calls",
     ),
 }
@@ -190,9 +198,40 @@ def test_other_ways_to_answer_are_read(server: Server, path: Path, message: Any,
     assert judged.exact == (status == "calls")
 
 
+def test_a_server_that_leaves_calls_in_the_text_must_be_declared(server: Server, path: Path) -> None:
+    server.answers = [always({"content": f"Looking.\n{OWN_TEXT}"})]
+    printed = StringIO()
+    settings = EndpointSettings("gpt-x", server.url)
+    undeclared = predict_endpoint([example()], "gpt", settings, path, Console(file=printed, width=500))
+    assert score(example(), predictions(path)[0], "hermes").status == "none"
+    assert "1 texts look like calls (the first is r7/1)" in printed.getvalue()
+    assert "--calls-in-text" in printed.getvalue()
+    assert (undeclared["calls_in_text"], undeclared["texts_like_calls"]) == (False, 1)
+    declared = ask(server, path, calls_in_text=True)
+    assert score(example(), predictions(path)[0], "hermes").exact
+    assert (declared["calls_in_text"], declared["texts_like_calls"]) == (True, 0)
+
+
+def test_prose_is_no_sign_of_calls_in_the_text_if_the_server_gives_calls_apart(server: Server, path: Path) -> None:
+    server.answers = [always({"content": f"Looking.\n{OWN_TEXT}"}), calls_the_tool]
+    assert ask(server, path, [example(1), example(2)], concurrency=1)["texts_like_calls"] == 0
+
+
+def test_prose_keeps_its_tokens_and_is_read_as_prose_from_the_file(server: Server, path: Path) -> None:
+    text = 'It was {"name": "query_order", "arguments": {"id": "7"}}.'
+    rows = [token(text), token("<|im_end|>")]
+    server.answers = [always({"content": text}, logprobs={"content": rows})]
+    ask(server, path)
+    [made] = predictions(path)
+    assert (len(made.tokens), made.prose_end) == (2, len(text))
+    assert score(example(), made, "hermes").status == "none"
+    assert signals(made, example(), "hermes").gate is None
+
+
 CUT: dict[str, Any] = {
     "inside a call": calls({"name": "query_order", "arguments": '{"id": "7'}),
     "before anything was said": {"content": None},
+    "in thoughts that are in the text": {"content": "<think>I need query_order"},
     "in its thoughts": {"content": "", "reasoning_content": "The user wants"},
 }
 
@@ -295,6 +334,11 @@ PASSING: dict[str, Answer] = {
     "503": fails(503),
     "broken JSON": lambda body: (200, b'{"choices": ['),
     "a page": lambda body: (200, b"<html>"),
+    "a page that is not UTF-8": lambda body: (200, (b"<html>\xff", {"content-type": "text/html"})),
+    "a body that is not UTF-8": lambda body: (200, '{"choices": "Grüße"}'.encode("latin-1")),
+    "no body": lambda body: (200, b""),
+    "not gzip": lambda body: (200, (b"{}", {"content-encoding": "gzip"})),
+    "JSON nested too deeply": lambda body: (200, b"[" * 100_000),
     "no choices": lambda body: (200, {"choices": []}),
     "null choices": lambda body: (200, {"choices": None}),
     "an error inside": lambda body: (200, {"error": {"message": "busy"}}),

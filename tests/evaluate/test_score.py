@@ -13,7 +13,8 @@ from loopback import serving
 from rich.console import Console
 from scored_run import scores_file
 
-from toolhone.data.read import read_conversations, turns
+from toolhone.data.importers.openai import conversation as as_conversation
+from toolhone.data.read import read_conversations, read_tools, turns
 from toolhone.errors import UserError
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.evaluate.score import compare_files, read_score_files, score_files, score_run
@@ -72,6 +73,41 @@ def prediction(id: str, model: str, text: str) -> dict[str, Any]:
         "latency_ms": 1.0,
         "tokens": [],
     }
+
+
+CUSTOMER_SERVICE = Path(__file__).parents[2] / "data" / "customer_service"
+
+
+def test_a_model_that_always_calls_in_another_syntax_gets_nothing_right(tmp_path: Path) -> None:
+    rows = list(read_conversations(CUSTOMER_SERVICE / "test.jsonl", read_tools(CUSTOMER_SERVICE / "tools.json")))
+    examples = turns(rows)
+    texts = {
+        "lfm2": "<|tool_call_start|>[cancel_order(order_id='1')]<|tool_call_end|>",
+        "python": "cancel_order(order_id='1')",
+        "glm4": 'cancel_order\n{"order_id": "1"}',
+    }
+    named = {"lfm2": "LFM2 <|tool_call_start|>", "python": "a Python call of cancel_order", "glm4": "GLM-4's JSON"}
+    files = []
+    for model, text in texts.items():
+        files.append(tmp_path / f"{model}.jsonl")
+        write_jsonl(files[-1], (prediction(example.id, model, text) for example in examples))
+    found = score_files(files, rows, "test.jsonl", tmp_path / "out", "hermes")
+    for model in texts:
+        figures = found["models"][model]
+        assert (figures["exact_match"]["numerator"], figures["exact_match"]["denominator"]) == (0, len(examples))
+        assert figures["malformed"]["numerator"] == len(examples) > 200
+        scores = [row for _, row in read_jsonl(tmp_path / "out" / "scores" / f"{model}.jsonl")]
+        assert {row["status"] for row in scores} == {"malformed"}
+        assert all(row["failure"].startswith(f"a call in another format ({named[model]}") for row in scores)
+
+
+@pytest.mark.parametrize("end", [-1, 7, 1.5, True, "2"])
+def test_a_prediction_whose_prose_ends_outside_its_text_is_refused(tmp_path: Path, end: Any) -> None:
+    path = tmp_path / "m.jsonl"
+    write_jsonl(path, [{**prediction(id_, "m", "Hello."), "prose_end": end} for id_ in GOOD])
+    rows = [as_conversation(row, "rows.jsonl:1", ()) for row in ROWS]
+    with pytest.raises(UserError, match=r"m\.jsonl:1: expected \"prose_end\" .* from 0 to .* 6, found "):
+        score_files([path], rows, "rows.jsonl", tmp_path / "out", "hermes")
 
 
 ROWS = [conversation("a", '{"order_id": "A1"}'), conversation("b", '{"order_id": "B2"}'), conversation("c", None)]

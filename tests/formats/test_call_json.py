@@ -50,26 +50,33 @@ def test_json_that_is_broken_before_its_end_is_not_cut() -> None:
 
 
 def test_a_name_with_arguments_looks_like_a_call_and_data_does_not() -> None:
-    assert looks_like_call({"arguments": "{}", "name": "f"}, name_alone=False)
-    assert looks_like_call({"type": "function", "function": {"name": "f"}}, name_alone=False)
-    assert looks_like_call({"name": "f"}, name_alone=True)
-    assert not looks_like_call({"name": "f"}, name_alone=False)
-    assert not looks_like_call({"name": "Ann", "id": 7}, name_alone=True)
-    assert not looks_like_call({"name": "circle", "type": "shape"}, name_alone=True)
-    assert not looks_like_call({"parameters": {}}, name_alone=True)
-    assert not looks_like_call(["name"], name_alone=True)
+    assert looks_like_call({"arguments": "{}", "name": "f"}, ())
+    assert looks_like_call({"type": "function", "function": {"name": "f"}}, ())
+    assert not looks_like_call({"name": "Ann", "id": 7}, None)
+    assert not looks_like_call({"name": "circle", "type": "shape"}, None)
+    assert not looks_like_call({"parameters": {}}, None)
+    assert not looks_like_call(["name"], None)
+
+
+def test_a_name_alone_looks_like_a_call_only_if_the_tool_is_declared() -> None:
+    assert looks_like_call({"name": "f"}, ["f", "g"])
+    assert not looks_like_call({"name": "Ada"}, ["f", "g"])
+    assert not looks_like_call({"name": "f"}, ())
+    assert looks_like_call({"name": "Ada"}, None)  # the declared tools are unknown
 
 
 def test_a_call_is_found_in_prose_wherever_it_stands() -> None:
-    assert call_in_prose('I call {"thought": "x", "name": "f", "parameters": {"a')
-    assert call_in_prose('I call {"parameters": {"a": {"b": 1}}, "name": "f"} now')
-    assert not call_in_prose('The schema is {"parameters": {"a": 1}}; its "name": "f" is {"name": "f"}.')
+    assert call_in_prose('I call {"thought": "x", "name": "f", "parameters": {"a', ())
+    assert call_in_prose('I call {"parameters": {"a": {"b": 1}}, "name": "f"} now', ())
+    assert not call_in_prose('The schema is {"parameters": {"a": 1}}; its "name": "f" is {"name": "f"}.', ["f"])
+    assert call_in_prose('{"name": "f"}', ["f"])
+    assert not call_in_prose('{"name": "Ada"}', ["f"])
 
 
 def test_prose_is_searched_for_a_call_in_its_first_hundred_objects() -> None:
     data, call = '{"parameters": {}} ', '{"parameters": {}, "name": "f"}'
-    assert call_in_prose(data * 99 + call)
-    assert not call_in_prose(data * 100 + call)
+    assert call_in_prose(data * 99 + call, ())
+    assert not call_in_prose(data * 100 + call, ())
 
 
 def test_short_gives_one_line_that_can_be_written() -> None:

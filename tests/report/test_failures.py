@@ -32,6 +32,10 @@ WRONG_TOOL = {"calls": (ToolCall("query_stock", {"sku": "1"}),), "missing_calls"
         ({"status": "malformed", "failure": "cut", "missing_calls": (0,)}, ("malformed",)),
         ({"status": "truncated", "missing_calls": (0,)}, ("truncated",)),
         ({"status": "malformed", "gold": Gold("none")}, ("malformed",)),
+        (
+            {"status": "malformed", "failure": "a call in another format (LFM2 <|tool_call_start|>)"},
+            ("malformed", "call in another format"),
+        ),
         ({"status": "none", "missing_calls": (0,)}, ("under-call",)),
         ({"status": "none", "gold": Gold("any")}, ("under-call",)),
         ({"calls": (ToolCall("query_stock", {}),), "gold": Gold("none"), "extra_calls": (0,)}, ("over-call",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import statistics
@@ -188,7 +189,25 @@ def test_a_gated_answer_goes_to_the_large_model_whatever_the_threshold(large: Se
     assert lines(log)[0]["gate"] == "malformed"
 
 
+SAID = json.dumps(said({"content": "Grüße"}, "stop"), ensure_ascii=False)
+GZIP = {"content-encoding": "gzip"}
 FAULTS: dict[str, tuple[Callable[..., Any], str, int]] = {
+    "not UTF-8": (lambda _: (200, SAID.encode("latin-1")), "malformed", 2),
+    "another charset": (
+        lambda _: (200, (SAID.encode("latin-1"), {"content-type": "application/json; charset=latin-1"})),
+        "malformed",
+        2,
+    ),
+    "no body": (lambda _: (200, b""), "malformed", 2),
+    "half a body": (lambda _: (200, SAID.encode()[:-9]), "malformed", 2),
+    "not gzip": (lambda _: (200, (SAID.encode(), GZIP)), "malformed", 2),
+    "gzip, not UTF-8": (lambda _: (200, (gzip.compress(SAID.encode("latin-1")), GZIP)), "malformed", 2),
+    "a page, not UTF-8": (lambda _: (200, (b"<html>\xff</html>", {"content-type": "text/html"})), "malformed", 2),
+    "an error, not UTF-8": (lambda _: (500, b"\xff\xfe"), "status-500", 2),
+    "nested too deeply": (lambda _: (200, SAID.replace('"Grüße"', "[" * 100_000).encode()), "malformed", 2),
+    "a call that the server left in the text": (lambda _: (200, said({"content": CALL.text}, "stop")), "malformed", 1),
+    "a broken call in the text": (lambda _: (200, said({"content": BROKEN.text}, "stop")), "malformed", 1),
+    "a text": (lambda _: (200, "hello"), "malformed", 2),
     "429": (lambda _: (429, {"error": {"message": "slow down"}}), "status-429", 2),
     "500": (lambda _: (500, {"error": {"message": "oops"}}), "status-500", 2),
     "401": (lambda _: (401, {"error": {"message": "no such key"}}), "status-401", 1),
@@ -212,6 +231,36 @@ def test_the_small_answer_is_kept_if_the_large_model_fails(fault: str, large: Se
     assert len(large.requests) == asked
     [line] = lines(log)
     assert (line["route"], line["fallback"], line["asked_large"]) == ("small", reason, asked)
+
+
+QUOTES = 'The log has {"name": "order.query", "arguments": {"id": "7"}} and <tool_call>{"name": "help"}</tool_call>.'
+
+
+@pytest.mark.parametrize("text", [QUOTES, '{"name": "order.query", "arguments": {"id": "7"}}', "\ud83d"])
+def test_a_large_answer_is_prose_whatever_it_quotes(large: Server, log: DecisionLog, text: str) -> None:
+    large.answers = [lambda _: (200, said({"content": text}, "stop"))]
+    [routed] = route(log, large.url, BROKEN)
+    assert (routed.route, routed.fallback) == ("large", None)
+    assert routed.completion is not None
+    [choice] = routed.completion["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+    assert "tool_calls" not in choice["message"]
+
+
+def test_a_large_call_beside_prose_that_quotes_json_is_given_with_it(large: Server, log: DecisionLog) -> None:
+    large.answers = [lambda _: (200, said({**calls(), "content": QUOTES}))]
+    [routed] = route(log, large.url, BROKEN)
+    assert routed.completion is not None
+    message = routed.completion["choices"][0]["message"]
+    assert (message["content"], len(message["tool_calls"])) == (QUOTES, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_body_in_any_encoding_of_unicode_is_read(large: Server, log: DecisionLog, encoding: str) -> None:
+    large.answers = [lambda _: (200, SAID.encode(encoding))]
+    [routed] = route(log, large.url, BROKEN)
+    assert routed.completion is not None
+    assert routed.completion["choices"][0]["message"]["content"] == "Grüße"
 
 
 def test_no_connection_to_the_large_model_is_reported(large: Server, log: DecisionLog) -> None:

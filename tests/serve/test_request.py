@@ -45,6 +45,26 @@ def test_any_bytes_are_read_or_refused(sent: bytes) -> None:
         read_request(sent, "id", "small")
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        body(user="Grüße").decode().replace("\\u00fc", "ü").encode("latin-1"),
+        b"\xff",
+        b"",
+        body()[:-3],
+        b"\xef\xbb\xbf" + body(),
+        body().decode().encode("utf-16"),
+        b"\x1f\x8b no gzip",
+        b"[" * 100_000,
+        body(user="\ud83d"),
+    ],
+)
+def test_a_body_that_is_not_utf_8_or_not_json_is_refused_with_400(sent: bytes) -> None:
+    with pytest.raises(ApiError, match=r"^the body is not JSON: ") as refused:
+        read_request(sent, "id", "small")
+    assert (refused.value.status, refused.value.code) == (400, "invalid_json")
+
+
 def test_a_request_is_an_example() -> None:
     asked = read_request(body(max_tokens=5, logprobs=True, temperature=0.0, stop=None), "chatcmpl-1", "small")
     assert asked.example.prompt == (SYSTEM, Message("user", "hi"))

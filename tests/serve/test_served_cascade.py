@@ -23,6 +23,7 @@ from toolhone.data.escalation import escalate_tool
 from toolhone.data.read import read_conversations
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
+from toolhone.formats.foreign_syntax import opens_with_marker
 from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
 from toolhone.route.calibrate import Calibrator
@@ -161,8 +162,10 @@ def test_what_goes_to_the_large_model_is_what_the_small_one_is_unsure_of(
             assert line["confidence"] == pytest.approx(policy.confidence(found), abs=1e-3)
             (handed_over if line["asked_large"] else kept).append(line["confidence"])
 
-            # What the large model says may be no call either, and then it is of no more use than the small one's.
-            unreadable = parse_turn(large.text, "hermes", large.finish_reason).failure is not None
+            # A call that the large model's server could not parse is of no more use than the small one's. Any other
+            # text is prose, whatever stands in it.
+            broken = parse_turn(large.text, "hermes", large.finish_reason).failure is not None
+            unreadable = broken and opens_with_marker(large.text)
             route = "large" if line["asked_large"] and not unreadable else "small"
             fallback = "malformed" if line["asked_large"] and unreadable else None
             assert (line["route"], line["fallback"]) == (route, fallback)

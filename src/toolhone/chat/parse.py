@@ -1,8 +1,8 @@
 """Read the text of a model's turn: its calls and its prose, or why its calls cannot be read.
 
-In: the text, the name of its chat format, and why generation stopped. Out: a `ParsedTurn`. Reading never raises, takes
-time linear in the text, and repairs nothing. `parse_repaired` reads the text a second time with repairs, so that both
-results can be shown side by side.
+In: the text, the name of its chat format, why generation stopped, and the names of the declared tools. Out: a
+`ParsedTurn`. Reading never raises, takes time linear in the text, and repairs nothing. `parse_repaired` reads the text
+a second time with repairs, so that both results can be shown side by side.
 
 The reader of each format (`formats/`) gives the pieces of a turn: prose, calls and faults. In every format
 
@@ -13,14 +13,19 @@ A turn is malformed if it tried to call and the call cannot be read:
 
 - a block or object that opens as a call is not strict JSON, is not closed, or is no call (`call_json.read_call`);
 - prose holds what is clearly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
-- it has the markers of another format.
+- it calls in another syntax than the format's, which the failure names: that of another model family, or a declared
+  tool's name with arguments after it (`foreign_syntax`). Such a call is never read.
 
 In the formats without tags an object at the start of a line opens as a call if its first key is a call's. If it then
-decodes and has neither arguments nor only a name, it is data, and prose.
+decodes and has neither arguments nor only a declared tool's name, it is data, and prose: so is `{"name": "Ada"}`.
 
 With `finish_reason` "length", a call that only lacks its end is truncated, not malformed. So is a `<think>` that never
 closes: the turn was cut before it said anything. Prose that is cut is prose. With "stop", an unclosed `<think>` is
-prose, unless it holds a call. A turn with both calls and faults is partial.
+prose, unless it holds a call. A call in another syntax is malformed even if it was cut: more tokens would not make it
+readable. A turn with both calls and faults is partial.
+
+An endpoint may give prose and calls apart. Its prose is at the front of the text (`Prediction.prose_end`) and is
+never read for calls, whatever it quotes; only thoughts are skipped in it.
 """
 
 from __future__ import annotations
@@ -31,7 +36,9 @@ from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
 from toolhone.formats.call_json import call_in_prose
-from toolhone.formats.pieces import Fault, PlacedCall
+from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.foreign_syntax import call_syntax
+from toolhone.formats.pieces import Fault, PlacedCall, other_format
 from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
@@ -67,42 +74,58 @@ class RepairedTurn:
     repairs: Counter[Repair]
 
 
-def parse_turn(text: str, format: FormatName, finish_reason: FinishReason = "stop") -> ParsedTurn:
+def parse_turn(
+    text: str,
+    format: FormatName,
+    finish_reason: FinishReason = "stop",
+    *,
+    tools: Collection[str] | None = None,
+    prose_end: int = 0,
+) -> ParsedTurn:
     """Read a turn.
 
     Args:
         text: what the model wrote; end-of-turn tokens at its end are dropped.
         format: how its calls should be written.
         finish_reason: "length" where generation was cut at the token limit.
+        tools: the names of the declared tools. None: they are unknown. Then a bare name in JSON may be any tool's, and
+            no call is detected by its tool's name.
+        prose_end: the number of characters at the front that are prose, which an endpoint gave apart from its calls.
     """
-    return _read(text, format, finish_reason, Repairer((), 0))
+    return _read(text, format, finish_reason, Repairer((), 0, tools), prose_end)
 
 
 def parse_repaired(
-    text: str, format: FormatName, finish_reason: FinishReason = "stop", allowed: Collection[Repair] = REPAIRS
+    text: str,
+    format: FormatName,
+    finish_reason: FinishReason = "stop",
+    allowed: Collection[Repair] = REPAIRS,
+    *,
+    tools: Collection[str] | None = None,
+    prose_end: int = 0,
 ) -> RepairedTurn:
     """Read a turn, and repair what cannot be read strictly with the repairs that are `allowed`.
 
     A turn without a fault is never repaired, and a repaired reading is used only if it has more calls than the strict
     one. The other arguments are those of `parse_turn`.
     """
-    strict = parse_turn(text, format, finish_reason)
+    strict = parse_turn(text, format, finish_reason, tools=tools, prose_end=prose_end)
     if strict.failure is not None:
-        repairer = Repairer(allowed, len(text))
-        repaired = _read(text, format, finish_reason, repairer)
+        repairer = Repairer(allowed, len(text), tools)
+        repaired = _read(text, format, finish_reason, repairer, prose_end)
         if repairer.fired and len(repaired.calls) > len(strict.calls):
             return RepairedTurn(strict, repaired, repairer.fired)
     return RepairedTurn(strict, strict, Counter())
 
 
-def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: Repairer) -> ParsedTurn:
+def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: Repairer, prose_end: int) -> ParsedTurn:
     cut = finish_reason == "length"
-    calls: list[PlacedCall] = []
-    prose: list[str] = []
-    faults: list[Fault] = []
-    fault_count = 0
     chat_format = FORMATS[format]
-    for piece in chat_format.read(_without_end_tokens(text), repairer):
+    text = _without_end_tokens(text)
+    calls: list[PlacedCall] = []
+    prose, faults = _given_prose(text[:prose_end], cut=cut)
+    fault_count = len(faults)
+    for piece in chat_format.read(text[prose_end:], repairer):
         if piece is None:
             calls, prose, faults = [], [], []
             repairer.fired.clear()
@@ -114,21 +137,40 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
             written = piece if isinstance(piece, str) else piece.text
             # White space between calls is theirs.
             prose += [written] if written.strip() else []
-            if not call_in_prose(written):
+            stray = _stray_call(written, chat_format, repairer.tools)
+            if stray is None:
                 continue
-            piece = Fault(chat_format.stray_call)
+            piece = stray
         faults.append(piece)
         fault_count += 1
         if fault_count == _MAX_FAULTS:
             break
     content = "".join(prose).strip()
-    read, places = tuple(placed.call for placed in calls), tuple((placed.start, placed.end) for placed in calls)
+    read = tuple(placed.call for placed in calls)
+    places = tuple((placed.start + prose_end, placed.end + prose_end) for placed in calls)
     if not faults:
         return ParsedTurn("calls" if calls else "none", read, content, None, places)
     truncated = cut and faults[0].kind != "broken"
     failure = f"cut off at the token limit: {faults[0].reason}" if truncated else faults[0].reason
     status: Status = "partial" if calls else "truncated" if truncated else "malformed"
     return ParsedTurn(status, read, content, failure, places)
+
+
+def _given_prose(text: str, *, cut: bool) -> tuple[list[str], list[Fault]]:
+    """What prose says that is never read for calls, without its thoughts; a fault if it was cut inside one."""
+    answer = text.rpartition("</think>")[2]
+    said, thought, _ = answer.partition("<think>")
+    if thought and cut:
+        return [said], [Fault("the <think> block is not closed", "unfinished")]
+    return [answer], []
+
+
+def _stray_call(prose: str, chat_format: ChatFormat, tools: Collection[str] | None) -> Fault | None:
+    """The fault of prose that holds a call, in the format's own syntax or in another."""
+    if call_in_prose(prose, tools):
+        return Fault(chat_format.stray_call)
+    syntax = call_syntax(prose, tools)
+    return None if syntax is None else other_format(syntax)
 
 
 def _without_end_tokens(text: str) -> str:

@@ -215,7 +215,8 @@ class ChatRenderer:
         return turn_text + end
 
     def _check_round_trip(self, example: Example, completion_text: str) -> None:
-        parsed = parse_turn(completion_text.removesuffix(self.format.end_of_turn), self.format.name)
+        text = completion_text.removesuffix(self.format.end_of_turn)
+        parsed = parse_turn(text, self.format.name, tools=example.tool_names)
         gold = example.turn
         is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
         # Text that looks like a call can be the same, and would be learned only to be scored as malformed.

@@ -117,6 +117,8 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     flags.add_endpoint_limits(group, max_tokens=1024, concurrency=8, retries=6)
     add("--no-logprobs", dest="logprobs", action="store_false", help="do not ask for the log-probabilities of tokens")
     add("--leave-out-refused", action="store_true", help="skip the rows that the endpoint refuses")
+    about = "the server leaves calls in the answer's text, in the format of --chat-format, instead of giving them apart"
+    add("--calls-in-text", action="store_true", help=about)
 
 
 def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettings:
@@ -133,6 +135,7 @@ def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettin
         logprobs=options.logprobs,
         calls_a_minute=options.calls_a_minute,
         leave_out_refused=options.leave_out_refused,
+        calls_in_text=options.calls_in_text,
         **flags.endpoint_limits_of(options),
     )
 
@@ -338,8 +341,12 @@ def _ask(options: argparse.Namespace) -> None:
     question, empty = Message("user", options.question), Message("assistant", "")
     example = Example("ask", "ask", (*system, question), empty, Gold("any"), row.tools, "ask", None, {})
     answer = answer_one(tuned.model, tuned.renderer, example, tuned.config.evaluate.max_new_tokens)
-    parsed = parse_turn(answer.text, tuned.renderer.format.name, answer.finish_reason)
+    parsed = parse_turn(answer.text, tuned.renderer.format.name, answer.finish_reason, tools=example.tool_names)
     console = plain_console()
+    if parsed.failure is not None:
+        console.print(answer.text, markup=False)
+        console.print(f"{parsed.status}: {parsed.failure}", markup=False)
+        return
     if parsed.content:
         console.print(parsed.content, markup=False)
     for call in parsed.calls:

@@ -1,19 +1,24 @@
 """An example as an OpenAI chat-completions request, and the reply as an answer in a chat format.
 
 Endpoints accept only tool names of letters, digits, "_" and "-": other names are replaced in the request and restored
-in the answer. An answer's calls are written in a chat format, so that one scorer reads them and local models' texts.
+in the answer. An endpoint gives calls apart from the text: they are written behind it in a chat format, so that one
+scorer reads them and local models' texts. The text itself is prose, and is never read for calls, whatever it quotes. It
+is the model's own text only if no calls came with it and either it opens with the marker of a call, which the server
+failed to parse, or the server is declared to leave calls in the text (`calls_in_text`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.chat.parse import parse_turn
+from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
+from toolhone.formats.foreign_syntax import opens_with_marker
 from toolhone.records import Example, FinishReason, FormatName, Token
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_-]")
@@ -71,18 +76,32 @@ def _allowed_names(names: list[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The endpoint's answer. `tokens` is empty if it gives no log-probabilities, or those of another text."""
+    """The endpoint's answer. `tokens` is empty if it gives no log-probabilities, or those of another text; `prose_end`
+    is that of a `Prediction`."""
 
     text: str
     finish_reason: FinishReason
-    tokens: tuple[Token, ...]
+    tokens: tuple[Token, ...] = ()
+    prose_end: int = 0
+
+    def read(self, format: FormatName, tools: Collection[str]) -> ParsedTurn:
+        """The answer's calls and prose. `tools` are the names of the declared tools."""
+        return parse_turn(self.text, format, self.finish_reason, tools=tools, prose_end=self.prose_end)
 
 
-def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answer | None:
+def read_choice(
+    choice: Any, names: Mapping[str, str], format: FormatName, *, calls_in_text: bool = False
+) -> Answer | None:
     """Read one of the `choices` of a response; None if the endpoint withheld the answer (content filter).
 
     The choice must have a message; anything else may be missing or odd, since endpoints differ. What cannot be read as
     a call comes out as malformed.
+
+    Args:
+        names: the own name of each tool by its name in the request.
+        format: the chat format to write the calls in.
+        calls_in_text: whether the server leaves calls in the text, in that format. A message that has calls of its own
+            is read as any other.
     """
     row = choice.to_dict(warnings=False)
     message, reason = row["message"], row.get("finish_reason")
@@ -94,13 +113,18 @@ def read_choice(choice: Any, names: dict[str, str], format: FormatName) -> Answe
     if finish == "length" and not content and not calls:
         # The turn was cut off in its reasoning, which is no abstention.
         thought = message.get("reasoning_content") or message.get("reasoning")
-        return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish, ())
-    text = FORMATS[format].write(content, calls, finish)
-    tokens = _tokens(row.get("logprobs"))
-    raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
+        return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish)
+    is_own_text = not calls and (calls_in_text or opens_with_marker(content))
+    prose_end = 0 if is_own_text else len(content)
+    answer = Answer(FORMATS[format].write(content, calls, finish), finish, (), prose_end)
+    tools, tokens = tuple(names.values()), _tokens(row.get("logprobs"))
+    if not tokens:
+        return answer
     # A server that parses calls from the model's text may give the text's tokens. They count if they read the same.
-    same = bool(tokens) and repr(parse_turn(raw, format, finish)) == repr(parse_turn(text, format, finish))
-    return Answer(raw, finish, tokens) if same else Answer(text, finish, ())
+    raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
+    starts_alike = raw.startswith(content)
+    spelt = Answer(raw, finish, tokens, prose_end if starts_alike else 0)
+    return spelt if repr(spelt.read(format, tools)) == repr(answer.read(format, tools)) else answer
 
 
 def _content(message: dict[str, Any]) -> str:
@@ -118,12 +142,12 @@ def calls_of(message: dict[str, Any]) -> Any:
     return message.get("tool_calls") or ([{"function": older}] if older else [])
 
 
-def _calls(message: dict[str, Any], names: dict[str, str]) -> list[RawCall]:
+def _calls(message: dict[str, Any], names: Mapping[str, str]) -> list[RawCall]:
     found = calls_of(message)
     return [_call(call, names) for call in (found if isinstance(found, list) else [found])]
 
 
-def _call(call: Any, names: dict[str, str]) -> RawCall:
+def _call(call: Any, names: Mapping[str, str]) -> RawCall:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return RawCall("", json.dumps(call))  # a call without a name is malformed

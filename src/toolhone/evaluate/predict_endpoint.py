@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import track
 
+from toolhone.chat.parse import parse_turn
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.evaluate.openai_wire import read_choice, request_of
@@ -30,8 +31,8 @@ from toolhone.run_folder import fingerprint
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """How an endpoint is asked. `format` is the chat format to write its calls in; prices are in dollars for a million
-    tokens."""
+    """How an endpoint is asked. `format` is the chat format to write its calls in, or that of the calls that the server
+    leaves in the text (`calls_in_text`); prices are in dollars for a million tokens."""
 
     model: str
     base_url: str
@@ -49,6 +50,7 @@ class EndpointSettings:
     price_in: float | None = None
     price_out: float | None = None
     leave_out_refused: bool = False
+    calls_in_text: bool = False
 
     def __post_init__(self) -> None:
         for name, minimum in (("max_tokens", 1), ("concurrency", 1), ("retries", 0), ("temperature", 0)):
@@ -75,7 +77,7 @@ def predict_endpoint(
     """
     asked = [example.asked() for example in examples]
     how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
-    made_from = fingerprint(label, how, settings.logprobs, asked)
+    made_from = fingerprint(label, how, settings.logprobs, settings.calls_in_text, asked)
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file():
         known: dict[str, Any] = read_json(note, "the first call writes it")
@@ -109,6 +111,14 @@ def predict_endpoint(
     log = read_part(part)
     answers = _answers(log)
     left_out = _left_out(examples, log, settings, halted=halted)
+    made = {id_: Prediction.from_json(row) for id_, row in answers.items()}
+    unparsed = [] if settings.calls_in_text else _calls_left_in_text(examples, made, settings.format)
+    if unparsed:
+        console.print(
+            f"{label}: no answer has calls beside its text, and {len(unparsed)} texts look like calls (the first is "
+            f"{unparsed[0]}); they count as prose: if this server leaves calls in the text, give --calls-in-text",
+            markup=False,
+        )
     renamed = {own for example in examples for sent, own in request_of(example).names.items() if sent != own}
     address = urlsplit(settings.base_url)
     summary = {
@@ -119,10 +129,12 @@ def predict_endpoint(
         "max_tokens": settings.max_tokens,
         "temperature": endpoint.options.optional.get("temperature"),
         "logprobs": bool(endpoint.options.optional.get("logprobs")),
+        "calls_in_text": settings.calls_in_text,
         "rows": len(examples) - len(left_out),
         "left_out": left_out,
         "calls": len(log),
         "failures": dict(Counter(row["failure"] for row in log if row["failure"] is not None)),
+        "texts_like_calls": len(unparsed),
         "answers_without_usage": sum(row["prediction"] is not None and not row["usage_told"] for row in log),
         "tools_renamed": sorted(renamed),
         "prompt_tokens": sum(row["prompt_tokens"] for row in log),
@@ -137,6 +149,19 @@ def predict_endpoint(
     write_json(note, summary)
     remove_parts(path)
     return summary
+
+
+def _calls_left_in_text(examples: Sequence[Example], made: Mapping[str, Prediction], format: FormatName) -> list[str]:
+    """The ids of prose that reads like calls, if no answer at all has calls apart from its text: the server may leave
+    them there."""
+    if any(len(prediction.text) > prediction.prose_end for prediction in made.values()):
+        return []
+    tools = {example.id: example.tool_names for example in examples}
+    return [
+        id_
+        for id_, one in made.items()
+        if parse_turn(one.text, format, one.finish_reason, tools=tools[id_]).status != "none"
+    ]
 
 
 def _answers(log: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -186,12 +211,12 @@ def _attempt_row(
 ) -> dict[str, Any]:
     failure, prediction = attempt.failure, None
     if attempt.choice is not None:
-        answer = read_choice(attempt.choice, names, settings.format)
+        answer = read_choice(attempt.choice, names, settings.format, calls_in_text=settings.calls_in_text)
         if answer is None:
             failure = "withheld by the endpoint's content filter"
         else:
             usage = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_reported else (0, 0)
-            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens)
+            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens, answer.prose_end)
             prediction = Prediction(example.id, label, answer.text, *end).to_json()
     return {
         "id": example.id,

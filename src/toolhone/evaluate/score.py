@@ -205,12 +205,14 @@ def _left_out(path: Path) -> dict[str, str]:
 
 
 def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
-    absent = sorted(set(_PREDICTION_KEYS) - row.keys() - {"tokens"})
+    absent = sorted(set(_PREDICTION_KEYS) - row.keys() - {"tokens", "prose_end"})
     unknown = sorted(row.keys() - set(_PREDICTION_KEYS))
     if absent or unknown:
         faults = [f"{', '.join(absent)} missing"] * bool(absent) + [f"{', '.join(unknown)} unknown"] * bool(unknown)
         known = ", ".join(_PREDICTION_KEYS)
-        raise UserError(f"{where}: is no prediction: {'; '.join(faults)}; expected {known} (tokens may be left out)")
+        raise UserError(
+            f"{where}: is no prediction: {'; '.join(faults)}; expected {known} (tokens and prose_end may be left out)"
+        )
     for key in ("id", "text"):
         if not isinstance(row[key], str):
             raise UserError(f'{where}: expected "{key}" to be a text, found {type(row[key]).__name__}')
@@ -220,6 +222,11 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
     for key in ("prompt_tokens", "completion_tokens", "latency_ms"):
         if isinstance(row[key], bool) or not isinstance(row[key], int | float):
             raise UserError(f'{where}: expected "{key}" to be a number, found {type(row[key]).__name__}')
+    prose_end, length = row.get("prose_end", 0), len(row["text"])
+    if isinstance(prose_end, bool) or not isinstance(prose_end, int) or not 0 <= prose_end <= length:
+        raise UserError(
+            f'{where}: expected "prose_end" to be from 0 to the length of the text, {length}, found {prose_end!r}'
+        )
     try:
         return Prediction.from_json({"tokens": [], **row} if tokens else {**row, "tokens": []})
     except (KeyError, TypeError, ValueError) as error:

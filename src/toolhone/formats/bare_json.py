@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolhone.formats.call_json import CALL_START, PYTHON_CALL_START, Undecodable, looks_like_call, skip_space
-from toolhone.formats.pieces import (
-    FENCE,
-    OTHER_FORMATS,
-    PYTHON_TAG,
-    TOOL_CALL,
-    TOOL_CALL_END,
-    Fault,
-    Piece,
-    PlacedCall,
-    other_format,
-    read_thought,
-)
+from toolhone.formats.foreign_syntax import PYTHON_TAG_SYNTAX, openings
+from toolhone.formats.pieces import FENCE, PYTHON_TAG, Fault, Piece, PlacedCall, foreign_block, read_thought
 from toolhone.formats.repair import Repairer
 
 
@@ -43,7 +33,7 @@ class JsonCallStyle:
 LINES_OF_JSON = JsonCallStyle(("arguments", "parameters"), may_be_fenced=True)
 
 _MARK = re.compile(
-    rf"</?think>|<\|python_tag\|>|<tool_call>|{OTHER_FORMATS}|^[ \t]*```[\w+-]*"
+    rf"</?think>|{re.escape(PYTHON_TAG)}|(?P<foreign>{openings(PYTHON_TAG_SYNTAX)})|^[ \t]*```[\w+-]*"
     r"|(?:^[ \t]*|(?<=</think>)\s*)[\[{]",
     re.MULTILINE,
 )
@@ -58,7 +48,9 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
     while mark := _MARK.search(text, at):
         token = mark.group().strip()
         pieces: list[Piece] = []
-        if token.startswith(FENCE):
+        if mark["foreign"] is not None or (token == PYTHON_TAG and not style.python_tag):
+            pieces, at = foreign_block(text, mark.start())
+        elif token.startswith(FENCE):
             if style.may_be_fenced or "code_fence" in repairer.allowed:
                 pieces, at = read_fence(text, mark.end(), style, repairer)
             if not pieces:
@@ -69,16 +61,12 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
             pieces, at = _read_run(text, mark.end() - 1, style, repairer, announced=False)
             if not pieces:
                 continue
-        elif token == PYTHON_TAG and style.python_tag:
+        elif token == PYTHON_TAG:
             pieces, at = _read_run(text, skip_space(text, mark.end()), style, repairer, announced=True)
         elif token == "<think>":
-            pieces, at = read_thought(text, mark.start())
-        elif token == "</think>":
+            pieces, at = read_thought(text, mark.start(), repairer.tools)
+        else:  # </think>
             pieces, at = [None], mark.end()
-        elif token == TOOL_CALL:
-            pieces, at = [other_format(token)], _after(text, TOOL_CALL_END, mark.end())
-        else:
-            pieces, at = [other_format(token)], mark.end()
         yield text[prose : mark.start()]
         yield from pieces
         prose = at
@@ -172,7 +160,7 @@ def _read_object(
         return [Fault(found.reason, "unfinished" if found.cut else "broken")], max(found.end, at)
     if found.fault is not None:
         return [Fault(found.fault)], found.end
-    if not announced and not looks_like_call(found.value, name_alone=True):
+    if not announced and not looks_like_call(found.value, repairer.tools):
         return [], found.end
     call = repairer.read_call(found, style.argument_keys)
     return [Fault(call) if isinstance(call, str) else PlacedCall(call, at, found.end)], found.end

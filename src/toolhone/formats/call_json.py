@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -134,9 +134,10 @@ def read_call(value: Any, argument_keys: tuple[str, ...]) -> ToolCall | str:
     return ToolCall(value["name"], arguments)
 
 
-def looks_like_call(value: Any, *, name_alone: bool) -> bool:
+def looks_like_call(value: Any, tools: Collection[str] | None) -> bool:
     """Whether a decoded value was meant as a call: it has a name and arguments, or is OpenAI's envelope around them.
-    With `name_alone`, a name and nothing else counts too (a call without arguments)."""
+    A name and nothing else is a call without arguments if it is one of the `tools`, the declared names (None: they are
+    unknown, and any name may be one); otherwise it is data."""
     if not isinstance(value, dict):
         return False
     if isinstance(value.get("function"), dict):
@@ -145,16 +146,17 @@ def looks_like_call(value: Any, *, name_alone: bool) -> bool:
         return False
     if "arguments" in value or "parameters" in value:
         return True
-    alone = isinstance(value["name"], str) and value.keys() <= {"name", "type"}
-    return name_alone and alone and value.get("type", "function") == "function"
+    if not isinstance(value["name"], str) or not value.keys() <= {"name", "type"}:
+        return False
+    return value.get("type", "function") == "function" and (tools is None or value["name"] in tools)
 
 
-def call_in_prose(prose: str) -> bool:
-    """Whether prose holds what was meant as a call, although the format does not read one there.
+def call_in_prose(prose: str, tools: Collection[str] | None) -> bool:
+    """Whether prose holds what was meant as a call in JSON, although the format does not read one there.
 
     That is a name directly followed by arguments, in JSON's quotes or Python's; a whole object that has both, in any
-    order; or prose that starts, after an optional code fence, with a call's name, even if the rest is broken. Any other
-    JSON is no call.
+    order; or prose that starts, after an optional code fence, with a call's name, even if the rest is broken. A whole
+    object that only has a name follows `looks_like_call`. Any other JSON is no call.
     """
     if _NAME_THEN_ARGUMENTS.search(prose):
         return True
@@ -167,7 +169,7 @@ def call_in_prose(prose: str) -> bool:
         if isinstance(found, Undecodable) or found.fault is not None:
             if opens:
                 return True
-        elif looks_like_call(found.value, name_alone=opens):
+        elif looks_like_call(found.value, tools if opens else ()):
             return True
     return False
 

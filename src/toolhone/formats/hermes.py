@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from toolhone.formats.bare_json import JsonCallStyle, read_fence
 from toolhone.formats.call_json import Undecodable, skip_space
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
+from toolhone.formats.foreign_syntax import HERMES_SYNTAX, openings
 from toolhone.formats.pieces import (
     FENCE,
-    OTHER_FORMATS,
     TOOL_CALL,
     TOOL_CALL_END,
     Fault,
     Piece,
     PlacedCall,
-    other_format,
+    foreign_block,
     read_thought,
 )
 from toolhone.formats.repair import Repairer
@@ -66,7 +66,7 @@ _TEMPLATE = r"""{#- toolhone's template for the hermes format: ChatML turns, too
 """
 
 _TAG = re.compile(r"</?tool_call>")
-_MARK = re.compile(rf"</?think>|</?tool_call>|<\|python_tag\|>|{OTHER_FORMATS}")
+_MARK = re.compile(rf"</?think>|(?P<foreign>{openings(HERMES_SYNTAX)})|</?tool_call>", re.MULTILINE)
 _MARK_OR_FENCE = re.compile(rf"{_MARK.pattern}|^[ \t]*```[\w+-]*", re.MULTILINE)
 _BEGUN_TAG = re.compile(r"<tool(?:_(?:c(?:a(?:l(?:l)?)?)?)?)?\Z")
 _FENCED = JsonCallStyle(("arguments",), may_be_fenced=False)
@@ -81,22 +81,22 @@ def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
         token = mark.group().lstrip()
         pieces: list[Piece] = []
         at = mark.end()
-        if token.startswith(FENCE):
+        if mark["foreign"] is not None:
+            pieces, at = foreign_block(text, mark.start())
+        elif token.startswith(FENCE):
             pieces, end = read_fence(text, at, _FENCED, repairer)
             if not pieces:
                 continue
             at = end
         elif token == "<think>":
-            pieces, at = read_thought(text, mark.start())
+            pieces, at = read_thought(text, mark.start(), repairer.tools)
         elif token == "</think>":
             pieces = [None]
         elif token == TOOL_CALL:
             piece, at = _read_block(text, at, repairer)
             pieces = [piece]
-        elif token == TOOL_CALL_END:
-            pieces = [Fault("a </tool_call> without a <tool_call> before it")]
         else:
-            pieces = [other_format(token)]
+            pieces = [Fault("a </tool_call> without a <tool_call> before it")]
         yield text[prose : mark.start()]
         yield from pieces
         prose = at

@@ -5,19 +5,20 @@ A reader (`hermes.py`, `bare_json.py`) yields pieces in the order of the text; `
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from toolhone.formats.call_json import call_in_prose
+from toolhone.formats.call_json import short
+from toolhone.formats.foreign_syntax import call_syntax, syntax_at
 from toolhone.records import ToolCall
 
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 PYTHON_TAG = "<|python_tag|>"
 FENCE = "```"
 
-OTHER_FORMATS = r"<function=|\[TOOL_CALLS\]"
-_ANY_CALL = re.compile(rf"<tool_call>|<\|python_tag\|>|{OTHER_FORMATS}")
+OTHER_FORMAT = "a call in another format"
+"""How the reason of a fault begins if a call is in another syntax than the expected one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,23 @@ Piece = str | PlacedCall | Fault | None
 """A piece of a turn: prose, a call or a fault. None: everything before it was a thought."""
 
 
-def read_thought(text: str, start: int) -> tuple[list[Piece], int]:
+def read_thought(text: str, start: int, tools: Collection[str] | None) -> tuple[list[Piece], int]:
     """Skip the `<think>` block that starts here. Returns the fault if it is not closed, and where it ends."""
     close = text.find("</think>", start)
     if close >= 0:
         return [], close + len("</think>")
-    calls = _ANY_CALL.search(text, start) or call_in_prose(text[start:])
-    fault = Fault("the <think> block is not closed", "unfinished" if calls else "begun", text[start:])
+    syntax = call_syntax(text[start:], tools)
+    fault = Fault("the <think> block is not closed", "unfinished" if syntax else "begun", text[start:])
     return [fault], len(text)
 
 
-def other_format(marker: str) -> Fault:
-    """The fault of a marker that belongs to another chat format."""
-    return Fault(f"a call in another format ({marker})")
+def other_format(syntax: str) -> Fault:
+    """The fault of a call in another syntax than the expected one; it is broken even if it was cut."""
+    return Fault(f"{OTHER_FORMAT} ({short(syntax)})")
+
+
+def foreign_block(text: str, start: int) -> tuple[list[Piece], int]:
+    """The fault of the call in another syntax whose marker is here, and where it ends. As these syntaxes close in many
+    ways, or in none, it ends with the turn, or with the thought that it is in."""
+    thought_end = text.find("</think>", start)
+    return [other_format(syntax_at(text, start) or "unknown")], len(text) if thought_end < 0 else thought_end

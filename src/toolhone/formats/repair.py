@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -27,14 +27,16 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 
 
 class Repairer:
-    """Reads values and calls with the repairs that are `allowed`; with none it reads strictly.
+    """Reads values and calls with the repairs that are `allowed`; with none it reads strictly. `tools` are the names of
+    the declared tools, None if they are unknown.
 
     `fired` counts the repairs that calls needed. It reads at most four times as many characters as the text has, so
     time stays linear.
     """
 
-    def __init__(self, allowed: Iterable[Repair], length: int) -> None:
+    def __init__(self, allowed: Iterable[Repair], length: int, tools: Collection[str] | None = None) -> None:
         self.allowed = frozenset(allowed)
+        self.tools = tools
         self.fired = Counter[Repair]()
         self._budget = 4 * length
 

@@ -18,12 +18,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from toolhone.formats.pieces import OTHER_FORMAT
 from toolhone.records import Message, Score
 from toolhone.report.pages import page_environment
 from toolhone.report.wording import legible, shortened, visible
 
 KINDS = (
     "malformed",
+    "call in another format",
     "truncated",
     "partial",
     "over-call",
@@ -144,10 +146,12 @@ def failures(
 def kinds_of_error(score: Score) -> tuple[str, ...]:
     """All that is wrong with a prediction, in the order of `KINDS`.
 
-    A text that could not be read at all has that one kind: what its calls lack says nothing more.
+    A text that could not be read at all has that one kind, and another if its calls are in another format than the
+    expected one: what its calls lack says nothing more.
     """
     if score.status in ("malformed", "truncated"):
-        return (score.status,)
+        is_foreign = score.failure is not None and score.failure.startswith(OTHER_FORMAT)
+        return (score.status, "call in another format") if is_foreign else (score.status,)
     if score.status == "none":
         return ("under-call",)
     found = {"partial"} if score.status == "partial" else set()

@@ -88,7 +88,9 @@ def signals(prediction: Prediction, example: Example, format: FormatName) -> Sig
     Raises:
         UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
-    turn = parse_turn(prediction.text, format, prediction.finish_reason)
+    turn = parse_turn(
+        prediction.text, format, prediction.finish_reason, tools=example.tool_names, prose_end=prediction.prose_end
+    )
     alignment = align(prediction)
     escalated = any(call.name == ESCALATE for call in turn.calls)
     features = None if alignment is None else (*_features(prediction.text, turn, alignment, example), float(escalated))

@@ -18,17 +18,20 @@ from typing import Any
 
 import openai
 
-from toolhone.chat.parse import parse_turn
 from toolhone.economics.cost import Price, call_cost_usd
 from toolhone.endpoint import (
+    UNREADABLE_BODY,
+    UNREADABLE_REPLY,
     ChatOptions,
     endpoint_key,
     is_temporary,
     most_prompt_tokens,
     reported_usage,
     retry_after_seconds,
+    was_answered,
 )
 from toolhone.evaluate.openai_wire import Request, calls_of, read_choice, request_of
+from toolhone.jsonl import json_line
 from toolhone.records import Example
 
 _LONGEST_WAIT_S = 1.0
@@ -178,17 +181,19 @@ class LargeModel:
         except (openai.APITimeoutError, TimeoutError):
             # It may have been answered and charged nevertheless.
             return _Attempt(None, "timeout", (most, limit, 0), wait_s)
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            if was_answered(error):
+                return _Attempt(None, "malformed", (most, limit, 0), wait_s)
             return _Attempt(None, "no-connection", wait_s=wait_s)
         except openai.APIStatusError as error:
             return self._refusal(error, options, wait_s)
-        except (openai.APIError, json.JSONDecodeError):
+        except (openai.APIError, *UNREADABLE_BODY):
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         try:
             tokens = reported_usage(reply.to_dict(warnings=False).get("usage")) or (most, limit, 0)
             completion, failure = _read(reply, request)
-        except (AttributeError, IndexError, KeyError, TypeError):
-            # Some endpoints answer 200 with a page or an error inside.
+            json_line({"answer": completion})  # what cannot be written, as it is nested too deeply, cannot be served
+        except UNREADABLE_REPLY:
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         return _Attempt(completion, failure, tokens)
 
@@ -205,17 +210,18 @@ class LargeModel:
 def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | None]:
     """Return the reply in OpenAI's shape, its tools under their own names, or what is wrong with it."""
     choice = reply.choices[0]
-    # Written in a chat format and read again, as the scorer does; any format would do.
+    # The calls are written in a chat format and read again, as the scorer does; any format would do.
     answer = read_choice(choice, request.names, "hermes")
     if answer is None:
         return None, "withheld"
-    turn = parse_turn(answer.text, "hermes", answer.finish_reason)
-    if turn.failure is not None:
+    turn = answer.read("hermes", tuple(request.names.values()))
+    row, said = reply.to_dict(warnings=False), choice.to_dict(warnings=False)
+    message = said["message"]
+    # A call that the server left in the text is of no use to a client, even if it could be read.
+    if turn.failure is not None or (turn.calls and not calls_of(message)):
         return None, "malformed"
     if not turn.calls and not turn.content:
         return None, "empty"
-    row, said = reply.to_dict(warnings=False), choice.to_dict(warnings=False)
-    message = said["message"]
     content = message.get("content")
     result: dict[str, Any] = {
         "role": "assistant",

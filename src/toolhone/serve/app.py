@@ -186,7 +186,8 @@ def _small(
 ) -> Response:
     """Answer with the small model's text; a header says how it was read. Calls that could not be read, or only in part,
     are given as the text that the model wrote: half of the calls is never given."""
-    turn = parse_turn(prediction.text, engine.renderer.format.name, prediction.finish_reason)
+    tools, format = asked.example.tool_names, engine.renderer.format.name
+    turn = parse_turn(prediction.text, format, prediction.finish_reason, tools=tools)
     message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
     finish: str = prediction.finish_reason
     if turn.status == "none":

@@ -19,14 +19,10 @@ from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
 from toolhone.formats import FORMATS
-from toolhone.formats.call_json import call_in_prose
+from toolhone.formats.foreign_syntax import call_syntax
 from toolhone.records import Conversation, Message, ToolCall
 from toolhone.tool_schema import Path, without_paths, written_path
 
-_CALL_MARK = re.compile(
-    r"</?tool_call>|<\|python_tag\|>|<function=|<function_calls?>|<functioncall>|\[TOOL_CALLS\]|^Action Input:",
-    re.MULTILINE,
-)
 _TOKENS = dict.fromkeys(token for chat_format in FORMATS.values() for token in chat_format.control_tokens)
 _OF_OTHER_MODELS = r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]"
 _CONTROL_TOKEN = re.compile("|".join([*map(re.escape, _TOKENS), _OF_OTHER_MODELS]))
@@ -35,8 +31,9 @@ _FROM_OUTSIDE = re.compile(rf"{_CONTROL_TOKEN.pattern}|</?tool_(?:call|response)
 
 
 def turn_faults(row: Conversation) -> Iterator[Finding]:
-    """Errors in the turns of one conversation; its tools play no part."""
+    """Errors in the turns of one conversation. Of its tools only the names play a part."""
     where, before, learned = row.where, None, False
+    tools = [tool.name for tool in row.tools]
     for number, message in enumerate(row.messages):
         role = message.role
         if role == "assistant":
@@ -48,7 +45,8 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
             calls, content = message.tool_calls, message.content
             if not calls and not content.strip():
                 yield _empty_turn(row, number)
-            if content and (found := call_in_text(content)):
+            # The end of a call alone cannot be read back in a format that has it.
+            if content and (found := call_syntax(content, tools) or ("</tool_call>" in content and "</tool_call>")):
                 text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
         elif role == "system" and number:
@@ -164,15 +162,6 @@ def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterat
         twice = next(id for id in ids if ids.count(id) > 1)
         text = f'message {number}: two calls have the id "{twice}"'
         yield Finding(row.where, "duplicate-call-id", text, remedy="give each call its own id")
-
-
-def call_in_text(content: str) -> str:
-    """What in a text is plainly a call, in any of the usual ways of writing one; "" if nothing is."""
-    if ("<" in content or "[TOOL" in content or "Action Input:" in content) and (mark := _CALL_MARK.search(content)):
-        return mark.group()
-    if "{" in content and call_in_prose(content):
-        return "JSON with a name and arguments"
-    return ""
 
 
 def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
