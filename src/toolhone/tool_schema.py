@@ -98,8 +98,6 @@ def subschemas_of(parameters: Schema) -> Subschemas:
 def filled_nulls(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
     """The nulls among arguments that mean "absent", as a table writes them that merges the arguments of several tools:
     under a key that the tool does not list, or an optional one whose schema does not take null."""
-    if not _may_hold(arguments, lambda value: value is None):
-        return []
     return [
         member.path
         for member in subschemas_of(parameters).members(arguments)
@@ -109,8 +107,6 @@ def filled_nulls(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
 
 def unlisted_keys(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
     """The keys of arguments, with a value, that the tool does not list, although it lists others."""
-    if arguments.keys() <= parameters.get("properties", {}).keys() and not _may_hold(arguments, lambda _: False):
-        return []
     members = subschemas_of(parameters).members(arguments)
     return [member.path for member in members if member.value is not None and not member.is_listed]
 
@@ -132,11 +128,6 @@ def without_paths(value: Any, paths: Iterable[Path]) -> Any:
 def written_path(path: Path) -> str:
     """A path as text, such as `guests[0].name`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-
-
-def _may_hold(arguments: dict[str, Any], wanted: Callable[[Any], bool]) -> bool:
-    """Whether a value is wanted, or an object or array that may hold one. Nearly all arguments are plain."""
-    return any(type(value) in (dict, list) or wanted(value) for value in arguments.values())
 
 
 class Member(NamedTuple):

@@ -204,7 +204,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("suite", [False, True], ids=["own rows", "suite"])
+@pytest.mark.parametrize(
+    "suite", [pytest.param(False, id="own rows", marks=pytest.mark.slow), pytest.param(True, id="suite")]
+)
 def test_an_evaluation_shared_out_over_processes_scores_once_and_leaves_the_group(
     trained: Path, workspace: Path, suite: bool
 ) -> None:

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from toolhone.formats import FORMATS
 from toolhone.formats.call_json import call_in_prose
 from toolhone.formats.chat_format import ChatFormat
-from toolhone.formats.foreign_syntax import call_syntax
+from toolhone.formats.foreign_syntax import call_syntax, may_open
 from toolhone.formats.pieces import Fault, PlacedCall, other_format
 from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
@@ -125,7 +125,9 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     calls: list[PlacedCall] = []
     prose, faults = _given_prose(text[:prose_end], cut=cut)
     fault_count = len(faults)
-    for piece in chat_format.read(text[prose_end:], repairer):
+    own = text[prose_end:]
+    # Without any sign of a call or a thought, a turn is one piece of prose.
+    for piece in chat_format.read(own, repairer) if "{" in own or may_open(own) else [own]:
         if piece is None:
             calls, prose, faults = [], [], []
             repairer.fired.clear()

@@ -43,7 +43,12 @@ def show_result(folder: Path) -> None:
     from toolhone.report.tables import summary_table
 
     console = plain_console()
-    console.print(summary_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    console.print(summary_table(metrics))
+    if unsound := metrics["provenance"].get("quarantined"):
+        id_, reason = next(iter(unsound.items()))
+        text = f"{len(unsound)} rows are in no figure, as even their gold does not score; the first: {id_}: {reason}"
+        console.print(text, markup=False)
     console.print(f"report: {folder / 'report.html'}")
 
 

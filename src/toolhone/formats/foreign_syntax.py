@@ -69,6 +69,9 @@ TAGGED: dict[str, str] = {
 }
 """What each syntax opens with, as a regular expression; the first that matches at a place is the one."""
 
+_SIGNS = ("<", "[", "`", "✿", "functools", "default_api", "to=functions")
+"""One of them is in every opening. Most answers have none, and need no search."""
+
 _TAGGED = {name: re.compile(pattern, re.MULTILINE) for name, pattern in TAGGED.items()}
 _ANY_TAGGED = re.compile("|".join(TAGGED.values()), re.MULTILINE)
 
@@ -97,6 +100,11 @@ def openings(*own: str) -> str:
     return "|".join(pattern for name, pattern in TAGGED.items() if name not in own)
 
 
+def may_open(text: str) -> bool:
+    """Whether a text may hold the opening of a tagged syntax."""
+    return any(sign in text for sign in _SIGNS)
+
+
 def syntax_at(text: str, at: int) -> str | None:
     """The name of the tagged syntax that opens at a place of the text."""
     return next((name for name, opening in _TAGGED.items() if opening.match(text, at)), None)
@@ -111,7 +119,7 @@ def opens_with_marker(text: str) -> bool:
 def call_syntax(text: str, tools: Collection[str] | None) -> str | None:
     """The name of the syntax of the first call in a text that should have none, whatever the format; None if there is
     no call. `tools` are the declared names; None if they are unknown."""
-    if tag := _ANY_TAGGED.search(text):
+    if may_open(text) and (tag := _ANY_TAGGED.search(text)):
         return syntax_at(text, tag.start())
     return "JSON" if call_in_prose(text, tools) else untagged_call(text, tools)
 

@@ -173,6 +173,9 @@ def left_out(run: RunFiles) -> Iterator[tuple[str, tuple[str, ...]]]:
             count = f"{numbers.counted(len(rows), 'test row')} {'is' if len(rows) == 1 else 'are'}"
             lines = tuple(f"{wording.visible(id_)}: {reason}" for id_, reason in rows.items())
             yield f"{count} in no figure here, {why}.", lines
+    for rule, places in (run.manifest.get("left_out") or {}).items():
+        count = f"{numbers.counted(len(places), 'row')} {'was' if len(places) == 1 else 'were'}"
+        yield f"{count} left out in reading ({rule}); `toolhone data check` says why.", tuple(map(str, places))
     dropped = run.manifest.get("dropped") or []
     if dropped:
         count = f"{numbers.counted(len(dropped), 'turn')} {'was' if len(dropped) == 1 else 'were'}"

@@ -103,7 +103,7 @@ PLANTS: list[tuple[str, str, Row | bytes]] = [
         "error",
         row(USER, {**ANSWER, "content": '<tool_call>\n{"name": "look_up_order", "arguments": {}}\n</tool_call>'}),
     ),
-    ("text-call", "error", row(USER, {**ANSWER, "content": "<|tool_call_start|>[look_up_order(order_id='1')]"})),
+    ("text-call", "error", row(USER, {**ANSWER, "content": "<function_calls>[look_up_order(order_id='1')]"})),
     ("text-call", "error", row(USER, {**ANSWER, "content": 'look_up_order(order_id="ORD-1")'})),
     ("text-call", "error", row(USER, {**ANSWER, "content": "Done.</tool_call>"})),
     ("text-call", "error", row(USER, {**ANSWER, "content": "Action: look_up_order\nAction Input: ORD-1"})),

@@ -194,13 +194,20 @@ _REMEDIES = {"unknown-tool": "offer the tool, or fix the name", "schema": "fix t
 
 
 def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-    """Unknown tools, arguments that break their tool's schema, and nulls that a table filled in."""
+    """Unknown tools, arguments that break their tool's schema, nulls that a table filled in, and, as advice, arguments
+    that the tool does not list although its schema accepts them."""
     for number, turn in enumerate(row.messages):
         for call in turn.tool_calls:
             known = tools.by_name.get(call.name)
-            if known is not None and (nulls := known.filled_nulls(call.arguments)):
-                yield _null_finding(row.where, f"message {number}", call.name, nulls, "leave them out (--fix does)")
-                call = ToolCall(call.name, without_paths(call.arguments, nulls))
+            if known is not None and not known.lists_all(call.arguments):
+                if nulls := known.filled_nulls(call.arguments):
+                    yield _null_finding(row.where, f"message {number}", call.name, nulls, "leave them out (--fix does)")
+                    call = ToolCall(call.name, without_paths(call.arguments, nulls))
+                if unlisted := known.unlisted_keys(call.arguments):
+                    named = ", ".join(map(written_path, unlisted))
+                    text = f'message {number}: arguments of "{call.name}" that the tool does not list: {named}'
+                    remedy = "add them to the tool, or leave them out"
+                    yield Finding(row.where, "unlisted-argument", text, "advice", remedy)
             if known is not None and known.accepts(call.arguments):
                 continue
             for rule, text in tools.faults(call):
@@ -212,18 +219,6 @@ def _null_finding(where: str, place: str, name: str, nulls: Sequence[Path], reme
     text = f'{place}: arguments of "{name}" hold nulls that the tool does not take ({named})'
     cause = "a table has merged the arguments of several tools"
     return Finding(where, "null-arguments", f"{text}: {cause}", remedy=remedy)
-
-
-def unlisted_arguments(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-    """Advice on arguments that their tool does not list, although its schema accepts them."""
-    for number, turn in enumerate(row.messages):
-        for call in turn.tool_calls:
-            known = tools.by_name.get(call.name)
-            unlisted = known.unlisted_keys(call.arguments) if known is not None else []
-            if unlisted:
-                named = ", ".join(map(written_path, unlisted))
-                text = f'message {number}: arguments of "{call.name}" that the tool does not list: {named}'
-                yield Finding(row.where, "unlisted-argument", text, "advice", "add them to the tool, or leave them out")
 
 
 def schema_faults(where: str, tools: ToolSet) -> Iterator[Finding]:

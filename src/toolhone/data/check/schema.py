@@ -36,11 +36,13 @@ _KEPT = 512
 class CompiledTool:
     """A tool with its schema compiled. `unusable` says why its schema is not one, or is ""."""
 
-    __slots__ = ("_accepts", "_parameters", "_validator", "name", "unusable", "unusable_rule")
+    __slots__ = ("_accepts", "_listed", "_parameters", "_validator", "name", "unusable", "unusable_rule")
 
     def __init__(self, tool: Tool) -> None:
         self.name = tool.name
         self._parameters = tool.parameters
+        properties = tool.parameters.get("properties")
+        self._listed = frozenset(properties if isinstance(properties, dict) else ())
         self.unusable, self.unusable_rule = "", "bad-schema"
         self._accepts: Accepts | None = None
         try:
@@ -59,6 +61,14 @@ class CompiledTool:
     def accepts(self, arguments: dict[str, Any]) -> bool:
         """True if the arguments are surely valid."""
         return self._accepts is not None and self._accepts(arguments)
+
+    def lists_all(self, arguments: dict[str, Any]) -> bool:
+        """Whether arguments are surely listed and not null: plain values under the names of properties. Nearly all are,
+        so that `filled_nulls` and `unlisted_keys` are seldom asked."""
+        for name, value in arguments.items():
+            if value is None or name not in self._listed or type(value) in (dict, list):
+                return False
+        return True
 
     def filled_nulls(self, arguments: dict[str, Any]) -> list[Path]:
         """The nulls that mean "absent" (`tool_schema.filled_nulls`); none if the schema is unusable."""

@@ -84,7 +84,6 @@ class Survey:
         yield from self.faults(row)
         tools = self._tool_sets.get(row.tools)
         yield from one_row.turn_warnings(row)
-        yield from one_row.unlisted_arguments(row, tools)
         yield from one_row.control_tokens(row)
         if tools.key not in self._tools_searched:
             self._tools_searched.add(tools.key)
