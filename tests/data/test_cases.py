@@ -145,10 +145,10 @@ def test_response_ids_that_repeat_drop_no_row(tmp_path: Path) -> None:
     assert rules(CASES / "ids_session_ids.jsonl", severity="warning") == {"log-id-reused": 5}
     # What was logged twice is one row, whether or not another response has its id.
     lines = (CASES / "ids_session_ids.jsonl").read_text().splitlines()
-    (tmp_path / "twice.jsonl").write_text("\n".join([*lines, lines[0]]))
+    (tmp_path / "twice.jsonl").write_text("\n".join([*lines, lines[0], lines[3]]))
     found = list(sound_rows(read_source(tmp_path / "twice.jsonl"), left_out := {}))
     assert len(found) == 6
-    assert left_out == {"log-repeated": [f"{tmp_path / 'twice.jsonl'}:7"]}
+    assert left_out == {"log-repeated": [f"{tmp_path / 'twice.jsonl'}:{line}" for line in (7, 8)]}
 
 
 def test_steps_of_one_conversation_under_one_id_are_folded_without_a_warning(tmp_path: Path) -> None:

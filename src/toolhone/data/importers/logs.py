@@ -78,7 +78,8 @@ class Fold:
         self._held: list[_Held] = []
         self._ends: dict[bytes, _Held] = {}  # by a hash of all messages
         self._places: dict[bytes, tuple[_Held, int]] = {}  # by a hash of the messages up to an assistant turn
-        self._responses: dict[str, tuple[str, bytes]] = {}  # by a response's id, where it was first seen and its hash
+        self._ids: dict[str, str] = {}  # by a response's id, where it was first seen
+        self._lines: dict[tuple[str, bytes], str] = {}  # likewise, by the id and a hash of all messages
         self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
 
     def add(self, row: Row, where: str) -> Iterator[RowFault]:
@@ -93,14 +94,14 @@ class Fold:
             raise
         hashes = _prefix_hashes(found)
         # Session ids, short ids and Azure's empty ones repeat, so an id alone does not make two responses one.
-        first, content = self._responses.setdefault(found.id, (where, hashes[-1])) if found.id else (where, hashes[-1])
-        if first != where and content == hashes[-1]:
-            raise RowError(f"{where}: the response {found.id} is at {first} already", rule="log-repeated")
+        line = self._lines.setdefault((found.id, hashes[-1]), where) if found.id else where
+        if line != where:
+            raise RowError(f"{where}: the response {found.id} is at {line} already", rule="log-repeated")
+        first = self._ids.setdefault(found.id, where) if found.id else where
         is_new = self._fold(found if first == where else replace(found, id=""), hashes)
         if first != where and is_new:
-            yield RowFault(
-                where, "log-id-reused", f"the id {found.id} is at {first} too, with other content; both stay"
-            )
+            text = f"the id {found.id} is at {first} too, with other content; both stay"
+            yield RowFault(where, "log-id-reused", text)
         yield from _oddities(request, response, where)
 
     def conversations(self) -> Iterator[Conversation]:
