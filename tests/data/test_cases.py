@@ -167,7 +167,7 @@ def test_a_broken_response_is_left_out_and_the_others_are_split() -> None:
     assert len(found) == 59
     assert left_out == {"log-broken-call": [f"{name}:8"]}
     assert describe_left_out(left_out) == (
-        f"left out: 1 row: 1 log-broken-call ({name}:8); `toolhone data check` says why"
+        f"left out 1 row: 1 log-broken-call ({name}:8); `toolhone data check` says why"
     )
 
 

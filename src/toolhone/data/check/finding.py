@@ -107,7 +107,7 @@ def describe_left_out(left_out: LeftOut) -> str:
         return ""
     total = sum(map(len, left_out.values()))
     kinds = [f"{len(places):,} {rule} ({_first_places(places)})" for rule, places in left_out.items()]
-    return f"left out: {total:,} row{'s' if total > 1 else ''}: {', '.join(kinds)}; `toolhone data check` says why"
+    return f"left out {total:,} row{'s' if total > 1 else ''}: {', '.join(kinds)}; `toolhone data check` says why"
 
 
 def _first_places(places: Sequence[str]) -> str:
