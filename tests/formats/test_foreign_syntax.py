@@ -313,7 +313,7 @@ def test_looking_for_foreign_calls_takes_linear_time(format: str, unit: str) -> 
     start = time.process_time()
     parse_turn(text, format, "length", tools=("f", "g"))
     parse_turn("f" + " " * 40_000 + "x", format, tools=("f", "g"))
-    assert time.process_time() - start < 1.5  # of quadratic time one pass would take minutes
+    assert time.process_time() - start < 1.5  # quadratic time would be half a minute
 
 
 def test_each_tagged_syntax_is_tried_by_a_text() -> None:
