@@ -28,10 +28,10 @@ from toolhone.prepare import Prepared, prepare, rows_fingerprint
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
 from toolhone.run_folder import (
-    ADAPTER_FILES,
     RUNS,
     RunFolder,
     existing_run,
+    missing_adapter_files,
     older_training_fingerprints,
     open_run,
     provenance,
@@ -239,7 +239,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         measure=measure,
     )
     if rank() == 0 and result.finished:
-        if not all((run.adapter / name).is_file() for name in ADAPTER_FILES):  # or the run would count as finished
+        if missing_adapter_files(run.adapter):  # or the run would count as finished
             raise UserError(
                 f"{run.adapter}: training has ended, but its adapter was not saved; check the launcher's config"
             )

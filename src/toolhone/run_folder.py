@@ -124,7 +124,7 @@ class RunFolder:
         Raises:
             UserError: if it has not.
         """
-        missing = [name for name in ADAPTER_FILES if not (self.adapter / name).is_file()]
+        missing = missing_adapter_files(self.adapter)
         if missing == [*ADAPTER_FILES]:
             raise UserError(f"{self.path}: has no adapter yet; `toolhone train` makes it")
         if missing:
@@ -194,6 +194,11 @@ class RunFolder:
                 os.close(handle)
                 raise
             os.close(handle)
+
+
+def missing_adapter_files(folder: Path) -> list[str]:
+    """The files of an adapter that a folder lacks; none if it holds a whole one."""
+    return [name for name in ADAPTER_FILES if not (folder / name).is_file()]
 
 
 def open_run(config: Config, *, fresh: bool = False) -> RunFolder:

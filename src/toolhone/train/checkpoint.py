@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json
-from toolhone.run_folder import ADAPTER_FILES
+from toolhone.run_folder import ADAPTER_FILES, missing_adapter_files
 from toolhone.train.processes import wait_for_all
 
 _MARKER = "complete"
@@ -64,8 +64,7 @@ def copy_adapter(checkpoint: Path, folder: Path) -> None:
     Raises:
         UserError: if the checkpoint holds none.
     """
-    lacking = [name for name in ADAPTER_FILES if not (checkpoint / name).is_file()]
-    if lacking:
+    if lacking := missing_adapter_files(checkpoint):
         raise UserError(f"{checkpoint}: holds no {lacking[0]}; restore it, or start anew with --fresh (FRESH=1)")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.pretrained import from_pretrained
-from toolhone.run_folder import ADAPTER_FILES
+from toolhone.run_folder import missing_adapter_files
 from toolhone.train.cpu import map_large_tensors
 from toolhone.train.hardware import Hardware
 from toolhone.train.processes import local_rank
@@ -52,7 +52,7 @@ def load_for_inference(config: ModelConfig, hardware: Hardware, adapter: Path | 
     Raises:
         UserError: if the folder holds no adapter, or the model cannot be loaded.
     """
-    if adapter is not None and not all((adapter / name).is_file() for name in ADAPTER_FILES):
+    if adapter is not None and missing_adapter_files(adapter):
         raise UserError(f"{adapter}: holds no adapter; run `toolhone train` first")
     model = load_model(config, hardware)
     if adapter is not None:

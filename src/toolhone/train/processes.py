@@ -83,16 +83,16 @@ def on_first_process(act: Callable[[], Made]) -> Made:
     """What the first process gets by `act`, in every process, once it is done. All raise its `UserError`."""
     if not torch.distributed.is_initialized():
         return act()
-    told: list[Any] = [None, None]
+    sent: list[Any] = [None, None]
     if rank() == 0:
         try:
-            told[0] = act()
+            sent[0] = act()
         except UserError as error:
-            told[1] = error
-    torch.distributed.broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    made: Made = told[0]
+            sent[1] = error
+    torch.distributed.broadcast_object_list(sent)
+    if sent[1] is not None:
+        raise sent[1]
+    made: Made = sent[0]
     return made
 
 
