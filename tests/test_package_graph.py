@@ -13,7 +13,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates jsonl config config_file pretrained run_folder run_inputs endpoint tool_schema",
+    "errors records strict_json rates jsonl config config_file fetch pretrained run_folder run_inputs endpoint "
+    "tool_schema",
     "formats",
     "chat",
     "data",
@@ -24,7 +25,7 @@ LAYERS = (
     "route",
     "report",
     "serve",
-    "prepare pipeline learning_curve doctor",
+    "prepare pipeline learning_curve doctor new_project",
     "cli",
     "__main__",
 )
