@@ -3,7 +3,8 @@
     .venv/bin/python scripts/check_wheel.py           # takes its dependencies from this environment: half a minute
     .venv/bin/python scripts/check_wheel.py --full    # installs every dependency: minutes
 
-It runs `toolhone init`, `toolhone fetch` and a dry run. A model that this repository has already is not downloaded again.
+It runs `toolhone init`, `toolhone fetch` and a dry run. A model that this repository has already is not downloaded
+again.
 """
 
 from __future__ import annotations

