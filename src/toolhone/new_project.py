@@ -54,7 +54,9 @@ def create_project(folder: Path) -> None:
             else:
                 whole.rename(folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); check its permissions, or choose another folder"
+        ) from None
 
 
 def _refuse_used(folder: Path) -> None:
