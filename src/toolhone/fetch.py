@@ -202,7 +202,8 @@ def _progress(doing: str, share: Callable[[], float], console: Console) -> Itera
         started, reached, after = time.monotonic(), 0.0, 0.0
         if ended.wait(_QUIET_SECONDS):
             return
-        with console.status(doing) if console.is_terminal else nullcontext() as line:
+        line = console.status(doing) if console.is_terminal else None
+        with line or nullcontext():
             while True:
                 elapsed = time.monotonic() - started
                 if (now := min(1.0, share())) > reached:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import tempfile
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from toolhone.errors import UserError
@@ -70,16 +69,16 @@ def _refuse_used(folder: Path) -> None:
 
 def _files() -> dict[str, bytes]:
     """Return the content of every file of a project, by its path."""
-    files = {name: _shipped(name).read_bytes() for name in SHIPPED}
+    files = {name: _shipped(name) for name in SHIPPED}
     files["config.yaml"] = project_config(files["config.yaml"].decode()).encode()
     templates = resources.files("toolhone") / "project"
     return files | {name: (templates / source).read_bytes() for name, source in _TEMPLATES.items()}
 
 
-def _shipped(name: str) -> Traversable:
-    """Return a shipped file: from the wheel, or from the repository if the package is used from there."""
+def _shipped(name: str) -> bytes:
+    """Return the content of a file: from the wheel, or from the repository if the package is used from there."""
     packed = resources.files("toolhone") / "project" / name
-    return packed if packed.is_file() else Path(__file__).parents[2] / SHIPPED[name]
+    return packed.read_bytes() if packed.is_file() else (Path(__file__).parents[2] / SHIPPED[name]).read_bytes()
 
 
 def project_config(text: str) -> str:
