@@ -57,8 +57,8 @@ def in_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 FETCHED = {
     "llama3.2": (".cache/tokenizers/llama3.2", "scripts/fetch_tokenizers.py"),
     "qwen3": (".cache/tokenizers/qwen3", "scripts/fetch_tokenizers.py"),
-    "smollm2": (".cache/models/SmolLM2-135M-Instruct", "scripts/fetch_model.py SmolLM2-135M-Instruct"),
-    "gemma3": (".cache/models/gemma-3-270m", "scripts/fetch_model.py gemma-3-270m"),
+    "smollm2": (".cache/models/SmolLM2-135M-Instruct", "toolhone fetch SmolLM2-135M-Instruct"),
+    "gemma3": (".cache/models/gemma-3-270m", "toolhone fetch gemma-3-270m"),
 }
 
 

@@ -244,7 +244,7 @@ class Endpoint:
         if is_temporary(status):
             return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=retry_after_seconds(retry_after))
         if status in (401, 403, 404):
-            remedy = "look at --model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
+            remedy = "look at --endpoint-model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
             raise UserError(f"the endpoint answered {status}: {message[:300]}; {remedy}")
         if wanted := self.options.learn(sent, message):
             return Attempt(None, wanted, 0, 0, retry=True, wait_s=0.0)

@@ -310,7 +310,7 @@ def test_a_model_that_insists_on_the_newer_limit_gets_it(server: Server, tmp_pat
     assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "--model")])
+@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "--endpoint-model")])
 def test_a_wrong_key_or_model_stops_the_run_at_once(server: Server, tmp_path: Path, status: int, remedy: str) -> None:
     server.answers = [fails(status)]
     with pytest.raises(UserError, match=f"the endpoint answered {status}.*{remedy}"):

@@ -162,7 +162,7 @@ def rows(run: RunFolder, kind: str, name: str) -> list[dict[str, Any]]:
 def test_base_and_tuned_answer_a_slice_and_a_second_call_reuses_them(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slice_ = ("--categories", "simple_python,irrelevance", "--rows", "2")
+    slice_ = ("--categories", "simple_python,irrelevance", "--max-rows", "2")
     assert main(suite_command(*slice_)) == 0
     shown = capsys.readouterr().out
     assert "base answers 3 entries" in shown
@@ -195,7 +195,7 @@ def test_entries_that_the_run_was_trained_on_are_told(run: RunFolder, capsys: py
     [
         (["--models", "best"], '--models: "best" is unknown; a run has base and tuned'),
         (["--categories", "simple"], '--categories: "simple" is no single-turn category'),
-        (["--rows", "0"], "--rows: expected 1 or more, found 0"),
+        (["--max-rows", "0"], "--max-rows: expected 1 or more, found 0"),
         (["--suite-data", "nowhere"], "python scripts/fetch_bfcl.py"),
         (["--endpoint-model", "m"], "--base-url: name the endpoint's address"),
     ],

@@ -175,7 +175,7 @@ def test_calibration_may_lie_in_files_of_its_own(
         for what, text in lines.items():
             (tmp_path / f"{name}-{what}.jsonl").write_text("".join(text[part]))
     flags = ["route", "--small", "a-small.jsonl", "--large", "a-large.jsonl", "--rows", "a-rows.jsonl"]
-    flags += ["--calibration", "b-small.jsonl", "--calibration-rows", "b-rows.jsonl", "--out", "out", *PRICES]
+    flags += ["--calibration-small", "b-small.jsonl", "--calibration-rows", "b-rows.jsonl", "--out", "out", *PRICES]
     flags = [str(tmp_path / flag) if flag.endswith(".jsonl") or flag == "out" else flag for flag in flags]
     assert main(flags) == 0
     policy = read_policy(tmp_path / "out" / "policy.json")
@@ -186,7 +186,7 @@ def test_calibration_may_lie_in_files_of_its_own(
     assert main([*flags, "--target-accuracy", "0.9", "--calibration-large", str(tmp_path / "b-large.jsonl")]) == 0
     same = [flag.replace("b-", "a-") for flag in flags]
     assert main(same) == 2
-    assert "are held out too" in capsys.readouterr().err
+    assert "rows are also in --small" in capsys.readouterr().err
 
 
 def test_settings_may_stand_in_a_file_and_flags_go_before_it(

@@ -34,12 +34,12 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str, run: str = "runs/no
     ("flags", "message"),
     [
         (["--policy", "policy.json"], "--large-base-url is missing"),
-        (["--log-texts"], "--log-texts: is for a cascade, which needs --policy, --large-base-url, --large-model"),
+        (["--log-texts"], "--log-texts: belongs to a cascade, which needs --policy, --large-base-url, --large-model"),
         ([*CASCADE, "--large-timeout", "0"], "--large-timeout: expected more than 0, found 0.0"),
         ([*CASCADE, "--price-in", "-1", "--price-out", "1"], "--price-in: expected 0 or more"),
         ([*CASCADE, "--max-usd-a-day", "5"], "needs both --price-in and --price-out"),
         ([*CASCADE, "--price-in", "1"], "needs both --price-in and --price-out"),
-        (["--max-new-tokens", "0"], "--max-new-tokens: expected 1 or more"),
+        (["--max-tokens", "0"], "--max-tokens: expected 1 or more"),
         (
             ["--host", "0.0.0.0"],
             "--host 0.0.0.0: other machines can reach this address, and TOOLHONE_API_KEY is not set",
@@ -69,7 +69,7 @@ def test_a_missing_package_is_reported_with_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert "the package fastapi is not installed; `pip install 'toolhone[serve]'` brings it" in refused(capsys)
+    assert "the package fastapi is not installed; run: pip install 'toolhone[serve]'" in refused(capsys)
 
 
 def test_a_run_is_served_until_it_is_interrupted(

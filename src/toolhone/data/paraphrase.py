@@ -252,8 +252,8 @@ def _ask_all(
                         report.rows_without[attempt.failure.partition(":")[0]] += 1
                         if not answers.texts and report.rows_without.total() >= _MAX_FAILURES:
                             raise UserError(  # the rows are not at fault
-                                f"the first {_MAX_FAILURES} rows got no answer ({attempt.failure}); look at --model, "
-                                "--base-url, --timeout"
+                                f"the first {_MAX_FAILURES} rows got no answer ({attempt.failure}); look at "
+                                "--endpoint-model, --base-url, --timeout"
                             )
         finally:
             # Also on Ctrl-C: no call starts any more, and running ones are recorded.

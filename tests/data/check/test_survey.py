@@ -98,7 +98,7 @@ def test_a_wrong_argument_is_an_error_before_anything_is_printed_or_written(tmp_
         ({"profile": "opnai"}, '--profile: unknown profile "opnai"'),
         ({"chat_format": "hermez"}, '--chat-format: unknown format "hermez"'),
         ({"max_tokens": 5}, "--chat-format: auto is detected from a tokenizer"),
-        ({"max_tokens": 5, "chat_format": "hermes"}, "--max-tokens: tokens are counted with a tokenizer"),
+        ({"max_tokens": 5, "chat_format": "hermes"}, "--max-example-tokens: tokens are counted with a tokenizer"),
         ({"fix": path}, "is the file itself"),
     ):
         with pytest.raises(UserError) as caught:

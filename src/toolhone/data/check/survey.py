@@ -191,7 +191,7 @@ class RenderChecks:
         if tokenizer is None and chat_format == "auto":
             raise UserError("--chat-format: auto is detected from a tokenizer; give --tokenizer, or name the format")
         if tokenizer is None and max_tokens is not None:
-            raise UserError("--max-tokens: tokens are counted with a tokenizer; give --tokenizer")
+            raise UserError("--max-example-tokens: tokens are counted with a tokenizer; give --tokenizer")
         self._max_tokens = None if tokenizer is None else max_tokens or MAX_TOKENS
         loaded = _load_tokenizer(tokenizer) if tokenizer else _Characters(FORMATS[chat_format])
         config = ChatConfig.model_validate({"format": chat_format})
