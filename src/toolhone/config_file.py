@@ -118,10 +118,7 @@ def read_yaml(path: Path, such_as: str) -> tuple[dict[str, Any], dict[str, str]]
 
 
 def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = _Yaml12Loader) -> Any:
-    """Return the value of a YAML text.
-
-    Args:
-        where: the place of the text, for messages.
+    """Return the value of a YAML text. `where` is its place, for errors.
 
     Raises:
         UserError: if the text is not YAML; names the place and the line.

@@ -34,16 +34,9 @@ class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request to the endpoint.
-
-    Attributes:
-        text: the answer; None if the request failed.
-        failure: why the request failed; None if it did not.
-        prompt_tokens, completion_tokens: the tokens that may be charged. They are the endpoint's own count if
-            `usage_reported`, otherwise the upper bound.
-        choice: the answer as the endpoint sent it.
-        latency_ms: the time from the request to the complete answer.
-    """
+    """One request to the endpoint. If it failed, `text` is None and `failure` says why. The token counts are those that
+    may be charged: the endpoint's own count if `usage_reported`, otherwise the upper bound. `choice` is the answer as
+    the endpoint sent it. `latency_ms` is the time from the request to the complete answer."""
 
     text: str | None
     failure: str | None
@@ -189,10 +182,8 @@ class Endpoint:
         stop: threading.Event,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> Attempt | None:
-        """Send the request until there is an answer or no retry is left. Returns None if `stop` is set.
-
-        Args:
-            record: called with each attempt.
+        """Send the request until there is an answer or no retry is left. Returns None if `stop` is set. `record` is
+        called with each attempt.
 
         Raises:
             OutOfBudget: before a call that does not fit the budget.

@@ -24,14 +24,8 @@ Row = TypeVar("Row")
 
 
 def read_json(path: Path, missing: str) -> Any:
-    """Return the value of a JSON file.
-
-    Args:
-        missing: what to do if there is no such file, for the error.
-
-    Raises:
-        UserError: naming the file and the line, if it is missing, not UTF-8 or not strict JSON.
-    """
+    """Return the value of a JSON file. `missing` says what to do if there is no such file. Raises UserError, naming the
+    file and the line, if it is missing, not UTF-8 or not strict JSON."""
     try:
         return parse_strict(decode_utf8(path.read_bytes()), allow_surrogates=True)
     except FileNotFoundError:
@@ -44,11 +38,8 @@ def read_json(path: Path, missing: str) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file:line, row)` for each line that is not blank.
-
-    Raises:
-        UserError: naming file and line, if the file is missing or not UTF-8, or a line is not a JSON object.
-    """
+    """Yield `(file:line, row)` for each line that is not blank. Raises UserError, naming file and line, if the file is
+    missing or not UTF-8, or a line is not a JSON object."""
     # Read bytes, so that the error can name a line that is not UTF-8.
     with named_open_errors(path), path.open("rb") as lines:
         for number, line in enumerate(lines, 1):

@@ -29,11 +29,9 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def rate(numerator: int, denominator: int) -> Rate:
-    """Return a fraction with its 95% interval, which is valid for small counts and for fractions of 0 and 1.
-
-    It is Wilson's score interval without continuity correction (Wilson 1927, "Probable inference, the law of
-    succession, and statistical inference", JASA 22, 209-212).
-    """
+    """Return a fraction with Wilson's 95% score interval without continuity correction (Wilson 1927, "Probable
+    inference, the law of succession, and statistical inference", JASA 22, 209-212). The interval is valid for small
+    counts and for fractions of 0 and 1."""
     if denominator == 0:
         return {"value": None, "numerator": numerator, "denominator": 0, "low": None, "high": None}
     share, z2 = numerator / denominator, _Z * _Z
@@ -52,8 +50,7 @@ def rate_of(outcomes: Iterable[bool]) -> Rate:
 
 
 def f1(right: int, predicted: int, gold: int) -> dict[str, Any]:
-    """Return the harmonic mean of precision right/predicted and recall right/gold. It is not a fraction of rows, so it
-    has no interval."""
+    """Return the harmonic mean of precision right/predicted and recall right/gold. Not a fraction, so no interval."""
     value = 2 * right / (predicted + gold) if predicted + gold else None
     return {"value": value, "right": right, "predicted": predicted, "gold": gold}
 
@@ -86,9 +83,7 @@ def bootstrap(
     expanded percentile interval (Hesterberg 2015, "What teachers should know about the bootstrap", The American
     Statistician 69, 371-386). Both ends are None with fewer than two clusters, or if all clusters are alike.
 
-    Args:
-        rows: for each row the numerator and denominator of the first model, then of the second.
-        clusters: the cluster of each row.
+    `rows` has the numerator and denominator of the first model, then of the second; `clusters` the cluster of each row.
     """
     members = cluster_numbers(clusters)
     count = len(set(members))
@@ -118,11 +113,7 @@ def expanded_tail(clusters: int) -> float:
 
 
 def rate_difference(totals: npt.NDArray[np.int64]) -> Any:
-    """Return the second rate minus the first.
-
-    Args:
-        totals: [..., 4], numerator and denominator of the first rate, then of the second.
-    """
+    """Return the second rate minus the first. totals: [..., 4], numerator and denominator of the first, then second."""
     return totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
 
 
@@ -175,15 +166,11 @@ def shares(weights: Floats, values: Floats) -> Floats:
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Return the p-value of McNemar's exact test, two-sided: the probability of counts at least this uneven if both
-    models are equally good.
+    """Return the p-value of McNemar's exact two-sided test, from the number of rows that only one of two models has
+    right: the probability of counts at least this uneven if both models are equally good.
 
-    Under that hypothesis, a row that only one model has right belongs to either model with probability one half, so
-    this is a sign test (McNemar 1947, "Note on the sampling error of the difference between correlated proportions",
-    Psychometrika 12, 153-157).
-
-    Args:
-        first_only, second_only: the number of rows that only the first, or only the second, model has right.
+    This is a sign test, because such a row is then equally likely for either model (McNemar 1947, "Note on the sampling
+    error of the difference between correlated proportions", Psychometrika 12, 153-157).
     """
     from scipy.special import bdtr  # slow to import
 

@@ -107,14 +107,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class GoldCall:
-    """An expected call.
-
-    Attributes:
-        arguments: for each argument its accepted values, the canonical value first.
-        optional: arguments that may be left out.
-        blank: further arguments, or keys of an object inside one ("body/unit"), that may be left out in BFCL. It writes
-            an empty text for them.
-    """
+    """An expected call. `arguments` has the accepted values of each argument, the canonical value first. The arguments
+    in `optional` may be left out. So may those in `blank`, or keys of an object inside one ("body/unit"): BFCL writes
+    an empty text for them."""
 
     name: str
     arguments: dict[str, list[Any]]
@@ -262,14 +257,9 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer to an example.
-
-    Attributes:
-        text: the answer up to the end-of-turn token.
-        latency_ms: the wall-clock time of its batch, divided by the batch size.
-        prose_end: the number of characters at the start of `text` that an endpoint gave separately from the calls. They
-            are prose, and never read as calls. 0 if the whole text is the model's own.
-    """
+    """A model's answer to an example. `text` is the answer up to the end-of-turn token. `latency_ms` is the wall-clock
+    time of its batch, divided by the batch size. The first `prose_end` characters of the text are prose that an
+    endpoint gave separately from the calls, and are never read as calls; 0 if the whole text is the model's own."""
 
     id: str
     model: str
@@ -337,16 +327,10 @@ class Repaired:
 class Score:
     """A scored prediction, with everything that a report shows: a report needs neither model nor data.
 
-    All fields except `repaired` describe the strict reading.
-
-    Attributes:
-        tools: the names of the declared tools.
-        matches: pairs of gold calls and predicted calls of the same name.
-        missing_calls, extra_calls: the indices of the gold and the predicted calls without a match.
-        schema_valid: None if there is no call.
-        rules: every lenient scoring rule that was used.
-        question: the last message before the turn.
-        repaired: None if the strict reading found no fault, and in files of older versions.
+    `tools` are the names of the declared tools. `matches` pairs gold calls with predicted calls of the same name;
+    `missing_calls` and `extra_calls` are the indices of the others. `schema_valid` is None if there is no call. `rules`
+    names every lenient rule that was used. `question` is the last message before the turn. All fields except `repaired`
+    describe the strict reading; `repaired` is None if that found no fault, and in files of older versions.
     """
 
     id: str

@@ -22,12 +22,8 @@ _NUL = "holds the character NUL (\\u0000), which databases and tokenizers refuse
 
 
 class StrictJsonError(ValueError):
-    """A text that is not strict JSON.
-
-    Attributes:
-        rule: "broken-json", "encoding", "nul", "surrogate", "duplicate-key" or "nan".
-        line: the line of the error in broken JSON, counted from 1.
-    """
+    """A text that is not strict JSON. `rule` is "broken-json", "encoding", "nul", "surrogate", "duplicate-key" or
+    "nan". `line` is the line of the error in broken JSON, counted from 1."""
 
     def __init__(self, rule: str, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -51,11 +47,8 @@ def parse_strict(text: str, *, allow_surrogates: bool = False) -> Any:
 def parse_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """Decode a line of JSONL. Returns its value and notes (rule, message): "bom", or "nul" for an escaped NUL.
 
-    Lines with the same "tools" as the line before share the value, so do not change it in place.
-
-    Raises:
-        StrictJsonError: like `parse_strict`, and for a line that is not UTF-8 or contains a bare NUL.
-    """
+    Lines with the same "tools" as the line before share the value, so do not change it in place. Raises
+    StrictJsonError like `parse_strict`, and for a line that is not UTF-8 or contains a bare NUL."""
     notes = (("bom", _BOM),) if line.startswith(BOM_UTF8) else ()
     text = decode_utf8(line).rstrip("\r\n")  # otherwise a cut line is reported at column 1 of the next line
     try:
@@ -80,12 +73,8 @@ def decode_utf8(raw: bytes) -> str:
 
 
 def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
-    """Refuse half of a surrogate pair. JSON's grammar allows it, but no tokenizer or UTF-8 file can represent it.
-
-    Raises:
-        StrictJsonError: with the rule "surrogate".
-        ValueError: for NaN or Infinity, unless `allow_nan`.
-    """
+    """Refuse half of a surrogate pair: JSON's grammar allows it, but no tokenizer or UTF-8 file can represent it.
+    Raises StrictJsonError with the rule "surrogate", and ValueError for NaN or Infinity unless `allow_nan`."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
     except UnicodeEncodeError as error:

@@ -74,13 +74,13 @@ def split_into_trees(rows: Sequence[LabelledTokens], max_tokens: int) -> list[Pr
     if len(whole) <= max_tokens or len(rows) == 1:
         return [whole]
     trees: list[PrefixTree] = []
-    held: list[LabelledTokens] = []
+    waiting: list[LabelledTokens] = []
     for row in sorted(rows, key=_lexical):
-        if held and len(build_tree([*held, row])) > max_tokens:
-            trees.append(build_tree(held))
-            held = []
-        held.append(row)
-    return [*trees, build_tree(held)]
+        if waiting and len(build_tree([*waiting, row])) > max_tokens:
+            trees.append(build_tree(waiting))
+            waiting = []
+        waiting.append(row)
+    return [*trees, build_tree(waiting)]
 
 
 def shareable_ids(row: LabelledTokens) -> list[int]:
