@@ -282,7 +282,7 @@ def render_all(
             dropped.append(example.id)
         else:
             faults.append(
-                f"{example.where}: turn {len(example.prompt)} is {len(row)} tokens long, but chat.max_tokens is "
+                f"{example.where}: turn {len(example.prompt)} is {len(row)} tokens long and chat.max_tokens is "
                 f"{config.max_tokens}; raise it, or set chat.over_long: drop"
             )
     if faults:
