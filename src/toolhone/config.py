@@ -85,7 +85,7 @@ class ChatConfig(_Section):
     """Token limit of an example: prompt and turn together."""
     over_long: Literal["error", "drop"] = "error"
     """What to do with an example longer than max_tokens. error: stop before training. drop: leave the whole example
-    out, count it and name it. An example is never cut."""
+    out, and report it. An example is never cut."""
 
 
 class LoraConfig(_Section):
@@ -109,9 +109,9 @@ class TrainConfig(_Section):
     epochs: float = Field(1.0, gt=0)
     """Passes over the training examples."""
     max_steps: int | None = Field(None, ge=1)
-    """Number of optimizer steps; overrides epochs."""
+    """Number of optimizer steps; overrides epochs. null: epochs decides."""
     batch_size: int = Field(4, ge=1)
-    """Examples per forward pass, on each device."""
+    """Examples per forward pass, on each device. If memory runs out, lower it and raise gradient_accumulation."""
     gradient_accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step. Effective batch size: batch_size x gradient_accumulation x devices."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -142,9 +142,9 @@ class TrainConfig(_Section):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
-    """Steps between lines of train_log.jsonl."""
+    """Optimizer steps between lines of train_log.jsonl."""
     validate_every: int | None = Field(None, ge=1)
-    """Steps between validations, which measure the loss and select_by's metric. null: at the end of each epoch."""
+    """Optimizer steps between validations of the loss and of select_by's metric. null: at the end of each epoch."""
     select_by: Literal["last", "exact_match"] = "last"
     """Which adapter to keep. last: the one after the last step. exact_match: the one that answers the most validation
     turns exactly right, generated as in evaluation. Use it with a few hundred validation rows; with fewer, chance
@@ -152,9 +152,9 @@ class TrainConfig(_Section):
     patience: int | None = Field(None, ge=1)
     """With select_by: exact_match: stop after this many validations without a new best. null: never stop early."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints. null: at the end of each epoch."""
+    """Optimizer steps between checkpoints. null: at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Keep the newest N checkpoints."""
+    """Number of newest checkpoints to keep; older ones are deleted."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Experiment trackers to log to. Each needs the pip extra of the same name."""
 
@@ -187,7 +187,7 @@ class EvaluateConfig(_Section):
     """Score the base model (before tuning) on the same rows too. Its prompts are the same, except with chat.tools:
     names: then it gets schemas."""
     batch_size: int = Field(16, ge=1)
-    """Rows generated together. It can change results in bfloat16, but not in float32."""
+    """Rows generated together. More rows are faster and need more memory. In bfloat16 this can change results."""
     max_new_tokens: int = Field(256, ge=1)
     """Token limit of an answer. A call cut off there counts as truncated."""
 
