@@ -59,8 +59,8 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
     padded = [[*row.prompt_ids, *row.completion_ids, *[-100] * (width - len(row))] for row in rows]
     labels = torch.tensor(padded)  # [rows, width]
     ids = labels.clamp(min=0)
-    for row, its_labels in zip(rows, labels, strict=True):
-        its_labels[: len(row.prompt_ids)] = -100
+    for row, row_labels in zip(rows, labels, strict=True):
+        row_labels[: len(row.prompt_ids)] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 15))
     for _ in range(60):

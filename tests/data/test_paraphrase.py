@@ -457,7 +457,7 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
 def test_a_missing_key_is_told_where_the_endpoint_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     settings = ParaphraseSettings("m", "https://models.example/v1")
-    with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set; put the key for models\.example"):
+    with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set; set it to the key for models\.example"):
         paraphrase([str(write(tmp_path, row()))], tmp_path / "out.jsonl", settings, quiet())
 
 
