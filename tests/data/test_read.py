@@ -136,15 +136,15 @@ def test_expected_is_read_with_its_alternatives() -> None:
         ),
         (
             {"messages": [USER], "tools": [{"name": "f", "description": 1}]},
-            'tool 0: expected "description" to be of type str, found 1',
+            'tool 0: expected "description" to be a string, found 1',
         ),
         ({"messages": [USER], "tools": [{"name": "f"}, {"name": "f"}]}, 'the tool "f" is defined twice'),
         (
             {"messages": [USER], "parallel_tool_calls": "yes"},
-            'expected "parallel_tool_calls" to be of type bool, found "yes"',
+            'expected "parallel_tool_calls" to be true or false, found "yes"',
         ),
-        ({"messages": [USER], "gold_source": 1}, 'expected "gold_source" to be of type str, found 1'),
-        ({"messages": [USER], "meta": []}, 'expected "meta" to be of type dict, found []'),
+        ({"messages": [USER], "gold_source": 1}, 'expected "gold_source" to be a string, found 1'),
+        ({"messages": [USER], "meta": []}, 'expected "meta" to be an object, found []'),
         ({"messages": [USER], "meta": {"n": float("inf")}}, "holds a number that is too large for a float"),
         ({"messages": [USER], "meta": {"t": "\ud83d"}}, "holds '\\ud83d', half of a surrogate pair"),
     ],
@@ -164,14 +164,14 @@ def test_a_faulty_row_is_told_with_what_was_found(row: dict[str, Any], message: 
             {"role": "assistant", "function_call": {"name": "f"}},
             'unknown key "function_call" in a message of role assistant',
         ),
-        ({"role": "user", "content": ["hi"]}, 'expected "content" to be a text, found ["hi"]'),
+        ({"role": "user", "content": ["hi"]}, 'expected "content" to be a string, found ["hi"]'),
         ({"role": "user"}, 'a message of role user has neither "content" nor "tool_calls"'),
         ({"role": "assistant", "content": None}, 'a message of role assistant has neither "content" nor "tool_calls"'),
-        ({"role": "user", "content": "", "tool_calls": [{}]}, "only an assistant calls tools"),
+        ({"role": "user", "content": "", "tool_calls": [{}]}, "tool_calls in a message of role user"),
         ({"role": "assistant", "tool_calls": {"name": "f"}}, 'expected "tool_calls" to be a list, found {"name": "f"}'),
         ({"role": "assistant", "content": "x", "weight": 0.5}, 'expected "weight" to be 0 or 1, found 0.5'),
         ({"role": "assistant", "content": "x", "weight": True}, 'expected "weight" to be 0 or 1, found true'),
-        ({"role": "tool", "content": "x", "tool_call_id": 1}, 'expected "tool_call_id" to be of type str, found 1'),
+        ({"role": "tool", "content": "x", "tool_call_id": 1}, 'expected "tool_call_id" to be a string, found 1'),
     ],
 )
 def test_a_faulty_message_is_told_with_its_number(row: Any, message: str) -> None:
@@ -187,7 +187,7 @@ def test_a_faulty_message_is_told_with_its_number(row: Any, message: str) -> Non
         ('{"n": 1, "n": 2}', 'the arguments are not JSON (the key "n" appears twice in one object)'),
         ('{"n": ' + "1" * 5000 + "}", "the arguments are not JSON (a number with too many digits)"),
         ("[" * 10_000, "the arguments are not JSON (JSON that is nested too deeply)"),
-        (json.dumps('{"order_id": "ORD-001"}'), "the arguments are encoded twice (JSON in a JSON text)"),
+        (json.dumps('{"order_id": "ORD-001"}'), "the arguments are encoded twice (a JSON string inside a JSON"),
         ("[1]", 'expected arguments as a JSON object, found "[1]"'),
         ([1], "expected arguments as a JSON object, found [1]"),
         ('{"n": 1e999}', "holds a number that is too large for a float"),
@@ -212,8 +212,11 @@ def test_a_call_without_a_name_is_refused(call: Any) -> None:
     [
         ([], 'expected "expected" to have a "status" of calls, none or any, found []'),
         ({"status": "maybe"}, 'expected "expected" to have a "status" of calls, none or any'),
-        ({"status": "calls"}, '"expected" lists "calls" where, and only where, its status is calls'),
-        ({"status": "none", "calls": [{}]}, '"expected" lists "calls" where, and only where, its status is calls'),
+        ({"status": "calls"}, '"expected" must list "calls" if its status is calls, and must not otherwise'),
+        (
+            {"status": "none", "calls": [{}]},
+            '"expected" must list "calls" if its status is calls, and must not otherwise',
+        ),
         ({"status": "calls", "calls": [{"name": "f"}]}, 'expected call 0: expected "name" and "arguments"'),
         ({"status": "calls", "calls": ["f"]}, 'expected call 0: expected "name" and "arguments"'),
         (
@@ -226,7 +229,7 @@ def test_a_call_without_a_name_is_refused(call: Any) -> None:
         ),
         (
             {"status": "calls", "calls": [{"name": "f", "arguments": {"x": [1]}, "optional": "x"}]},
-            'expected call 0: expected "optional" to be of type list, found "x"',
+            'expected call 0: expected "optional" to be a list, found "x"',
         ),
         (
             {"status": "calls", "calls": [{"name": "f", "arguments": {"x": [1]}, "optional": [["y"]]}]},
