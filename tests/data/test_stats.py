@@ -381,7 +381,7 @@ def test_hostile_names_are_shown_and_never_run() -> None:
 
 def test_the_page_names_the_model_whose_answers_are_the_gold() -> None:
     text = stats_page(measure(ROWS), ["rows.jsonl"])
-    assert "The gold of 1 row is what gpt-4o answered" in text
+    assert "The gold of 1 row is what gpt-4o answered. Scores on such rows measure agreement" in text
 
 
 def test_a_tool_that_is_never_called_is_marked() -> None:
