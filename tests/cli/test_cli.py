@@ -354,7 +354,10 @@ def test_a_missing_data_file_is_reported(fails: Fails, workspace: Path, command:
 
 
 def test_a_missing_file_of_tools_is_reported(fails: Fails) -> None:
-    assert fails(*train("data.tools=absent.json")) == "absent.json: no such file; data.tools names the list of tools"
+    assert (
+        fails(*train("data.tools=absent.json"))
+        == "absent.json: no such file; give the file with the list of tools as data.tools or --tools"
+    )
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_the_shipped_rows_are_augmented_validly(tmp_path: Path) -> None:
             assert {t.name: t for t in plain.tools} == {t.name: t for t in before[one.id].tools}
 
 
-def test_rows_of_any_format_are_augmented_and_written_in_toolhones_own(tmp_path: Path) -> None:
+def test_rows_of_any_format_are_augmented_and_written_in_toolhones_own_format(tmp_path: Path) -> None:
     formats = Path(__file__).parents[1] / "fixtures" / "formats"
     sources = [str(formats / "glaive.jsonl"), str(formats / "xlam.jsonl")]
     done = to_file(sources, tmp_path / "out.jsonl", Augmentation(distractors=1))

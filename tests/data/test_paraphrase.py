@@ -161,7 +161,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
     ("file", "format"),
     [("formats/hermes.json", "hermes"), ("formats/xlam.jsonl", "xlam"), ("logs/chat.jsonl", "logs")],
 )
-def test_rows_of_any_format_are_paraphrased_and_written_in_toolhones_own(
+def test_rows_of_any_format_are_paraphrased_and_written_in_toolhones_own_format(
     server: Server, tmp_path: Path, file: str, format: str
 ) -> None:
     source, said = str(FIXTURES / file), Console(file=io.StringIO(), width=500)

@@ -187,7 +187,11 @@ FAULTS = {
         "",
         "none is a tool result",
     ),
-    "result too many": ("      - answer: ", "      - tool: {}\n      - answer: ", "a tool result without an unanswered"),
+    "result too many": (
+        "      - answer: ",
+        "      - tool: {}\n      - answer: ",
+        "a tool result without an unanswered",
+    ),
 }
 
 

@@ -439,7 +439,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
         ("logs/responses.jsonl", "logs", 4),
     ],
 )
-def test_rows_of_any_format_are_reviewed_and_written_in_toolhones_own(
+def test_rows_of_any_format_are_reviewed_and_written_in_toolhones_own_format(
     tmp_path: Path, file: str, format: str, turns_there: int
 ) -> None:
     source, said = str(FIXTURES / file), Console(file=io.StringIO(), width=500)
@@ -627,7 +627,7 @@ def test_the_page_still_reads_stored_marks_that_say_mended(tmp_path: Path) -> No
 
 
 @needs_node
-def test_after_the_last_turn_the_page_shows_the_first_unmarked_one_and_asks_for_the_export_when_all_are_marked(
+def test_after_the_last_turn_the_page_shows_the_first_unmarked_one_or_asks_for_the_export(
     tmp_path: Path,
 ) -> None:
     page_of(tmp_path, [row(n) for n in range(1, 4)])

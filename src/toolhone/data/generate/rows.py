@@ -254,8 +254,8 @@ def refuse_slot_in_other_argument(template: Template) -> None:
     for name, arguments in template.calls:
         for argument, value in arguments.items():
             if isinstance(value, str) and value.startswith("{") and not value.startswith("{" + argument):
-                raise UserError(f"{template.where}: {name}: {argument}: expected the slot {{{argument}}}, found
-                {value}")
+                place = f"{template.where}: {name}: {argument}"
+                raise UserError(f"{place}: expected the slot {{{argument}}}, found {value}")
 
 
 def refuse_invented_text(row: Conversation) -> None:
