@@ -249,10 +249,11 @@ def _message_losses(before: Conversation, after: Conversation, format: str) -> I
     old = in_call_order(old)
     if [message.role for message in old] != [message.role for message in new]:
         raise Changed("the messages differ when the row is read back")
-    for one, other, old_tie, new_tie in zip(old, new, _ties(old), _ties(new), strict=True):
+    answered = zip(old, new, _answered_calls(old), _answered_calls(new), strict=True)
+    for one, other, old_answered, new_answered in answered:
         if _calls_text(one.tool_calls) != _calls_text(other.tool_calls):
             raise Changed("a call differs when the row is read back")
-        if old_tie != new_tie:
+        if old_answered != new_answered:
             raise Changed("a result belongs to another call when the row is read back")
         if one.weight != other.weight:
             yield "weight 0: the turn would be learned"
@@ -278,14 +279,14 @@ def _calls_text(calls: Sequence[ToolCall]) -> str:
     return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
 
 
-def _ties(messages: Sequence[Message]) -> list[int | None]:
+def _answered_calls(messages: Sequence[Message]) -> list[int | None]:
     """Return for each tool result the index of the call that it answers in the turn before; None for other messages."""
-    ties: list[int | None] = []
+    answered: list[int | None] = []
     order: dict[str | None, int] = {}
     for message in messages:
         if message.role == "tool":
-            ties.append(order.get(message.tool_call_id))
+            answered.append(order.get(message.tool_call_id))
             continue
         order = {call.id: n for n, call in enumerate(message.tool_calls)}
-        ties.append(None)
-    return ties
+        answered.append(None)
+    return answered

@@ -5,7 +5,7 @@ assistant turn), even with another gold; nearly the same user's words; the same 
 
 Template ids are only unique within a file: "order-en-01" of one file is not "order-en-01" of another. So the same id
 means the same template only with evidence: a training row and another row with that id have similar words once
-arguments, codes and numbers are masked, or one is a paraphrase of the other. Then all rows with that id count. Rows
+arguments, codes and numbers are masked, or paraphrase the same row. Then all rows with that id count. Rows
 that share only the id are counted separately. Values of another meta key (`group_by`) need no evidence.
 """
 
@@ -31,7 +31,7 @@ KINDS: Mapping[Kind, str] = {
 
 _BATCH = 20_000
 _SHOWN = 5
-_ALIKE = 0.5
+_SAME_TEMPLATE = 0.5
 """From this Jaccard index of two masked wordings, an id means the same template. `data generate` keeps the phrasings of
 two outputs below it."""
 
@@ -202,7 +202,7 @@ class _Others:
         for row in train:
             if origins & _origin(row):
                 return row.where
-        found = nearest([wording(row) for row in train], [self.wordings[n][0] for n in numbers], _ALIKE)
+        found = nearest([wording(row) for row in train], [self.wordings[n][0] for n in numbers], _SAME_TEMPLATE)
         return next((train[near[0]].where for near in found if near is not None), None)
 
     def _note(self, kind: Kind, numbers: Iterable[int], train_where: str, similarity: float = 1.0) -> None:
