@@ -5,8 +5,8 @@ assistant turn), even with another gold; nearly the same user's words; the same 
 
 Template ids are only unique within a file: "order-en-01" of one file is not "order-en-01" of another. So the same id
 means the same template only with evidence: a training row and another row with that id have similar words once
-arguments, codes and numbers are masked, or paraphrase the same row. Then all rows with that id count. Rows
-that share only the id are counted separately. Values of another meta key (`group_by`) need no evidence.
+arguments, codes and numbers are masked, or paraphrase the same row. Then all rows with that id count. Rows that share
+only the id are counted separately. Values of another meta key (`group_by`) need no evidence.
 """
 
 from __future__ import annotations
