@@ -354,7 +354,10 @@ def test_a_missing_data_file_is_reported(fails: Fails, workspace: Path, command:
 
 
 def test_a_missing_file_of_tools_is_reported(fails: Fails) -> None:
-    assert fails(*train("data.tools=absent.json")) == "absent.json: no such file; data.tools names the list of tools"
+    assert (
+        fails(*train("data.tools=absent.json"))
+        == "absent.json: no such file; give the file with the list of tools as data.tools or --tools"
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +400,7 @@ def test_every_faulty_row_is_reported_in_one_message(fails: Fails) -> None:
 
 def test_a_test_row_that_is_trained_on_is_reported_with_both_places(fails: Fails) -> None:
     Path("test.jsonl").write_text(line(2), encoding="utf-8")
-    assert fails(*train()).startswith("test.jsonl:1: the row is also at train.jsonl:3")
+    assert fails(*train()).startswith("test.jsonl:1: the test row is also a training row at train.jsonl:3")
 
 
 def test_an_over_long_example_is_reported_with_its_length_and_the_limit(fails: Fails) -> None:

@@ -113,7 +113,7 @@ def test_a_csv_file_is_refused_in_one_sentence() -> None:
     assert isinstance(fault, RowFault)
     assert fault.rule == "unread-format"
     assert fault.message.startswith(
-        "looks like CSV with the columns id, input, output, model; toolhone reads JSON lines"
+        "looks like CSV with the columns id, input, output, model; convert the file to JSON"
     )
 
 

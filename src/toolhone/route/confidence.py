@@ -40,7 +40,7 @@ import numpy as np
 
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.data.escalation import ESCALATE
-from toolhone.data.values import codes, leaves, stands_in
+from toolhone.data.values import codes, leaves, occurs_in
 from toolhone.formats.call_json import Span, call_spans, skip_space
 from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
 from toolhone.tool_schema import arguments_valid
@@ -185,14 +185,14 @@ def _share_in_prompt(calls: Sequence[ToolCall], example: Example) -> float:
     said = "\n".join(message.content for message in example.prompt)
     earlier = "\n".join(_argument_texts(call for message in example.prompt for call in message.tool_calls))
     prompt = f"{said}\n{earlier}"
-    return sum(stands_in(value, prompt, ignore_case=True) for value in texts) / len(texts)
+    return sum(occurs_in(value, prompt, ignore_case=True) for value in texts) / len(texts)
 
 
 def _codes_left(calls: Sequence[ToolCall], example: Example) -> int:
     if not calls or not example.prompt or example.prompt[-1].role != "user":
         return 0
     held = "\n".join(_argument_texts(calls))
-    left = sum(not stands_in(code, held, ignore_case=True) for code in codes(example.prompt[-1].content))
+    left = sum(not occurs_in(code, held, ignore_case=True) for code in codes(example.prompt[-1].content))
     return min(left, _MAX_CODES_LEFT)
 
 
