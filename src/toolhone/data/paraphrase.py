@@ -253,8 +253,8 @@ def _ask_all(
                         report.rows_without[attempt.failure.partition(":")[0]] += 1
                         if not answers.texts and report.rows_without.total() >= _MAX_FAILURES:
                             raise UserError(  # the rows are not at fault
-                                f"the first {_MAX_FAILURES} rows got no answer ({attempt.failure}); check --endpoint-model, "
-                                "--base-url and --timeout"
+                                f"the first {_MAX_FAILURES} rows got no answer ({attempt.failure}); check "
+                                "--endpoint-model, --base-url and --timeout"
                             )
         finally:
             # Also on Ctrl-C: no new call starts, and the answers of running ones are saved.
