@@ -641,6 +641,18 @@ def _() -> None:
     assert (state["global_step"], state["max_steps"]) == (3, 4)
 
 
+# GGUF files: fetch.py
+
+
+@contract("gguf.GGUFReader._get", "a downloaded model would be converted more slowly, or not at all")
+def _() -> None:
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    assert parameters(GGUFReader._get) == ["self", "offset", "dtype", "count", "override_order"]
+    assert "from gguf import GGUFReader" in inspect.getsource(load_gguf_checkpoint)
+
+
 # Prices: economics/cost.py
 
 

@@ -19,8 +19,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from toolhone.errors import UserError
 
@@ -170,13 +171,14 @@ def _convert(gguf: Path, folder: Path, console: Console) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        done = 0.07  # shares of the time, as measured on gemma-3-270m
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
-        done = 0.46
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
-        )
-        done = 0.97
+        done = 0.3  # shares of the time, as measured on gemma-3-270m
+        with _fast_gguf_reader():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+            done = 0.6
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
+        done = 0.95
         if model.config.model_type == "llama":
             # The GGUF reader forgets that SmolLM2 splits numbers into digits.
             tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
@@ -187,6 +189,29 @@ def _convert(gguf: Path, folder: Path, console: Console) -> None:
         del model.config.quantization_config
         model.hf_quantizer, model.is_quantized = None, False
         model.save_pretrained(folder)
+
+
+@contextmanager
+def _fast_gguf_reader() -> Iterator[None]:
+    """Let transformers read a GGUF file once, and quickly, while the body runs.
+
+    transformers parses the whole file again for the config, the tokenizer and the weights, and the gguf package slices
+    a memory map for each of 262,144 tokens. For gemma-3-270m that takes 86 seconds of processor time; this takes 34.
+    """
+    import gguf
+    import numpy as np
+
+    class PlainReader(gguf.GGUFReader):  # type: ignore[misc]
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: str | None = None) -> Any:
+            values = np.frombuffer(self.data, dtype=dtype, count=int(count), offset=int(offset))
+            return values.view(values.dtype.newbyteorder(override_order or self.byte_order))
+
+    original = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(maxsize=1)(PlainReader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original
 
 
 @contextmanager
