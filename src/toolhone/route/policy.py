@@ -178,10 +178,15 @@ def identity_of_run(run: RunFolder) -> Identity:
     if weights is None:
         raise UserError(f"{run.adapter}: holds no adapter ({' or '.join(_WEIGHTS)}); finish `toolhone train` first")
     model = manifest["model"]
-    with weights.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
     revision = "" if model["revision"] is None else f"@{model['revision']}"
-    return Identity(f"{model['name']}{revision}", digest, manifest["chat"]["template_hash"], model["quantize"])
+    return Identity(
+        f"{model['name']}{revision}", sha256_of(weights), manifest["chat"]["template_hash"], model["quantize"]
+    )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def refuse_other_model(policy: Policy, identity: Identity) -> None:

@@ -10,7 +10,6 @@ what:
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from toolhone.route.confidence import FEATURES, Signals, signals
 from toolhone.route.curve import Curve, Outcomes, Point, assumed_large, deferral_curve, operating_point
 from toolhone.route.policy import Identity, Policy, RouteSettings
 from toolhone.route.threshold import Certificate, certify, choose_threshold
+from toolhone.route.ways import Ways, policy_ways, same_model
 
 _SALT = "route"
 
@@ -151,17 +151,8 @@ def gold_origin(rows: Sequence[Row]) -> GoldOrigin:
     """Compare the rows' `gold_source` with the names of the large model's predictions."""
     sources = [row.small.gold_source for row in rows if row.small.gold_source is not None]
     large = {row.large.model for row in rows if row.large is not None}
-    same = any(_same_model(source, name) for source in set(sources) for name in large)
+    same = any(same_model(source, name) for source in set(sources) for name in large)
     return GoldOrigin(tuple(sorted(set(sources))), len(sources), same)
-
-
-def _same_model(one: str, other: str) -> bool:
-    """Whether two names may be one model's: equal, or one with a maker in front or a date at the end. Case and
-    separators do not count."""
-    plain = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in (one, other)]
-    short, long = sorted(plain, key=len)
-    dated = re.fullmatch(re.escape(short) + r"-(\d{4}-\d{2}-\d{2}|\d{4,8}|latest)", long) is not None
-    return short == long or dated or long.endswith(f"-{short}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +179,7 @@ class Routing:
     clusters: int
     reliability: Reliability
     certificate: Certificate | None
+    ways: Ways
     cases: tuple[Case, ...]
     gold: GoldOrigin
     gates: dict[str, int]
@@ -221,6 +213,17 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
         threshold = None if certificate.certified is None else certificate.certified.threshold
     clustered_by, clusters = clusters_of(split.held_out)
     first, every = split.held_out[0], [*split.calibration, *split.held_out]
+    small, large = first.small.model, "the large model" if first.large is None else first.large.model
+    kept, by_errors = held_out.kept(threshold), _by_errors(held_out, settings)
+    points = [operating_point(rows, kept) for rows in by_errors.values()]
+    gold = gold_origin(split.held_out)
+    facts = {
+        "clustered_by": clustered_by,
+        "certified": certificate is not None and certificate.certified is not None,
+        "expect_escalate": sum(row.gold_escalates for row in split.held_out),
+        "gold_models": gold.models,
+        "gold_is_large": gold.is_large,
+    }
     return Routing(
         policy=Policy(
             identity=identity,
@@ -234,18 +237,21 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
             toolhone=__version__,
         ),
         how_split=split.how,
-        small=first.small.model,
-        large="the large model" if first.large is None else first.large.model,
+        small=small,
+        large=large,
         assumed=not answered,
         clustered_by=clustered_by,
         clusters=len(set(clusters)),
         reliability=reliability(held_out.scores, _probabilities(held_out, calibrator), held_out.small, clusters),
         certificate=certificate,
-        cases=tuple(
-            Case(errors, deferral_curve(rows), operating_point(rows, rows.kept(threshold)))
-            for errors, rows in _by_errors(held_out, settings).items()
+        ways=policy_ways(
+            list(zip(by_errors.values(), points, strict=True)), kept, settings, small=small, large=large, **facts
         ),
-        gold=gold_origin(split.held_out),
+        cases=tuple(
+            Case(errors, deferral_curve(rows), point)
+            for (errors, rows), point in zip(by_errors.items(), points, strict=True)
+        ),
+        gold=gold,
         gates=_gates(split.held_out),
         ablation=ablation([row.signals for row in every], _right(every), clusters_of(every)[1]),
     )
@@ -279,18 +285,22 @@ def _outcomes(rows: Sequence[Row], calibrator: Calibrator, settings: RouteSettin
 
 
 def _usd(scores: Sequence[Score | None], call: float | None, price_in: float | None, price_out: float | None) -> Floats:
-    """The cost of each answer, by its tokens or per call; nan if unknown."""
+    """Return each answer's cost in dollars, from its tokens or a price of a call; nan if unknown.
+
+    An answer without prompt tokens is one whose endpoint reports no usage."""
     if price_in is None or price_out is None:
         return np.full(len(scores), np.nan if call is None else call)
     price = Price(price_in, price_in, price_out)
-    cost = [one and call_cost_usd(price, one.prompt_tokens, one.completion_tokens) for one in scores]
+    known = [one if one is not None and one.prompt_tokens else None for one in scores]
+    cost = [one and call_cost_usd(price, one.prompt_tokens, one.completion_tokens) for one in known]
     return np.array(cost, dtype=np.float64)  # None becomes nan
 
 
 def _seconds(scores: Sequence[Score | None], given: float | None) -> Floats:
     if given is not None:
         return np.full(len(scores), given)
-    return np.array([one and one.latency_ms / 1_000 for one in scores], dtype=np.float64)
+    # A latency of 0 is that of predictions whose maker took no time.
+    return np.array([one.latency_ms / 1_000 if one and one.latency_ms else np.nan for one in scores])
 
 
 def _probabilities(rows: Outcomes, calibrator: Calibrator) -> Floats:
