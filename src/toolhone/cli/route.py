@@ -96,17 +96,20 @@ def _route(options: argparse.Namespace) -> None:
     owner = run if run is not None and folder.resolve() == run.path.resolve() else None
     with owner.lock(console) if owner is not None else nullcontext():
         write_routing(routing, folder, folder.resolve().name, _files_read(options, run, small))
-        if owner is not None and owner.metrics.is_file():
-            write_report(owner.path)
     console.print(ways_table(ways_page(routing.ways)))
     for line in summary_lines(routing):
         console.print(line, markup=False)
     if left_out:
         console.print(f"left out, as they cannot be scored: {', '.join(left_out)}", markup=False)
     console.print(f"policy: {folder / 'policy.json'}, page: {folder / 'route.html'}", markup=False)
-    if owner is not None:
-        missing = f"no report yet: `toolhone score --run {owner.path}` draws one"
-        console.print(f"report: {owner.report}" if owner.metrics.is_file() else missing, markup=False)
+    if owner is None:
+        return
+    if not owner.metrics.is_file():
+        console.print(f"no report yet: `toolhone score --run {owner.path}` draws one", markup=False)
+        return
+    with owner.lock(console):
+        write_report(owner.path)
+    console.print(f"report: {owner.report}", markup=False)
 
 
 def _files_read(options: argparse.Namespace, run: RunFolder | None, small: Path) -> dict[str, Path | None]:

@@ -1,7 +1,6 @@
 """The results of `toolhone route`: the table and the lines for the terminal, route.html and route.json.
 
-In: a `Routing`. Figures are put into words and placed here; the template lays them out. Places in plots are percent of
-their width and height, so that they take any width.
+In: a `Routing`. Figures are put into words here, and the template lays them out.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _BASES = {"measured": "measured", "priced": "measured tokens, given price", "ass
 _NOT_MEASURED = "not measured"
 
 _NEAR = 0.02
-"""How far behind the large model a cascade may be to count as being as good."""
+"""Maximum gap to the large model at which a cascade counts as equally good."""
 
 _ERRORS = {
     "measured": "as measured",
@@ -71,22 +70,22 @@ def summary_lines(routing: Routing) -> list[str]:
 
 
 def _gold(routing: Routing) -> str | None:
-    """What follows from gold that a model answered; None if none did."""
+    """Say what the figures mean if gold is a model's answers; None if it is not."""
     gold = routing.gold
     if not gold.models:
         return None
     answered = f"The gold of {gold.rows:,} rows is what {', '.join(gold.models)} answered"
     if gold.is_large:
         return (
-            f"{answered}, which is the large model itself: its accuracy on them is 100% by construction, and every "
-            "figure is agreement with it. How many points the cascade is behind it in truth, these rows cannot show."
+            f"{answered}. That is the large model itself: its accuracy on them is 100% by construction, and every "
+            "figure is agreement with it. These rows cannot show how far the cascade is behind it."
         )
     more = f"; if that is {routing.large}, it is right on them by construction" if routing.assumed else ""
     return f"{answered}: the figures are agreement with it{more}."
 
 
 def _goal(routing: Routing) -> str:
-    """What the threshold was chosen for."""
+    """Return what the threshold was chosen for."""
     goal = routing.policy.goal
     if routing.certificate is not None:
         return f"certify {routing.certificate.promise()}"
@@ -94,7 +93,7 @@ def _goal(routing: Routing) -> str:
         return f"spend at most {dollars(goal.budget_usd)} on 1,000 calls"
     if goal.escalation is not None:
         return f"escalate {percent(goal.escalation)} of the calls"
-    return f"be right on {percent(goal.accuracy)} of the calibration rows"
+    return f"reach {percent(goal.accuracy)} accuracy on the calibration rows"
 
 
 def _verdict(routing: Routing) -> str:
@@ -114,20 +113,20 @@ def _verdict(routing: Routing) -> str:
 
 
 def _closeness(routing: Routing, case: Case) -> str:
-    """Whether the cascade is within _NEAR of the large model, if the rows show it."""
+    """Say whether the cascade is within _NEAR of the large model, if the rows show it."""
     behind, near = case.point.behind_large, f"within {100 * _NEAR:g} points of the large model"
     figure = points(behind)
     if routing.gold.is_large:
-        return f"Whether the cascade is {near} is not said: gold is the large model's own answers."
+        return f"Whether the cascade is {near} cannot be measured: the gold is the large model's own answers."
     if routing.assumed:
-        return f"Behind the large model, {_ERRORS[case.errors]} (assumed): {figure}."
+        return f"Large model minus cascade, {_ERRORS[case.errors]} (assumed): {figure}."
     if behind["low"] is None:
-        return f"Behind the large model: {figure}."
+        return f"Large model minus cascade: {figure}."
     if behind["high"] <= _NEAR:
-        return f"The cascade is {near}: behind it by {figure}."
+        return f"The cascade is {near}. Large model minus cascade: {figure}."
     if behind["low"] > _NEAR:
         return f"The cascade is more than {100 * _NEAR:g} points behind the large model: {figure}."
-    return f"These rows cannot show whether the cascade is {near}: behind it by {figure}."
+    return f"These rows cannot show whether the cascade is {near}. Large model minus cascade: {figure}."
 
 
 def run_ways(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -173,7 +172,7 @@ def _cost_cell(way: Way, large_usd: float | None) -> _Cell:
 def _latency_cell(latency: Amount) -> _Cell:
     if latency.value is None:
         return _NOT_MEASURED, "", ""
-    spread = f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}" if latency.p50 is not None else ""
+    spread = "" if latency.p50 is None else f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}"
     return milliseconds(latency.value), spread, _BASES[latency.basis]
 
 
@@ -192,22 +191,24 @@ def _way_notes(ways: Ways) -> Iterator[str]:
     counts = counted(ways.rows, "row")
     if ways.held_out:
         yield (
-            f"All figures are of the {counts} that the policy held out: none of them calibrated it. A routed call asks "
-            "the tuned model first, so an escalated call costs, and takes, both models."
+            f"All figures are of the {counts} that the policy held out; none of them calibrated it. Every routed call "
+            "asks the tuned model first, so an escalated call pays and waits for both models."
         )
     else:
-        yield f"Figures are of all {counts} that are scored. Routing is measured on rows that a policy holds out."
+        yield f"Figures are of all {counts} that are scored. A policy is measured on the rows that it holds out."
     yield "Intervals of measured shares are 95% Wilson intervals, which treat rows as independent."
     if by_name["routed"].accuracy.basis == "assumed":
         assumed = by_name["large"].accuracy.value
         yield (
-            f"The large model did not answer these rows: its accuracy of {percent(assumed)} is assumed. The routed "
-            "share is a range: from errors that all lie among the tuned model’s to errors independent of them. Its "
-            f"interval resamples whole {ways.clustered_by}s, keeps the large model’s accuracy fixed and spans both "
-            "ends. It shows the chance in the tuned model’s answers only, and no doubt about the assumption."
+            f"The large model did not answer these rows: its accuracy of {percent(assumed)} is assumed. Routed "
+            "accuracy is a range: if all its errors lie among the tuned model’s, and if they are independent of them."
+        )
+        yield (
+            f"The routed interval covers both. It resamples whole {ways.clustered_by}s with the large model’s accuracy "
+            "fixed, so it shows the uncertainty of the tuned model’s part only."
         )
     if ways.certified:
-        yield "The guarantee tested its threshold on these rows; the intervals do not count that choice."
+        yield "The guarantee chose its threshold on these rows; the intervals do not account for that."
     if ways.expect_escalate:
         rows = f"{counted(ways.expect_escalate, 'row')} expect{'s' if ways.expect_escalate == 1 else ''} `escalate`"
         if ways.held_out:
@@ -219,11 +220,11 @@ def _way_notes(ways: Ways) -> Iterator[str]:
         yield f"The gold is what {names} answered, the large model itself: it is right by construction."
     bases = {amount.basis for way in ways.ways for amount in (way.usd, way.latency_ms)}
     if "assumed" in bases:
-        yield "Assumed costs and latencies are those that were given to `toolhone route`, or include one."
+        yield "An assumed cost or latency was given to `toolhone route`, or is made from one that was."
     if "measured" in {way.latency_ms.basis for way in ways.ways}:
         yield (
-            "A model that answers in batches has as latency its batch’s time divided by its size, which is less than "
-            "one waiting user sees."
+            "The latency of an answer from a batch is the batch’s time divided by its size. One waiting user waits "
+            "longer."
         )
 
 
@@ -295,7 +296,7 @@ def _plain(curve: Curve) -> dict[str, Any]:
 
 
 def _page(routing: Routing, name: str) -> dict[str, Any]:
-    """The values that the template shows besides `routing` itself."""
+    """Return the values that the template shows besides `routing` itself."""
     rows, certificate = routing.policy.rows, routing.certificate
     tests = _tests(certificate)
     return {
@@ -324,7 +325,7 @@ def _page(routing: Routing, name: str) -> dict[str, Any]:
 
 
 def _case(routing: Routing, case: Case) -> dict[str, Any]:
-    """One large model: its table, whether the cascade is close to it, the curve and its figures."""
+    """Return one case in words: the alternatives, how close the cascade is to the large model, and the curve."""
     curve = case.curve
     return {
         "title": f"Assumed, {_ERRORS[case.errors]}" if routing.assumed else f"Measured: {routing.large}",
@@ -358,7 +359,7 @@ def _tests(certificate: Certificate | None) -> list[tuple[str, ...]]:
 
 
 def _weights(policy: Policy) -> list[tuple[str, str, str]]:
-    """Each feature with its mean and its weight per standard deviation, the heaviest first."""
+    """Return each feature with its mean and its weight per standard deviation, the largest weight first."""
     calibrator = policy.calibrator
     parts = sorted(zip(policy.features, calibrator.means, calibrator.weights, strict=True), key=lambda p: -abs(p[2]))
     return [(name.replace("_", " "), f"{mean:.3f}", f"{weight:+.2f}") for name, mean, weight in parts]

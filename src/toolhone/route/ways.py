@@ -61,7 +61,8 @@ class Accuracy(_Record):
 
 
 class Way(_Record):
-    """One way to answer: dollars a call, milliseconds an answer, and exact match. `model` is the predictions' name."""
+    """One way to answer: dollars a call, milliseconds an answer, and exact match. `model` is the name of its
+    predictions; empty if the way is routed, or the large model did not answer."""
 
     name: WayName
     model: str
@@ -119,7 +120,7 @@ def policy_ways(
     parts: tuple[tuple[WayName, str, Accuracy], ...] = (
         ("large", large, large_accuracy),
         ("tuned", small, _measured(rate(round(rows.small.sum()), count))),
-        ("routed", f"{small}, then {large}", routed),
+        ("routed", "", routed),
     )
     costs = _bases(settings.small_price, settings.large_price, "priced")
     times = _bases(settings.small_latency, settings.large_latency, "measured")
@@ -190,7 +191,7 @@ def scored_ways(metrics: Mapping[str, Any], endpoints: Mapping[str, Mapping[str,
         return None
     agreement_with = models[tuned].get("agreement_with")
     gold = tuple(agreement_with.split(", ")) if agreement_with else ()
-    names = [name for name in endpoints if name != tuned] or ["the large model"]
+    names = [name for name in endpoints if name != tuned] or [""]
     large = [_scored_way("large", name, models.get(name), endpoints.get(name, {})) for name in names]
     due = ((models[tuned].get("escalation") or {}).get("handed_over") or {}).get("denominator")
     return Ways(
@@ -267,7 +268,7 @@ def read_ways(folder: Path, metrics: Mapping[str, Any]) -> tuple[Ways, list[str]
         return None
     outdated = _outdated(folder) if is_routed else None
     command = f"toolhone route --run {folder}"
-    remarks = [] if outdated is None else [f"{outdated} Run `{command}` again to measure it."]
+    remarks = [] if outdated is None else [f"{outdated} Run `{command}` again."]
     if is_routed and outdated is None:
         found = read_json(folder / "route.json", "")
         ways = Ways.model_validate(found["ways"])
@@ -300,7 +301,7 @@ def _endpoints(folder: Path, metrics: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 def _outdated(folder: Path) -> str | None:
     """Say why route.json is not of the present policy.json and predictions; None if it is."""
-    policy, route = folder / "policy.json", folder / "route.json"
+    route = folder / "route.json"
     found = read_json(route, "") if route.is_file() else None
     files = found.get("made_from") if isinstance(found, dict) else None
     try:
@@ -308,13 +309,13 @@ def _outdated(folder: Path) -> str | None:
     except (KeyError, ValidationError):
         files = None
     if not isinstance(files, dict):
-        return f"{policy}: {route.name} beside it does not have its figures."
+        return "policy.json has no figures beside it in route.json."
     for name, file in files.items():
         path, outside = folder / file["file"], Path(file["file"]).is_absolute()
         if outside and not path.is_file():
             continue  # it cannot be compared
         if not path.is_file() or sha256_of(path) != file["sha256"]:
-            return f"{policy} is out of date: {path} has changed since it was made."
+            return f"policy.json is out of date: {file['file']} has changed since."
         if name == "small" and outside and (folder / "predictions").is_dir():
-            return f"{policy} was made from {path}, not from this run’s predictions."
+            return f"policy.json was made from {path}, not from this run’s predictions."
     return None
