@@ -236,7 +236,7 @@ def test_a_policy_of_foreign_predictions_is_not_the_runs(scored: Made, tmp_path:
     other = tmp_path / "other.jsonl"
     shutil.copy(scored.run / "predictions" / "tuned.jsonl", other)
     routed(scored, "--small", str(other), "--large-accuracy", "0.95")
-    assert f"was made from {other}, not from this run’s predictions" in texts(scored)[0]
+    assert f"was made from {other}, not from the answers of this run’s tuned model" in texts(scored)[0]
 
 
 def test_a_report_of_scores_shows_the_table_of_a_run(scored: Made, tmp_path: Path) -> None:

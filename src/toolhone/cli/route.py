@@ -114,9 +114,9 @@ def _route(options: argparse.Namespace) -> None:
 
 def _files_read(options: argparse.Namespace, run: RunFolder | None, small: Path) -> dict[str, Path | None]:
     """The files that the policy is made from, by what they are."""
-    rows = options.rows or []
-    if run is not None and not rows:
-        rows = [run.split(run.read_manifest()["judged"])]
+    rows = [*(options.rows or ()), *(options.calibration_rows or ())]
+    if run is not None and not options.rows:
+        rows.append(run.split(run.read_manifest()["judged"]))
     return {
         "small": small,
         "large": options.large,

@@ -8,7 +8,7 @@ a call, the latency and exact match of each way, each with its basis. `toolhone 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolhone.economics.cost import Price, call_cost_usd
+from toolhone.evaluate.values import STRICT
 from toolhone.jsonl import read_json
 from toolhone.rates import Floats, Rate, rate, spread
 from toolhone.route.curve import Outcomes, Point
@@ -30,6 +31,7 @@ _BASES: tuple[Basis, ...] = ("measured", "priced", "assumed")
 
 
 WayName = Literal["large", "tuned", "routed"]
+_TUNED = ("predictions/tuned.jsonl", "predictions/tuned-vllm.jsonl")
 
 
 class _Record(BaseModel):
@@ -95,12 +97,11 @@ def policy_ways(
 ) -> Ways:
     """Return the three ways on a policy's held-out rows.
 
-    An escalated call costs, and takes, both models: usd = small + escalated x large, and the same for time. Exact match
-    of n rows has Wilson's interval (`rates.rate`). An assumed large model has an accuracy without counts or interval.
+    An escalated call pays and waits for both models: usd = small + escalated x large, and likewise for time. The exact
+    match of n rows has Wilson's interval (`rates.rate`). An assumed large model has an accuracy without counts or interval.
     The routed accuracy is then the expected share, for both extremes of its errors (`curve.assumed_large`), and its
-    interval spans those of both. Those come from resampling whole clusters of rows, with the large model's accuracy
-    held at the assumed value: they hold the chance in the tuned model's answers and in the escalated share, and no
-    doubt about the assumption.
+    interval covers both of theirs. Those resample whole clusters of rows with the large model's accuracy fixed. They
+    show the uncertainty of the tuned model's answers and of the escalated share, not that of the assumption.
 
     Args:
         cases: the rows with the large model as measured; or, if it is assumed, one entry for each extreme.
@@ -262,41 +263,31 @@ def read_ways(folder: Path, metrics: Mapping[str, Any]) -> tuple[Ways, list[str]
 
     None if the folder has neither a policy nor predictions of an endpoint, or no tuned model.
     """
-    endpoints = dict(_endpoints(folder, metrics))
+    provenance = metrics.get("provenance") or {}
+    files = (*sorted((folder / "predictions").glob("*.jsonl")), *map(Path, provenance.get("predictions") or ()))
+    endpoints = {path.stem: (path, found) for path in files if (found := endpoint_of(path)) is not None}
     is_routed = (folder / "policy.json").is_file()
     if not is_routed and not endpoints:
         return None
+    command = f"toolhone route {'--run' if (folder / 'config.yaml').is_file() else '--out'} {folder}"
+    with_large = f"`{command} --large {endpoints[min(endpoints)][0]}`" if endpoints else ""
     outdated = _outdated(folder) if is_routed else None
-    command = f"toolhone route --run {folder}"
-    remarks = [] if outdated is None else [f"{outdated} Run `{command}` again."]
     if is_routed and outdated is None:
         found = read_json(folder / "route.json", "")
-        ways = Ways.model_validate(found["ways"])
-        if found["assumed"] and endpoints:
-            file = folder / "predictions" / f"{min(endpoints)}.jsonl"
-            remarks.append(
-                f"This run has answers of a large model: `{command} --large {file}` measures what is assumed."
-            )
-        return ways, remarks
-    scored = scored_ways(metrics, endpoints)
+        remarks = [] if (provenance.get("policy") or STRICT) == STRICT else ["This table is scored strictly."]
+        if found["assumed"] and with_large:
+            remarks.append(f"A large model has answered these rows: {with_large} measures what is assumed here.")
+        return Ways.model_validate(found["ways"]), remarks
+    scored = scored_ways(metrics, {name: note for name, (_, note) in endpoints.items()})
     if scored is None:
         return None
+    remarks = [] if outdated is None else [f"{outdated} Run `{command}` again."]
     unscored = sorted(endpoints.keys() - metrics["models"].keys())
     if unscored:
         remarks.append(f"{', '.join(unscored)}: not scored yet. Run `toolhone score --run {folder}`.")
     elif outdated is None:
-        file = folder / "predictions" / f"{min(endpoints)}.jsonl"
-        remarks.append(f"No policy yet. Run `{command} --large {file}` to measure routing.")
+        remarks.append(f"No policy yet. Run {with_large} to measure routing.")
     return scored, remarks
-
-
-def _endpoints(folder: Path, metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the predictions of endpoints that a folder has, or was scored from, each with what is beside them."""
-    listed = (metrics.get("provenance") or {}).get("predictions") or ()
-    for path in (*sorted((folder / "predictions").glob("*.jsonl")), *map(Path, listed)):
-        endpoint = endpoint_of(path)
-        if endpoint is not None:
-            yield path.stem, endpoint
 
 
 def _outdated(folder: Path) -> str | None:
@@ -316,6 +307,6 @@ def _outdated(folder: Path) -> str | None:
             continue  # it cannot be compared
         if not path.is_file() or sha256_of(path) != file["sha256"]:
             return f"policy.json is out of date: {file['file']} has changed since."
-        if name == "small" and outside and (folder / "predictions").is_dir():
-            return f"policy.json was made from {path}, not from this run’s predictions."
+        if name == "small" and (folder / "predictions").is_dir() and file["file"] not in _TUNED:
+            return f"policy.json was made from {path}, not from the answers of this run’s tuned model."
     return None
