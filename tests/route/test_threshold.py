@@ -45,7 +45,7 @@ def test_a_budget_buys_as_many_calls_as_it_pays_for(dollars: float, rows: int) -
 
 
 def test_a_budget_below_the_minimum_cost_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"--budget 2: 1,000 calls cost \$3 even if"):
+    with pytest.raises(UserError, match=r"--budget 2: 1,000 calls cost at least \$3"):
         choose_threshold(Goal(kind="budget", budget_usd=2), pair())
 
 
@@ -61,7 +61,7 @@ def test_an_accuracy_is_reached_with_the_fewest_escalations(accuracy: float, row
 
 def test_an_accuracy_out_of_reach_is_an_error_with_the_most_that_is_reached() -> None:
     large = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=float)
-    with pytest.raises(UserError, match=r"the most is 0\.9000, with 40\.0% escalated"):
+    with pytest.raises(UserError, match=r"the highest is 0\.9000, with 40\.0% escalated"):
         choose_threshold(Goal(kind="accuracy", accuracy=0.95), pair(large))
 
 

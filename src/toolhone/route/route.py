@@ -194,7 +194,7 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
     """
     answered = all(row.large is not None for row in split.held_out)
     if answered and settings.large_accuracy is not None:
-        raise UserError("--large-accuracy: the accuracy is measured on the answers of --large; leave the flag out")
+        raise UserError("--large-accuracy: the accuracy is measured on the answers of --large; leave it out")
     if not answered and settings.large_accuracy is None:
         raise UserError(
             "--large: name the large model's predictions of the same rows, or assume its accuracy with "

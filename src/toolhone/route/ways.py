@@ -98,7 +98,7 @@ def policy_ways(
     """Return the three ways on a policy's held-out rows.
 
     An escalated call pays and waits for both models: usd = small + escalated x large, and likewise for time. The exact
-    match of n rows has Wilson's interval (`rates.rate`). An assumed large model has an accuracy without counts or interval.
+    match of n rows has Wilson's interval (`rates.rate`). An assumed accuracy has neither counts nor an interval.
     The routed accuracy is then the expected share, for both extremes of its errors (`curve.assumed_large`), and its
     interval covers both of theirs. Those resample whole clusters of rows with the large model's accuracy fixed. They
     show the uncertainty of the tuned model's answers and of the escalated share, not that of the assumption.
