@@ -31,8 +31,8 @@ LAYERS = (
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 156
-MAX_LINES = 28_600
+MAX_FILES = 157
+MAX_LINES = 29_200
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""

@@ -86,11 +86,14 @@ def _add_route(commands: Any) -> None:
 
 
 def _route(options: argparse.Namespace) -> None:
-    from toolhone.report.routing import models_table, summary_lines, write_routing
+    from toolhone.report.report import write_report
+    from toolhone.report.routing import summary_lines, ways_page, ways_table, write_routing
     from toolhone.route.policy import RouteSettings, route_settings
     from toolhone.route.route import RowSplit, read_rows, route, split_rows
+    from toolhone.route.ways import with_recorded_price
 
     settings = route_settings(options.config, {key: getattr(options, key) for key in RouteSettings.model_fields})
+    settings = with_recorded_price(settings, options.large)
     run = _run_of(options)
     small = options.small or (run.predictions("tuned") if run is not None else None)
     if small is None:
@@ -121,15 +124,37 @@ def _route(options: argparse.Namespace) -> None:
         split = split_rows(conversations, rows, settings.calibration_share, named)
     routing = route(split, settings, _identity(run, small), format)
     console = plain_console()
-    with run.lock(console) if run is not None and folder == run.path else nullcontext():
-        write_routing(routing, folder, folder.resolve().name)
-    for case in routing.cases:
-        console.print(models_table(routing, case))
+    owner = run if run is not None and folder.resolve() == run.path.resolve() else None
+    with owner.lock(console) if owner is not None else nullcontext():
+        write_routing(routing, folder, folder.resolve().name, _files_read(options, run, small))
+    console.print(ways_table(ways_page(routing.ways)))
     for line in summary_lines(routing):
         console.print(line, markup=False)
     if left_out:
         console.print(f"left out, since they cannot be scored: {', '.join(left_out)}", markup=False)
     console.print(f"policy: {folder / 'policy.json'}, page: {folder / 'route.html'}", markup=False)
+    if owner is None:
+        return
+    if not owner.metrics.is_file():
+        console.print(f"no report yet: `toolhone score --run {owner.path}` draws one", markup=False)
+        return
+    with owner.lock(console):
+        write_report(owner.path)
+    console.print(f"report: {owner.report}", markup=False)
+
+
+def _files_read(options: argparse.Namespace, run: RunFolder | None, small: Path) -> dict[str, Path | None]:
+    """The files that the policy is made from, by what they are."""
+    rows = [*(options.rows or ()), *(options.calibration_rows or ())]
+    if run is not None and not options.rows:
+        rows.append(run.split(run.read_manifest()["judged"]))
+    return {
+        "small": small,
+        "large": options.large,
+        "calibration": options.calibration,
+        "calibration_large": options.calibration_large,
+        **{f"rows {number}": Path(source) for number, source in enumerate(rows, 1)},
+    }
 
 
 def _run_of(options: argparse.Namespace) -> RunFolder | None:

@@ -24,6 +24,7 @@ class RunFiles:
     """A run folder, read. What a file that is absent would hold is empty or None.
 
     `scored_split` names the split that was scored; `prompts` has by row id the messages before the answer.
+    `ways` is the three-row table (`routing.ways_page`).
     """
 
     name: str
@@ -34,6 +35,7 @@ class RunFiles:
     config: str | None = None
     scored_split: str | None = None
     prompts: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+    ways: dict[str, Any] | None = None
 
     @property
     def base_model(self) -> str | None:
@@ -50,6 +52,7 @@ def read_run(folder: Path) -> RunFiles:
     """
     # Imported here, as they read data and schemas, which the tables of the terminal do not need.
     from toolhone.evaluate.score import read_scores, scored_examples
+    from toolhone.report.routing import run_ways
     from toolhone.run_folder import RunFolder
 
     run = RunFolder(folder)
@@ -80,6 +83,7 @@ def read_run(folder: Path) -> RunFiles:
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
         scored_split=split,
         prompts={example.id: example.prompt for example in scored},
+        ways=run_ways(folder, metrics),
     )
 
 

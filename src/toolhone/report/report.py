@@ -23,6 +23,7 @@ from toolhone.report.facts import RunFiles, read_run
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
 from toolhone.report.pages import html_page, markdown_page, page_script
 from toolhone.report.plots import accuracy_curve, loss_curve
+from toolhone.report.routing import run_ways
 from toolhone.run_folder import RunFolder
 
 _MAX_TOOLS = 60
@@ -56,7 +57,8 @@ def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
         raise UserError(f"--out {out}: expected a file that ends in .html, for example report.html")
     scores = read_score_files(sources)
     found = metrics(scores, {"toolhone": __version__, "scores": list(map(str, sources))})
-    _draw(RunFiles(out.stem, found, scores), out)
+    ways = run_ways(sources[0], found) if len(sources) == 1 and sources[0].is_dir() else None
+    _draw(RunFiles(out.stem, found, scores, ways=ways), out)
     return found
 
 
@@ -96,6 +98,7 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "change": facts.change(by_id[first], by_id[last]) if len(names) > 1 else None,
         "clustered_by": next((entry["clustered_by"] for entry in compared), None),
         "comparisons": tables.comparisons_table(run.metrics),
+        "ways": run.ways,
         "tools": tool_rows[:_MAX_TOOLS],
         "tools_left_out": len(tool_rows[_MAX_TOOLS:]),
         "matrices": [_matrix(name, models[name]["confusion"]) for name in reversed(names)],
