@@ -31,7 +31,7 @@ LAYERS = (
 """From the lowest layer to the highest. A module may import from its own layer and from those above it in this list."""
 
 MAX_FILES = 153
-MAX_LINES = 28_000
+MAX_LINES = 28_200
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this, with a single importer, belongs into its importer."""

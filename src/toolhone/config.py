@@ -181,8 +181,11 @@ class EvaluateConfig(_Section):
     split: Literal["test", "validation"] = "test"
     """Which rows are scored. Compare settings on validation rows, and score test rows once, at the end."""
     base: bool = True
-    """Score the untuned model on the same rows too. Its prompts are the same, except with chat.tools: names: then the
-    untuned model gets full schemas."""
+    """Score the untuned model too. Its prompts are the same, except with chat.tools: names: then the untuned model gets
+    full schemas. Its answers end a little after the length of the longest gold answer."""
+    base_rows: int | None = Field(None, ge=1)
+    """Maximum number of rows (assistant turns) that the untuned model answers, a sample with every kind of turn in its
+    share; null: all. Reports label its figures as a subset and compare the models on the rows that both answered."""
     batch_size: int = Field(16, ge=1)
     """Rows generated together. In bfloat16 results can change with it; in float32 they do not."""
     max_new_tokens: int = Field(256, ge=1)

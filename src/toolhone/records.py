@@ -332,6 +332,7 @@ class Score:
     left over. `tools` are the names that were offered. `schema_valid` is None if nothing was called. `rules` names
     every leniency that fired. `question` is the last message before the turn. All but `repaired` is of the strict
     reading; `repaired` is None if that found no fault, and in files that were written before repairs were recorded.
+    `sampled_from` is the number of scored rows that the model answered a sample of; None if it answered all.
     """
 
     id: str
@@ -358,10 +359,14 @@ class Score:
     gold_source: str | None
     meta: dict[str, Any]
     repaired: Repaired | None = None
+    sampled_from: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields. A call has its arguments as a JSON object, and no id: a model's text gives none."""
+        """All fields; `sampled_from` only if it is set. A call has its arguments as a JSON object, and no id: a model's
+        text gives none."""
         row = {column.name: getattr(self, column.name) for column in fields(self)}
+        if self.sampled_from is None:
+            del row["sampled_from"]
         row |= {key: list(value) for key, value in row.items() if isinstance(value, tuple)}
         row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
         row["gold"] = self.gold.to_json()

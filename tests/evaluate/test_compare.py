@@ -180,7 +180,7 @@ def test_other_rows_are_refused_with_how_many_and_the_first() -> None:
 
 
 def test_every_model_is_held_to_the_same_rows() -> None:
-    with pytest.raises(UserError, match=r"^b and c cannot be compared.*1 are in b alone \(such as c1/1\)"):
+    with pytest.raises(UserError, match=r"^a and c cannot be compared.*1 are in a alone \(such as c1/1\)"):
         compare_all({"a": model("10"), "b": model("10"), "c": model("1")})
 
 
