@@ -85,9 +85,8 @@ def test_a_resolved_config_writes_every_key_out(file: Path) -> None:
 
 def test_there_are_between_40_and_60_keys_and_each_is_described() -> None:
     described = {name: field.description for name, field in config_fields()}
-    assert (
-        40 <= len(described) <= 60
-    )  # base_rows is the 60th: a base model that answers every row took a quarter of a run
+    # The 60th is evaluate.base_rows: a base model that answers every row takes a quarter of a short run.
+    assert 40 <= len(described) <= 60
     assert [name for name, text in described.items() if not text or len(text) < 15] == []
 
 
