@@ -20,7 +20,7 @@ from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import turns
 from toolhone.errors import UserError
-from toolhone.evaluate.base_rows import sample_turns, with_gold_limit
+from toolhone.evaluate.base_rows import asked_of_base
 from toolhone.evaluate.match import score
 from toolhone.evaluate.predict import predict, predict_once
 from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
@@ -296,7 +296,7 @@ def _predict(
 ) -> None:
     path, asked, what, facts = run.predictions(tuned.label), examples, "turns", {}
     if tuned.adapter is None:
-        asked, config = sample_turns(examples, config.base_rows), with_gold_limit(config, tuned.renderer, examples)
+        asked, config = asked_of_base(tuned.renderer, examples, config)
         facts = {"max_new_tokens": config.max_new_tokens}
         if len(asked) < len(examples):
             what, facts["sampled_from"] = f"of {len(examples)} turns", asked_fingerprint(examples)

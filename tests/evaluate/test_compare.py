@@ -174,7 +174,7 @@ def test_other_rows_are_refused_with_how_many_and_the_first() -> None:
     with pytest.raises(UserError) as caught:
         compare_all({"base": model("1010"), "tuned": [*model("10"), scored("x/1", True)]})
     assert str(caught.value) == (
-        "base and tuned cannot be compared, for they were not scored on the same rows: 2 are in base alone (such as "
+        "base and tuned cannot be compared: they were not scored on the same rows: 2 are in base alone (such as "
         "c2/1), 1 are in tuned alone (such as x/1); predict and score both on one set of rows"
     )
 

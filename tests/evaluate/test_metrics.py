@@ -208,9 +208,7 @@ def test_gold_from_another_model_is_named() -> None:
 
 
 def test_models_scored_on_other_examples_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^base and tuned cannot be compared, for they were not scored on the same rows"
-    ):
+    with pytest.raises(UserError, match=r"^base and tuned cannot be compared: they were not scored on the same rows"):
         metrics({"base": SCORES[:3], "tuned": SCORES[1:4]}, {})
     with pytest.raises(UserError, match=r"^base: c0/1 is scored twice"):
         metrics({"base": [SCORES[0], SCORES[0]]}, {})

@@ -394,7 +394,7 @@ def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tm
     with pytest.raises(UserError, match=r"^--out .*small: is the folder of a run"):
         score_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
     write_jsonl(tmp_path / "scores" / "m.jsonl", answers())
-    with pytest.raises(UserError, match=r"scores/m\.jsonl would be written over"):
+    with pytest.raises(UserError, match=r"scores/m\.jsonl would be overwritten"):
         score_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
     with pytest.raises(UserError, match=r"another file is named m\.jsonl too"):
         score_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")

@@ -23,6 +23,14 @@ a few words beside a call, or for JSON with more spaces."""
 _Kind = tuple[str, str, str]
 
 
+def asked_of_base(
+    renderer: ChatRenderer, examples: Sequence[Example], config: EvaluateConfig
+) -> tuple[list[Example], EvaluateConfig]:
+    """Return the examples that the base model answers, and the config with the token limit of its answers. `renderer`
+    writes the base model's prompts."""
+    return sample_turns(examples, config.base_rows), with_gold_limit(config, renderer, examples)
+
+
 def sample_turns(examples: Sequence[Example], limit: int | None) -> list[Example]:
     """Choose at most `limit` examples that represent all of them, in their own order; None: all.
 

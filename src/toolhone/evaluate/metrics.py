@@ -323,13 +323,13 @@ def _comparable(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dic
         found = [f"{len(ids)} are in {model} alone (such as {ids[0]})" for model, ids in alone.items() if ids]
         if found:
             raise UserError(
-                f"{first} and {second} cannot be compared, for they were not scored on the same rows: "
+                f"{first} and {second} cannot be compared: they were not scored on the same rows: "
                 f"{', '.join(found)}; predict and score both on one set of rows"
             )
         unlike = [one.id for one, other in pairs if one.gold != other.gold]
         if unlike:
             raise UserError(
-                f"{first} and {second} cannot be compared, for their gold differs in {len(unlike)} rows "
+                f"{first} and {second} cannot be compared: their gold differs in {len(unlike)} rows "
                 f"(such as {unlike[0]}); score both against one set of rows"
             )
     return by_id

@@ -39,7 +39,7 @@ from toolhone.train.processes import rank, wait_for_all, world_size
 from toolhone.tuned import TunedModel
 
 _WORTH_SHARING = 4
-"""From this many rows with the same system prompt and tools on, they get batches of their own, with a cached prefix."""
+"""At least this many rows with the same system prompt and tools get their own batches, with a cached prefix."""
 
 
 def predict(

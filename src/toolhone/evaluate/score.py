@@ -71,7 +71,7 @@ def score_files(
         if stems.count(path.stem) > 1:
             raise UserError(f"{path}: another file is named {path.name} too; a file's name is its model's: rename it")
         if path.resolve() == run.scores(path.stem).resolve():
-            raise UserError(f"--out {out}: {path} would be written over; name another folder")
+            raise UserError(f"--out {out}: {path} would be overwritten; choose another folder")
     asked = RowsToScore(turns(rows), policy, f"the rows of {rows_named}")
     if not asked.examples and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
@@ -131,8 +131,8 @@ def _samples(run: RunFolder, predictions: Sequence[Path], examples: Sequence[Exa
             samples[path.stem] = {example.id for example in answered}
         if recorded.get("asked") not in (None, asked_fingerprint(answered)):
             raise UserError(
-                f"{path}: answers other rows than those in {run.split(scored_split(run))}, which were changed since; "
-                "`toolhone eval` asks the run's models again, `toolhone predict` an endpoint"
+                f"{path}: answers other rows than those in {run.split(scored_split(run))}, which have changed since; "
+                "ask the run's models again with `toolhone eval`, an endpoint with `toolhone predict`"
             )
     return samples
 
