@@ -30,7 +30,7 @@ CUSTOMER_SERVICE = Path(__file__).parents[2] / "data" / "customer_service"
 
 
 @pytest.fixture(scope="module")
-def test_turns() -> list[Example]:
+def scored_turns() -> list[Example]:
     """The 242 turns of customer_service's test rows."""
     tools = read_tools(CUSTOMER_SERVICE / "tools.json")
     return turns(read_conversations(CUSTOMER_SERVICE / "test.jsonl", tools))
@@ -55,27 +55,27 @@ def groups(examples: Sequence[Example]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("limit", [30, 60, 120])
-def test_every_kind_of_turn_has_its_share_of_the_sample(test_turns: list[Example], limit: int) -> None:
-    sample = sample_turns(test_turns, limit)
+def test_every_kind_of_turn_has_its_share_of_the_sample(scored_turns: list[Example], limit: int) -> None:
+    sample = sample_turns(scored_turns, limit)
     assert len(sample) == limit
-    whole, chosen = groups(test_turns), groups(sample)
+    whole, chosen = groups(scored_turns), groups(sample)
     for kind, count in whole.items():
         if not kind.startswith("after a result: ") or kind.endswith("no call"):
             assert chosen[kind] >= 1, kind
-            assert abs(chosen[kind] - count * limit / len(test_turns)) < 2, kind
+            assert abs(chosen[kind] - count * limit / len(scored_turns)) < 2, kind
 
 
-def test_the_sample_keeps_the_order_and_does_not_depend_on_it(test_turns: list[Example]) -> None:
-    sample = sample_turns(test_turns, 60)
-    places = [test_turns.index(one) for one in sample]
+def test_the_sample_keeps_the_order_and_does_not_depend_on_it(scored_turns: list[Example]) -> None:
+    sample = sample_turns(scored_turns, 60)
+    places = [scored_turns.index(one) for one in sample]
     assert places == sorted(places)
-    shuffled = random.Random(1).sample(test_turns, len(test_turns))
+    shuffled = random.Random(1).sample(scored_turns, len(scored_turns))
     assert {one.id for one in sample_turns(shuffled, 60)} == {one.id for one in sample}
 
 
 @pytest.mark.parametrize("limit", [None, 242, 1000])
-def test_without_a_limit_that_binds_every_turn_is_asked(test_turns: list[Example], limit: int | None) -> None:
-    assert sample_turns(test_turns, limit) == test_turns
+def test_without_a_limit_that_binds_every_turn_is_asked(scored_turns: list[Example], limit: int | None) -> None:
+    assert sample_turns(scored_turns, limit) == scored_turns
 
 
 def test_a_rare_kind_of_turn_gets_one_place() -> None:
@@ -96,10 +96,10 @@ def test_tools_that_are_called_once_each_have_their_share_together() -> None:
 
 
 def test_answers_are_limited_to_the_longest_gold_answer_and_a_margin(
-    test_turns: list[Example], tiny_tokenizer: Any
+    scored_turns: list[Example], tiny_tokenizer: Any
 ) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny", untuned=True)
-    some = test_turns[:20]
+    some = sorted(scored_turns, key=lambda one: len(str(one.turn.to_json())))[-20:]
     longest = max(len(renderer.render(one).completion_ids) for one in some)
     limit = with_gold_limit(EvaluateConfig(max_new_tokens=1000), renderer, some).max_new_tokens
     assert longest * 1.25 <= limit + 1

@@ -66,10 +66,10 @@ def test_page_markdown_table_and_card_label_the_base_model_and_give_its_own_coun
     card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
     for text in (page, markdown, table, card):
         assert "base (4 of 10 rows)" in text
-        plain = text.replace("\\", "")
+        plain = " ".join(text.split()).replace("\\", "")
         assert "[4.6, 69.9] 1/4" in plain
         assert "[49.0, 94.3] 8/10" in plain
-        assert "on the 4 shared rows" in text
+        assert "on the 4 shared rows" in plain
     for text in (page, markdown, card):
         assert "base answered 4 of the 10 rows: a sample" in text
 
