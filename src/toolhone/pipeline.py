@@ -294,7 +294,8 @@ def exact_match_on(
 def _predict(
     run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig, console: Console
 ) -> None:
-    path, asked, what, facts = run.predictions(tuned.label), examples, "turns", {}
+    path, asked, what = run.predictions(tuned.label), examples, "turns"
+    facts: dict[str, Any] = {}
     if tuned.adapter is None:
         asked, config = asked_of_base(tuned.renderer, examples, config)
         facts = {"max_new_tokens": config.max_new_tokens}

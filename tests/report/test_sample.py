@@ -57,8 +57,8 @@ def printed(table: Any) -> str:
 
 def test_the_verdict_names_the_sample_and_the_rows_of_the_difference(run: Path) -> None:
     found = verdict(figures(run))
-    assert found.startswith("base 25.0% (4 of 10 rows) to tuned 80.0% exact match, +50.0 points")
-    assert found.endswith(" on the 4 shared rows, 10 rows")
+    assert found.startswith("base 25.0% (4 of 10 rows) to tuned 80.0% (10 rows) exact match, +50.0 points")
+    assert found.endswith(" on the 4 shared rows")
 
 
 def test_page_markdown_table_and_card_label_the_base_model_and_give_its_own_count(run: Path) -> None:
@@ -76,7 +76,7 @@ def test_page_markdown_table_and_card_label_the_base_model_and_give_its_own_coun
 
 def test_rows_that_changed_are_counted_over_the_shared_rows(run: Path) -> None:
     page, markdown, _ = drawn(run)
-    assert "On the 4 shared rows: Of the rows that base got wrong, tuned gets 2 right." in " ".join(page.split())
+    assert "They are compared on 4 rows. Of the rows that base got wrong, tuned gets 2 right." in " ".join(page.split())
     assert "2 rows fixed, 0 broken; 1 right and 1 wrong under both, of 4 shared rows" in markdown
 
 
@@ -108,7 +108,7 @@ def test_samples_keep_the_number_of_their_row_in_the_data_set(run: Path) -> None
 def test_compare_labels_the_sample_and_counts_the_rows_of_each_pair(run: Path) -> None:
     found = compare_files([run])
     table, pairs = printed(models_table(found)), printed(pairs_table(found))
-    assert "2 models on the same 10 rows" in table
+    assert "2 models on the same 10 rows, or a sample of them" in table
     assert "base (4 of 10 rows)" in table
     [line] = [line for line in pairs.splitlines() if "Exact match" in line]
     assert [cell.strip() for cell in line.split("│")][3:5] == ["Exact match", "4"]

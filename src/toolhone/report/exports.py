@@ -37,7 +37,7 @@ def write_samples(run: RunFiles, run_folder: Path) -> None:
     task = re.sub(r"\W+", "_", f"{run.name}_{run.scored_split}" if run.scored_split else run.name)
     asked: dict[str, _Asked] = {}
     # The harness numbers the rows of the data set, of which a model may have answered a sample.
-    numbers = {score.id: number for number, score in enumerate(max(run.scores.values(), key=len))}
+    numbers = {score.id: number for number, score in enumerate(max(run.scores.values(), key=lambda rows: len(rows)))}
     for model in run.scores:
         folder = run_folder / "samples" / model
         path = folder / f"samples_{task}_{_date(run, model)}.jsonl"

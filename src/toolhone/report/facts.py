@@ -107,29 +107,30 @@ def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
 def verdict(metrics: Mapping[str, Any]) -> str:
     """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
 
-    If base answered a sample: "base 10.0% (60 of 242 rows) to tuned 96.3% exact match, +86.7 points [78.1, 93.2] on the
-    60 shared rows, 242 rows".
+    If base answered a sample: "base 10.0% (60 of 242 rows) to tuned 96.3% (242 rows) exact match, +86.7 points
+    [78.1, 93.2] on the 60 shared rows".
 
     The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
     If the gold is another model's answers, it says agreement with that model. A policy that is not strict is named.
     """
     models: dict[str, dict[str, Any]] = metrics["models"]
     *_, last = models.values()
-    figures = [
-        f"{name} {numbers.percent(models[name]['exact_match']['value'])}{label.removeprefix(name)}"
-        for name, label in wording.labels(models).items()
-    ]
+    sampled = sample(metrics) != ""
+    figures = []
+    for name, label in wording.labels(models).items():
+        whole = f" ({numbers.counted(models[name]['rows'], 'row')})" if sampled else ""
+        figures.append(f"{name} {numbers.percent(models[name]['exact_match']['value'])}{label[len(name) :] or whole}")
     source = wording.agreement_with(models)
     measure = "exact match" if source is None else f"exact agreement with {source}"
     if policy(metrics) != STRICT:
         measure += f" under the policy {policy(metrics)}"
-    if len({model.get("sampled_from", model["rows"]) for model in models.values()}) == 1:
+    if len({model["rows"] for model in models.values()}) == 1:
         rows = numbers.counted(last["rows"], "row")
     else:
         rows = " and ".join(f"{numbers.number(model['rows'])} rows ({name})" for name, model in models.items())
     points = difference(metrics, "exact_match")
     result = f"{measure}, {points}" if points else f"{measure} {numbers.interval(last['exact_match'])}".rstrip()
-    return f"{' to '.join(figures)} {result}, {rows}"
+    return f"{' to '.join(figures)} {result}{'' if sampled else f', {rows}'}"
 
 
 def policy(metrics: Mapping[str, Any]) -> str:

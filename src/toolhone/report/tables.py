@@ -74,7 +74,8 @@ def models_table(metrics: Mapping[str, Any]) -> Table:
     source = wording.agreement_with(models)
     labels, rows = wording.labels(models), max(model.get("sampled_from", model["rows"]) for model in models.values())
     head = ("Model", *(measure.label_for(source) for measure in wording.HEADLINE))
-    table = rich_table(f"{len(models)} models on the same {numbers.number(rows)} rows", "lrrr", head)
+    on = f"{numbers.number(rows)} rows{'' if list(labels) == list(labels.values()) else ', or a sample of them'}"
+    table = rich_table(f"{len(models)} models on the same {on}", "lrrr", head)
     for name, model in models.items():
         table.add_row(Text(labels[name]), *(Text(numbers.figure(model[measure.key])) for measure in wording.HEADLINE))
     if source is not None:
