@@ -37,7 +37,8 @@ def write_samples(run: RunFiles, run_folder: Path) -> None:
     task = re.sub(r"\W+", "_", f"{run.name}_{run.scored_split}" if run.scored_split else run.name)
     asked: dict[str, _Asked] = {}
     # The harness numbers the rows of the data set, of which a model may have answered a sample.
-    numbers = {score.id: number for number, score in enumerate(max(run.scores.values(), key=lambda rows: len(rows)))}
+    longest = max(run.scores, key=lambda model: len(run.scores[model]))
+    numbers = {score.id: number for number, score in enumerate(run.scores[longest])}
     for model in run.scores:
         folder = run_folder / "samples" / model
         path = folder / f"samples_{task}_{_date(run, model)}.jsonl"
