@@ -184,8 +184,11 @@ class EvaluateConfig(_Section):
     split: Literal["test", "validation"] = "test"
     """Which rows to score. Compare settings on validation rows; score the test rows once, at the end."""
     base: bool = True
-    """Score the base model (before tuning) on the same rows too. Its prompts are the same, except with chat.tools:
-    names: then it gets schemas."""
+    """Score the base model (before tuning) too. Its prompts are the same, except with chat.tools: names: then it gets
+    schemas. Its token limit is a little above the longest gold answer."""
+    base_rows: int | None = Field(None, ge=1)
+    """Maximum number of rows (assistant turns) that the base model answers: a sample in which every kind of turn has
+    its share; null: all. Reports label its figures as a subset and compare models on the rows that both answered."""
     batch_size: int = Field(16, ge=1)
     """Rows generated together. More rows are faster and need more memory. In bfloat16 this can change results."""
     max_new_tokens: int = Field(256, ge=1)

@@ -20,9 +20,10 @@ from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import turns
 from toolhone.errors import UserError
+from toolhone.evaluate.base_rows import asked_of_base
 from toolhone.evaluate.match import score
 from toolhone.evaluate.predict import predict, predict_once
-from toolhone.evaluate.score import score_run, scored_examples
+from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
 from toolhone.jsonl import read_jsonl, remove_parts, write_jsonl
 from toolhone.prepare import Prepared, prepare, rows_fingerprint
 from toolhone.records import Example, Prediction
@@ -293,8 +294,14 @@ def exact_match_on(
 def _predict(
     run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig, console: Console
 ) -> None:
-    path = run.predictions(tuned.label)
-    predict_once(tuned, f"predict:{tuned.label}", examples, "turns", config, path, console)
+    path, asked, what = run.predictions(tuned.label), examples, "turns"
+    facts: dict[str, Any] = {}
+    if tuned.adapter is None:
+        asked, config = asked_of_base(tuned.renderer, examples, config)
+        facts = {"max_new_tokens": config.max_new_tokens}
+        if len(asked) < len(examples):
+            what, facts["sampled_from"] = f"of {len(examples)} turns", asked_fingerprint(examples)
+    predict_once(tuned, f"predict:{tuned.label}", asked, what, config, path, console, facts)
     wait_for_all()
 
 

@@ -331,6 +331,7 @@ class Score:
     `missing_calls` and `extra_calls` are the indices of the others. `schema_valid` is None if there is no call. `rules`
     names every lenient rule that was used. `question` is the last message before the turn. All fields except `repaired`
     describe the strict reading; `repaired` is None if that found no fault, and in files of older versions.
+    `sampled_from` is the number of scored rows if the model answered only a sample of them; None if it answered all.
     """
 
     id: str
@@ -357,10 +358,14 @@ class Score:
     gold_source: str | None
     meta: dict[str, Any]
     repaired: Repaired | None = None
+    sampled_from: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields. Arguments are a JSON object. Calls have no id, because a model's text has none."""
+        """Return all fields, `sampled_from` only if it is set. Arguments are a JSON object. Calls have no id, because a
+        model's text has none."""
         row = {column.name: getattr(self, column.name) for column in fields(self)}
+        if self.sampled_from is None:
+            del row["sampled_from"]
         row |= {key: list(value) for key, value in row.items() if isinstance(value, tuple)}
         row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
         row["gold"] = self.gold.to_json()

@@ -83,7 +83,8 @@ class TunedModel:
             weights = self.label if inputs is None else fingerprint([inputs[section] for section in BASE])
         # trust_remote_code is a newer key. The code itself is among the files of the model.
         model = self.config.model.model_dump(mode="json", exclude={"trust_remote_code"})
-        sections = {"model": model, "evaluate": config.model_dump(mode="json")}
+        # The sample of rows is in `examples`; the tuned model's answers do not depend on it.
+        sections = {"model": model, "evaluate": config.model_dump(mode="json", exclude={"base_rows"})}
         asked = [example.asked() for example in examples]
         return fingerprint(weights, sections, asked, self.renderer.template_hash(), self.hardware.dtype_name)
 

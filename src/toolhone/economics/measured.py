@@ -54,6 +54,7 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
         totals = {key: found[key].get("total", 0) for key in _NUMBERS}
         rows, exact = found["rows"], found["exact_match"]
         right, interval = exact["numerator"], (exact["low"], exact["high"])
+        whole = found.get("sampled_from")
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: models.{name}: {error} missing; run `toolhone score --run {folder}`") from None
     if not rows:
@@ -68,7 +69,7 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
         calls_per_second=rows / seconds if seconds else None,
         right=right,
         interval=interval,
-        source=f"{folder}, {name}",
+        source=f"{folder}, {name}{f', a sample of {whole:,} rows' if whole else ''}",
         hardware=_manifest(folder).get("hardware"),
     )
 
