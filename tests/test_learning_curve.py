@@ -85,7 +85,7 @@ def test_sizes_that_make_no_curve_are_refused(tiny_llama: Path, sizes: list[int]
 
 
 @pytest.mark.usefixtures("in_workspace")
-def test_a_curve_trains_and_judges_each_size_and_reuses_what_is_finished(tiny_llama: Path) -> None:
+def test_a_curve_trains_and_scores_each_size_and_reuses_finished_ones(tiny_llama: Path) -> None:
     config = experiment(tiny_llama)
     assert at_size(config, 4).name == "curve-rows4"
     said = io.StringIO()

@@ -13,7 +13,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates jsonl config config_file pretrained run_folder run_inputs endpoint tool_schema",
+    "errors records strict_json rates progress jsonl config config_file hub pretrained run_folder run_inputs endpoint "
+    "tool_schema",
     "formats",
     "chat",
     "data",
@@ -24,14 +25,14 @@ LAYERS = (
     "route",
     "report",
     "serve",
-    "prepare pipeline learning_curve doctor",
+    "prepare plan pipeline learning_curve doctor",
     "cli",
     "__main__",
 )
 """From the lowest layer to the highest. A module may import from its own layer and from those above it in this list."""
 
-MAX_FILES = 153
-MAX_LINES = 28_000
+MAX_FILES = 156
+MAX_LINES = 29_000
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this, with a single importer, belongs into its importer."""
