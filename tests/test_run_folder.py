@@ -152,7 +152,7 @@ def test_a_stage_is_finished_only_from_what_it_was_made_from() -> None:
     assert run.read_manifest()["stages"]["train"]["steps"] == 12
 
 
-def test_notes_stand_beside_each_other_and_beside_the_stages() -> None:
+def test_notes_keep_each_other_and_the_stages() -> None:
     run = open_run(config())
     run.note(device="cpu")
     run.mark_finished("train", "abc")
@@ -162,7 +162,7 @@ def test_notes_stand_beside_each_other_and_beside_the_stages() -> None:
     assert (manifest["device"], manifest["seed"], list(manifest["stages"])) == ("cuda", 1, ["train"])
 
 
-def test_a_broken_manifest_is_told_with_what_to_do() -> None:
+def test_a_broken_manifest_is_reported_with_what_to_do() -> None:
     run = open_run(config())
     run.manifest.write_text('{"stages": ', encoding="utf-8")
     with pytest.raises(UserError, match=r"^runs/try/manifest\.json:1: broken JSON.* --fresh"):
@@ -176,7 +176,7 @@ def test_an_existing_run_is_opened_with_its_config() -> None:
     assert found == config(lora__targets=["q_proj"], train__learning_rate=1e-5)
 
 
-def test_a_missing_run_is_told_with_those_that_are_there() -> None:
+def test_a_missing_run_is_reported_with_those_that_exist() -> None:
     with pytest.raises(UserError) as caught:
         existing_run(Path("runs/x"))
     assert str(caught.value) == "runs/x: is no run folder; known: none yet, run `make train`"
@@ -186,7 +186,7 @@ def test_a_missing_run_is_told_with_those_that_are_there() -> None:
         existing_run(Path("runs/x"))
 
 
-def test_a_run_whose_config_was_spoilt_is_told_with_its_line() -> None:
+def test_a_spoilt_config_of_a_run_is_reported_with_its_line() -> None:
     path = open_run(config()).config
     path.write_text(path.read_text(encoding="utf-8").replace("rank: 16", "rnak: 16"), encoding="utf-8")
     with pytest.raises(UserError, match=r"^runs/try/config\.yaml:\d+: lora\.rnak: unknown key"):
