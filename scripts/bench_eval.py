@@ -1,8 +1,8 @@
-"""Measure evaluation speed: toolhone's prefix-cached decoding against batched `generate` without a prefix cache.
+"""Measure evaluation speed: toolhone's decoding with a cached prefix, compared with batched `generate` without one.
 
-Both answer the same test turns with the same model, batch size and token limit, rows of like length together, stop
-tokens on; the contenders take turns on the same chunk of rows, so that a machine whose speed drifts is fair to both. In
-float32 the answers must be the same token for token, and the script says how many are.
+Both answer the same test turns with the same model, batch size, token limit and stop tokens, rows of similar length
+together. They take turns on the same rows, so that a machine whose speed drifts is fair to both. In float32 both must
+give the same tokens, and the script prints how many answers are equal.
 
     .venv/bin/python scripts/bench_eval.py --run runs/cpu                # a finished run's tuned model
     .venv/bin/python scripts/bench_eval.py --run runs/cpu --tools schema # with longer prompts, as the base model has
@@ -26,13 +26,19 @@ Answers = list[list[int]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/cpu"), help="a finished run (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=64, help="test turns to answer (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="rows generated together (default: %(default)s)")
     parser.add_argument(
-        "--tools", choices=("schema", "signatures", "names"), help="as chat.tools; default: the run's own"
+        "--run", type=Path, default=Path("runs/cpu"), help="folder of a finished run (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--rows", type=int, default=64, help="number of test turns to answer (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=32, help="number of rows generated together (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tools",
+        choices=("schema", "signatures", "names"),
+        help="how tools are written, as in chat.tools (default: the run's)",
+    )
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to as well")
     options = parser.parse_args()
 
     from toolhone.cli.terminal import prepare_libraries

@@ -1,10 +1,10 @@
-"""A training step on a CPU with the adapter's part of a layer as one product, against PEFT's own forward pass.
+"""Measure a training step on a CPU: the adapter's part of a layer fused, compared with PEFT's own forward pass.
 
     .venv/bin/python scripts/bench_fused_lora.py                        # five batches of configs/cpu.yaml
     .venv/bin/python scripts/bench_fused_lora.py --set model.dtype=bfloat16
 
-Both do the same batches, by turns, forward and backward; the first batch is a warm-up. In bfloat16 PEFT's pass needs
-autocast around it, as Trainer would have it, and has it here.
+Both run the same batches in turn, forward and backward; the first batch is a warm-up. In bfloat16 PEFT's pass runs
+under autocast, as it does in Trainer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/cpu.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--batches", type=int, default=5, help="counted batches (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=5, help="number of batches that count (default: %(default)s)")
     options = parser.parse_args()
     prepare_libraries()
     config = load_config(options.config, [*options.overrides, "model.device=cpu"])

@@ -1,7 +1,7 @@
-"""How long a report takes, and how large it is: `python scripts/bench_report.py [--rows 10000] [--wrong 1.0]`.
+"""Measure the time and the size of a report: `python scripts/bench_report.py [--rows 10000] [--wrong 1.0]`.
 
-It draws two models' answers to generated rows in two languages, with every kind of failed row. It prints wall-clock
-and processor seconds, megabytes, and how the failed rows are shown. It exits with 1 above 15 s or 10 MB.
+The report shows two models' answers to generated rows in two languages, with every kind of failed row. The script
+prints wall-clock and processor seconds, megabytes, and how failed rows are shown. It exits with 1 above 15 s or 10 MB.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ MAX_SECONDS, MAX_BYTES = 15.0, 10_000_000
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the report.")
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--wrong", type=float, default=1.0, help="share of the tuned model's answers that are wrong")
-    parser.add_argument("--keep", type=Path, help="a folder to leave the run in")
+    parser.add_argument(
+        "--wrong", type=float, default=1.0, help="share of wrong answers of the tuned model, from 0 to 1"
+    )
+    parser.add_argument("--keep", type=Path, help="folder for the run, which then stays")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         run = RunFolder(options.keep or Path(made))

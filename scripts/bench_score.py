@@ -1,8 +1,8 @@
-"""Measure scoring on generated rows and answers, on one core: each stage's seconds of processor time.
+"""Measure scoring of generated rows and answers on one core: seconds of processor time for each stage.
 
-Rows have seven tools, a turn of no, one or two calls, and two models' answers, of which some are right and others fail
-in each of the ways that a model fails. The stages are those of `toolhone score`: rows read and their gold scored,
-predictions read and scored, scores written, figures with the paired bootstrap, and scores read back.
+Rows have seven tools, a turn with up to two calls, and the answers of two models. Some answers are right; the others
+fail in every way that a model fails. The stages are those of `toolhone score`: read rows and score their gold, read
+and score predictions, write scores, compute figures with the paired bootstrap, and read the scores back.
 
     .venv/bin/python scripts/bench_score.py                          # 100,000 predictions
     .venv/bin/python scripts/bench_score.py --predictions 20000 --profile
@@ -33,10 +33,15 @@ def main() -> int:
     from toolhone.cli.terminal import gc_disabled
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predictions", type=int, default=100_000, help="of both models (default: %(default)s)")
-    parser.add_argument("--tokens", action="store_true", help="give each prediction its tokens, as a local model's has")
-    parser.add_argument("--profile", action="store_true", help="say where scoring spends its time")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument(
+        "--predictions",
+        type=int,
+        default=100_000,
+        help="number of predictions, half of each model (default: %(default)s)",
+    )
+    parser.add_argument("--tokens", action="store_true", help="give each prediction its tokens, as a local model does")
+    parser.add_argument("--profile", action="store_true", help="print where scoring spends its time")
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to as well")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, gc_disabled():  # as the commands do
         found = measure(Path(folder), options.predictions, tokens=options.tokens, profile=options.profile)
@@ -110,7 +115,7 @@ def measure(folder: Path, predictions: int, *, tokens: bool = False, profile: bo
 
 
 def conversations(count: int) -> Iterator[dict[str, Any]]:
-    """Rows in OpenAI's format: a question and the turn that is expected, of no, one or two calls."""
+    """Rows in OpenAI's format: a question and the expected turn, with up to two calls."""
     tools = [_tool(number) for number in range(7)]
     for number in range(count):
         calls = _calls(number)
@@ -164,7 +169,7 @@ def _calls(number: int) -> list[tuple[str, dict[str, Any]]]:
     wanted = (0, 1, 1, 1, 1, 2)[number % 6]
     city = _WORDS[number % len(_WORDS)]
     arguments = {"order_id": f"ORD-{number}", "quantity": number % 9, "kind": "new", "place": {"city": city}}
-    # Of two calls, both are of one tool as often as not.
+    # In half of the rows with two calls, both call the same tool.
     return [
         (f"tool_{(number + n * (number % 4 // 2)) % 7}", {**arguments, "quantity": number % 9 + n})
         for n in range(wanted)

@@ -1,11 +1,11 @@
-"""Measure training speed: toolhone's three ways of packing, and TRL's SFTTrainer as its documentation has it.
+"""Measure training speed: toolhone's three ways of packing, and TRL's SFTTrainer as its documentation uses it.
 
-All get the same rows, model, number type, optimizer and learning rate. Each measurement is a process of its own,
-so that its peak memory is its own, and the contenders take turns, so that a machine whose speed drifts is fair to all.
-The first step of each is a warm-up and not counted. Each contender runs at each batch size that its memory allows, and
-all are compared with TRL at its best.
+All get the same rows, model, number type, optimizer and learning rate. Each measurement runs in its own process, which
+gives its peak memory. The contenders take turns, so that a machine whose speed drifts is fair to all. The first step
+of each is a warm-up and does not count. Each contender runs at every batch size that fits in memory, and all are
+compared with TRL at its best.
 
-    .venv/bin/python scripts/bench_train.py                        # SmolLM2-135M on what is at hand
+    .venv/bin/python scripts/bench_train.py                        # SmolLM2-135M, on a GPU if there is one
     .venv/bin/python scripts/bench_train.py --random-llama 1b      # random weights of Llama-3.2-1B's shape, no hub
     .venv/bin/python scripts/bench_train.py --largest 16           # only the largest batch of each within 16 GB
 """
@@ -32,16 +32,26 @@ SHAPES = {"1b": (2048, 8192, 16, 32, 8), "3b": (3072, 8192, 28, 24, 8)}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
-    parser.add_argument("--random-llama", choices=SHAPES, help="random weights of this shape instead")
-    parser.add_argument("--batch", type=int, nargs="+", default=(4, 8), help="batch sizes, rising (default: 4 8)")
+    parser.add_argument("--random-llama", choices=SHAPES, help="take random weights of this shape instead of --model")
     parser.add_argument(
-        "--memory", type=float, default=16, metavar="GB", help="no batch that would take more (default: %(default)s)"
+        "--batch", type=int, nargs="+", default=(4, 8), help="batch sizes in rows, rising (default: 4 8)"
     )
-    parser.add_argument("--steps", type=int, default=3, help="counted steps of each turn")
-    parser.add_argument("--turns", type=int, default=2, help="how often each contender runs")
-    parser.add_argument("--tools", choices=("schema", "signatures", "names"), default="schema", help="as chat.tools")
-    parser.add_argument("--largest", type=float, metavar="GB", help="find the largest batch within this much memory")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=16,
+        metavar="GB",
+        help="leave out batches that would take more gigabytes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=3, help="number of steps of each turn that count (default: %(default)s)"
+    )
+    parser.add_argument("--turns", type=int, default=2, help="number of runs of each contender (default: %(default)s)")
+    parser.add_argument(
+        "--tools", choices=("schema", "signatures", "names"), default="schema", help="as chat.tools (default: schema)"
+    )
+    parser.add_argument("--largest", type=float, metavar="GB", help="find the largest batch within this many gigabytes")
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to as well")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # the child process: a contender's name
     options = parser.parse_args()
     if options.measure:
@@ -94,7 +104,7 @@ def largest_batch(name: str, options: argparse.Namespace) -> int:
 
 
 def run_child(name: str, options: argparse.Namespace, batch: int) -> dict[str, Any]:
-    """Measure one contender in a process of its own; one that runs out of memory is reported as such."""
+    """Measure one contender in its own process, and report if it runs out of memory."""
     command = [sys.executable, __file__, "--measure", name, "--model", options.model, "--steps", str(options.steps)]
     command += ["--batch", str(batch), "--tools", options.tools]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -180,7 +190,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, batch: int) -> tuple[Any, float]:
-    """toolhone's trainer on rows that are all rendered, as `toolhone train` makes it."""
+    """toolhone's trainer on rendered rows, as `toolhone train` makes it."""
     from rich.console import Console
 
     from toolhone.chat.probe import make_renderer
@@ -204,7 +214,7 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
 
 
 def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, batch: int) -> tuple[Any, float]:
-    """SFTTrainer on prompt and completion texts, its own defaults except those that would cut or differ in kind."""
+    """SFTTrainer on prompt and completion texts, with its defaults, except those that cut rows or change the task."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
@@ -268,10 +278,10 @@ def make_llama(folder: Path, shape: tuple[int, int, int, int, int]) -> Path:
 
 
 def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the medians as a Markdown table, and write the single figures where asked."""
+    """Print the medians as a Markdown table, and write every figure with --json."""
     device = next((row["device"] for row in found if "device" in row), "no contender ran")
     print(f"\n{Path(options.model).name}, {device}, {platform.machine()}, {date.today().isoformat()}\n")
-    print("| | batch | examples/s | against TRL's best | computed tokens/s | peak GB | last loss |")
+    print("| | batch | examples/s | compared with TRL's best | computed tokens/s | peak GB | last loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     keys = ("examples_per_second", "computed_tokens_per_second", "peak_memory_gb", "last_loss")
     medians = {

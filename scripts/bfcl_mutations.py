@@ -1,8 +1,8 @@
-"""Mutations of BFCL's golds: the calls that a model might have made in their place, right or wrong.
+"""Mutations of BFCL's gold: calls that a model might make instead, right or wrong.
 
-Each is a list of calls as BFCL's checker takes them, `[{name: arguments}]`, with the name of what was done. They are
-made systematically, for every argument and every value inside it; which of an entry's are kept, where there are more
-than asked for, depends on the seed alone.
+Each is a list of calls as BFCL's checker takes them, `[{name: arguments}]`, with the name of the mutation. They are
+made systematically, for every argument and every value inside it. If an entry has more than the limit, the seed
+decides which stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 def mutations(
     gold: list[dict[str, Any]], functions: list[dict[str, Any]], limit: int, seed: str
 ) -> Iterator[tuple[str, Calls]]:
-    """The gold's own calls, every argument given and every optional one left out, and `limit` mutations of them."""
+    """The gold's own calls, with all arguments and without the optional ones, and `limit` mutations of them."""
     whole = [{name: {k: v for k, v in _firsts(given).items() if v != ""} for name, given in c.items()} for c in gold]
     least = [{name: _firsts(given, skip=True) for name, given in c.items()} for c in gold]
     yield "gold", whole
@@ -33,7 +33,7 @@ def mutations(
             by_kind.setdefault(kind, []).append(calls)
     for several in by_kind.values():
         drawn.shuffle(several)
-    # One of each kind in turn, so that an entry of many arguments does not give one kind alone.
+    # Takes one of each kind in turn, or an entry with many arguments would give only one kind.
     left = limit
     while left > 0 and any(by_kind.values()):
         for kind, several in by_kind.items():
@@ -43,7 +43,7 @@ def mutations(
 
 
 def _firsts(arguments: dict[str, list[Any]], *, skip: bool = False) -> dict[str, Any]:
-    """The first accepted value of each argument; with `skip`, only of those that may not be left out."""
+    """The first accepted value of each argument; with `skip`, only of required ones."""
     return {
         name: next((_plain(value) for value in values if value != ""), "")
         for name, values in arguments.items()

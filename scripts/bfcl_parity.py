@@ -1,13 +1,13 @@
 """Compare toolhone's policy `bfcl` with BFCL's own checker, pair by pair: every Python gold, and mutations of it.
 
-The wheel of `bfcl-eval` is unpacked into a cache folder, never installed, and its checker imported from there; a stub
-replaces its table of models. Both score the same calls. The table gives pairs and disagreements by category and by
-mutation; `--out` writes each disagreeing pair with both verdicts and its class:
+The wheel of `bfcl-eval` is unpacked into a cache folder, never installed, and its checker is imported from there; a
+stub replaces its table of models. Both score the same calls. The table gives pairs and disagreements by category and
+by mutation. `--out` writes each disagreeing pair with both verdicts and its class:
 
-- sign-or-point: BFCL drops `-` and `.` from texts, and so takes "-5" for "5", and "1.5" for "15"
-- greedy: BFCL gives each expected call the first that fits it, and so leaves none for a later one
-- crash: BFCL's checker raised (a `KeyError` on nested gold, for one)
-- unsatisfiable: one of the four entries that nothing satisfies, which toolhone does not score
+- sign-or-point: BFCL drops `-` and `.` from texts, so it takes "-5" for "5" and "1.5" for "15"
+- greedy: BFCL gives each expected call the first that fits, which may leave none for a later one
+- crash: BFCL's checker raised an error, such as a `KeyError` on nested gold
+- unsatisfiable: one of the four entries that no call satisfies; toolhone does not score them
 - unexplained: none of these, so a bug in toolhone; the exit status is then 1
 
     .venv/bin/python scripts/bfcl_parity.py --out bfcl_parity.jsonl
@@ -44,13 +44,13 @@ from toolhone.records import Example, ToolCall
 CODE = Path(".cache/bfcl_eval")
 DATA = Path(".cache/bfcl")
 UNSATISFIABLE = ("live_simple_106-63-0", "live_simple_112-68-0", "live_multiple_862-181-3", "live_multiple_964-207-0")
-"""The entries that no call satisfies: their gold accepts no value, or asks for what the function does not take."""
+"""The entries that no call satisfies: their gold accepts no value, or needs an argument that the function lacks."""
 Calls = list[dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The same calls scored by both. `bfcl` is None if its checker raised; `explained` is then what it raised."""
+    """The same calls scored by both. `bfcl` is None if its checker raised an error, which `explained` then holds."""
 
     id: str
     category: str
@@ -77,12 +77,16 @@ class Entry:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="BFCL's data (default: %(default)s)")
-    parser.add_argument("--code", type=Path, default=CODE, help="the unpacked wheel (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="write the disagreeing pairs here, as JSON lines")
-    parser.add_argument("--verdicts", type=Path, help="write the calls and BFCL's verdict of every pair here")
-    parser.add_argument("--per-entry", type=int, default=12, help="mutations of each, at most (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="which mutations are drawn")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of BFCL's data (default: %(default)s)")
+    parser.add_argument("--code", type=Path, default=CODE, help="folder for the unpacked wheel (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="JSONL file for the disagreeing pairs")
+    parser.add_argument("--verdicts", type=Path, help="file for the calls and BFCL's verdict of every pair")
+    parser.add_argument(
+        "--per-entry", type=int, default=12, help="maximum number of mutations of each entry (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the choice of mutations, a whole number (default: %(default)s)"
+    )
     options = parser.parse_args()
     if not bring(options.data, options.code):
         return 1
@@ -109,7 +113,7 @@ def main() -> int:
 
 
 def bring(data: Path, code: Path) -> bool:
-    """Make sure that data and code are there; download the wheel if not."""
+    """Download the wheel if the data or the code is missing."""
     checker = code / "bfcl_eval" / "eval_checker" / "ast_eval" / "ast_checker.py"
     if checker.is_file() and (data / "BFCL_v4_simple_python.json").is_file():
         return True
@@ -144,7 +148,7 @@ def import_checker(code: Path) -> Callable[[Any, Calls, Any, str], bool]:
 
 
 def read_entries(data: Path, categories: Sequence[str] = PYTHON_WITH_GOLD) -> Iterator[Entry]:
-    """Each entry as BFCL has it, beside the same as toolhone reads it."""
+    """Each entry as BFCL has it and as toolhone reads it."""
     for category in categories:
         name = f"BFCL_v4_{category}.json"
         golds = {row["id"]: row["ground_truth"] for _, row in read_jsonl(data / "possible_answer" / name)}
@@ -190,14 +194,14 @@ def score_by_both(checker: Callable[[Any, Calls, Any, str], bool], entry: Entry,
 def _fault(
     checker: Callable[[Any, Calls, Any, str], bool], entry: Entry, calls: Calls, ours: bool, theirs: bool | None
 ) -> str:
-    """The class of a disagreement, each shown by what would follow from it and not by how the pair was made."""
+    """The class of a disagreement, found from what it implies and not from how the pair was made."""
     if theirs is None:
         return "crash"
     if entry.id in UNSATISFIABLE:
         return "unsatisfiable"
     if ours and "parallel" in entry.category and _some_order_passes(checker, entry, calls):
         return "greedy"
-    # The two agree once no text holds a sign or a point that BFCL drops.
+    # The two agree once no text has a sign or a point that BFCL drops.
     if theirs and not ours and _agree_without_signs(entry, calls):
         return "sign-or-point"
     return "unexplained"
@@ -209,7 +213,7 @@ def _some_order_passes(checker: Callable[[Any, Calls, Any, str], bool], entry: E
 
 
 def _agree_without_signs(entry: Entry, calls: Calls) -> bool:
-    """Whether toolhone takes the calls too where all texts of calls and gold, but no number, lose `-` and `.`."""
+    """Whether toolhone accepts the calls too if all texts of calls and gold, but no numbers, lose `-` and `.`."""
     if entry.example is None:
         return False
     made = [ToolCall(name, _bared(arguments)) for call in calls for name, arguments in call.items()]

@@ -1,12 +1,12 @@
-"""What does it cost to fill batches with rows that share a prefix? Accuracy and time, by what a batch is made of.
+"""Measure accuracy and time of training by how batches are filled: what do batches of rows with one prefix cost?
 
-`1`, `2` ...: `train.groups_per_batch`. `conversations`: null, the default, which keeps a conversation's turns together.
-`turns`: SFTTrainer's own order, every turn for itself. All see the same turns, the same number of steps and the same
-rate, and are scored on rows of held_out.yaml, which are made on the spot.
+`1`, `2` ...: values of `train.groups_per_batch`. `conversations`: null, the default, which keeps a conversation's
+turns together. `turns`: SFTTrainer's order, which mixes all turns. All see the same turns, number of steps and
+learning rate, and are scored on rows of held_out.yaml, which the script generates.
 
-customer_service has one set of tools, so its single requests are dealt out to four agents of two tools or fewer: each
-offers its own tools alone, and a batch of one agent's rows is as one-sided as grouping can make it. `--whole` takes the
-conversations as they are instead, as configs/cpu.yaml does.
+customer_service has one set of tools. The script therefore splits its single requests between four agents with one or
+two tools each: a batch of one agent's rows is as one-sided as grouping can make it. `--whole` takes the conversations
+as they are instead, as configs/cpu.yaml does.
 
     .venv/bin/python scripts/compare_grouping.py                       # SmolLM2, about an hour on two cores
     .venv/bin/python scripts/compare_grouping.py --seeds 1 --rows 40   # a quick look
@@ -38,15 +38,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=".cache/models/SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
-    parser.add_argument("--rows", type=int, default=320, help="training turns (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=320, help="number of training turns (default: %(default)s)")
     parser.add_argument("--judge", type=int, help="number of held-out turns to score (default: all)")
-    parser.add_argument("--whole", action="store_true", help="customer_service as it is, with tools by name")
+    parser.add_argument("--whole", action="store_true", help="take customer_service as it is, with chat.tools: names")
     parser.add_argument("--batch", type=int, default=8)
     kinds = ("1", "2", "3", "4", "conversations", "turns")
     parser.add_argument("--batches", nargs="+", choices=kinds, default=("1", "2", "conversations"))
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to as well")
     options = parser.parse_args()
 
     from rich.console import Console
@@ -61,7 +61,7 @@ def main() -> int:
         generate(Path(DATA, "held_out.yaml"), Console(stderr=True), out=held_out_rows)
         for seed in options.seeds:
             for batches in options.batches:
-                found.append(train_and_judge(options, held_out_rows, seed, batches))
+                found.append(train_and_score(options, held_out_rows, seed, batches))
                 print(json.dumps(found[-1]), file=sys.stderr)
                 if options.json:
                     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -69,8 +69,8 @@ def main() -> int:
     return 0
 
 
-def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int, batches: str) -> dict[str, Any]:
-    """Train one adapter, and judge it on held-out rows."""
+def train_and_score(options: argparse.Namespace, held_out_rows: Path, seed: int, batches: str) -> dict[str, Any]:
+    """Train one adapter and score it on held-out rows."""
     from rich.console import Console
     from transformers import set_seed
 
@@ -153,14 +153,14 @@ def train_and_judge(options: argparse.Namespace, held_out_rows: Path, seed: int,
         "steps": trainer.state.global_step,
         "computed_tokens": tokens,
         "seconds": round(seconds),
-        "judged": len(scores),
+        "scored": len(scores),
         "exact": sum(one.exact for one in scores),
         "names_right": sum(one.names_right for one in scores),
     }
 
 
 def of_agents(conversations: Sequence[Any]) -> list[Any]:
-    """The single-call turns, each offered the tools of the agent that makes its call, and no others."""
+    """The single-call turns, each with only the tools of the agent that makes its call."""
     from toolhone.data.read import turns
 
     agent_of = {name: agent for agent in AGENTS for name in agent}
@@ -178,7 +178,7 @@ def show(found: Sequence[dict[str, Any]]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for one in found:
         exact, names = (
-            f"{one[key] / one['judged']:.1%} ({one[key]}/{one['judged']})" for key in ("exact", "names_right")
+            f"{one[key] / one['scored']:.1%} ({one[key]}/{one['scored']})" for key in ("exact", "names_right")
         )
         print(
             f"| {one['seed']} | {one['batches']} | {one['steps']} | {one['computed_tokens']:,} | {one['seconds']} "
@@ -186,7 +186,7 @@ def show(found: Sequence[dict[str, Any]]) -> None:
         )
     for batches in dict.fromkeys(one["batches"] for one in found):
         runs = [one for one in found if one["batches"] == batches]
-        exact = sum(one["exact"] / one["judged"] for one in runs) / len(runs)
+        exact = sum(one["exact"] / one["scored"] for one in runs) / len(runs)
         seconds = sum(one["seconds"] for one in runs) / len(runs)
         print(f"{batches}: {exact:.1%} exact and {seconds:.0f} s on average")
 

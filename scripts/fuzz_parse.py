@@ -1,8 +1,8 @@
-"""Fuzz the reading of model texts: texts mutated from real ones, in every format, strictly and with repairs.
+"""Fuzz the parsers of model texts: mutated real texts, in every format, strictly and with repairs.
 
-Looks for an exception, a hang, a reading at odds with itself, and time that grows faster than the text. The texts come
-from what models wrote (`tests/fixtures/outputs`, and --predictions), from the gold turns of `data/customer_service` and
-from BFCL's nested calls, in the words of all formats. The same seed gives the same texts.
+Looks for exceptions, hangs, readings that contradict themselves, and time that grows faster than the text. The texts
+are answers of models (`tests/fixtures/outputs` and --predictions), gold turns of `data/customer_service` and BFCL's
+nested calls, with the syntax of all formats. The same seed gives the same texts.
 
     .venv/bin/python scripts/fuzz_parse.py                       # 1,000,000 texts, then lengths up to 1 MB
     .venv/bin/python scripts/fuzz_parse.py --texts 20000 --lengths 250000
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 TOOLS = ("query_order", "query_stock", "f")
 """The names of the declared tools."""
 HANG_SECONDS = 20
-"""Of processor time, for 100 texts."""
+"""Limit for 100 texts, in seconds of processor time."""
 
 PIECES = [
     "<tool_call>", "</tool_call>", "<tool_call>\n{", "<think>", "</think>", "<|python_tag|>", "<|eom_id|>",
@@ -63,9 +63,16 @@ ADVERSARIAL = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=1_000_000, help="how many; 0: none")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
-    parser.add_argument("--lengths", type=int, default=1_000_000, help="longest repetition in characters; 0: none")
+    parser.add_argument("--texts", type=int, default=1_000_000, help="number of texts; 0: none (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the mutations, a whole number (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        default=1_000_000,
+        help="longest repetition, in characters; 0: none (default: %(default)s)",
+    )
     parser.add_argument(
         "--predictions", type=Path, nargs="*", default=[], help="files of predictions to take texts from"
     )
@@ -159,7 +166,7 @@ def fuzz(sources: Sequence[str], count: int, seed: int, *, report: bool = False)
     """Read `count` mutated texts in every format and return the figures.
 
     Raises:
-        AssertionError: naming seed and text, where a reading raises, hangs or is at odds with itself.
+        AssertionError: with seed and text, if a reading raises, hangs or contradicts itself.
     """
     draw = random.Random(seed)
     microseconds = array("d")
@@ -172,7 +179,7 @@ def fuzz(sources: Sequence[str], count: int, seed: int, *, report: bool = False)
                 characters, longest = characters + len(text), max(longest, len(text))
                 for format in FORMATS:
                     try:
-                        # The wall's clock: that of the thread can take longer to ask than a text to read.
+                        # Wall clock: asking for the thread's clock can take longer than reading a text.
                         started = time.perf_counter_ns()
                         turn = parse_turn(text, format, "length" if cut else "stop", tools=TOOLS)
                         microseconds.append((time.perf_counter_ns() - started) / 1000)
@@ -208,7 +215,7 @@ def fuzz(sources: Sequence[str], count: int, seed: int, *, report: bool = False)
 
 
 def _at_odds(turn: Any, cut: bool) -> str | None:
-    """What is wrong with a reading, whatever the text; None where nothing is."""
+    """What is wrong with a reading, whatever the text; None if nothing is."""
     if bool(turn.calls) != (turn.status in ("calls", "partial")):
         return f"status {turn.status} with {len(turn.calls)} calls"
     if (turn.failure is None) != (turn.status in ("calls", "none")):
@@ -243,7 +250,7 @@ def growth(longest: int, units: Sequence[str] = ADVERSARIAL, doublings: int = 3)
     steepest: tuple[float, str] = (0.0, "")
     for unit in units:
         for format in FORMATS:
-            # A call at the front, so that something is repaired too; and the unit alone.
+            # Once after a call, so that something is repaired too, and once the unit alone.
             for front in ("", "{'name': 'f', 'arguments': {'a': "):
                 seconds = []
                 for doubling in range(doublings + 1):

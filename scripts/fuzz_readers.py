@@ -1,8 +1,8 @@
-"""Fuzz the readers of conversations: rows of every format, mutated byte by byte and in their structure.
+"""Fuzz the readers of conversations: rows of every format, with mutated bytes and mutated structure.
 
-Every mutated row must give a conversation or a named fault, and never an exception; every learned turn of a log must be
-accounted for; what was read must be the same when it is written and read again; the check must take every conversation.
-The rows come from `tests/fixtures`. The same seed gives the same rows.
+Every mutated row must give a conversation or a named fault, and never an exception. Every learned turn of a log must
+be accounted for. A conversation must be the same after it is written and read again, and the check must accept all of
+them. The rows come from `tests/fixtures`. The same seed gives the same rows.
 
     .venv/bin/python scripts/fuzz_readers.py                             # 100,000 rows a reader
     .venv/bin/python scripts/fuzz_readers.py --rows 2000 --reader bfcl --reader logs-streamed
@@ -33,7 +33,7 @@ from toolhone.strict_json import parse_line
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 BATCH = 500
-"""Rows of a file, which is read and checked as one."""
+"""Number of rows in a file. Each file is read and checked as a whole."""
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 5.0, 1.5, 10**30, 1e308, "", " ", "x", "é", "e\u0301", "查询", "😀", "\x00", "\ud800",
@@ -61,7 +61,7 @@ def legacy(row: dict[str, Any]) -> dict[str, Any]:
     made, called = [], ""
     for message in row["messages"]:
         if message["role"] == "tool" and made[-1]["role"] == "function":
-            continue  # of the second of two calls at once, which it did not have
+            continue  # result of a second parallel call, which the old format did not have
         if message["role"] == "tool":
             made.append({"role": "function", "name": called, "content": message["content"]})
         elif message.get("tool_calls"):
@@ -74,7 +74,7 @@ def legacy(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def naive(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as courses write it: neither ids nor types nor tools."""
+    """The row as tutorials write it, without ids, types and tools."""
     made = []
     for message in row["messages"]:
         kept = {key: value for key, value in message.items() if key != "tool_call_id"}
@@ -114,13 +114,17 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "xlam": ("xlam", lambda: rows_of("formats/xlam.jsonl")),
     "bfcl": ("bfcl", bfcl_rows),
 }
-"""The format that a reader is asked for, and its rows as they are before they are mutated."""
+"""Each reader's format, and its rows before they are mutated."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="a reader (default: %(default)s)")
-    parser.add_argument("--reader", action="append", choices=READERS, help="this one alone; may be repeated")
+    parser.add_argument(
+        "--rows", type=int, default=100_000, help="number of rows of each reader (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--reader", action="append", choices=READERS, help="use only this reader; may be repeated (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     wrong = 0
@@ -152,7 +156,7 @@ def fuzz(name: str, count: int, seed: int = 0) -> tuple[Counter[str], list[str]]
 
 
 def mutated(originals: Sequence[dict[str, Any]], chance: random.Random) -> bytes:
-    """A row as a line, with one to four changes to its values, its bytes, or both; one in 20 as it is."""
+    """A row as a line, with one to four changes to its values, its bytes, or both; one in 20 stays as it is."""
     row = json.loads(json.dumps(chance.choice(originals)))
     how = chance.random()
     if how < 0.65:
@@ -194,7 +198,7 @@ def restructured(value: Any, originals: Sequence[dict[str, Any]], chance: random
             try:
                 return json.dumps(restructured(json.loads(value), originals, chance))
             except ValueError:
-                pass  # a text in brackets that is no JSON: changed as any other
+                pass  # text in brackets that is not JSON: changed like any other text
         place = chance.randrange(len(value) + 1)
         piece = chance.choice([text for text in VALUES if isinstance(text, str)])
         return chance.choice(
@@ -213,10 +217,10 @@ def rebyted(line: bytes, chance: random.Random) -> bytes:
 
 
 def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counter[str]) -> list[str]:
-    """What is wrong with the reading of a file, whose lines are these."""
+    """What is wrong with the reading of a file with these lines."""
     try:
         found = list(read_source(path, format=format))
-    except Exception:  # noqa: BLE001  (whatever it is, it is what is looked for)
+    except Exception:  # noqa: BLE001  (any exception is what the fuzzer looks for)
         return [f"{traceback.format_exc(limit=-3)} {culprit(path, lines, format)!r}"]
     wrong: list[str] = []
     survey = Survey()
@@ -248,7 +252,7 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
 
 
 def culprit(path: Path, lines: Sequence[bytes], format: str) -> bytes:
-    """The first line at which reading fails by itself; nothing where the lines do it together."""
+    """The first line that fails when it is read alone; nothing if only several lines together fail."""
     for line in lines:
         path.write_bytes(line)
         try:

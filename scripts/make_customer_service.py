@@ -1,9 +1,9 @@
 """Make data/customer_service/{train,test}.jsonl from the spec and the templates beside them.
 
-    python scripts/make_customer_service.py            writes both files
-    python scripts/make_customer_service.py --check    compares with the files there; exit code 1 where they differ
+    python scripts/make_customer_service.py            write both files
+    python scripts/make_customer_service.py --check    compare with the existing files; exit code 1 if they differ
 
-It is `toolhone data generate data/customer_service/spec.yaml`, for a checkout in which nothing is installed.
+It does what `toolhone data generate data/customer_service/spec.yaml` does, in a checkout without an installation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SPEC = Path(__file__).resolve().parent.parent / "data" / "customer_service" / "s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the customer_service data set from its spec.")
-    parser.add_argument("--check", action="store_true", help="compare with the files that are there, write nothing")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the existing files differ")
     arguments = parser.parse_args()
     try:
         same = generate(SPEC, Console(highlight=False, soft_wrap=True), compare=arguments.check)

@@ -1,9 +1,9 @@
-"""Make the log of an application that never was: requests and responses of /v1/chat/completions, one pair a line.
+"""Make the log of an invented application: requests and responses of /v1/chat/completions, one pair on each line.
 
-The conversations are those of data/customer_service, as an agent would have had them with gpt-4o: the tools in every
-request, ids, usage, times; each step sends the whole conversation again. Conversations run side by side, some responses
-are streamed, and a few requests fail and are sent once more. No model was asked: what "gpt-4o" answers here is the gold
-of the rows. The same seed always gives the same log.
+The conversations are those of data/customer_service, as an agent would have them with gpt-4o. Every request has the
+tools, an id, usage and times, and sends the whole conversation so far. Conversations overlap in time, some responses
+are streamed, and a few requests fail and are repeated. No model was asked: the answers of "gpt-4o" are the gold of the
+rows. The same seed gives the same log.
 
     .venv/bin/python scripts/make_log.py --out agent.log.jsonl              # 800 pairs
     .venv/bin/python scripts/make_log.py --out agent.log.jsonl --pairs 100 --seed 7
@@ -44,9 +44,13 @@ _NUMBER = re.compile(r"\d{3,}")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where the log goes (JSONL)")
-    parser.add_argument("--pairs", type=int, default=800, help="requests with their responses (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another log (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    parser.add_argument(
+        "--pairs", type=int, default=800, help="number of requests with their responses (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choices, a whole number (default: %(default)s)"
+    )
     options = parser.parse_args()
     try:
         pairs = make_log(options.pairs, options.seed)

@@ -1,6 +1,6 @@
-"""Make a tiny random Llama with a ChatML tokenizer, for tests and for `make smoke`: no download, no knowledge.
+"""Make a tiny random Llama with a ChatML tokenizer, for tests and for `make smoke`. It needs no download.
 
-The tokenizer is byte-level BPE trained on the spot on the given texts, so any text can be written with it.
+The tokenizer is byte-level BPE, trained on the given texts, so it can encode any text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the model goes (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the model (default: %(default)s)")
     folder = parser.parse_args().folder
     if not (folder / "model.safetensors").is_file():
         make_tiny_llama(folder, [path.read_text(encoding="utf-8") for path in TEXTS])

@@ -1,16 +1,16 @@
-"""Make training and test rows of BFCL's non-live entries, with tools that only the test rows call.
+"""Make training and test rows from BFCL's non-live entries, with tools that only the test rows call.
 
-configs/bfcl-unseen-tools.yaml trains on them: how well does a model call tools that it was not trained on? Entries
-whose functions are Python's, and those where no call is right, are split as `toolhone data split --unseen-tools` does;
-rows of a kept tool, and rows much alike, stay on one side. An entry that training would refuse, since its gold is at
-odds with its own tool's schema, is left out and named. Each row's meta.tool_group names the rows that share a tool, so
-that a config can hold out validation rows by tool too. BFCL's live entries are left alone, for evaluation.
-scripts/fetch_bfcl.py brings the data.
+configs/bfcl-unseen-tools.yaml trains on them, to measure how well a model calls tools that it was not trained on.
+Entries with Python functions, and those where no call is right, are split as `toolhone data split --unseen-tools`
+does: rows that share a tool, and near duplicates, stay on one side. An entry whose gold contradicts its tool's schema
+is left out and named, since training would refuse it. meta.tool_group names the rows that share a tool, so that a
+config can hold out validation rows by tool too. BFCL's live entries are not used: they are for evaluation.
+scripts/fetch_bfcl.py downloads the data.
 
-The training rows are once more in one-call.jsonl, more-calls.jsonl and no-call.jsonl, so that a config can take less
-of some. There the calls are made better to learn from. BFCL's gold says of many an argument that it may be left out,
-and so its turn leaves it out even where the user states it: such ones are written. And every other row of
-simple_python, which has one tool, gets a second one of another training row, so that more rows teach to choose.
+The training rows are also in one-call.jsonl, more-calls.jsonl and no-call.jsonl, so that a config can take fewer of
+some. In these files the calls teach more. BFCL's gold lets a call leave out many arguments that the user states: here
+the call has them. And every second row of simple_python, which has only one tool, gets a tool of another training row,
+so that more rows teach the model to choose.
 """
 
 from __future__ import annotations
@@ -42,9 +42,18 @@ CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path(".cache/bfcl"), help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(".cache/bfcl-unseen-tools"), help="(default: %(default)s)")
-    parser.add_argument("--unseen-tools", type=float, default=0.15, help="share of the tools (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(".cache/bfcl"), help="folder of BFCL's data (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(".cache/bfcl-unseen-tools"), help="folder to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--unseen-tools",
+        type=float,
+        default=0.15,
+        help="share of the tools that only test rows call, from 0 to 1 (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     try:
         rows, left_out = sound_entries(read_bfcl_folder(options.folder, CATEGORIES))

@@ -1,4 +1,4 @@
-"""What tests share: tiny models made on the spot, one thread, and no network."""
+"""Shared fixtures: tiny generated models, one thread, and no network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Before torch is imported: several busy thread pools on two cores slow a tiny model down a hundredfold.
+# Set before torch is imported: several busy thread pools on two cores make a tiny model a hundred times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def load_script(name: str) -> ModuleType:
-    """Import scripts/<name>.py, which is no package."""
+    """Import scripts/<name>.py, which is not part of a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -57,14 +57,14 @@ def in_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 FETCHED = {
     "llama3.2": (".cache/tokenizers/llama3.2", "scripts/fetch_tokenizers.py"),
     "qwen3": (".cache/tokenizers/qwen3", "scripts/fetch_tokenizers.py"),
-    "smollm2": (".cache/models/SmolLM2-135M-Instruct", "scripts/fetch_model.py SmolLM2-135M-Instruct"),
-    "gemma3": (".cache/models/gemma-3-270m", "scripts/fetch_model.py gemma-3-270m"),
+    "smollm2": (".cache/models/SmolLM2-135M-Instruct", "toolhone fetch SmolLM2-135M-Instruct"),
+    "gemma3": (".cache/models/gemma-3-270m", "toolhone fetch gemma-3-270m"),
 }
 
 
 @pytest.fixture(scope="session")
 def fetched_tokenizer() -> Callable[[str], Any]:
-    """Gives a real tokenizer of `FETCHED` by its name; the test is skipped where it was not fetched."""
+    """Load a real tokenizer of `FETCHED` by its name. The test is skipped if it was not fetched."""
 
     @functools.cache
     def load(name: str) -> Any:
@@ -72,7 +72,7 @@ def fetched_tokenizer() -> Callable[[str], Any]:
 
         folder, script = FETCHED[name]
         if not (ROOT / folder / "tokenizer.json").is_file():
-            pytest.skip(f"{folder} is not there; {script} fetches it")
+            pytest.skip(f"{folder} is missing; run {script} to fetch it")
         return AutoTokenizer.from_pretrained(ROOT / folder)
 
     return load
@@ -80,7 +80,7 @@ def fetched_tokenizer() -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def tiny_llama3_tokenizer() -> Any:
-    """A tokenizer with Llama 3's special tokens and one token for each byte."""
+    """A tokenizer with Llama 3's special tokens and one token per byte."""
     words = ("begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eot_id", "eom_id", "python_tag")
     tokens = [f"<|{word}|>" for word in words]
     return byte_tokenizer(tokens, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|end_of_text|>")
@@ -88,7 +88,7 @@ def tiny_llama3_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_gemma_tokenizer() -> Any:
-    """A tokenizer with Gemma's special tokens and one token for each byte."""
+    """A tokenizer with Gemma's special tokens and one token per byte."""
     tokens = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
     return byte_tokenizer(tokens, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
@@ -105,6 +105,6 @@ def byte_tokenizer(special: list[str], **roles: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **roles)
 
 
-# On a busy machine a fast example may take long once; `--timeout` bounds the whole test.
+# On a busy machine a single fast example may take long, so there is no deadline. `--timeout` limits the whole test.
 settings.register_profile("toolhone", deadline=None)
 settings.load_profile("toolhone")

@@ -6,5 +6,5 @@ from toolhone.chat.render import LabelledTokens, mask_labels
 
 
 def labelled(ids: list[int], prompt_length: int, later_weight: float = 1.0) -> LabelledTokens:
-    """A row whose ids from `prompt_length` on are labelled."""
+    """Return a row whose ids from index `prompt_length` on are labelled."""
     return mask_labels(ids[:prompt_length], ids[prompt_length:], later_weight)

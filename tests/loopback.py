@@ -1,4 +1,4 @@
-"""An OpenAI-shaped endpoint on this machine, for the tests of what asks one."""
+"""An OpenAI-compatible endpoint on this machine, for tests of code that sends requests to one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-"""Status and body for a request's JSON body. The body is JSON, or bytes, or bytes and their headers."""
+"""Maps the JSON body of a request to a status and a body. The body is JSON, bytes, or bytes with headers."""
 
 
 class Server(ThreadingHTTPServer):
-    """`answers` are used up one a request, and then the last goes on. `most_at_once` counts requests in the making."""
+    """Each request consumes one of `answers`; the last answer is repeated. `most_at_once` is the largest number of
+    requests in progress at the same time."""
 
     daemon_threads = True
 
@@ -35,7 +36,7 @@ class Server(ThreadingHTTPServer):
 
 
 def hangs(_: dict[str, Any]) -> tuple[int, Any]:
-    """Answers nothing until the server closes."""
+    """Never answer; the request waits until the server closes."""
     raise AssertionError("never called: the handler waits instead")
 
 
@@ -67,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("retry-after", "0")
             self.end_headers()
             self.wfile.write(data)
-        except OSError:  # the client has given up
+        except OSError:  # the client closed the connection
             pass
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -76,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that gives this answer, without a key of the machine's own in the environment."""
+    """Run a server that gives this answer. The environment has no real OPENAI_API_KEY meanwhile."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     made = Server(answer)

@@ -1,4 +1,4 @@
-"""A report as a reader finds it: the page parsed, and page, Markdown and terminal table as text."""
+"""Reads a report as a user sees it: the parsed page, and page, Markdown and terminal table as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Attributes = dict[str, str | None]
 
 
 class Page(HTMLParser):
-    """The tags of a page, its text outside style and script, and the scripts' own text."""
+    """Collects the tags of a page, its text outside style and script, and the text of its scripts."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -47,13 +47,13 @@ class Page(HTMLParser):
 
 
 def page_of(run: Path) -> Page:
-    """Draws a run's report and reads the page."""
+    """Write the report of a run and parse the page."""
     write_report(run)
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
 def drawn(run: Path) -> tuple[str, str, str]:
-    """Draws a run's report: the page, report.md and the short table, as text."""
+    """Write the report of a run. Returns the page, report.md and the short table as text."""
     write_report(run)
     out = StringIO()
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A small scored run, made by the scorer itself from answers in text, and scores without a run."""
+"""A small run, scored by the real scorer from texts of answers, and scores without a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def call_text(name: str, **arguments: object) -> str:
 
 
 def made_score(**fields: Any) -> Score:
-    """A score with these fields; otherwise of a row that expects no call and got none."""
+    """Return a score with these fields. The other fields describe a row that expects no call and got none."""
     row: dict[str, Any] = {
         "id": "order-1/2",
         "conversation_id": "order-1",
@@ -60,7 +60,7 @@ def made_score(**fields: Any) -> Score:
 
 
 def scores_file(path: Path, outcomes: str, **changed: Any) -> Path:
-    """Writes a file of scores of rows r0/1, r1/1, ...: "1" is right."""
+    """Write the scores of rows r0/1, r1/1, ... In `outcomes`, "1" is a right answer."""
     rows = (
         {
             **_ROW,
@@ -79,8 +79,11 @@ def scores_file(path: Path, outcomes: str, **changed: Any) -> Path:
 
 @pytest.fixture
 def scored_run() -> ScoredRun:
-    """Makes a run folder with its split, scores and metrics. Row n asks for order ORD-00n; with `last_is_chat` the last
-    row asks for nothing. `answers` has each model's texts, one a row; "right" means the gold."""
+    """Make a run folder with its split, scores and metrics.
+
+    Row n asks for order ORD-00n. With `last_is_chat`, the last row is a thank-you that needs no call. `answers` has the
+    texts of each model, one per row; "right" means the gold text.
+    """
 
     def make(
         folder: Path,

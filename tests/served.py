@@ -1,4 +1,4 @@
-"""Runs and servers for the tests of serving: a tiny Llama that knows three turns by heart, behind uvicorn."""
+"""Runs and servers for the tests of serving: a tiny Llama that has memorised three turns, behind uvicorn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEARNED = {
     "A person, now.": Message("assistant", "好", (ToolCall("help", {}), ToolCall("query_order", {"order_id": "0"}))),
     "谢谢": Message("assistant", "不客气"),
 }
-"""What the model says to what. To anything else it says something that it is less sure of."""
+"""The model's answer to each question. Its answers to other questions have a lower probability."""
 WIRE_TOOLS: Any = [tool.to_json() for tool in TOOLS]
 
 
@@ -38,14 +38,14 @@ def messages(question: str) -> Any:
 
 
 def example(question: str, tools: tuple[Tool, ...] = TOOLS) -> Example:
-    """What the model is asked, with the turn that it has learned."""
+    """Return the question as an example; its gold is the memorised turn."""
     turn = LEARNED.get(question, Message("assistant", "?"))
     prompt = (SYSTEM, Message("user", question))
     return Example(question, question, prompt, turn, Gold.of_message(turn), tools, "made:1", None, {})
 
 
 def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
-    """Save a Llama of two layers, with the tiny one's tokenizer, that has LEARNED by heart."""
+    """Save a Llama of two layers that has memorised LEARNED, with the tokenizer of `tiny_llama`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -59,8 +59,8 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
     padded = [[*row.prompt_ids, *row.completion_ids, *[-100] * (width - len(row))] for row in rows]
     labels = torch.tensor(padded)  # [rows, width]
     ids = labels.clamp(min=0)
-    for row, its_labels in zip(rows, labels, strict=True):
-        its_labels[: len(row.prompt_ids)] = -100
+    for row, row_labels in zip(rows, labels, strict=True):
+        row_labels[: len(row.prompt_ids)] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 15))
     for _ in range(60):
@@ -73,7 +73,7 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
 
 
 def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
-    """A finished run on the model, with an adapter that changes nothing."""
+    """Write a finished run on the model, with an adapter that changes nothing, and return its folder."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -107,8 +107,8 @@ def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
 
 @contextmanager
 def serving_app(app: Any) -> Iterator[str]:
-    """Serve the application on a free port of this machine; gives the base URL for OpenAI's client."""
-    with socket.create_server(("127.0.0.1", 0)) as address:  # listens, so that a client waits until it is answered
+    """Serve the application on a free port of this machine; yields the base URL for OpenAI's client."""
+    with socket.create_server(("127.0.0.1", 0)) as address:  # listens, so clients can connect before the server runs
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})

@@ -1,4 +1,4 @@
-"""The benchmark of the data commands, on a few rows: every stage runs and loses nothing."""
+"""The benchmark of the data commands, on a few rows: every stage runs and loses no row."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parent.parent
 bench_data = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "bench_data.py")))
 
 
-def test_generated_rows_have_1000_bytes_and_no_fault() -> None:
+def test_generated_rows_have_1000_bytes_and_pass_the_check() -> None:
     survey = Survey()
     for number, row in enumerate(bench_data.generate(200), 1):
         assert abs(len(json.dumps(row)) + 1 - 1000) <= 2
         assert list(survey.row(conversation(row, f"rows.jsonl:{number}"))) == []
 
 
-def test_every_stage_runs_in_a_process_of_its_own_and_loses_no_row(tmp_path: Path) -> None:
+def test_every_stage_runs_in_its_own_process_and_loses_no_row(tmp_path: Path) -> None:
     found = bench_data.measure(tmp_path, 300)
     assert {stage: figures["rows"] for stage, figures in found["stages"].items()} == dict.fromkeys(
         ("read", "check", "write", "all", "split"), 300
@@ -33,7 +33,7 @@ def test_every_stage_runs_in_a_process_of_its_own_and_loses_no_row(tmp_path: Pat
     assert (tmp_path / "written.jsonl").read_bytes().count(b"\n") == 300
 
 
-def test_the_table_and_the_json_are_given(
+def test_the_benchmark_prints_a_table_and_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "data.json"

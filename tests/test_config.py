@@ -1,4 +1,4 @@
-"""The config file: what it takes, what it refuses, and where the message points."""
+"""The config file: what it accepts, what it refuses, and where the error points."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_config_is_frozen(file: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_config_loads_and_is_named_as_its_file(path: Path) -> None:
+def test_every_shipped_config_loads_and_has_the_name_of_its_file(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
@@ -74,7 +74,7 @@ def test_a_resolved_config_reads_back_as_itself(path: Path, tmp_path: Path) -> N
     assert load_config(resolved) == config
 
 
-def test_a_resolved_config_writes_every_key_out(file: Path) -> None:
+def test_a_resolved_config_lists_every_key(file: Path) -> None:
     written = yaml.safe_load(config_yaml(load_config(file)))
     for name, _ in config_fields():
         section = written
@@ -83,9 +83,10 @@ def test_a_resolved_config_writes_every_key_out(file: Path) -> None:
             section = section[part]
 
 
-def test_there_are_between_40_and_59_keys_and_each_is_described() -> None:
+def test_there_are_between_40_and_60_keys_and_each_has_a_description() -> None:
     described = {name: field.description for name, field in config_fields()}
-    assert 40 <= len(described) <= 59
+    # The 60th is evaluate.base_rows: a base model that answers every row takes a quarter of a short run.
+    assert 40 <= len(described) <= 60
     assert [name for name, text in described.items() if not text or len(text) < 15] == []
 
 
@@ -104,7 +105,9 @@ def test_there_are_between_40_and_59_keys_and_each_is_described() -> None:
         ),
     ],
 )
-def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_one(file: Path, text: str, message: str) -> None:
+def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_known_key(
+    file: Path, text: str, message: str
+) -> None:
     assert fault(add(file, text)) == f"{file}:{message}"
 
 
@@ -118,19 +121,21 @@ def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_one(file: Path
         ("train", "gradient_checkpointing", '"activation_checkpointing" here'),
         ("train", "max_seq_length", '"chat.max_tokens" here'),
         ("train", "overwrite_output_dir", "--fresh"),
-        ("train", "group_by_length", "gone from transformers 5"),
+        ("train", "group_by_length", "transformers 5 removed it"),
         ("lora", "r", '"rank" here'),
         ("lora", "target_modules", '"targets" here'),
         ("model", "load_in_4bit", "model.quantize: nf4"),
     ],
 )
-def test_a_trainer_argument_is_reported_by_its_name_here(file: Path, section: str, key: str, hint: str) -> None:
+def test_an_argument_of_trainer_is_reported_with_its_key_in_toolhone(
+    file: Path, section: str, key: str, hint: str
+) -> None:
     message = fault(file, f"{section}.{key}=1")
     assert message.startswith(f"--set {section}.{key}=1: {section}.{key}: unknown key: {key} is ")
     assert hint in message
 
 
-def test_every_fault_is_reported_at_once(file: Path) -> None:
+def test_all_errors_are_reported_at_once(file: Path) -> None:
     lines = fault(add(file, "train:\n  epochs: -1\n  batch_size: 1.5\nlora:\n  rnak: 8\n")).splitlines()
     assert set(lines) == {
         f"{file}:8: train.epochs: input should be greater than 0, found -1",
@@ -151,7 +156,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(file: Path, text: str
     assert load_config(file, [f"train.learning_rate={text}"]).train.learning_rate == value
 
 
-def test_what_only_looks_a_little_like_a_number_stays_a_text(file: Path) -> None:
+def test_a_text_that_resembles_a_number_stays_a_text(file: Path) -> None:
     for name in ("1e-4b", "e5", "v1.0", "1e"):
         assert load_config(file, [f"name={name}"]).name == name
 
@@ -172,17 +177,17 @@ def test_what_only_looks_a_little_like_a_number_stays_a_text(file: Path) -> None
         ("data.test=[1]", "valid string, found 1"),
         ("lora.targets=q_proj", "expected a list such as [one, two], found 'q_proj'"),
         ("train.report_to=[mlflow]", "'tensorboard', 'wandb' or 'trackio', found 'mlflow'"),
-        ("train=null", "expected keys below it (leave it out for the defaults), found None"),
+        ("train=null", "expected keys below it (leave the section out for the defaults), found None"),
     ],
 )
-def test_a_value_out_of_range_is_reported_with_what_was_found(file: Path, override: str, message: str) -> None:
+def test_a_value_out_of_range_is_reported_with_the_value_found(file: Path, override: str, message: str) -> None:
     key = override.partition("=")[0]
     found = fault(file, override)
     assert found.startswith(f"--set {override}: {key}")
     assert message in found
 
 
-def test_a_missing_key_is_reported_at_its_section(tmp_path: Path) -> None:
+def test_a_missing_key_is_reported_at_the_line_of_its_section(tmp_path: Path) -> None:
     path = tmp_path / "try.yaml"
     path.write_text("name: try\ndata:\n  test: [a]\n", encoding="utf-8")
     assert fault(path).splitlines() == [f"{path}: model: is required", f"{path}:2: data.train: is required"]
@@ -194,7 +199,7 @@ def test_a_missing_key_is_reported_at_its_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.test=[a, train.jsonl]"], "data.test: train.jsonl is a training file too"),
+        (["data.test=[a, train.jsonl]"], "data.test: train.jsonl is also in data.train"),
         (
             ["train.packing=none", "model.dtype=float32", "model.attention=flash_attention_2"],
             "model.attention: flash_attention_2 needs a 16-bit model.dtype, found float32",
@@ -214,20 +219,18 @@ def test_a_missing_key_is_reported_at_its_section(tmp_path: Path) -> None:
         (["chat.template=model", "chat.tools=signatures"], "chat.tools: signatures needs toolhone's template"),
         (["model.attention=eager", "train.packing=prefix_tree"], "train.packing: prefix_tree needs model.attention"),
         (["data.validation=0", "evaluate.split=validation"], "evaluate.split: there are no validation rows"),
-        (["chat.max_tokens=256", "evaluate.max_new_tokens=256"], "evaluate.max_new_tokens: must be smaller than"),
+        (["chat.max_tokens=256", "evaluate.max_new_tokens=256"], "evaluate.max_new_tokens: must be less than"),
         (["model.dtype=float16", "model.quantize=nf4"], "model.quantize: nf4 computes in bfloat16 or float32"),
-        (["lora.targets=[q_proj, lm_head]"], "lora.targets: lm_head cannot carry an adapter"),
+        (["lora.targets=[q_proj, lm_head]"], "lora.targets: lm_head cannot have an adapter"),
     ],
 )
-def test_keys_that_contradict_each_other_are_refused_at_the_key_to_change(
-    file: Path, overrides: list[str], message: str
-) -> None:
+def test_contradicting_keys_are_refused_at_the_key_to_change(file: Path, overrides: list[str], message: str) -> None:
     assert fault(file, *overrides).startswith(f"--set {overrides[-1]}: {message}")
 
 
-def test_keys_that_contradict_each_other_are_reported_with_the_line(file: Path) -> None:
+def test_contradicting_keys_are_reported_with_their_line(file: Path) -> None:
     message = fault(add(file, "chat:\n  max_tokens: 64\nevaluate:\n  max_new_tokens: 64\n"))
-    assert message == f"{file}:10: evaluate.max_new_tokens: must be smaller than chat.max_tokens"
+    assert message == f"{file}:10: evaluate.max_new_tokens: must be less than chat.max_tokens"
 
 
 @pytest.mark.parametrize(
@@ -243,11 +246,13 @@ def test_keys_that_contradict_each_other_are_reported_with_the_line(file: Path) 
         ),
     ],
 )
-def test_what_just_agrees_is_taken_and_a_step_further_is_not(file: Path, overrides: list[str], broken_by: str) -> None:
-    taken = load_config(file, overrides).model_dump()
+def test_values_at_the_limit_are_accepted_and_values_past_it_refused(
+    file: Path, overrides: list[str], broken_by: str
+) -> None:
+    accepted = load_config(file, overrides).model_dump()
     for key, _, value in (override.partition("=") for override in overrides):
         section, name = key.split(".")
-        assert str(taken[section][name]) == value
+        assert str(accepted[section][name]) == value
     with pytest.raises(UserError):
         load_config(file, [*overrides, broken_by])
 
@@ -274,7 +279,7 @@ def test_an_override_sets_one_key(file: Path, override: str, read: Any, value: A
     assert read(load_config(file, [override])) == value
 
 
-def test_an_override_stands_over_the_file_and_the_last_over_the_first(file: Path) -> None:
+def test_an_override_replaces_the_file_and_the_last_override_wins(file: Path) -> None:
     add(file, "train:\n  epochs: 5\n  batch_size: 3\n")
     config = load_config(file, ["train.epochs=1", "train.epochs=2"])
     assert (config.train.epochs, config.train.batch_size) == (2.0, 3)
@@ -291,7 +296,7 @@ def test_an_override_stands_over_the_file_and_the_last_over_the_first(file: Path
         ("epochs=1", 'epochs: unknown key (did you mean "train.epochs"?)'),
     ],
 )
-def test_a_bad_override_is_reported_by_its_own_text(file: Path, override: str, message: str) -> None:
+def test_a_bad_override_is_quoted_in_the_error(file: Path, override: str, message: str) -> None:
     found = fault(file, override)
     assert found.startswith(f"--set {override}:")
     assert message in found
@@ -300,7 +305,7 @@ def test_a_bad_override_is_reported_by_its_own_text(file: Path, override: str, m
 # Files
 
 
-def test_a_key_given_twice_is_refused_at_the_second(file: Path) -> None:
+def test_a_key_given_twice_is_refused_at_the_second_line(file: Path) -> None:
     assert fault(add(file, "seed: 1\nseed: 2\n")) == f'{file}:8: not YAML: the key "seed" is given twice'
     file.write_text(MINIMAL.replace("  test:", "  train: [b]\n  test:"), encoding="utf-8")
     assert fault(file) == f'{file}:6: not YAML: the key "train" is given twice'
@@ -319,19 +324,19 @@ def test_a_key_given_twice_is_refused_at_the_second(file: Path) -> None:
         ("", ": expected keys such as name, model and data, found NoneType"),
     ],
 )
-def test_a_file_that_is_no_config_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_config_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "try.yaml"
     path.write_text(text, encoding="utf-8")
     assert fault(path).startswith(f"{path}{message}")
 
 
-def test_a_missing_file_is_reported_with_the_nearest_one(file: Path) -> None:
+def test_a_missing_file_is_reported_with_the_nearest_file_name(file: Path) -> None:
     missing = file.with_name("tri.yaml")
     assert fault(missing) == f"{missing}: no such config file (did you mean {file}?)"
     assert fault(file.parent / "none" / "x.yaml").endswith("no such config file")
 
 
-def test_a_folder_or_another_encoding_is_no_config(tmp_path: Path) -> None:
+def test_a_folder_or_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
     assert fault(tmp_path).startswith(f"{tmp_path}: not a readable text file")
     path = tmp_path / "latin.yaml"
     path.write_bytes("name: é".encode("latin-1"))

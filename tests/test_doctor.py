@@ -1,4 +1,4 @@
-"""The self-test must be able to fail: each fault that it is there for is planted once."""
+"""The self-test of `toolhone doctor`: each fault that it looks for is planted once, and must be found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolhone.cli import main
 from toolhone.errors import UserError
 
 
-def test_the_doctor_finds_no_fault_on_a_sound_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_reports_no_failure_on_a_working_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "FAIL" not in printed
@@ -25,7 +25,7 @@ def test_the_doctor_finds_no_fault_on_a_sound_machine(capsys: pytest.CaptureFixt
     ("speedup", "said"),
     [(2.3, "bfloat16: yes: this CPU multiplies it 2.3 times as fast"), (0.5, "bfloat16: not used on this CPU")],
 )
-def test_the_doctor_says_what_number_type_a_cpu_trains_in(
+def test_the_doctor_says_whether_a_cpu_trains_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], speedup: float, said: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -34,8 +34,10 @@ def test_the_doctor_says_what_number_type_a_cpu_trains_in(
     assert said in capsys.readouterr().out
 
 
-def test_a_wrong_mask_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each token also sees the branches beside its own, as with a plain causal mask."""
+def test_a_wrong_attention_mask_fails_the_check_of_gradients(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a plain causal mask, each token also sees the branches before its own."""
     from toolhone.train import attention
 
     def causal(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -48,7 +50,7 @@ def test_a_wrong_mask_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys
     assert "packing: none" in lines[0]
 
 
-def test_a_failing_nf4_step_turns_its_line_red(
+def test_a_failing_nf4_step_fails_its_check(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import bitsandbytes.nn
@@ -62,14 +64,16 @@ def test_a_failing_nf4_step_turns_its_line_red(
     assert any(line.strip().startswith("FAIL") and "no kernel image" in line for line in printed.splitlines())
 
 
-def test_nf4_weights_that_train_nothing_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_on_nf4_weights_that_does_not_lower_the_loss_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)
     with pytest.raises(UserError, match="do not use quantize: nf4"):
         doctor_module.nf4_step("cpu")
 
 
-def test_a_stale_cache_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The cache is that of another prefix."""
+def test_a_stale_cache_fails_the_check_of_generation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cache belongs to another prefix."""
     import toolhone.evaluate.decode as decode
 
     compute = decode.compute_prefix
@@ -84,7 +88,7 @@ def test_a_stale_cache_turns_its_line_red(monkeypatch: pytest.MonkeyPatch, capsy
     assert lines[0].strip().startswith("FAIL")
 
 
-def test_a_missing_library_is_a_failed_line_and_no_traceback(
+def test_a_missing_library_fails_its_check_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)

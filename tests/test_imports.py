@@ -1,4 +1,4 @@
-"""What a command imports: looking at data and asking for help must not wait for torch."""
+"""What a command imports: data commands and --help must not wait for torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 
 def imported_by(*arguments: str) -> set[str]:
-    """The top-level packages in memory after a command, run in a process of its own."""
+    """Return the top-level packages that are loaded after a command, which runs in its own process."""
     done = subprocess.run(
         [sys.executable, "-c", _RUN_AND_LIST, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -57,11 +57,11 @@ COST = ["cost", "--price-in", "1", "--price-out", "2", "--prompt-tokens", "900",
 )
 def test_commands_that_need_no_model_import_no_model_library(arguments: list[str], used: str) -> None:
     loaded = imported_by(*arguments)
-    assert used in loaded, "the command did not get as far as its work"
+    assert used in loaded, "the command stopped before its work"
     assert loaded & HEAVY == set()
 
 
-def test_a_missing_run_is_reported_before_scorer_or_report_load_a_model_library() -> None:
+def test_a_missing_run_is_reported_without_loading_a_model_library() -> None:
     for command in ("score", "report"):
         assert imported_by(command, "--run", "no-such-run") & HEAVY == set()
 
@@ -79,16 +79,16 @@ def test_scoring_comparing_and_reporting_files_load_no_model_library(tmp_path: P
         (("compare", scores), None),
     ):
         loaded = imported_by(*arguments)
-        assert {"numpy", "rich"} <= loaded, "the command did not get as far as its work"
+        assert {"numpy", "rich"} <= loaded, "the command stopped before its work"
         assert loaded & HEAVY == set()
         assert written is None or written.is_file()
 
 
-def test_help_answers_at_once() -> None:
+def test_help_answers_within_a_second() -> None:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "toolhone", "--help"], capture_output=True, check=True)
         seconds.append(time.perf_counter() - started)
-    # It takes a tenth of a second; the bound leaves room for a busy machine and is far below any import of torch.
+    # It takes a tenth of a second. The limit leaves room for a busy machine, and is far below the time to import torch.
     assert statistics.median(seconds) < 1.0

@@ -1,4 +1,4 @@
-"""JSON lines on disk: what is refused, how it is named, and that files are whole or not there."""
+"""JSON Lines files: what is refused, how errors name it, and that files are complete or absent."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_json_without_a_single_meaning_is_refused(text: str, fault: str) -> None
     assert str(caught.value) == fault
 
 
-def test_the_same_key_in_two_objects_is_no_duplicate() -> None:
+def test_the_same_key_in_two_objects_is_not_a_duplicate() -> None:
     assert parse_strict('[{"a": 1}, {"a": {"a": 2}}]') == [{"a": 1}, {"a": {"a": 2}}]
 
 
-def test_broken_json_is_refused_with_its_place() -> None:
+def test_broken_json_is_refused_with_line_and_column() -> None:
     with pytest.raises(StrictJsonError, match="broken JSON: Expecting ':' delimiter at line 2, column 6") as caught:
         parse_strict('{"a": 1,\n "b" 2}')
     assert (caught.value.rule, caught.value.line) == ("broken-json", 2)
@@ -64,7 +64,7 @@ def test_broken_json_is_refused_with_its_place() -> None:
     ],
     ids=["missing", "not-utf-8", "broken", "key-twice", "nan"],
 )
-def test_a_json_file_that_cannot_be_read_is_told_with_its_line(
+def test_a_json_file_that_cannot_be_read_is_reported_with_its_line(
     tmp_path: Path, content: bytes | None, fault: str
 ) -> None:
     path = tmp_path / "a.json"
@@ -86,11 +86,11 @@ def test_a_duplicate_in_a_huge_object_is_found_in_linear_time() -> None:
     started = time.perf_counter()
     with pytest.raises(StrictJsonError, match='"k99999" appears twice'):
         parse_strict(text)
-    # Counting every name against all others took minutes for this many; one pass takes a tenth of a second.
+    # Comparing every name with all others takes minutes; one pass takes a tenth of a second.
     assert time.perf_counter() - started < 10
 
 
-@settings(max_examples=50)  # every file is flushed to the disk
+@settings(max_examples=50)  # every file is flushed to disk
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=4)))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
@@ -98,13 +98,13 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     assert [row for _, row in read_jsonl(path)] == rows
 
 
-def test_rows_are_named_by_file_and_line_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+def test_rows_are_named_by_file_and_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\r\n\r\n   \n{"b": 2}')
     assert list(read_jsonl(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:4", {"b": 2})]
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": "查"}\n', encoding="utf-8-sig")
     assert list(read_jsonl(path)) == [(f"{path}:1", {"a": "查"})]
@@ -113,7 +113,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x1c"])
-def test_a_line_ends_at_a_newline_alone(tmp_path: Path, separator: str) -> None:
+def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"a": f"x{separator}y"}, {"a": "z"}])
     assert [row["a"] for _, row in read_jsonl(path)] == [f"x{separator}y", "z"]
@@ -140,26 +140,26 @@ def test_a_faulty_line_is_named_by_file_and_line(tmp_path: Path, line: bytes, fa
     assert str(caught.value) == f"{path}:2: {fault}"
 
 
-def test_a_missing_file_is_named_with_the_folder_that_was_looked_in(in_workspace: Path) -> None:
+def test_a_missing_file_is_reported_with_the_folder_searched(in_workspace: Path) -> None:
     with pytest.raises(UserError) as caught:
         list(read_jsonl(Path("data/rows.jsonl")))
     assert str(caught.value) == f"data/rows.jsonl: no such file (looked in {in_workspace})"
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder, expected a JSONL file"):
         list(read_jsonl(tmp_path))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom file permissions bind")
-def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user without root permissions")
+def test_a_file_without_read_permission_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.touch(mode=0)
     with pytest.raises(UserError, match="permission denied"):
         list(read_jsonl(path))
 
 
-def test_chinese_is_written_as_it_is_one_row_a_line(tmp_path: Path) -> None:
+def test_chinese_is_written_without_escapes_one_row_per_line(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "rows.jsonl"
     write_jsonl(path, [{"a": "查订单"}, {"b": "1\n2"}])
     assert path.read_bytes().decode() == '{"a": "查订单"}\n{"b": "1\\n2"}\n'
@@ -172,12 +172,12 @@ def test_half_of_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> Non
     assert [row for _, row in read_jsonl(path)] == [{"text": "查\ud83d"}]
 
 
-def test_a_value_is_written_indented(tmp_path: Path) -> None:
+def test_write_json_indents(tmp_path: Path) -> None:
     write_json(tmp_path / "value.json", {"a": ["查"]})
     assert (tmp_path / "value.json").read_text(encoding="utf-8") == '{\n  "a": [\n    "查"\n  ]\n}\n'
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         yield {"a": 1}
         raise KeyboardInterrupt
@@ -192,8 +192,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert [left.name for left in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-def test_rows_go_to_the_disk_as_they_come_under_another_name(tmp_path: Path) -> None:
-    """A file of a million rows must not stand in memory first, nor be seen half-written."""
+def test_rows_are_written_as_they_arrive_to_a_temporary_file(tmp_path: Path) -> None:
+    """A million rows must not be collected in memory first, and no reader may see a half-written file."""
     sizes: list[int] = []
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -206,14 +206,16 @@ def test_rows_go_to_the_disk_as_they_come_under_another_name(tmp_path: Path) -> 
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows())
     assert sizes == sorted(sizes)
-    assert sizes[-1] > 200_000, "nothing had been written before the last row came"
+    assert sizes[-1] > 200_000, "nothing was written before the last row arrived"
     assert [row["number"] for _, row in read_jsonl(path)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
     ("terminal", "rows", "shown"), [(True, 20_001, True), (True, 20_000, False), (False, 20_001, False)]
 )
-def test_a_long_file_shows_a_bar_on_a_terminal_alone(tmp_path: Path, terminal: bool, rows: int, shown: bool) -> None:
+def test_a_long_file_shows_a_progress_bar_only_on_a_terminal(
+    tmp_path: Path, terminal: bool, rows: int, shown: bool
+) -> None:
     console = Console(file=StringIO(), force_terminal=terminal, width=100)
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, ({"n": n} for n in range(rows)), console)
@@ -222,7 +224,7 @@ def test_a_long_file_shows_a_bar_on_a_terminal_alone(tmp_path: Path, terminal: b
     assert [row["n"] for _, row in read_jsonl(path)] == list(range(rows))
 
 
-def test_a_row_that_json_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
+def test_a_row_that_json_cannot_represent_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_jsonl(tmp_path / "rows.jsonl", [{"a": 1}, {"a": {1, 2}}])
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A learning curve says whether more data would help, and when it cannot tell."""
+"""A learning curve says whether more data would help, or that there are too few turns to say."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scores(right: int, of: int = 100) -> list[Score]:
     return [replace(one, id=f"r{n}", conversation_id=f"r{n}", meta={}, exact=n < right) for n in range(of)]
 
 
-def test_gains_are_those_between_neighbours_on_the_same_turns() -> None:
+def test_gains_compare_neighbouring_sizes_on_the_same_turns() -> None:
     found = steps({"50": scores(40), "100": scores(60), "400": scores(64)})
     assert [(step.smaller, step.larger) for step in found] == [(50, 100), (100, 400)]
     assert [step.gain for step in found] == pytest.approx([0.20, 0.04])
@@ -41,16 +41,16 @@ def test_gains_are_those_between_neighbours_on_the_same_turns() -> None:
         (Step(100, 200, 0.03, -0.02, 0.08), "242 turns cannot tell whether more data would help: from 100 to 200"),
     ],
 )
-def test_advice_goes_by_the_interval_not_by_the_gain(step: Step, said: str) -> None:
+def test_advice_depends_on_the_interval_not_on_the_gain(step: Step, said: str) -> None:
     assert advice([Step(50, 100, 0.3, 0.2, 0.4), step], 242).startswith(said)
 
 
-def test_few_turns_that_all_came_out_alike_tell_nothing() -> None:
+def test_a_few_turns_without_any_difference_are_not_conclusive() -> None:
     assert advice([Step(8, 16, 0.0, 0.0, 0.0)], 8).startswith("8 turns cannot tell")
     assert advice([Step(8, 16, 0.0, 0.0, 0.0)], 50).startswith("More data of this kind would hardly help")
 
 
-def test_a_gain_without_an_interval_tells_nothing() -> None:
+def test_a_gain_without_an_interval_is_not_conclusive() -> None:
     assert advice([Step(8, 16, 0.1, None, None)], 200).startswith("200 turns cannot tell")
 
 
@@ -79,13 +79,15 @@ def experiment(tiny_llama: Path) -> Config:
         ([10, 100_000], r"100000 is more than the \d+ training conversations"),
     ],
 )
-def test_sizes_that_make_no_curve_are_refused(tiny_llama: Path, sizes: list[int], message: str) -> None:
+def test_fewer_than_two_rising_sizes_or_too_many_rows_are_refused(
+    tiny_llama: Path, sizes: list[int], message: str
+) -> None:
     with pytest.raises(UserError, match=rf"^--sizes: {message}"):
         learning_curve(experiment(tiny_llama), sizes, Console(quiet=True))
 
 
 @pytest.mark.usefixtures("in_workspace")
-def test_a_curve_trains_and_scores_each_size_and_reuses_finished_ones(tiny_llama: Path) -> None:
+def test_a_curve_trains_and_scores_each_size_and_reuses_finished_runs(tiny_llama: Path) -> None:
     config = experiment(tiny_llama)
     assert at_size(config, 4).name == "curve-rows4"
     said = io.StringIO()

@@ -1,6 +1,6 @@
-"""What toolhone relies on beyond the documented interface of a library: one entry for each name or behaviour.
+"""Undocumented names and behaviours of libraries that toolhone relies on, one entry each.
 
-An upgrade that changes one of them fails here, with a sentence that says what in toolhone would break.
+If an upgrade changes one of them, its test fails and says what would break in toolhone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "nu
 
 
 class Contract(NamedTuple):
-    """`check` fails if the library no longer keeps it; `breaks` says what then no longer works."""
+    """A behaviour of a library. `check` fails if the library has changed; `breaks` says what would go wrong then."""
 
     name: str
     breaks: str
@@ -79,11 +79,11 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>", unk_token="<unk>")
 
 
-# Training: TRL's SFTTrainer on transformers' Trainer, as train/trainer.py sets it up.
+# Training: TRL's SFTTrainer on transformers' Trainer, configured like in train/trainer.py.
 
 
 class Trained(NamedTuple):
-    """What a step of a tiny training showed: `columns` of a row that the collator got, the arguments of the calls."""
+    """What was observed in a tiny training: the `columns` of a row in the collator, and the arguments of calls."""
 
     trainer: Any
     sampled: list[int]
@@ -95,7 +95,7 @@ class Trained(NamedTuple):
 
 @cache
 def trained() -> Trained:
-    """Train one step of two accumulated batches, with the indices in an order of our own."""
+    """Train one step of two accumulated batches, with a custom order of the indices."""
     columns: list[str] = []
     steps: list[tuple[Any, ...]] = []
     items: list[Any] = []
@@ -157,13 +157,13 @@ def trained() -> Trained:
     return Trained(trainer, sampled, columns, steps[0], items, files)
 
 
-@contract("transformers.Trainer._get_train_sampler", "prefix trees would get rows that share nothing, at full cost")
+@contract("transformers.Trainer._get_train_sampler", "prefix trees would get rows with no shared prefix, at full cost")
 def _() -> None:
     assert parameters(SFTTrainer._get_train_sampler) == ["self", "train_dataset"]
     assert trained().sampled[:2] == [3, 1]
 
 
-@contract("SFTConfig.dataset_kwargs skip_prepare_dataset", "TRL would tokenise, truncate or filter rows that are ready")
+@contract("SFTConfig.dataset_kwargs skip_prepare_dataset", "TRL would tokenise, truncate or filter prepared rows")
 def _() -> None:
     assert trained().trainer.train_dataset[0]["labels"] == [-100] * 4 + [5, 6]
 
@@ -185,9 +185,7 @@ def _() -> None:
     assert [int(count) for count in trained().training_step] == [4]
 
 
-@contract(
-    "SFTTrainer's collator makes labels and attention_mask", "packing: none would learn prompts, or count padding"
-)
+@contract("SFTTrainer's collator makes labels and attention_mask", "packing: none would train on prompts or padding")
 def _() -> None:
     rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [5, 6], "labels": [-100, 6]}]
     batch = DataCollatorForLanguageModeling(pad_token_id=0)(rows)
@@ -195,23 +193,23 @@ def _() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
-@contract("gradient_checkpointing=None", "SFTTrainer would compute activations again although the config says not to")
+@contract("gradient_checkpointing=None", "SFTTrainer would recompute activations against the config")
 def _() -> None:
     assert trained().trainer.args.activation_checkpointing is False
     assert not trained().trainer.args.gradient_checkpointing
 
 
-@contract("SFTTrainer.aux_loss_enabled", "mixtures of experts would train without balancing their routers on a CPU")
+@contract("SFTTrainer.aux_loss_enabled", "on a CPU, mixtures of experts would train without router balancing")
 def _() -> None:
     assert trained().trainer.aux_loss_enabled is False
 
 
-@contract("Trainer writes training_args.bin", "a pickle that can hold a hub token would stay beside the adapter")
+@contract("Trainer writes training_args.bin", "a pickle that may contain a hub token would stay beside the adapter")
 def _() -> None:
     assert {"training_args.bin", "adapter_config.json", "adapter_model.safetensors"} <= trained().files
 
 
-@contract("Trainer's folder checkpoint-<step>", "no checkpoint would be marked complete, and none resumed from")
+@contract("Trainer's folder checkpoint-<step>", "checkpoints would not be marked complete, so no run could resume")
 def _() -> None:
     assert transformers.trainer_utils.PREFIX_CHECKPOINT_DIR == "checkpoint"
 
@@ -221,13 +219,13 @@ def _() -> None:
     assert "TENSORBOARD_LOGGING_DIR" in inspect.getsource(transformers.integrations.TensorBoardCallback)
 
 
-@contract("warmup_steps below 1 is a share", "train.warmup: 0.05 would mean no warm-up")
+@contract("warmup_steps below 1 is a fraction", "train.warmup: 0.05 would mean no warm-up")
 def _() -> None:
     assert transformers.TrainingArguments(output_dir="x", warmup_steps=0.1, use_cpu=True).get_warmup_steps(100) == 10
 
 
 @contract(
-    "accelerate.PartialState(cpu=True, timeout=...)", "processes would share no work, or wait as long as NCCL says"
+    "accelerate.PartialState(cpu=True, timeout=...)", "processes would not share work, or would wait for NCCL's timeout"
 )
 def _() -> None:
     from accelerate import PartialState
@@ -236,22 +234,20 @@ def _() -> None:
     assert "init_process_group(backend=self.backend, **kwargs)" in inspect.getsource(PartialState.__init__)
 
 
-@contract(
-    "TrainingArguments._n_gpu", "one process on a machine with several GPUs would be refused by TRL, as DataParallel"
-)
+@contract("TrainingArguments._n_gpu", "TRL would refuse one process on a machine with several GPUs, as DataParallel")
 def _() -> None:
     arguments = transformers.TrainingArguments(output_dir="x", use_cpu=True)
     arguments._n_gpu = 3
     assert arguments.n_gpu == 3
-    assert "args.n_gpu > 1" in inspect.getsource(SFTTrainer.__init__), "what TRL asks"
+    assert "args.n_gpu > 1" in inspect.getsource(SFTTrainer.__init__), "TRL's own check"
 
 
-@contract("TRL casts the adapter on 4-bit weights in its constructor", "adapters would train in bfloat16 after all")
+@contract("TRL casts the adapter on 4-bit weights in its constructor", "adapters would train in bfloat16")
 def _() -> None:
     assert "param.data = param.data.to(torch.bfloat16)" in inspect.getsource(SFTTrainer.__init__)
 
 
-@contract("Trainer.save_model under FSDP", "configs/accelerate/fsdp2.yaml would save no adapter, or others would")
+@contract("Trainer.save_model under FSDP", "configs/accelerate/fsdp2.yaml would save no adapter")
 def _() -> None:
     assert '"FULL_STATE_DICT" in str(' in inspect.getsource(transformers.Trainer.save_model)
 
@@ -279,7 +275,7 @@ def _() -> None:
 
 
 def record_attention() -> tuple[dict[str, Any], Any]:
-    """The arguments of the last attention call of a tiny Llama whose attention is ours, and the model's output."""
+    """Run a tiny Llama with a custom attention function. Returns the arguments of its last call, and the output."""
     got: dict[str, Any] = {}
 
     def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **others: Any) -> Any:
@@ -293,7 +289,7 @@ def record_attention() -> tuple[dict[str, Any], Any]:
     return got, output
 
 
-@contract("ALL_ATTENTION_FUNCTIONS.register and set_attn_implementation", "no model would attend along prefix trees")
+@contract("ALL_ATTENTION_FUNCTIONS.register and set_attn_implementation", "models could not use tree attention")
 def _() -> None:
     got, output = record_attention()
     assert got["query"].shape == (2, 2, 5, 8), "[batch, heads, seq, dim]"
@@ -307,7 +303,7 @@ def _() -> None:
     assert record_attention()[0]["tree_blocks"] == "blocks"
 
 
-@contract("no mask for an attention function of our own", "each step would make a dense mask [seq, seq] for nothing")
+@contract("no mask for a custom attention function", "each step would build an unused dense mask [seq, seq]")
 def _() -> None:
     assert record_attention()[0]["attention_mask"] is None
 
@@ -323,7 +319,10 @@ def _() -> None:
     assert "s_aux=" in sinks
 
 
-@contract("config.layer_types, sliding_window, attn_logit_softcapping", "models that trees are wrong for would pass")
+@contract(
+    "config.layer_types, sliding_window, attn_logit_softcapping",
+    "models that prefix trees do not support would be accepted",
+)
 def _() -> None:
     gemma2 = transformers.Gemma2Config().get_text_config()
     assert set(gemma2.layer_types) == {"full_attention", "sliding_attention"}
@@ -333,7 +332,9 @@ def _() -> None:
     assert hasattr(transformers.Gemma3TextConfig(), "use_bidirectional_attention")
 
 
-@contract("logits_to_keep takes an index tensor", "the LM head would score every position, most of a step's memory")
+@contract(
+    "logits_to_keep takes an index tensor", "the LM head would compute all positions and use most of a step's memory"
+)
 def _() -> None:
     tokens, keep = ids(2, 5), torch.tensor([1, 4])
     with torch.no_grad():
@@ -344,7 +345,7 @@ def _() -> None:
 
 @contract("model.config._attn_implementation", "selection by exact match and sliding windows would not see the kernel")
 def _() -> None:
-    model = adapted()  # a PeftModel passes both names on to the model inside
+    model = adapted()  # a PeftModel forwards both names to its base model
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "eager"
@@ -363,7 +364,7 @@ def _() -> None:
 # LoRA layers: train/cpu/fused_lora.py
 
 
-@contract("peft LoraLinear.lora_variant", "LoRA layers on a CPU would compute the slow way, in several passes")
+@contract("peft LoraLinear.lora_variant", "LoRA layers on a CPU would take the slow path with several passes")
 def _() -> None:
     model = adapted()
     layers = [module for module in model.modules() if type(module) is LoraLinear]
@@ -395,7 +396,7 @@ def _() -> None:
     assert layer._cast_input_dtype(x, torch.float32).dtype == torch.bfloat16
 
 
-@contract("peft LoraLinear.lora_A, lora_B, lora_dropout, scaling", "the fused product would not find its factors")
+@contract("peft LoraLinear.lora_A, lora_B, lora_dropout, scaling", "fused LoRA would not find its matrices")
 def _() -> None:
     layer = next(module for module in adapted().modules() if type(module) is LoraLinear)
     assert layer.lora_A["default"].weight.shape == (2, 16)
@@ -404,7 +405,7 @@ def _() -> None:
     assert layer.scaling["default"] == LoraConfig().lora_alpha / 2
 
 
-@contract('peft\'s message "Target modules"', "a lora.targets that fits no layer would end in a traceback")
+@contract('peft\'s message "Target modules"', "lora.targets without a matching layer would end in a traceback")
 def _() -> None:
     with pytest.raises(ValueError, match="Target modules"):
         get_peft_model(copy.deepcopy(llama()), LoraConfig(target_modules=["qkv"]))
@@ -429,7 +430,9 @@ def _() -> None:
     assert len(cache_after(ids(1, 5)).layers) == SIZES["num_hidden_layers"]
 
 
-@contract("DynamicLayer.update, lazy_initialization, is_initialized, keys, values", "a cache with room would not work")
+@contract(
+    "DynamicLayer.update, lazy_initialization, is_initialized, keys, values", "the preallocated cache would not work"
+)
 def _() -> None:
     assert parameters(DynamicLayer.update)[:3] == ["self", "key_states", "value_states"]
     assert parameters(DynamicLayer.lazy_initialization) == ["self", "key_states", "value_states"]
@@ -440,7 +443,9 @@ def _() -> None:
     assert cache_after(ids(1, 5)).layers[0].keys.shape == (1, 1, 5, 8)
 
 
-@contract("Cache.batch_repeat_interleave, batch_select_indices, deepcopy", "rows could not share a prefix or leave")
+@contract(
+    "Cache.batch_repeat_interleave, batch_select_indices, deepcopy", "rows could not share a prefix, or leave the batch"
+)
 def _() -> None:
     first = cache_after(ids(1, 5))
     found = copy.deepcopy(first)
@@ -450,7 +455,9 @@ def _() -> None:
     assert first.layers[0].keys.shape[0] == 1
 
 
-@contract("attention_mask may be [batch, 1, queries, keys]", "rows past a sliding window would see the wrong tokens")
+@contract(
+    "attention_mask may be [batch, 1, queries, keys]", "rows longer than a sliding window would see the wrong tokens"
+)
 def _() -> None:
     tokens = ids(1, 4)
     causal = torch.full((4, 4), torch.finfo(torch.float32).min).triu(1)[None, None]
@@ -460,7 +467,7 @@ def _() -> None:
         )
 
 
-@contract("attention_mask may be a dict by kind of layer", "models with two kinds of layer would get one mask for both")
+@contract("attention_mask may be a dict by layer type", "models with two layer types would get one mask for both")
 def _() -> None:
     config = transformers.Gemma3TextConfig(**SIZES, num_key_value_heads=1, head_dim=8, sliding_window=2)
     model = transformers.Gemma3ForCausalLM(config).eval()
@@ -482,18 +489,20 @@ def _() -> None:
 # Tokenizers and templates: chat/
 
 
-@contract("tokenizer.backend_tokenizer.to_str()", "the bytes of tokens would be read in the wrong alphabet")
+@contract("tokenizer.backend_tokenizer.to_str()", "token bytes would be decoded with the wrong alphabet")
 def _() -> None:
     assert '"ByteLevel"' in json.dumps(json.loads(tokenizer().backend_tokenizer.to_str())["decoder"])
 
 
-@contract("tokenizer.added_tokens_decoder", "control tokens in a text would be neither refused nor plain text")
+@contract(
+    "tokenizer.added_tokens_decoder", "control tokens in a text would be neither refused nor encoded as plain text"
+)
 def _() -> None:
     found = tokenizer().added_tokens_decoder
     assert {token.content for token in found.values() if token.special} == {"<end>", "<unk>"}
 
 
-@contract("Tokenizer.encode_special_tokens, add_special_tokens of what is added", "a text could hold control tokens")
+@contract("Tokenizer.encode_special_tokens, add_special_tokens for added tokens", "a text could contain control tokens")
 def _() -> None:
     made = tokenizer()
     made.add_tokens(["<tag>"])
@@ -538,7 +547,7 @@ def _() -> None:
         scan("", 0)
 
 
-# Config files: config_file.py reads pydantic's faults, and PyYAML's resolvers
+# Config files: config_file.py uses pydantic's errors and PyYAML's resolvers
 
 
 class Section(BaseModel):
@@ -566,7 +575,7 @@ def faults(values: Any) -> list[Any]:
     return caught.value.errors()
 
 
-@contract("pydantic error types", "faults of a config would be told in pydantic's words, without the nearest key")
+@contract("pydantic error types", "config errors would have pydantic's wording, without the nearest key")
 def _() -> None:
     assert faults({"section": {"one": 1, "two": 2}})[0]["type"] == "extra_forbidden"
     assert faults({"section": {}})[0]["type"] == "missing"
@@ -576,7 +585,7 @@ def _() -> None:
     assert (fault["type"], fault["msg"]) == ("value_error", "Value error, one: must not be 0")
 
 
-@contract("pydantic's loc of a union", "the key of a faulty value would hold the names of Python types")
+@contract("pydantic's loc of a union", "errors would add names of Python types to the key")
 def _() -> None:
     locations = [fault["loc"] for fault in faults({"section": {"one": 1, "either": 3}})]
     assert {tuple(part for part in loc if "[" not in part) for loc in locations} <= {
@@ -590,7 +599,9 @@ def _() -> None:
     assert Section.model_fields["one"].description == "A number."
 
 
-@contract("yaml resolvers of a subclassed loader", "1e-4 in a config would be a text, or other YAML readers change")
+@contract(
+    "yaml resolvers of a subclassed loader", "1e-4 in a config would be a text, or other YAML readers would change"
+)
 def _() -> None:
     class Loader(yaml.SafeLoader):
         pass
@@ -621,7 +632,7 @@ def _() -> None:
     assert kinds.index(transformers.DefaultFlowCallback) < handler.callbacks.index(ours)
 
 
-@contract("trainer_state.json of a checkpoint", "resuming at the last step would train one step more")
+@contract("trainer_state.json of a checkpoint", "resuming at the last step would train one more step")
 def _() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / transformers.trainer.TRAINER_STATE_NAME
@@ -630,10 +641,22 @@ def _() -> None:
     assert (state["global_step"], state["max_steps"]) == (3, 4)
 
 
+# GGUF files: fetch.py
+
+
+@contract("gguf.GGUFReader._get", "a downloaded model would be converted more slowly, or not at all")
+def _() -> None:
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    assert parameters(GGUFReader._get) == ["self", "offset", "dtype", "count", "override_order"]
+    assert "from gguf import GGUFReader" in inspect.getsource(load_gguf_checkpoint)
+
+
 # Prices: economics/cost.py
 
 
-@contract("genai_prices.data_snapshot.get_snapshot", "unknown models would get no nearest name, prices no date")
+@contract("genai_prices.data_snapshot.get_snapshot", "unknown models would get no nearest name, and prices no date")
 def _() -> None:
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import StartDateConstraint
@@ -649,7 +672,7 @@ def _() -> None:
 
 
 @pytest.mark.parametrize("entry", CONTRACTS, ids=lambda entry: entry.name)
-def test_a_library_keeps_what_toolhone_relies_on(entry: Contract) -> None:
+def test_a_library_still_behaves_as_toolhone_relies_on(entry: Contract) -> None:
     try:
         entry.check()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The generated log: what of a real one is in it, and that reading it gives the conversations that it was made from."""
+"""The generated log has the features of a real one, and reading it gives the conversations it was made from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_back(pairs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFact
     return list(read_source(path))
 
 
-def test_the_same_seed_gives_the_same_log_and_another_seed_another(pairs: list[dict[str, Any]]) -> None:
+def test_a_log_is_reproducible_from_its_seed(pairs: list[dict[str, Any]]) -> None:
     assert json.dumps(make_log.make_log(400)) == json.dumps(pairs)
     assert json.dumps(make_log.make_log(400, seed=1)) != json.dumps(pairs)
 
@@ -51,7 +51,7 @@ def test_every_request_offers_the_tools_and_names_the_model(pairs: list[dict[str
     assert [pair["time"] for pair in pairs] == sorted(pair["time"] for pair in pairs)
 
 
-def test_a_failed_request_is_sent_once_more(pairs: list[dict[str, Any]]) -> None:
+def test_a_failed_request_is_sent_again(pairs: list[dict[str, Any]]) -> None:
     failed = [n for n, pair in enumerate(pairs) if pair["status"] != 200]
     assert failed
     for number in failed:
@@ -60,7 +60,7 @@ def test_a_failed_request_is_sent_once_more(pairs: list[dict[str, Any]]) -> None
         assert pairs[number]["request"]["messages"] in later
 
 
-def test_streamed_responses_and_growing_conversations_are_among_them(pairs: list[dict[str, Any]]) -> None:
+def test_the_log_has_streamed_responses_and_growing_conversations(pairs: list[dict[str, Any]]) -> None:
     streamed = [pair for pair in pairs if "chunks" in pair["response"]]
     assert streamed
     assert all(pair["request"]["stream"] for pair in streamed)
@@ -68,7 +68,7 @@ def test_streamed_responses_and_growing_conversations_are_among_them(pairs: list
     assert len(grown) > 20
 
 
-def test_every_answered_pair_is_a_learned_turn_when_the_log_is_read(
+def test_reading_the_log_gives_one_learned_turn_per_answered_pair(
     pairs: list[dict[str, Any]], read_back: list[Conversation | RowFault]
 ) -> None:
     rows = [row for row in read_back if isinstance(row, Conversation)]
@@ -82,7 +82,7 @@ def test_every_answered_pair_is_a_learned_turn_when_the_log_is_read(
 
 
 def test_conversations_read_from_the_log_are_the_shipped_ones(read_back: list[Conversation | RowFault]) -> None:
-    """As many pairs as there are turns to take before rows come again with other numbers."""
+    """With this few pairs, no row is repeated with other numbers."""
     shipped = {
         tuple(
             (
@@ -110,8 +110,8 @@ def test_conversations_read_from_the_log_are_the_shipped_ones(read_back: list[Co
         assert any(whole[: len(said)] == said for whole in shipped)
 
 
-def test_more_pairs_than_turns_come_with_other_numbers_and_calls_that_fit_them() -> None:
-    """Twenty-five hundred turns are in the shipped rows; what goes beyond them is renumbered."""
+def test_pairs_beyond_the_shipped_turns_get_new_numbers_in_messages_and_calls() -> None:
+    """The shipped rows have about 2,500 turns. Further pairs repeat them with other numbers."""
     whole = read_conversations(SHIPPED / "train.jsonl")
     shipped = {row.messages[1].content for one in whole for row in make_log.requests_of(one)}
     pairs = make_log.make_log(3400)
@@ -125,7 +125,7 @@ def test_more_pairs_than_turns_come_with_other_numbers_and_calls_that_fit_them()
                     assert number in asked
 
 
-def test_the_script_writes_the_file_and_says_what_is_in_it(
+def test_the_script_writes_the_file_and_prints_a_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "agent.jsonl"

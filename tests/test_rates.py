@@ -1,4 +1,4 @@
-"""Counts as figures."""
+"""Rates, F1 and spread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolhone.rates import f1, rate, rate_of, spread
 
 
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_is_scipys_wilson_interval(counts: tuple[int, int]) -> None:
+def test_the_interval_of_a_rate_equals_scipys_wilson_interval(counts: tuple[int, int]) -> None:
     numerator, denominator = counts
     found = rate(numerator, denominator)
     expected = binomtest(numerator, denominator).proportion_ci(0.95, method="wilson")
@@ -20,7 +20,7 @@ def test_the_interval_is_scipys_wilson_interval(counts: tuple[int, int]) -> None
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
 
 
-def test_a_rate_over_nothing_has_no_value() -> None:
+def test_a_rate_over_no_rows_has_no_value() -> None:
     assert rate(0, 0) == {"value": None, "numerator": 0, "denominator": 0, "low": None, "high": None}
     assert rate_of([])["value"] is None
     assert f1(0, 0, 0)["value"] is None

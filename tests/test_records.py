@@ -1,4 +1,4 @@
-"""The records against the golden lines of the contracts: each is what is written, and what is read."""
+"""Records are written as the golden lines of the contracts, and read back from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTRACTS = Path(__file__).parent / "fixtures" / "contracts"
 
 
 def golden(name: str) -> tuple[str, dict[str, Any]]:
-    """The line of a contract as text and as a row."""
+    """Return the line of a contract as text and as a row."""
     path = CONTRACTS / f"{name}.jsonl"
     ((_, row),) = read_jsonl(path)
     return path.read_text(encoding="utf-8"), row
@@ -114,7 +114,7 @@ SCORE = Score(
 @pytest.mark.parametrize(
     ("name", "record"), [("conversation", CONVERSATION), ("prediction", PREDICTION), ("score", SCORE)]
 )
-def test_a_record_is_written_as_the_golden_line(
+def test_a_record_is_written_as_its_golden_line(
     tmp_path: Path, name: str, record: Conversation | Prediction | Score
 ) -> None:
     line, _ = golden(name)
@@ -122,13 +122,13 @@ def test_a_record_is_written_as_the_golden_line(
     assert (tmp_path / "written.jsonl").read_text(encoding="utf-8") == line
 
 
-def test_the_golden_lines_are_read_as_the_records() -> None:
+def test_golden_lines_are_read_as_the_records() -> None:
     assert conversation(golden("conversation")[1], "conversation.jsonl:1") == CONVERSATION
     assert Prediction.from_json(golden("prediction")[1]) == PREDICTION
     assert Score.from_json(golden("score")[1]) == SCORE
 
 
-def test_what_the_golden_lines_leave_out_survives_the_way_through_json() -> None:
+def test_fields_without_a_golden_value_survive_a_round_trip_through_json() -> None:
     error = ArgumentError("f", "x", "missing", [1, {"y": None}], None)
     score = replace(
         SCORE,
@@ -141,7 +141,7 @@ def test_what_the_golden_lines_leave_out_survives_the_way_through_json() -> None
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
 
 
-def test_figures_are_rounded_where_they_are_written() -> None:
+def test_figures_are_rounded_when_they_are_written() -> None:
     tokens = (Token(1, b"\xe6", -0.123456789, -2.123456789), Token(2, b"", -0.5))
     row = replace(PREDICTION, latency_ms=1.23456, tokens=tokens).to_json()
     assert row["latency_ms"] == 1.235
@@ -149,18 +149,18 @@ def test_figures_are_rounded_where_they_are_written() -> None:
         {"id": 1, "bytes": [0xE6], "logprob": -0.123457, "runner_up": -2.123457},
         {"id": 2, "bytes": [], "logprob": -0.5},
     ]
-    # As files have it from before the runner-up was recorded.
+    # Files of older versions have no runner-up.
     assert Prediction.from_json(row).tokens[1] == Token(2, b"", -0.5, None)
 
 
-def test_where_an_endpoints_prose_ends_is_kept_and_left_out_of_a_models_own_text() -> None:
-    apart = replace(PREDICTION, text=f"One moment.\n{TEXT}", prose_end=11)
-    assert apart.to_json()["prose_end"] == 11
-    assert Prediction.from_json(json.loads(json.dumps(apart.to_json()))) == apart
+def test_prose_end_is_written_only_if_an_endpoint_gave_prose_separately() -> None:
+    separate = replace(PREDICTION, text=f"One moment.\n{TEXT}", prose_end=11)
+    assert separate.to_json()["prose_end"] == 11
+    assert Prediction.from_json(json.loads(json.dumps(separate.to_json()))) == separate
     assert "prose_end" not in PREDICTION.to_json()
 
 
-def test_defaults_are_left_out_of_a_conversation_and_all_else_is_written() -> None:
+def test_a_conversation_is_written_without_default_values() -> None:
     plain = Conversation("1", (Message("user", "hi"), Message("assistant", "")), (), "x:1")
     assert plain.to_json() == {
         "id": "1",
@@ -185,7 +185,7 @@ def test_defaults_are_left_out_of_a_conversation_and_all_else_is_written() -> No
     }
 
 
-def test_the_content_hash_depends_on_messages_and_tools_alone() -> None:
+def test_the_content_hash_depends_only_on_messages_and_tools() -> None:
     found = CONVERSATION.content_hash()
     assert len(found) == 16
     assert replace(CONVERSATION, id="other", where="y:9", meta={}, gold_source="teacher").content_hash() == found
@@ -204,8 +204,8 @@ def test_the_content_hash_depends_on_messages_and_tools_alone() -> None:
     ],
     ids=["all", "no-tools", "nothing-after-tools", "other-tools", "surrogate"],
 )
-def test_a_line_is_the_row_as_json_and_the_hash_that_of_its_sorted_json(row: Conversation) -> None:
-    for _ in range(2):  # the second time with the tools' text known
+def test_line_and_content_hash_equal_those_of_plain_json_encoding(row: Conversation) -> None:
+    for _ in range(2):  # the second time with the text of the tools cached
         assert conversation_line(row) == json_line(row.to_json())
         content = {"messages": row.to_json()["messages"], "tools": row.to_json().get("tools", [])}
         text = json.dumps(content, ensure_ascii=False, sort_keys=True)
@@ -225,18 +225,18 @@ MESSAGES = st.builds(
 
 
 @given(MESSAGES)
-def test_the_text_of_a_message_is_its_json(message: Message) -> None:
+def test_the_text_of_a_message_equals_its_encoded_json(message: Message) -> None:
     assert message.to_text() == json.dumps(message.to_json(), ensure_ascii=False)
 
 
-def test_the_gold_of_a_turn_is_its_calls_each_argument_with_one_value() -> None:
+def test_the_gold_of_a_turn_has_its_calls_with_one_value_per_argument() -> None:
     assert Gold.of_message(Message("assistant", "Hello")) == Gold("none")
     assert Gold.of_message(Message("assistant", "", (ToolCall("f", {"x": 1}, "call_1"), ToolCall("g", {})))) == Gold(
         "calls", (GoldCall("f", {"x": [1]}), GoldCall("g", {}))
     )
 
 
-def test_a_match_is_right_where_no_argument_is_wrong() -> None:
+def test_a_match_is_right_if_no_argument_is_wrong() -> None:
     assert CallMatch(0, 0, 2, ()).right
     assert not CallMatch(0, 0, 1, (ArgumentError("f", "x", "wrong", [1], 2),)).right
 

@@ -1,4 +1,4 @@
-"""Python code that comes with a model does not run unless the config says so, and then only after a notice."""
+"""Python code that ships with a model runs only if the config allows it, and after a notice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def row(number: int) -> str:
 
 @pytest.fixture
 def workspace(in_workspace: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a config and its data. Standard input says yes to whatever is asked, and may not be read."""
+    """A folder with a config and its data. Reading standard input fails the test."""
     shutil.copytree(tiny_llama, "model")
     Path("try.json").write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
     Path("train.jsonl").write_text("\n".join(map(row, range(4))), encoding="utf-8")
@@ -67,7 +67,7 @@ def workspace(in_workspace: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPa
 
 
 def add_code(workspace: Path, what: str) -> Path:
-    """Put code into the model's folder, as its config or its tokenizer; returns the file that it makes if it runs."""
+    """Add code to the model's folder, for its config or tokenizer. Returns the file that it creates when it runs."""
     marker = workspace / "ran"
     kind = "llama" if what == "known type" else "our_llama"
     Path("model/code_of_ours.py").write_text(CODE.format(marker=str(marker), type=kind), encoding="utf-8")
@@ -95,7 +95,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
 @pytest.mark.parametrize("what", ["config", "known type", "tokenizer"])
-def test_code_that_comes_with_a_model_does_not_run_and_nothing_is_asked(
+def test_code_of_a_model_does_not_run_and_nothing_is_asked(
     workspace: Path, command: list[str], what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if command[0] == "ask":
@@ -110,11 +110,11 @@ def test_code_that_comes_with_a_model_does_not_run_and_nothing_is_asked(
     if code:
         assert code == 2
         assert error.startswith(("Error: model.trust_remote_code: model brings Python code of its own", "Error: --tok"))
-    else:  # transformers knows the type or the tokenizer's class itself, or the command loads no model
+    else:  # transformers has its own class for this type or tokenizer, or the command loads no model
         assert what != "config" or command[0] == "data"
 
 
-def test_a_trained_run_whose_model_gets_code_later_is_refused_before_it_runs(
+def test_code_added_to_the_model_of_a_trained_run_is_refused_before_it_runs(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(TRAIN) == 0
@@ -127,7 +127,7 @@ def test_a_trained_run_whose_model_gets_code_later_is_refused_before_it_runs(
 
 
 @pytest.mark.parametrize("what", ["config", "known type"])
-def test_code_runs_if_the_config_says_so_with_one_notice_that_names_the_model(
+def test_allowed_code_runs_with_one_notice_that_names_the_model(
     workspace: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     marker = add_code(workspace, what)
@@ -139,7 +139,7 @@ def test_code_runs_if_the_config_says_so_with_one_notice_that_names_the_model(
     ]
 
 
-def test_a_model_s_code_is_part_of_what_a_run_is_made_from(workspace: Path) -> None:
+def test_the_fingerprint_of_a_model_includes_its_code(workspace: Path) -> None:
     add_code(workspace, "config")
     before = model_inputs(ModelConfig(name="model"))
     path = Path("model/code_of_ours.py")
@@ -147,7 +147,7 @@ def test_a_model_s_code_is_part_of_what_a_run_is_made_from(workspace: Path) -> N
     assert model_inputs(ModelConfig(name="model"))["model"] != before["model"]
 
 
-def test_a_run_whose_config_lacks_the_key_goes_on(workspace: Path) -> None:
+def test_a_run_whose_config_lacks_trust_remote_code_can_continue(workspace: Path) -> None:
     run = open_run(Config.model_validate(CONFIG))
     text = run.config.read_text(encoding="utf-8")
     run.config.write_text(text.replace("  trust_remote_code: false\n", ""), encoding="utf-8")
@@ -156,7 +156,7 @@ def test_a_run_whose_config_lacks_the_key_goes_on(workspace: Path) -> None:
 
 
 def test_every_call_of_an_auto_class_says_whether_code_may_run() -> None:
-    """Left out, transformers asks on standard input."""
+    """Without the argument, transformers asks on standard input."""
     silent = []
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

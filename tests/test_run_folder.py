@@ -1,4 +1,4 @@
-"""The run folder: what lies where, what a manifest remembers, and which runs may go on in it."""
+"""The run folder: where its files are, what the manifest records, and when a run may continue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config(**values: Any) -> Config:
     return Config.model_validate({"name": "try", **sections})
 
 
-def test_every_file_of_a_run_has_its_place() -> None:
+def test_every_file_of_a_run_has_its_path() -> None:
     run = RunFolder(Path("runs/x"))
     assert [
         str(path.relative_to(run.path))
@@ -67,13 +67,13 @@ def test_every_file_of_a_run_has_its_place() -> None:
     ]
 
 
-def test_a_new_run_lies_under_its_name_with_the_resolved_config() -> None:
+def test_a_new_run_folder_has_the_name_and_the_resolved_config() -> None:
     run = open_run(config(train__epochs=2))
     assert run.path == Path("runs/try")
     assert load_config(run.config) == config(train__epochs=2)
 
 
-def test_a_run_goes_on_with_the_same_config() -> None:
+def test_a_run_continues_with_the_same_config() -> None:
     open_run(config()).note(seed=42)
     assert open_run(config()).read_manifest()["seed"] == 42
 
@@ -89,14 +89,14 @@ def test_a_run_goes_on_with_the_same_config() -> None:
         ({"train__epochs": 3}, "train.epochs is 3.0, was 1.0"),
     ],
 )
-def test_a_run_that_was_trained_otherwise_is_refused_with_what_differs(values: dict[str, Any], message: str) -> None:
-    kept = open_run(config()).config.read_text(encoding="utf-8")
+def test_a_run_with_another_config_is_refused_with_the_differing_key(values: dict[str, Any], message: str) -> None:
+    before = open_run(config()).config.read_text(encoding="utf-8")
     with pytest.raises(UserError) as caught:
         open_run(config(**values))
     assert str(caught.value).startswith(f"runs/try: holds a run with another config ({message}); ")
     assert "--set name=" in str(caught.value)
     assert "--fresh" in str(caught.value)
-    assert RunFolder(Path("runs/try")).config.read_text(encoding="utf-8") == kept
+    assert RunFolder(Path("runs/try")).config.read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_a_run_that_was_trained_otherwise_is_refused_with_what_differs(values: d
         {"data__test_rows": 3},
     ],
 )
-def test_what_changes_no_weight_may_change_in_a_run(values: dict[str, Any]) -> None:
+def test_keys_that_change_no_weight_may_change_in_a_run(values: dict[str, Any]) -> None:
     open_run(config())
     run = open_run(config(**values))
     assert load_config(run.config) == config(**values)
 
 
-def test_fresh_deletes_what_the_folder_held() -> None:
+def test_fresh_deletes_the_old_run() -> None:
     old = open_run(config())
     old.mark_finished("train", "abc")
     run = open_run(config(lora__rank=8), fresh=True)
@@ -125,7 +125,7 @@ def test_fresh_deletes_what_the_folder_held() -> None:
     assert run.read_manifest() == {"stages": {}}
 
 
-def test_a_folder_that_is_no_run_is_not_written_into() -> None:
+def test_a_folder_that_is_not_a_run_stays_unchanged() -> None:
     Path("runs/try").mkdir(parents=True)
     Path("runs/try/notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
@@ -133,7 +133,7 @@ def test_a_folder_that_is_no_run_is_not_written_into() -> None:
     assert [path.name for path in Path("runs/try").iterdir()] == ["notes.txt"]
 
 
-def test_a_file_in_place_of_the_folder_is_kept() -> None:
+def test_a_file_in_place_of_the_folder_stays_unchanged() -> None:
     Path("runs").mkdir()
     Path("runs/try").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
@@ -141,7 +141,7 @@ def test_a_file_in_place_of_the_folder_is_kept() -> None:
     assert Path("runs/try").read_text(encoding="utf-8") == "mine"
 
 
-def test_a_stage_is_finished_only_from_what_it_was_made_from() -> None:
+def test_a_stage_is_finished_only_for_the_fingerprint_it_was_made_with() -> None:
     run = open_run(config())
     assert not run.is_finished("train", "abc")
     run.mark_finished("train", "abc", steps=12)
@@ -152,7 +152,7 @@ def test_a_stage_is_finished_only_from_what_it_was_made_from() -> None:
     assert run.read_manifest()["stages"]["train"]["steps"] == 12
 
 
-def test_notes_keep_each_other_and_the_stages() -> None:
+def test_a_note_keeps_other_notes_and_the_stages() -> None:
     run = open_run(config())
     run.note(device="cpu")
     run.mark_finished("train", "abc")
@@ -162,7 +162,7 @@ def test_notes_keep_each_other_and_the_stages() -> None:
     assert (manifest["device"], manifest["seed"], list(manifest["stages"])) == ("cuda", 1, ["train"])
 
 
-def test_a_broken_manifest_is_reported_with_what_to_do() -> None:
+def test_a_broken_manifest_is_reported_with_the_fix() -> None:
     run = open_run(config())
     run.manifest.write_text('{"stages": ', encoding="utf-8")
     with pytest.raises(UserError, match=r"^runs/try/manifest\.json:1: broken JSON.* --fresh"):
@@ -176,7 +176,7 @@ def test_an_existing_run_is_opened_with_its_config() -> None:
     assert found == config(lora__targets=["q_proj"], train__learning_rate=1e-5)
 
 
-def test_a_missing_run_is_reported_with_those_that_exist() -> None:
+def test_a_missing_run_is_reported_with_the_existing_runs() -> None:
     with pytest.raises(UserError) as caught:
         existing_run(Path("runs/x"))
     assert str(caught.value) == "runs/x: is no run folder; known: none yet, run `make train`"
@@ -186,7 +186,7 @@ def test_a_missing_run_is_reported_with_those_that_exist() -> None:
         existing_run(Path("runs/x"))
 
 
-def test_a_spoilt_config_of_a_run_is_reported_with_its_line() -> None:
+def test_a_broken_config_in_a_run_folder_is_reported_with_its_line() -> None:
     path = open_run(config()).config
     path.write_text(path.read_text(encoding="utf-8").replace("rank: 16", "rnak: 16"), encoding="utf-8")
     with pytest.raises(UserError, match=r"^runs/try/config\.yaml:\d+: lora\.rnak: unknown key"):
@@ -200,7 +200,7 @@ def test_provenance_names_versions_seed_and_commit() -> None:
     assert found["git_commit"] is None, "an empty folder is in no repository"
 
 
-def test_provenance_says_which_commit_and_whether_files_were_changed(in_workspace: Path) -> None:
+def test_provenance_marks_a_commit_with_changed_files_as_dirty(in_workspace: Path) -> None:
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     Path("file").write_text("one", encoding="utf-8")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
@@ -212,7 +212,7 @@ def test_provenance_says_which_commit_and_whether_files_were_changed(in_workspac
     assert provenance(config())["git_commit"] == f"{commit}-dirty"
 
 
-def test_a_note_that_cannot_be_written_leaves_the_manifest_as_it_was() -> None:
+def test_a_note_that_cannot_be_written_leaves_the_manifest_unchanged() -> None:
     run = open_run(config())
     run.note(seed=1)
     with pytest.raises(TypeError):
@@ -237,7 +237,7 @@ with RunFolder(Path(sys.argv[1])).lock(Console(quiet=True)):
 
 @contextmanager
 def other_process(run: RunFolder) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the run's lock until it is killed or the block ends."""
+    """Start a process that holds the run's lock until it is killed or the block ends."""
     command = [sys.executable, "-c", _HOLD, str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -255,7 +255,7 @@ def other_process(run: RunFolder) -> Iterator[subprocess.Popen[str]]:
     ],
     ids=lambda command: command[0],
 )
-def test_a_command_that_writes_into_a_folder_in_use_is_refused_and_says_by_whom(
+def test_a_command_that_writes_into_a_folder_in_use_is_refused_with_the_process(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = open_run(config())
@@ -269,7 +269,7 @@ def test_a_command_that_writes_into_a_folder_in_use_is_refused_and_says_by_whom(
         assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_killed_process_leaves_no_lock_and_no_foreign_folder() -> None:
+def test_a_killed_process_leaves_no_lock_and_the_folder_stays_usable() -> None:
     run = RunFolder(Path("runs/try"))
     with other_process(run) as process:
         with pytest.raises(UserError, match=r"runs/try: is in use by process \d+ on .*, since \d{4}-"), run.lock(QUIET):
@@ -277,21 +277,21 @@ def test_a_killed_process_leaves_no_lock_and_no_foreign_folder() -> None:
         process.kill()
         process.wait()
         assert [path.name for path in run.path.iterdir()] == [".lock"]
-        open_run(config())  # the file that is left does not make it somebody else's folder
+        open_run(config())  # the remaining lock file does not make the folder foreign
         with run.lock(QUIET):
             open_run(config(lora__rank=8), fresh=True)
             assert run.lock_file.is_file(), "--fresh must not delete the lock that is held"
     assert not run.lock_file.exists()
 
 
-def test_a_lock_leaves_nothing_behind_where_nothing_was_written() -> None:
+def test_a_lock_leaves_no_folder_if_nothing_was_written() -> None:
     run = RunFolder(Path("runs/try"))
     with pytest.raises(UserError), run.lock(QUIET):
         raise UserError("refused")
     assert not run.path.exists()
 
 
-def test_a_lock_file_that_its_holder_deletes_in_between_is_not_taken_for_the_lock(
+def test_a_lock_file_deleted_between_open_and_lock_is_opened_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import fcntl
@@ -322,7 +322,7 @@ def test_a_file_system_without_locks_gets_a_notice(monkeypatch: pytest.MonkeyPat
     assert "note: runs/try cannot be locked here; start no second command on it" in printed.getvalue()
 
 
-def test_a_folder_that_cannot_be_written_to_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run(config())
 
     def read_only(*_: Any) -> int:

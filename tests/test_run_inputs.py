@@ -1,4 +1,4 @@
-"""What a run is made from is compared by content whenever it is resumed or its adapter is used."""
+"""The inputs of a run are compared by content when it is resumed or its adapter is used."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(*, resume: bool = False, base: bool = True) -> str:
 
 @pytest.fixture(scope="module")
 def made(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a finished run of three steps, and one that was interrupted after the second."""
+    """A working folder with a finished run of three steps, and a run that was interrupted after the second step."""
     folder = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -80,7 +80,7 @@ def made(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it with the files' times, in which the test works."""
+    """A copy of that folder, with the files' times, as the working folder of the test."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -107,7 +107,7 @@ def change_weights() -> None:
     times = path.stat()
     weights = load_file(path)
     save_file({name: value + torch.ones_like(value) for name, value in weights.items()}, path, {"format": "pt"})
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy that keeps times leaves it
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # like a copy that keeps file times
 
 
 def change_tokenizer() -> None:
@@ -116,7 +116,7 @@ def change_tokenizer() -> None:
 
 
 def change_versions() -> None:
-    """As if the manifest had been written with an older transformers."""
+    """Record an older version of transformers in the manifest."""
     run = RunFolder(Path("runs/run"))
     inputs = run.inputs()
     assert inputs is not None
@@ -136,7 +136,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize(("change", "named"), [*CHANGES, (change_versions, "the version of transformers: found ")])
-def test_an_interrupted_run_is_not_resumed_from_other_inputs_and_stays_as_it_is(
+def test_an_interrupted_run_is_not_resumed_with_changed_inputs_and_stays_unchanged(
     interrupted: RunFolder, change: Callable[[], None], named: str
 ) -> None:
     change()
@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_not_resumed_from_other_inputs_and_stays_as_it_is(
 
 @pytest.mark.parametrize(("change", "named"), CHANGES)
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_finished_adapter_is_not_reused_for_other_inputs_and_stays_as_it_is(
+def test_a_finished_adapter_is_not_reused_with_changed_inputs_and_stays_unchanged(
     finished: RunFolder, change: Callable[[], None], named: str, resume: bool
 ) -> None:
     change()
@@ -164,13 +164,13 @@ def test_a_finished_adapter_is_not_reused_for_other_inputs_and_stays_as_it_is(
     assert files(finished.path) == before
 
 
-def test_other_versions_are_a_notice_where_a_finished_adapter_is_reused(finished: RunFolder) -> None:
+def test_reusing_an_adapter_with_other_versions_gives_a_notice(finished: RunFolder) -> None:
     change_versions()
     assert "was made with transformers 4.0.0 (now " in train()
 
 
-def test_an_interrupted_run_is_resumed_from_the_same_inputs_to_the_same_adapter(interrupted: RunFolder) -> None:
-    os.utime("model/model.safetensors")  # the same content with another time
+def test_a_resumed_run_gives_the_same_adapter_as_an_uninterrupted_one(interrupted: RunFolder) -> None:
+    os.utime("model/model.safetensors")  # same content, new time
     inputs = interrupted.inputs()
     train(resume=True)
     weights = (interrupted.adapter / "adapter_model.safetensors").read_bytes()
@@ -180,7 +180,7 @@ def test_an_interrupted_run_is_resumed_from_the_same_inputs_to_the_same_adapter(
     assert (interrupted.adapter / "adapter_model.safetensors").read_bytes() == weights
 
 
-def test_a_run_that_lost_its_mark_is_finished_from_its_last_checkpoint(
+def test_a_run_killed_after_its_last_step_is_finished_without_training(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (finished.adapter / "adapter_model.safetensors").read_bytes()
@@ -206,7 +206,7 @@ def test_a_run_that_lost_its_mark_is_finished_from_its_last_checkpoint(
     assert "reusing the adapter" in train(resume=True)
 
 
-def test_the_manifest_says_what_the_adapter_was_made_from_also_after_the_test_rows_changed(
+def test_changed_test_rows_are_answered_again_but_the_training_inputs_stay_recorded(
     finished: RunFolder,
 ) -> None:
     before = finished.read_manifest()
@@ -228,10 +228,10 @@ def test_the_manifest_says_what_the_adapter_was_made_from_also_after_the_test_ro
     assert "parcel 6?" in finished.split("test").read_text(encoding="utf-8")
 
 
-def test_answers_to_earlier_test_rows_are_not_scored_as_answers_to_new_ones(
+def test_answers_to_old_test_rows_are_not_scored_against_new_ones(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a kill leaves a run that comes after the new rows were written and before they were answered."""
+    """The run is killed after the new rows were written and before they were answered."""
     write_jsonl(Path("test.jsonl"), (row(n, "parcel") for n in range(6, 9)))
     with monkeypatch.context() as patch:
         patch.setattr("toolhone.pipeline.predict_once", killed)
@@ -265,16 +265,14 @@ def test_a_split_that_was_edited_in_the_run_folder_is_refused(
 
 
 @pytest.mark.parametrize("load", [TunedModel.load, TunedModel.base])
-def test_an_adapter_is_not_put_on_other_weights_than_it_was_trained_on(
-    finished: RunFolder, load: Callable[[Path], TunedModel]
-) -> None:
+def test_an_adapter_is_not_loaded_onto_changed_weights(finished: RunFolder, load: Callable[[Path], TunedModel]) -> None:
     assert load(finished.path).notes == ()
     change_weights()
     with pytest.raises(UserError, match=r"model is not the model that runs/run was made from .*model\.safetensors"):
         load(finished.path)
 
 
-def test_base_answers_are_made_again_where_the_model_changed_before_training_began(
+def test_base_answers_are_made_again_if_the_model_changed_before_training(
     interrupted: RunFolder,
 ) -> None:
     shutil.rmtree(interrupted.checkpoints)
@@ -288,7 +286,7 @@ def test_base_answers_are_made_again_where_the_model_changed_before_training_beg
     assert "base answers 3 turns" in train()
 
 
-def test_a_run_without_fingerprints_is_readable_with_a_notice_but_cannot_be_resumed(
+def test_a_finished_run_without_fingerprints_is_used_with_a_notice(
     finished: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forget_inputs(finished)
@@ -303,7 +301,7 @@ def test_a_run_without_fingerprints_is_readable_with_a_notice_but_cannot_be_resu
     assert "records no fingerprints" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_without_fingerprints_is_refused_whatever_is_asked(interrupted: RunFolder) -> None:
+def test_an_interrupted_run_without_fingerprints_is_always_refused(interrupted: RunFolder) -> None:
     forget_inputs(interrupted)
     before = files(interrupted.path)
     for resume in (True, False):
@@ -319,7 +317,7 @@ def forget_inputs(run: RunFolder) -> None:
     write_json(run.manifest, manifest)
 
 
-def test_an_adapter_that_no_record_speaks_of_is_not_overwritten(finished: RunFolder) -> None:
+def test_an_adapter_without_a_manifest_is_not_overwritten(finished: RunFolder) -> None:
     finished.manifest.unlink()
     shutil.rmtree(finished.checkpoints)
     before = files(finished.path)
@@ -338,7 +336,7 @@ def test_resume_and_fresh_together_are_refused_before_fresh_deletes_anything(
     assert files(interrupted.path) == before
 
 
-def test_several_processes_are_refused_together_and_write_nothing(finished: RunFolder) -> None:
+def test_all_processes_refuse_a_changed_number_of_processes_and_write_nothing(finished: RunFolder) -> None:
     Path("run.yaml").write_text(config_yaml(config()), encoding="utf-8")
     before = files(finished.path)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "toolhone"]
@@ -350,7 +348,7 @@ def test_several_processes_are_refused_together_and_write_nothing(finished: RunF
     assert files(finished.path) == before
 
 
-def test_files_are_read_again_only_if_they_may_have_changed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_hashed_again_only_if_they_may_have_changed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(name="model")
     known = model_inputs(model)
     assert set(known["model"]) == {"config.json", "model.safetensors"}
@@ -369,7 +367,9 @@ def test_files_are_read_again_only_if_they_may_have_changed(workspace: Path, mon
     assert read == ["model.safetensors"]
 
 
-def test_a_hub_model_is_its_commit(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_identified_by_its_commit(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = tmp_path / "models--ours--tiny" / "snapshots" / "0123abc"
     shutil.copytree(tiny_llama, snapshot)
     (tmp_path / "models--ours--tiny" / "refs").mkdir()
@@ -378,14 +378,14 @@ def test_a_hub_model_is_its_commit(tiny_llama: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     commit = {"commit": "0123abc"}
     assert model_inputs(ModelConfig(name="ours/tiny")) == {"model": commit, "tokenizer": commit, "stat": {}}
-    with pytest.raises(UserError, match=r"model\.name: ours/none is not in the hub's cache"):
+    with pytest.raises(UserError, match=r"model\.name: ours/none is not in the hub cache"):
         model_inputs(ModelConfig(name="ours/none"))
 
 
-def test_a_second_training_in_the_same_folder_is_refused_and_the_first_is_not_disturbed(
+def test_a_second_training_in_the_same_folder_is_refused_and_the_first_continues(
     interrupted: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with --fresh, which would delete what the first one writes."""
+    """This includes --fresh, which would delete the files of the first one."""
     step = ToolCallTrainer.training_step
     refused: list[str] = []
 

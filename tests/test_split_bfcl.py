@@ -1,4 +1,4 @@
-"""BFCL's non-live entries split by tool: verbatim entries, in a copy of the layout that fetch_bfcl.py makes."""
+"""BFCL's non-live entries split by tool. The fixtures are verbatim entries in the layout of fetch_bfcl.py."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def listed(row: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("share", ["0.15", "0.3", "0.6"])
-def test_a_kept_tool_is_called_by_test_rows_alone_and_listed_by_no_training_row(tmp_path: Path, share: str) -> None:
+def test_unseen_tools_are_called_only_by_test_rows_and_listed_by_no_training_row(tmp_path: Path, share: str) -> None:
     assert split_bfcl.main(["--folder", str(BFCL), "--out", str(tmp_path), "--unseen-tools", share]) == 0
     train, test = rows_of(tmp_path / "split" / "train.jsonl"), rows_of(tmp_path / "split" / "test.jsonl")
-    kept = set(json.loads((tmp_path / "split" / "split.json").read_text(encoding="utf-8"))["unseen_tools"])
-    parts = [rows_of(tmp_path / f"{name}.jsonl") for name in ("one-call", "more-calls", "no-call")]
-    learned = [row for part in parts for row in part]
-    assert kept
-    assert any(called(row) & kept for row in test)
-    assert not any((called(row) | listed(row)) & kept for row in train + learned)
+    unseen = set(json.loads((tmp_path / "split" / "split.json").read_text(encoding="utf-8"))["unseen_tools"])
+    by_calls = [rows_of(tmp_path / f"{name}.jsonl") for name in ("one-call", "more-calls", "no-call")]
+    learned = [row for rows in by_calls for row in rows]
+    assert unseen
+    assert any(called(row) & unseen for row in test)
+    assert not any((called(row) | listed(row)) & unseen for row in train + learned)
     assert {row["id"] for row in learned} == {row["id"] for row in train if listed(row)}
-    for part, counts in zip(parts, ({1}, {2, 3, 4}, {0}), strict=True):
-        assert {len(row["messages"][-1].get("tool_calls") or []) for row in part} <= counts
+    for rows, counts in zip(by_calls, ({1}, {2, 3, 4}, {0}), strict=True):
+        assert {len(row["messages"][-1].get("tool_calls") or []) for row in rows} <= counts
     assert sorted(row["id"] for row in train + test) == sorted(row["id"] for row in rows_of(tmp_path / "rows.jsonl"))
 
 
-def test_an_entry_at_odds_with_its_own_schema_is_left_out_and_named(
+def test_an_entry_that_breaks_its_own_schema_is_left_out_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert split_bfcl.main(["--folder", str(BFCL), "--out", str(tmp_path), "--unseen-tools", "0.3"]) == 0
@@ -68,7 +68,7 @@ def entries(*categories: str) -> dict[str, Conversation]:
     return {row.id: row for row in rows}
 
 
-def test_a_turn_gets_the_optional_arguments_that_the_user_states_and_no_others() -> None:
+def test_a_turn_gets_only_the_optional_arguments_that_the_user_states() -> None:
     row = entries("simple_python")["simple_python_0"]  # "... a base of 10 units ..."; the unit may be left out
     assert row.messages[-1].tool_calls[0].arguments == {"base": 10, "height": 5}
     stated = split_bfcl.with_stated_options(row)
@@ -78,7 +78,7 @@ def test_a_turn_gets_the_optional_arguments_that_the_user_states_and_no_others()
 
 
 @pytest.mark.parametrize(
-    ("words", "value", "held"),
+    ("words", "value", "found"),
     [
         ("at 5.", "5", True),
         ("at 1.5", "5", False),
@@ -87,18 +87,18 @@ def test_a_turn_gets_the_optional_arguments_that_the_user_states_and_no_others()
         ("-5", "-5", True),
     ],
 )
-def test_a_value_is_held_as_a_whole_word(words: str, value: str, held: bool) -> None:
-    assert split_bfcl._holds(words, value) == held
+def test_a_value_is_found_only_as_a_whole_word(words: str, value: str, found: bool) -> None:
+    assert split_bfcl._holds(words, value) == found
 
 
-def test_what_was_made_to_learn_from_is_right_by_its_own_gold() -> None:
+def test_training_turns_are_right_by_their_own_gold() -> None:
     for row in map(split_bfcl.with_stated_options, entries().values()):
         for example in examples(row):
             for policy in POLICIES:
-                judged = match_turn(
+                match = match_turn(
                     example.gold, example.gold.status, example.turn.tool_calls, example.tools, row.where, policy
                 )
-                assert judged.exact
+                assert match.exact
 
 
 def test_every_other_simple_row_lists_a_second_tool_of_another_row() -> None:
@@ -116,14 +116,16 @@ def test_every_other_simple_row_lists_a_second_tool_of_another_row() -> None:
         assert new.messages == old.messages
 
 
-def test_training_takes_what_was_split(tmp_path: Path) -> None:
+def test_the_split_can_be_used_for_training(tmp_path: Path) -> None:
     split_bfcl.main(["--folder", str(BFCL), "--out", str(tmp_path), "--unseen-tools", "0.3"])
     split = tmp_path / "split"
     config = DataConfig(train=(str(split / "train.jsonl"),), test=(str(split / "test.jsonl"),), validation=0.0)
     assert [len(rows) for _, rows in make_splits(config).items()] == [4, 0, 3]
 
 
-def test_a_missing_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_reported_with_the_script_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert split_bfcl.main(["--folder", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "scripts/fetch_bfcl.py" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -135,10 +137,10 @@ def calling(tools: frozenset[str], number: int) -> Conversation:
 
 
 @given(st.lists(st.frozensets(st.sampled_from("abcdefgh"), max_size=3), max_size=12))
-def test_rows_are_in_one_tool_group_exactly_where_shared_tools_link_them(found: list[frozenset[str]]) -> None:
+def test_rows_share_a_tool_group_exactly_if_shared_tools_link_them(found: list[frozenset[str]]) -> None:
     rows = split_bfcl.with_tool_groups([calling(tools, number) for number, tools in enumerate(found)])
     linked = [set(tools) for tools in found]
-    for tools in found:  # merge until each set is a whole component
+    for tools in found:  # merge the sets until each is a connected component
         touching = [one for one in linked if one & tools]
         whole = set[str]().union(*touching)
         linked = [whole if one & tools else one for one in linked]

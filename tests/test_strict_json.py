@@ -1,4 +1,4 @@
-"""Decoding lines: a line that repeats the tools of the one before says what it would say alone."""
+"""Decoding lines: a line that repeats the tools of the line before has the same value as on its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECES = [
 
 def outcome(text: str, decoder: Any) -> Any:
     try:
-        # As text: 1, 1.0 and True are equal in Python.
+        # Compare as text: 1, 1.0 and True are equal in Python.
         return json.dumps(decoder(text))
     except StrictJsonError as error:
         return error.rule, str(error)
@@ -32,13 +32,13 @@ def line(text: str) -> Any:
 
 
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), min_size=1, max_size=4))
-def test_no_line_is_read_otherwise_for_the_lines_before_it(texts: list[str]) -> None:
+def test_earlier_lines_do_not_change_how_a_line_is_read(texts: list[str]) -> None:
     for text in texts:
         assert outcome(text, line) == outcome(text.rstrip("\r\n"), parse_strict)
 
 
 @given(st.lists(st.tuples(st.sampled_from(TOOLS), st.sampled_from(["{}", '"x"', "1", '{"tools": []}'])), max_size=5))
-def test_whole_rows_are_read_alike_wherever_their_tools_stand(rows: list[tuple[str, str]]) -> None:
+def test_the_position_of_tools_in_a_row_does_not_matter(rows: list[tuple[str, str]]) -> None:
     for tools, other in rows:
         for text in (
             f'{{"a": {other}, "tools": {tools}}}',
@@ -48,7 +48,7 @@ def test_whole_rows_are_read_alike_wherever_their_tools_stand(rows: list[tuple[s
             assert line(text) == json.loads(text)
 
 
-def test_equal_tools_of_neighbouring_lines_are_one_value() -> None:
+def test_neighbouring_lines_with_equal_tools_share_the_value() -> None:
     first, second = (line(f'{{"id": {n}, "tools": [{{"name": "f"}}]}}') for n in (1, 2))
     assert first["tools"] is second["tools"]
 
@@ -63,7 +63,7 @@ def test_equal_tools_of_neighbouring_lines_are_one_value() -> None:
         ('{"tools": [1], }', "broken-json"),
     ],
 )
-def test_faults_around_known_tools_are_told(text: str, rule: str) -> None:
+def test_faults_after_reused_tools_are_reported(text: str, rule: str) -> None:
     line('{"tools": [1]}')
     with pytest.raises(StrictJsonError) as caught:
         line(text)

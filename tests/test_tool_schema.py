@@ -1,4 +1,4 @@
-"""Arguments against a tool's schema, and schemas that are none."""
+"""Arguments are validated against a tool's schema, and invalid schemas are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def property_of(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {"a": schema}, "additionalProperties": False}
 
 
-def test_arguments_are_validated_as_json_schema_says() -> None:
+def test_arguments_are_validated_by_the_rules_of_json_schema() -> None:
     assert valid({"a": 5.0}, property_of({"type": "integer"}))
     assert not valid({"a": True}, property_of({"type": "integer"}))
     assert not valid({"b": 1}, property_of({}))
@@ -36,19 +36,19 @@ def test_arguments_are_validated_as_json_schema_says() -> None:
     [
         ({"type": "float"}, "'float' is not valid"),
         ({"type": "string", "pattern": "("}, "'(' is not a 'regex'"),
-        ({"$ref": "http://["}, "it refers to what is not in it"),
-        ({"$ref": "#/$defs/absent"}, "it refers to what is not in it"),
-        ({"$ref": "https://example.org/schema.json"}, "it refers to what is not in it"),
-        ({"$ref": "#/properties/a"}, "its references form a circle"),
+        ({"$ref": "http://["}, "a reference cannot be resolved"),
+        ({"$ref": "#/$defs/absent"}, "a reference cannot be resolved"),
+        ({"$ref": "https://example.org/schema.json"}, "a reference cannot be resolved"),
+        ({"$ref": "#/properties/a"}, "its references form a cycle"),
     ],
 )
-def test_a_schema_that_cannot_be_used_names_the_row_and_the_tool(schema: dict[str, Any], reason: str) -> None:
+def test_an_unusable_schema_is_an_error_that_names_the_row_and_the_tool(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=r'^test.jsonl:3: tool "f": its "parameters" are not a JSON Schema') as caught:
         valid({"a": "text"}, property_of(schema))
     assert reason in str(caught.value)
 
 
-def test_no_reference_is_looked_up_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_reference_is_fetched_from_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(urllib.request, "urlopen", asked.append)
     with pytest.raises(UserError):
@@ -56,19 +56,19 @@ def test_no_reference_is_looked_up_on_the_network(monkeypatch: pytest.MonkeyPatc
     assert asked == []
 
 
-def test_a_number_beyond_any_float_is_judged_without_a_crash() -> None:
+def test_an_integer_too_large_for_a_float_is_validated() -> None:
     assert not valid({"a": 10**400}, property_of({"type": "number", "multipleOf": 0.5}))
     assert valid({"a": 10**400}, property_of({"type": "number", "minimum": 0.5}))
 
 
-def test_values_that_python_takes_for_equal_are_validated_apart() -> None:
+def test_values_that_are_equal_in_python_are_validated_separately() -> None:
     whole = property_of({"type": "integer"})
     assert [valid({"a": value}, whole) for value in (1, True, 1.0, 1.5, 1)] == [True, False, True, False, True]
     truth = property_of({"type": "boolean"})
     assert [valid({"a": value}, truth) for value in (1, True, 1)] == [False, True, False]
 
 
-def test_arguments_too_deep_to_be_remembered_are_validated_all_the_same() -> None:
+def test_arguments_too_deep_for_the_cache_are_validated() -> None:
     deep: Any = "end"
     for _ in range(300):
         deep = [deep]
@@ -76,8 +76,8 @@ def test_arguments_too_deep_to_be_remembered_are_validated_all_the_same() -> Non
     assert not valid({"a": deep}, property_of({"type": "string"}))
 
 
-def test_what_is_said_of_a_place_is_the_same_each_time_and_unknown_names_are_one() -> None:
-    said = subschemas_of(
+def test_subschemas_are_cached_and_unknown_names_share_one_entry() -> None:
+    subschemas = subschemas_of(
         {
             "type": "object",
             "properties": {"a": {"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}, "b": {}},
@@ -85,16 +85,16 @@ def test_what_is_said_of_a_place_is_the_same_each_time_and_unknown_names_are_one
         }
     )
     for _ in range(2):
-        items = said.property("a")
+        items = subschemas.property("a")
         assert [items.item(index).types() for index in (0, 1, 2, 0)] == [
             {"string"},
             {"integer"},
             {"integer"},
             {"string"},
         ]
-        assert said.property("b").types() == set()
-        assert said.property("anything").types() == {"null"}
-    kept = len(said._properties)
+        assert subschemas.property("b").types() == set()
+        assert subschemas.property("anything").types() == {"null"}
+    entries = len(subschemas._properties)
     for number in range(1000):
-        assert said.property(f"invented {number}").types() == {"null"}
-    assert len(said._properties) == kept
+        assert subschemas.property(f"invented {number}").types() == {"null"}
+    assert len(subschemas._properties) == entries

@@ -1,4 +1,4 @@
-"""A tuned model is prompted as it was trained, whatever toolhone's templates say since."""
+"""A tuned model gets the prompts of its training, even if toolhone's templates have changed since."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def trained(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A copy of it, in which the test works."""
+    """A copy of that folder, as the working folder of the test."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return RunFolder(Path("runs/tuned"))
@@ -67,14 +67,14 @@ def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFo
 
 @pytest.fixture
 def newer_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    """toolhone's hermes template as a later version may have it."""
+    """Replace toolhone's hermes template with one that a later version may have."""
     newer = dataclasses.replace(
         FORMATS["hermes"], template=FORMATS["hermes"].template.replace("<tools>", "<functions>")
     )
     monkeypatch.setitem(FORMATS, "hermes", newer)
 
 
-def test_the_prompt_of_an_old_run_does_not_change_with_toolhone_s_template(
+def test_a_newer_template_does_not_change_the_prompts_of_an_old_run(
     run: RunFolder, request: pytest.FixtureRequest
 ) -> None:
     before = TunedModel.load(run.path).renderer.prompt(QUESTION, TOOLS)
@@ -85,7 +85,7 @@ def test_the_prompt_of_an_old_run_does_not_change_with_toolhone_s_template(
 
 
 @pytest.mark.usefixtures("newer_template")
-def test_evaluation_asks_an_old_run_with_its_own_template(run: RunFolder) -> None:
+def test_evaluation_prompts_an_old_run_with_its_own_template(run: RunFolder) -> None:
     before = [(line["id"], line["text"], line["prompt_tokens"]) for _, line in read_jsonl(run.predictions("tuned"))]
     evaluate_run(run.path, {"batch_size": 1}, console=QUIET)
     after = [(line["id"], line["text"], line["prompt_tokens"]) for _, line in read_jsonl(run.predictions("tuned"))]
@@ -93,14 +93,14 @@ def test_evaluation_asks_an_old_run_with_its_own_template(run: RunFolder) -> Non
 
 
 @pytest.mark.usefixtures("newer_template")
-def test_training_again_with_a_newer_template_refuses_and_changes_nothing(run: RunFolder, tiny_llama: Path) -> None:
-    kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+def test_training_again_with_a_newer_template_is_refused_and_changes_nothing(run: RunFolder, tiny_llama: Path) -> None:
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"runs/tuned: holds a finished adapter that was trained .*toolhone eval"):
         run_experiment(config(tiny_llama, log_every=5), resume=False, fresh=False, console=QUIET)
-    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_whose_template_is_altered_or_missing_is_refused(run: RunFolder) -> None:
+def test_a_run_whose_template_was_changed_or_deleted_is_refused(run: RunFolder) -> None:
     template = run.adapter / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
     with pytest.raises(UserError, match=r"runs/tuned/adapter: its chat template is not the one .* restore"):
@@ -110,7 +110,7 @@ def test_a_run_whose_template_is_altered_or_missing_is_refused(run: RunFolder) -
         TunedModel.load(run.path)
 
 
-def test_runs_of_older_versions_are_loaded_though_they_do_not_record_the_variables(run: RunFolder) -> None:
+def test_runs_of_older_versions_load_without_recorded_template_variables(run: RunFolder) -> None:
     manifest = run.read_manifest()
     expected = TunedModel.load(run.path).renderer.prompt(QUESTION, TOOLS)
     del manifest["chat"]["template_kwargs"]
@@ -118,7 +118,7 @@ def test_runs_of_older_versions_are_loaded_though_they_do_not_record_the_variabl
     assert TunedModel.load(run.path).renderer.prompt(QUESTION, TOOLS) == expected
 
 
-def test_the_tuned_model_has_the_adapter_and_the_base_model_has_not(run: RunFolder) -> None:
+def test_only_the_tuned_model_has_an_adapter(run: RunFolder) -> None:
     tuned, base = TunedModel.load(run.path), TunedModel.base(run.path)
     assert (tuned.label, base.label) == ("tuned", "base")
     names = [[name for name, _ in one.model.named_parameters() if "lora_" in name] for one in (tuned, base)]
@@ -136,8 +136,8 @@ def test_keys_that_change_no_weight_may_change_on_a_finished_run(run: RunFolder,
     assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_finished_run_of_an_older_version_is_reused_whatever_its_log_every(run: RunFolder, tiny_llama: Path) -> None:
-    """Versions before 0.2 counted every key of the sections that training depends on."""
+def test_a_finished_run_of_an_older_version_is_reused_with_another_log_every(run: RunFolder, tiny_llama: Path) -> None:
+    """Versions before 0.2 included every key of these sections in the fingerprint."""
     from toolhone.prepare import prepare
 
     inputs = prepare(config(tiny_llama), console=QUIET).training_inputs
@@ -151,15 +151,17 @@ def test_a_finished_run_of_an_older_version_is_reused_whatever_its_log_every(run
     assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_folder_that_lost_its_config_is_no_run_folder(run: RunFolder, tiny_llama: Path) -> None:
+def test_a_folder_without_its_config_is_not_a_run_folder(run: RunFolder, tiny_llama: Path) -> None:
     run.config.unlink()
     with pytest.raises(UserError, match=r"runs/tuned: is not empty and is no run folder"):
         run_experiment(config(tiny_llama), resume=False, fresh=False, console=QUIET)
 
 
-def test_other_rows_on_a_finished_run_are_refused_before_anything_is_written(run: RunFolder, tiny_llama: Path) -> None:
+def test_new_training_rows_for_a_finished_run_are_refused_before_anything_is_written(
+    run: RunFolder, tiny_llama: Path
+) -> None:
     write_jsonl(Path("train.jsonl"), map(row, range(20, 26)))
-    kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"the training rows of data\.train: found"):
         run_experiment(config(tiny_llama, log_every=5), resume=False, fresh=False, console=QUIET)
-    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""`python -m toolhone`, which launchers such as `accelerate launch -m` need."""
+"""Runs `python -m toolhone`. Launchers such as `accelerate launch -m` need it."""
 
 import sys
 

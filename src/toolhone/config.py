@@ -1,6 +1,6 @@
-"""Every key that an experiment's YAML file may have, its meaning and its default. `config_file.py` reads the file.
+"""Defines every key of an experiment's YAML file, with its meaning and its default. `config_file.py` reads the file.
 
-There is no inheritance and no interpolation: a config can be read alone.
+Configs have no inheritance and no interpolation, so each file can be read on its own.
 """
 
 from __future__ import annotations
@@ -17,73 +17,75 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """Which model is tuned, and its form in memory."""
+    """The model to tune, and how it is loaded."""
 
     name: str
-    """A local folder, or the name of a model on the Hugging Face hub."""
+    """The model: a local folder, or a name on the Hugging Face hub."""
     revision: str | None = None
-    """The hub revision: a branch, tag or commit. Pin a commit to be able to reproduce a result."""
+    """Hub revision: a branch, tag or commit. Pin a commit to make results reproducible."""
     trust_remote_code: bool = False
-    """Run the Python code that the model's folder or hub page brings with it (auto_map). It runs with all your
-    permissions: read it first, and pin the revision."""
+    """Run the Python code that ships with the model (auto_map). It runs with all your permissions: read it first, and
+    pin the revision."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device if there is one."""
+    """Where to run. auto: a CUDA GPU if there is one, otherwise the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs and CPUs that multiply it (CPUs with AVX512-BF16 or AMX, where it halves the time of a
-    step), float32 elsewhere."""
+    """Number type of the computation. auto: bfloat16 on GPUs and CPUs that support it in hardware, float32 elsewhere.
+    Among CPUs these are the ones with AVX512-BF16 or AMX, where bfloat16 halves the time of a step."""
     quantize: Literal["none", "nf4"] = "none"
-    """nf4 stores the frozen weights in 4 bits (QLoRA): a quarter of bfloat16's memory, slower steps. Not needed if the
-    model fits."""
+    """nf4 stores the frozen weights in 4 bits (QLoRA): a quarter of bfloat16's memory, but slower steps. Use it only if
+    the model does not fit otherwise."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """sdpa is PyTorch's own and runs everywhere; flash_attention_2 needs CUDA and the package flash-attn."""
+    """Attention kernel. sdpa: PyTorch's own, on any device. flash_attention_2 needs CUDA and the flash-attn package."""
 
 
 class DataConfig(_Section):
-    """Which conversations are for training and for scoring."""
+    """The conversations for training and for scoring."""
 
     train: tuple[str, ...] = Field(min_length=1)
-    """Files, folders, globs or hub:owner/name[:split], in any format that `toolhone data check` reads. `path=0.5` takes
-    half of a source's rows, `path=2` each twice."""
+    """Training sources: files, folders, globs or hub:owner/name[:split], in any format that `toolhone data check`
+    reads. `path=0.5` takes half of a source's rows; `path=2` takes each row twice."""
     test: tuple[str, ...] = Field(min_length=1)
-    """Sources that are never trained or tuned on."""
+    """Test sources, written like those of train. They are scored, and never used to train or to tune."""
     format: str = "auto"
-    """The rows' format, one of those that `toolhone data check --help` lists; auto: detected from the first rows of
+    """Format of the rows, one of those that `toolhone data check --help` lists. auto: detected from the first rows of
     each file."""
     tools: str | None = None
-    """A JSON file with the list of tools, for rows that have none of their own."""
+    """JSON file with the list of tools, for rows that have no tools of their own."""
     validation: float = Field(0.1, ge=0.0, lt=1.0)
-    """Share of the training conversations held out as validation rows, whole groups at a time."""
+    """Fraction of the training conversations held out for validation, in whole groups (see group_by)."""
     group_by: str | None = "template"
-    """Conversations whose meta has the same value under this key stay on one side of the split; null: each is a group
-    of its own."""
+    """Key of the rows' meta that names their group. Conversations of one group stay on one side of the train/validation
+    split. null: each conversation is its own group."""
     train_rows: int | None = Field(None, ge=1)
-    """Maximum number of training conversations, a subset balanced over the tools that they call; null: all."""
+    """Maximum number of training conversations. The subset is balanced over the tools that they call. null: all."""
     validation_rows: int | None = Field(None, ge=1)
-    """Maximum number of validation conversations, balanced likewise; null: all."""
+    """Maximum number of validation conversations, balanced in the same way. null: all."""
     test_rows: int | None = Field(None, ge=1)
-    """Maximum number of test conversations, balanced likewise; null: all."""
+    """Maximum number of test conversations, balanced in the same way. null: all."""
 
 
 class ChatConfig(_Section):
     """How a conversation becomes the text that the model reads and writes."""
 
     format: str = "auto"
-    """How calls are written, such as hermes (<tool_call> tags; ChatML models such as Qwen and SmolLM2), llama3 and
-    gemma (JSON with "parameters", in those models' turns) or json (a JSON object a line, without tags; ChatML models).
-    auto: detected from the tokenizer's special tokens, never json."""
+    """How calls are written. hermes: in <tool_call> tags, for ChatML models such as Qwen and SmolLM2. llama3 and gemma:
+    JSON with "parameters", in the turns of these model families. json: one JSON object per line without tags, for
+    ChatML models. auto: detected from the tokenizer's special tokens; it never chooses json."""
     template: Literal["auto", "model", "toolhone"] = "auto"
-    """Whose chat template: auto takes the model's own if it knows tools and calls can be read back from it, otherwise
-    toolhone's for the format. Either is saved with the adapter."""
+    """Which chat template to use. auto: the model's own if it supports tools and its calls can be read back, otherwise
+    toolhone's template for the format. The template in use is saved with the adapter."""
     tools: Literal["schema", "signatures", "names"] = "schema"
-    """How toolhone's template writes the tools into the prompt. schema: each as its JSON Schema. signatures: one line
-    each, a third as long. names: names of tools and arguments alone, without a word on how to call; a model tuned on
-    its tools needs no more, and every call takes fewer tokens. The untuned model still gets schemas then."""
+    """How toolhone's template writes the tools into the prompt. schema: the JSON Schema of each tool. signatures: one
+    line per tool, a third as long. names: only the names of tools and arguments, with no instructions for calling.
+    Names are enough for a model tuned on these tools, and they save prompt tokens in every request. The base model
+    still gets schemas."""
     template_kwargs: dict[str, Any] = {}
     """Extra variables for the template, for example {enable_thinking: false} for Qwen3."""
     max_tokens: int = Field(2048, ge=16)
-    """Token limit of an example (prompt and turn together)."""
+    """Token limit of an example: prompt and turn together."""
     over_long: Literal["error", "drop"] = "error"
-    """What happens to a longer example. It is never cut: drop leaves it out whole, counted and named."""
+    """What to do with an example longer than max_tokens. error: stop before training. drop: leave the whole example
+    out, and report it. An example is never cut."""
 
 
 class LoraConfig(_Section):
@@ -94,11 +96,11 @@ class LoraConfig(_Section):
     alpha: float = Field(32.0, gt=0)
     """The adapter's output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout before A. 0 is the usual choice for a few hundred rows."""
+    """Dropout probability for the input of A. 0 is usual for a few hundred rows."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which weights: every linear layer except the LM head, or a list of module names such as [q_proj, v_proj]."""
+    """Layers that get an adapter: all linear ones except the LM head, or a list of modules such as [q_proj, v_proj]."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732), which keeps high ranks from learning too slowly."""
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732), so that high ranks learn fast enough."""
 
 
 class TrainConfig(_Section):
@@ -107,95 +109,99 @@ class TrainConfig(_Section):
     epochs: float = Field(1.0, gt=0)
     """Passes over the training examples."""
     max_steps: int | None = Field(None, ge=1)
-    """Number of optimizer steps; overrides epochs."""
+    """Number of optimizer steps; overrides epochs. null: epochs decides."""
     batch_size: int = Field(4, ge=1)
-    """Examples in one forward pass, on each device."""
+    """Examples per forward pass, on each device. If memory runs out, lower it and raise gradient_accumulation."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Forward passes for one optimizer step: the effective batch is batch_size x this x devices."""
+    """Forward passes per optimizer step. Effective batch size: batch_size x gradient_accumulation x devices."""
     learning_rate: float = Field(2e-4, gt=0)
-    """The peak rate. LoRA wants about ten times that of full tuning; very small models and short runs still more."""
+    """Peak learning rate. LoRA needs about ten times the rate of full tuning; small models and short runs need more."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    """How the rate falls after warm-up."""
+    """How the learning rate changes after the warm-up."""
     warmup: float = Field(0.05, ge=0)
-    """Below 1: a share of all steps; otherwise a number of steps."""
+    """Length of the warm-up. Below 1: a fraction of all steps; otherwise a number of steps."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay, on the adapter's weights."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this norm."""
+    """Maximum gradient norm. Larger gradients are scaled down to it."""
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = "adamw_torch"
-    """The 8-bit ones are bitsandbytes' and need CUDA."""
+    """The optimizer. The 8-bit ones come from bitsandbytes and need CUDA."""
     packing: Literal["prefix_tree", "rows", "none"] = "prefix_tree"
-    """prefix_tree: what the examples of a batch share (system prompt, tools, earlier turns) is computed once, with the
-    same gradients. rows: each example is computed in full, padded to the longest of its batch, and only its labelled
-    tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device."""
+    """How a batch is computed. prefix_tree: what its examples share (system prompt, tools, earlier turns) is computed
+    once; the gradients are the same. rows: each example is computed in full, padded to the longest of its batch, and
+    only labelled tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device."""
     tree_tokens: int = Field(8192, ge=16)
-    """With prefix_tree: a batch of more computed tokens than this becomes several trees."""
+    """With prefix_tree: token limit of a tree. A batch with more computed tokens becomes several trees."""
     groups_per_batch: int | None = Field(None, ge=1)
-    """With prefix_tree, if groups of examples have a system prompt and tools of their own: how many groups a batch
-    takes, in equal parts. Fewer groups save time, since the prefix of each is computed once, but the model forgets
-    more of the others; in short trainings that costs accuracy. null: conversations are shuffled across groups."""
+    """With prefix_tree: how many groups of examples a batch takes, in equal shares. A group has one system prompt and
+    one list of tools. Fewer groups per batch save time, because the prefix of each is computed once. But the model
+    forgets more of the other groups, which costs accuracy in short trainings. null: shuffle across groups."""
     answer_weight: float = Field(1.0, gt=0, le=1)
-    """With prefix_tree: weight in the loss of a plain answer's tokens after the first, which decides against a call.
-    An answer's wording is hard to predict: at 1 it can outweigh all that calls teach."""
+    """With prefix_tree: loss weight of a plain answer's tokens after the first. The first token decides against a call
+    and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, up to 1.5 times the time."""
+    """Recompute activations in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
-    """Steps between lines of train_log.jsonl."""
+    """Optimizer steps between lines of train_log.jsonl."""
     validate_every: int | None = Field(None, ge=1)
-    """Steps between measurements of the validation loss and of select_by's metric; null: at the end of each epoch."""
+    """Optimizer steps between validations of the loss and of select_by's metric. null: at the end of each epoch."""
     select_by: Literal["last", "exact_match"] = "last"
-    """Which adapter stays: last, that of the last step; exact_match, the one that answered the most validation turns
-    exactly right, by generation as in evaluation. That needs some hundred validation rows, or chance decides."""
+    """Which adapter to keep. last: the one after the last step. exact_match: the one that answers the most validation
+    turns exactly right, generated as in evaluation. Use it with a few hundred validation rows; with fewer, chance
+    decides."""
     patience: int | None = Field(None, ge=1)
-    """With select_by: exact_match, number of measurements without a new best that ends training; null: never."""
+    """With select_by: exact_match: stop after this many validations without a new best. null: never stop early."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints; null: at the end of each epoch."""
+    """Optimizer steps between checkpoints. null: at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Keep the newest N checkpoints."""
+    """Number of newest checkpoints to keep; older ones are deleted."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Experiment trackers to write to as well; each needs the pip extra of its name."""
+    """Experiment trackers to log to. Each needs the pip extra of the same name."""
 
 
 class CpuConfig(_Section):
-    """What makes training on a CPU faster. GPUs and train.packing: none ignore this section."""
+    """Speedups for training on a CPU. Ignored on GPUs and with train.packing: none."""
 
     matrix_attention: bool = True
     """With prefix_tree in bfloat16: compute attention as plain matrix products instead of PyTorch's kernel."""
     fused_lora: bool = True
     """Compute the adapter's part of a layer as two matrix products, without PEFT's casts and separate passes."""
     release_memory: bool = True
-    """Return freed memory to the system every few steps."""
+    """Return freed memory to the operating system every few steps."""
 
 
 class CudaConfig(_Section):
-    """What makes a GPU faster, in training, evaluation and serving. CPUs ignore this section."""
+    """Speedups for GPUs, in training, evaluation and serving. Ignored on CPUs."""
 
     cudnn_attention: bool = False
-    """Let PyTorch compute attention with cuDNN, which prepares each new shape for 0.02 to 0.9 seconds. Batches of rows
-    bring new shapes in every step."""
+    """Let PyTorch compute attention with cuDNN. cuDNN spends 0.02 to 0.9 seconds on each new shape, and batches of rows
+    have new shapes in every step."""
 
 
 class EvaluateConfig(_Section):
     """How predictions are made and scored."""
 
     split: Literal["test", "validation"] = "test"
-    """Which rows are scored. Compare settings on validation rows, and score test rows once, at the end."""
+    """Which rows to score. Compare settings on validation rows; score the test rows once, at the end."""
     base: bool = True
-    """Score the untuned model on the same rows too. Its prompts are the same, except with chat.tools: names: then the
-    untuned model gets full schemas."""
+    """Score the base model (before tuning) too. Its prompts are the same, except with chat.tools: names: then it gets
+    schemas. Its token limit is a little above the longest gold answer."""
+    base_rows: int | None = Field(None, ge=1)
+    """Maximum number of rows (assistant turns) that the base model answers: a sample in which every kind of turn has
+    its share; null: all. Reports label its figures as a subset and compare models on the rows that both answered."""
     batch_size: int = Field(16, ge=1)
-    """Rows generated together. In bfloat16 results can change with it; in float32 they do not."""
+    """Rows generated together. More rows are faster and need more memory. In bfloat16 this can change results."""
     max_new_tokens: int = Field(256, ge=1)
-    """The token limit of an answer; a call cut off by it counts as truncated."""
+    """Token limit of an answer. A call cut off there counts as truncated."""
 
 
 class Config(_Section):
     """One experiment."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The run's name: all of its files are in runs/<name>."""
+    """Name of the run. All its files are in runs/<name>."""
     seed: int = Field(42, ge=0, lt=2**32)
-    """Seeds the adapter's initial weights and the order of the examples."""
+    """Random seed of the adapter's initial weights and the order of the examples."""
     model: ModelConfig
     data: DataConfig
     chat: ChatConfig = ChatConfig()
@@ -209,7 +215,7 @@ class Config(_Section):
     def _keys_agree(self) -> Config:
         shared = set(self.data.train) & set(self.data.test)
         if shared:
-            raise ValueError(f"data.test: {sorted(shared)[0]} is a training file too; test on rows never trained on")
+            raise ValueError(f"data.test: {sorted(shared)[0]} is also in data.train; test on rows never trained on")
         if self.model.attention == "flash_attention_2" and self.model.dtype == "float32":
             raise ValueError("model.attention: flash_attention_2 needs a 16-bit model.dtype, found float32")
         if self.model.device == "cpu" and self.model.attention == "flash_attention_2":
@@ -220,32 +226,32 @@ class Config(_Section):
             raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
         if self.train.packing != "prefix_tree" and self.train.answer_weight != 1:
             weight = f"{self.train.answer_weight} needs train.packing: prefix_tree, found {self.train.packing}"
-            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1 to go without")
+            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or use prefix_tree")
         if self.evaluate.split == "validation" and self.data.validation == 0:
-            raise ValueError("evaluate.split: there are no validation rows, since data.validation is 0")
+            raise ValueError("evaluate.split: there are no validation rows, because data.validation is 0")
         if self.train.select_by == "exact_match" and self.data.validation == 0:
             raise ValueError("train.select_by: exact_match needs validation rows, but data.validation is 0")
         if self.train.patience is not None and self.train.select_by == "last":
             raise ValueError("train.patience: needs train.select_by: exact_match, found last")
         if self.evaluate.max_new_tokens >= self.chat.max_tokens:
-            raise ValueError("evaluate.max_new_tokens: must be smaller than chat.max_tokens")
+            raise ValueError("evaluate.max_new_tokens: must be less than chat.max_tokens")
         if self.model.quantize == "nf4" and self.model.dtype == "float16":
             raise ValueError("model.quantize: nf4 computes in bfloat16 or float32; set model.dtype to auto")
         tools = self.chat.tools
         if tools != "schema" and self.chat.template == "model":
             raise ValueError(f"chat.tools: {tools} needs toolhone's template, but chat.template is model; use auto")
         if "lm_head" in self.lora.targets:
-            raise ValueError("lora.targets: lm_head cannot carry an adapter, since TRL reads its weight directly")
+            raise ValueError("lora.targets: lm_head cannot have an adapter, because TRL reads its weight directly")
         return self
 
 
 def config_yaml(config: Config) -> str:
-    """The resolved config as YAML, every key written out."""
+    """Return the resolved config as YAML, with every key written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def config_fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every key with its pydantic field, dotted and in the order of the file."""
+    """Yield the dotted name and the pydantic field of every key, in the order of the file."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from config_fields(field.annotation, f"{prefix}{name}.")

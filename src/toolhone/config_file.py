@@ -1,4 +1,4 @@
-"""Read a config file: YAML and `--set a.b=c` overrides in, a frozen `Config` out.
+"""Read a config file. In: YAML and `--set a.b=c` overrides. Out: a frozen `Config`.
 
 An error names the line of the file, the key, and the nearest known key.
 """
@@ -18,10 +18,10 @@ from toolhone.config import Config, config_fields
 from toolhone.errors import UserError
 
 _RENAMED_KEYS = {
-    "warmup_ratio": 'is "warmup" here: a share of the steps when below 1, a number of steps otherwise',
-    "warmup_steps": 'is "warmup" here: a share of the steps when below 1, a number of steps otherwise',
+    "warmup_ratio": 'is "warmup" here: a fraction of the steps if below 1, otherwise a number of steps',
+    "warmup_steps": 'is "warmup" here: a fraction of the steps if below 1, otherwise a number of steps',
     "num_train_epochs": 'is "epochs" here',
-    "per_device_train_batch_size": 'is "batch_size" here (examples a device)',
+    "per_device_train_batch_size": 'is "batch_size" here (examples per device)',
     "gradient_accumulation_steps": 'is "gradient_accumulation" here',
     "gradient_checkpointing": 'is "activation_checkpointing" here',
     "lr_scheduler_type": 'is "scheduler" here',
@@ -40,21 +40,21 @@ _RENAMED_KEYS = {
     "lora_alpha": 'is "lora.alpha" here',
     "lora_dropout": 'is "lora.dropout" here',
     "target_modules": 'is "targets" here',
-    "overwrite_output_dir": "is gone: a run folder is started anew by the flag --fresh",
-    "output_dir": "is gone: a run lies in runs/<name>",
-    "group_by_length": "is gone from transformers 5",
-    "save_safetensors": "is gone: adapters are always safetensors",
+    "overwrite_output_dir": "is not a key here: use the flag --fresh to start a run folder anew",
+    "output_dir": "is not a key here: a run is in runs/<name>",
+    "group_by_length": "is not a key here: transformers 5 removed it",
+    "save_safetensors": "is not a key here: adapters are always saved as safetensors",
 }
 
-# In place of pydantic's messages that speak of Python types instead of YAML.
+# Replaces pydantic's messages that name Python types instead of YAML.
 _EXPECTED = {
     "tuple_type": "expected a list such as [one, two]",
-    "model_type": "expected keys below it (leave it out for the defaults)",
+    "model_type": "expected keys below it (leave the section out for the defaults)",
 }
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number (YAML 1.1 makes it a string) and refuses a key given twice."""
+    """Reads `1e-4` as a number (in YAML 1.1 it is a string) and refuses duplicate keys."""
 
 
 _Yaml12Loader.add_implicit_resolver(
@@ -82,7 +82,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file and apply overrides of the form `train.epochs=1`.
 
     Raises:
-        UserError: one message with every fault, each with its line or override and its key.
+        UserError: one message with every error, each with its line or override and its key.
     """
     values, places = read_yaml(path, "name, model and data")
     for override in overrides:
@@ -97,13 +97,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_yaml(path: Path, such_as: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The keys of a YAML file with their values, and `file:line` of each, by its dotted name.
+    """Return the keys of a YAML file with their values, and the `file:line` of each dotted key.
 
     Args:
-        such_as: keys that it might have, for the message if it has none.
+        such_as: examples of keys, for the message if the file has none.
 
     Raises:
-        UserError: if the file is missing, not YAML, or not keys with values.
+        UserError: if the file is missing, is not YAML, or does not hold keys with values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -118,10 +118,10 @@ def read_yaml(path: Path, such_as: str) -> tuple[dict[str, Any], dict[str, str]]
 
 
 def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = _Yaml12Loader) -> Any:
-    """The value of a YAML text; `where` is its place.
+    """Return the value of a YAML text. `where` is its place, for errors.
 
     Raises:
-        UserError: naming the place and the line, if it is not YAML.
+        UserError: if the text is not YAML; names the place and the line.
     """
     try:
         return yaml.load(text, Loader=loader)
@@ -135,7 +135,7 @@ def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = _Yaml12Loa
 
 
 def lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
-    """The dotted name and the line of every key."""
+    """Yield the dotted name and the line of every key."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*prefix, str(key.value))
@@ -159,21 +159,21 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
 
 
 def _keys_above(names: list[str]) -> list[str]:
-    """A dotted key and the sections that it is in, the innermost first: "a.b.c", "a.b" and "a"."""
+    """Return a dotted key and its sections, innermost first: "a.b.c", "a.b" and "a"."""
     return [".".join(names[:n]) for n in range(len(names), 0, -1)]
 
 
 def _describe(fault: Any, path: Path, places: dict[str, str]) -> str:
-    # For a value of several possible types pydantic adds the type that it tried, which is no part of the key.
+    # If a value may have several types, pydantic adds the type it tried, which is not part of the key.
     names = [str(part) for part in fault["loc"] if "[" not in str(part)]
     key = ".".join(names)
-    # The line of the key itself, or of the section that lacks it, or else only the file.
+    # The line of the key, else of the section that lacks it, else only the file.
     where = next((places[known] for known in _keys_above(names) if known in places), str(path))
     if fault["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key{_nearest_key(names)}"
     if fault["type"] == "missing":
         return f"{where}: {key}: is required"
-    if fault["type"] == "value_error":  # the cross-field checks, which name their own key
+    if fault["type"] == "value_error":  # the checks across keys, which name the key themselves
         message = fault["msg"].removeprefix("Value error, ")
         return f"{places.get(message.partition(':')[0], where)}: {message}"
     message = _EXPECTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])

@@ -1,8 +1,8 @@
-"""`toolhone doctor`: what this machine can do, and a ten-second self-test. Run it first on a new machine.
+"""`toolhone doctor`: reports what this machine can do, and runs a ten-second self-test. Run it first on a new machine.
 
-The self-test trains and asks a tiny random Llama on the GPU, or on the CPU without one. A prefix tree must give the
-gradients of plain rows, a step on NF4 weights must lower the loss, and answers over a cached prefix must equal those
-without a cache.
+The self-test trains and prompts a tiny random Llama on the GPU, or on the CPU if there is no GPU. It checks that
+a prefix tree gives the same gradients as plain rows, that a step on NF4 weights lowers the loss, and that answers with
+a cached prefix equal those without a cache.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the output: what was checked, the result, and what was found."""
+    """One line of the output: the name of the check, its result, and what it found."""
 
     name: str
     status: Literal["ok", "note", "FAIL"]
@@ -48,7 +48,7 @@ class Check:
 
 
 def doctor(console: Console) -> bool:
-    """Print each check as it is made. Returns whether none failed."""
+    """Print each check when it is done. Returns True if none failed."""
     failed = False
     for check in diagnose():
         console.print(f"[{_COLOURS[check.status]}]{check.status:>4}[/]  {check.name}: ", end="")
@@ -58,7 +58,7 @@ def doctor(console: Console) -> bool:
 
 
 def diagnose() -> Iterator[Check]:
-    """Yield the checks of the machine, then the self-test on its device."""
+    """Yield the checks of the machine, then the self-tests on its device."""
     accelerator = _accelerator()
     device = "cuda" if accelerator.status == "ok" else "cpu"
     yield accelerator
@@ -79,10 +79,10 @@ def diagnose() -> Iterator[Check]:
 
 
 def packed_gradients(device: str) -> str:
-    """Compare the loss and every LoRA gradient of a prefix tree with those of plain rows, one at a time.
+    """Compare every LoRA gradient of a prefix tree with the gradients of plain rows, computed one at a time.
 
     Raises:
-        UserError: if they differ by more than float32's rounding.
+        UserError: if they differ by more than float32 rounding.
     """
     torch.manual_seed(0)
     model = _tiny_llama(device)
@@ -132,7 +132,7 @@ def nf4_step(device: str) -> str:
 
 
 def cached_generation(device: str) -> str:
-    """Compare answers over a cached prefix with those computed anew for every token.
+    """Compare answers with a cached prefix to answers that recompute everything for each token.
 
     Raises:
         UserError: if a token differs.
@@ -148,7 +148,7 @@ def cached_generation(device: str) -> str:
             for _ in range(8):
                 ids.append(int(model(torch.tensor([ids], device=device)).logits[0, -1].argmax()))
         if ids[len(prompt) :] != answer.ids:
-            raise UserError("answers over a cached prefix differ from plain ones: evaluation cannot be trusted here")
+            raise UserError("answers with a cached prefix differ from plain ones: do not trust evaluation here")
     return f"{len(prompts)} answers equal to those without a cache"
 
 
@@ -165,7 +165,7 @@ def _tiny_config() -> LlamaConfig:
 
 
 def _tiny_llama(device: str) -> Any:
-    """A random Llama with an adapter. Both its matrices are random, so no gradient is zero."""
+    """Return a random Llama with an adapter. Both LoRA matrices are random, so no gradient is zero."""
     model = get_peft_model(LlamaForCausalLM(_tiny_config()), LoraConfig(r=4, target_modules="all-linear"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -174,7 +174,7 @@ def _tiny_llama(device: str) -> Any:
 
 
 def _prompts(with_answers: int) -> list[list[int]]:
-    """Five prompts of unequal length with 24 shared ids in front, each followed by `with_answers` more ids."""
+    """Return five prompts of unequal length with the same first 24 ids, each followed by `with_answers` more ids."""
     generator = torch.Generator().manual_seed(1)
     shared: list[int] = torch.randint(256, (24,), generator=generator).tolist()
     own = [torch.randint(256, (6 + n + with_answers,), generator=generator).tolist() for n in range(5)]
@@ -193,7 +193,7 @@ def _take_gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _accelerator() -> Check:
-    """The GPUs that training would find; a failure is what it would stop with."""
+    """Report the GPUs that training would find, or the error that it would stop with."""
     try:
         device, notes = choose_device("auto")
     except UserError as error:
@@ -203,7 +203,7 @@ def _accelerator() -> Check:
         free, total = torch.cuda.mem_get_info()
         return Check("CUDA", "ok", f"{', '.join(names)}; {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
     why = notes[0] if notes else f"{torch_build()}: {why_unavailable()}"
-    return Check("CUDA", "note", f"none ({why}): training runs on the CPU, which suits models of 0.1B to 0.3B")
+    return Check("CUDA", "note", f"none ({why}): training runs on the CPU; choose a model of 0.1B to 0.3B")
 
 
 def _bfloat16(device: str) -> Check:
@@ -217,9 +217,9 @@ def _bfloat16(device: str) -> Check:
 
 def _hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return Check("model hub", "note", "switched off by HF_HUB_OFFLINE; name local folders as model.name")
+        return Check("model hub", "note", "switched off by HF_HUB_OFFLINE; set model.name to a local folder")
     if (fault := hub_fault()) is not None:
-        return Check("model hub", "note", f"{ENDPOINT} not reached ({fault}); name local folders as model.name")
+        return Check("model hub", "note", f"{ENDPOINT} not reachable ({fault}); set model.name to a local folder")
     return Check("model hub", "ok", f"{ENDPOINT} answers")
 
 

@@ -1,7 +1,7 @@
-"""Ask an OpenAI-compatible endpoint, within a budget of calls and dollars.
+"""Send requests to an OpenAI-compatible endpoint, within a budget of calls and dollars.
 
-In: a model, its address, and the messages of a request. Out: the answer's text, or why there is none. The caller
-records every attempt and its cost before the next one starts.
+In: a model, its address, and the messages of a request. Out: the text of the answer, or why there is none. The caller
+records every attempt and its cost before the next attempt starts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from urllib.parse import urlsplit
 
 from toolhone.errors import UserError
 
-_LONGEST_WAIT_S = 60.0
-
+_MAX_WAIT_S = 60.0
 
 UNREADABLE_BODY = (ValueError, RecursionError)
-"""What reading the body of an answer with status 200 raises if it is not JSON, not UTF-8, or nested too deeply."""
+"""Raised by reading the body of a reply with status 200, if it is not JSON, not UTF-8, or nested too deeply."""
 
 UNREADABLE_REPLY = (*UNREADABLE_BODY, AttributeError, IndexError, KeyError, TypeError)
-"""What reading a reply raises if it is JSON without the shape of one: a page, or an error inside."""
+"""Raised by reading a reply that is JSON but not a chat completion, such as an error object."""
 
 
 class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
@@ -35,9 +34,9 @@ class OutOfBudget(Exception):  # noqa: N818 (a reason to stop, not an error)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of the endpoint. `text` is None if it failed, and `failure` then says how. The tokens are those that may
-    be charged: the endpoint's own count if `usage_reported`, else the most possible. `choice` is the answer as the
-    endpoint gave it; `latency_ms` runs from the request to the whole answer."""
+    """One request to the endpoint. If it failed, `text` is None and `failure` says why. The token counts are those that
+    may be charged: the endpoint's own count if `usage_reported`, otherwise the upper bound. `choice` is the answer as
+    the endpoint sent it. `latency_ms` is the time from the request to the complete answer."""
 
     text: str | None
     failure: str | None
@@ -51,10 +50,10 @@ class Attempt:
 
 
 class Budget:
-    """Counts calls and dollars, over all threads. A call starts only if even its most expensive outcome still fits."""
+    """Counts calls and dollars over all threads. A call starts only if its highest possible cost fits the budget."""
 
     def __init__(self, max_calls: int | None, max_usd: float | None, price_in: float, price_out: float) -> None:
-        """Prices are in dollars for a million tokens."""
+        """Prices are in dollars per million tokens."""
         self.calls = 0
         self.usd = 0.0
         self._max_calls, self._max_usd = max_calls, max_usd
@@ -72,14 +71,14 @@ class Budget:
         self.calls += 1
 
     def reserve(self, bound_usd: float) -> None:
-        """Reserve room for a call; if it does not fit while other calls run, wait for them.
+        """Reserve money for a call. If it does not fit while other calls are running, wait for them to finish.
 
         Raises:
-            OutOfBudget: if it will not fit.
+            OutOfBudget: if the call does not fit.
         """
         with self._changed:
             while True:
-                # A running call is counted already, and its room is released when its price is known.
+                # A running call is already counted. Its reservation is released when its cost is known.
                 if self._max_calls is not None and self.calls >= self._max_calls:
                     raise OutOfBudget
                 if self._max_usd is None or self.usd + self._reserved + bound_usd <= self._max_usd:
@@ -92,17 +91,17 @@ class Budget:
             self._running += 1
 
     def settle(self, bound_usd: float, usd: float) -> None:
-        """Replace what was reserved for a call by what it cost."""
+        """Replace the reservation of a call by its cost."""
         with self._changed:
             self._running -= 1
-            # Sums of rounded numbers must not leave a rest that no call ever releases.
+            # Reset to zero, because rounding may leave a remainder that no call releases.
             self._reserved = self._reserved - bound_usd if self._running else 0.0
             self.usd += usd
             self._changed.notify_all()
 
 
 class Pace:
-    """Lets calls start at even intervals, over all threads, at most the given number a minute."""
+    """Starts calls at even intervals over all threads, at most `calls_a_minute` of them per minute."""
 
     def __init__(self, calls_a_minute: float | None) -> None:
         self._interval_s = 60.0 / calls_a_minute if calls_a_minute else 0.0
@@ -110,7 +109,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event) -> None:
-        """Return when the next call may start, or `stop` is set."""
+        """Return when the next call may start, or when `stop` is set."""
         if not self._interval_s:
             return
         with self._lock:
@@ -120,10 +119,10 @@ class Pace:
 
 
 class ChatOptions:
-    """The options of the calls of one model. It learns which of them the endpoint refuses."""
+    """The request options for one model. It learns which of them the endpoint refuses."""
 
     def __init__(self, optional: Mapping[str, Any]) -> None:
-        """`optional` are those that are left out once the endpoint has refused them by name."""
+        """`optional` are the options to leave out once the endpoint has refused them by name."""
         self.optional = dict(optional)
         self._names = tuple(optional)
         self._limit_key = "max_tokens"
@@ -132,16 +131,16 @@ class ChatOptions:
         return {self._limit_key: max_tokens, **self.optional, **({"tools": tools} if tools else {})}
 
     def learn(self, sent: Mapping[str, Any], message: str) -> str | None:
-        """Say what an endpoint that refused the options `sent` wants instead, so that it can be asked again; None if it
-        names none of them."""
-        # What was sent counts, since another thread may have learned the same in the meantime.
+        """Adapt to an endpoint that refused the options `sent` with this message. Returns what it wants instead, so
+        that the caller can retry; None if the message names none of the options."""
+        # Compare with what was sent, because another thread may have learned the same in the meantime.
         if "max_tokens" in sent and "max_completion_tokens" in message:
-            self._limit_key = "max_completion_tokens"  # the newer name, which newer models insist on
+            self._limit_key = "max_completion_tokens"  # the newer name, which newer models require
             return "wants max_completion_tokens"
-        # By whole words: an endpoint that refuses top_logprobs may still accept logprobs.
+        # Match whole words: an endpoint that refuses top_logprobs may still accept logprobs.
         refused = [key for key in self._names if key in sent and re.search(rf"\b{key}\b", message)]
         self.optional = {key: value for key, value in self.optional.items() if key not in refused}
-        return f"wants no {', '.join(refused)}" if refused else None
+        return f"does not accept {', '.join(refused)}" if refused else None
 
 
 class Endpoint:
@@ -159,20 +158,20 @@ class Endpoint:
         calls_a_minute: float | None = None,
         optional: Mapping[str, Any] | None = None,
     ) -> None:
-        """`optional` are the request's further options, for `ChatOptions`.
+        """`optional` are further request options, for `ChatOptions`.
 
         Raises:
-            UserError: for an invalid address, or a missing key or package.
+            UserError: if the address is invalid, or the key or the package openai is missing.
         """
         try:
             from openai import OpenAI
         except ImportError:
-            raise UserError("the package openai is not installed; `pip install openai` brings it") from None
+            raise UserError("the package openai is not installed; install it with `pip install openai`") from None
         key = endpoint_key(base_url, "--base-url")
         self._model, self._max_tokens, self._retries, self._first_wait_s = model, max_tokens, retries, first_wait_s
         self._pace = Pace(calls_a_minute)
         self.options = ChatOptions(optional or {})
-        # Retries are ours, so that each is counted.
+        # Retries are made here, so that each one is counted.
         self._client = OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
     def ask(
@@ -183,11 +182,12 @@ class Endpoint:
         stop: threading.Event,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> Attempt | None:
-        """Ask until there is an answer or no retry is left; None if `stop` was set. `record` gets each attempt.
+        """Send the request until there is an answer or no retry is left. Returns None if `stop` is set. `record` is
+        called with each attempt.
 
         Raises:
-            OutOfBudget: before a call that would not fit.
-            UserError: if no call can succeed: a wrong key, model or address.
+            OutOfBudget: before a call that does not fit the budget.
+            UserError: if no call can succeed, because the key, the model or the address is wrong.
         """
         most = most_prompt_tokens(messages, tools)
         bound = budget.cost(most, self._max_tokens)
@@ -203,9 +203,9 @@ class Endpoint:
             record(attempt)
             if not attempt.retry or number == self._retries:
                 return attempt
-            # Full jitter, so that threads that failed together do not come back together.
-            longest = min(_LONGEST_WAIT_S, self._first_wait_s * 2**number)
-            asked = 0.0 if attempt.wait_s is None else min(attempt.wait_s, _LONGEST_WAIT_S)
+            # Full jitter, so that threads that failed together do not retry together.
+            longest = min(_MAX_WAIT_S, self._first_wait_s * 2**number)
+            asked = 0.0 if attempt.wait_s is None else min(attempt.wait_s, _MAX_WAIT_S)
             stop.wait(asked + random.uniform(0, longest))
             number += 1
         return None
@@ -220,7 +220,7 @@ class Endpoint:
             reply = create(model=self._model, messages=messages, **options)
             latency_ms = (time.perf_counter() - started) * 1000
         except openai.APITimeoutError:
-            # It may have been answered, and charged, all the same.
+            # The endpoint may have answered, and charged, anyway.
             return Attempt(None, "timeout", most, self._max_tokens, retry=True)
         except openai.APIConnectionError as error:
             if was_answered(error):
@@ -244,7 +244,7 @@ class Endpoint:
         if is_temporary(status):
             return Attempt(None, f"status {status}", 0, 0, retry=True, wait_s=retry_after_seconds(retry_after))
         if status in (401, 403, 404):
-            remedy = "look at --model and --base-url" if status == 404 else "look at OPENAI_API_KEY"
+            remedy = "check --endpoint-model and --base-url" if status == 404 else "check OPENAI_API_KEY"
             raise UserError(f"the endpoint answered {status}: {message[:300]}; {remedy}")
         if wanted := self.options.learn(sent, message):
             return Attempt(None, wanted, 0, 0, retry=True, wait_s=0.0)
@@ -252,35 +252,35 @@ class Endpoint:
 
 
 def was_answered(error: Exception) -> bool:
-    """Whether a failed connection brought an answer that cannot be decompressed, which may be charged."""
+    """Whether the failed connection delivered an answer that cannot be decompressed. It may be charged."""
     return type(error.__cause__).__name__ == "DecodingError"
 
 
 def endpoint_key(base_url: str, flag: str) -> str:
-    """The key for an address, from the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+    """Return the key from the environment variable OPENAI_API_KEY. An endpoint on this machine needs none.
 
     Raises:
-        UserError: naming `flag`, for an invalid address or a missing key.
+        UserError: naming `flag`, if the address is invalid or the key is missing.
     """
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise UserError(f"{flag} {base_url}: expected an address such as http://127.0.0.1:8000/v1")
     key = os.environ.get("OPENAI_API_KEY")
     if not key and address.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise UserError(f"OPENAI_API_KEY is not set; put the key for {address.hostname} into the environment")
+        raise UserError(f"OPENAI_API_KEY is not set; set it to the key for {address.hostname}")
     return key or "none"
 
 
 def most_prompt_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> int:
-    """The most tokens that a request can have."""
-    # A token is at least a byte; the role and the marks around a message are a few tokens more.
+    """An upper bound on the tokens of a request."""
+    # A token is at least one byte. The role and the markup of a message add a few tokens.
     texts = [message["content"] or "" for message in messages]
     values = [*(call for message in messages for call in message.get("tool_calls", ())), *tools]
     return sum(len(text.encode()) + 16 for text in texts) + sum(len(json.dumps(value).encode()) for value in values)
 
 
 def reported_usage(usage: Any) -> tuple[int, int, int] | None:
-    """Prompt, completion and cached tokens of a reply's `usage`; None if the endpoint does not give them."""
+    """Return the prompt, completion and cached tokens of a reply's `usage`; None if they are not reported."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -297,8 +297,8 @@ def is_temporary(status: int) -> bool:
 
 
 def retry_after_seconds(retry_after: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for; None if it is absent or a date."""
+    """Return the seconds of a Retry-After header; None if it is absent or a date."""
     try:
         return None if retry_after is None else max(0.0, float(retry_after))
-    except ValueError:  # a date: the caller waits its own time
+    except ValueError:  # a date: the caller uses its own waiting time
         return None

@@ -1,7 +1,7 @@
-"""The one error that a user can fix: it says what was found, what was expected, and how to fix it.
+"""Errors that a user can fix. Each says what was found, what was expected, and how to fix it.
 
-The command line prints it as one message without a traceback and exits with code 2. Anything else that
-escapes is a fault of toolhone and keeps its traceback.
+The command line prints such an error as one message without a traceback, and exits with code 2. Any other exception is
+a bug in toolhone and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RowError(UserError):
-    """A row that is not a conversation. `rule` is the kind of fault, as `toolhone data check` names it."""
+    """A row that is not a valid conversation. `rule` is the kind of fault, as `toolhone data check` names it."""
 
     def __init__(self, message: str, *, rule: str = "row") -> None:
         super().__init__(message)

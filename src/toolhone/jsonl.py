@@ -1,4 +1,4 @@
-"""JSON lines on disk: strict reading with the place of every fault, and writing that is whole or not at all."""
+"""Reads and writes JSON Lines files. Reading is strict and names the place of every fault. Writing is atomic."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def read_json(path: Path, missing: str) -> Any:
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield `(file:line, row)` for each line that is not blank. Raises UserError, naming file and line, if the file is
-    missing, is not UTF-8, or a line is not a JSON object."""
-    # As bytes, so that a line that is not UTF-8 can be named.
+    missing or not UTF-8, or a line is not a JSON object."""
+    # Read bytes, so that the error can name a line that is not UTF-8.
     with named_open_errors(path), path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.removeprefix(BOM_UTF8).strip():
@@ -49,7 +49,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def named_open_errors(path: str | Path) -> Iterator[None]:
-    """Raise a `UserError` that names the file if it cannot be opened."""
+    """Turn a failure to open the file into a `UserError` that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def named_open_errors(path: str | Path) -> Iterator[None]:
 
 def _parse_row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        # With its line end, a cut line would be reported as column 1 of the next.
+        # Strip the line end: otherwise a cut line is reported at column 1 of the next line.
         row = parse_strict(decode_utf8(line).rstrip("\r\n"), allow_surrogates=True)
     except StrictJsonError as error:
         raise UserError(f"{where}: {error}") from None
@@ -72,20 +72,20 @@ def _parse_row(line: bytes, where: str) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], console: Console | None = None) -> None:
-    """Write one row a line, as the rows come. The file appears under its name only when it is complete. `console`
-    shows how many rows a long file has so far."""
+    """Write one row per line, as the rows arrive. The file gets its name only when it is complete. On `console`, a long
+    file shows a progress bar."""
     with whole_file(path) as out:
         out.writelines(map(json_line, counted(rows, console, "writing")))
 
 
 def write_conversations(path: Path, rows: Iterable[Conversation], console: Console | None = None) -> None:
-    """Write one conversation a line, as `write_jsonl` does."""
+    """Write one conversation per line, like `write_jsonl`."""
     with whole_file(path) as out:
         out.writelines(map(conversation_line, counted(rows, console, "writing")))
 
 
 def conversation_line(row: Conversation) -> bytes:
-    """The same line as `json_line(row.to_json())`, made faster."""
+    """Return the same line as `json_line(row.to_json())`, but faster."""
     try:
         return (row.to_text() + "\n").encode()
     except UnicodeEncodeError:
@@ -96,7 +96,7 @@ def json_line(row: dict[str, Any]) -> bytes:
     try:
         return (_encode(row) + "\n").encode()
     except UnicodeEncodeError:
-        # A model's text may have half of a surrogate pair, which only escapes can write.
+        # A model's text may contain half of a surrogate pair, which can only be written as an escape.
         return (json.dumps(row) + "\n").encode()
 
 
@@ -104,19 +104,19 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one indented JSON value, whole or not at all."""
+    """Write one indented JSON value atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all."""
+    """Write a text atomically."""
     with whole_file(path) as out:
         out.write(text.encode())
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a temporary file beside `path`, which gets the name `path` once all is written and on the disk."""
+    """Yield a temporary file beside `path`. It is renamed to `path` when everything is flushed to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -148,19 +148,19 @@ def counted(rows: Iterable[Row], console: Console | None, doing: str, *, short: 
                 progress.update(number)
 
 
-# Files that are still being written, one line at a time, so that an interrupted command can go on where it stopped.
+# Part files are written one line at a time, so that an interrupted command can continue where it stopped.
 
 
 def part_path(path: Path, number: int, fingerprint: str) -> Path:
-    """The file beside `path` with the lines so far of process `number`; `fingerprint` says what they were made from."""
+    """Return the part file of process `number`, beside `path`. `fingerprint` identifies what it is made from."""
     return path.parent / f".{path.name}.{fingerprint}.{number}.part"
 
 
 def read_part(part: Path) -> list[dict[str, Any]]:
-    """The rows so far; removes a last line that was cut short from the file."""
+    """Return the rows so far. An incomplete last line is removed from the file."""
     if not part.is_file():
         return []
-    # As bytes: the cut may go through a character, and a text may hold what `str.splitlines` takes for a line's end.
+    # Read bytes: the cut may go through a character, and `str.splitlines` splits at more than newlines.
     written = part.read_bytes()
     whole = written[: written.rfind(b"\n") + 1]
     if whole != written:
@@ -174,6 +174,6 @@ def count_parts(path: Path) -> int:
 
 
 def remove_parts(path: Path) -> None:
-    """Delete all part files of `path`, which is complete."""
+    """Delete all part files of `path`, once it is complete."""
     for stale in path.parent.glob(f".{path.name}.*.part"):
         stale.unlink()

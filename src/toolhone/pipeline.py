@@ -20,9 +20,10 @@ from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import turns
 from toolhone.errors import Interrupted, UserError
+from toolhone.evaluate.base_rows import asked_of_base
 from toolhone.evaluate.match import score
 from toolhone.evaluate.predict import is_answered, predict, predict_once
-from toolhone.evaluate.score import score_run, scored_examples
+from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
 from toolhone.jsonl import count_parts, read_jsonl, remove_parts, write_jsonl
 from toolhone.plan import make_plan
 from toolhone.prepare import Prepared, prepare, rows_fingerprint
@@ -133,9 +134,10 @@ def _says_what_is_kept(run: RunFolder) -> Iterator[None]:
 
 
 def _show_plan(prepared: Prepared, run: RunFolder, base: TunedModel | None, console: Console, *, resume: bool) -> None:
-    is_finished = base is not None and is_answered(
-        base, "predict:base", prepared.scored, prepared.config.evaluate, run.predictions("base")
-    )
+    is_finished = False
+    if base is not None:
+        asked, config = asked_of_base(base.renderer, prepared.scored, prepared.config.evaluate)
+        is_finished = is_answered(base, "predict:base", asked, config, run.predictions("base"))
     checkpoint = last_checkpoint(run.checkpoints) if resume else None
     steps_done = steps_of(checkpoint)[0] if checkpoint else 0
     with Progress("measuring this machine", None, "", console):
@@ -341,8 +343,14 @@ def exact_match_on(
 def _predict(
     run: RunFolder, tuned: TunedModel, examples: Sequence[Example], config: EvaluateConfig, console: Console
 ) -> None:
-    path = run.predictions(tuned.label)
-    predict_once(tuned, f"predict:{tuned.label}", examples, "turns", config, path, console)
+    path, asked, what = run.predictions(tuned.label), examples, "turns"
+    facts: dict[str, Any] = {}
+    if tuned.adapter is None:
+        asked, config = asked_of_base(tuned.renderer, examples, config)
+        facts = {"max_new_tokens": config.max_new_tokens}
+        if len(asked) < len(examples):
+            what, facts["sampled_from"] = f"of {len(examples)} turns", asked_fingerprint(examples)
+    predict_once(tuned, f"predict:{tuned.label}", asked, what, config, path, console, facts)
     wait_for_all()
 
 

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config, LoraConfig
+from toolhone.evaluate.base_rows import asked_of_base
 from toolhone.evaluate.decode import compute_prefix, decode_greedily
 from toolhone.evaluate.predict import Batch, answer_batches
 from toolhone.prepare import Prepared
@@ -123,7 +124,9 @@ def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done:
     found = estimate(config, hardware, model_config, rows, order)
     untuned = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, untuned=True)
     size = config.evaluate.batch_size
-    base, tuned = (list(answer_batches(one, prepared.scored, size)) for one in (untuned, prepared.renderer))
+    asked, of_base = asked_of_base(untuned, prepared.scored, config.evaluate)
+    base = list(answer_batches(untuned, asked, size))
+    tuned = list(answer_batches(prepared.renderer, prepared.scored, size))
     typical = sorted(range(len(found.epoch)), key=lambda n: training_flops(found.sizes, found.epoch[n]))
     start = typical[len(typical) // 2] * config.train.batch_size
     batch = [rows[index] for index in order[start : start + config.train.batch_size]]
@@ -137,12 +140,13 @@ def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done:
     }
     # A pretrained model without a chat template of its own rarely ends its answer before the limit.
     talks = prepared.renderer.tokenizer.chat_template is not None
-    untrained = gold if talks else dict.fromkeys(gold, limit)
+    untrained = {id_: min(length if talks else limit, of_base.max_new_tokens) for id_, length in gold.items()}
     turns = f"{len(prepared.scored)} turns"
     stages = []
     if config.evaluate.base:
         seconds = answer_seconds(found.sizes, speed.base, base, untrained)
-        stages.append(Stage("base answers", turns, None if base_is_finished else seconds))
+        some = f"{len(asked)} of {turns}" if len(asked) < len(prepared.scored) else turns
+        stages.append(Stage("base answers", some, None if base_is_finished else seconds))
     steps = f"{found.steps} steps of {found.effective_batch} examples"
     seconds = training_seconds(config, found, speed, [row.tokens for row in prepared.validation])
     if config.train.select_by == "exact_match":
@@ -150,8 +154,8 @@ def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done:
         seconds += _validations(config, found) * share * answer_seconds(found.sizes, speed.tuned, tuned, gold)
     stages.append(Stage("training", steps, seconds * max(0.0, 1 - steps_done / found.steps)))
     stages.append(Stage("tuned answers", turns, answer_seconds(found.sizes, speed.tuned, tuned, gold)))
-    models = 1 + config.evaluate.base
-    stages.append(Stage("report", "scores and page", 5 + models * len(prepared.scored) / _TURNS_A_SECOND))
+    scored = len(prepared.scored) + len(asked) * config.evaluate.base
+    stages.append(Stage("report", "scores and page", 5 + scored / _TURNS_A_SECOND))
     return Plan(stages, found, hardware.device)
 
 

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
+from toolhone.fetch import MODELS, MODELS_FOLDER
 from toolhone.hub import hub_fault, is_path, reach_hub_or_cache, unreachable
 
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
-_FETCHED_FOLDER = ".cache/models"
 
 
 def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
@@ -44,8 +44,7 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
     name = name or config.name
     local = Path(name)
     if not local.is_dir() and is_path(name):
-        is_fetched = any(model in name for model in ("SmolLM2", "gemma-3"))
-        fetch = f" (`scripts/fetch_model.py {local.name}` brings it; `make train` calls it)" if is_fetched else ""
+        fetch = f"; download it: toolhone fetch {local.name}" if local.name in MODELS else ""
         raise UserError(f"model.name: no such folder: {name}{fetch}")
     if local.is_dir() and name == config.name and not (local / "config.json").is_file():
         raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
@@ -103,7 +102,7 @@ def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
         return unreachable("model.name", name, "use a local folder")
     return (
         f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, name a local folder, "
-        f"for example one under {_FETCHED_FOLDER}"
+        f"for example one under {MODELS_FOLDER}"
     )
 
 

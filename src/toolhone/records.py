@@ -1,9 +1,9 @@
-"""The nouns of toolhone: what every stage takes and makes.
+"""The records that stages exchange: conversations, examples, predictions and scores.
 
-Foreign rows become a `Conversation` once, in `data/read.py`; past that border every field is present and
-typed. A `Conversation` gives one `Example` for each assistant turn that is to be learned; a model's answer
-to an example is a `Prediction` (once it is scored, a `Score`). All are frozen, and `to_json` gives the
-dictionary that a line of the file holds (see `tests/fixtures/contracts/`).
+`data/read.py` turns foreign rows into `Conversation`s; from there on every field is present and typed. A `Conversation`
+gives one `Example` for each assistant turn to learn. A model's answer to an example is a `Prediction`, and a scored
+prediction is a `Score`. All records are frozen. `to_json` gives the dictionary on the record's line in a file (see
+`tests/fixtures/contracts/`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any, Literal, get_args
 Role = Literal["system", "user", "assistant", "tool"]
 
 Status = Literal["calls", "none", "malformed", "truncated", "partial"]
-"""How a model's text reads: calls; none (well-formed text, no call); malformed (it tried to call and cannot be
-read); truncated (cut at the token limit inside a call); partial (some calls read, one not)."""
+"""What a model's text contains. calls: only readable calls. none: well-formed text without a call. malformed: an
+attempted call that cannot be read. truncated: a call cut off at the token limit. partial: some calls can be read, but
+not all."""
 
 FormatName = str
 """The name of a chat format, a key of `formats.FORMATS`."""
 
 Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
 """What the repaired reading of a model's text fixes (`formats/repair.py`). python_literals: single quotes, True, False,
-None, a comma before a closing bracket. arguments_as_text: the arguments as a JSON text instead of an object.
-code_fence: a call in a code fence, if the format has none."""
+None, a comma before a closing bracket. arguments_as_text: arguments given as a JSON text instead of an object.
+code_fence: a call in a code fence, if the format has no code fences."""
 
 
 ScoringPolicy = Literal["strict", "bfcl"]
@@ -49,14 +50,14 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call, with decoded arguments; `id` ties it to the tool message that answers it."""
+    """A call with decoded arguments. `id` links it to the tool message with its result."""
 
     name: str
     arguments: dict[str, Any]
     id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's shape, in which `arguments` is a JSON text."""
+        """Return the call in OpenAI's format, where `arguments` is a JSON text."""
         call = {"type": "function", "function": {"name": self.name, "arguments": _encode(self.arguments)}}
         return call if self.id is None else {"id": self.id, **call}
 
@@ -69,8 +70,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. Only an assistant's has `tool_calls` and `weight` (0: not to be learned); only a tool's has
-    `tool_call_id`. `content` is "" if an assistant only calls."""
+    """One message. `content` is "" if an assistant message has only calls. Only an assistant message has `tool_calls`
+    and `weight` (0: not learned); only a tool message has `tool_call_id`."""
 
     role: Role
     content: str
@@ -106,9 +107,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class GoldCall:
-    """A call that is expected. `arguments` maps a name to its accepted values, the first being the canonical one;
-    arguments named in `optional` may be left out. `blank` names other arguments, and keys of an object inside one
-    ("body/unit"), for which BFCL takes an empty text to say that they are left out."""
+    """An expected call. `arguments` has the accepted values of each argument, the canonical value first. The arguments
+    in `optional` may be left out. So may those in `blank`, or keys of an object inside one ("body/unit"): BFCL writes
+    an empty text for them."""
 
     name: str
     arguments: dict[str, list[Any]]
@@ -127,14 +128,14 @@ class GoldCall:
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """What an example expects. `status`: exactly `calls`; no call; or any call, whichever."""
+    """What an example expects. `status`: "calls" is exactly these `calls`, "none" is no call, "any" is any call."""
 
     status: Literal["calls", "none", "any"]
     calls: tuple[GoldCall, ...] = ()
 
     @classmethod
     def of_message(cls, message: Message) -> Gold:
-        """The gold that an assistant turn states: exactly its calls, each argument with its one value."""
+        """Return the gold of an assistant turn: exactly its calls, with one accepted value per argument."""
         if not message.tool_calls:
             return cls("none")
         calls = (GoldCall(c.name, {k: [v] for k, v in c.arguments.items()}) for c in message.tool_calls)
@@ -150,8 +151,8 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One row of JSONL. `where` is its `file:line`. `expected`, if given, is the gold of the last assistant turn,
-    with accepted alternatives; `gold_source` names the model whose answers the gold is, if it was one."""
+    """One row of a JSONL file. `where` is its `file:line`. `expected` is the gold of the last assistant turn with its
+    accepted alternatives; None: the turn is the gold. `gold_source` names the model that wrote the gold, if any."""
 
     id: str
     messages: tuple[Message, ...]
@@ -167,8 +168,8 @@ class Conversation:
         return row
 
     def to_text(self) -> str:
-        """The row as JSON text, in a third of the time that an encoder takes: all rows have one shape, and tools that
-        rows share are encoded once."""
+        """Return the row as JSON text, three times as fast as an encoder: all rows have the same keys, and shared tools
+        are encoded once."""
         messages = ", ".join([message.to_text() for message in self.messages])
         text = f'{{"id": {_quoted(self.id)}, "messages": [{messages}]'
         if self.tools:
@@ -183,7 +184,7 @@ class Conversation:
         return f"{text}, {_encode(more)[1:]}" if more else text + "}"
 
     def content_hash(self) -> str:
-        """A hash of messages and tools alone (16 hex digits): the same whatever the row's id, meta or place."""
+        """Return a hash of messages and tools (16 hex digits). The row's id, meta and place do not change it."""
         messages = _encode_sorted([message.to_json() for message in self.messages])
         text = f'{{"messages": {messages}, "tools": {_tools_text(self.tools, sort_keys=True)}}}'
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -198,8 +199,8 @@ _tool_texts: dict[tuple[int, bool], tuple[tuple[Tool, ...], str]] = {}
 
 
 def _tools_text(tools: tuple[Tool, ...], sort_keys: bool = False) -> str:
-    """The tools as JSON text. Rows read with equal tools share one tuple (`read_tool_list`), whose identity finds the
-    text again; the tuple is stored with the text, so that no other tuple can get its identity."""
+    """Return the tools as JSON text, cached by identity: rows with equal tools share one tuple (`read_tool_list`). The
+    cache holds the tuple, so that no other tuple gets its identity."""
     key = (id(tools), sort_keys)
     known = _tool_texts.get(key)
     if known is None:
@@ -212,8 +213,8 @@ def _tools_text(tools: tuple[Tool, ...], sort_keys: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One assistant turn: the messages before it, and the turn itself. `id` is the conversation's id, "/" and the
-    turn's index among the conversation's messages."""
+    """One assistant turn with the messages before it. `id` is the conversation's id, "/" and the index of the turn
+    among the conversation's messages."""
 
     id: str
     conversation_id: str
@@ -227,20 +228,19 @@ class Example:
 
     @property
     def tool_names(self) -> tuple[str, ...]:
-        """The names of the declared tools, which decide what in an answer is a call."""
+        """The names of the declared tools. They decide which parts of an answer are calls."""
         return tuple(tool.name for tool in self.tools)
 
     def asked(self) -> list[Any]:
-        """What a model is asked, as JSON: the id, the messages and the tools. A prediction depends on nothing else of
-        the example."""
+        """Return the id, the messages and the tools as JSON. A prediction depends on nothing else in the example."""
         return [self.id, [message.to_json() for message in self.prompt], [tool.to_json() for tool in self.tools]]
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A completion token: its id, its bytes (a character may span several tokens), and its log-probability under the
-    model's raw distribution (natural logarithm, before any mask). `runner_up` is the log-probability of the likeliest
-    other token in its place; None if it is unknown, as in files from before it was recorded."""
+    """A completion token with its bytes; one character may span several tokens. `logprob` is its log-probability under
+    the model's raw distribution (natural logarithm, before any mask). `runner_up` is that of the most likely other
+    token; None if unknown, as in files of older versions."""
 
     id: int
     bytes: bytes
@@ -257,10 +257,9 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer to an example. `text` is what comes before the end-of-turn token; `latency_ms` is the
-    wall-clock time of the batch that it was generated in, divided by the batch's size. The first `prose_end` characters
-    of the text are prose that an endpoint gave apart from its calls, and are never read for calls; 0 if the text is the
-    model's own."""
+    """A model's answer to an example. `text` is the answer up to the end-of-turn token. `latency_ms` is the wall-clock
+    time of its batch, divided by the batch size. The first `prose_end` characters of the text are prose that an
+    endpoint gave separately from the calls, and are never read as calls; 0 if the whole text is the model's own."""
 
     id: str
     model: str
@@ -286,7 +285,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentError:
-    """One argument that is not right. `found` is absent ("missing") or `expected` is ("invented")."""
+    """One wrong argument. For "missing" there is no `found` value; for "invented" there is no `expected` value."""
 
     call: str
     argument: str
@@ -297,7 +296,7 @@ class ArgumentError:
 
 @dataclass(frozen=True, slots=True)
 class CallMatch:
-    """A gold call and the predicted call that it was matched with, as indices into either's calls."""
+    """A gold call and its matching predicted call, as indices into the two lists of calls."""
 
     gold: int
     predicted: int
@@ -315,8 +314,8 @@ class CallMatch:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """The reading with repairs of a text in which strict reading found a fault, and its score. `repairs` counts those
-    that fired; if none did, the rest is as in the strict reading."""
+    """The repaired reading of a text in which strict reading found a fault, with its score. `repairs` counts the used
+    repairs; if there are none, the other fields equal those of the strict reading."""
 
     repairs: dict[Repair, int]
     status: Status
@@ -326,12 +325,13 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A scored prediction, with all that a report shows of it: a report needs neither model nor data.
+    """A scored prediction, with everything that a report shows: a report needs neither model nor data.
 
-    `matches` pairs gold calls with predicted calls of the same name; `missing_calls` and `extra_calls` are the indices
-    left over. `tools` are the names that were offered. `schema_valid` is None if nothing was called. `rules` names
-    every leniency that fired. `question` is the last message before the turn. All but `repaired` is of the strict
-    reading; `repaired` is None if that found no fault, and in files that were written before repairs were recorded.
+    `tools` are the names of the declared tools. `matches` pairs gold calls with predicted calls of the same name;
+    `missing_calls` and `extra_calls` are the indices of the others. `schema_valid` is None if there is no call. `rules`
+    names every lenient rule that was used. `question` is the last message before the turn. All fields except `repaired`
+    describe the strict reading; `repaired` is None if that found no fault, and in files of older versions.
+    `sampled_from` is the number of scored rows if the model answered only a sample of them; None if it answered all.
     """
 
     id: str
@@ -358,10 +358,14 @@ class Score:
     gold_source: str | None
     meta: dict[str, Any]
     repaired: Repaired | None = None
+    sampled_from: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields. A call has its arguments as a JSON object, and no id: a model's text gives none."""
+        """Return all fields, `sampled_from` only if it is set. Arguments are a JSON object. Calls have no id, because a
+        model's text has none."""
         row = {column.name: getattr(self, column.name) for column in fields(self)}
+        if self.sampled_from is None:
+            del row["sampled_from"]
         row |= {key: list(value) for key, value in row.items() if isinstance(value, tuple)}
         row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
         row["gold"] = self.gold.to_json()

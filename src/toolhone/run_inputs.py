@@ -1,7 +1,7 @@
-"""What a run was made from: fingerprints of the content of its data, model, tokenizer, template and versions.
+"""The inputs of a run: fingerprints of its data, model, tokenizer, template and library versions.
 
-Training records them in the manifest when it starts. Whatever resumes the run or uses its adapter compares them, since
-a path in the config may lead to other content by then.
+Training records them in the manifest when it starts. Commands that resume the run or use its adapter compare them,
+because a path in the config may lead to different content by then.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from toolhone.pretrained import load_model_config
 from toolhone.run_folder import RunFolder, versions
 
 Inputs = Mapping[str, Mapping[str, Any]]
-"""Fingerprints by section and name, as the manifest holds them."""
+"""Fingerprints by section and name, as in the manifest."""
 
 MODEL = ("model",)
 BASE = ("model", "tokenizer")
 CONTENT = ("data", *BASE, "template", "processes")
-"""The sections that a finished adapter depends on. Other versions give a notice there: they change no saved weight."""
+"""The sections that a finished adapter depends on. Other library versions only give a notice, because they do not
+change saved weights."""
 EVERYTHING = (*CONTENT, "hardware", "versions")
 """The sections that the next training step depends on."""
 
@@ -46,10 +47,10 @@ _TOKENIZER_FILES = (
 
 
 def model_inputs(config: ModelConfig, known: Inputs | None = None) -> dict[str, dict[str, Any]]:
-    """The sections "model" and "tokenizer": the SHA-256 of every file of a local folder, or a hub model's commit.
+    """Return the sections "model" and "tokenizer": the SHA-256 of each file of a local folder, or a hub model's commit.
 
-    Section "stat" holds each file's size, times and inode. A file that has those of `known` is not read again, since
-    large weights take seconds.
+    Section "stat" has the size, times and inode of each file. A file with the same values in `known` is not read again,
+    because hashing large weights takes seconds.
 
     Raises:
         UserError: if there is no such model.
@@ -72,7 +73,7 @@ def model_inputs(config: ModelConfig, known: Inputs | None = None) -> dict[str, 
 
 
 def differences(recorded: Inputs, now: Inputs, sections: Iterable[str]) -> list[str]:
-    """What differs between two inputs in these sections, each with what was found and what was expected."""
+    """Return the differences between two inputs in these sections, each with the values found and expected."""
     return list(_differences(recorded, now, sections))
 
 
@@ -86,24 +87,24 @@ def _differences(recorded: Inputs, now: Inputs, sections: Iterable[str]) -> Iter
 
 
 def other_versions(recorded: Inputs) -> str:
-    """A notice of the versions that something was made with, if they are not those installed; "" otherwise."""
+    """Return a notice if the recorded library versions differ from the installed ones; "" otherwise."""
     before, now = recorded.get("versions", {}), versions()
     changed = [f"{name} {before[name]} (now {now.get(name)})" for name in before if before[name] != now.get(name)]
     return f"made with {', '.join(changed)}" if changed else ""
 
 
 def refuse_other_model(run: RunFolder, config: ModelConfig, sections: Sequence[str]) -> str:
-    """Check that the base model is the one that the run was made from. Returns a notice if the run does not record it,
-    as older versions did not; "" otherwise.
+    """Check that the base model is the one that the run was trained on. Returns a notice if the run does not record it,
+    as in older versions of toolhone; "" otherwise.
 
     Raises:
-        UserError: naming what differs.
+        UserError: naming the differences.
     """
     recorded = run.inputs()
     if recorded is None:
-        if run.stage("train") is None:  # nothing is made from a model yet
+        if run.stage("train") is None:  # no stage has used a model yet
             return ""
-        return f"{run.path}: records no fingerprints, so it is not known whether {config.name} is still the same model"
+        return f"{run.path}: records no fingerprints, so it is unknown whether {config.name} is still the same model"
     changed = differences(recorded, model_inputs(config, recorded), sections)
     if changed:
         raise UserError(
@@ -114,7 +115,7 @@ def refuse_other_model(run: RunFolder, config: ModelConfig, sections: Sequence[s
 
 
 def listed(changed: Sequence[str]) -> str:
-    """The first of the differences, and how many more there are."""
+    """Return the first four differences, and how many more there are."""
     more = f"; {len(changed) - 4} more" if len(changed) > 4 else ""
     return "; ".join(changed[:4]) + more
 
@@ -124,11 +125,11 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def _hub_commit(config: ModelConfig) -> str:
-    """The commit of the snapshot in the hub's cache, which names its files by a hash of their content."""
-    load_model_config(config)  # puts it there
+    """Return the commit of the snapshot in the hub cache. A commit identifies the content of its files."""
+    load_model_config(config)  # downloads it into the cache
     path = try_to_load_from_cache(config.name, "config.json", revision=config.revision)
     if not isinstance(path, str):
-        raise UserError(f"model.name: {config.name} is not in the hub's cache; check HF_HUB_CACHE")
+        raise UserError(f"model.name: {config.name} is not in the hub cache; check HF_HUB_CACHE")
     return Path(path).parent.name
 
 

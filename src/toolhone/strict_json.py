@@ -1,7 +1,7 @@
-"""The one strict JSON decoder: a text has a single meaning, or is refused with a rule and a reason.
+"""The strict JSON decoder of toolhone. It refuses a text without a single meaning, and gives the rule and the reason.
 
-In: JSON from a row, a file, a model or a request. Out: its value, or `StrictJsonError`. Two things make it fast: the
-decoder is made once (`json.loads` with a hook makes one per call), and lines with the same "tools" share their value.
+In: JSON from a row, a file, a model or a request. Out: its value, or `StrictJsonError`. Two things make it fast. The
+decoder is built once, while `json.loads` with a hook builds one per call. Lines with the same "tools" share the value.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, NoReturn
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_BOM = "its first character is a byte order mark (BOM), which most readers of JSON refuse; save it as UTF-8 without BOM"
-_NUL = "holds the character NUL (\\u0000), which databases and tokenizers refuse or drop; take it out"
+_BOM = "its first character is a byte order mark (BOM), which most JSON readers refuse; save it as UTF-8 without BOM"
+_NUL = "holds the character NUL (\\u0000), which databases and tokenizers refuse or drop; remove it"
 
 
 class StrictJsonError(ValueError):
-    """A text that is not strict JSON. `rule` is "broken-json", "encoding", "nul", "surrogate", "duplicate-key", "nan";
-    `line` is the line, from 1, where broken JSON breaks."""
+    """A text that is not strict JSON. `rule` is "broken-json", "encoding", "nul", "surrogate", "duplicate-key" or
+    "nan". `line` is the line of the error in broken JSON, counted from 1."""
 
     def __init__(self, rule: str, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -35,22 +35,22 @@ def parse_strict(text: str, *, allow_surrogates: bool = False) -> Any:
     """Decode one JSON text that has a single meaning and can be written again.
 
     Args:
-        allow_surrogates: accept half of a surrogate pair, which a model's text may hold.
+        allow_surrogates: accept half of a surrogate pair, which a model's text may contain.
 
     Raises:
         StrictJsonError: for duplicate keys, NaN, Infinity, numbers too large for a float or with too many digits, lone
-            surrogates, nesting too deep for the interpreter, and what is not JSON.
+            surrogates, nesting too deep for the interpreter, and anything that is not JSON.
     """
     return _parse(text, _whole, allow_surrogates)
 
 
 def parse_line(line: bytes) -> tuple[Any, tuple[tuple[str, str], ...]]:
-    """Decode a line of JSONL; the second part has notes (rule, message): "bom", and "nul" for an escaped NUL.
+    """Decode a line of JSONL. Returns its value and notes (rule, message): "bom", or "nul" for an escaped NUL.
 
-    Lines that write the same "tools" as the line before share the value, so do not change it in place. Raises
-    StrictJsonError as `parse_strict`, and for a line that is not UTF-8 or holds a bare NUL."""
+    Lines with the same "tools" as the line before share the value, so do not change it in place. Raises
+    StrictJsonError like `parse_strict`, and for a line that is not UTF-8 or contains a bare NUL."""
     notes = (("bom", _BOM),) if line.startswith(BOM_UTF8) else ()
-    text = decode_utf8(line).rstrip("\r\n")  # else a cut line is reported as column 1 of the next
+    text = decode_utf8(line).rstrip("\r\n")  # otherwise a cut line is reported at column 1 of the next line
     try:
         value = _parse(text, _ROW_DECODER.decode)
     except StrictJsonError as error:
@@ -73,8 +73,8 @@ def decode_utf8(raw: bytes) -> str:
 
 
 def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
-    """Refuse half of a surrogate pair, which JSON's grammar allows and no tokenizer or file can hold. Raises
-    StrictJsonError with the rule "surrogate", and ValueError for NaN or Infinity unless `allow_nan`."""
+    """Refuse half of a surrogate pair: JSON's grammar allows it, but no tokenizer or UTF-8 file can represent it.
+    Raises StrictJsonError with the rule "surrogate", and ValueError for NaN or Infinity unless `allow_nan`."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
     except UnicodeEncodeError as error:
@@ -128,15 +128,15 @@ def _finite(text: str) -> float:
 
 
 class _RowDecoder:
-    """Decodes objects that repeat the "tools" of the one before: if a value starts with the whole text of the last
-    list, it is that list, which is not decoded again."""
+    """Decodes objects that repeat the "tools" of the object before. If the value of "tools" starts with the full text
+    of the last list, the decoder reuses that list."""
 
     def __init__(self) -> None:
         self._text = "[]"
         self._tools: Any = []
 
     def decode(self, text: str) -> Any:
-        """As `_DECODER.decode`, which takes over if the text is no plain object or has a fault."""
+        """Like `_DECODER.decode`, which is used if the text is not a plain object or has a fault."""
         try:
             value = self._plain_object(text)
         except (ValueError, IndexError, StopIteration, RecursionError):
@@ -169,5 +169,5 @@ class _RowDecoder:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
 )
-_scan = _DECODER.scan_once  # type: ignore[attr-defined]  # likewise
+_scan = _DECODER.scan_once  # type: ignore[attr-defined]  # not in the stubs either
 _ROW_DECODER = _RowDecoder()

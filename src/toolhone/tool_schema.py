@@ -1,4 +1,4 @@
-"""A tool's JSON Schema: whether arguments are valid, and what it says of a value inside them.
+"""A tool's JSON Schema: validates arguments, and finds the subschemas for a value inside them.
 
 In: a tool's `parameters` (Draft 2020-12). Out: valid or not; or the subschemas of a property or an item, found through
 `$ref` within the schema, `allOf`, `anyOf` and `oneOf`.
@@ -22,7 +22,7 @@ from toolhone.records import Tool
 
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
-"""Where a value is inside another: keys of objects and indexes of arrays."""
+"""The place of a value inside another value: keys of objects and indices of arrays."""
 T = TypeVar("T")
 
 _FURTHER = ("additionalProperties", "patternProperties")
@@ -32,18 +32,18 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     """Whether arguments satisfy the tool's schema.
 
     Raises:
-        UserError: beginning with `where` and naming the tool, if its `parameters` are no usable JSON Schema.
+        UserError: if the tool's `parameters` are not a usable JSON Schema; starts with `where` and names the tool.
     """
     try:
         return _is_valid(arguments, tool.parameters)
     except SchemaError as error:
         reason = error.message
     except Unresolvable as error:
-        reason = f"it refers to what is not in it ({error})"
+        reason = f"a reference cannot be resolved ({error})"
     except RecursionError:
-        reason = "its references form a circle"
+        reason = "its references form a cycle"
     except OverflowError:
-        return False  # a whole number beyond any float, compared with a `multipleOf` that is a float
+        return False  # an integer too large for a float, checked against a float `multipleOf`
     raise UserError(
         f'{where}: tool "{tool.name}": its "parameters" are not a JSON Schema (Draft 2020-12): {reason}; fix the tool'
     )
@@ -57,8 +57,8 @@ _subschemas: dict[int, tuple[Schema, Subschemas]] = {}
 
 
 def _cached(cache: dict[int, tuple[Schema, T]], parameters: Schema, make: Callable[[Schema], T]) -> T:
-    """What was made of a schema before. Rows that were read with equal tools share them, so it is found by identity,
-    without writing the schema as text for every call. The cache holds the schema, so its identity is not used again."""
+    """Return what `make` gives for a schema, cached by the identity of the schema. Rows with equal tools share them, so
+    the schema need not be hashed as text. The cache holds the schema, so no other object gets its identity."""
     known = cache.get(id(parameters))
     if known is None:
         if len(cache) >= _CACHED_SCHEMAS:
@@ -68,11 +68,11 @@ def _cached(cache: dict[int, tuple[Schema, T]], parameters: Schema, make: Callab
 
 
 def _is_valid(arguments: dict[str, Any], parameters: Schema) -> bool:
-    """Right answers repeat the gold, so most arguments come more than once, and are validated once."""
+    """Validate arguments, with a cache: right answers repeat the gold, so most arguments occur more than once."""
     validator = _cached(_validators, parameters, lambda schema: _validator(json.dumps(schema, ensure_ascii=False)))
     try:
-        key = id(parameters), marshal.dumps(arguments, 2)  # version 2 gives equal bytes for equal values alone
-    except ValueError:  # nested deeper than marshal goes
+        key = id(parameters), marshal.dumps(arguments, 2)  # version 2 gives equal bytes only for equal values
+    except ValueError:  # nested too deeply for marshal
         return bool(validator.is_valid(arguments))
     known = _results.get(key)
     if known is None:
@@ -86,18 +86,18 @@ def _is_valid(arguments: dict[str, Any], parameters: Schema) -> bool:
 def _validator(schema: str) -> Draft202012Validator:
     parameters = json.loads(schema)
     Draft202012Validator.check_schema(parameters)
-    # An empty registry, so that no reference is looked up on the network.
+    # With an empty registry, no reference is fetched from the network.
     return Draft202012Validator(parameters, registry=EMPTY_REGISTRY)
 
 
 def subschemas_of(parameters: Schema) -> Subschemas:
-    """What a tool's schema says of a call's arguments."""
+    """Return what a tool's schema says about the arguments of a call."""
     return _cached(_subschemas, parameters, lambda schema: Subschemas([schema], schema))
 
 
 def filled_nulls(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
-    """The nulls among arguments that mean "absent", as a table writes them that merges the arguments of several tools:
-    under a key that the tool does not list, or an optional one whose schema does not take null."""
+    """Return the paths of nulls that mean "absent". A table that merges the arguments of several tools fills them in:
+    under keys that the tool does not list, or under optional keys whose schema does not accept null."""
     return [
         member.path
         for member in subschemas_of(parameters).members(arguments)
@@ -106,13 +106,13 @@ def filled_nulls(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
 
 
 def unlisted_keys(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
-    """The keys of arguments, with a value, that the tool does not list, although it lists others."""
+    """Return the paths of keys with a value that the tool does not list, although it lists others."""
     members = subschemas_of(parameters).members(arguments)
     return [member.path for member in members if member.value is not None and not member.is_listed]
 
 
 def without_paths(value: Any, paths: Iterable[Path]) -> Any:
-    """A copy of a value without the keys at these paths."""
+    """Return a copy of a value without the keys at these paths."""
     heads: dict[str | int, list[Path]] = {}
     for path in paths:
         heads.setdefault(path[0], []).append(path[1:])
@@ -126,12 +126,12 @@ def without_paths(value: Any, paths: Iterable[Path]) -> Any:
 
 
 def written_path(path: Path) -> str:
-    """A path as text, such as `guests[0].name`."""
+    """Return a path as text, such as `guests[0].name`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 class Member(NamedTuple):
-    """A key of an object inside a value, and what the schema says of it."""
+    """A key of an object inside a value, and what the schema says about it."""
 
     path: Path
     value: Any
@@ -141,9 +141,10 @@ class Member(NamedTuple):
 
 
 class Subschemas:
-    """All that a schema says of one value: `alternatives`, of which some or all apply; empty if it says nothing.
+    """Everything that a schema says about one value. Some or all of its `alternatives` apply. They are empty if the
+    schema says nothing about the value.
 
-    References start from `root`. Everything is found when first asked for, and cached for the next call.
+    References are resolved from `root`. Results are computed on first use and cached.
     """
 
     def __init__(self, schemas: Sequence[Any], root: Schema) -> None:
@@ -157,20 +158,20 @@ class Subschemas:
         return tuple(_flatten(self._schemas, self.root))
 
     def types(self) -> set[str]:
-        """The type names that any alternative allows."""
+        """Return the type names that any alternative allows."""
         stated = [schema["type"] for schema in self.alternatives if "type" in schema]
         return {name for names in stated for name in ([names] if isinstance(names, str) else names)}
 
     def refuses_null(self) -> bool:
-        """Whether null breaks the schema: it states other types, or choices without null."""
+        """Whether null is invalid: the schema lists other types, or an enum without null."""
         choices = [schema["enum"] for schema in self.alternatives if "enum" in schema]
         types = self.types()
         return bool(types or choices) and "null" not in types and not any(None in each for each in choices)
 
     def members(self, value: Any, path: Path = ()) -> Iterator[Member]:
-        """Every key of every object inside a value, except those inside what no property lists."""
+        """Yield every key of every object inside a value, but do not descend into keys that no property lists."""
         if isinstance(value, dict):
-            # An object's keys are listed if there are `properties`, and further ones are not described.
+            # Keys are checked against `properties` only if the schema does not describe further keys.
             properties = [schema["properties"] for schema in self.alternatives if "properties" in schema]
             further = (schema.get(key) for schema in self.alternatives for key in _FURTHER)
             is_open = not properties or any(each not in (None, False) for each in further)
@@ -185,7 +186,7 @@ class Subschemas:
                 yield from self.item(number).members(inside, (*path, number))
 
     def property(self, name: str) -> Subschemas:
-        """What the schema says of an object's property."""
+        """Return what the schema says about a property of an object."""
         if name in self._properties:
             return self._properties[name]
         found, stated = [], False
@@ -193,11 +194,11 @@ class Subschemas:
             properties = schema.get("properties", {})
             stated = stated or name in properties
             found.append(properties[name] if name in properties else schema.get("additionalProperties"))
-        # One entry for all names that no schema states, since a model may invent any number of them.
+        # One entry for all names that no schema has, because a model may invent any number of names.
         return self._properties.setdefault(name if stated else None, Subschemas(found, self.root))
 
     def item(self, index: int) -> Subschemas:
-        """What the schema says of an array's item."""
+        """Return what the schema says about an item of an array."""
         index = min(index, max((len(schema.get("prefixItems", ())) for schema in self.alternatives), default=0))
         if index in self._items:
             return self._items[index]
@@ -209,7 +210,8 @@ class Subschemas:
 
 
 def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
-    """The schemas and all that they refer to or consist of, each once, in order. True, False and None say nothing."""
+    """Yield the schemas and all schemas that they refer to or combine, each once and in order. True, False and None are
+    skipped."""
     waiting, seen = list(reversed(schemas)), set[int]()
     while waiting:
         schema = waiting.pop()
@@ -224,10 +226,10 @@ def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
 
 
 def _pointed_at(reference: str, root: Schema) -> Any:
-    """The value at a reference within the schema ("#/$defs/address"), or None for any other reference."""
+    """Return the value at a reference within the schema ("#/$defs/address"); None for any other reference."""
     if reference != "#" and not reference.startswith("#/"):
         return None
     try:
         return EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(root)).lookup(reference).contents
-    except (Unresolvable, AttributeError, TypeError, ValueError):  # of a schema that is not valid
+    except (Unresolvable, AttributeError, TypeError, ValueError):  # the schema is not valid
         return None

@@ -1,7 +1,7 @@
-"""One tuned model as one object: its adapter, and the tokenizer, template and format that were saved with the run.
+"""A tuned model as one object: its adapter, and the tokenizer, template and format that were saved with the run.
 
-Whoever asks a run's model (`ask`, `serve`, `eval`, `predict`, suites, the pipeline) loads it here, so every prompt is
-written as in training, whatever toolhone's templates say today.
+Everything that prompts a run's model (`ask`, `serve`, `eval`, `predict`, suites, the pipeline) loads it here. So every
+prompt is written as in training, even if toolhone's own templates have changed since.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from toolhone.train.model import load_for_inference
 
 @dataclass(frozen=True)
 class TunedModel:
-    """A run's model, ready to answer. The weights are loaded when `model` is first used.
+    """A run's model, ready to answer. Its weights are loaded on the first use of `model`.
 
     Attributes:
         run: the run folder that it was loaded from.
         renderer: tokenizer, template and format as they were saved with the run.
-        adapter: the folder of the adapter; None for the base model before tuning.
-        notes: sentences for the user, beside those of the hardware.
+        adapter: the folder of the adapter; None for the base model.
+        notes: notices for the user, besides those of the hardware.
     """
 
     run: RunFolder
@@ -45,10 +45,10 @@ class TunedModel:
 
     @classmethod
     def load(cls, folder: Path) -> TunedModel:
-        """A finished run's tuned model.
+        """Load the tuned model of a finished run.
 
         Raises:
-            UserError: if there is no such run, it has no adapter yet, its saved template is missing or altered, or the
+            UserError: if there is no such run, it has no adapter yet, its saved template is missing or changed, or the
                 base model is not the one that it was trained on.
         """
         run, config = existing_run(folder)
@@ -59,11 +59,10 @@ class TunedModel:
 
     @classmethod
     def base(cls, folder: Path) -> TunedModel:
-        """The base model of a run before tuning, asked as evaluation asks it. The run needs no adapter.
+        """Load the base model of a run, with the prompts that evaluation uses. The run needs no adapter.
 
         Raises:
-            UserError: if there is no such run, or the model cannot be loaded or is not the one that the run is made
-                from.
+            UserError: if there is no such run, or its model cannot be loaded or has changed.
         """
         run, config = existing_run(folder)
         note = refuse_other_model(run, config.model, BASE)
@@ -72,29 +71,30 @@ class TunedModel:
 
     @property
     def label(self) -> str:
-        """What predictions and reports call it: "tuned" or "base"."""
+        """Its name in predictions and reports: "tuned" or "base"."""
         return "base" if self.adapter is None else "tuned"
 
     def answers_fingerprint(self, examples: Sequence[Example], config: EvaluateConfig) -> str:
-        """Identify the answers to examples by all that they depend on, except the versions of libraries."""
+        """Return a fingerprint of everything that the answers depend on, except library versions."""
         inputs = self.run.inputs()
         if self.adapter is not None:
             weights = (self.run.stage("train") or {}).get("fingerprint", self.label)
         else:
             weights = self.label if inputs is None else fingerprint([inputs[section] for section in BASE])
-        # Whether the model's own code may run is a newer key, and that code is part of the model's files.
+        # trust_remote_code is a newer key. The code itself is among the files of the model.
         model = self.config.model.model_dump(mode="json", exclude={"trust_remote_code"})
-        sections = {"model": model, "evaluate": config.model_dump(mode="json")}
+        # The sample of rows is in `examples`; the tuned model's answers do not depend on it.
+        sections = {"model": model, "evaluate": config.model_dump(mode="json", exclude={"base_rows"})}
         asked = [example.asked() for example in examples]
         return fingerprint(weights, sections, asked, self.renderer.template_hash(), self.hardware.dtype_name)
 
     @cached_property
     def model(self) -> Any:
-        """The model with its adapter, on its device; loaded once and kept."""
+        """The model with its adapter, on its device. It is loaded once."""
         return self.load_weights()
 
     def load_weights(self) -> Any:
-        """The model with its adapter, on its device, which the caller alone holds."""
+        """Load the model with its adapter onto its device. Only the caller holds a reference to it."""
         return load_for_inference(self.config.model, self.hardware, self.adapter)
 
 
@@ -103,22 +103,22 @@ def _hardware(config: Config) -> Hardware:
 
 
 def saved_renderer(run: RunFolder, config: Config) -> ChatRenderer:
-    """The tokenizer, template and format that a run's adapter was trained with.
+    """Load the tokenizer, template and format that a run's adapter was trained with.
 
     Raises:
-        UserError: if the template beside the adapter is missing, or is not the one that the manifest names.
+        UserError: if the template beside the adapter is missing, or is not the one in the manifest.
     """
     chat = run.read_manifest().get("chat")
     if chat is None:
         raise UserError(f"{run.manifest}: names no chat template, so the adapter cannot be prompted; train again")
     if chat["format"] not in FORMATS:
-        raise UserError(f"{run.manifest}: chat.format: there is no format {chat['format']!r} here")
+        raise UserError(f"{run.manifest}: chat.format: unknown format {chat['format']!r}; known: {', '.join(FORMATS)}")
     tokenizer = load_tokenizer(config.model, run.adapter)
     how = "restore chat_template.jinja from a copy of the run, or train again with --fresh"
     if not isinstance(tokenizer.chat_template, str):
         raise UserError(f"{run.adapter}: the chat template that the adapter was trained with is missing; {how}")
     chat_format = FORMATS[chat["format"]]
-    # Runs of older versions do not record the variables; they are the format's and the config's.
+    # Older versions did not record the variables: use those of the format and the config.
     template_kwargs = chat.get("template_kwargs", {**chat_format.template_kwargs, **config.chat.template_kwargs})
     found = ChatRenderer(tokenizer, chat_format, tokenizer.chat_template, chat["template"], "", template_kwargs)
     if found.template_hash() != chat["template_hash"]:

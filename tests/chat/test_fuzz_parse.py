@@ -1,4 +1,4 @@
-"""The fuzzer of the parser, on fewer texts and shorter ones than `scripts/fuzz_parse.py` takes by itself."""
+"""The fuzzer of the parser, with fewer and shorter texts than a run of `scripts/fuzz_parse.py`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def fuzz_parse() -> ModuleType:
     return module
 
 
-def test_twenty_thousand_mutated_texts_are_read_without_a_fault(fuzz_parse: ModuleType) -> None:
+def test_twenty_thousand_mutated_texts_are_parsed_without_an_error(fuzz_parse: ModuleType) -> None:
     found = fuzz_parse.fuzz(fuzz_parse.read_sources(), 20_000, seed=1)
     assert found["readings"] == 20_000 * len(FORMATS)
     assert found["microseconds"]["median"] < 1000
-    # The mutations reach every status and every repair, or they would prove little.
+    # The mutations must reach every status and every repair.
     assert set(found["statuses"]) == {"calls", "none", "malformed", "truncated", "partial"}
     assert set(found["repairs"]) == {"python_literals", "arguments_as_text", "code_fence"}
 
@@ -42,7 +42,9 @@ def test_the_same_seed_gives_the_same_texts(fuzz_parse: ModuleType) -> None:
     assert first == again
 
 
-def test_a_reading_that_raises_is_told_with_its_text(fuzz_parse: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parser_that_raises_is_reported_with_the_text(
+    fuzz_parse: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def raises(*_: Any, **__: Any) -> None:
         raise ValueError("boom")
 

@@ -1,4 +1,4 @@
-"""Reading a model's text, for the cases that scoring.md lists and for all that hypothesis can think of."""
+"""Parsing a model's text: hand-written cases, and random texts from hypothesis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOCK = ToolCall("query_stock", {"sku": "SKU1", "quantity": 2})
 
 
 def write(calls: tuple[ToolCall, ...] | list[ToolCall], format: FormatName, content: str = "") -> str:
-    """A turn as the format's template writes it, without its end-of-turn token."""
+    """Return a turn as the format's template writes it, without its end-of-turn token."""
     if format == "hermes":
         written = "\n".join(
             f'<tool_call>\n{{"name": {json.dumps(c.name)}, "arguments": {json.dumps(c.arguments)}}}\n</tool_call>'
@@ -38,7 +38,7 @@ def tagged(call: str) -> str:
 
 # Round trip
 
-# Markup cannot stand in content, and an object or a fence in it may be taken for a call; strings hold anything.
+# Content cannot contain markup, and an object or a fence in it may read as a call. Strings may contain anything.
 CONTENT = st.text(st.characters(exclude_characters='<{["`', exclude_categories=["Cs"]), max_size=30).map(str.strip)
 MARKUP = [
     "}",
@@ -76,12 +76,12 @@ def test_what_a_template_writes_reads_back_the_same(content: str, calls: list[To
 
 
 @given(calls=st.lists(CALLS, min_size=1, max_size=2), format=st.sampled_from(FORMATS), data=st.data())
-def test_a_call_that_is_cut_anywhere_is_truncated_or_partial(
+def test_a_call_cut_anywhere_is_truncated_or_partial(
     calls: list[ToolCall], format: FormatName, data: st.DataObject
 ) -> None:
     before = write(calls[:-1], format)
     whole = write(calls, format)
-    # From where the last call is recognisably begun to the last place at which it is not whole.
+    # From where the last call has recognisably begun, to the last index where it is incomplete.
     begun = len(before) + (len("\n<tool") if format == "hermes" else len('; {"')) if before else 5
     end = data.draw(st.integers(begun, len(whole) - 1))
     if whole[:end].endswith(("<|im_end|>", "<|eot_id|>")):
@@ -93,7 +93,7 @@ def test_a_call_that_is_cut_anywhere_is_truncated_or_partial(
     assert parse_turn(whole[:end], format, "stop").status != "truncated"
 
 
-# Whatever the text
+# Any text
 
 PIECES = [
     *MARKUP, "{", "[", "]", ",", ":", ";", "\n", " ", "```", "```json\n", "a", "1", "-", "1e999", "NaN", "\x00",
@@ -107,7 +107,7 @@ PIECES = [
     format=st.sampled_from(FORMATS),
     finish_reason=st.sampled_from(["stop", "length"]),
 )
-def test_no_text_raises_and_each_has_one_consistent_reading(text: str, format: FormatName, finish_reason: Any) -> None:
+def test_any_text_parses_to_a_consistent_result(text: str, format: FormatName, finish_reason: Any) -> None:
     turn = parse_turn(text, format, finish_reason)
     assert bool(turn.calls) == (turn.status in ("calls", "partial"))
     assert (turn.failure is None) == (turn.status in ("calls", "none"))
@@ -129,7 +129,7 @@ def test_no_text_raises_and_each_has_one_consistent_reading(text: str, format: F
         "```", "\n```", " ", "<|im_end|>", "<|im_end|> ", "<|python_tag|>",
     ],
 )  # fmt: skip
-def test_reading_takes_linear_time(format: FormatName, unit: str) -> None:
+def test_parsing_takes_linear_time(format: FormatName, unit: str) -> None:
     text = unit * (200_000 // len(unit))
     start = time.process_time()
     parse_turn(text, format, "length")
@@ -137,19 +137,19 @@ def test_reading_takes_linear_time(format: FormatName, unit: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_follows_a_hundred_faults_is_left_unread(format: FormatName) -> None:
+def test_text_after_a_hundred_faults_is_not_read(format: FormatName) -> None:
     broken = "</tool_call>\n" if format == "hermes" else '{"name": f}\n'
     assert parse_turn(broken * 99 + write([ORDER], format), format).status == "partial"
     assert parse_turn(broken * 100 + write([ORDER], format), format).status == "malformed"
 
 
-def test_absurd_nesting_and_numbers_are_malformed() -> None:
+def test_extreme_nesting_and_numbers_are_malformed() -> None:
     for value in ("[" * 100_000, "[" * 65 + "]" * 65, "[" * 900 + "]" * 900, "1" * 5_000, "1e999", "-1e999"):
         turn = parse_turn(tagged('{"name": "f", "arguments": {"a": ' + value + "}}"), "hermes")
         assert (turn.status, turn.calls) == ("malformed", ())
 
 
-def test_a_big_whole_number_keeps_every_digit() -> None:
+def test_a_large_integer_keeps_all_digits() -> None:
     number = 10**40 + 1
     assert parse_turn(write([ToolCall("f", {"n": number})], "hermes"), "hermes").calls[0].arguments == {"n": number}
 
@@ -158,13 +158,13 @@ def test_a_big_whole_number_keeps_every_digit() -> None:
     "fault", ["NaN", "Infinity", "-Infinity", '{"a": 1, "a": 1}', '"\\ud800"', "'x'", "True", "None", '"a\nb"', "01"]
 )
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_not_strict_json_is_malformed(fault: str, format: FormatName) -> None:
+def test_a_call_that_is_not_strict_json_is_malformed(fault: str, format: FormatName) -> None:
     text = write([ToolCall("f", {"x": "VALUE"})], format).replace('"VALUE"', fault)
     turn = parse_turn(text, format)
     assert (turn.status, turn.calls) == ("malformed", ())
 
 
-def test_a_duplicate_key_of_the_call_itself_is_malformed() -> None:
+def test_a_duplicate_key_of_the_call_is_malformed() -> None:
     turn = parse_turn(tagged('{"name": "f", "name": "g", "arguments": {}}'), "hermes")
     assert turn.status == "malformed"
     assert turn.failure == 'the key "name" appears twice in one object'
@@ -183,17 +183,17 @@ def test_a_duplicate_key_of_the_call_itself_is_malformed() -> None:
      "{", "[", "<tool", 'The object {"name": "Ann"} is mine.', '[{"sku": "A"}, {"sku": "B"}]',
      '{"title": "x", "name": "y", "age": 3}'],
 )  # fmt: skip
-def test_prose_is_no_call(format: FormatName, text: str) -> None:
+def test_prose_is_not_a_call(format: FormatName, text: str) -> None:
     turn = parse_turn(text, format)
     assert (turn.status, turn.calls, turn.content, turn.failure) == ("none", (), text.strip(), None)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_prose_cut_at_the_token_limit_is_no_call(format: FormatName) -> None:
+def test_prose_cut_at_the_token_limit_is_not_a_call(format: FormatName) -> None:
     assert parse_turn("Your order was sent on", format, "length").status == "none"
 
 
-def test_an_empty_list_after_the_python_tag_is_no_call() -> None:
+def test_an_empty_list_after_the_python_tag_is_not_a_call() -> None:
     assert parse_turn("<|python_tag|>[]", "llama3").status == "none"
 
 
@@ -248,13 +248,13 @@ def test_end_of_turn_tokens_are_dropped(format: FormatName, end: str) -> None:
 
 
 @pytest.mark.parametrize("space", ["", " ", "\n", "\r\n\t"])
-def test_white_space_in_a_block_is_free(space: str) -> None:
+def test_white_space_in_a_block_does_not_matter(space: str) -> None:
     text = f'<tool_call>{space}{{"name":{space}"f",{space}"arguments":{{}}}}{space}</tool_call>'
     assert parse_turn(text * 2, "hermes").calls == (ToolCall("f", {}),) * 2
 
 
 @pytest.mark.parametrize("extra", ['"id": "call_1"', '"type": "function"', '"id": "call_1", "type": "function"'])
-def test_id_and_type_are_passed_over(extra: str) -> None:
+def test_id_and_type_are_ignored(extra: str) -> None:
     assert parse_turn(tagged(f'{{{extra}, "name": "f", "arguments": {{}}}}'), "hermes").calls == (ToolCall("f", {}),)
     assert parse_turn(f'{{{extra}, "name": "f", "parameters": {{}}}}', "llama3").calls == (ToolCall("f", {}),)
 
@@ -275,12 +275,12 @@ A, B = '{"name": "f", "parameters": {"a": 1}}', '{"name": "g", "parameters": {}}
      f"<|python_tag|>[{A}, {B}]", f"<|python_tag|>{A}\n<|python_tag|>{B}<|eom_id|>", f"  {A}\n\n{B}<|eot_id|>",
      f"[{A}]; [{B}]"],
 )  # fmt: skip
-def test_llama3_calls_stand_side_by_side_in_many_ways(text: str) -> None:
+def test_llama3_calls_may_be_separated_in_many_ways(text: str) -> None:
     turn = parse_turn(text, "llama3")
     assert (turn.status, turn.calls, turn.content) == ("calls", (ToolCall("f", {"a": 1}), ToolCall("g", {})), "")
 
 
-def test_llama3_reads_a_call_after_text_on_lines_of_their_own() -> None:
+def test_llama3_reads_a_call_on_its_own_line_after_text() -> None:
     turn = parse_turn(f"Let me look.\n\n{A}", "llama3")
     assert (turn.calls, turn.content) == ((ToolCall("f", {"a": 1}),), "Let me look.")
 
@@ -289,7 +289,7 @@ def test_llama3_reads_a_call_after_text_on_lines_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_fake_call_inside_a_thought_is_no_call(format: FormatName) -> None:
+def test_a_call_inside_a_thought_is_not_a_call(format: FormatName) -> None:
     fake = write([ORDER], format)
     turn = parse_turn(f"<think>\nI could write\n{fake}\n</think>\n\nWhich order?", format)
     assert (turn.status, turn.content) == ("none", "Which order?")
@@ -298,40 +298,40 @@ def test_a_fake_call_inside_a_thought_is_no_call(format: FormatName) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_thought_that_the_prompt_opened_is_passed_over(format: FormatName) -> None:
+def test_a_thought_that_the_prompt_opened_is_skipped(format: FormatName) -> None:
     turn = parse_turn(f"I could write\n{write([ORDER], format)}\n</think>{write([STOCK], format)}", format)
     assert (turn.status, turn.calls, turn.content) == ("calls", (STOCK,), "")
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_thought_cut_at_the_token_limit_is_truncated_never_an_abstention(format: FormatName) -> None:
+def test_a_thought_cut_at_the_token_limit_is_truncated_not_a_missing_call(format: FormatName) -> None:
     assert parse_turn("<think>\nThe user wants", format, "length").status == "truncated"
     assert parse_turn(f"<think>\n{write([ORDER], format)}", format, "length").status == "truncated"
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_unclosed_thought_is_prose_unless_it_holds_a_call(format: FormatName) -> None:
+def test_an_unclosed_thought_is_prose_unless_it_contains_a_call(format: FormatName) -> None:
     assert parse_turn("The <think> tag is not closed here.", format).status == "none"
     assert parse_turn(f"<think>\n{write([ORDER], format)}", format).status == "malformed"
 
 
 # Malformed
 
-NO_NAME = 'expected the call\'s "name" as a text that is not empty'
+NO_NAME = 'expected "name" to be a non-empty string'
 
 
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
         ('{"name": "f", "parameters": {}}', 'unknown key "parameters" in a call, expected "arguments"'),
-        ('{"name": "f", "arguments": "{}"}', 'expected "arguments" as a JSON object, found a text'),
-        ('{"name": "f", "arguments": null}', 'expected "arguments" as a JSON object, found null'),
-        ('{"name": "f", "arguments": [1]}', 'expected "arguments" as a JSON object, found a list'),
+        ('{"name": "f", "arguments": "{}"}', 'expected "arguments" to be a JSON object, found a string'),
+        ('{"name": "f", "arguments": null}', 'expected "arguments" to be a JSON object, found null'),
+        ('{"name": "f", "arguments": [1]}', 'expected "arguments" to be a JSON object, found a list'),
         ('{"name": "f", "arguments": {}, "order_id": "1"}', 'unknown key "order_id" in a call, expected "arguments"'),
         ('{"arguments": {}}', NO_NAME),
         ('{"name": "", "arguments": {}}', NO_NAME),
         ('{"name": ["f"], "arguments": {}}', NO_NAME),
-        ("[]", "expected a call as a JSON object, found a list"),
+        ("[]", "expected the call to be a JSON object, found a list"),
         ("", "broken JSON: Expecting value"),
         ("call f", "broken JSON: Expecting value"),
         ('```json\n{"name": "f", "arguments": {}}\n```', "broken JSON: Expecting value"),
@@ -340,7 +340,7 @@ NO_NAME = 'expected the call\'s "name" as a text that is not empty'
         ('{"name": "f", "arguments": {}} ok', "expected </tool_call> after the call's JSON"),
     ],
 )  # fmt: skip
-def test_a_block_that_is_no_call_is_malformed_and_says_why(call: str, reason: str) -> None:
+def test_a_block_that_is_not_a_call_is_malformed_with_the_reason(call: str, reason: str) -> None:
     turn = parse_turn(tagged(call), "hermes")
     assert (turn.status, turn.calls, turn.failure) == ("malformed", (), reason)
 
@@ -348,8 +348,8 @@ def test_a_block_that_is_no_call_is_malformed_and_says_why(call: str, reason: st
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"name": "f", "parameters": {}, "arguments": {}}', '"parameters" and "arguments" in one call'),
-        ('{"name": "f", "parameters": "{}"}', 'expected "parameters" as a JSON object, found a text'),
+        ('{"name": "f", "parameters": {}, "arguments": {}}', 'both "parameters" and "arguments" in one call'),
+        ('{"name": "f", "parameters": "{}"}', 'expected "parameters" to be a JSON object, found a string'),
         ('{"name": "f", "parameters": {"a": b}}', "broken JSON: Expecting value"),
         ('{"name": f}', "broken JSON: Expecting value"),
         ('{"type": "function", "function": {"name": "f", "parameters": {}}}', NO_NAME),
@@ -364,7 +364,7 @@ def test_a_block_that_is_no_call_is_malformed_and_says_why(call: str, reason: st
         ('I will call {"name": "f", "parameters": {}}.', "a call inside a line of text or in a code fence"),
     ],
 )  # fmt: skip
-def test_a_llama3_turn_that_tried_to_call_is_malformed_and_says_why(text: str, reason: str) -> None:
+def test_a_llama3_turn_with_an_unreadable_call_is_malformed_with_the_reason(text: str, reason: str) -> None:
     turn = parse_turn(text, "llama3")
     assert (turn.status, turn.calls, turn.failure) == ("malformed", (), reason)
 
@@ -386,11 +386,11 @@ def test_a_call_outside_the_tags_is_malformed_in_hermes(text: str) -> None:
 @pytest.mark.parametrize(
     "text", [f"<|python_tag|>{A}", "[TOOL_CALLS] [...]", '<function=f>{"a": 1}</function>', "done</tool_call>"]
 )
-def test_markers_that_do_not_belong_are_malformed_in_hermes(text: str) -> None:
+def test_markers_of_other_formats_are_malformed_in_hermes(text: str) -> None:
     assert parse_turn(text, "hermes").status == "malformed"
 
 
-def test_a_whole_call_without_its_closing_tag_is_malformed_or_truncated_if_cut() -> None:
+def test_a_call_without_its_closing_tag_is_malformed_or_if_cut_truncated() -> None:
     whole = '<tool_call>\n{"name": "f", "arguments": {}}'
     assert parse_turn(whole, "hermes", "stop").status == "malformed"
     for end in ("", "\n", "\n</tool_", "</"):
@@ -414,7 +414,7 @@ def test_a_call_cut_in_the_middle_of_a_string_is_truncated(format: FormatName) -
     assert turn.failure == "cut off at the token limit: broken JSON: Unterminated string starting at"
 
 
-def test_every_cut_of_a_call_is_truncated_once_it_has_begun() -> None:
+def test_a_call_cut_at_any_character_is_truncated() -> None:
     call = ToolCall("f", {"t": [True, False, None], "n": [-1.5e-7, 12], "s": "é😀", "o": {"a": {}}})
     for format, begun in (("hermes", len("<tool")), ("llama3", len("{")), ("json", len("{"))):
         text = write([call], format)  # type: ignore[arg-type]
@@ -424,7 +424,7 @@ def test_every_cut_of_a_call_is_truncated_once_it_has_begun() -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_good_call_beside_a_broken_one_is_partial_in_either_order(format: FormatName) -> None:
+def test_a_good_call_and_a_broken_one_are_partial_in_either_order(format: FormatName) -> None:
     good = write([ORDER], format)
     broken = write([STOCK], format).replace("2}", "two}")
     separator = "; " if format == "llama3" else "\n"
@@ -446,17 +446,17 @@ def test_a_later_call_that_is_cut_makes_the_turn_partial(format: FormatName) -> 
     assert turn.failure.startswith("cut off at the token limit: ")
 
 
-def test_a_separator_before_the_cut_says_that_a_call_is_missing() -> None:
+def test_a_separator_before_the_cut_means_that_a_call_is_missing() -> None:
     assert parse_turn(f"{A};", "llama3", "length").status == "partial"
     assert parse_turn(f"{A};", "llama3", "stop").status == "calls"
 
 
-def test_a_list_of_calls_that_is_cut_keeps_those_that_are_whole() -> None:
+def test_a_cut_list_of_calls_keeps_the_complete_ones() -> None:
     for text in (f"[{A}, {B[:-5]}", f"[{A},", f"[{A}"):
         turn = parse_turn(text, "llama3", "length")
         assert (turn.status, turn.calls) == ("partial", (ToolCall("f", {"a": 1}),))
 
 
-def test_a_call_in_prose_beside_a_tagged_one_is_partial() -> None:
+def test_a_call_in_prose_and_a_tagged_call_are_partial() -> None:
     turn = parse_turn('{"name": "g", "arguments": {}}\n' + write([ORDER], "hermes"), "hermes")
     assert (turn.status, turn.calls, turn.failure) == ("partial", (ORDER,), "a call outside <tool_call> tags")

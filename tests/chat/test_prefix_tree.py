@@ -1,4 +1,4 @@
-"""Prefix trees against stock LlamaForCausalLM + PEFT, a row at a time and with no toolhone code between."""
+"""Prefix trees compared with stock LlamaForCausalLM and PEFT, one row at a time and without toolhone code."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ SIZES = {
 
 
 def adapted(kind: str, layers: int = 2) -> Any:
-    """A random model whose adapter is not zero, in double precision."""
+    """Return a random model whose adapter is not zero."""
     torch.manual_seed(0)
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, **SIZES))
     elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=layers, head_dim=16, **SIZES))
-    elif kind == "mistral":  # every layer sees a window of 5 tokens
+    elif kind == "mistral":  # every layer has a window of 5 tokens
         model = MistralForCausalLM(MistralConfig(num_hidden_layers=layers, sliding_window=5, **SIZES))
-    else:  # one layer in two does
+    else:  # every second layer has one
         layer_types = ["sliding_attention", "full_attention"] * (layers // 2)
         windowed = {"layer_types": layer_types, "sliding_window": 5, "head_dim": 16, "query_pre_attn_scalar": 16}
         model = Gemma3ForCausalLM(Gemma3TextConfig(num_hidden_layers=layers, **windowed, **SIZES))
-    # Weights of this size make attention far from uniform, so that a wrong mask shows.
+    # Large weights make attention far from uniform, so that a wrong mask changes the loss.
     for parameter in model.parameters():
         if parameter.dim() == 2:
             nn.init.normal_(parameter, std=0.3)
@@ -82,11 +82,11 @@ def adapted(kind: str, layers: int = 2) -> Any:
 
 
 def in_double(model: Any) -> Any:
-    """The model in float64, its norms too: transformers' own round to float32 whatever they are given."""
+    """Convert the model to float64. Its norms are replaced, because those of transformers always round to float32."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child).__name__.endswith("RMSNorm"):
-                is_gemma = type(child).__name__.startswith("Gemma")  # it keeps by how much a weight is more than 1
+                is_gemma = type(child).__name__.startswith("Gemma")  # Gemma stores the weight minus 1
                 norm = nn.RMSNorm(child.weight.shape[0], eps=child.eps if is_gemma else child.variance_epsilon)
                 norm.weight = nn.Parameter(child.weight + 1, requires_grad=False) if is_gemma else child.weight
                 setattr(module, name, norm)
@@ -95,7 +95,7 @@ def in_double(model: Any) -> Any:
 
 @pytest.fixture
 def _double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes transformers' casts of logits and rotary angles to float32 keep float64."""
+    """Make transformers keep float64 where it casts logits and rotary angles to float32."""
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         yield
@@ -115,7 +115,7 @@ def result(model: Any, loss: torch.Tensor) -> Result:
 
 
 def one_by_one(model: Any, rows: Sequence[LabelledTokens]) -> Result:
-    """The mean loss over all labelled tokens and its gradients, from a stock forward pass of each row alone."""
+    """Return the mean loss over all labelled tokens and its gradients, from a stock forward pass of each row alone."""
     model.zero_grad()
     model.get_base_model().set_attn_implementation("sdpa")
     counts = [len(row.ids) - row.prompt_length for row in rows]
@@ -133,7 +133,7 @@ def collate(rows: Sequence[LabelledTokens], max_tokens: int) -> dict[str, torch.
 
 
 def loss_of_trees(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The trainer's own loss of a batch, on one process."""
+    """Return the trainer's own loss of a batch, on one process."""
     model.get_base_model().set_attn_implementation(TREE_ATTENTION)
     alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), packing="prefix_tree", cpu=CpuConfig())
     count = (batch["labels"] != IGNORED).sum()
@@ -142,7 +142,7 @@ def loss_of_trees(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def as_trees(model: Any, rows: Sequence[LabelledTokens], max_tokens: int) -> Result:
-    """Loss and gradients of the rows laid out as trees."""
+    """Return loss and gradients of the rows laid out as trees."""
     model.zero_grad()
     loss = loss_of_trees(model, collate(rows, max_tokens))
     loss.backward()
@@ -153,7 +153,7 @@ def assert_equal(found: Result, expected: Result, tolerance: float) -> None:
     assert found[0] == pytest.approx(expected[0], rel=tolerance)
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
-        # Where a row has nothing to attend to but itself, a query's gradient is nought but for rounding.
+        # If a token can attend only to itself, the gradient of its query is zero up to rounding.
         assert (found[1][name] - gradient).norm() <= tolerance * gradient.norm() + 1e-14, name
 
 
@@ -167,19 +167,19 @@ CASES = {
         labelled([*PROMPT, 1, 2, 11, 12, 3], 10),
         labelled([*PROMPT, 1, 2, 11, 12, 3, 13, 14, 4, 4], 13),
     ],
-    "a turn twice, and the turn after it": [
+    "a duplicate turn, and the turn after it": [
         labelled([*PROMPT, 1, 2], 6),
         labelled([*PROMPT, 1, 2], 6),
         labelled([*PROMPT, 1, 3, 3], 6),
         labelled([*PROMPT, 1, 2, 11, 12, 3], 10),
     ],
-    "two conversations that part after a turn": [
+    "two conversations that differ after a turn": [
         labelled([*PROMPT, 1, 2], 6),
         labelled([*PROMPT, 1, 2, 11, 12, 3], 10),
         labelled([*PROMPT, 1, 2, 11, 13, 3], 10),
         labelled([*PROMPT, 1, 2, 11, 13, 3, 4, 4, 4], 13),
     ],
-    "two turns in one prompt that goes on from both": [
+    "two turns that one prompt continues": [
         labelled([*PROMPT, 1], 6),
         labelled([*PROMPT, 1, 2], 6),
         labelled([*PROMPT, 1, 2, 11, 3], 9),
@@ -198,7 +198,7 @@ CASES = {
 
 @pytest.fixture(params=[1, 3, 256])
 def _block_queries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention in blocks of so many queries: every segment its own, some joined, all in one."""
+    """Attention in blocks of this many queries: one block per segment, some joined, or all in one."""
     monkeypatch.setattr(attention, "_BLOCK_QUERIES", request.param)
 
 
@@ -226,7 +226,7 @@ def test_several_padded_trees_in_a_batch_give_the_same_loss_and_gradients(models
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: str) -> None:
+def test_an_unmodified_model_in_float32_gives_the_same_loss_and_gradients(kind: str) -> None:
     rows = [row for case in CASES.values() for row in case]
     model = adapted(kind)
     assert_equal(as_trees(model, rows, max_tokens=40), one_by_one(model, rows), 1e-5)
@@ -234,7 +234,7 @@ def test_in_float32_an_untouched_model_gives_the_same_loss_and_gradients(kind: s
 
 WEIGHTED = [
     labelled([*PROMPT, 1, 2, 3], 6, 0.25),
-    labelled([*PROMPT, 1, 2, 3, 11, 12, 3], 11, 0.5),  # goes on from the one above, which is learned within it
+    labelled([*PROMPT, 1, 2, 3, 11, 12, 3], 11, 0.5),  # continues the row above, which is learned within it
     labelled([*PROMPT, 4, 2, 3], 6),
     labelled([8, 8, 1, 2], 2, 0.125),
 ]
@@ -242,7 +242,7 @@ WEIGHTED = [
 
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("max_tokens", [1, 1000])
-def test_labels_after_a_turn_s_first_count_by_their_row_s_weight(models: dict[str, Any], max_tokens: int) -> None:
+def test_labels_after_the_first_are_weighted_by_their_row(models: dict[str, Any], max_tokens: int) -> None:
     model = models["llama"]
     model.zero_grad()
     model.get_base_model().set_attn_implementation("sdpa")
@@ -262,7 +262,7 @@ def test_labels_after_a_turn_s_first_count_by_their_row_s_weight(models: dict[st
 
 
 @pytest.mark.usefixtures("_double")
-def test_validation_weighs_nothing(models: dict[str, Any]) -> None:
+def test_validation_loss_ignores_weights(models: dict[str, Any]) -> None:
     assert not models["llama"].training
     plain = [labelled(row.ids, row.prompt_length) for row in WEIGHTED]
     assert_equal(as_trees(models["llama"], WEIGHTED, 1000), as_trees(models["llama"], plain, 1000), 1e-12)
@@ -270,10 +270,10 @@ def test_validation_weighs_nothing(models: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_smollm2_has_the_loss_and_gradients_of_real_rows_alone(
+def test_smollm2_gives_the_same_loss_and_gradients_on_real_rows(
     fetched_tokenizer: Callable[[str], Any],
 ) -> None:
-    """Three rows of 900 tokens and a shared prefix of 850, in float32, on the weights that `make train` tunes."""
+    """Three rows of 900 tokens with a shared prefix of 850, in float32, on real weights."""
     tokenizer = fetched_tokenizer("smollm2")
     renderer = make_renderer(tokenizer, ChatConfig(), "smollm2")
     examples = turns(list(read_conversations(DATA / "train.jsonl", read_tools(DATA / "tools.json")))[:8])
@@ -303,8 +303,8 @@ tries = st.lists(training_rows(), min_size=1, max_size=8)
 
 
 def naive_count(rows: Sequence[LabelledTokens]) -> int:
-    """Nodes of the trie of what may be shared, and everything else once a row, but for turns that are learned within
-    the next prompt."""
+    """Count the tokens of a tree: the nodes of the trie of shareable ids, plus the other tokens of each row. Turns that
+    are learned within the next prompt do not count."""
     nodes = {tuple(row.ids[:n]) for row in rows for n in range(1, row.prompt_length)}
     return (
         len(nodes)
@@ -314,8 +314,8 @@ def naive_count(rows: Sequence[LabelledTokens]) -> int:
 
 
 def learned_within(rows: Sequence[LabelledTokens]) -> list[LabelledTokens]:
-    """The distinct rows whose whole is the beginning of the next longer prompt in lexical order; of several with one
-    prompt the shortest, since a token there has one label."""
+    """Return the distinct rows that the next longer prompt in lexical order starts with. Of several rows with one
+    prompt, only the shortest counts, because a token has only one label there."""
     prompts = sorted({tuple(shareable_ids(row)) for row in rows})
     following = dict(zip(prompts, [*prompts[1:], ()], strict=True))
     distinct = [row for n, row in enumerate(rows) if row not in rows[:n]]
@@ -325,19 +325,19 @@ def learned_within(rows: Sequence[LabelledTokens]) -> list[LabelledTokens]:
 
 
 def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
-    """Ids and labels of each row, found from its last token by what that token sees."""
+    """Return ids and labels of each row, found from the tokens that its last token sees."""
     index = torch.arange(len(tree))
     mask = visible(torch.tensor(tree.ends), index, index)
     rows = []
     for last, (end, label) in enumerate(zip(tree.ends, tree.labels, strict=True)):
-        # A row ends where nothing descends from its last token, or where what does is no longer learned.
+        # A row ends at a token without descendants, or whose next descendant is not learned.
         if label == IGNORED or (end > last + 1 and tree.labels[last + 1] != IGNORED):
             continue
         seen = mask[last].nonzero().squeeze(1).tolist()
         assert [tree.positions[n] for n in seen] == list(range(len(seen)))
         for depth, token in enumerate(seen):
             assert mask[token].nonzero().squeeze(1).tolist() == seen[: depth + 1]
-        # Of the path's labels the last ones are this row's; each is predicted by the token before it in the layout.
+        # The last labels of the path belong to this row. Each is predicted by the token before it in the layout.
         own = next(n for n in range(len(seen), 0, -1) if tree.labels[seen[n - 1]] == IGNORED)
         assert seen[own - 1 :] == list(range(seen[own - 1], last + 1))
         rows.append(([tree.ids[n] for n in seen], [IGNORED] * own + [tree.labels[n] for n in seen[own:]]))
@@ -346,7 +346,7 @@ def rows_read_back(tree: PrefixTree) -> list[tuple[list[int], list[int]]]:
 
 @given(tries)
 @settings(deadline=None, max_examples=200)
-def test_every_token_sees_exactly_its_own_row_so_far(rows: list[LabelledTokens]) -> None:
+def test_every_token_sees_exactly_the_earlier_tokens_of_its_row(rows: list[LabelledTokens]) -> None:
     expected = [(r.ids, [IGNORED] * r.prompt_length + r.ids[r.prompt_length :]) for r in rows]
     assert sorted(rows_read_back(build_tree(rows))) == sorted(expected)
 
@@ -354,7 +354,7 @@ def test_every_token_sees_exactly_its_own_row_so_far(rows: list[LabelledTokens])
 @given(tries)
 @example([labelled([0, 0], 1), labelled([0, 0, 0], 1), labelled([0, 0, 0, 0, 0], 4)])
 @settings(deadline=None)
-def test_a_tree_holds_each_shared_prefix_once(rows: list[LabelledTokens]) -> None:
+def test_a_tree_contains_each_shared_prefix_once(rows: list[LabelledTokens]) -> None:
     assert len(build_tree(rows)) == naive_count(rows)
 
 
@@ -369,13 +369,13 @@ def test_a_tree_does_not_depend_on_the_order_of_its_rows(rows: list[LabelledToke
 @pytest.mark.usefixtures("_double", "_block_queries")
 @given(tries, st.integers(1, 40))
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_rows_give_the_loss_of_the_rows_alone(
+def test_random_rows_give_the_loss_of_the_rows_alone(
     models: dict[str, Any], rows: list[LabelledTokens], max_tokens: int
 ) -> None:
     assert_equal(as_trees(models["llama"], rows, max_tokens), one_by_one(models["llama"], rows), 1e-9)
 
 
-TEETH = [
+SMALL_TREE = [
     labelled([5, 6, 7, 1, 2], 3),
     labelled([5, 6, 8, 3], 3),
     labelled([5, 6, 7, 1, 2, 9, 4], 6),
@@ -384,7 +384,7 @@ TEETH = [
 
 
 def leaf_ends(tree: PrefixTree) -> set[int]:
-    """The last tokens of rows: nothing is predicted from them, so what they see does not matter."""
+    """Return the last tokens of rows. Nothing is predicted from them, so what they see does not matter."""
     return {n for n, end in enumerate(tree.ends) if end == n + 1}
 
 
@@ -392,10 +392,10 @@ def leaf_ends(tree: PrefixTree) -> set[int]:
 def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
     models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = build_tree(TEETH)
+    tree = build_tree(SMALL_TREE)
     queries = [n for n in range(len(tree)) if n not in leaf_ends(tree)]
-    assert len(queries) == len(tree) - len(TEETH) + len(learned_within(TEETH))
-    batch = collate(TEETH, 100)
+    assert len(queries) == len(tree) - len(SMALL_TREE) + len(learned_within(SMALL_TREE))
+    batch = collate(SMALL_TREE, 100)
     with torch.no_grad():
         right = loss_of_trees(models["llama"], batch).item()
         for query, key in product(queries, range(len(tree))):
@@ -413,45 +413,43 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("shift", [1, -2])
 def test_each_single_wrong_end_changes_the_loss(models: dict[str, Any], shift: int) -> None:
-    tree = build_tree(TEETH)
-    mattering = 0
+    tree = build_tree(SMALL_TREE)
+    checked = 0
     with torch.no_grad():
-        right = loss_of_trees(models["llama"], collate(TEETH, 100)).item()
+        right = loss_of_trees(models["llama"], collate(SMALL_TREE, 100)).item()
         for index, end in enumerate(tree.ends):
-            # The token that now sees this one, or no longer does; from a row's last token nothing is predicted.
+            # The token that now sees this one, or no longer sees it. Nothing is predicted from the last token of a row.
             query = end if shift == 1 else end - 2
             if query >= len(tree) or query < index or query in leaf_ends(tree):
                 continue
-            mattering += 1
-            batch = collate(TEETH, 100)
+            checked += 1
+            batch = collate(SMALL_TREE, 100)
             batch["ends"][0, index] += shift
             loss = loss_of_trees(models["llama"], batch).item()
             assert not abs(loss - right) <= 1e-9 * right, index
-    assert mattering >= 4
+    assert checked >= 4
 
 
-def test_the_turns_of_a_conversation_cost_what_the_conversation_costs_once() -> None:
+def test_the_turns_of_a_conversation_cost_no_more_tokens_than_the_conversation() -> None:
     conversation = CASES["turns of one conversation"]
     assert len(build_tree(conversation)) == len(conversation[-1].ids)
 
 
 @given(tries)
-def test_weights_are_those_of_the_labels(rows: list[LabelledTokens]) -> None:
+def test_every_label_keeps_its_weight(rows: list[LabelledTokens]) -> None:
     tree = build_tree(rows)
     assert [weight == 0 for weight in tree.weights] == [label == IGNORED for label in tree.labels]
     assert sum(tree.weights) == pytest.approx(sum(sum(r.weights) for r in rows))
 
 
-def test_two_thousand_rows_that_each_extend_the_one_before_do_not_overflow() -> None:
+def test_two_thousand_rows_that_each_extend_the_row_before_do_not_overflow_the_stack() -> None:
     rows = [labelled([1] * n + [2, 3], n + 1) for n in range(1, 2001)]
     assert len(build_tree(rows)) == 2000 + 2 * 2000
 
 
 @given(tries, st.integers(1, 40))
 @settings(deadline=None)
-def test_the_collator_keeps_within_its_limit_and_counts_what_it_lays_out(
-    rows: list[LabelledTokens], max_tokens: int
-) -> None:
+def test_the_collator_respects_its_token_limit_and_counts_tokens(rows: list[LabelledTokens], max_tokens: int) -> None:
     batch = collate(rows, max_tokens)
     real = batch["input_ids"] != PAD  # PAD is in no row
     assert batch["examples"] == len(rows)
@@ -470,9 +468,9 @@ def test_the_collator_keeps_within_its_limit_and_counts_what_it_lays_out(
     assert sorted(ids for ids, _ in found) == sorted(row.ids for row in rows)
 
 
-def test_rows_that_fit_one_tree_are_one() -> None:
-    assert collate(TEETH, len(build_tree(TEETH)))["input_ids"].shape[0] == 1
-    assert collate(TEETH, len(build_tree(TEETH)) - 1)["input_ids"].shape[0] > 1
+def test_rows_that_fit_into_one_tree_become_one_tree() -> None:
+    assert collate(SMALL_TREE, len(build_tree(SMALL_TREE)))["input_ids"].shape[0] == 1
+    assert collate(SMALL_TREE, len(build_tree(SMALL_TREE)) - 1)["input_ids"].shape[0] > 1
 
 
 @pytest.mark.parametrize(
@@ -484,7 +482,7 @@ def test_rows_that_fit_one_tree_are_one() -> None:
         (AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True), "what comes later"),
     ],
 )
-def test_models_of_other_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
+def test_models_with_unsupported_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
     with pytest.raises(UserError, match=rf"org/other has .*{kind}.*packing: rows"):
         refuse_other_attention(model_config, "org/other")
 
@@ -500,7 +498,7 @@ def test_models_of_other_attention_are_refused_by_name(model_config: PreTrainedC
         AutoConfig.for_model("gemma3_text"),
     ],
 )
-def test_models_of_full_and_sliding_windows_are_taken_until_one_layer_is_another(
+def test_full_and_sliding_attention_are_accepted_and_any_other_layer_type_refused(
     model_config: PreTrainedConfig,
 ) -> None:
     refuse_other_attention(model_config, "org/windowed")
@@ -512,7 +510,7 @@ def test_models_of_full_and_sliding_windows_are_taken_until_one_layer_is_another
 
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("kind", ["gemma3", "mistral"])
-def test_a_window_that_is_one_too_wide_changes_the_loss(
+def test_a_window_that_is_one_token_too_wide_changes_the_loss(
     models: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = CASES["unequal lengths"]
@@ -525,7 +523,7 @@ def test_a_window_that_is_one_too_wide_changes_the_loss(
 
 
 @pytest.mark.parametrize("unknown", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}])
-def test_attention_that_no_kernel_computes_is_never_passed_over(unknown: dict[str, Any]) -> None:
+def test_unsupported_attention_options_are_an_error(unknown: dict[str, Any]) -> None:
     states = torch.zeros(1, 1, 2, 4)
     blocks = attention.AttentionBlocks(torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
     with pytest.raises(NotImplementedError):

@@ -1,6 +1,6 @@
-"""Rendering: what is learned is the gold turn alone, what is asked is what was learned, and what cannot be is refused.
+"""Rendering: only the gold turn is learned, prompts are the same in training and inference, and bad rows are refused.
 
-The real tokenizers render the whole of the bundled data set; the tiny ones what that data does not hold.
+The real tokenizers render the bundled data set. The tiny ones render cases that it does not have.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LIST = ToolCall("list_orders", {}, "call_2")
 
 
 def example(*messages: Message, tools: tuple[Tool, ...] = TOOLS, id: str = "c/1") -> Example:
-    """The example whose turn is the last of the messages."""
+    """Return the example whose turn is the last message."""
     *prompt, turn = messages
     return Example(id, "c", tuple(prompt), turn, Gold.of_message(turn), tools, "rows.jsonl:7", None, {})
 
@@ -60,7 +60,7 @@ def say(content: str, *calls: ToolCall) -> Message:
 
 
 def written(turn: Message, format: FormatName) -> str:
-    """The turn as its format has it, written here once more without any template."""
+    """Return the turn in its format, written independently of the templates."""
     key, opening, closing, between = {
         "hermes": ("arguments", "<tool_call>\n", "\n</tool_call>", "\n"),
         "llama3": ("parameters", "", "", "; "),
@@ -81,7 +81,7 @@ def written(turn: Message, format: FormatName) -> str:
 def renderer(
     request: pytest.FixtureRequest, tiny_tokenizer: Any, tiny_llama3_tokenizer: Any, tiny_gemma_tokenizer: Any
 ) -> ChatRenderer:
-    """toolhone's template in the format that the test asks for, with a tiny tokenizer."""
+    """toolhone's template in the format of the test, with a tiny tokenizer."""
     tokenizers = {"llama3": tiny_llama3_tokenizer, "gemma": tiny_gemma_tokenizer}
     tokenizer = tokenizers.get(request.param, tiny_tokenizer)
     return make_renderer(tokenizer, ChatConfig(format=request.param, template="toolhone"), "tiny")
@@ -97,12 +97,12 @@ def renderer_with(tokenizer: Any, template: str) -> ChatRenderer:
     return ChatRenderer(tokenizer, FORMATS["hermes"], template, "model", "", {})
 
 
-# The real tokenizers, on the whole data set
+# Real tokenizers on the full data set
 
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A fetched tokenizer with every turn of the data set rendered; `thought` is what its template opens turns with."""
+    """A fetched tokenizer and every rendered turn of the data set. `thought` is the text that opens its turns."""
 
     name: str
     renderer: ChatRenderer
@@ -132,7 +132,7 @@ def real(request: pytest.FixtureRequest, fetched_tokenizer: Callable[[str], Any]
     return Real(request.param, renderer, rows, "<think>\n\n</think>\n\n" if request.param == "qwen3" else "")
 
 
-def test_format_and_template_are_chosen_for_what_each_tokenizer_can_write(real: Real) -> None:
+def test_each_real_tokenizer_gets_the_right_format_and_template(real: Real) -> None:
     expected = {
         "llama3.2": ("llama3", "toolhone", "parallel calls cannot be read back from it"),
         "qwen3": ("hermes", "model", ""),
@@ -149,7 +149,7 @@ def test_every_turn_of_the_data_set_is_rendered(real: Real, data_set: list[Examp
     assert [row.example.id for row in real.rows] == [found.id for found in data_set]
 
 
-def test_labels_decode_to_exactly_the_gold_turn_and_its_end(real: Real) -> None:
+def test_labels_decode_to_exactly_the_gold_turn_and_its_end_token(real: Real) -> None:
     stop_ids = real.renderer.stop_ids()
     for row in real.rows:
         expected = real.thought + written(row.example.turn, real.renderer.format.name)
@@ -158,7 +158,7 @@ def test_labels_decode_to_exactly_the_gold_turn_and_its_end(real: Real) -> None:
         assert not stop_ids & set(row.completion_ids[:-1])
 
 
-def test_prompt_ids_of_training_are_those_of_inference(real: Real) -> None:
+def test_prompt_ids_are_the_same_in_training_and_inference(real: Real) -> None:
     for row in real.rows[::5]:
         assert (row.prompt_text, row.prompt_ids) == real.renderer.prompt(row.example.prompt, row.example.tools)
 
@@ -169,7 +169,7 @@ def test_ids_decode_to_the_text(real: Real) -> None:
         assert real.renderer.decode(row.prompt_ids + row.completion_ids) == row.prompt_text + row.completion_text
 
 
-def test_prompts_hold_every_tool_and_message(real: Real) -> None:
+def test_prompts_contain_every_tool_and_message(real: Real) -> None:
     for row in real.rows:
         for tool in row.example.tools:
             assert json.dumps(tool.name) in row.prompt_text
@@ -179,7 +179,7 @@ def test_prompts_hold_every_tool_and_message(real: Real) -> None:
 
 @pytest.mark.tokenizers
 @pytest.mark.parametrize("whose", ["toolhone", "model"])
-def test_llama_prompts_hold_no_date_but_the_pinned_one(
+def test_llama_prompts_contain_only_the_pinned_date(
     fetched_tokenizer: Callable[[str], Any], data_set: list[Example], whose: str
 ) -> None:
     chosen = make_renderer(fetched_tokenizer("llama3.2"), ChatConfig(), "llama")
@@ -225,7 +225,7 @@ def test_thinking_switched_off_puts_the_empty_thought_into_the_prompt(fetched_to
     ],
     ids=["in the turn", "in the prompt", "in an argument"],
 )
-def test_text_that_the_tokenizer_would_normalise_is_refused_with_the_remedy(
+def test_text_that_the_tokenizer_would_normalise_is_refused_with_the_fix(
     fetched_tokenizer: Callable[[str], Any], messages: tuple[Message, ...]
 ) -> None:
     renderer = make_renderer(fetched_tokenizer("qwen3"), ChatConfig(), "qwen")
@@ -234,7 +234,7 @@ def test_text_that_the_tokenizer_would_normalise_is_refused_with_the_remedy(
 
 
 @pytest.mark.tokenizers
-def test_the_same_text_in_nfc_is_taken(fetched_tokenizer: Callable[[str], Any]) -> None:
+def test_the_same_text_in_nfc_is_accepted(fetched_tokenizer: Callable[[str], Any]) -> None:
     renderer = make_renderer(fetched_tokenizer("qwen3"), ChatConfig(), "qwen")
     assert "Caf\u00e9" in renderer.render(example(USER, say("Caf\u00e9"))).completion_text
 
@@ -250,8 +250,8 @@ def test_a_character_that_the_tokenizer_drops_is_refused(fetched_tokenizer: Call
 
 
 @EACH
-def test_the_rendered_contract_row_is_the_stored_one(renderer: ChatRenderer) -> None:
-    """A change of a template changes every trained adapter: if it is meant, store the new text."""
+def test_the_contract_row_renders_as_the_stored_text(renderer: ChatRenderer) -> None:
+    """Changing a template changes the prompts of new runs. If the change is intended, store the new text."""
     row = next(read_conversations(FIXTURES / "contracts" / "conversation.jsonl"))
     stored = FIXTURES / "templates" / f"{renderer.format.name}.txt"
     assert renderer.text(row.messages, row.tools, ask=True) == stored.read_text(encoding="utf-8")
@@ -271,14 +271,14 @@ TURNS = {
 
 @EACH
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
-def test_a_turn_is_written_as_its_format_has_it(renderer: ChatRenderer, turn: Message) -> None:
+def test_a_turn_is_written_in_its_format(renderer: ChatRenderer, turn: Message) -> None:
     row = renderer.render(example(SYSTEM, USER, turn))
     assert row.completion_text == written(turn, renderer.format.name)
     assert renderer.decode(row.completion_ids) == row.completion_text
 
 
 @EACH
-def test_each_earlier_turn_stands_in_the_prompt_as_it_was_learned(renderer: ChatRenderer) -> None:
+def test_earlier_turns_are_in_the_prompt_exactly_as_learned(renderer: ChatRenderer) -> None:
     results = (Message("tool", "shipped", tool_call_id="call_1"), Message("tool", "[]", tool_call_id="call_2"))
     messages = (SYSTEM, USER, say("", ORDER, LIST), *results, say("Shipped."), USER, say("Still."))
     learned = [renderer.render(example(*messages[: n + 1])) for n in (2, 5, 7)]
@@ -288,7 +288,7 @@ def test_each_earlier_turn_stands_in_the_prompt_as_it_was_learned(renderer: Chat
         assert later.prompt_ids[: len(earlier_ids)] == earlier_ids
 
 
-def test_hermes_tool_results_in_a_row_share_one_turn(tiny_tokenizer: Any) -> None:
+def test_consecutive_hermes_tool_results_share_one_turn(tiny_tokenizer: Any) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
     results = (Message("tool", "one", tool_call_id="call_1"), Message("tool", "two", tool_call_id="call_2"))
     text = renderer.prompt((USER, say("", ORDER, LIST), *results), TOOLS)[0]
@@ -298,7 +298,7 @@ def test_hermes_tool_results_in_a_row_share_one_turn(tiny_tokenizer: Any) -> Non
     assert text.endswith(shared + "<|im_start|>assistant\n")
 
 
-def test_llama_tool_results_in_a_row_have_a_turn_each(tiny_llama3_tokenizer: Any) -> None:
+def test_consecutive_llama_tool_results_have_one_turn_each(tiny_llama3_tokenizer: Any) -> None:
     renderer = make_renderer(tiny_llama3_tokenizer, ChatConfig(), "tiny")
     results = (Message("tool", "one", tool_call_id="call_1"), Message("tool", "two", tool_call_id="call_2"))
     text = renderer.prompt((USER, say("", ORDER, LIST), *results), TOOLS)[0]
@@ -310,7 +310,7 @@ def test_llama_tool_results_in_a_row_have_a_turn_each(tiny_llama3_tokenizer: Any
 @pytest.mark.parametrize("tools", [(), TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("system", [(), (SYSTEM,)], ids=["no system message", "system message"])
 @EACH
-def test_a_prompt_holds_tools_and_system_message_where_there_are_any_and_nothing_in_their_place(
+def test_a_prompt_contains_tools_and_system_message_only_if_there_are_any(
     renderer: ChatRenderer, system: tuple[Message, ...], tools: tuple[Tool, ...]
 ) -> None:
     row = renderer.render(example(*system, USER, say("In Berlin."), tools=tools))
@@ -362,7 +362,7 @@ def test_gold_text_with_a_call_tag_or_a_special_token_is_refused(renderer: ChatR
 
 
 @pytest.mark.parametrize("renderer", ["hermes"], indirect=True)
-def test_gold_text_that_would_be_judged_a_malformed_call_is_refused(renderer: ChatRenderer) -> None:
+def test_gold_text_that_would_be_scored_as_a_malformed_call_is_refused(renderer: ChatRenderer) -> None:
     with pytest.raises(RenderError, match=r"^rows\.jsonl:7: .*status malformed \(a call outside <tool_call> tags\)"):
         renderer.render(example(SYSTEM, USER, say('{"name": "query_order", "arguments": {}}')))
 
@@ -378,7 +378,7 @@ def test_a_call_with_a_special_token_in_it_is_refused(renderer: ChatRenderer, wh
 
 
 @EACH
-def test_a_row_that_begins_with_the_turn_is_refused_by_name(renderer: ChatRenderer) -> None:
+def test_a_row_without_a_question_before_the_turn_is_refused(renderer: ChatRenderer) -> None:
     with pytest.raises(RenderError, match=r"^rows\.jsonl:7: the chat template refuses the row"):
         renderer.render(example(say("Hello, how can I help?")))
 
@@ -408,7 +408,7 @@ MARKUP = [
     "查",
     "😀",
 ]
-# hypothesis also tries texts that stand in the source, special tokens among them, which no gold turn can hold.
+# hypothesis also draws texts from the source code, including special tokens, which a gold turn cannot contain.
 NAMES = st.text(min_size=1, max_size=12).filter(lambda text: "<|" not in text)
 STRINGS = st.one_of(
     st.text(max_size=12).filter(lambda text: "<|" not in text),
@@ -487,7 +487,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("case", SIGNATURES)
 @pytest.mark.parametrize("format", ["hermes", "llama3"])
-def test_a_signature_says_names_types_and_what_may_be_left_out(
+def test_a_signature_has_names_types_and_marks_optional_arguments(
     tiny_tokenizer: Any, tiny_llama3_tokenizer: Any, format: str, case: str
 ) -> None:
     parameters, signature = SIGNATURES[case]
@@ -502,7 +502,7 @@ def test_a_signature_says_names_types_and_what_may_be_left_out(
 LOOK_UP = Tool("look_up", "finds an order", {"type": "object", "properties": {"id": {}, "n": {}}, "required": ["id"]})
 
 
-def test_names_say_which_tools_there_are_and_nothing_else(
+def test_names_list_the_tools_and_nothing_else(
     tiny_tokenizer: Any, tiny_llama3_tokenizer: Any, tiny_gemma_tokenizer: Any
 ) -> None:
     asked = (Message("system", "Be brief."), Message("user", "hi"))
@@ -539,7 +539,7 @@ GEMMA_PROMPTS = {
 
 
 @pytest.mark.parametrize("case", GEMMA_PROMPTS)
-def test_gemma_has_system_message_and_tools_in_the_first_turn_of_the_user(tiny_gemma_tokenizer: Any, case: str) -> None:
+def test_gemma_has_system_message_and_tools_in_the_first_user_turn(tiny_gemma_tokenizer: Any, case: str) -> None:
     asked, expected = GEMMA_PROMPTS[case]
     renderer = make_renderer(tiny_gemma_tokenizer, ChatConfig(tools="names"), "tiny")
     assert renderer.text(asked, (LOOK_UP,), ask=True) == f"<bos>{expected}<start_of_turn>model\n"
@@ -547,15 +547,17 @@ def test_gemma_has_system_message_and_tools_in_the_first_turn_of_the_user(tiny_g
     assert row.completion_text == "Gone.<end_of_turn>"
 
 
-@pytest.mark.parametrize(("tools", "told"), [("names", "schema"), ("signatures", "signatures"), ("schema", "schema")])
-def test_an_untuned_model_is_never_asked_with_names_alone(tiny_tokenizer: Any, tools: Any, told: Any) -> None:
+@pytest.mark.parametrize(
+    ("tools", "expected"), [("names", "schema"), ("signatures", "signatures"), ("schema", "schema")]
+)
+def test_an_untuned_model_gets_schemas_instead_of_names(tiny_tokenizer: Any, tools: Any, expected: Any) -> None:
     asked, offered = (Message("user", "hi"),), (LOOK_UP,)
     base = make_renderer(tiny_tokenizer, ChatConfig(tools=tools, template="auto"), "tiny", untuned=True)
-    same = make_renderer(tiny_tokenizer, ChatConfig(tools=told, template="auto"), "tiny")
+    same = make_renderer(tiny_tokenizer, ChatConfig(tools=expected, template="auto"), "tiny")
     assert base.text(asked, offered, ask=True) == same.text(asked, offered, ask=True)
 
 
-def test_signatures_take_toolhones_template_though_the_models_own_would_do(tiny_tokenizer: Any) -> None:
+def test_signatures_use_toolhones_template_even_if_the_models_own_is_usable(tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = FORMATS["hermes"].template_with("schema")
     assert make_renderer(tokenizer, ChatConfig(), "tiny").source == "model"
@@ -570,7 +572,7 @@ SPEECH_ONLY = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 BAD_TEMPLATES = {
-    "drops calls": (SPEECH_ONLY, "does not survive the hermes format"),
+    "drops calls": (SPEECH_ONLY, "cannot be read back in the hermes format"),
     "refuses": ("{{ raise_exception('no tools here') }}", "the chat template refuses the row: no tools here"),
     "is not Jinja": ("{% for %}", "the chat template refuses the row"),
     "has no end of turn": (
@@ -582,16 +584,19 @@ BAD_TEMPLATES = {
         OWN + "{% if not add_generation_prompt %}{{ 'END' }}{% endif %}",
         r"does not end the turn with <\|im_end\|>",
     ),
-    "writes history otherwise": (
+    "writes history differently": (
         "{{ messages | length }} messages\n" + OWN,
-        "writes the messages before turn 2 otherwise",
+        "writes the messages before turn 2 differently",
     ),
-    "trims text": (OWN.replace("message.content }}", "message.content[:5] }}"), "does not survive the hermes format"),
+    "trims text": (
+        OWN.replace("message.content }}", "message.content[:5] }}"),
+        "cannot be read back in the hermes format",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", BAD_TEMPLATES)
-def test_a_template_that_loses_something_is_an_error_that_names_the_row(tiny_tokenizer: Any, fault: str) -> None:
+def test_an_unusable_template_is_an_error_that_names_the_row(tiny_tokenizer: Any, fault: str) -> None:
     template, message = BAD_TEMPLATES[fault]
     with pytest.raises(RenderError, match=rf"^rows\.jsonl:7: .*{message}"):
         renderer_with(tiny_tokenizer, template).render(example(SYSTEM, USER, say("Let me look.", ORDER)))
@@ -614,7 +619,7 @@ def test_a_template_that_loses_something_is_an_error_that_names_the_row(tiny_tok
         (None, "the tokenizer has no chat template of its own"),
     ],
 )
-def test_an_unfit_template_gives_way_to_toolhones_and_is_refused_where_asked_for(
+def test_an_unusable_template_is_replaced_by_toolhones_or_refused_if_required(
     tiny_tokenizer: Any, template: str | None, note: str
 ) -> None:
     tokenizer = with_template(tiny_tokenizer, template)
@@ -625,7 +630,7 @@ def test_an_unfit_template_gives_way_to_toolhones_and_is_refused_where_asked_for
         make_renderer(tokenizer, ChatConfig(template="model"), "tiny")
 
 
-def test_a_fit_template_of_the_model_is_used_unless_toolhones_is_asked_for(tiny_tokenizer: Any) -> None:
+def test_a_usable_template_of_the_model_is_used_unless_the_config_says_toolhone(tiny_tokenizer: Any) -> None:
     theirs = OWN.replace("You may call one or more functions", "You may call functions")
     tokenizer = with_template(tiny_tokenizer, theirs)
     auto = make_renderer(tokenizer, ChatConfig(), "tiny")
@@ -634,13 +639,13 @@ def test_a_fit_template_of_the_model_is_used_unless_toolhones_is_asked_for(tiny_
     assert (forced.source, forced.template) == ("toolhone", OWN)
 
 
-def test_a_template_is_told_that_there_are_no_tools_rather_than_given_an_empty_list(tiny_tokenizer: Any) -> None:
+def test_a_template_gets_none_instead_of_an_empty_list_of_tools(tiny_tokenizer: Any) -> None:
     renderer = renderer_with(tiny_tokenizer, "{{ 'none' if tools is none else tools | length }}")
     assert renderer.text((USER,), (), ask=True) == "none"
     assert renderer.text((USER,), TOOLS, ask=True) == "2"
 
 
-def test_template_hash_changes_with_the_template_and_its_variables_alone(tiny_tokenizer: Any) -> None:
+def test_the_template_hash_depends_only_on_the_template_and_its_variables(tiny_tokenizer: Any) -> None:
     def hash_of(template: str, **variables: Any) -> str:
         return ChatRenderer(tiny_tokenizer, FORMATS["hermes"], template, "model", "", variables).template_hash()
 
@@ -648,9 +653,7 @@ def test_template_hash_changes_with_the_template_and_its_variables_alone(tiny_to
     assert len({hash_of(OWN), hash_of(OWN + " "), hash_of(OWN, a=1), hash_of(OWN, a=2)}) == 4
 
 
-def test_stop_ids_are_the_formats_tokens_that_the_tokenizer_knows(
-    tiny_tokenizer: Any, tiny_llama3_tokenizer: Any
-) -> None:
+def test_stop_ids_are_the_stop_tokens_that_the_tokenizer_has(tiny_tokenizer: Any, tiny_llama3_tokenizer: Any) -> None:
     for tokenizer, tokens in (
         (tiny_tokenizer, ("<|im_end|>", "<|endoftext|>")),
         (tiny_llama3_tokenizer, ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")),
@@ -660,7 +663,7 @@ def test_stop_ids_are_the_formats_tokens_that_the_tokenizer_knows(
         assert renderer.stop_ids() == {vocabulary[token] for token in tokens}
 
 
-def test_a_stop_token_that_the_tokenizer_does_not_know_is_no_stop(tiny_tokenizer: Any) -> None:
+def test_a_stop_token_that_the_tokenizer_lacks_is_ignored(tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     chat_format = dataclasses.replace(FORMATS["hermes"], other_stops=("<|unheard_of|>",))
     for unknown in (None, "a"):
@@ -673,7 +676,7 @@ def test_a_stop_token_that_the_tokenizer_does_not_know_is_no_stop(tiny_tokenizer
 
 
 def long_and_short() -> tuple[Example, Example]:
-    """An example of over 500 tokens, and one of less than 100."""
+    """Return an example of over 500 tokens, and one of fewer than 100."""
     short = example(USER, say("Yes."), tools=(), id="short/1")
     return example(USER, say("查" * 500), tools=(), id="long/1"), short
 
@@ -686,7 +689,7 @@ def test_an_over_long_example_is_an_error_with_its_length_and_the_limit(tiny_tok
         render_all(renderer, long_and_short(), config)
 
 
-def test_an_over_long_example_is_dropped_whole_and_named_where_asked(tiny_tokenizer: Any) -> None:
+def test_over_long_drop_leaves_the_example_out_and_names_it(tiny_tokenizer: Any) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
     rows, dropped = render_all(renderer, long_and_short(), ChatConfig(max_tokens=100, over_long="drop"))
     assert [row.example.id for row in rows] == ["short/1"]
@@ -694,7 +697,7 @@ def test_an_over_long_example_is_dropped_whole_and_named_where_asked(tiny_tokeni
     assert rows[0] == renderer.render(long_and_short()[1])
 
 
-def test_an_example_of_just_the_limit_is_kept(tiny_tokenizer: Any) -> None:
+def test_an_example_exactly_at_the_limit_is_kept(tiny_tokenizer: Any) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
     length = len(renderer.render(long_and_short()[1]))
     assert len(render_all(renderer, long_and_short()[1:], ChatConfig(max_tokens=length))[0]) == 1
@@ -708,7 +711,7 @@ def test_dropping_every_example_is_an_error(tiny_tokenizer: Any) -> None:
         render_all(renderer, long_and_short(), ChatConfig(max_tokens=16, over_long="drop"))
 
 
-def test_all_rows_that_cannot_be_rendered_are_told_in_one_error(tiny_tokenizer: Any) -> None:
+def test_one_error_lists_all_rows_that_cannot_be_rendered(tiny_tokenizer: Any) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
     bad = [example(USER, say(f"<tool_call> {n}"), id=f"bad-{n}/1") for n in range(23)]
     with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""The bytes of tokens: joined they are the text, whatever the tokenizer and the script."""
+"""The bytes of tokens: joined, they are the text, for any tokenizer and script."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-# SmolLM2's vocabulary lacks the bytes of some control characters and of unassigned planes; it drops them. Gemma's
-# writes a space as U+2581, and so that character as a space.
+# SmolLM2's vocabulary lacks the bytes of some control characters and of unassigned planes, so it drops them. Gemma's
+# writes a space as U+2581, so it decodes that character as a space.
 TEXT = st.text(
     st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d\u2581")
 )
@@ -58,32 +58,34 @@ TEXT = st.text(
 
 @settings(max_examples=60, deadline=None)
 @given(TEXT)
-def test_bytes_of_any_text_join_to_it(tokenizer: Any, token_bytes: TokenBytes, text: str) -> None:
-    # Qwen's tokenizer writes text in NFC; to the others it is a text like any other.
+def test_the_bytes_of_any_text_join_to_the_text(tokenizer: Any, token_bytes: TokenBytes, text: str) -> None:
+    # Qwen's tokenizer normalises text to NFC. For the others, NFC text is like any other text.
     text = unicodedata.normalize("NFC", text)
     assert b"".join(token_bytes.of(ids_of(tokenizer, text))) == text.encode()
 
 
-def test_bytes_of_chinese_join_to_it_though_single_tokens_are_no_text(tokenizer: Any, token_bytes: TokenBytes) -> None:
+def test_the_bytes_of_chinese_join_to_the_text_though_single_tokens_are_not_text(
+    tokenizer: Any, token_bytes: TokenBytes
+) -> None:
     pieces = token_bytes.of(ids_of(tokenizer, CHINESE))
     assert b"".join(pieces) == CHINESE.encode()
-    # The case that bytes are kept for: some token is part of a character.
+    # The reason to use bytes: some token is only part of a character.
     assert any("�" in piece.decode(errors="replace") for piece in pieces)
 
 
-def test_there_is_one_piece_for_each_token(tokenizer: Any, token_bytes: TokenBytes) -> None:
+def test_there_are_bytes_for_each_token(tokenizer: Any, token_bytes: TokenBytes) -> None:
     ids = ids_of(tokenizer, CHINESE)
     assert [token_bytes.of([id_]) for id_ in ids] == [[piece] for piece in token_bytes.of(ids)]
 
 
-def test_special_tokens_stand_as_they_are_written(tokenizer: Any, token_bytes: TokenBytes) -> None:
+def test_special_tokens_give_their_own_text(tokenizer: Any, token_bytes: TokenBytes) -> None:
     text = f"好{tokenizer.eos_token}好"
     ids = ids_of(tokenizer, text)
     assert b"".join(token_bytes.of(ids)) == text.encode()
     assert token_bytes.of([tokenizer.eos_token_id]) == [tokenizer.eos_token.encode()]
 
 
-def test_an_added_token_may_be_written_with_any_characters(tiny_tokenizer: Any) -> None:
+def test_an_added_token_may_have_any_characters(tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.add_tokens(["<订单 号>"])
     ids = ids_of(tokenizer, "a<订单 号>b")
@@ -96,7 +98,7 @@ def test_every_token_of_the_vocabulary_has_bytes(tokenizer: Any, token_bytes: To
 
 
 def test_an_id_past_the_vocabulary_has_no_bytes(tokenizer: Any, token_bytes: TokenBytes) -> None:
-    """Models pad their output layer, so such an id can be generated; it decodes to nothing."""
+    """Models pad their output layer, so such an id can be generated. It decodes to nothing."""
     beyond = max(tokenizer.get_vocab().values()) + 1
     assert token_bytes.of([beyond]) == [b""]
     assert tokenizer.decode([beyond]) == ""

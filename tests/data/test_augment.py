@@ -1,4 +1,4 @@
-"""Augmentation: rows stay valid, gold stays right, names come back, and test rows are left alone."""
+"""Augmentation: rows stay valid, gold stays right, renaming can be undone, and test rows are refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def calls(one: Conversation) -> list[ToolCall]:
     return [call for message in one.messages for call in message.tool_calls]
 
 
-# Rows as hypothesis draws them: tools with nested parameters, and calls that fit them.
+# Rows that hypothesis generates: tools with nested parameters, and calls that fit them.
 
 NAMES = st.sampled_from(["id", "name", "city", "when", "func", "arg"])
 SCHEMAS: st.SearchStrategy[dict[str, Any]] = st.recursive(
@@ -96,7 +96,7 @@ SCHEMAS: st.SearchStrategy[dict[str, Any]] = st.recursive(
 
 
 def fitting(schema: dict[str, Any]) -> Any:
-    """A value that the schema takes."""
+    """Return a value that is valid under the schema."""
     if "anyOf" in schema:
         return fitting(schema["anyOf"][0])
     if schema["type"] == "object":
@@ -130,7 +130,7 @@ def rows(draw: st.DrawFn) -> Conversation:
 
 @settings(deadline=None)
 @given(rows(), st.randoms(use_true_random=False))
-def test_renaming_reaches_every_tool_keeps_the_row_valid_and_can_be_undone(one: Conversation, rng: Any) -> None:
+def test_renaming_changes_every_tool_keeps_the_row_valid_and_can_be_undone(one: Conversation, rng: Any) -> None:
     renamed, names = rename_tools(one, rng)
     assert {tool.name for tool in renamed.tools}.isdisjoint({tool.name for tool in one.tools})
     assert [tool.description for tool in renamed.tools] == [tool.description for tool in one.tools]
@@ -140,11 +140,11 @@ def test_renaming_reaches_every_tool_keeps_the_row_valid_and_can_be_undone(one: 
 
 @settings(deadline=None)
 @given(rows(), st.integers(0, 50))
-def test_rows_stay_valid_and_their_gold_calls_what_is_there(one: Conversation, seed: int) -> None:
+def test_rows_stay_valid_and_their_gold_calls_tools_that_are_listed(one: Conversation, seed: int) -> None:
     made, _ = run([one], replace(ALL, seed=seed, mask_names=0.5, irrelevance=0.7))
     assert list(check(made)) == []
     for found in made:
-        assert conversation(found.to_json(), found.where) == found, "read back as it was written"
+        assert conversation(found.to_json(), found.where) == found, "a written row is read back unchanged"
         offered = {tool.name for tool in found.tools}
         assert {call.name for call in calls(found)} <= offered
         if found.expected is not None:
@@ -158,7 +158,7 @@ def test_rows_stay_valid_and_their_gold_calls_what_is_there(one: Conversation, s
 # Masking
 
 
-def test_renaming_reaches_calls_gold_and_nested_parameters_and_leaves_values_and_texts() -> None:
+def test_renaming_changes_calls_gold_and_nested_parameters_but_no_values_or_texts() -> None:
     gold = Gold("calls", (GoldCall("book_table", {"place": ["garden", "place"], "guests": [ARGUMENTS["guests"]]}),))
     one = row(expected=gold)
     made, done = run([one], Augmentation(mask_names=1.0))
@@ -186,7 +186,7 @@ def test_renaming_reaches_calls_gold_and_nested_parameters_and_leaves_values_and
     assert done["rows renamed"] == 1
 
 
-def test_a_schema_that_refers_to_its_own_places_keeps_its_parameters_names() -> None:
+def test_a_schema_with_references_keeps_the_names_of_its_parameters() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": "#/properties/a"}}}
     dependent = {"type": "object", "properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}}
     turn = Message("assistant", "", (ToolCall("one_x", {"a": "1", "b": "2"}), ToolCall("two_x", {"a": "1", "b": "2"})))
@@ -198,18 +198,18 @@ def test_a_schema_that_refers_to_its_own_places_keeps_its_parameters_names() -> 
     assert list(check(made)) == []
 
 
-def test_a_row_whose_message_writes_a_tool_s_name_out_is_not_renamed_and_counted() -> None:
+def test_a_row_whose_message_contains_a_tools_name_is_counted_and_not_renamed() -> None:
     one = row()
-    told = replace(one, messages=(Message("system", "Use book_table for tables."), *one.messages[1:]))
-    made, done = run([told], Augmentation(mask_names=1.0))
-    assert made == [told]
+    naming = replace(one, messages=(Message("system", "Use book_table for tables."), *one.messages[1:]))
+    made, done = run([naming], Augmentation(mask_names=1.0))
+    assert made == [naming]
     assert done["rows not renamed, since a message names a tool"] == 1
 
 
 # Tools added, shuffled, dropped
 
 
-def test_distractors_are_other_tools_and_what_was_done_is_recorded() -> None:
+def test_distractors_are_other_tools_and_the_changes_are_recorded() -> None:
     made, done = run([row()], Augmentation(shuffle_tools=True, distractors=3))
     names = [tool.name for tool in made[0].tools]
     assert sorted(names) == ["alpha", "beta", "book_table", "clock", "gamma", "get_weather"]
@@ -226,7 +226,7 @@ def test_distractors_are_other_tools_and_what_was_done_is_recorded() -> None:
     assert run([row()], Augmentation(distractors=9))[1]["rows short of distractors"] == 1
 
 
-def test_orders_differ_from_row_to_row_and_depend_on_the_row_alone() -> None:
+def test_each_row_has_its_own_order_of_tools_whatever_the_other_rows() -> None:
     some = [row(number=n) for n in range(40)]
     made = run(some, Augmentation(shuffle_tools=True))[0]
     assert len({tuple(tool.name for tool in one.tools) for one in made}) == 6
@@ -234,42 +234,42 @@ def test_orders_differ_from_row_to_row_and_depend_on_the_row_alone() -> None:
     assert run(some, Augmentation(shuffle_tools=True, seed=8))[0] != made
 
 
-def test_an_irrelevance_row_is_cut_at_the_call_and_lacks_the_tool_for_good() -> None:
+def test_an_irrelevance_row_ends_before_the_call_and_never_lists_the_tool() -> None:
     made, done = run([row(meta={"template": "t"})], Augmentation(irrelevance=1.0, distractors=9))
-    plain, lacking = made
+    plain, irrelevant = made
     assert plain.messages == row().messages
-    assert lacking.id == "r1-irrelevant"
-    assert lacking.messages[:2] == row().messages[:2]
-    assert [message.role for message in lacking.messages] == ["system", "user", "assistant"]
-    assert "tool" in lacking.messages[-1].content
-    assert not calls(lacking)
-    assert "book_table" not in {tool.name for tool in lacking.tools}
-    assert {"get_weather", "clock"} < {tool.name for tool in lacking.tools}
-    assert lacking.meta["augment"]["dropped"] == ["book_table"]
-    assert lacking.meta["template"] == "t"
+    assert irrelevant.id == "r1-irrelevant"
+    assert irrelevant.messages[:2] == row().messages[:2]
+    assert [message.role for message in irrelevant.messages] == ["system", "user", "assistant"]
+    assert "tool" in irrelevant.messages[-1].content
+    assert not calls(irrelevant)
+    assert "book_table" not in {tool.name for tool in irrelevant.tools}
+    assert {"get_weather", "clock"} < {tool.name for tool in irrelevant.tools}
+    assert irrelevant.meta["augment"]["dropped"] == ["book_table"]
+    assert irrelevant.meta["template"] == "t"
     assert done["irrelevance rows"] == 1
 
 
-def test_the_dropped_tool_does_not_come_back_as_a_distractor() -> None:
+def test_the_dropped_tool_is_never_a_distractor() -> None:
     done: Counter[str] = Counter()
     pool = {**POOL, "book_table": BOOK}
-    _, lacking = augment([row()], Augmentation(irrelevance=1.0, distractors=9), pool, done)
-    assert "book_table" not in {tool.name for tool in lacking.tools}
+    _, irrelevant = augment([row()], Augmentation(irrelevance=1.0, distractors=9), pool, done)
+    assert "book_table" not in {tool.name for tool in irrelevant.tools}
 
 
 def test_a_chinese_question_is_declined_in_chinese() -> None:
     one = row()
     asked = replace(one, messages=(Message("user", "订两个人的桌子"), *one.messages[2:]))
-    _, lacking = run([asked], Augmentation(irrelevance=1.0))[0]
-    assert "工具" in lacking.messages[-1].content
+    _, irrelevant = run([asked], Augmentation(irrelevance=1.0))[0]
+    assert "工具" in irrelevant.messages[-1].content
 
 
-def test_a_row_that_calls_nothing_or_has_but_the_right_tool_makes_no_irrelevance_row() -> None:
+def test_a_row_without_calls_or_with_only_the_right_tool_gives_no_irrelevance_row() -> None:
     silent = replace(row(), messages=(Message("user", "hi"), Message("assistant", "hello")))
     assert run([silent, row(tools=(BOOK,))], Augmentation(irrelevance=1.0))[1]["irrelevance rows"] == 0
 
 
-def test_shares_are_about_what_was_asked_for() -> None:
+def test_shares_are_close_to_the_requested_ones() -> None:
     _, done = run([row(number=n) for n in range(1000)], Augmentation(mask_names=0.3, irrelevance=0.1))
     assert done["rows"] == 1000
     assert 60 < done["irrelevance rows"] < 140
@@ -293,12 +293,12 @@ def test_rows_and_files_for_testing_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [{}, {"mask_names": 1.1}, {"irrelevance": -0.1}, {"distractors": -1}])
-def test_an_augmentation_that_does_nothing_or_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
+def test_an_augmentation_without_changes_or_with_invalid_values_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         Augmentation(**values)
 
 
-def test_a_file_is_not_overwritten_by_itself_and_bad_rows_are_named(tmp_path: Path) -> None:
+def test_a_source_is_not_overwritten_and_bad_rows_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(row().to_json()) + "\n{\n")
     with pytest.raises(UserError, match=r"name another"):
@@ -327,7 +327,7 @@ def test_the_shipped_rows_are_augmented_validly(tmp_path: Path) -> None:
             assert {t.name: t for t in plain.tools} == {t.name: t for t in before[one.id].tools}
 
 
-def test_rows_of_any_format_are_augmented_and_written_as_toolhone_s_own(tmp_path: Path) -> None:
+def test_rows_of_any_format_are_augmented_and_written_in_toolhones_own_format(tmp_path: Path) -> None:
     formats = Path(__file__).parents[1] / "fixtures" / "formats"
     sources = [str(formats / "glaive.jsonl"), str(formats / "xlam.jsonl")]
     done = to_file(sources, tmp_path / "out.jsonl", Augmentation(distractors=1))
@@ -340,7 +340,7 @@ def test_rows_of_any_format_are_augmented_and_written_as_toolhone_s_own(tmp_path
     assert all({tool.name for tool in one.tools} <= pool for one in made)
 
 
-def test_a_format_that_is_named_is_the_one_that_is_read(tmp_path: Path) -> None:
+def test_a_named_format_is_not_detected(tmp_path: Path) -> None:
     xlam = Path(__file__).parents[1] / "fixtures" / "formats" / "xlam.jsonl"
     with pytest.raises(UserError, match=r"xlam\.jsonl:1: "):
         to_file([str(xlam)], tmp_path / "out.jsonl", ALL, format="hermes")
@@ -356,7 +356,7 @@ TO_ESCALATE = Augmentation(escalate="complex")
 CALL = ToolCall(ESCALATE, {})
 
 
-def test_marked_rows_escalate_at_their_first_answer_and_every_row_offers_it() -> None:
+def test_marked_rows_escalate_at_their_first_answer_and_every_row_lists_the_tool() -> None:
     marked = row(meta={"complex": True}, expected=Gold("calls", (GoldCall("clock", {}),)), gold_source="gpt")
     plain, unmarked = row(number=2), row(number=3, meta={"complex": False})
     (first, second, third), done = run([marked, plain, unmarked], TO_ESCALATE)
@@ -368,10 +368,10 @@ def test_marked_rows_escalate_at_their_first_answer_and_every_row_offers_it() ->
     assert first.meta["augment"] == {"seed": 7, "of": marked.content_hash(), "handed_over": True, "offers": ESCALATE}
     assert second.meta["augment"] == {"seed": 7, "of": plain.content_hash(), "offers": ESCALATE}
     assert +done == Counter({"rows": 3, "rows escalated": 1})
-    assert list(check([first, second, third])) == []  # sound rows, whose gold is the call
+    assert list(check([first, second, third])) == []  # the rows are valid, and the gold of the first is the call
 
 
-def test_rows_that_escalate_already_stay_and_count() -> None:
+def test_rows_that_already_escalate_stay_as_they_are_and_count() -> None:
     own = row(
         messages=(Message("user", "hard"), Message("assistant", "", (CALL,))), tools=(BOOK, Tool(ESCALATE, "Ours.", {}))
     )
@@ -381,13 +381,13 @@ def test_rows_that_escalate_already_stay_and_count() -> None:
     assert done["rows escalated"] == 1
 
 
-def test_an_escalation_keeps_its_tool_and_name_whatever_else_is_done() -> None:
+def test_an_escalation_keeps_its_tool_and_name_under_all_other_changes() -> None:
     everything = replace(ALL, escalate="complex", mask_names=1.0, irrelevance=1.0)
     pool = POOL | {ESCALATE: Tool(ESCALATE, "Another.", {"type": "object", "properties": {}})}
     done: Counter[str] = Counter()
     marked, plain = row(meta={"complex": True}), row(number=2)
     changed = list(augment([marked, plain], everything, pool, done))
-    assert [one.id for one in changed] == ["r1", "r2", "r2-irrelevant"]  # no copy that lacks the reserved tool
+    assert [one.id for one in changed] == ["r1", "r2", "r2-irrelevant"]  # no copy without the reserved tool
     assert calls(changed[0]) == [CALL]
     for one in changed:
         assert [tool for tool in one.tools if tool.name == ESCALATE] == [escalate_tool()]
@@ -398,9 +398,9 @@ def test_an_escalation_keeps_its_tool_and_name_whatever_else_is_done() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(meta={"complex": "yes"})], r"x:1: meta \"complex\" should be true .* found 'yes'"),
-        ([row()], r'no row is to be escalated: expected true as meta "complex"'),
-        ([row(meta={"complex": True}, tools=())], r"x:1: is a row to escalate, and lists no tools"),
+        ([row(meta={"complex": "yes"})], r"x:1: meta \"complex\": expected true .* found 'yes'"),
+        ([row()], r'no row escalates: expected some with true as meta "complex"'),
+        ([row(meta={"complex": True}, tools=())], r"x:1: is marked to escalate, but lists no tools"),
         (
             [row(meta={"complex": True}, messages=(Message("assistant", "Hi"), Message("user", "hard")))],
             r"x:1: .*no assistant turn follows",
@@ -408,7 +408,7 @@ def test_an_escalation_keeps_its_tool_and_name_whatever_else_is_done() -> None:
         ([row(meta={"complex": True, "split": "test"})], r"x:1: is marked as a test row"),
     ],
 )
-def test_what_cannot_escalate_is_named(rows: list[Conversation], message: str) -> None:
+def test_the_error_names_the_row_that_cannot_escalate(rows: list[Conversation], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(rows, TO_ESCALATE)
 

@@ -1,4 +1,4 @@
-"""Rows in public tools' shapes (`tests/fixtures/cases`): each file is read in full or refused by its format's name."""
+"""Rows as public tools write them (`tests/fixtures/cases`): a file is read in full or refused, naming its format."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
         ("msswift_agent.jsonl", "ms-swift"),
     ],
 )
-def test_a_format_that_is_not_read_is_refused_by_its_name(name: str, format: str) -> None:
+def test_an_unsupported_format_is_refused_with_its_name(name: str, format: str) -> None:
     found = read(name)
     assert len(found) == 6
     for fault in found:
@@ -108,42 +108,42 @@ def test_a_format_that_is_not_read_is_refused_by_its_name(name: str, format: str
         assert format in fault.message
 
 
-def test_a_table_of_text_is_refused_in_one_sentence() -> None:
+def test_a_csv_file_is_refused_in_one_sentence() -> None:
     (fault,) = read("other_log.csv")
     assert isinstance(fault, RowFault)
     assert fault.rule == "unread-format"
     assert fault.message.startswith(
-        "looks like CSV with the columns id, input, output, model; toolhone reads JSON lines"
+        "looks like CSV with the columns id, input, output, model; convert the file to JSON"
     )
 
 
 @pytest.mark.parametrize(
     "head", [b"PK\x03\x04rest", b"SQLite format 3\0", b"<html>", b"---\na: 1\n", b"\x1f\x8b\x08rest"]
 )
-def test_a_file_that_is_no_json_is_refused_in_one_sentence(head: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_json_is_refused_in_one_sentence(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows").write_bytes(head + b"\nmore\nand more\n")
     (fault,) = read_source(tmp_path / "rows")
     assert isinstance(fault, RowFault)
     assert fault.rule == "unread-format"
 
 
-def test_thoughts_are_refused_with_what_to_do() -> None:
+def test_the_error_for_reasoning_content_says_to_remove_it() -> None:
     fault = read("reasoning_rows.jsonl")[0]
     assert isinstance(fault, RowFault)
     assert 'unknown key "reasoning_content"' in fault.message
-    assert fault.message.endswith("thoughts are not learned: take it out")
+    assert fault.message.endswith("toolhone does not train on reasoning: remove the key")
 
 
 # Logs
 
 
-def test_response_ids_that_repeat_drop_no_row(tmp_path: Path) -> None:
+def test_repeated_response_ids_drop_no_row(tmp_path: Path) -> None:
     for name in ("ids_session_ids.jsonl", "ids_azure_stream.jsonl"):
         found = list(sound_rows(read_source(CASES / name), left_out := {}))
         assert len(found) == len({row.id for row in found}) == 6
         assert left_out == {}
     assert rules(CASES / "ids_session_ids.jsonl", severity="warning") == {"log-id-reused": 5}
-    # What was logged twice is one row, whether or not another response has its id.
+    # A line that was logged twice is one row, whether or not another response has its id.
     lines = (CASES / "ids_session_ids.jsonl").read_text().splitlines()
     (tmp_path / "twice.jsonl").write_text("\n".join([*lines, lines[0], lines[3]]))
     found = list(sound_rows(read_source(tmp_path / "twice.jsonl"), left_out := {}))
@@ -161,7 +161,7 @@ def test_steps_of_one_conversation_under_one_id_are_folded_without_a_warning(tmp
     assert (row.id, [m.weight for m in row.messages if m.role == "assistant"]) == ("s", [1.0, 1.0])
 
 
-def test_a_broken_response_is_left_out_and_the_others_are_split() -> None:
+def test_a_broken_response_is_left_out_and_the_others_are_read() -> None:
     name = CASES / "args_log_one_broken.jsonl"
     found = list(sound_rows(read_source(name), left_out := {}))
     assert len(found) == 59
@@ -171,7 +171,7 @@ def test_a_broken_response_is_left_out_and_the_others_are_split() -> None:
     )
 
 
-def test_observations_that_are_no_request_are_counted() -> None:
+def test_observations_that_are_not_requests_are_counted() -> None:
     found = list(sound_rows(read_source(CASES / "langfuse_mixed_observations.jsonl"), left_out := {}))
     assert len(found) == 1
     assert [len(places) for places in left_out.values()] == [2]
@@ -200,7 +200,7 @@ def test_a_schema_is_read_under_every_known_key(key: str) -> None:
     assert read_tool({"toolSpec": {"name": "f", "inputSchema": {"json": SCHEMA}}}, "w").parameters == SCHEMA
 
 
-def test_mcp_s_tools_give_the_findings_of_openai_s(tmp_path: Path) -> None:
+def test_mcp_tools_give_the_same_findings_as_openai_tools(tmp_path: Path) -> None:
     def said(name: str) -> list[tuple[str, str]]:
         return [(one.rule, one.message) for one in findings(CASES / name) if one.severity == "error"]
 
@@ -220,7 +220,7 @@ def test_arguments_are_read_under_every_known_key(key: str) -> None:
 
 
 @given(st.text(min_size=1), st.sampled_from([{"city": "Lund"}, "x", 1]))
-def test_an_unknown_key_of_a_call_or_a_tool_is_refused_by_its_name_or_read(key: str, value: Any) -> None:
+def test_an_unknown_key_of_a_call_or_a_tool_is_refused_with_its_name_or_read(key: str, value: Any) -> None:
     for reader, row, kept in (
         (read_call, {"name": "f"}, lambda call: call.arguments),
         (read_tool, {"name": "f"}, lambda tool: tool.parameters["properties"]),
@@ -252,7 +252,7 @@ def test_a_call_whose_arguments_cannot_be_found_is_refused(row: Row, named: str)
         read_call(row, "w")
 
 
-def test_an_empty_id_is_no_id() -> None:
+def test_an_empty_id_is_a_missing_id() -> None:
     assert read_call({"id": "", "function": {"name": "f", "arguments": "{}"}}, "w").id is None
 
 
@@ -274,13 +274,13 @@ def test_convert_compares_the_rows_with_the_file(tmp_path: Path) -> None:
     assert convert([str(CASES / "mcp_rows.jsonl")], "openai", tmp_path / "mcp.jsonl").lossless == 7
 
 
-# Nulls that a table filled in
+# Nulls that a table format filled in
 
 
 @pytest.mark.parametrize("name", ["trl_pyarrow.parquet", "trl_from_list_to_json.jsonl"])
-def test_null_filled_arguments_are_an_error_that_fix_takes_out(name: str, tmp_path: Path) -> None:
+def test_null_filled_arguments_are_an_error_that_fix_removes(name: str, tmp_path: Path) -> None:
     assert rules(CASES / name, severity="error") == {"null-arguments": 12}
-    with pytest.raises(UserError, match="hold nulls that the tool does not take"):
+    with pytest.raises(UserError, match="have nulls that the tool does not accept"):
         read_files([str(CASES / name)], {})
     fixed = tmp_path / "fixed.jsonl"
     assert [one for one in findings(CASES / name, fix=fixed) if one.severity == "error"] == []
@@ -295,7 +295,7 @@ def test_gold_with_filled_nulls_is_not_scored() -> None:
     assert "nulls that mean absent (from, to)" in faults[examples_[0].id]
 
 
-def test_nulls_inside_objects_are_found_and_those_that_a_schema_takes_are_kept(tmp_path: Path) -> None:
+def test_nulls_inside_objects_are_found_and_those_that_a_schema_accepts_stay(tmp_path: Path) -> None:
     place = {"type": "object", "properties": {"city": {"type": "string"}}}
     schema = {
         "type": "object",
@@ -324,7 +324,7 @@ def rows_of(path: Path) -> list[Conversation]:
 # Results of parallel calls
 
 
-def test_results_are_in_the_order_of_the_calls_that_they_answer() -> None:
+def test_results_are_in_the_order_of_their_calls() -> None:
     (row,) = rows("parallel_rows.jsonl")
     results = [(message.tool_call_id, message.content) for message in row.messages if message.role == "tool"]
     assert results == [("a", "nordlys ok"), ("b", "mill full")]
@@ -348,7 +348,7 @@ def test_orphan_missing_and_duplicate_results_are_named(answered: tuple[str, ...
     assert named in found.message
 
 
-# Numbers, ids and other siblings
+# Numbers, ids and others
 
 
 def test_an_id_with_one_wrong_digit_is_invented() -> None:
@@ -363,7 +363,7 @@ def test_arguments_that_the_tool_does_not_list_are_advice() -> None:
     assert found.message.endswith("does not list: smoking, gests")
 
 
-def test_a_row_that_is_there_twice_without_an_id_is_a_warning() -> None:
+def test_a_row_that_occurs_twice_without_an_id_is_a_warning() -> None:
     name = CASES / "args_same_row_twice.jsonl"
     assert rules(name, severity="warning") == {"duplicate": 1}
     found = read_files([str(name)], {})
@@ -377,13 +377,13 @@ def test_a_refusal_without_content_is_the_answer() -> None:
     assert row.messages[1] == Message("assistant", "I can not do that.")
 
 
-def test_what_a_request_says_besides_is_kept_as_meta() -> None:
+def test_other_fields_of_a_request_become_meta() -> None:
     assert rows("openpipe_dataset.jsonl")[0].meta == {"split": "TRAIN", "tool_choice": "auto"}
 
 
 @pytest.mark.parametrize("as_text", [False, True])
 @pytest.mark.parametrize("holder", ["model_parameters", "proxy_server_request", "invocation_params", "extra"])
-def test_a_log_s_tools_are_found_beside_its_messages(holder: str, as_text: bool, tmp_path: Path) -> None:
+def test_the_tools_of_a_log_are_found_beside_its_messages(holder: str, as_text: bool, tmp_path: Path) -> None:
     held: Row = {"tools": [{"name": "find", "input_schema": SCHEMA}], "parallel_tool_calls": False}
     held = {"invocation_params": held} if holder == "extra" else held
     call = {"id": "c", "function": {"name": "find", "arguments": {"city": "Lund"}}}
@@ -397,7 +397,7 @@ def test_a_log_s_tools_are_found_beside_its_messages(holder: str, as_text: bool,
     assert not row.parallel_tool_calls
 
 
-def test_an_unread_body_inside_a_log_is_named(tmp_path: Path) -> None:
+def test_an_unsupported_format_inside_a_log_is_named(tmp_path: Path) -> None:
     line = {"request": {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}, "response": {"candidates": []}}
     (fault,) = read_source(write(tmp_path / "log.jsonl", line))
     assert isinstance(fault, RowFault)

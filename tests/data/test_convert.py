@@ -1,4 +1,4 @@
-"""Conversion: what is written is what the format is, reads back as the same, and every loss is counted."""
+"""Conversion: a written row follows its format, reads back the same, and every loss is counted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def row(*messages: Message, **more: Any) -> Conversation:
 
 
 def through(format: str, before: Conversation, keep_extra: bool = False) -> tuple[Conversation, list[str]]:
-    """A row written, through JSON text, read back, and what it lost."""
+    """Return the row after it was written as JSON text and read back, and what it lost."""
     written = json.loads(json.dumps(WRITERS[format](before, keep_extra)))
     after = IMPORTERS[format].read(written, "out.jsonl:1", ())
     return after, losses(before, after, format)
@@ -54,7 +54,7 @@ def through(format: str, before: Conversation, keep_extra: bool = False) -> tupl
 # OpenAI
 
 
-def test_a_row_for_openai_has_the_keys_that_openai_takes_and_no_other() -> None:
+def test_a_row_for_openai_has_only_the_keys_that_openai_accepts() -> None:
     before = row(
         Message("system", "Be brief."),
         ASK,
@@ -98,7 +98,7 @@ def test_a_row_for_openai_has_the_keys_that_openai_takes_and_no_other() -> None:
     assert isinstance(to_openai(before, False)["messages"][-1]["weight"], int)
 
 
-def test_calls_without_ids_get_them_and_results_are_tied_in_their_order() -> None:
+def test_calls_without_ids_get_new_ones_and_results_get_them_in_order() -> None:
     calls = (ToolCall("weather", {}), ToolCall("weather", {"city": "x"}, "call_1"))
     results = (Message("tool", "one"), Message("tool", "two"))
     messages = to_openai(row(ASK, Message("assistant", "", calls), *results), False)["messages"]
@@ -106,7 +106,7 @@ def test_calls_without_ids_get_them_and_results_are_tied_in_their_order() -> Non
     assert [message["tool_call_id"] for message in messages[2:]] == ["call_2", "call_1"]
 
 
-def test_a_result_that_no_call_is_open_for_does_not_fit() -> None:
+def test_a_result_without_an_unanswered_call_does_not_fit() -> None:
     with pytest.raises(DoesNotFit, match="a tool result without a call before it"):
         to_openai(row(ASK, Message("tool", "sun")), False)
 
@@ -155,7 +155,7 @@ def test_a_row_for_hermes_has_tools_in_its_system_text_and_calls_in_tags() -> No
     )
     assert tool["value"] == "<tool_response>\nrain\n</tool_response>\n<tool_response>\nsun\n</tool_response>"
     _, lost = through("hermes", before)
-    assert lost == ["call ids, which are others now"]
+    assert lost == ["call ids, which are new"]
 
 
 def test_a_tag_inside_a_value_does_not_end_the_call_or_the_tools() -> None:
@@ -175,9 +175,9 @@ def test_a_tag_inside_a_value_does_not_end_the_call_or_the_tools() -> None:
         (ASK, Message("assistant", "", CALLS[:1]), Message("tool", "</tool_response>", tool_call_id="a")),
         (ASK, Message("assistant", "", CALLS), Message("tool", "only the second", tool_call_id="b")),
     ],
-    ids=["tag-in-text", "tag-in-result", "result-of-the-second-alone"],
+    ids=["tag-in-text", "tag-in-result", "result-of-only-the-second"],
 )
-def test_a_row_that_would_say_something_else_is_left_out(messages: tuple[Message, ...], tmp_path: Path) -> None:
+def test_a_row_that_would_be_read_back_differently_is_left_out(messages: tuple[Message, ...], tmp_path: Path) -> None:
     good = row(ASK, Message("assistant", "Sun."))
     write_jsonl(tmp_path / "rows.jsonl", [row(*messages).to_json(), good.to_json() | {"id": "r2"}])
     report = convert([str(tmp_path / "rows.jsonl")], "hermes", tmp_path / "out.jsonl")
@@ -186,7 +186,7 @@ def test_a_row_that_would_say_something_else_is_left_out(messages: tuple[Message
     assert [found["id"] for _, found in read_jsonl(tmp_path / "out.jsonl")] == ["r2"]
 
 
-def test_hermes_tells_that_weight_expected_and_the_like_are_gone() -> None:
+def test_a_conversion_to_hermes_reports_all_losses() -> None:
     before = row(
         ASK,
         Message("assistant", " Sun. ", CALLS[:1], weight=0.0),
@@ -203,7 +203,7 @@ def test_hermes_tells_that_weight_expected_and_the_like_are_gone() -> None:
         "meta: template",
         "weight 0: the turn would be learned",
         "white space at the ends of a text",
-        "call ids, which are others now",
+        "call ids, which are new",
     ]
     after, lost = through("hermes", before, keep_extra=True)
     assert "meta: template" not in lost
@@ -234,14 +234,14 @@ def test_a_row_for_xlam_has_query_tools_and_answers_with_python_types() -> None:
     ]
 
 
-def test_xlam_keeps_a_plain_row_whole_but_for_ids() -> None:
+def test_a_conversion_to_xlam_keeps_a_plain_row_except_for_ids() -> None:
     after, lost = through("xlam", row(ASK, Message("assistant", "", CALLS)))
-    assert lost == ["call ids, which are others now"]
+    assert lost == ["call ids, which are new"]
     assert after.tools == (WEATHER,)
     assert [call.arguments for call in after.messages[1].tool_calls] == [call.arguments for call in CALLS]
 
 
-def test_xlam_tells_what_its_flat_parameters_and_single_turn_cannot_hold() -> None:
+def test_a_conversion_to_xlam_reports_what_flat_parameters_and_a_single_turn_lose() -> None:
     tool = Tool(
         "weather",
         "Say the weather",
@@ -260,7 +260,7 @@ def test_xlam_tells_what_its_flat_parameters_and_single_turn_cannot_hold() -> No
         "tools: additionalProperties, anyOf, required, type in the schema",
         "system message",
         "text beside a call",
-        "call ids, which are others now",
+        "call ids, which are new",
     ]
     _, lost = through("xlam", row(ASK, Message("assistant", "It is a city.")))
     assert lost == ["text of a turn without a call"]
@@ -281,7 +281,7 @@ def test_a_row_of_more_than_one_turn_does_not_fit_xlam(messages: tuple[Message, 
         to_xlam(row(*messages), False)
 
 
-# What holds for all rows
+# Properties of all rows
 
 NAMES = st.sampled_from(["weather", "send_mail", "查询"])
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
@@ -326,7 +326,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 
 @given(conversations())
-def test_openai_with_extra_keys_is_the_identity_but_for_new_ids(found: Conversation) -> None:
+def test_openai_with_extra_keys_is_the_identity_except_for_new_ids(found: Conversation) -> None:
     before = replace(found, messages=in_call_order(found.messages))  # as every row is read
     after, lost = through("openai", before, keep_extra=True)
     assert lost == []
@@ -345,7 +345,7 @@ def test_openai_with_extra_keys_is_the_identity_but_for_new_ids(found: Conversat
 
 @given(conversations())
 @settings(max_examples=200)
-def test_what_hermes_reads_back_calls_the_same_or_the_row_is_left_out(before: Conversation) -> None:
+def test_a_row_in_hermes_reads_back_with_the_same_calls_or_is_left_out(before: Conversation) -> None:
     try:
         after, lost = through("hermes", before)
     except (Changed, DoesNotFit, UserError):
@@ -360,17 +360,17 @@ def test_what_hermes_reads_back_calls_the_same_or_the_row_is_left_out(before: Co
 
 
 def test_plain_rows_are_never_left_out_of_hermes() -> None:
-    """The property above would hold of a converter that leaves everything out."""
+    """The property above would also hold for a converter that leaves everything out."""
     for before in read_conversations(SHIPPED / "test.jsonl", read_tools(SHIPPED / "tools.json")):
         after, lost = through("hermes", before, keep_extra=True)
-        assert set(lost) <= {"call ids, which are others now"}
+        assert set(lost) <= {"call ids, which are new"}
         assert [m.content for m in after.messages] == [m.content for m in before.messages]
 
 
 # The command
 
 
-def test_the_shipped_rows_come_through_every_format_as_detected(tmp_path: Path) -> None:
+def test_the_shipped_rows_convert_to_every_format_and_are_detected_as_it(tmp_path: Path) -> None:
     source = SHIPPED / "test.jsonl"
     rows = [row for _, row in read_jsonl(source)]
     single = sum([m["role"] for m in row["messages"]] == ["system", "user", "assistant"] for row in rows)
@@ -383,7 +383,7 @@ def test_the_shipped_rows_come_through_every_format_as_detected(tmp_path: Path) 
         assert report.read == len(rows)
         assert report.written == len(found) == (single if format == "xlam" else len(rows))
     left_out = {loss.reason: loss.count for loss in report.sorted() if loss.kind == "left out"}
-    reason = "more or less than one question and one turn: xLAM has room for just these"
+    reason = "not exactly one question and one turn, as xLAM requires"
     assert left_out == {reason: len(rows) - single}
 
 
@@ -397,17 +397,17 @@ def test_a_row_that_cannot_be_read_is_in_the_report(tmp_path: Path) -> None:
     assert (report.read, report.written, report.lossless) == (1, 1, 1)
 
 
-def test_where_nothing_fits_no_file_is_written(tmp_path: Path) -> None:
+def test_if_no_row_fits_no_file_is_written(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     write_jsonl(source, [row(ASK).to_json()])
     with pytest.raises(
-        UserError, match=r"not one row could be written as xlam; first reason: more or less .*rows.jsonl:1"
+        UserError, match=r"no row could be written as xlam; first reason: not exactly one .*rows.jsonl:1"
     ):
         convert([str(source)], "xlam", tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-def test_the_source_is_not_written_over(tmp_path: Path) -> None:
+def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     write_jsonl(source, [row(ASK, Message("assistant", "Sun.")).to_json()])
     kept = source.read_bytes()
@@ -431,7 +431,7 @@ def test_the_report_counts_each_reason_and_names_its_first_places() -> None:
     )
 
 
-def test_a_verbatim_row_of_xlam_is_written_as_it_was(tmp_path: Path) -> None:
+def test_a_verbatim_row_of_xlam_is_written_unchanged(tmp_path: Path) -> None:
     convert([str(FIXTURES / "xlam.jsonl")], "xlam", tmp_path / "out.jsonl")
     (_, printed), (_, written) = (next(read_jsonl(path)) for path in (FIXTURES / "xlam.jsonl", tmp_path / "out.jsonl"))
     assert written["query"] == printed["query"]
@@ -442,7 +442,7 @@ def test_a_verbatim_row_of_xlam_is_written_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["hermes.json", "glaive.jsonl", "llamafactory.json", "xlam.jsonl"])
 @pytest.mark.parametrize("format", ["openai", "hermes"])
-def test_verbatim_rows_of_other_formats_say_the_same_when_they_are_converted(
+def test_verbatim_rows_of_other_formats_keep_their_meaning_when_converted(
     tmp_path: Path, source: str, format: Any
 ) -> None:
     out = tmp_path / "out.jsonl"

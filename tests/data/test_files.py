@@ -1,4 +1,4 @@
-"""Rows out of files: every shape and packing in, every bad line named, nothing lost on the way."""
+"""Reading rows from files: every shape and compression is read, every bad line is named, and no row is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def faults(path: Path) -> list[tuple[int, str]]:
     return [(int(row.where.rpartition(":")[2]), row.fault[0]) for row in iter_source(path) if row.fault]
 
 
-# Shapes and packings
+# Shapes and compressions
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def faults(path: Path) -> list[tuple[int, str]]:
         ("a.jsonl", "[" + ",\n".join(json.dumps(row) for row in ROWS) + "]"),
         ("a.json", json.dumps({"version": 1, "data": ROWS})),
         ("a.json", json.dumps({"data": ROWS}, indent=1)),
-        # Without the time in it: the name of a test is the same in every process that runs some of them.
+        # mtime=0, because a test's name contains the bytes and must be the same in every process of pytest-xdist.
         ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("a.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("a.jsonl.zst", zstandard.compress(LINES.encode())),
@@ -70,7 +70,7 @@ def faults(path: Path) -> list[tuple[int, str]]:
         ("a.jsonl.zst", b"".join(zstandard.compress(line.encode()) for line in LINES.splitlines(keepends=True))),
     ],
 )
-def test_the_same_rows_come_out_of_every_shape_and_packing(tmp_path: Path, name: str, content: str | bytes) -> None:
+def test_every_shape_and_compression_gives_the_same_rows(tmp_path: Path, name: str, content: str | bytes) -> None:
     assert rows(write(tmp_path / name, content)) == ROWS
 
 
@@ -88,12 +88,12 @@ def test_an_object_that_is_a_conversation_is_one_row(tmp_path: Path, key: str) -
     assert rows(write(tmp_path / "b.json", json.dumps({"turns": [{"from": "human", "value": "hi"}]}))) != []
 
 
-def test_json_lines_of_lists_are_no_array(tmp_path: Path) -> None:
+def test_json_lines_of_lists_are_not_read_as_an_array(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '[{"role": "user"}]\n{"a": 1}\n[2]\n')
     assert faults(path) == [(1, "not-an-object"), (3, "not-an-object")]
 
 
-def test_a_first_line_that_is_damaged_costs_that_line_alone(tmp_path: Path) -> None:
+def test_a_damaged_first_line_loses_only_that_line(tmp_path: Path) -> None:
     for name, first in (("a.jsonl", "[x"), ("a.jsonl", "{"), ("a.json", '{"a": ')):
         path = write(tmp_path / name, f'{first}\n{{"b": 1}}\n{{"b": 2}}\n')
         assert faults(path) == [(1, "broken-json")]
@@ -130,19 +130,19 @@ def test_a_file_whose_name_has_glob_signs_is_itself(tmp_path: Path) -> None:
     assert rows(path) == [{"a": 1}]
 
 
-def test_a_source_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, message in (
         (tmp_path / "no.jsonl", "no such file"),
         (tmp_path / "no.parquet", "no such file"),
-        (tmp_path / "*.jsonl", "no file has such a name"),
-        (tmp_path / "empty", "the folder has no file that ends in .jsonl"),
+        (tmp_path / "*.jsonl", "no file matches"),
+        (tmp_path / "empty", "the folder has no file with one of the endings .jsonl"),
     ):
         with pytest.raises(UserError, match=message):
             list(iter_source(source))
 
 
-def test_a_hub_name_without_the_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_without_the_library_asks_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r'^hub:owner/name: reading from the hub needs "datasets"'):
         list(iter_source("hub:owner/name"))
@@ -188,7 +188,7 @@ def test_a_bad_line_is_named_and_the_lines_around_it_are_read(
     assert bad.fault[1].startswith(message)
 
 
-def test_whole_pairs_of_surrogates_and_escaped_signs_are_no_fault(tmp_path: Path) -> None:
+def test_complete_surrogate_pairs_and_escaped_backslashes_are_no_fault(tmp_path: Path) -> None:
     line = '{"a": "\\ud83d\\ude00", "b": "\\\\ud83d", "c": "\\\\u0000"}'
     (row,) = iter_source(write(tmp_path / "a.jsonl", line))
     assert row.row == {"a": "😀", "b": "\\ud83d", "c": "\\u0000"}
@@ -205,12 +205,12 @@ def test_a_byte_order_mark_and_an_escaped_nul_are_notes_on_a_row_that_is_read(tm
         assert (second.row, [rule for rule, _ in second.notes]) == ({"b": "\0"}, ["nul"])
 
 
-def test_utf_16_is_one_fault_and_not_one_a_line(tmp_path: Path) -> None:
+def test_utf_16_is_one_fault_and_not_one_per_line(tmp_path: Path) -> None:
     assert faults(write(tmp_path / "a.jsonl", LINES.encode("utf-16"))) == [(1, "encoding")]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gz", "zst"])
-def test_a_packed_file_that_is_cut_off_gives_its_whole_lines_and_a_fault(tmp_path: Path, pack: Any) -> None:
+def test_a_truncated_compressed_file_gives_its_complete_lines_and_a_fault(tmp_path: Path, pack: Any) -> None:
     noise = [{"n": n, "text": str(hash((n, "x")))} for n in range(9000)]
     packed = pack("".join(json.dumps(row) + "\n" for row in noise).encode())
     path = write(tmp_path / f"a.jsonl.{'gz' if pack is gzip.compress else 'zst'}", packed[: len(packed) * 2 // 3])
@@ -221,7 +221,7 @@ def test_a_packed_file_that_is_cut_off_gives_its_whole_lines_and_a_fault(tmp_pat
     assert last.where == f"{path}:{len(good) + 1}"
 
 
-def test_what_is_not_packed_or_no_table_is_a_fault(tmp_path: Path) -> None:
+def test_a_plain_file_with_the_ending_of_a_compressed_one_or_a_table_is_a_fault(tmp_path: Path) -> None:
     for name in ("a.jsonl.gz", "a.jsonl.zst", "a.parquet"):
         assert faults(write(tmp_path / name, LINES)) == [(1, "broken-file")]
 
@@ -242,17 +242,17 @@ def test_a_broken_array_gives_the_rows_before_the_break(tmp_path: Path, text: st
     assert [row.row for row in good] == [{"a": n + 1} for n in range(read)]
     assert bad.fault is not None
     assert bad.fault[1].startswith(message)
-    assert bad.fault[1].endswith("the rows after it cannot be separated and are not read")
+    assert bad.fault[1].endswith("the rows after this one cannot be read")
 
 
-def test_a_fault_inside_an_element_costs_that_element_alone(tmp_path: Path) -> None:
+def test_a_fault_inside_an_element_loses_only_that_element(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", '[{"a": 1}, {"a": NaN}, {"a": 1, "a": 2}, 7, {"a": "\\ud83d"}, {"a": 6}]')
     assert faults(path) == [(2, "nan"), (3, "duplicate-key"), (4, "not-an-object"), (5, "surrogate")]
     assert [row.row for row in iter_source(path) if row.row] == [{"a": 1}, {"a": 6}]
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False) | st.text())))
-def test_arrays_come_out_as_they_went_in_wherever_a_chunk_ends(values: list[dict[str, Any]]) -> None:
+def test_arrays_are_read_correctly_wherever_a_chunk_ends(values: list[dict[str, Any]]) -> None:
     import io
 
     from toolhone.data import files
@@ -287,4 +287,4 @@ def test_a_large_file_is_read_in_little_memory(tmp_path: Path, as_array: bool) -
     assert sum(1 for _ in iter_source(path)) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4e6, "20 MB were held at once"
+    assert peak < 4e6, "the 20 MB file is in memory as a whole"

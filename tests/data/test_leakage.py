@@ -1,4 +1,4 @@
-"""Leakage: each way to be known from training is found, counted, and told with its places."""
+"""Leakage: each way to be known from training is found, counted and reported with places."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG = "good morning, could you have a look where the parcel with my new walking
 
 
 def row(name: str, *texts: str, call: str | None = None, **more: Any) -> Conversation:
-    """A row of user and assistant texts by turns; `call` is what the last turn calls `track` with."""
+    """Return a row of alternating user and assistant texts. The last turn calls `track` with `call`."""
     messages = [Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(texts)]
     if call is not None:
         messages.append(Message("assistant", "", (ToolCall("track", {"id": call}),)))
@@ -30,7 +30,7 @@ def found(leakage: Leakage) -> dict[Kind, int]:
     return {kind: len(pairs) for kind, pairs in leakage.pairs.items() if pairs}
 
 
-def test_unlike_rows_leak_nothing() -> None:
+def test_different_rows_leak_nothing() -> None:
     leakage = measure_leakage([row("a", LONG, call="1")], [row("b", "cancel my order, I am fed up", call="1")])
     assert (leakage.rows, leakage.known, leakage.share) == (1, 0, 0.0)
     assert found(leakage) == {}
@@ -49,7 +49,7 @@ def test_the_same_prompt_with_other_gold_is_found() -> None:
     assert found(measure_leakage([row("a", LONG, call="1")], [row("b", LONG, call="2")])) == {"prompt": 1, "words": 1}
 
 
-def test_of_near_words_the_nearest_is_told_whatever_the_case() -> None:
+def test_the_nearest_row_with_near_words_is_reported_whatever_its_case() -> None:
     train = [row("far", LONG + " right now", call="1"), row("near", LONG.upper() + "?", call="1")]
     leakage = measure_leakage(train, [row("b", LONG, call="2")])
     assert found(leakage) == {"words": 1}
@@ -62,14 +62,14 @@ def asks(text: str, name: str = "a", template: str = "t1", **more: Any) -> Conve
     return row(name, text, call="1", meta={"template": template, **more})
 
 
-def test_a_template_counts_where_the_wording_is_its_own_whatever_fills_it() -> None:
+def test_a_template_counts_if_the_wording_is_similar_whatever_fills_its_slots() -> None:
     one, other = asks("where is the parcel 1 that I wait for?"), asks("WHERE is the parcel SF-22 that I wait for?", "b")
     assert found(measure_leakage([one], [other])) == {"template": 1}
     assert found(measure_leakage([one], [replace(other, meta={"template": "t2"})])) == {}
     assert found(measure_leakage([one], [other], group_by=None)) == {}
 
 
-def test_one_pair_that_is_worded_alike_shows_that_an_id_means_one_template_for_all_its_rows() -> None:
+def test_one_similar_pair_shows_that_an_id_means_one_template_for_all_its_rows() -> None:
     train = [asks("please find the parcel 12"), asks("kindly look, it is lost")]
     others = [asks("please find the parcel 777", "b"), asks("cancel it all", "c"), asks("hello there", "d", "t9")]
     leakage = measure_leakage(train, others)
@@ -78,17 +78,17 @@ def test_one_pair_that_is_worded_alike_shows_that_an_id_means_one_template_for_a
     assert leakage.same_id_alone == 0
 
 
-def test_an_id_that_means_another_template_in_the_other_file_is_counted_apart() -> None:
+def test_an_id_that_means_another_template_in_the_other_file_is_counted_separately() -> None:
     train = [asks("please find the parcel 12"), asks("stop the delivery", template="t2")]
     others = [asks("where on earth are my boots 9", "b"), asks("no more mails", "c", "t2"), asks("hi", "d", "t3")]
     leakage = measure_leakage(train, others)
     assert (leakage.known, leakage.same_id_alone) == (0, 2)
-    assert "not counted: 2 with a template's id alone" in str(leakage)
+    assert "not counted: 2 that share only a template's id" in str(leakage)
     assert leakage.to_json()["same_id_alone"] == 2
     assert measure_leakage(train, others, allow=False).known == 0
 
 
-def test_a_paraphrase_is_of_its_row_s_template_however_it_is_worded() -> None:
+def test_a_paraphrase_has_the_template_of_its_row_whatever_its_wording() -> None:
     source = asks("where on earth are my boots 9", "b")
     train = [asks("please find the parcel 12", "b-p1", paraphrase_of="b")]
     assert found(measure_leakage(train, [source])) == {"template": 1}
@@ -96,14 +96,14 @@ def test_a_paraphrase_is_of_its_row_s_template_however_it_is_worded() -> None:
     assert found(measure_leakage(train, [replace(source, id="other")])) == {}
 
 
-def test_another_key_of_meta_is_taken_at_its_word() -> None:
+def test_another_key_of_meta_needs_no_evidence() -> None:
     train = [row("a", LONG, call="1", meta={"template": "t1", "source": "s"})]
     others = [row("b", "cancel it", call="1", meta={"template": "t1", "source": "s"})]
     assert found(measure_leakage(train, others)) == {}
     assert found(measure_leakage(train, others, group_by="source")) == {"template": 1}
 
 
-def test_the_shipped_files_share_ids_of_templates_and_no_template() -> None:
+def test_the_shipped_files_share_template_ids_but_no_template() -> None:
     train, test = (list(read_conversations(SHIPPED / f"{name}.jsonl")) for name in ("train", "test"))
     assert measure_leakage(train, test).known == 0
     renumbered = [replace(one, id=f"again-{one.id}", where=f"again:{n}") for n, one in enumerate(test)]
@@ -124,13 +124,13 @@ def test_parts_of_a_conversation_share_the_beginning_of_their_ids(train_id: str,
     assert found(leakage) == ({"conversation": 1} if shared else {})
 
 
-def test_a_conversation_that_begins_with_the_other_s_messages_is_found_in_either_direction() -> None:
+def test_a_conversation_that_is_the_beginning_of_another_is_found_in_either_direction() -> None:
     short, long = row("a", LONG, "Which number?"), row("b", LONG, "Which number?", "it is 7, and do hurry up", call="7")
     for train, other in ((short, long), (long, short)):
         assert found(measure_leakage([train], [other])) == {"conversation": 1}
 
 
-def test_call_ids_do_not_make_a_conversation_another() -> None:
+def test_call_ids_do_not_make_a_conversation_different() -> None:
     call = ToolCall("track", {"id": "1"}, "call_1")
     one = Conversation("a", (Message("user", LONG), Message("assistant", "", (call,))), (TOOL,), "a:1")
     other = replace(one, id="b", messages=(one.messages[0], Message("assistant", "", (replace(call, id="x"),))))

@@ -1,4 +1,4 @@
-"""Near duplicates: found, scored exactly, grouped, the same every time, and never hidden by more texts."""
+"""Near duplicates are found, scored exactly and grouped, the same in every run, and more texts never hide them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAR = "I would like to cancel an order and to get my money back on the card that
 
 
 def groups(pairs: list[tuple[int, int, float]], count: int) -> list[int]:
-    """For each text the lowest number among those that pairs tie it to, in any number of steps."""
+    """Return for each text the lowest number of the texts that pairs link it to, directly or indirectly."""
     labels = list(range(count))
     for one, other, _ in pairs:
         low, high = sorted((labels[one], labels[other]))
@@ -25,7 +25,7 @@ def groups(pairs: list[tuple[int, int, float]], count: int) -> list[int]:
     return labels
 
 
-def test_a_copy_is_paired_with_the_first_of_its_kind_and_a_near_text_scored_exactly() -> None:
+def test_a_copy_is_paired_with_the_first_such_text_and_a_near_text_is_scored_exactly() -> None:
     pairs = near_duplicates([FAR, BASE, BASE, NEAR, BASE])
     assert [(one, other) for one, other, _ in pairs] == [(1, 2), (1, 3), (1, 4)]
     scores = {other: score for _, other, score in pairs}
@@ -34,25 +34,25 @@ def test_a_copy_is_paired_with_the_first_of_its_kind_and_a_near_text_scored_exac
     assert groups(pairs, 5) == [0, 1, 1, 1, 1]
 
 
-def test_texts_under_five_characters_are_near_to_their_copies_alone() -> None:
+def test_texts_under_five_characters_are_near_only_to_their_copies() -> None:
     assert near_duplicates(["", "", "ja", "no", "ja"]) == [(0, 1, 1.0), (2, 4, 1.0)]
     assert shingles("ja") == {"ja"}
     assert jaccard(shingles("abcdef"), shingles("abcdeg")) == pytest.approx(1 / 3)
 
 
-def test_a_threshold_of_1_finds_copies_alone_and_one_outside_its_range_is_refused() -> None:
+def test_a_threshold_of_1_finds_only_copies_and_one_outside_its_range_is_refused() -> None:
     assert near_duplicates([BASE, NEAR, BASE], 1.0) == [(0, 2, 1.0)]
     with pytest.raises(ValueError, match="threshold"):
         near_duplicates([BASE], 0.0)
 
 
-def test_texts_that_are_tied_already_are_not_paired_again() -> None:
+def test_texts_that_are_linked_already_are_not_paired_again() -> None:
     assert near_duplicates([BASE, NEAR, BASE], linked=[0, 0, 0]) == []
     assert [pair[:2] for pair in near_duplicates([BASE, NEAR, FAR], linked=[0, 1, 1])] == [(0, 1)]
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
-def test_nearly_every_pair_over_the_threshold_is_in_one_group_and_no_other_pair_comes_back(threshold: float) -> None:
+def test_nearly_all_pairs_over_the_threshold_share_a_group_and_no_other_pair_is_returned(threshold: float) -> None:
     rng = random.Random(3)
     words = FAR.split()
     texts = []
@@ -82,7 +82,7 @@ def test_nearly_every_pair_over_the_threshold_is_in_one_group_and_no_other_pair_
 @given(
     st.lists(st.text("ab ", min_size=6, max_size=40), max_size=12), st.lists(st.text("ab ", max_size=40), max_size=6)
 )
-def test_more_texts_never_part_a_group_and_the_same_texts_give_the_same_pairs(old: list[str], new: list[str]) -> None:
+def test_more_texts_never_divide_a_group_and_the_same_texts_give_the_same_pairs(old: list[str], new: list[str]) -> None:
     before = groups(near_duplicates(old), len(old))
     pairs = near_duplicates(old + new)
     assert pairs == near_duplicates(old + new)
@@ -93,7 +93,7 @@ def test_more_texts_never_part_a_group_and_the_same_texts_give_the_same_pairs(ol
                 assert after[one] == after[other]
 
 
-def test_the_nearest_text_of_several_comes_back_the_first_of_equals() -> None:
+def test_nearest_returns_the_most_similar_text_and_of_equals_the_first() -> None:
     assert nearest([FAR, NEAR, BASE + "??", NEAR], [BASE, "something else altogether", FAR]) == [
         (1, jaccard(shingles(BASE), shingles(NEAR))),
         None,
@@ -102,11 +102,11 @@ def test_the_nearest_text_of_several_comes_back_the_first_of_equals() -> None:
     assert nearest([], [BASE]) == [None]
 
 
-def test_half_of_a_surrogate_pair_does_not_stop_it() -> None:
+def test_a_lone_surrogate_is_accepted() -> None:
     assert len(near_duplicates([BASE + "\ud83d", BASE])) == 1
 
 
-def test_twenty_thousand_copies_of_a_few_texts_take_no_time_in_the_square_of_their_number() -> None:
+def test_twenty_thousand_copies_of_a_few_texts_do_not_take_quadratic_time() -> None:
     started = time.process_time()
     pairs = near_duplicates([f"{BASE} {n % 7}" for n in range(20_000)])
     assert len(pairs) == 19_999

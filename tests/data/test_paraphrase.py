@@ -1,4 +1,4 @@
-"""Paraphrases: which are kept, and how an endpoint's faults, the budget and an interruption are borne."""
+"""Paraphrases: which are kept, and what happens on an endpoint's errors, a spent budget and an interruption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from toolhone.data.paraphrase import (
     request,
 )
 from toolhone.data.read import read_conversations, read_source, read_tools
-from toolhone.data.values import codes, leaves, stands_in
+from toolhone.data.values import codes, leaves, occurs_in
 from toolhone.endpoint import Budget, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
@@ -50,7 +50,7 @@ def asked(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def says(content: Any, usage: tuple[int, int] | None = (100, 50)) -> dict[str, Any]:
-    """A response whose message has this content."""
+    """Return a response whose message has this content."""
     text = content if isinstance(content, str) else json.dumps(content)
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     made: dict[str, Any] = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
@@ -60,7 +60,7 @@ def says(content: Any, usage: tuple[int, int] | None = (100, 50)) -> dict[str, A
 
 
 def well(body: dict[str, Any]) -> tuple[int, Any]:
-    """As many good wordings as are asked for."""
+    """Answer with as many good wordings as are asked for."""
     wanted = asked(body)
     openings = ("Hm, ", "Well now. ", "Please please: ", "So ")
     return 200, says({"wordings": [[start + turn for turn in wanted["user"]] for start in openings[: wanted["count"]]]})
@@ -108,7 +108,7 @@ def out_rows(source: Path) -> list[Conversation]:
     return list(read_conversations(source.with_name("out.jsonl")))
 
 
-def test_each_row_is_followed_by_its_paraphrases_with_all_else_unchanged(server: Server, tmp_path: Path) -> None:
+def test_each_row_is_followed_by_its_paraphrases_with_everything_else_unchanged(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, row())
     report = ask(server, source)
     first, *others = out_rows(source)
@@ -122,7 +122,7 @@ def test_each_row_is_followed_by_its_paraphrases_with_all_else_unchanged(server:
     assert server.requests[0]["model"] == "writer-1"
 
 
-def test_the_request_names_what_must_stay_and_what_the_assistant_does(server: Server, tmp_path: Path) -> None:
+def test_the_request_lists_the_values_to_keep_and_what_the_assistant_does(server: Server, tmp_path: Path) -> None:
     ask(server, write(tmp_path, row("two of SKU12 to ORD-204", a="ORD-204", b="SKU12", c="Leeds")))
     wanted = asked(server.requests[0])
     assert wanted["keep"] == [["ORD-204", "SKU12"]]
@@ -161,7 +161,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
     ("file", "format"),
     [("formats/hermes.json", "hermes"), ("formats/xlam.jsonl", "xlam"), ("logs/chat.jsonl", "logs")],
 )
-def test_rows_of_any_format_are_paraphrased_and_written_as_toolhone_s_own(
+def test_rows_of_any_format_are_paraphrased_and_written_in_toolhones_own_format(
     server: Server, tmp_path: Path, file: str, format: str
 ) -> None:
     source, said = str(FIXTURES / file), Console(file=io.StringIO(), width=500)
@@ -176,46 +176,46 @@ def test_rows_of_any_format_are_paraphrased_and_written_as_toolhone_s_own(
     assert {one.id: one.tools for one in made}.items() >= {one.id: one.tools for one in before}.items()
 
 
-def test_a_source_with_errors_is_refused_before_anything_is_asked_for(server: Server, tmp_path: Path) -> None:
+def test_a_source_with_errors_is_refused_before_the_first_request(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'rows\.jsonl:2: .*"r1"'):
         ask(server, write(tmp_path, row(), row()))
     assert server.requests == []
 
 
-def test_the_source_is_not_written_over(server: Server, tmp_path: Path) -> None:
+def test_the_source_is_not_overwritten(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, row())
     with pytest.raises(UserError, match=r"rows\.jsonl: is one of the files to read"):
         paraphrase([str(tmp_path)], source, ParaphraseSettings("m", server.url), quiet())
     assert server.requests == []
 
 
-def test_new_rows_alone_are_written_where_asked_for(server: Server, tmp_path: Path) -> None:
+def test_only_new_rows_are_written_if_asked_for(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, row())
     ask(server, source, only_new=True)
     assert [one.id for one in out_rows(source)] == ["r1-p1", "r1-p2"]
 
 
 DROPPED = {
-    "value lost": (row(), "where is my order?", "an argument's value lost"),
-    "value in another case": (row(), "where is ord-204?", "an argument's value lost"),
-    "value inside a longer code": (row(), "where is ORD-2041?", "an argument's value lost"),
-    "number lost": (row("I want 3", n=3), "I want some", "an argument's value lost"),
-    "number inside a number": (row("I want 3", n=3), "I want 13 or 3.5", "an argument's value lost"),
-    "number in words changed": (row("I want two", n=2), "I want three", "an argument's value lost"),
-    "number in Chinese words changed": (row("要两个", n=2), "要三个", "an argument's value lost"),
-    "nested value lost": (row("to Leeds", to=[{"city": "Leeds"}]), "to York", "an argument's value lost"),
-    "code made up": (row(), "where is ORD-204, not ORD-205?", "a code or number made up"),
-    "number made up": (row(), "ORD-204? I have waited 5 days", "a code or number made up"),
-    "address made up": (row(), "ORD-204? write to me@example.com", "a code or number made up"),
+    "value lost": (row(), "where is my order?", "an argument's value is missing"),
+    "value in another case": (row(), "where is ord-204?", "an argument's value is missing"),
+    "value inside a longer code": (row(), "where is ORD-2041?", "an argument's value is missing"),
+    "number lost": (row("I want 3", n=3), "I want some", "an argument's value is missing"),
+    "number inside a number": (row("I want 3", n=3), "I want 13 or 3.5", "an argument's value is missing"),
+    "number in words changed": (row("I want two", n=2), "I want three", "an argument's value is missing"),
+    "number in Chinese words changed": (row("要两个", n=2), "要三个", "an argument's value is missing"),
+    "nested value lost": (row("to Leeds", to=[{"city": "Leeds"}]), "to York", "an argument's value is missing"),
+    "code made up": (row(), "where is ORD-204, not ORD-205?", "an invented code or number"),
+    "number made up": (row(), "ORD-204? I have waited 5 days", "an invented code or number"),
+    "address made up": (row(), "ORD-204? write to me@example.com", "an invented code or number"),
     "another language": (row(), "ORD-204 在哪", "another language"),
-    "copy": (row(), "Where is ORD-204", "nothing but a copy"),
+    "copy": (row(), "Where is ORD-204", "only a copy"),
     "empty": (row(), "  ", "an empty message"),
     "too long": (row(), "where is ORD-204? " * 30, "far too long"),
 }
 
 
 @pytest.mark.parametrize(("source", "text", "reason"), DROPPED.values(), ids=DROPPED.keys())
-def test_a_wording_that_changes_what_is_asked_is_dropped_and_counted(
+def test_a_wording_that_changes_the_request_is_dropped_and_counted(
     server: Server, tmp_path: Path, source: Conversation, text: str, reason: str
 ) -> None:
     server.answers = [wordings(text)]
@@ -237,26 +237,26 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("source", "text"), KEPT)
-def test_a_wording_that_asks_the_same_is_kept(source: Conversation, text: str) -> None:
+def test_a_wording_with_the_same_request_is_kept(source: Conversation, text: str) -> None:
     assert fault(source, [text]) is None
 
 
-def test_wordings_that_repeat_each_other_and_more_than_asked_for_are_left_out(server: Server, tmp_path: Path) -> None:
+def test_repeated_wordings_and_surplus_ones_are_left_out(server: Server, tmp_path: Path) -> None:
     server.answers = [wordings("ORD-204, please", "ord 204... ORD-204 please?", "ORD-204 please!", "ORD-204, where?")]
     report = ask(server, write(tmp_path, row()), per_row=3)
     assert report.kept == 2
-    assert report.dropped == {"nothing but a copy": 1}
+    assert report.dropped == {"only a copy": 1}
 
 
 UNREADABLE = ["I would rather not.", "{", '{"wordings": "one"}', '["a"]', "", '{"wordings": [1}', "\ud83d {"]
 
 
 @pytest.mark.parametrize("text", UNREADABLE)
-def test_an_answer_that_is_not_the_json_asked_for_is_counted(server: Server, tmp_path: Path, text: str) -> None:
+def test_an_answer_that_is_not_the_requested_json_is_counted(server: Server, tmp_path: Path, text: str) -> None:
     server.answers = [lambda body: (200, says(text))]
     report = ask(server, write(tmp_path, row()))
-    assert report.dropped == {"an answer that is not the JSON asked for": 1}
-    assert ask(server, tmp_path / "rows.jsonl").calls == 1, "what was paid for is not asked again"
+    assert report.dropped == {"an answer that is not the requested JSON": 1}
+    assert ask(server, tmp_path / "rows.jsonl").calls == 1, "a paid answer is not asked for again"
 
 
 @pytest.mark.parametrize("wording", [[], ["a", "b"], 3, None, [3], {"a": 1}, ["\ud83d ORD-204"]])
@@ -271,7 +271,7 @@ def test_json_in_a_fence_or_after_prose_is_read() -> None:
 
 
 @pytest.mark.parametrize("failure", [fails(429), fails(500), fails(503), lambda body: (200, b"<html>"), slow])
-def test_a_passing_failure_is_tried_again(server: Server, tmp_path: Path, failure: Answer) -> None:
+def test_a_temporary_failure_is_retried(server: Server, tmp_path: Path, failure: Answer) -> None:
     server.answers = [failure, well]
     report = ask(server, write(tmp_path, row()), timeout_s=1.5 if failure is slow else 60.0)
     assert (report.kept, report.calls) == (2, 2)
@@ -279,7 +279,7 @@ def test_a_passing_failure_is_tried_again(server: Server, tmp_path: Path, failur
     assert [line["text"] is None for line in lines] == [True, False]
 
 
-def test_a_lasting_failure_is_counted_by_its_reason_and_the_other_rows_go_on(server: Server, tmp_path: Path) -> None:
+def test_a_permanent_failure_is_counted_by_reason_and_other_rows_continue(server: Server, tmp_path: Path) -> None:
     server.answers = [lambda body: fails(500)(body) if "ORD-101" in str(body) else well(body)]
     source = write(tmp_path, *many(3))
     report = ask(server, source, concurrency=1)
@@ -292,25 +292,25 @@ def test_a_lasting_failure_is_counted_by_its_reason_and_the_other_rows_go_on(ser
     assert again.rows_without == {}
 
 
-def test_a_row_that_the_endpoint_refuses_is_not_tried_again(server: Server, tmp_path: Path) -> None:
+def test_a_row_that_the_endpoint_refuses_is_not_retried(server: Server, tmp_path: Path) -> None:
     server.answers = [lambda body: fails(400, "unsafe")(body) if "ORD-101" in str(body) else well(body)]
     report = ask(server, write(tmp_path, *many(3)), concurrency=1)
     assert report.rows_without == {"refused with status 400": 1}
     assert report.calls == 3
 
 
-def test_a_model_that_insists_on_the_newer_limit_gets_it(server: Server, tmp_path: Path) -> None:
-    def insists(body: dict[str, Any]) -> tuple[int, Any]:
+def test_an_endpoint_that_requires_max_completion_tokens_gets_it(server: Server, tmp_path: Path) -> None:
+    def requires_newer_name(body: dict[str, Any]) -> tuple[int, Any]:
         if "max_tokens" in body:
             return fails(400, "Unsupported parameter: use 'max_completion_tokens'")(body)
         return well(body)
 
-    server.answers = [insists]
+    server.answers = [requires_newer_name]
     assert ask(server, write(tmp_path, *many(3)), concurrency=1).kept == 6
     assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "--model")])
+@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "--endpoint-model")])
 def test_a_wrong_key_or_model_stops_the_run_at_once(server: Server, tmp_path: Path, status: int, remedy: str) -> None:
     server.answers = [fails(status)]
     with pytest.raises(UserError, match=f"the endpoint answered {status}.*{remedy}"):
@@ -326,7 +326,7 @@ def test_an_endpoint_that_never_answers_stops_the_run_after_a_few_rows(server: S
     assert len(server.requests) == 5
 
 
-def test_no_more_than_so_many_requests_run_at_once(server: Server, tmp_path: Path) -> None:
+def test_no_more_than_concurrency_requests_run_at_once(server: Server, tmp_path: Path) -> None:
     def takes_a_moment(body: dict[str, Any]) -> tuple[int, Any]:
         time.sleep(0.2)
         return well(body)
@@ -336,7 +336,7 @@ def test_no_more_than_so_many_requests_run_at_once(server: Server, tmp_path: Pat
     assert server.most_at_once == 3
 
 
-def test_the_budget_in_calls_stops_cleanly_and_a_larger_one_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_spent_budget_of_calls_stops_cleanly_and_a_larger_one_continues(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, *many(10))
     report = ask(server, source, max_calls=4)
     assert (report.calls, report.kept, report.rows_without) == (4, 8, {"not asked": 6})
@@ -353,7 +353,7 @@ def test_the_budget_in_calls_stops_cleanly_and_a_larger_one_goes_on(server: Serv
 def test_the_budget_in_dollars_is_never_exceeded(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, *many(40))
     prices = {"price_in": 10.0, "price_out": 100.0, "max_tokens": 60}
-    # A call costs 100 and 50 tokens, $0.006; before it starts, it may cost as much as 2,000 and 60 of them.
+    # A call costs 100 and 50 tokens, $0.006. Before it starts, up to 2,000 and 60 tokens are reserved for it.
     report = ask(server, source, max_usd=0.1, **prices)
     assert report.usd == pytest.approx(0.006 * report.calls)
     assert 0.05 < report.usd <= 0.1
@@ -363,15 +363,13 @@ def test_the_budget_in_dollars_is_never_exceeded(server: Server, tmp_path: Path)
     assert everything.kept == 80
 
 
-def test_an_answer_without_usage_is_counted_at_its_dearest(server: Server, tmp_path: Path) -> None:
+def test_an_answer_without_usage_counts_at_its_highest_possible_cost(server: Server, tmp_path: Path) -> None:
     server.answers = [lambda body: (200, says({"wordings": [["so, ORD-204"]]}, usage=None))]
     report = ask(server, write(tmp_path, row()), price_in=0.0, price_out=10.0, max_usd=1.0, max_tokens=1000)
     assert report.usd == pytest.approx(0.01)
 
 
-def test_a_failed_call_costs_nothing_but_one_that_timed_out_may_have_been_charged(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_failed_call_costs_nothing_but_a_timed_out_one_counts(server: Server, tmp_path: Path) -> None:
     server.answers = [fails(500), slow, well]
     given = {"price_in": 0.0, "price_out": 10.0, "max_tokens": 1000, "timeout_s": 1.5}
     report = ask(server, write(tmp_path, row()), **given)
@@ -389,10 +387,10 @@ def test_a_second_run_asks_only_for_what_is_missing(server: Server, tmp_path: Pa
     assert (tmp_path / "out.jsonl").read_bytes() == first
     assert len(server.requests) == 5
     ask(server, source, per_row=1)
-    assert len(server.requests) == 10, "another request is another key"
+    assert len(server.requests) == 10, "another request has another key"
 
 
-def test_a_line_of_the_side_file_that_was_cut_is_asked_for_again(server: Server, tmp_path: Path) -> None:
+def test_a_truncated_line_of_the_answers_file_is_asked_for_again(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, *many(3))
     ask(server, source)
     side = tmp_path / "out.jsonl.answers.jsonl"
@@ -403,9 +401,7 @@ def test_a_line_of_the_side_file_that_was_cut_is_asked_for_again(server: Server,
     assert len(server.requests) == 4
 
 
-def test_ctrl_c_keeps_the_answers_that_are_there(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_keeps_the_answers_so_far(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from toolhone.data import paraphrase as module
 
     source = write(tmp_path, *many(8))
@@ -428,7 +424,7 @@ def test_ctrl_c_keeps_the_answers_that_are_there(
     assert len(server.requests) == 8
 
 
-def test_a_test_row_is_refused_before_anything_is_asked(server: Server, tmp_path: Path) -> None:
+def test_a_test_row_is_refused_before_the_first_request(server: Server, tmp_path: Path) -> None:
     source = write(tmp_path, row(), replace(row(id="r2"), meta={"split": "test"}))
     with pytest.raises(UserError, match=r"rows.jsonl:2: is a test row"):
         ask(server, source)
@@ -445,7 +441,7 @@ def test_paraphrases_are_not_paraphrased_again(server: Server, tmp_path: Path) -
     assert [one.id for one in out_rows(source)] == ["r1", "r1-p3", "r1-p4", "r1-p1", "r1-p2"]
 
 
-def test_the_key_comes_from_the_environment_and_is_written_nowhere(
+def test_the_key_comes_from_the_environment_and_is_never_written(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
@@ -454,10 +450,10 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     assert not any(b"sk-of-the-test" in file.read_bytes() for file in tmp_path.iterdir())
 
 
-def test_a_missing_key_is_told_where_the_endpoint_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_an_error_for_a_remote_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     settings = ParaphraseSettings("m", "https://models.example/v1")
-    with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set; put the key for models\.example"):
+    with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set; set it to the key for models\.example"):
         paraphrase([str(write(tmp_path, row()))], tmp_path / "out.jsonl", settings, quiet())
 
 
@@ -471,17 +467,17 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("flag", "given"), SETTINGS.items())
-def test_a_setting_that_makes_no_sense_is_told_by_its_flag(flag: str, given: dict[str, Any]) -> None:
+def test_the_error_for_an_invalid_setting_names_its_flag(flag: str, given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=flag):
         ParaphraseSettings("m", "http://127.0.0.1:1/v1", **given)
 
 
-def test_a_wrong_address_is_told(tmp_path: Path) -> None:
+def test_a_wrong_address_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--base-url models"):
         paraphrase([str(write(tmp_path, row()))], tmp_path / "o.jsonl", ParaphraseSettings("m", "models"), quiet())
 
 
-def test_a_call_waits_for_room_that_running_calls_may_leave() -> None:
+def test_a_call_waits_for_budget_that_running_calls_may_release() -> None:
     budget = Budget(None, 1.0, 1.0, 1.0)
     budget.reserve(0.8)
     timer = threading.Timer(0.05, budget.settle, (0.8, 0.1))
@@ -495,13 +491,13 @@ def test_a_call_waits_for_room_that_running_calls_may_leave() -> None:
 
 
 @given(st.text(alphabet="AB-09 在", max_size=8), st.text(alphabet="AB-09 在", max_size=4))
-def test_a_value_stands_where_nothing_of_its_kind_touches_it(before: str, value: str) -> None:
-    assert stands_in(value, f"{before} {value} 在")
+def test_a_value_occurs_only_as_a_whole_word(before: str, value: str) -> None:
+    assert occurs_in(value, f"{before} {value} 在")
     if value.strip()[-1:].isalnum() and value.strip()[-1:].isascii():
-        assert not stands_in(value, value.strip() + "9")
+        assert not occurs_in(value, value.strip() + "9")
 
 
-def test_codes_are_words_with_a_digit_numbers_and_addresses() -> None:
+def test_codes_are_words_with_a_digit_and_numbers_and_addresses() -> None:
     text = "ORD-204 and 3.5kg, 1,000 of SKU12; a_b x@y.org https://z.org/q。在B2在"
     assert codes(text) >= {"ORD-204", "1,000", "SKU12", "x@y.org", "https://z.org/q", "B2"}
     assert "a_b" not in codes(text)
@@ -512,8 +508,8 @@ def test_leaves_are_texts_and_numbers_with_their_paths() -> None:
     assert list(leaves(value)) == [("a[0]", 1), ("a[1].b", "x"), ("e", 2.5)]
 
 
-def test_the_committed_rows_keep_their_own_words() -> None:
-    """No wording is dropped for being what the user said: the checks hold on real rows as they are."""
+def test_the_checks_accept_the_own_words_of_the_committed_rows() -> None:
+    """The checks accept the user's own words of real rows."""
     for one in read_conversations(FOLDER / "train.jsonl", TOOLS):
         turns = [message.content for message in one.messages if message.role == "user"]
         assert fault(one, turns) is None, one.id
@@ -521,17 +517,19 @@ def test_the_committed_rows_keep_their_own_words() -> None:
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)))
-def test_no_wording_whatever_its_shape_is_more_than_a_reason(wording: Any) -> None:
+def test_a_wording_of_any_invalid_shape_gives_a_reason(wording: Any) -> None:
     reason = fault(row(), wording)
     assert reason is not None
-    assert "ORD" not in reason, "reasons are counted, so they name no row"
+    assert "ORD" not in reason, "reasons are counted, so they must not name a row"
 
 
 @pytest.mark.parametrize(
     "line",
     ["[]", "3", "{}", '{"key": 1, "text": "x"}', '{"key": "k", "text": 3, "prompt_tokens": "a", "x": 1}', "\x00"],
 )
-def test_a_line_of_the_side_file_that_is_no_answer_counts_as_a_call(server: Server, tmp_path: Path, line: str) -> None:
+def test_a_line_of_the_answers_file_that_is_not_an_answer_counts_as_a_call(
+    server: Server, tmp_path: Path, line: str
+) -> None:
     (tmp_path / "out.jsonl.answers.jsonl").write_text(line + "\n")
     report = ask(server, write(tmp_path, row()))
     assert (report.calls, report.kept) == (2, 2)

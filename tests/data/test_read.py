@@ -1,4 +1,4 @@
-"""Reading conversations: which rows are taken, as what, and how a row that is none is told."""
+"""Reading conversations: which rows are accepted, what they become, and how errors name a faulty row."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def fault(row: dict[str, Any]) -> str:
     return message
 
 
-# What is taken
+# Accepted rows
 
 
-def test_openai_s_format_is_read_with_everything_that_it_says() -> None:
+def test_openais_format_is_read_completely() -> None:
     (row,) = read_conversations(CONTRACTS / "conversation.jsonl")
     assert row.id == "order-1"
     assert [message.role for message in row.messages] == ["system", "user", "assistant", "tool", "tool", "assistant"]
@@ -70,7 +70,7 @@ def test_openai_s_format_is_read_with_everything_that_it_says() -> None:
     ids=["object", "text", "bare", "null-id"],
 )
 @pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {}], ids=["null", "empty", "absent"])
-def test_naive_ways_of_writing_a_call_are_read_alike(call: dict[str, Any], content: dict[str, Any]) -> None:
+def test_common_variants_of_a_call_are_read_alike(call: dict[str, Any], content: dict[str, Any]) -> None:
     row = read({"messages": [USER, {"role": "assistant", "tool_calls": [call], **content}]})
     assert row.messages[1] == Message("assistant", "", (ToolCall("query_order", {"order_id": "ORD-001"}),))
 
@@ -86,7 +86,7 @@ def test_text_beside_a_call_is_kept() -> None:
     assert read(row).messages[1].content == "我来查。"
 
 
-def test_a_row_without_tools_takes_those_of_the_config_and_an_empty_list_takes_none() -> None:
+def test_a_row_without_tools_gets_the_default_tools_and_an_empty_list_stays_empty() -> None:
     row = {"messages": [USER]}
     assert read(row, (QUERY,)).tools == (QUERY,)
     assert read({**row, "tools": None}, (QUERY,)).tools == (QUERY,)
@@ -100,7 +100,7 @@ def test_a_tool_may_be_the_bare_function_and_may_have_no_parameters() -> None:
     assert read({"messages": [USER], "tools": [{"type": "function", "function": bare}]}).tools == expected
 
 
-def test_a_row_without_an_id_is_named_by_its_content() -> None:
+def test_a_row_without_an_id_gets_a_hash_of_its_content() -> None:
     named, other = read({"messages": [USER], "meta": {"k": 1}}), read({"messages": [{**USER, "content": "?"}]})
     assert named.id == named.content_hash()
     assert conversation({"messages": [USER]}, "elsewhere.jsonl:3").id == named.id
@@ -116,7 +116,7 @@ def test_expected_is_read_with_its_alternatives() -> None:
     assert read({"messages": [USER], "expected": {"status": "any"}}).expected == Gold("any")
 
 
-# What is refused
+# Refused rows
 
 
 @pytest.mark.parametrize(
@@ -136,20 +136,20 @@ def test_expected_is_read_with_its_alternatives() -> None:
         ),
         (
             {"messages": [USER], "tools": [{"name": "f", "description": 1}]},
-            'tool 0: expected "description" to be of type str, found 1',
+            'tool 0: expected "description" to be a string, found 1',
         ),
         ({"messages": [USER], "tools": [{"name": "f"}, {"name": "f"}]}, 'the tool "f" is defined twice'),
         (
             {"messages": [USER], "parallel_tool_calls": "yes"},
-            'expected "parallel_tool_calls" to be of type bool, found "yes"',
+            'expected "parallel_tool_calls" to be true or false, found "yes"',
         ),
-        ({"messages": [USER], "gold_source": 1}, 'expected "gold_source" to be of type str, found 1'),
-        ({"messages": [USER], "meta": []}, 'expected "meta" to be of type dict, found []'),
+        ({"messages": [USER], "gold_source": 1}, 'expected "gold_source" to be a string, found 1'),
+        ({"messages": [USER], "meta": []}, 'expected "meta" to be an object, found []'),
         ({"messages": [USER], "meta": {"n": float("inf")}}, "holds a number that is too large for a float"),
         ({"messages": [USER], "meta": {"t": "\ud83d"}}, "holds '\\ud83d', half of a surrogate pair"),
     ],
 )
-def test_a_faulty_row_is_told_with_what_was_found(row: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_faulty_row_says_what_was_found(row: dict[str, Any], message: str) -> None:
     assert fault(row).startswith(message)
 
 
@@ -164,17 +164,17 @@ def test_a_faulty_row_is_told_with_what_was_found(row: dict[str, Any], message: 
             {"role": "assistant", "function_call": {"name": "f"}},
             'unknown key "function_call" in a message of role assistant',
         ),
-        ({"role": "user", "content": ["hi"]}, 'expected "content" to be a text, found ["hi"]'),
+        ({"role": "user", "content": ["hi"]}, 'expected "content" to be a string, found ["hi"]'),
         ({"role": "user"}, 'a message of role user has neither "content" nor "tool_calls"'),
         ({"role": "assistant", "content": None}, 'a message of role assistant has neither "content" nor "tool_calls"'),
-        ({"role": "user", "content": "", "tool_calls": [{}]}, "only an assistant calls tools"),
+        ({"role": "user", "content": "", "tool_calls": [{}]}, "tool_calls in a message of role user"),
         ({"role": "assistant", "tool_calls": {"name": "f"}}, 'expected "tool_calls" to be a list, found {"name": "f"}'),
         ({"role": "assistant", "content": "x", "weight": 0.5}, 'expected "weight" to be 0 or 1, found 0.5'),
         ({"role": "assistant", "content": "x", "weight": True}, 'expected "weight" to be 0 or 1, found true'),
-        ({"role": "tool", "content": "x", "tool_call_id": 1}, 'expected "tool_call_id" to be of type str, found 1'),
+        ({"role": "tool", "content": "x", "tool_call_id": 1}, 'expected "tool_call_id" to be a string, found 1'),
     ],
 )
-def test_a_faulty_message_is_told_with_its_number(row: Any, message: str) -> None:
+def test_the_error_for_a_faulty_message_names_its_number(row: Any, message: str) -> None:
     assert fault({"messages": [USER, row]}).startswith(f"message 1: {message}")
 
 
@@ -187,7 +187,7 @@ def test_a_faulty_message_is_told_with_its_number(row: Any, message: str) -> Non
         ('{"n": 1, "n": 2}', 'the arguments are not JSON (the key "n" appears twice in one object)'),
         ('{"n": ' + "1" * 5000 + "}", "the arguments are not JSON (a number with too many digits)"),
         ("[" * 10_000, "the arguments are not JSON (JSON that is nested too deeply)"),
-        (json.dumps('{"order_id": "ORD-001"}'), "the arguments are encoded twice (JSON in a JSON text)"),
+        (json.dumps('{"order_id": "ORD-001"}'), "the arguments are encoded twice (a JSON string inside a JSON"),
         ("[1]", 'expected arguments as a JSON object, found "[1]"'),
         ([1], "expected arguments as a JSON object, found [1]"),
         ('{"n": 1e999}', "holds a number that is too large for a float"),
@@ -195,7 +195,7 @@ def test_a_faulty_message_is_told_with_its_number(row: Any, message: str) -> Non
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_faulty_arguments_are_told_with_message_and_call(arguments: Any, message: str) -> None:
+def test_the_error_for_faulty_arguments_names_message_and_call(arguments: Any, message: str) -> None:
     assert fault(call_row(arguments)).startswith(f"message 1: call 0: {message}")
 
 
@@ -212,8 +212,11 @@ def test_a_call_without_a_name_is_refused(call: Any) -> None:
     [
         ([], 'expected "expected" to have a "status" of calls, none or any, found []'),
         ({"status": "maybe"}, 'expected "expected" to have a "status" of calls, none or any'),
-        ({"status": "calls"}, '"expected" lists "calls" where, and only where, its status is calls'),
-        ({"status": "none", "calls": [{}]}, '"expected" lists "calls" where, and only where, its status is calls'),
+        ({"status": "calls"}, '"expected" must list "calls" if its status is calls, and must not otherwise'),
+        (
+            {"status": "none", "calls": [{}]},
+            '"expected" must list "calls" if its status is calls, and must not otherwise',
+        ),
         ({"status": "calls", "calls": [{"name": "f"}]}, 'expected call 0: expected "name" and "arguments"'),
         ({"status": "calls", "calls": ["f"]}, 'expected call 0: expected "name" and "arguments"'),
         (
@@ -226,7 +229,7 @@ def test_a_call_without_a_name_is_refused(call: Any) -> None:
         ),
         (
             {"status": "calls", "calls": [{"name": "f", "arguments": {"x": [1]}, "optional": "x"}]},
-            'expected call 0: expected "optional" to be of type list, found "x"',
+            'expected call 0: expected "optional" to be a list, found "x"',
         ),
         (
             {"status": "calls", "calls": [{"name": "f", "arguments": {"x": [1]}, "optional": [["y"]]}]},
@@ -234,11 +237,11 @@ def test_a_call_without_a_name_is_refused(call: Any) -> None:
         ),
     ],
 )
-def test_a_faulty_expected_is_told(expected: Any, message: str) -> None:
+def test_a_faulty_expected_is_refused(expected: Any, message: str) -> None:
     assert fault({"messages": [USER], "expected": expected}).startswith(message)
 
 
-def test_a_long_value_is_shown_in_part() -> None:
+def test_a_long_value_is_shortened() -> None:
     message = fault({"messages": [{"role": "user", "content": ["x" * 500]}]})
     assert message.endswith("...")
     assert len(message) < 150
@@ -264,7 +267,7 @@ def test_reading_stops_at_the_first_faulty_line_and_names_it(tmp_path: Path) -> 
         ('[{"name": "f", "description": "\\ud83d"}]', ": holds '\\ud83d', half of a surrogate pair"),
     ],
 )
-def test_a_faulty_file_of_tools_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_faulty_file_of_tools_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "tools.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
@@ -272,8 +275,10 @@ def test_a_faulty_file_of_tools_is_told(tmp_path: Path, text: str, message: str)
     assert str(caught.value).startswith(f"{path}{message}")
 
 
-def test_a_missing_file_of_tools_is_told_with_the_key_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such file; data\.tools names the list of tools"):
+def test_the_error_for_a_missing_file_of_tools_says_how_to_name_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no such file; give the file with the list of tools as data\.tools or --tools"
+    ):
         read_tools(tmp_path / "tools.json")
     with pytest.raises(UserError, match=f"^{tmp_path}: "):
         read_tools(tmp_path)
@@ -282,7 +287,7 @@ def test_a_missing_file_of_tools_is_told_with_the_key_that_names_it(tmp_path: Pa
 # Examples
 
 
-def test_each_assistant_turn_to_be_learned_is_an_example_with_what_came_before() -> None:
+def test_each_learned_assistant_turn_is_an_example_with_the_messages_before_it() -> None:
     (row,) = read_conversations(CONTRACTS / "conversation.jsonl")
     first, last = examples(row)
     assert (first.id, last.id) == ("order-1/2", "order-1/5")
@@ -294,14 +299,14 @@ def test_each_assistant_turn_to_be_learned_is_an_example_with_what_came_before()
         assert (example.conversation_id, example.tools, example.where) == ("order-1", row.tools, row.where)
 
 
-def test_a_turn_of_weight_0_is_context_and_no_example() -> None:
+def test_a_turn_of_weight_0_is_context_but_not_an_example() -> None:
     turns = [{"role": "assistant", "content": str(n), "weight": n} for n in (0, 1)]
     found = examples(read({"id": "r", "messages": [USER, turns[0], USER, turns[1]]}))
     assert [example.id for example in found] == ["r/3"]
     assert found[0].prompt[1].content == "0"
 
 
-def test_expected_is_the_gold_of_the_last_assistant_turn_alone() -> None:
+def test_expected_is_the_gold_of_only_the_last_assistant_turn() -> None:
     expected = {"status": "calls", "calls": [{"name": "f", "arguments": {"x": [1, 2]}}]}
     turn = {"role": "assistant", "content": "one moment"}
     done = {"role": "tool", "content": "done"}
@@ -309,14 +314,14 @@ def test_expected_is_the_gold_of_the_last_assistant_turn_alone() -> None:
     assert [example.gold.status for example in found] == ["none", "calls"]
 
 
-def test_expected_goes_to_no_other_turn_where_the_last_is_not_learned() -> None:
+def test_expected_is_unused_if_the_last_turn_is_not_learned() -> None:
     turn = {"role": "assistant", "content": "one moment"}
     messages = [USER, turn, USER, {**turn, "weight": 0}]
     (found,) = examples(read({"id": "r", "messages": messages, "expected": {"status": "any"}}))
     assert (found.id, found.gold) == ("r/1", Gold("none"))
 
 
-# What is written is read back
+# Writing and reading back
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAME = st.text("abc_.-", min_size=1, max_size=6)
@@ -365,7 +370,7 @@ CONVERSATION = st.builds(
 
 
 def exactly(row: Conversation) -> str:
-    # repr, since in Python True == 1 and 0.0 == -0.0.
+    # Compare repr, because True == 1 and 0.0 == -0.0 in Python.
     return repr(replace(row, expected=None)) + json.dumps(row.expected.to_json() if row.expected else None)
 
 
@@ -375,7 +380,7 @@ def test_a_conversation_that_is_written_and_read_is_the_same(row: Conversation) 
     assert exactly(read(json.loads(line))) == exactly(row)
 
 
-def test_the_shipped_rows_are_written_as_they_were_read() -> None:
+def test_the_shipped_rows_are_written_exactly_as_they_were_read() -> None:
     path = SHIPPED / "test.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row.to_json() for row in read_conversations(path)] == lines

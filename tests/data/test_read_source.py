@@ -1,4 +1,4 @@
-"""Sources of any format: which format is taken, what each row becomes, and how sources are weighed."""
+"""Sources of any format: which format is detected, what each row becomes, and how weights choose rows."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_a_format_is_detected_by_its_rows(row: dict[str, Any], name: str) -> Non
     assert detect_format([row]) == name
 
 
-def test_the_format_of_most_rows_is_the_file_s() -> None:
+def test_a_file_has_the_format_of_most_of_its_rows() -> None:
     assert detect_format([OPENAI, LOG, LOG]) == "logs"
     assert detect_format([TOOL, OPENAI]) == "openai"
     assert detect_format([]) == "openai"
 
 
-def test_each_file_of_a_folder_has_its_own_format_and_a_list_of_tools_is_left_out_with_a_word(tmp_path: Path) -> None:
+def test_each_file_of_a_folder_has_its_own_format_and_a_list_of_tools_is_left_out_with_a_fault(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", OPENAI, LEGACY)
     write(tmp_path / "b.jsonl", LOG)
     (tmp_path / "tools.json").write_text(json.dumps([TOOL]), encoding="utf-8")
@@ -76,7 +76,7 @@ def test_each_file_of_a_folder_has_its_own_format_and_a_list_of_tools_is_left_ou
     assert faults == [(f"{tmp_path / 'tools.json'}:1", "tools-file")]
 
 
-def test_a_conversation_that_goes_on_in_the_next_log_file_is_one(tmp_path: Path) -> None:
+def test_a_conversation_that_continues_in_the_next_log_file_is_one(tmp_path: Path) -> None:
     more = json.loads(json.dumps(LOG))
     more["request"]["messages"] += [ANSWER, USER]
     more["response"]["id"] = "r2"
@@ -87,7 +87,7 @@ def test_a_conversation_that_goes_on_in_the_next_log_file_is_one(tmp_path: Path)
     assert [turn.weight for turn in row.messages if turn.role == "assistant"] == [1, 1]
 
 
-def test_a_row_of_another_format_in_a_file_is_read_as_what_it_is(tmp_path: Path) -> None:
+def test_a_row_of_another_format_in_a_file_is_read_in_its_own_format(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", OPENAI, OPENAI, LOG)
     rows, faults = split(read_source(path))
     assert (len(rows), faults) == (3, [])
@@ -107,7 +107,7 @@ def test_faults_do_not_stop_reading_and_do_not_repeat_their_place(tmp_path: Path
     assert [row.where[-2:] for row in found] == [":1", ":2", ":2", ":3", ":4", ":5"]
 
 
-def test_rows_without_tools_take_those_given(tmp_path: Path) -> None:
+def test_rows_without_tools_get_the_default_tools(tmp_path: Path) -> None:
     tools = (Tool("f", "", {"type": "object"}),)
     path = write(tmp_path / "a.jsonl", OPENAI, {**OPENAI, "tools": []})
     assert [row.tools for row in split(read_source(path, tools))[0]] == [tools, ()]
@@ -115,9 +115,11 @@ def test_rows_without_tools_take_those_given(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r'^data.format: unknown format "csv"; known: auto, logs, openai, hermes'):
+    with pytest.raises(
+        UserError, match=r'^data.format: unknown format "csv"; expected one of auto, logs, openai, hermes'
+    ):
         list(read_source("a.jsonl", format="csv"))
-    with pytest.raises(UserError, match=r'unknown format "opnai"; did you mean "openai"\? known: auto, logs'):
+    with pytest.raises(UserError, match=r'unknown format "opnai"; did you mean "openai"\? expected one of auto, logs'):
         list(read_source("a.jsonl", format="opnai"))
 
 
@@ -162,12 +164,12 @@ def test_a_source_is_a_path_with_or_without_its_weight(source: str, expected: tu
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "inf", "nan"])
-def test_a_weight_that_is_none_is_refused(weight: str) -> None:
+def test_an_invalid_weight_is_refused(weight: str) -> None:
     with pytest.raises(UserError, match=f"^a.jsonl={weight}: expected a weight above 0, found {weight}"):
         split_weight(f"a.jsonl={weight}")
 
 
-def test_half_the_rows_are_the_same_half_whatever_else_is_there(tmp_path: Path) -> None:
+def test_half_the_rows_are_the_same_half_whatever_other_rows_there_are(tmp_path: Path) -> None:
     rows = [{"messages": [{**USER, "content": str(n)}, ANSWER]} for n in range(400)]
     all_rows, few = write(tmp_path / "a.jsonl", *rows), write(tmp_path / "b.jsonl", *reversed(rows[:100]))
     kept = {row.id for row in split(read_sources([f"{all_rows}=0.5"]))[0]}
@@ -177,7 +179,7 @@ def test_half_the_rows_are_the_same_half_whatever_else_is_there(tmp_path: Path) 
     }
 
 
-def test_whole_weights_repeat_rows_under_ids_of_their_own_and_faults_come_once(tmp_path: Path) -> None:
+def test_whole_weights_repeat_rows_under_new_ids_and_faults_come_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"id": "a", **OPENAI}, "{", {"id": "b", **OPENAI})
     other = write(tmp_path / "b.jsonl", {"id": "c", **OPENAI})
     rows, faults = split(read_sources([f"{path}=3", str(other)]))
@@ -188,7 +190,7 @@ def test_whole_weights_repeat_rows_under_ids_of_their_own_and_faults_come_once(t
     assert set(ids) <= {"a", "a#2", "b", "b#2"}
 
 
-# Whatever comes
+# Arbitrary input
 
 
 @settings(max_examples=150)
@@ -208,15 +210,15 @@ def test_every_line_that_is_not_blank_gives_a_conversation_or_a_fault(
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
     found = list(read_source(path))
 
-    told = {row.where for row in found}
+    named = {row.where for row in found}
     steps = sum(len(examples(row)) for row in found if isinstance(row, Conversation) and row.gold_source)
     others = {row.where for row in found if isinstance(row, RowFault) or not row.gold_source}
     assert len(others) + steps >= len(lines)
-    assert told <= {f"{path}:{n}" for n in range(1, len(lines) + 1)}
+    assert named <= {f"{path}:{n}" for n in range(1, len(lines) + 1)}
 
 
 @pytest.mark.parametrize("name", [name for name in IMPORTERS if name != "logs"])
-def test_every_format_that_can_be_named_has_a_reader(name: str, tmp_path: Path) -> None:
+def test_every_named_format_turns_an_unknown_row_into_a_fault(name: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"of": "no format"}\n', encoding="utf-8")
     found = list(read_source(tmp_path / "x.jsonl", format=name))
     assert [type(row) for row in found] == [RowFault]

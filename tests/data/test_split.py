@@ -1,4 +1,4 @@
-"""Splits and subsets: stable by content, groups whole, proportions kept, no row on both sides."""
+"""Splits and subsets are stable by content, keep groups whole, keep proportions and share no row."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def shipped() -> list[Conversation]:
 # Validation rows
 
 
-def test_validation_rows_are_about_the_share_that_was_asked_for() -> None:
+def test_the_number_of_validation_rows_is_close_to_the_requested_share() -> None:
     rows = [row(n) for n in range(2000)]
     train, validation = split_validation(rows, 0.1, None)
     assert 150 <= len(validation) <= 250
     assert sorted(ids(train) + ids(validation)) == sorted(ids(rows))
-    assert ids(train) == [id for id in ids(rows) if id in set(ids(train))], "the order of the file is kept"
+    assert ids(train) == [id for id in ids(rows) if id in set(ids(train))], "the rows stay in the order of the file"
 
 
 def test_a_row_keeps_its_side_when_rows_are_added_moved_or_renamed() -> None:
@@ -71,21 +71,21 @@ def test_a_larger_share_keeps_the_rows_of_a_smaller_one() -> None:
 
 
 @given(st.lists(st.sampled_from("abcdefghij"), max_size=40))
-def test_no_group_stands_on_both_sides(templates: list[str]) -> None:
-    # Each of the ten groups is there at least once, so that neither side is empty.
+def test_no_group_is_on_both_sides(templates: list[str]) -> None:
+    # Each of the ten groups occurs at least once, so that neither side is empty.
     rows = [row(n, template=template) for n, template in enumerate([*templates, *"abcdefghij"])]
     train, validation = split_validation(rows, 0.5, "template")
     assert {r.meta["template"] for r in train} & {r.meta["template"] for r in validation} == set()
     assert len(train) + len(validation) == len(rows)
 
 
-def test_rows_without_the_group_s_key_go_their_own_ways() -> None:
+def test_each_row_without_the_groups_key_is_its_own_group() -> None:
     train, validation = split_validation([row(n) for n in range(100)], 0.5, "template")
     assert len(train) > 20
     assert len(validation) > 20
 
 
-def test_no_phrasing_of_the_shipped_data_is_on_both_sides(shipped: list[Conversation]) -> None:
+def test_no_template_of_the_shipped_data_is_on_both_sides(shipped: list[Conversation]) -> None:
     train, validation = split_validation(shipped, 0.1, "template")
     assert 30 <= len(validation) <= 90
     assert {r.meta["template"] for r in train} & {r.meta["template"] for r in validation} == set()
@@ -110,7 +110,7 @@ def test_a_split_that_leaves_a_side_empty_is_refused() -> None:
         lambda found: st.tuples(st.just(found), st.integers(1, len(found) + 5))
     )
 )
-def test_a_subset_has_its_size_keeps_the_order_and_every_kind_s_proportion(drawn: tuple[list[str], int]) -> None:
+def test_a_subset_has_the_requested_size_and_keeps_order_and_proportions(drawn: tuple[list[str], int]) -> None:
     called, limit = drawn
     rows = [row(n, *filter(None, names.split(","))) for n, names in enumerate(called)]
     chosen = balanced_subset(rows, limit)
@@ -118,7 +118,7 @@ def test_a_subset_has_its_size_keeps_the_order_and_every_kind_s_proportion(drawn
     assert ids(chosen) == [id for id in ids(rows) if id in set(ids(chosen))]
     wanted, found = kinds(rows), kinds(chosen)
     for kind, count in wanted.items():
-        # Every so-many-th of the sorted rows: a kind gets its share, rounded up or down.
+        # The chosen rows are evenly spaced among the sorted ones, so a kind gets its share, rounded up or down.
         assert abs(found[kind] - count * len(chosen) / len(rows)) < 1
 
 
@@ -132,7 +132,7 @@ def test_a_subset_does_not_depend_on_the_order_of_the_file(shipped: list[Convers
     assert set(ids(balanced_subset(shipped, 50))) == set(ids(balanced_subset(shipped[::-1], 50)))
 
 
-def test_identical_questions_under_two_ids_do_not_make_a_subset_larger_or_smaller() -> None:
+def test_identical_questions_with_different_ids_do_not_change_the_size_of_a_subset() -> None:
     twins = [Conversation(f"t{n}", row(0).messages, (), f"x:{n}") for n in range(10)]
     assert len(balanced_subset(twins, 4)) == 4
 
@@ -144,7 +144,7 @@ def config(**values: Any) -> DataConfig:
     return DataConfig(**{"train": (TRAIN,), "test": (TEST,), "tools": TOOLS, **values})
 
 
-def test_splits_of_the_shipped_data_are_made_as_the_config_says() -> None:
+def test_splits_of_the_shipped_data_follow_the_config() -> None:
     splits = make_splits(config(train_rows=40, validation_rows=5, test_rows=20))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 5, 20)
     assert splits.available["train"] + splits.available["validation"] == 600
@@ -168,7 +168,7 @@ def test_splits_of_the_shipped_data_are_made_as_the_config_says() -> None:
         ),
     ],
 )
-def test_the_rows_of_the_first_config_and_their_order_stay_what_published_figures_rest_on(
+def test_the_rows_behind_published_figures_and_their_order_never_change(
     changes: dict[str, Any], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(SHIPPED.parents[1])
@@ -186,7 +186,7 @@ def test_turns_are_the_examples_of_all_rows_in_order() -> None:
     assert order == sorted(order)
 
 
-def test_a_test_row_that_is_trained_on_is_refused_with_both_places(tmp_path: Path) -> None:
+def test_a_test_row_that_is_also_a_training_row_is_refused_with_both_places(tmp_path: Path) -> None:
     lines = [
         {"id": "a", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
         {"id": "b", "messages": [{"role": "user", "content": "bye"}, {"role": "assistant", "content": "see you"}]},
@@ -197,7 +197,7 @@ def test_a_test_row_that_is_trained_on_is_refused_with_both_places(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         make_splits(config(train=(str(train),), test=(str(test),), validation=0.0))
     assert str(caught.value) == (
-        f"{test}:2: the row is also at {train}:2 (1 such rows); a test row may not be trained on"
+        f"{test}:2: the test row is also a training row at {train}:2 (1 such rows); remove it from one of the files"
     )
 
 

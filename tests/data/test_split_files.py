@@ -1,4 +1,4 @@
-"""Splits: groups whole, sides stable when rows are added, shares within their bound, kept tools unseen, files whole."""
+"""Splits keep groups whole, sides stable when rows are added, shares within a bound, and kept tools unseen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tool(name: str) -> Tool:
 
 
 def words(number: int) -> str:
-    """Texts that are near to no other."""
+    """Return a text that is near to no other."""
     return " ".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=30))
 
 
@@ -54,7 +54,7 @@ def groups(rows: list[Conversation], **more: Any) -> list[int]:
 
 
 def sides(rows: list[Conversation], shares: Shares = HALVES, **more: Any) -> dict[str, str]:
-    """The side of each row by its id; a lone side without rows is let be."""
+    """Return the side of each row by its id."""
     table = key_table(rows)
     split = assign_sides(table, shares, **more)
     return {one.id: SIDES[side] for one, side in zip(rows, split.sides.tolist(), strict=True)}
@@ -64,15 +64,15 @@ def some_rows(count: int, *names: str) -> list[Conversation]:
     return [row(n, names[n % len(names)] if names else "track") for n in range(count)]
 
 
-# What is tied together
+# Groups
 
 
-def test_unlike_rows_are_each_their_own_group() -> None:
+def test_each_different_row_is_its_own_group() -> None:
     assert groups([row(n) for n in range(50)]) == list(range(50))
 
 
 @pytest.mark.parametrize("case", ["copy", "same words", "near words", "template", "id", "growing", "through a third"])
-def test_rows_of_one_kind_are_one_group(case: str) -> None:
+def test_related_rows_are_one_group(case: str) -> None:
     one = row(1, "track", meta={"template": "t1"}, id="chat-1/0")
     longer = (*one.messages, Message("tool", "{}"), Message("assistant", "ok"), Message("user", words(9) * 3))
     near = one.messages[0].content.upper() + " ?"
@@ -89,12 +89,12 @@ def test_rows_of_one_kind_are_one_group(case: str) -> None:
     assert groups(rows) == [0, *[1] * (1 + len(others)), 2 + len(others)]
 
 
-def test_rows_without_user_s_words_are_not_tied_by_that() -> None:
+def test_rows_without_user_words_are_not_grouped_by_that() -> None:
     rows = [Conversation(f"r{n}", (Message("assistant", f"turn {n}"),), (), f"x:{n}") for n in range(3)]
     assert groups(rows) == [0, 1, 2]
 
 
-def test_without_near_duplicates_only_equal_words_tie() -> None:
+def test_without_near_duplicates_only_equal_words_group_rows() -> None:
     rows = [row(1), row(2, text=words(1) + " ?"), row(3, text=words(1))]
     assert groups(rows) == [0, 0, 0]
     assert groups(rows, near_rows=2) == [0, 1, 0]
@@ -107,7 +107,7 @@ def test_another_meta_key_or_none_can_group() -> None:
     assert groups(rows, group_by="source") == groups(rows, group_by=None) == [0, 1, 2]
 
 
-# What moves
+# Which rows move
 
 
 ROWS = st.builds(
@@ -128,13 +128,13 @@ def sides_of(rows: list[Conversation]) -> Sides:
     table = key_table(rows)
     try:
         return assign_sides(table, Shares(0.2, 0.2, 0.3))
-    except UserError:  # a side without a row: only the sides of the rows are looked at here
+    except UserError:  # a side has no row, which does not matter here; add rows
         return assign_sides(key_table([*rows, *(row(n) for n in range(1000, 1100))]), Shares(0.2, 0.2, 0.3))
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(ROWS, min_size=1, max_size=25), st.lists(ROWS, max_size=15))
-def test_rows_added_at_the_end_move_no_group_unless_they_tie_two(
+def test_rows_added_at_the_end_move_no_group_unless_they_link_two(
     old: list[Conversation], new: list[Conversation]
 ) -> None:
     before, after = sides_of(old), sides_of([*old, *new])
@@ -142,7 +142,7 @@ def test_rows_added_at_the_end_move_no_group_unless_they_tie_two(
         group = {before.groups[m] for m in range(len(old)) if after.groups[m] == after.groups[n]}
         if len(group) == 1:
             assert before.sides[n] == after.sides[n]
-        else:  # tied by a new row: to the side of the one that was first
+        else:  # a new row links two groups: they are on the side of the earlier one
             assert after.sides[n] == before.sides[min(group)]
 
 
@@ -161,12 +161,12 @@ def test_a_group_is_on_one_side(rows: list[Conversation]) -> None:
     assert all(len(found) == 1 for found in template.values())
 
 
-def test_the_order_of_lone_rows_and_of_a_template_s_does_not_count() -> None:
+def test_the_order_of_single_rows_and_of_a_templates_rows_does_not_matter() -> None:
     rows = [row(n, meta={"template": f"t{n % 20}"} if n % 2 else {}) for n in range(200)]
     assert sides(rows) == sides(rows[::-1])
 
 
-def test_a_salt_deals_anew_and_a_larger_test_share_keeps_the_rows_of_a_smaller_one() -> None:
+def test_another_salt_moves_rows_and_a_larger_test_share_keeps_the_rows_of_a_smaller_one() -> None:
     rows = some_rows(300)
     assert sides(rows) != sides(rows, salt="x")
     small, large = sides(rows, Shares(0.1, 0.1, 0.1)), sides(rows, Shares(0.2, 0.1, 0.4))
@@ -176,31 +176,31 @@ def test_a_salt_deals_anew_and_a_larger_test_share_keeps_the_rows_of_a_smaller_o
 # Shares
 
 
-def test_shares_are_about_what_was_asked_for() -> None:
+def test_shares_are_close_to_the_requested_ones() -> None:
     found = list(sides(some_rows(4000), Shares()).values())
     for side in SIDES:
         assert abs(found.count(side) / 4000 - getattr(Shares(), side)) < share_bound([1] * 4000)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 60, [5] * 12, [20, 8, 8, 4, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1]])
-def test_a_tool_s_share_is_off_by_more_than_its_bound_in_fewer_than_one_case_of_a_thousand(sizes: list[int]) -> None:
+def test_a_tools_share_exceeds_its_bound_in_fewer_than_one_case_of_a_thousand(sizes: list[int]) -> None:
     rows = [row(n, "track", meta={"template": f"t{n}"}) for n in range(len(sizes))]
     rows = [replace(one, id=f"{one.id}-{m}") for one, size in zip(rows, sizes, strict=True) for m in range(size)]
     table = key_table(rows, near_rows=0)
     bound, worst, misses = share_bound(sizes), 0.0, 0
     for salt in range(800):
         try:
-            counts, told = rows_by_tool(table, assign_sides(table, Shares(0, 0, 0.3), salt=str(salt)))["track"]
+            counts, reported = rows_by_tool(table, assign_sides(table, Shares(0, 0, 0.3), salt=str(salt)))["track"]
         except UserError:
             continue
-        assert told == pytest.approx(bound)
+        assert reported == pytest.approx(bound)
         off = abs(counts[SIDES.index("test")] / sum(sizes) - 0.3)
         worst, misses = max(worst, off), misses + (off > bound)
     assert misses <= 1
-    assert worst > bound / 2.5, "a bound that says nothing"
+    assert worst > bound / 2.5, "the bound is too loose to say anything"
 
 
-def test_with_kept_tools_the_bound_holds_too_and_of_a_kept_tool_says_nothing() -> None:
+def test_the_bound_also_holds_with_kept_tools_and_is_1_for_a_kept_tool() -> None:
     names = [f"tool_{n}" for n in range(10)]
     rows = [
         row(n, names[n % 10], *([names[0]] if n % 7 == 0 else []), meta={"template": f"t{n // 3}"}) for n in range(240)
@@ -220,13 +220,13 @@ def test_with_kept_tools_the_bound_holds_too_and_of_a_kept_tool_says_nothing() -
     assert misses <= 3
 
 
-def test_the_bound_falls_with_the_number_of_groups_and_never_says_more_than_everything() -> None:
+def test_the_bound_falls_with_the_number_of_groups_and_is_at_most_1() -> None:
     assert share_bound([1]) == 1.0
     assert share_bound([3] * 100) == share_bound([1] * 100)
     assert share_bound([1] * 400) == pytest.approx(share_bound([1] * 100) / 2)
 
 
-def test_the_salt_auto_balances_the_tools_better_and_is_named() -> None:
+def test_the_salt_auto_balances_the_tools_better_and_is_reported() -> None:
     rows = some_rows(240, *(f"tool_{n}" for n in range(12)))
     table = key_table(rows)
 
@@ -252,7 +252,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(shares: dict[str, flo
 
 def test_a_side_without_rows_is_refused_unless_its_share_is_0() -> None:
     rows = [row(n, meta={"template": "one"}) for n in range(30)]
-    with pytest.raises(UserError, match=r"gets no row of 30 in 1 groups; give more rows"):
+    with pytest.raises(UserError, match=r"gets no row of 30 in 1 groups; add rows"):
         sides(rows)
     assert set(sides(rows, Shares(0, 0, 0)).values()) == {"train"}
 
@@ -260,7 +260,7 @@ def test_a_side_without_rows_is_refused_unless_its_share_is_0() -> None:
 # Kept tools
 
 
-def test_about_the_share_of_the_tools_is_kept_at_least_one_and_never_all() -> None:
+def test_the_share_of_kept_tools_is_rounded_to_at_least_one_and_never_all() -> None:
     names = [f"tool_{n}" for n in range(20)]
     assert len(kept_tools(names, 0.2)) == 4
     assert len(kept_tools(names[:3], 0.05)) == 1
@@ -271,7 +271,7 @@ def test_about_the_share_of_the_tools_is_kept_at_least_one_and_never_all() -> No
             kept_tools(found, share)
 
 
-def test_groups_that_call_a_kept_tool_are_for_the_test_and_all_others_where_they_were() -> None:
+def test_groups_that_call_a_kept_tool_go_to_the_test_and_all_others_stay() -> None:
     names = [f"tool_{n}" for n in range(10)]
     rows = some_rows(300, *names)
     kept = set(kept_tools(names, 0.2))
@@ -300,7 +300,7 @@ def read(folder: Path) -> dict[str, list[Conversation]]:
     return {side: list(read_conversations(folder / f"{side}.jsonl")) for side in SIDES}
 
 
-def test_files_hold_every_row_once_in_order_and_split_json_says_what_they_hold(tmp_path: Path) -> None:
+def test_files_have_every_row_once_in_order_and_split_json_describes_them(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", some_rows(300, "track", "cancel"))
     result = split_files([source], tmp_path / "out" / "deep", Shares())
     found = read(tmp_path / "out" / "deep")
@@ -320,7 +320,7 @@ def test_files_hold_every_row_once_in_order_and_split_json_says_what_they_hold(t
     assert set(result.summary["tools"]) == {"track", "cancel"}
 
 
-def test_no_row_outside_the_test_calls_or_offers_a_kept_tool(tmp_path: Path) -> None:
+def test_no_row_outside_the_test_calls_or_lists_a_kept_tool(tmp_path: Path) -> None:
     names = tuple(f"tool_{n}" for n in range(10))
     rows = [row(n, names[n % 10], offers=names) for n in range(200)]
     rows += [row(500 + n, offers=kept_tools(names, 0.2)) for n in range(20)]
@@ -339,12 +339,14 @@ def test_no_row_outside_the_test_calls_or_offers_a_kept_tool(tmp_path: Path) -> 
     emptied = [one for side in SIDES[:3] for one in found[side] if not one.tools]
     assert emptied
     lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
-    assert all("tools" in json.loads(line) for line in lines), "an empty list is kept, lest a default step in"
+    assert all("tools" in json.loads(line) for line in lines), (
+        "an empty list stays, so that the row does not get the default tools"
+    )
 
 
-def test_kept_tools_need_to_know_what_rows_are_offered(tmp_path: Path) -> None:
+def test_kept_tools_need_rows_that_list_their_tools(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [replace(one, tools=()) for one in some_rows(50, "track", "cancel")])
-    with pytest.raises(UserError, match=r"in\.jsonl:1: calls a tool and lists none; --unseen-tools needs --tools"):
+    with pytest.raises(UserError, match=r"in\.jsonl:1: calls a tool but lists none; --unseen-tools needs --tools"):
         split_files([source], tmp_path / "out", Shares(), unseen_tools=0.5)
     given = (tool("track"), tool("cancel"))
     split_files([source], tmp_path / "out", Shares(), unseen_tools=0.5, default_tools=given)
@@ -360,7 +362,7 @@ def test_a_bad_row_is_named_and_nothing_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_an_interrupted_split_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_split_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "in.jsonl", some_rows(100))
     split_files([source], tmp_path / "out", Shares())
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -375,18 +377,18 @@ def test_an_interrupted_split_leaves_what_was_there(tmp_path: Path, monkeypatch:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_split_is_replaced_and_another_s_files_are_not(tmp_path: Path) -> None:
+def test_a_split_is_replaced_but_other_files_are_not(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", some_rows(100))
     split_files([source], tmp_path / "out", Shares())
     assert split_files([source], tmp_path / "out", Shares(), salt="x").summary["salt"] == "x"
-    with pytest.raises(UserError, match=r"test\.jsonl is read from there"):
+    with pytest.raises(UserError, match=r"test\.jsonl is a source and would be replaced"):
         split_files([str(tmp_path / "out" / "test.jsonl")], tmp_path / "out", Shares())
     (tmp_path / "out" / "split.json").unlink()
-    with pytest.raises(UserError, match=r"holds a train\.jsonl that is not part of a split"):
+    with pytest.raises(UserError, match=r"has a train\.jsonl that is not part of a split"):
         split_files([source], tmp_path / "out", Shares())
 
 
-def test_leakage_against_another_file_is_refused_or_told(tmp_path: Path) -> None:
+def test_leakage_against_another_file_is_refused_or_reported(tmp_path: Path) -> None:
     rows = some_rows(100)
     source, other = write(tmp_path / "in.jsonl", rows), write(tmp_path / "other.jsonl", rows[:60])
     with pytest.raises(UserError, match=r"other\.jsonl:\d+: leakage: \d+ of 60 rows"):
@@ -398,7 +400,7 @@ def test_leakage_against_another_file_is_refused_or_told(tmp_path: Path) -> None
     assert any("leakage allowed" in warning for warning in result.warnings)
 
 
-def test_a_row_of_the_other_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+def test_an_unreadable_row_of_the_other_file_is_an_error(tmp_path: Path) -> None:
     source, other = write(tmp_path / "in.jsonl", some_rows(100)), tmp_path / "other.jsonl"
     other.write_text("{\n")
     with pytest.raises(UserError, match=r"other\.jsonl:1: "):
@@ -406,15 +408,15 @@ def test_a_row_of_the_other_file_that_cannot_be_read_is_not_passed_over(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_off_is_warned_of(tmp_path: Path) -> None:
+def test_unbalanced_splits_give_warnings(tmp_path: Path) -> None:
     rows = [row(n, "track", meta={"template": "t"}) for n in range(60)] + [row(100 + n, "rare") for n in range(14)]
     rows += [row(200 + n) for n in range(80)]
     source = write(tmp_path / "in.jsonl", rows)
     result = split_files([source], tmp_path / "out", Shares(), near_rows=50)
-    told = "\n".join(result.warnings)
-    assert "near duplicates were not looked for (over 50 rows)" in told
-    assert "one group holds 60 of 154 rows" in told
-    assert "tools that a side lacks: track (" in told
+    shown = "\n".join(result.warnings)
+    assert "near duplicates were not searched (over 50 rows)" in shown
+    assert "one group has 60 of 154 rows" in shown
+    assert "tools without a row on a side: track (" in shown
     assert split_files([source], tmp_path / "out", Shares(), near=False).summary["near_duplicates"] == "off (--no-near)"
     assert NO_CALL in result.summary["tools"]
 
@@ -432,7 +434,7 @@ def test_what_is_off_is_warned_of(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_same_salt_gives_the_sides_that_it_gave_before(
+def test_the_same_salt_gives_the_same_sides_in_every_version(
     tmp_path: Path, options: dict[str, Any], expected: list[str]
 ) -> None:
     tools = read_tools(SHIPPED / "tools.json")

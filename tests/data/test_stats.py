@@ -1,4 +1,4 @@
-"""Statistics of a data set: what is counted, that tokens add up, and that the expected gain is the packer's own."""
+"""Statistics of a data set: what is counted, that tokens add up, and that the expected gain equals training's."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_rows_turns_calls_and_messages_are_counted() -> None:
 
 
 def test_a_call_of_a_turn_that_is_not_learned_is_not_counted() -> None:
-    """Row two only calls in a turn of weight 0: it teaches not to call."""
+    """The second row calls only in a turn of weight 0, so it teaches not to call."""
     found = figures(measure(ROWS))
     assert found["no_call_rows"] == {"value": 1 / 3, "numerator": 1, "denominator": 3}
     assert found["no_call_turns"] == {"value": 0.5, "numerator": 2, "denominator": 4}
@@ -99,7 +99,7 @@ def test_a_call_of_a_turn_that_is_not_learned_is_not_counted() -> None:
     ]
 
 
-def test_languages_are_those_stated_and_only_else_guessed() -> None:
+def test_languages_are_guessed_only_for_rows_that_state_none() -> None:
     found = figures(measure(ROWS))
     assert found["languages"] == {"en": 1}
     assert found["guessed_languages"] == {"zh": 1, "Latin script": 1}
@@ -117,18 +117,18 @@ def test_languages_are_those_stated_and_only_else_guessed() -> None:
         ("", "unknown"),
     ],
 )
-def test_the_script_suggests_the_language(text: str, language: str) -> None:
+def test_the_language_is_guessed_from_the_script(text: str, language: str) -> None:
     assert guess_language([text]) == language
 
 
-def test_faults_of_reading_are_counted_with_their_first_places() -> None:
+def test_faults_are_counted_with_their_first_places() -> None:
     faults = [RowFault(f"rows.jsonl:{n}", "broken-json", "cut") for n in range(5)]
     (fault,) = figures(measure([*faults, *ROWS]))["faults"]
     assert (fault["rule"], fault["count"]) == ("broken-json", 5)
     assert list(fault["places"]) == [f"rows.jsonl:{n}: cut" for n in range(3)]
 
 
-def test_rows_are_counted_as_they_come_and_not_kept() -> None:
+def test_rows_are_counted_one_by_one_and_not_kept() -> None:
     alive = 0
 
     class Counted(str):
@@ -140,7 +140,7 @@ def test_rows_are_counted_as_they_come_and_not_kept() -> None:
         nonlocal alive
         for _ in range(50):
             alive += 1
-            assert alive < 5, "rows pile up"
+            assert alive < 5, "rows stay in memory"
             yield Conversation("", (Message("user", Counted("x")), Message("assistant", "y")), (), "rows.jsonl:1")
 
     assert measure(rows()).rows == 50
@@ -163,7 +163,7 @@ def training_rows(shipped: list[Conversation], tiny_tokenizer: Any) -> list[Labe
     return [renderer.render(example).tokens for row in shipped for example in examples(row)]
 
 
-def test_tokens_of_examples_are_those_of_training(counted: Stats, training_rows: list[LabelledTokens]) -> None:
+def test_the_tokens_of_examples_equal_those_of_training(counted: Stats, training_rows: list[LabelledTokens]) -> None:
     tokens = counted.tokens
     assert tokens is not None
     assert list(tokens.lengths) == [len(row.ids) for row in training_rows]
@@ -174,7 +174,7 @@ def test_tokens_of_examples_are_those_of_training(counted: Stats, training_rows:
     assert tokens.labelled_share == tokens.labelled_tokens / sum(tokens.lengths)
 
 
-def test_tokens_by_role_add_up_to_the_whole_conversations(
+def test_tokens_by_role_add_up_to_all_tokens_of_the_conversations(
     counted: Stats, shipped: list[Conversation], tiny_tokenizer: Any
 ) -> None:
     tokens = counted.tokens
@@ -188,8 +188,8 @@ def test_tokens_by_role_add_up_to_the_whole_conversations(
     assert tokens.by_role["tools"].p50 > tokens.by_role["user"].max
 
 
-def test_the_expected_gain_is_the_packer_s_own_count(counted: Stats, training_rows: list[LabelledTokens]) -> None:
-    """The same count as the dry run's, which lays batches out as training does."""
+def test_the_expected_gain_equals_the_dry_runs_count(counted: Stats, training_rows: list[LabelledTokens]) -> None:
+    """The dry run lays batches out as training does."""
     assert counted.tokens is not None
     for gain in counted.tokens.gains:
         config = load_config(
@@ -223,7 +223,7 @@ def test_a_batch_of_all_rows_saves_what_one_tree_saves(drawn: list[tuple[list[in
     assert tree_gain(rows, 1, 10**6).gain == 1.0
 
 
-def test_of_many_examples_a_sample_is_laid_out_and_said(
+def test_only_a_sample_of_many_examples_is_laid_out_and_its_size_is_reported(
     shipped: list[Conversation], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolhone.data.stats._MAX_TREE_ROWS", 10)
@@ -245,7 +245,7 @@ def test_a_row_that_cannot_be_rendered_is_counted_and_named(tiny_llama: Path) ->
 
 @pytest.mark.parametrize("tools", ["schema", "signatures"])
 @pytest.mark.parametrize("tokenizer", ["tiny_tokenizer", "tiny_llama3_tokenizer"])
-def test_segments_hold_every_token_once_and_each_message_where_it_stands(
+def test_segments_cover_every_token_once_and_match_the_messages(
     request: pytest.FixtureRequest, shipped: list[Conversation], tokenizer: str, tools: str
 ) -> None:
     loaded = request.getfixturevalue(tokenizer)
@@ -269,9 +269,9 @@ def test_segments_hold_every_token_once_and_each_message_where_it_stands(
                 )
                 said = message.content if not message.tool_calls else message.tool_calls[0].name
                 assert said in text, f"{message.role} {index}"
-            told = "".join(renderer.decode(ids[part.start : part.end]) for part in parts if part.part == "tools")
-            assert bool(told) == bool(found.tools)
-            assert all(tool.name in told for tool in found.tools)
+            tools_text = "".join(renderer.decode(ids[part.start : part.end]) for part in parts if part.part == "tools")
+            assert bool(tools_text) == bool(found.tools)
+            assert all(tool.name in tools_text for tool in found.tools)
 
 
 # The command
@@ -286,7 +286,7 @@ def run(sources: list[str], as_json: bool = False, **more: Any) -> str:
 
 @pytest.fixture(scope="module")
 def raw() -> list[dict[str, Any]]:
-    """The shipped rows as plain JSON, to count by other means."""
+    """The shipped rows as plain JSON, to count them independently."""
     return [json.loads(line) for line in (SHIPPED / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -298,7 +298,7 @@ def called(row: dict[str, Any]) -> list[str]:
     return [call["function"]["name"] for message in learned(row) for call in message.get("tool_calls") or ()]
 
 
-def test_the_table_has_the_shipped_figures(raw: list[dict[str, Any]]) -> None:
+def test_the_table_shows_the_figures_of_the_shipped_rows(raw: list[dict[str, Any]]) -> None:
     shown = run([str(SHIPPED / "train.jsonl")], tools=read_tools(SHIPPED / "tools.json"))
     turns = sum(len(learned(row)) for row in raw)
     names = [name for row in raw for name in called(row)]
@@ -312,7 +312,7 @@ def test_the_table_has_the_shipped_figures(raw: list[dict[str, Any]]) -> None:
     assert f"zh: {languages.count('zh')}  en: {languages.count('en')}" in shown
 
 
-def test_json_alone_is_printed_and_can_be_read_by_a_machine(raw: list[dict[str, Any]]) -> None:
+def test_with_json_the_output_is_only_json(raw: list[dict[str, Any]]) -> None:
     found = json.loads(run([str(SHIPPED / "train.jsonl")], as_json=True))
     assert (found["rows"], found["tokens"]) == (len(raw), None)
     assert found["no_call_rows"]["numerator"] == sum(not called(row) for row in raw)
@@ -329,7 +329,7 @@ def test_json_with_a_tokenizer_has_the_tokens(tmp_path: Path, tiny_llama: Path) 
 
 def test_a_file_without_a_conversation_is_an_error_with_its_first_fault(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{broken\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"no row that is a conversation \(first fault, broken-json: .*rows.jsonl:1"):
+    with pytest.raises(UserError, match=r"no row is a conversation \(first fault, broken-json: .*rows.jsonl:1"):
         run([str(tmp_path / "rows.jsonl")])
 
 
@@ -379,9 +379,9 @@ def test_hostile_names_are_shown_and_never_run() -> None:
     assert "49" not in text.split("</style>")[1]
 
 
-def test_gold_of_another_model_is_called_agreement() -> None:
+def test_the_page_names_the_model_whose_answers_are_the_gold() -> None:
     text = stats_page(measure(ROWS), ["rows.jsonl"])
-    assert "The gold of 1 row is what gpt-4o answered" in text
+    assert "The gold of 1 row is what gpt-4o answered. Scores on such rows measure agreement" in text
 
 
 def test_a_tool_that_is_never_called_is_marked() -> None:
@@ -389,7 +389,7 @@ def test_a_tool_that_is_never_called_is_marked() -> None:
     assert {tool["name"]: tool["remark"] for tool in page["tools"]} == {"look": "", "send": "", "never": "never called"}
 
 
-def test_every_example_is_in_a_bin_and_every_bin_on_the_plot(counted: Stats) -> None:
+def test_every_example_is_in_a_bin_and_every_bin_is_on_the_plot(counted: Stats) -> None:
     page = build_page(counted, ["rows.jsonl"])
     plot = page["tokens"]["histogram"]
     titles = [re.search(r": ([\d,]+) example", bin_["title"]) for bin_ in plot["bins"]]
@@ -400,7 +400,7 @@ def test_every_example_is_in_a_bin_and_every_bin_on_the_plot(counted: Stats) -> 
         assert bin_["y"] >= 0
 
 
-def test_many_kinds_are_folded_into_one_bar() -> None:
+def test_rare_values_are_combined_in_one_bar() -> None:
     long = [
         Conversation(
             str(n), (Message("user", "x"), *[Message("assistant", "y")] * n), (), "x:1", meta={"language": f"l{n}"}

@@ -1,4 +1,4 @@
-"""Cases whose prices are stated, so that no table of prices is needed."""
+"""Cases with given prices, so that no price table is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inputs(**changes: Any) -> Inputs:
 
 
 def course(**changes: Any) -> Inputs:
-    """The course's example: a million calls a day at $0.003, beside a small model that costs nothing at all."""
+    """Return the course's example: a million calls a day at $0.003, and a small model that costs nothing."""
     free = {"small_call_usd": 0.0, "training_usd": 0.0, "labelling_usd": 0.0, "engineering_usd": 0.0}
     stated = {"calls_per_day": 1e6, "api_call_usd": 0.003, "cheap_model": "none", "yearly_budget": 100_000.0}
     return Inputs(**{**stated, **free, "upkeep_usd_per_month": 0.0, **changes})

@@ -1,4 +1,4 @@
-"""Inputs from YAML, flags, questions and runs: which value counts, and what is said of a bad one."""
+"""Inputs from YAML, flags, questions and runs: which value counts, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTRACTS = Path(__file__).parent.parent / "fixtures" / "contracts"
 STATED = {"api_call_usd": 0.003, "cheap_call_usd": 0.001}
 
 
-def test_numbers_may_be_texts_as_flags_are() -> None:
+def test_numbers_may_be_strings_as_in_flags() -> None:
     assert checked({"calls_per_day": "1e5", "horizon_months": "24", "task": "mixed"}, {}) == {
         "calls_per_day": 100_000.0,
         "horizon_months": 24,
@@ -40,7 +40,7 @@ def test_numbers_may_be_texts_as_flags_are() -> None:
         ("zzz", 3, "unknown key; known: calls_per_day, prompt_tokens"),
     ],
 )
-def test_a_fault_names_place_unit_and_what_was_found(name: str, value: object, message: str) -> None:
+def test_an_error_names_the_place_the_unit_and_the_value(name: str, value: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         checked({name: value}, {name: flag_of(name)})
 
@@ -55,7 +55,7 @@ def test_every_fault_of_a_file_is_reported_with_its_line(tmp_path: Path) -> None
     assert second == f'{path}:3: horizon_month: unknown key (did you mean "horizon_months"?)'
 
 
-def test_a_file_that_is_no_inputs_is_reported(tmp_path: Path) -> None:
+def test_a_file_without_keys_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "advise.yaml"
     path.write_text("- 3\n", encoding="utf-8")
     with pytest.raises(UserError, match="expected keys such as calls_per_day and api_model, found list"):
@@ -68,7 +68,7 @@ def test_null_leaves_an_input_out(tmp_path: Path) -> None:
     assert read_inputs_file(path) == {"calls_per_day": 10_000.0}
 
 
-def test_what_is_given_counts_before_what_was_measured_and_that_before_a_default(tmp_path: Path) -> None:
+def test_a_given_value_overrides_a_measured_one_which_overrides_a_default(tmp_path: Path) -> None:
     shutil.copy(CONTRACTS / "metrics.json", tmp_path / "metrics.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"data": {"train": {"examples": 7}}}), encoding="utf-8")
     measured, interval = measured_inputs(tmp_path, "gpt-4o", "gpt-4o-mini")
@@ -88,7 +88,7 @@ def test_prices_come_from_the_table_and_say_so() -> None:
     assert case.sources["cheap_price_in"].startswith("listed: gpt-4o-mini of OpenAI: genai-prices ")
 
 
-def test_prices_that_are_given_are_taken_and_cached_input_costs_the_same_by_default() -> None:
+def test_given_prices_are_used_and_cached_input_costs_the_same_by_default() -> None:
     given = {"api_price_in": 1.0, "api_price_out": 4.0, "cheap_model": "none"}
     case = build_case(given)
     assert case.inputs.api_price_cached == 1.0
@@ -97,24 +97,24 @@ def test_prices_that_are_given_are_taken_and_cached_input_costs_the_same_by_defa
     assert build_case({**given, "api_price_cached": 0.1}).inputs.api_price_cached == 0.1
 
 
-def test_half_a_price_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^api_price_out: goes with api_price_in$"):
+def test_an_input_price_without_an_output_price_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^api_price_out: is missing; api_price_in needs it$"):
         build_case({"api_price_in": 1.0})
 
 
-def test_a_model_that_the_table_lacks_is_reported_with_the_flags_instead() -> None:
+def test_a_model_that_the_table_lacks_is_reported_with_the_flags_to_use() -> None:
     with pytest.raises(
-        UserError, match=r"^cheap_model: gpt-4o-minni: not in the table.*--cheap-price-in.*cheap_call_usd"
+        UserError, match=r"^cheap_model: gpt-4o-minni: not in the table.*--cheap-price-in.*--cheap-call-usd"
     ):
         build_case({"api_call_usd": 0.003, "cheap_model": "gpt-4o-minni"})
 
 
-def test_inputs_that_nothing_rests_on_are_not_listed() -> None:
+def test_unused_inputs_are_not_listed() -> None:
     case = build_case({**STATED, "small_call_usd": 0.0002})
     assert not {"prompt_tokens", "gpu_usd_per_hour", "yearly_budget", "api_price_in"} & set(case.sources)
 
 
-def test_every_input_has_a_unit_and_a_meaning_and_a_default_that_is_allowed() -> None:
+def test_every_input_has_a_unit_a_meaning_and_a_valid_default() -> None:
     for name, entry in FIELDS.items():
         assert entry.metadata["unit"]
         assert entry.metadata["meaning"]
@@ -127,7 +127,7 @@ ASKED = [name for name, entry in FIELDS.items() if entry.metadata["asked"]]
 
 
 def answering(answers: dict[str, list[str]]) -> tuple[Callable[[str], str], list[str]]:
-    """Answers by the start of the question; Enter to all others. And the questions, as they came."""
+    """Return a function that answers by the start of the question (Enter to all others), and the questions asked."""
     asked: list[str] = []
 
     def ask(prompt: str) -> str:
@@ -140,20 +140,20 @@ def answering(answers: dict[str, list[str]]) -> tuple[Callable[[str], str], list
     return ask, asked
 
 
-def test_each_question_has_its_unit_and_default_and_enter_takes_it() -> None:
+def test_each_question_shows_unit_and_default_and_enter_accepts_it() -> None:
     ask, asked = answering({})
     assert ask_inputs(ask, print, {}) == {}, "a default that was not typed stays assumed"
     assert len(asked) == len(ASKED)
-    assert asked[0] == "Calls a day, the mean of the horizon (calls a day) [10000]: "
+    assert asked[0] == "Calls a day, mean over the horizon (calls a day) [10000]: "
     assert "[none]" in asked[-1]
 
 
-def test_a_default_that_is_typed_is_given_and_none_leaves_an_input_out() -> None:
-    ask, _ = answering({"calls a day": ["10000"], "the most to pay": ["none"]})
+def test_a_typed_default_counts_as_given_and_none_leaves_an_input_out() -> None:
+    ask, _ = answering({"calls a day": ["10000"], "most to pay": ["none"]})
     assert ask_inputs(ask, print, {}) == {"calls_per_day": 10_000}
 
 
-def test_what_is_no_number_is_reported_and_asked_again() -> None:
+def test_an_invalid_answer_is_reported_and_asked_again() -> None:
     ask, asked = answering({"calls a day": ["many", "-3", "25000"]})
     said: list[str] = []
     assert ask_inputs(ask, said.append, {}) == {"calls_per_day": 25_000}
@@ -164,7 +164,7 @@ def test_what_is_no_number_is_reported_and_asked_again() -> None:
     assert asked[:3] == [asked[0]] * 3
 
 
-def test_measured_values_are_offered_in_place_of_defaults() -> None:
+def test_measured_values_are_offered_instead_of_defaults() -> None:
     ask, asked = answering({})
     values = ask_inputs(ask, print, {"small_accuracy": 0.8017})
     assert any("[0.8017]" in prompt for prompt in asked)

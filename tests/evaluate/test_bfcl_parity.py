@@ -1,4 +1,4 @@
-"""The policy `bfcl` beside BFCL's own checker: on its recorded verdicts, and, where its wheel is at hand, on itself."""
+"""The policy `bfcl` compared with BFCL's own checker: with its recorded verdicts, and with the checker if installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERDICTS = [row for _, row in read_jsonl(FIXTURES / "bfcl_verdicts.jsonl")]
 
 
 def exact(id: str, calls: list[dict[str, Any]], policy: Any) -> bool:
-    """Whether toolhone judges the calls right; never for an entry that it reads as unsatisfiable."""
+    """Whether toolhone scores the calls as right; False for an entry that it reads as unsatisfiable."""
     example = ENTRIES[id].example
     if example is None:
         return False
@@ -52,7 +52,7 @@ def test_the_recorded_verdicts_are_of_every_category_and_both_kinds() -> None:
     assert valid[True] > 100 < valid[False]
 
 
-def test_strict_judges_otherwise_where_bfcl_is_lax() -> None:
+def test_strict_refuses_what_only_bfcl_accepts() -> None:
     lax = [row for row in VERDICTS if row["bfcl"] and not exact(row["id"], row["calls"], STRICT)]
     assert {row["mutation"] for row in lax} >= {"respelt"}
 
@@ -65,7 +65,7 @@ def test_mutations_depend_on_the_seed_alone() -> None:
     assert first != list(mutations(entry.gold, entry.functions, 10, "1"))
 
 
-def test_a_slice_of_all_entries_is_judged_as_by_bfcl_s_own_checker() -> None:
+def test_a_slice_of_all_entries_is_scored_as_by_bfcl_s_own_checker() -> None:
     if not (DATA / "BFCL_v4_simple_python.json").is_file() or not (CODE / "bfcl_eval").is_dir():
         pytest.skip("needs the wheel of bfcl-eval: `python scripts/bfcl_parity.py` brings it")
     checker = parity.import_checker(CODE)

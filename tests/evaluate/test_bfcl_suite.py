@@ -1,4 +1,4 @@
-"""The BFCL suite: which entries are taken, how figures are made of scores, and a run from the command line."""
+"""The BFCL suite: which entries are used, how figures come from scores, and a run from the command line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_slice_is_drawn_by_the_seed_from_each_category() -> None:
     assert len(read_suite(BFCL, whole.categories, 99).examples) == len(whole.examples)
 
 
-def test_an_entry_that_no_call_satisfies_is_told_and_not_judged() -> None:
+def test_an_entry_that_no_call_satisfies_is_reported_and_not_scored() -> None:
     suite = read_suite(BFCL, ["live_simple"])
     [(where, why)] = suite.unreadable.items()
     assert where.endswith("BFCL_v4_live_simple.json:2")
@@ -71,7 +71,7 @@ def test_an_entry_that_no_call_satisfies_is_told_and_not_judged() -> None:
         (" , ", "none is named"),
     ],
 )
-def test_an_unknown_category_is_told(text: str, message: str) -> None:
+def test_an_unknown_category_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_categories(text)
 
@@ -100,7 +100,7 @@ def test_figures_count_each_entry_once_in_its_category_and_its_group() -> None:
     assert 0 < found["groups"]["all"]["low"] < 10 / 13 < found["groups"]["all"]["high"] < 1
 
 
-def test_models_that_answered_the_same_entries_stand_in_one_table(tmp_path: Path) -> None:
+def test_models_that_answered_the_same_entries_are_in_one_table(tmp_path: Path) -> None:
     suite = read_suite(BFCL, CATEGORIES)
     for label, text in (("good", gold_text), ("silent", lambda _: "Sorry.")):
         path = tmp_path / "suite" / "bfcl" / "predictions" / f"{label}.jsonl"
@@ -162,7 +162,7 @@ def rows(run: RunFolder, kind: str, name: str) -> list[dict[str, Any]]:
 def test_base_and_tuned_answer_a_slice_and_a_second_call_reuses_them(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slice_ = ("--categories", "simple_python,irrelevance", "--rows", "2")
+    slice_ = ("--categories", "simple_python,irrelevance", "--max-rows", "2")
     assert main(suite_command(*slice_)) == 0
     shown = capsys.readouterr().out
     assert "base answers 3 entries" in shown
@@ -180,7 +180,7 @@ def test_base_and_tuned_answer_a_slice_and_a_second_call_reuses_them(
     assert "base answers 3 entries" in capsys.readouterr().out
 
 
-def test_entries_that_the_run_was_trained_on_are_told(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_that_the_run_was_trained_on_are_reported(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     simple = read_suite(BFCL, ["simple_python"]).examples[0]
     learned = Conversation("other-id", (*simple.prompt, simple.turn), simple.tools, "train.jsonl:1")
     write_jsonl(run.split("train"), [learned.to_json()])
@@ -195,12 +195,12 @@ def test_entries_that_the_run_was_trained_on_are_told(run: RunFolder, capsys: py
     [
         (["--models", "best"], '--models: "best" is unknown; a run has base and tuned'),
         (["--categories", "simple"], '--categories: "simple" is no single-turn category'),
-        (["--rows", "0"], "--rows: expected 1 or more, found 0"),
+        (["--max-rows", "0"], "--max-rows: expected 1 or more, found 0"),
         (["--suite-data", "nowhere"], "python scripts/fetch_bfcl.py"),
         (["--endpoint-model", "m"], "--base-url: name the endpoint's address"),
     ],
 )
-def test_bad_input_is_told_before_a_model_is_loaded(
+def test_bad_input_is_refused_before_a_model_is_loaded(
     run: RunFolder,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

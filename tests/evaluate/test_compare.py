@@ -1,4 +1,4 @@
-"""Two models on the same rows: the difference, its interval and McNemar's test, held against scipy and simulation."""
+"""Two models on the same rows: the difference, its interval and McNemar's test, compared with scipy and simulation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scored(
     gold_source: str | None = None,
     **meta: Any,
 ) -> Score:
-    """A score of the row `id`, whose conversation is what stands before "/"."""
+    """A score of the row `id`, whose conversation is the text before "/"."""
     return Score(
         id=id,
         conversation_id=id.partition("/")[0],
@@ -69,7 +69,7 @@ def first_entry(one: Sequence[Score], other: Sequence[Score]) -> dict[str, Any]:
     return compare_all({"base": one, "tuned": other})[0]
 
 
-# What is told
+# What is reported
 
 
 def test_the_difference_is_the_second_models_rate_less_the_firsts() -> None:
@@ -131,7 +131,7 @@ def test_gold_of_another_model_is_named() -> None:
     assert first_entry(model("10"), model("11"))["agreement_with"] is None
 
 
-def test_the_interval_is_by_template_where_rows_carry_one() -> None:
+def test_the_interval_is_by_template_if_rows_have_one() -> None:
     templates = [f"t{n // 10}" for n in range(40)]
     base = [scored(f"c{n}/1", False, template=templates[n]) for n in range(40)]
     tuned = [scored(f"c{n}/1", n // 10 != 3, template=templates[n]) for n in range(40)]
@@ -161,7 +161,7 @@ def test_turns_of_one_conversation_are_one_cluster_and_a_row_without_a_template_
 @pytest.mark.parametrize(
     ("base", "tuned"), [("00", "11"), ("11", "11"), ("", ""), ("0", "1")], ids=["lifted", "same", "no rows", "one row"]
 )
-def test_where_no_fold_could_differ_there_is_no_interval(base: str, tuned: str) -> None:
+def test_there_is_no_interval_if_no_fold_can_differ(base: str, tuned: str) -> None:
     found = first_entry(model(base), model(tuned))
     assert (found["low"], found["high"]) == (None, None)
     assert found["value"] == (None if not base else tuned.count("1") / len(base) - base.count("1") / len(base))
@@ -174,13 +174,13 @@ def test_other_rows_are_refused_with_how_many_and_the_first() -> None:
     with pytest.raises(UserError) as caught:
         compare_all({"base": model("1010"), "tuned": [*model("10"), scored("x/1", True)]})
     assert str(caught.value) == (
-        "base and tuned cannot be compared, for they were not scored on the same rows: 2 are in base alone (such as "
+        "base and tuned cannot be compared: they were not scored on the same rows: 2 are in base alone (such as "
         "c2/1), 1 are in tuned alone (such as x/1); predict and score both on one set of rows"
     )
 
 
-def test_every_model_is_held_to_the_same_rows() -> None:
-    with pytest.raises(UserError, match=r"^b and c cannot be compared.*1 are in b alone \(such as c1/1\)"):
+def test_every_model_must_have_the_same_rows() -> None:
+    with pytest.raises(UserError, match=r"^a and c cannot be compared.*1 are in a alone \(such as c1/1\)"):
         compare_all({"a": model("10"), "b": model("10"), "c": model("1")})
 
 
@@ -258,7 +258,7 @@ def test_with_many_clusters_the_quantiles_are_the_plain_ones_and_with_few_they_a
     assert expanded_tail(5) < expanded_tail(20) < 0.025
 
 
-def test_ratios_over_uneven_clusters_are_resampled_above_and_below_the_line_together() -> None:
+def test_numerators_and_denominators_of_uneven_clusters_are_resampled_together() -> None:
     # Each cluster has a rate and a size of its own; the statistic is a ratio of sums, not a mean of ratios.
     draw = np.random.default_rng(3)
     sizes = draw.integers(1, 6, 60)
@@ -284,7 +284,7 @@ def test_ratios_over_uneven_clusters_are_resampled_above_and_below_the_line_toge
 
 
 def coverage(data_sets: int, folds: int, *, clusters: int, sigma: float, seed: int) -> float:
-    """How often the interval holds the true difference, over simulated data of 200 rows in uneven clusters.
+    """How often the interval covers the true difference, over simulated data of 200 rows in uneven clusters.
 
     Both models' chances in a cluster share a normal effect on the logit scale, and each has one of its own, so rows of
     a cluster are alike in both models and in their difference.
@@ -306,7 +306,7 @@ def coverage(data_sets: int, folds: int, *, clusters: int, sigma: float, seed: i
 
 
 @pytest.mark.parametrize("clusters", [100, 20])
-def test_the_interval_holds_the_truth_in_93_to_97_percent_of_clustered_data(clusters: int) -> None:
+def test_the_interval_covers_the_truth_in_93_to_97_percent_of_clustered_data(clusters: int) -> None:
     assert 0.93 <= coverage(400, 500, clusters=clusters, sigma=0.8, seed=clusters) <= 0.97
 
 
@@ -317,8 +317,8 @@ def test_coverage_over_thousands_of_data_sets(clusters: int, sigma: float) -> No
     assert 0.93 <= coverage(4000, 1000, clusters=clusters, sigma=sigma, seed=clusters) <= 0.97
 
 
-def test_resampling_rows_alone_would_hold_it_too_seldom() -> None:
-    """The simulation tells the two apart: rows of a cluster are so alike that ignoring clusters fails."""
+def test_resampling_single_rows_would_cover_the_truth_too_rarely() -> None:
+    """The simulation can detect it: rows of a cluster are so alike that ignoring clusters fails."""
     draw = np.random.default_rng(1)
     cluster = np.repeat(np.arange(20), 10)
     ratios = []

@@ -1,4 +1,4 @@
-"""Batched greedy decoding against the plain way: one row, no cache, the whole sequence anew for every token."""
+"""Batched greedy decoding compared with the plain way: one row, no cache, a full forward pass for every token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging predictions, case by case as scoring.md lists them, and the matching against every possible matching."""
+"""Scoring predictions case by case, and the matching compared with every possible matching."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def written(*calls: ToolCall) -> str:
     return "\n".join(f"<tool_call>\n{row}\n</tool_call>" for row in rows)
 
 
-def judged(expected: Gold, *calls: ToolCall) -> Score:
+def scored(expected: Gold, *calls: ToolCall) -> Score:
     return score(example(expected), said(written(*calls)), "hermes")
 
 
 def exact(expected: Gold, *calls: ToolCall) -> bool:
-    return judged(expected, *calls).exact
+    return scored(expected, *calls).exact
 
 
 # Which call is which
@@ -111,35 +111,35 @@ def test_a_choosy_gold_call_gets_the_one_call_that_fits_it() -> None:
 def test_two_identical_calls_need_two_identical_calls() -> None:
     expected = gold(expect("say", text=["a"]), expect("say", text=["a"]))
     assert exact(expected, call("say", text="a"), call("say", text="a"))
-    assert judged(expected, call("say", text="a")).missing_calls == (1,)
-    assert judged(expected, *[call("say", text="a")] * 3).extra_calls == (2,)
+    assert scored(expected, call("say", text="a")).missing_calls == (1,)
+    assert scored(expected, *[call("say", text="a")] * 3).extra_calls == (2,)
 
 
 def test_an_extra_or_a_missing_call_is_wrong_in_name_too() -> None:
     expected = gold(expect("stop"), expect("say", text=["a"]))
-    missing = judged(expected, call("say", text="a"))
+    missing = scored(expected, call("say", text="a"))
     assert (missing.missing_calls, missing.extra_calls, missing.names_right, missing.exact) == ((0,), (), False, False)
-    extra = judged(gold(expect("stop")), call("say", text="a"), call("stop"))
+    extra = scored(gold(expect("stop")), call("say", text="a"), call("stop"))
     assert (extra.missing_calls, extra.extra_calls, extra.names_right, extra.exact) == ((), (0,), False, False)
 
 
 def test_right_arguments_under_a_wrong_name_do_not_match() -> None:
-    found = judged(gold(expect("move", y=[1])), call("Move", y=1))
+    found = scored(gold(expect("move", y=[1])), call("Move", y=1))
     assert (found.matches, found.missing_calls, found.extra_calls, found.names_right) == ((), (0,), (0,), False)
 
 
 def test_a_wholly_right_pair_is_worth_more_than_many_right_arguments() -> None:
     rich = expect("move", x=[1], y=[2], fast=[True])
     poor = expect("move", y=[2])
-    # Crosswise, two arguments are right and no call; straight, the poor gold has its call.
-    found = judged(gold(rich, poor), call("move", y=2), call("move", x=1, y=2))
+    # Paired crosswise, two arguments are right but no call. Paired in order, the gold with one argument is right.
+    found = scored(gold(rich, poor), call("move", y=2), call("move", x=1, y=2))
     assert [(m.gold, m.predicted, m.right) for m in found.matches] == [(0, 1, False), (1, 0, True)]
 
 
 def test_ties_go_to_the_calls_in_their_order() -> None:
     same = [expect("say", text=["a"])] * 3
-    assert [m.predicted for m in judged(gold(*same), *[call("say", text="a")] * 3).matches] == [0, 1, 2]
-    assert [m.predicted for m in judged(gold(*same[:2]), *[call("say", text="b")] * 3).matches] == [0, 1]
+    assert [m.predicted for m in scored(gold(*same), *[call("say", text="a")] * 3).matches] == [0, 1, 2]
+    assert [m.predicted for m in scored(gold(*same[:2]), *[call("say", text="b")] * 3).matches] == [0, 1]
 
 
 # Which arguments are right
@@ -184,8 +184,8 @@ def test_dotted_names_and_nested_any_of_are_compared_like_others() -> None:
     assert not exact(expected, call("geo.find", where={"lat": [2.5, 1]}))
 
 
-def test_missing_invented_and_wrong_arguments_are_told_apart() -> None:
-    (match,) = judged(gold(expect("move", x=[1], y=[2, 3])), call("move", y=4, z=None)).matches
+def test_missing_invented_and_wrong_arguments_are_distinguished() -> None:
+    (match,) = scored(gold(expect("move", x=[1], y=[2, 3])), call("move", y=4, z=None)).matches
     assert match == CallMatch(
         0,
         0,
@@ -229,7 +229,7 @@ def test_a_call_without_arguments_is_right_with_an_empty_object_or_no_key() -> N
 
 
 @pytest.mark.parametrize("text", ["您好", "", "[]"])
-def test_prose_is_right_where_no_call_is_expected(text: str) -> None:
+def test_prose_is_right_if_no_call_is_expected(text: str) -> None:
     found = score(example(gold()), said(text), "hermes")
     assert (found.status, found.names_right, found.exact, found.schema_valid) == ("none", True, True, None)
 
@@ -237,12 +237,12 @@ def test_prose_is_right_where_no_call_is_expected(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["<tool_call>{x}</tool_call>", '{"name": "stop", "arguments": {}}', written(call("stop"))]
 )
-def test_a_call_even_malformed_is_wrong_where_none_is_expected(text: str) -> None:
+def test_any_call_even_a_malformed_one_is_wrong_if_none_is_expected(text: str) -> None:
     found = score(example(gold()), said(text), "hermes")
     assert (found.names_right, found.exact) == (False, False)
 
 
-def test_a_truncated_call_is_wrong_where_none_is_expected() -> None:
+def test_a_truncated_call_is_wrong_if_none_is_expected() -> None:
     found = score(example(gold()), said('<tool_call>{"name": "st', "length"), "hermes")
     assert (found.status, found.names_right, found.exact) == ("truncated", False, False)
 
@@ -261,27 +261,27 @@ def test_prose_beside_the_right_call_does_not_matter() -> None:
 def test_any_call_is_right_if_it_is_offered_and_exact_if_it_is_valid() -> None:
     expected = Gold("any")
     good, invalid, invented = call("say", text="a"), call("say", text=5), call("shout")
-    assert judged(expected, good, good).exact
-    assert (judged(expected, invalid).names_right, judged(expected, invalid).exact) == (True, False)
-    assert (judged(expected, invented).names_right, judged(expected, invented).exact) == (False, False)
-    assert not judged(expected).names_right
-    assert (judged(expected, good).missing_calls, judged(expected, good).extra_calls) == ((), ())
+    assert scored(expected, good, good).exact
+    assert (scored(expected, invalid).names_right, scored(expected, invalid).exact) == (True, False)
+    assert (scored(expected, invented).names_right, scored(expected, invented).exact) == (False, False)
+    assert not scored(expected).names_right
+    assert (scored(expected, good).missing_calls, scored(expected, good).extra_calls) == ((), ())
 
 
 def test_schema_valid_needs_every_call_offered_and_valid() -> None:
     expected = gold(expect("say", text=["a"]))
-    assert judged(expected, call("say", text="b")).schema_valid is True
-    assert judged(expected, call("say", text="a"), call("say", text=1)).schema_valid is False
-    assert judged(expected, call("say", text="a"), call("shout")).schema_valid is False
-    assert judged(expected).schema_valid is None
+    assert scored(expected, call("say", text="b")).schema_valid is True
+    assert scored(expected, call("say", text="a"), call("say", text=1)).schema_valid is False
+    assert scored(expected, call("say", text="a"), call("shout")).schema_valid is False
+    assert scored(expected).schema_valid is None
 
 
-def test_llama3_text_is_judged_like_hermes_text() -> None:
+def test_llama3_text_is_scored_like_hermes_text() -> None:
     text = '{"name": "say", "parameters": {"text": "a;b}"}}; {"name": "stop", "arguments": {}}<|eom_id|>'
     assert score(example(gold(expect("stop"), expect("say", text=["a;b}"]))), said(text), "llama3").exact
 
 
-def test_a_broken_tool_schema_is_the_users_to_mend() -> None:
+def test_a_broken_tool_schema_is_an_error_that_names_the_row() -> None:
     broken = (Tool("f", "", {"type": "object", "properties": {"a": {"type": "float"}}}),)
     with pytest.raises(UserError, match=r'^test.jsonl:1: tool "f"'):
         score(example(gold(expect("f")), broken), said(written(call("f"))), "hermes")
@@ -397,25 +397,25 @@ def test_some_call_cannot_be_expected_without_tools() -> None:
 # Repairs
 
 
-MENDABLE = """<tool_call>{'name': 'move', 'arguments': {'x': 2, 'fast': True}}</tool_call>"""
+REPAIRABLE = """<tool_call>{'name': 'move', 'arguments': {'x': 2, 'fast': True}}</tool_call>"""
 
 
-def test_a_text_that_strict_reading_refuses_is_judged_with_repairs_too() -> None:
+def test_a_text_that_strict_reading_refuses_is_scored_with_repairs_too() -> None:
     asked = example(gold(expect("move", x=[2], fast=[True])))
-    found = score(asked, said(MENDABLE), "hermes")
+    found = score(asked, said(REPAIRABLE), "hermes")
     assert (found.status, found.calls, found.names_right, found.exact) == ("malformed", (), False, False)
     assert found.repaired == Repaired({"python_literals": 1}, "calls", True, True)
-    other = score(example(gold(expect("move", x=[3], fast=[True]))), said(MENDABLE), "hermes")
+    other = score(example(gold(expect("move", x=[3], fast=[True]))), said(REPAIRABLE), "hermes")
     assert other.repaired == Repaired({"python_literals": 1}, "calls", True, False)
 
 
-def test_a_call_that_repairs_bring_to_light_is_wrong_where_none_is_expected() -> None:
-    found = score(example(Gold("none")), said(MENDABLE), "hermes", BFCL)
+def test_a_call_that_only_repairs_can_read_is_wrong_if_none_is_expected() -> None:
+    found = score(example(Gold("none")), said(REPAIRABLE), "hermes", BFCL)
     assert (found.exact, found.rules) == (True, ("unreadable-as-none",))
     assert found.repaired == Repaired({"python_literals": 1}, "calls", False, False)
 
 
-def test_what_no_repair_helps_is_judged_as_it_was_and_what_has_no_fault_is_not_read_again() -> None:
+def test_a_text_that_no_repair_fixes_keeps_its_score_and_one_without_fault_is_read_once() -> None:
     asked = example(gold(expect("stop")))
     assert score(asked, said("<tool_call>{"), "hermes").repaired == Repaired({}, "malformed", False, False)
     assert score(asked, said(written(call("stop"))), "hermes").repaired is None
@@ -426,7 +426,7 @@ def test_what_no_repair_helps_is_judged_as_it_was_and_what_has_no_fault_is_not_r
 
 
 def contract_score() -> Score:
-    """The contracts' prediction, which makes one of the two calls, judged against the contracts' conversation."""
+    """The contracts' prediction, which makes one of the two calls, scored against the contracts' conversation."""
     (conversation,) = read_conversations(CONTRACTS / "conversation.jsonl")
     ((_, row),) = read_jsonl(CONTRACTS / "prediction.jsonl")
     prediction = Prediction.from_json(row)
@@ -444,12 +444,12 @@ def test_the_contracts_score_is_what_the_scorer_makes_of_the_contracts_predictio
 def test_a_score_reads_back_as_it_was_written() -> None:
     ((_, row),) = read_jsonl(CONTRACTS / "score.jsonl")
     assert Score.from_json(row) == contract_score()
-    found = judged(gold(expect("move", optional=("y", "fast"), x=[1], y=[2], fast=[True])), call("move", x=2, z=[None]))
+    found = scored(gold(expect("move", optional=("y", "fast"), x=[1], y=[2], fast=[True])), call("move", x=2, z=[None]))
     assert Score.from_json(json.loads(json.dumps(found.to_json()))) == found
     assert Score.from_json(found.to_json()) == found
-    mended = score(example(gold(expect("move", x=[2]))), said(MENDABLE), "hermes")
-    assert mended.repaired is not None
-    assert Score.from_json(json.loads(json.dumps(mended.to_json()))) == mended
+    repairable = score(example(gold(expect("move", x=[2]))), said(REPAIRABLE), "hermes")
+    assert repairable.repaired is not None
+    assert Score.from_json(json.loads(json.dumps(repairable.to_json()))) == repairable
 
 
 def test_a_score_that_was_written_before_repairs_were_recorded_reads() -> None:

@@ -1,4 +1,4 @@
-"""Policies of judging: what each rule excuses, and that it is told by name."""
+"""Scoring policies: what each rule excuses, and that the score names it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from toolhone.records import (
 )
 
 
-def verdict(
+def score_of(
     value: Any, accepted: list[Any], schema: dict[str, Any], policy: ScoringPolicy, *, optional: bool = False
 ) -> TurnMatch:
-    """Of a call f(x=value) where some values of x are accepted."""
+    """The score of a call f(x=value) if these values of x are accepted."""
     tool = Tool("f", "", {"type": "object", "properties": {"x": schema}, "required": []})
     gold = Gold("calls", (GoldCall("f", {"x": accepted}, frozenset({"x"} if optional else ())),))
     return match_turn(gold, "calls", [ToolCall("f", {"x": value})], [tool], "", policy)
@@ -52,10 +52,10 @@ OBJECT, OBJECTS = {"type": "object"}, {"type": "array", "items": {"type": "objec
         ([1], [[1, 2], [1]], NUMBERS, ()),
     ],
 )
-def test_bfcl_takes(value: Any, accepted: list[Any], schema: dict[str, Any], rules: tuple[str, ...]) -> None:
-    found = verdict(value, accepted, schema, BFCL)
+def test_bfcl_accepts(value: Any, accepted: list[Any], schema: dict[str, Any], rules: tuple[str, ...]) -> None:
+    found = score_of(value, accepted, schema, BFCL)
     assert (found.exact, found.rules) == (True, rules)
-    strict = verdict(value, accepted, schema, STRICT)
+    strict = score_of(value, accepted, schema, STRICT)
     assert (strict.exact, strict.rules) == (not rules, ())
 
 
@@ -69,10 +69,10 @@ def test_bfcl_takes(value: Any, accepted: list[Any], schema: dict[str, Any], rul
         ("e\u0301", ["é"], TEXT),
     ],
 )
-def test_bfcl_refuses_what_strict_takes(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
-    assert not verdict(value, accepted, schema, BFCL).exact
+def test_bfcl_refuses_what_strict_accepts(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
+    assert not score_of(value, accepted, schema, BFCL).exact
     if value != 1.0000001:
-        assert verdict(value, accepted, schema, STRICT).exact
+        assert score_of(value, accepted, schema, STRICT).exact
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_bfcl_refuses_what_strict_takes(value: Any, accepted: list[Any], schema:
     ],
 )
 def test_both_refuse(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
-    assert not verdict(value, accepted, schema, BFCL).exact
-    assert not verdict(value, accepted, schema, STRICT).exact
+    assert not score_of(value, accepted, schema, BFCL).exact
+    assert not score_of(value, accepted, schema, STRICT).exact
 
 
 @pytest.mark.parametrize(
@@ -113,17 +113,17 @@ def test_both_refuse(value: Any, accepted: list[Any], schema: dict[str, Any]) ->
         ("a_b*c^d/e", "ABCDE", True),
     ],
 )
-def test_texts_keep_the_sign_and_the_point_of_a_number_alone(one: str, other: str, same: bool) -> None:
+def test_only_the_sign_and_the_point_of_a_number_stay_in_texts(one: str, other: str, same: bool) -> None:
     assert (respelt(one) == respelt(other)) is same
 
 
 @pytest.mark.parametrize(("value", "schema"), [("", TEXT), (" . ", TEXT), ([], TEXTS), ([], OBJECTS)])
-def test_bfcl_takes_an_empty_value_for_one_left_out(value: Any, schema: dict[str, Any]) -> None:
+def test_bfcl_accepts_an_empty_value_for_one_left_out(value: Any, schema: dict[str, Any]) -> None:
     accepted = {"string": ["x"], "array": [["x"]] if schema is TEXTS else [[{"a": 1}]]}[schema["type"]]
-    found = verdict(value, accepted, schema, BFCL, optional=True)
+    found = score_of(value, accepted, schema, BFCL, optional=True)
     assert (found.exact, found.rules) == (True, ("empty-as-left-out",))
-    assert not verdict(value, accepted, schema, BFCL).exact
-    assert not verdict(value, accepted, schema, STRICT, optional=True).exact
+    assert not score_of(value, accepted, schema, BFCL).exact
+    assert not score_of(value, accepted, schema, STRICT, optional=True).exact
 
 
 def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() -> None:
@@ -142,7 +142,7 @@ def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() 
     assert not exact(STRICT, y={"a": 1}, x="")
 
 
-def test_bfcl_asks_for_what_the_schema_requires_even_where_gold_leaves_it_open() -> None:
+def test_bfcl_needs_what_the_schema_requires_even_if_gold_has_it_as_optional() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
     gold = Gold("calls", (GoldCall("f", {"x": ["a"]}, frozenset({"x"})),))
     found = match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL)
@@ -151,7 +151,7 @@ def test_bfcl_asks_for_what_the_schema_requires_even_where_gold_leaves_it_open()
     assert match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", STRICT).exact
 
 
-def test_a_blank_argument_that_the_schema_requires_has_to_be_there_under_bfcl() -> None:
+def test_bfcl_needs_a_blank_argument_that_the_schema_requires() -> None:
     """As in live_multiple_507-149-4, whose gold for a required argument is an empty text alone."""
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
     gold = Gold("calls", (GoldCall("f", {}, frozenset(), frozenset({"x"})),))
@@ -168,7 +168,7 @@ def test_what_cannot_be_read_counts_as_no_call_under_bfcl_alone() -> None:
     assert not match_turn(Gold("none"), "calls", [ToolCall("f", {})], [Tool("f", "", OBJECT)], "", BFCL).exact
 
 
-def test_any_call_is_right_under_bfcl_where_some_call_is_expected() -> None:
+def test_any_call_is_right_under_bfcl_if_some_call_is_expected() -> None:
     calls, tools = [ToolCall("g", {})], [Tool("f", "", OBJECT)]
     assert match_turn(Gold("any"), "calls", calls, tools, "", BFCL).rules == ("any-call",)
     assert match_turn(Gold("any"), "calls", calls, tools, "", BFCL).exact
@@ -176,7 +176,7 @@ def test_any_call_is_right_under_bfcl_where_some_call_is_expected() -> None:
     assert not match_turn(Gold("any"), "malformed", [], tools, "", BFCL).exact
 
 
-def test_a_score_tells_the_rules_and_keeps_them_in_its_row() -> None:
+def test_a_score_names_the_rules_and_keeps_them_in_its_row() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}})
     gold = Gold("calls", (GoldCall("f", {"x": ["New York"]}),))
     example = Example(
@@ -199,7 +199,7 @@ def test_a_score_tells_the_rules_and_keeps_them_in_its_row() -> None:
     assert not score(example, prediction, "hermes").exact
 
 
-def test_calls_of_one_tool_are_matched_for_the_whole_under_bfcl_too() -> None:
+def test_calls_of_one_tool_are_matched_as_a_whole_under_bfcl_too() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE}})
     gold = Gold("calls", (GoldCall("f", {"x": [1, 2]}), GoldCall("f", {"x": [1]})))
     calls = [ToolCall("f", {"x": 1}), ToolCall("f", {"x": 2})]
@@ -207,7 +207,7 @@ def test_calls_of_one_tool_are_matched_for_the_whole_under_bfcl_too() -> None:
     assert match_turn(gold, "calls", calls[::-1], [tool], "", BFCL).exact
 
 
-def test_policies_go_by_name_and_every_rule_is_explained() -> None:
+def test_policies_have_names_and_every_rule_is_explained() -> None:
     assert POLICIES == (STRICT, BFCL) == ("strict", "bfcl")
     assert set(RULES) == set(get_args(Rule))
     assert all(RULES.values())

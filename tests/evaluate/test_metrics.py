@@ -102,7 +102,7 @@ def figures() -> dict[str, Any]:
         ("extra_calls", (2, 9)),  # rows 2, 4
     ],
 )
-def test_each_rate_has_its_own_rows_above_and_below_the_line(
+def test_each_rate_has_its_own_numerator_and_denominator(
     figures: dict[str, Any], name: str, expected: tuple[int, int]
 ) -> None:
     assert counts(figures[name]) == expected
@@ -138,7 +138,7 @@ def test_per_tool_counts_gold_calls_and_predicted_calls(figures: dict[str, Any])
     }
 
 
-def test_confusion_holds_each_gold_call_against_what_it_was_taken_for(figures: dict[str, Any]) -> None:
+def test_confusion_pairs_each_gold_call_with_what_was_called(figures: dict[str, Any]) -> None:
     confusion = figures["confusion"]
     assert confusion["labels"] == ["find", "send", "stop", "<none>", "<malformed>", "<unknown>"]
     assert confusion["matrix"] == [
@@ -182,7 +182,7 @@ def test_tools_that_training_never_called_are_a_group_of_their_own() -> None:
     }
 
 
-def test_groups_stand_in_the_order_of_their_numbers() -> None:
+def test_groups_are_in_the_order_of_their_numbers() -> None:
     scores = [row(n, [expect("stop")] * n, "") for n in (10, 2, 1, 0)]
     assert list(aggregate(scores)["by"]["calls"]) == ["0", "1", "2", "10"]
 
@@ -208,9 +208,7 @@ def test_gold_from_another_model_is_named() -> None:
 
 
 def test_models_scored_on_other_examples_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^base and tuned cannot be compared, for they were not scored on the same rows"
-    ):
+    with pytest.raises(UserError, match=r"^base and tuned cannot be compared: they were not scored on the same rows"):
         metrics({"base": SCORES[:3], "tuned": SCORES[1:4]}, {})
     with pytest.raises(UserError, match=r"^base: c0/1 is scored twice"):
         metrics({"base": [SCORES[0], SCORES[0]]}, {})
@@ -230,12 +228,12 @@ def test_rows_are_counted_by_each_leniency_that_fired() -> None:
 
 
 def test_repaired_figures_are_over_all_rows_and_count_each_repair() -> None:
-    mendable = "<tool_call>{'name': 'find', 'arguments': {'a': 1}}</tool_call>"
+    repairable = "<tool_call>{'name': 'find', 'arguments': {'a': 1}}</tool_call>"
     text = """<tool_call>{"name": "find", "arguments": "{'a': 1}"}</tool_call>"""
     scores = [
-        row(0, [expect("find", a=1)], mendable),  # right once mended
-        row(1, [expect("find", a=2)], text),  # mended twice over, and wrong
-        row(2, [], mendable),  # an over-call come to light
+        row(0, [expect("find", a=1)], repairable),  # right with repairs
+        row(1, [expect("find", a=2)], text),  # repaired twice, and wrong
+        row(2, [], repairable),  # an over-call that only repairs can read
         row(3, [], BROKEN),
         row(4, [expect("find", a=1)], say("find", a=1)),
         row(5, [], "No."),
@@ -295,18 +293,18 @@ def test_calls_of_a_partial_turn_count_as_predicted() -> None:
     figures = aggregate([partial])
     assert counts(figures["argument_accuracy"]) == (1, 1)
     assert counts(figures["exact_match"]) == (0, 1)
-    # The call that could not be read is not held against a gold call that has its partner.
+    # The call that could not be read is not paired with a gold call that has a partner.
     assert figures["confusion"]["matrix"][1] == [0, 0, 1, 0]
 
 
-def test_handing_over_is_a_class_of_its_own() -> None:
-    hand_over = expect(ESCALATE)
+def test_escalating_is_a_class_of_its_own() -> None:
+    escalate = expect(ESCALATE)
     figures = aggregate(
         [
-            row(0, [hand_over], say(ESCALATE)),  # handed over as it should be
-            row(1, [hand_over], say("find", a=1)),  # kept, and wrong
-            row(2, [hand_over], "Sorry."),  # kept, and wrong
-            row(3, [hand_over], BROKEN),  # no hand-over could be read
+            row(0, [escalate], say(ESCALATE)),  # escalated as it should be
+            row(1, [escalate], say("find", a=1)),  # kept, and wrong
+            row(2, [escalate], "Sorry."),  # kept, and wrong
+            row(3, [escalate], BROKEN),  # no escalation could be read
             row(4, [expect("find", a=1)], say(ESCALATE)),  # needless
             row(5, [], say("stop") + say(ESCALATE)),  # needless, beside another call
             row(6, [expect("find", a=1)], say("find", a=1)),
@@ -322,7 +320,7 @@ def test_handing_over_is_a_class_of_its_own() -> None:
     assert figures["handed_over"]["low"] == pytest.approx(0.0456, abs=1e-4)  # Wilson's
 
 
-def test_rows_that_offer_to_hand_over_have_its_figures_and_no_others(figures: dict[str, Any]) -> None:
+def test_only_rows_that_offer_to_escalate_have_figures_of_escalation(figures: dict[str, Any]) -> None:
     assert figures["escalation"] is None
     offered = aggregate([replace(SCORES[0], tools=(*SCORES[0].tools, ESCALATE))])["escalation"]
     assert counts(offered["handed_over"]) == (0, 0)

@@ -1,4 +1,4 @@
-"""Predicting: the file that comes out, and that an interrupted prediction goes on where it stopped."""
+"""Predicting: the file that it writes, and that an interrupted prediction resumes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def part_of(tmp_path: Path) -> Path:
     return part
 
 
-def test_predictions_stand_in_the_order_of_the_examples(
+def test_predictions_are_in_the_order_of_the_examples(
     run: Callable[..., str], examples: list[Example], tmp_path: Path
 ) -> None:
     run()
@@ -207,7 +207,7 @@ def test_answers_run_to_the_limit_or_to_a_stop_token(
         assert in_text.decode(errors="replace") == row.text
 
 
-def test_an_interrupted_prediction_goes_on_where_it_stopped(
+def test_an_interrupted_prediction_resumes_where_it_stopped(
     run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path
 ) -> None:
     run(name="whole")

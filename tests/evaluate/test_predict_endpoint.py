@@ -1,4 +1,4 @@
-"""Predictions of an endpoint, against a server on this machine that answers well, badly, late or not at all."""
+"""Predictions of an endpoint: a server on this machine that answers well, badly, late or not at all."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def predictions(path: Path) -> list[Prediction]:
     return [Prediction.from_json(row) for _, row in read_jsonl(path)]
 
 
-def test_answers_stand_in_the_order_of_the_examples_and_are_judged_right(server: Server, path: Path) -> None:
+def test_answers_are_in_the_order_of_the_examples_and_are_scored_as_right(server: Server, path: Path) -> None:
     rows = [example(n) for n in range(20)]
     summary = ask(server, path, rows, price_in=1.0, price_out=10.0)
     made = predictions(path)
@@ -163,8 +163,8 @@ def test_calls_that_cannot_be_read_are_malformed(server: Server, path: Path, mes
     server.answers = [always({"role": "assistant", **message}, "tool_calls")]
     ask(server, path)
     [made] = predictions(path)
-    judged = score(example(), made, "hermes")
-    assert (judged.status, judged.exact) == ("malformed", False)
+    found = score(example(), made, "hermes")
+    assert (found.status, found.exact) == ("malformed", False)
 
 
 OWN_TEXT = '<tool_call>\n{"name": "query_order", "arguments": {"id": "7"}}\n</tool_call>'
@@ -193,9 +193,9 @@ SOUND: dict[str, tuple[Any, str]] = {
 def test_other_ways_to_answer_are_read(server: Server, path: Path, message: Any, status: str) -> None:
     server.answers = [always({"role": "assistant", **message})]
     ask(server, path)
-    judged = score(example(), predictions(path)[0], "hermes")
-    assert judged.status == status
-    assert judged.exact == (status == "calls")
+    found = score(example(), predictions(path)[0], "hermes")
+    assert found.status == status
+    assert found.exact == (status == "calls")
 
 
 def test_a_server_that_leaves_calls_in_the_text_must_be_declared(server: Server, path: Path) -> None:
@@ -287,7 +287,7 @@ def test_tokens_of_a_text_are_kept_with_their_bytes(server: Server, path: Path) 
         (7, None),
     ],
 )
-def test_the_runner_up_is_the_likeliest_other_token_where_the_endpoint_tells_it(
+def test_the_runner_up_is_the_likeliest_other_token_if_the_endpoint_gives_it(
     server: Server, path: Path, others: Any, expected: float | None
 ) -> None:
     server.answers = [always({"content": "Hi"}, logprobs={"content": [token("Hi", -0.1) | {"top_logprobs": others}]})]
@@ -348,7 +348,7 @@ PASSING: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("failure", PASSING.values(), ids=PASSING.keys())
-def test_a_passing_failure_is_asked_again_and_counted(server: Server, path: Path, failure: Answer) -> None:
+def test_a_temporary_failure_is_retried_and_counted(server: Server, path: Path, failure: Answer) -> None:
     server.answers = [failure, calls_the_tool]
     summary = ask(server, path)
     assert score(example(), predictions(path)[0], "hermes").exact
@@ -361,7 +361,7 @@ def test_an_endpoint_that_hangs_is_given_up_and_asked_again(server: Server, path
     assert len(predictions(path)) == 1
 
 
-def test_what_an_endpoint_does_not_take_is_left_out_of_the_next_request(server: Server, path: Path) -> None:
+def test_what_an_endpoint_does_not_accept_is_left_out_of_the_next_request(server: Server, path: Path) -> None:
     server.answers = [
         fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
         fails(400, "'temperature' does not support 0 with this model"),
@@ -377,7 +377,7 @@ def test_what_an_endpoint_does_not_take_is_left_out_of_the_next_request(server: 
     assert (summary["temperature"], summary["logprobs"]) == (None, False)
 
 
-def test_rows_without_an_answer_are_told_and_the_others_kept_for_the_next_call(server: Server, path: Path) -> None:
+def test_rows_without_an_answer_are_reported_and_the_others_stay_for_the_next_call(server: Server, path: Path) -> None:
     def but_one(body: dict[str, Any]) -> tuple[int, Any]:
         return fails(500)(body) if "order 2?" in str(body) else calls_the_tool(body)
 
@@ -408,7 +408,7 @@ def test_a_last_line_that_was_cut_is_asked_again(server: Server, path: Path) -> 
     assert len(server.requests) == 4
 
 
-def test_refused_rows_are_left_out_only_where_asked_for(server: Server, path: Path) -> None:
+def test_refused_rows_are_left_out_only_if_asked_for(server: Server, path: Path) -> None:
     server.answers = [lambda body: fails(400)(body) if "order 2?" in str(body) else calls_the_tool(body)]
     rows = [example(n) for n in range(4)]
     with pytest.raises(UserError, match=r"refused with status 400.*--leave-out-refused"):
@@ -564,7 +564,7 @@ def test_an_endpoint_answers_the_suite_into_a_folder_of_its_own(
         (["--run", "runs/none", "--endpoint-model", "m"], "is no run folder"),
     ],
 )
-def test_a_command_that_lacks_something_is_told(
+def test_a_command_that_lacks_something_is_refused(
     in_workspace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     row = Conversation("r", (*example().prompt, example().turn), (TOOL,), "rows:1")

@@ -1,5 +1,5 @@
-"""Predictions by vLLM: what is asked of it and what is made of its answers. vLLM itself needs a GPU, so a module of its
-public names stands in, which answers with transformers; that real vLLM does as its documentation says is not tested."""
+"""Predictions by vLLM: what it is asked and how its answers are read. vLLM itself needs a GPU, so a module with its
+public names replaces it and answers with transformers. Whether real vLLM follows its documentation is not tested."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Engine:
 
 @pytest.fixture
 def engine(model: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Puts a stand-in for vllm in place, with the signatures that its documentation gives."""
+    """Replaces vllm with a module that has the signatures of its documentation."""
     made = Engine(model)
 
     class SamplingParams:
@@ -167,17 +167,17 @@ def without_latency(path: Path) -> list[dict[str, Any]]:
 def test_the_predictions_are_those_of_the_local_model(
     engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    made, told = tmp_path / "vllm.jsonl", tmp_path / "local.jsonl"
+    made, local = tmp_path / "vllm.jsonl", tmp_path / "local.jsonl"
     settings = config(tiny_llama)
     predict_vllm(tuned(settings, renderer, None), examples(), "tuned", made, quiet())
-    predict(engine.model, renderer, examples(), "tuned", settings.evaluate, told, quiet(), fingerprint="f")
-    ours, theirs = without_latency(made), without_latency(told)
+    predict(engine.model, renderer, examples(), "tuned", settings.evaluate, local, quiet(), fingerprint="f")
+    ours, theirs = without_latency(made), without_latency(local)
     for one, other in zip(ours, theirs, strict=True):
         for key in ("logprob", "runner_up"):
             assert [t.pop(key) for t in one["tokens"]] == pytest.approx([t.pop(key) for t in other["tokens"]], abs=1e-4)
     assert ours == theirs
     assert len({row["text"] for row in ours}) > 1
-    assert list(tmp_path.iterdir()) == [made] or set(tmp_path.iterdir()) == {made, told}
+    assert list(tmp_path.iterdir()) == [made] or set(tmp_path.iterdir()) == {made, local}
 
 
 def test_the_engine_gets_the_model_the_adapter_and_room_for_the_longest_row(
@@ -221,13 +221,13 @@ def test_a_quantised_model_is_loaded_as_one(
 ) -> None:
     settings = config(tiny_llama, quantize="nf4", dtype="bfloat16", revision="abc")
     predict_vllm(tuned(settings, renderer, None), examples(), "base", tmp_path / "out.jsonl", quiet())
-    told = {key: engine.options[key] for key in ("quantization", "dtype", "revision")}
-    assert told == {"quantization": "bitsandbytes", "dtype": "bfloat16", "revision": "abc"}
+    found = {key: engine.options[key] for key in ("quantization", "dtype", "revision")}
+    assert found == {"quantization": "bitsandbytes", "dtype": "bfloat16", "revision": "abc"}
     assert "enable_lora" not in engine.options
     assert engine.adapters == [None, None, None]
 
 
-def test_an_interrupted_prediction_goes_on_where_it_stopped(
+def test_an_interrupted_prediction_resumes_where_it_stopped(
     engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
 ) -> None:
     path, folder = tmp_path / "predictions" / "out.jsonl", adapter(tmp_path / "adapter", 8)
@@ -242,7 +242,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_rank_that_vllm_cannot_hold_is_told(
+def test_a_rank_that_vllm_cannot_hold_is_refused(
     engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="of rank 1000, and vLLM holds adapters up to rank 512"):

@@ -1,4 +1,4 @@
-"""Judging a run folder, or files: scores, metrics and report, and only if what was given belongs together."""
+"""Scoring a run folder or files: scores, metrics and report, and only if the files belong together."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def run(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "runs" / "small")
     write_jsonl(run.split("test"), ROWS)
     run.note(**MANIFEST)
-    # In the file names' order the base model would not be first.
+    # In alphabetical order the base model would not be first.
     answer(run, "adapted", GOOD)
     answer(run, "base", {"c/1": "Good day.", "b/1": call("B3"), "a/1": "<tool_call>{"})
     return run
@@ -166,7 +166,7 @@ def test_the_report_is_drawn(run: RunFolder) -> None:
     assert "base 33.3% to adapted 100.0% exact match" in (run.path / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_split_that_the_manifest_names_is_judged(run: RunFolder) -> None:
+def test_the_split_that_the_manifest_names_is_scored(run: RunFolder) -> None:
     write_jsonl(run.split("validation"), ROWS[:1])
     run.note(judged="validation")
     for model in ("base", "adapted"):
@@ -221,7 +221,7 @@ def test_a_run_without_predictions_says_what_makes_them(run: RunFolder) -> None:
         score_run(run)
 
 
-def test_judging_loads_no_model_library(run: RunFolder) -> None:
+def test_scoring_loads_no_model_library(run: RunFolder) -> None:
     script = (
         "import sys; from pathlib import Path; from toolhone.run_folder import RunFolder; "
         "from toolhone.evaluate.score import score_run; score_run(RunFolder(Path(sys.argv[1]))); "
@@ -241,7 +241,7 @@ def test_models_are_compared(run: RunFolder) -> None:
     assert entry["mcnemar"] == {"first_only": 0, "second_only": 2, "p_value": 0.5}
 
 
-def test_tools_that_the_training_rows_call_are_told_from_others(run: RunFolder) -> None:
+def test_tools_that_the_training_rows_call_have_figures_of_their_own(run: RunFolder) -> None:
     assert "seen" not in score_run(run)["models"]["adapted"]["by"]
     write_jsonl(run.split("train"), [conversation("t", None)])
     seen = score_run(run)["models"]["adapted"]["by"]["seen"]
@@ -251,7 +251,7 @@ def test_tools_that_the_training_rows_call_are_told_from_others(run: RunFolder) 
     assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"seen": 2, "unstated": 1}
 
 
-def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
+def test_another_policy_scores_gold_and_answers(run: RunFolder) -> None:
     answer(run, "adapted", {**GOOD, "a/1": call("a 1"), "c/1": "<tool_call>{"})
     assert score_run(run)["models"]["adapted"]["exact_match"]["numerator"] == 1
     found = score_run(run, BFCL)
@@ -260,7 +260,7 @@ def test_another_policy_judges_gold_and_answers(run: RunFolder) -> None:
     assert found["provenance"]["policy"] == "bfcl"
     write_report(run.path)
     assert "Scored under the policy bfcl" in run.report.read_text(encoding="utf-8")
-    # BFCL's checker does not hold gold against the schema's enum.
+    # BFCL's checker does not compare gold with the schema's enum.
     tools = json.loads(json.dumps(TOOLS))
     tools[0]["function"]["parameters"]["properties"]["order_id"]["enum"] = ["other"]
     write_jsonl(run.split("test"), [{**row, "tools": tools} for row in ROWS])
@@ -286,7 +286,7 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
         score_run(run)
 
 
-def test_what_an_endpoint_refuses_is_left_out_when_its_predictions_are_judged(
+def test_rows_that_an_endpoint_refuses_are_left_out_when_its_predictions_are_scored(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answered(body: dict[str, Any]) -> tuple[int, Any]:
@@ -312,8 +312,10 @@ def test_what_an_endpoint_refuses_is_left_out_when_its_predictions_are_judged(
 # Predictions in files, without a run
 
 
-def judged(folder: Path, answers: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]] = ROWS) -> dict[str, Any]:
-    """Judge files of predictions, named as the keys, into folder/scored."""
+def score_answers(
+    folder: Path, answers: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]] = ROWS
+) -> dict[str, Any]:
+    """Score files of predictions, named as the keys, into folder/scored."""
     write_jsonl(folder / "rows.jsonl", rows)
     for name, lines in answers.items():
         write_jsonl(folder / f"{name}.jsonl", lines)
@@ -327,9 +329,9 @@ def answers(texts: dict[str, str] = GOOD, **changed: Any) -> list[dict[str, Any]
     return [{**prediction(id_, "x", text), **changed} for id_, text in texts.items()]
 
 
-def test_files_of_predictions_are_judged_as_a_run_s_are(run: RunFolder, tmp_path: Path) -> None:
+def test_files_of_predictions_are_scored_as_a_run_s_are(run: RunFolder, tmp_path: Path) -> None:
     lines = {path.stem: [row for _, row in read_jsonl(path)] for path in (run.path / "predictions").iterdir()}
-    found = judged(tmp_path, {"base": lines["base"], "adapted": lines["adapted"]})
+    found = score_answers(tmp_path, {"base": lines["base"], "adapted": lines["adapted"]})
     of_run = score_run(run)
     assert (found["models"], found["compare"]) == (of_run["models"], of_run["compare"])
     written = RunFolder(tmp_path / "scored")
@@ -338,11 +340,11 @@ def test_files_of_predictions_are_judged_as_a_run_s_are(run: RunFolder, tmp_path
     assert found["provenance"]["quarantined"] == {}
 
 
-def test_a_prediction_may_go_by_its_conversation_s_id_and_without_tokens(tmp_path: Path) -> None:
+def test_a_prediction_may_have_its_conversation_s_id_and_no_tokens(tmp_path: Path) -> None:
     lines = answers({id_.partition("/")[0]: text for id_, text in GOOD.items()})
     for line in lines:
         del line["tokens"]
-    assert judged(tmp_path, {"m": lines})["models"]["m"]["exact_match"]["numerator"] == 3
+    assert score_answers(tmp_path, {"m": lines})["models"]["m"]["exact_match"]["numerator"] == 3
 
 
 def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) -> None:
@@ -351,8 +353,10 @@ def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) ->
     two["messages"][1]["tool_calls"][0]["id"] = "1"
     two["messages"].insert(2, {"role": "tool", "tool_call_id": "1", "content": "sent"})
     with pytest.raises(UserError, match=r"2 lack an answer, 1 are no such rows \(first: d/1\)"):
-        judged(tmp_path, {"m": answers({"d": call("D1")})}, [two])
-    assert judged(tmp_path, {"m": answers({"d/1": call("D1"), "d/4": "Bye."})}, [two])["models"]["m"]["rows"] == 2
+        score_answers(tmp_path, {"m": answers({"d": call("D1")})}, [two])
+    assert (
+        score_answers(tmp_path, {"m": answers({"d/1": call("D1"), "d/4": "Bye."})}, [two])["models"]["m"]["rows"] == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -375,13 +379,13 @@ def test_files_that_are_no_answers_to_the_rows_are_refused(
     tmp_path: Path, lines: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        judged(tmp_path, {"m": lines})
+        score_answers(tmp_path, {"m": lines})
     assert not (tmp_path / "scored").exists()
 
 
 def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 is the id at .*rows\.jsonl:1 too; ids must differ"):
-        judged(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
+        score_answers(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
 
 
 def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tmp_path: Path) -> None:
@@ -390,20 +394,20 @@ def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tm
     with pytest.raises(UserError, match=r"^--out .*small: is the folder of a run"):
         score_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
     write_jsonl(tmp_path / "scores" / "m.jsonl", answers())
-    with pytest.raises(UserError, match=r"scores/m\.jsonl would be written over"):
+    with pytest.raises(UserError, match=r"scores/m\.jsonl would be overwritten"):
         score_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
     with pytest.raises(UserError, match=r"another file is named m\.jsonl too"):
         score_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
 
 
-def test_the_models_of_one_run_go_by_their_files_the_base_first(tmp_path: Path) -> None:
+def test_the_models_of_one_run_have_the_names_of_their_files_the_base_first(tmp_path: Path) -> None:
     for name in ("zebra", "adapted", "base"):
         scores_file(tmp_path / "run" / "scores" / f"{name}.jsonl", "10")
     assert list(read_score_files([tmp_path / "run"])) == ["base", "adapted", "zebra"]
     assert list(read_score_files([tmp_path / "run" / "scores"])) == ["base", "adapted", "zebra"]
 
 
-def test_models_of_several_runs_go_by_their_run_too_where_names_meet(tmp_path: Path) -> None:
+def test_models_of_several_runs_have_the_runs_name_too_if_two_names_are_equal(tmp_path: Path) -> None:
     for run in ("one", "two"):
         scores_file(tmp_path / run / "scores" / "tuned.jsonl", "10")
     alone = scores_file(tmp_path / "gpt.jsonl", "11")
@@ -415,7 +419,7 @@ def test_models_of_several_runs_go_by_their_run_too_where_names_meet(tmp_path: P
     assert list(read_score_files(files)) == list(map(str, files))
 
 
-def test_what_holds_no_scores_is_refused(tmp_path: Path) -> None:
+def test_files_without_scores_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: holds no scores .*`toolhone score` makes scores"):
         compare_files([tmp_path / "empty"])

@@ -1,4 +1,4 @@
-"""What judging must get right, a test for each line of the list, from the text that a model writes to the verdict."""
+"""What scoring must get right, from the text that a model writes to its score: a test for each line of the list."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def text(format: FormatName, *calls: tuple[str, str]) -> str:
     return ("; " if format == "llama3" else "\n").join(written)
 
 
-def judged(expected: Gold, format: FormatName, said: str, finish_reason: Any = "stop") -> Score:
+def scored(expected: Gold, format: FormatName, said: str, finish_reason: Any = "stop") -> Score:
     example = Example("c/1", "c", (Message("user", "?"),), Message("assistant", ""), expected, TOOLS, "t:1", None, {})
     return score(example, Prediction("c/1", "m", said, finish_reason, 1, 1, 1.0), format)
 
 
 def right(expected: Gold, format: FormatName, said: str) -> bool:
-    return judged(expected, format, said).exact
+    return scored(expected, format, said).exact
 
 
 ONE = gold(("f", {"x": [1]}))
@@ -105,15 +105,15 @@ def test_two_identical_calls(format: FormatName) -> None:
 
 @EACH
 def test_an_extra_or_a_missing_call(format: FormatName) -> None:
-    extra = judged(ONE, format, text(format, ("f", '{"x": 1}'), ("g", '{"x": 1}')))
+    extra = scored(ONE, format, text(format, ("f", '{"x": 1}'), ("g", '{"x": 1}')))
     assert (extra.exact, extra.names_right, extra.extra_calls, extra.missing_calls) == (False, False, (1,), ())
-    missing = judged(gold(("f", {"x": [1]}), ("g", {"x": [1]})), format, text(format, ("f", '{"x": 1}')))
+    missing = scored(gold(("f", {"x": [1]}), ("g", {"x": [1]})), format, text(format, ("f", '{"x": 1}')))
     assert (missing.exact, missing.names_right, missing.extra_calls, missing.missing_calls) == (False, False, (), (1,))
 
 
 @EACH
 def test_prose_where_gold_is_none(format: FormatName) -> None:
-    said = judged(NONE, format, "Which order do you mean?")
+    said = scored(NONE, format, "Which order do you mean?")
     assert (said.status, said.exact) == ("none", True)
 
 
@@ -122,32 +122,32 @@ def test_prose_where_gold_is_none(format: FormatName) -> None:
     "arguments", ['{"x": }', '{"x": 1', "[1]", '"{}"', "{'x': 1}", '{"x": NaN}', '{"x": 1, "x": 2}']
 )
 def test_a_malformed_call_where_gold_is_none_is_wrong(format: FormatName, arguments: str) -> None:
-    said = judged(NONE, format, text(format, ("f", arguments)))
+    said = scored(NONE, format, text(format, ("f", arguments)))
     assert (said.status, said.calls, said.exact, said.names_right) == ("malformed", (), False, False)
 
 
 @EACH
 def test_a_call_as_a_python_dictionary_where_gold_is_none_is_wrong(format: FormatName) -> None:
-    said = judged(NONE, format, f"{{'name': 'f', '{KEY[format]}': {{'x': 1}}}}")
+    said = scored(NONE, format, f"{{'name': 'f', '{KEY[format]}': {{'x': 1}}}}")
     assert (said.status, said.exact) == ("malformed", False)
 
 
 @EACH
 def test_an_empty_list_where_gold_is_none(format: FormatName) -> None:
-    said = judged(NONE, format, "[]")
+    said = scored(NONE, format, "[]")
     assert (said.status, said.exact) == ("none", True)
     assert not right(ONE, format, "[]")
 
 
 @EACH
 def test_a_good_call_followed_by_a_broken_one(format: FormatName) -> None:
-    said = judged(ONE, format, text(format, ("f", '{"x": 1}'), ("g", '{"x": oops}')))
+    said = scored(ONE, format, text(format, ("f", '{"x": 1}'), ("g", '{"x": oops}')))
     assert (said.status, said.exact, said.names_right, len(said.calls)) == ("partial", False, False, 1)
 
 
 @EACH
 def test_the_right_arguments_under_the_wrong_name(format: FormatName) -> None:
-    said = judged(ONE, format, text(format, ("g", '{"x": 1}')))
+    said = scored(ONE, format, text(format, ("g", '{"x": 1}')))
     assert (said.exact, said.names_right, said.missing_calls, said.extra_calls) == (False, False, (0,), (0,))
 
 
@@ -198,7 +198,7 @@ def test_a_code_fence() -> None:
     for opening in ("```", "```json", "```JSON\n"):
         for format in FORMATS:
             call = body(format, "f", '{"x": 1}')
-            said = judged(ONE, format, f"Here:\n{opening}\n{call}\n```")
+            said = scored(ONE, format, f"Here:\n{opening}\n{call}\n```")
             assert (said.status, said.exact) == (
                 ("calls", True) if format in ("gemma", "json") else ("malformed", False)
             )
@@ -216,7 +216,7 @@ def test_arguments_and_parameters(format: FormatName) -> None:
     said = text(format, ("f", '{"x": 1}'))
     other = said.replace(KEY[format], "arguments" if KEY[format] == "parameters" else "parameters")
     assert right(ONE, format, said)
-    # hermes has `arguments` alone: what another key holds would be a guess.
+    # hermes has only `arguments`: another key would be a guess.
     assert right(ONE, format, other) == (format != "hermes")
 
 
@@ -225,7 +225,7 @@ def test_a_list_of_calls(format: FormatName) -> None:
     expected = gold(("f", {"x": [1]}), ("g", {"x": [2]}))
     first, second = body(format, "f", '{"x": 1}'), body(format, "g", '{"x": 2}')
     listed = f"[{first}, {second}]"
-    assert judged(expected, format, listed).status == ("malformed" if format == "hermes" else "calls")
+    assert scored(expected, format, listed).status == ("malformed" if format == "hermes" else "calls")
     assert right(expected, format, listed) == (format != "hermes")
     assert right(expected, "json", f"```json\n{listed}\n```")
 
@@ -241,7 +241,7 @@ def test_the_python_tag() -> None:
     said = body("llama3", "f", '{"x": 1}')
     assert right(ONE, "llama3", f"<|python_tag|>{said}")
     for format in ("hermes", "json"):
-        assert judged(ONE, format, f"<|python_tag|>{said}").status in ("malformed", "partial")  # type: ignore[arg-type]
+        assert scored(ONE, format, f"<|python_tag|>{said}").status in ("malformed", "partial")  # type: ignore[arg-type]
 
 
 @EACH
@@ -271,7 +271,7 @@ TYPED = {"nested": {"a": {"b": [1, {"c": None}]}}, "either": 5, "nullable": None
 def test_nested_objects_any_of_nullable_and_enum(format: FormatName, argument: str, wrong: Any) -> None:
     expected = gold(("typed", {name: [value] for name, value in TYPED.items()}))
     assert right(expected, format, text(format, ("typed", json.dumps(TYPED))))
-    said = judged(expected, format, text(format, ("typed", json.dumps({**TYPED, argument: wrong}))))
+    said = scored(expected, format, text(format, ("typed", json.dumps({**TYPED, argument: wrong}))))
     assert [(error.argument, error.fault) for error in said.matches[0].errors] == [(argument, "wrong")]
 
 
@@ -288,6 +288,6 @@ def test_cut_off_in_the_middle_of_a_string(format: FormatName, finish_reason: st
     whole = text(format, ("f", '{"x": "a long } text </tool_call>; with more"}'))
     cut = whole[: whole.index(" with more")]
     for expected in (gold(("f", {"x": ["a long } text </tool_call>; with more"]})), NONE):
-        said = judged(expected, format, cut, finish_reason)
+        said = scored(expected, format, cut, finish_reason)
         assert said.status == ("truncated" if finish_reason == "length" else "malformed")
         assert (said.exact, said.names_right, said.calls) == (False, False, ())

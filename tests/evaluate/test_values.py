@@ -131,7 +131,7 @@ NESTED = {
     ],
 )
 def test_the_schema_is_looked_up_at_any_depth(value: dict[str, Any], integer: bool) -> None:
-    # 5.5 equals itself unless the schema that speaks of it says that it is an integer.
+    # 5.5 equals itself unless its schema says that it is an integer.
     assert same(value, value, NESTED) is not integer
 
 

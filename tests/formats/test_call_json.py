@@ -1,4 +1,4 @@
-"""The JSON of a call: where it ends, what strict decoding refuses, and what was meant as a call."""
+"""The JSON of a call: where it ends, what strict decoding refuses, and what counts as a call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_value_ends_where_its_json_ends() -> None:
         ("NaN", "NaN is not JSON"),
         ('{"a": 1, "a": 2}', 'the key "a" appears twice in one object'),
         ("1e999", "holds a number that is too large for a float; write it as a text"),
-        ('{"\\ud800": 1}', "half of a surrogate pair, which is no character"),
+        ('{"\\ud800": 1}', "half of a surrogate pair, which is not a character"),
         ("9" * 5000, "a number with too many digits"),
         ("[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1), f"JSON nested deeper than {MAX_NESTING} levels"),
     ],
@@ -29,7 +29,7 @@ def test_a_value_that_strict_json_refuses_has_an_end_and_a_fault(value: str, fau
     assert decode(f"{value} rest", 0) == Decoded(None, len(value), fault)
 
 
-def test_nesting_up_to_the_limit_is_read() -> None:
+def test_nesting_up_to_the_limit_is_decoded() -> None:
     text = "[" * MAX_NESTING + "1" + "]" * MAX_NESTING
     assert decode(text, 0) == Decoded(json.loads(text), len(text))
 
@@ -37,7 +37,7 @@ def test_nesting_up_to_the_limit_is_read() -> None:
 @pytest.mark.parametrize(
     "text", ["", '{"a', '{"a":', '{"a": tr', '{"a": -', '{"a": 1.', '{"a": 1e', r'{"a": "\u00e', r'{"a": "x\ '[:-1]]
 )
-def test_json_that_only_ends_too_early_is_cut(text: str) -> None:
+def test_json_that_ends_too_early_is_cut(text: str) -> None:
     found = decode(text, 0)
     assert isinstance(found, Undecodable)
     assert (found.cut, found.end) == (True, len(text))
@@ -58,14 +58,14 @@ def test_a_name_with_arguments_looks_like_a_call_and_data_does_not() -> None:
     assert not looks_like_call(["name"], None)
 
 
-def test_a_name_alone_looks_like_a_call_only_if_the_tool_is_declared() -> None:
+def test_only_a_name_looks_like_a_call_if_the_tool_is_declared() -> None:
     assert looks_like_call({"name": "f"}, ["f", "g"])
     assert not looks_like_call({"name": "Ada"}, ["f", "g"])
     assert not looks_like_call({"name": "f"}, ())
     assert looks_like_call({"name": "Ada"}, None)  # the declared tools are unknown
 
 
-def test_a_call_is_found_in_prose_wherever_it_stands() -> None:
+def test_a_call_is_found_anywhere_in_prose() -> None:
     assert call_in_prose('I call {"thought": "x", "name": "f", "parameters": {"a', ())
     assert call_in_prose('I call {"parameters": {"a": {"b": 1}}, "name": "f"} now', ())
     assert not call_in_prose('The schema is {"parameters": {"a": 1}}; its "name": "f" is {"name": "f"}.', ["f"])
@@ -73,12 +73,12 @@ def test_a_call_is_found_in_prose_wherever_it_stands() -> None:
     assert not call_in_prose('{"name": "Ada"}', ["f"])
 
 
-def test_prose_is_searched_for_a_call_in_its_first_hundred_objects() -> None:
+def test_only_the_first_hundred_objects_in_prose_are_searched_for_a_call() -> None:
     data, call = '{"parameters": {}} ', '{"parameters": {}, "name": "f"}'
     assert call_in_prose(data * 99 + call, ())
     assert not call_in_prose(data * 100 + call, ())
 
 
-def test_short_gives_one_line_that_can_be_written() -> None:
+def test_short_gives_one_line_of_valid_text() -> None:
     assert short("a\nb\ud800") == "a b�"
     assert len(short("x" * 1000)) == 80

@@ -1,4 +1,4 @@
-"""Spans of names and values, against where a text was seen to be written piece by piece."""
+"""Spans of names and values, compared with the positions where a text was written piece by piece."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEYS: dict[FormatName, list[str]] = {
 
 
 class Writer:
-    """Writes a turn and notes where each name and value goes."""
+    """Writes a turn and records the span of each name and value."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -50,7 +50,7 @@ class Writer:
         found: dict[str, Span] = {}
         parts = ["name", "arguments"] if arguments or draw(st.booleans()) else ["name"]
         if len(parts) > 1 and draw(st.booleans()):
-            parts.append("id")  # passed over wherever it stands
+            parts.append("id")  # ignored in any position
         self.put("{" + draw(gaps))
         for number, part in enumerate(draw(st.permutations(parts))):
             self.put(f",{draw(gaps)}" if number else "")
@@ -75,7 +75,7 @@ class Writer:
 
 @st.composite
 def turns(draw: st.DrawFn, format: FormatName) -> Writer:
-    """A turn of one call or several, with prose or a thought that holds a call of its own before them."""
+    """Draw a turn of one or more calls, after prose or after a thought that contains a call."""
     fake = '{"name": "fake", "arguments": {"a": "1"}}'
     fake = f"<tool_call>{fake}</tool_call>" if format == "hermes" else fake
     turn = Writer(draw(st.sampled_from(["", "好的,我查一下。\n", "Let me look.\n\n", f"<think>{fake}</think>\n"])))
@@ -118,14 +118,14 @@ def test_a_turn_without_calls_has_no_places() -> None:
     assert parse_turn("Hello.", "hermes").places == ()
 
 
-def test_calls_of_a_broken_turn_have_their_places() -> None:
+def test_the_readable_calls_of_a_broken_turn_have_places() -> None:
     text = '<tool_call>{"name": "a", "arguments": {}}</tool_call><tool_call>{"name": "b", </tool_call>'
     turn = parse_turn(text, "hermes")
     assert turn.status == "partial"
     assert [text[start:end] for start, end in turn.places] == ['{"name": "a", "arguments": {}}']
 
 
-def test_turns_that_say_the_same_are_equal_wherever_their_calls_stand() -> None:
+def test_turns_with_the_same_calls_are_equal_whatever_their_places() -> None:
     call = '{"name": "a", "arguments": {}}'
     one, other = (parse_turn(f"<tool_call>{gap}{call}</tool_call>", "hermes") for gap in ("", "\n"))
     assert one.places != other.places

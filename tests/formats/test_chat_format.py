@@ -1,4 +1,4 @@
-"""Choosing a chat format from what a tokenizer knows."""
+"""Choosing a chat format from the tokens of a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADERS = {"<|start_header_id|>": 1, "<|end_header_id|>": 2, "<|eot_id|>": 3}
 
 
 @pytest.mark.parametrize(("vocabulary", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3"), (TURNS, "gemma")])
-def test_auto_takes_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict[str, int], expected: str) -> None:
+def test_auto_chooses_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict[str, int], expected: str) -> None:
     assert choose_format("auto", vocabulary, "m").name == expected
     assert choose_format(expected, vocabulary, "m").name == expected
 
@@ -31,12 +31,14 @@ def test_auto_takes_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict[s
         pytest.param("gemma3", "gemma", marks=pytest.mark.gemma3),
     ],
 )
-def test_auto_knows_the_real_tokenizers(fetched_tokenizer: Callable[[str], Any], name: str, expected: str) -> None:
+def test_auto_detects_the_format_of_real_tokenizers(
+    fetched_tokenizer: Callable[[str], Any], name: str, expected: str
+) -> None:
     assert choose_format("auto", fetched_tokenizer(name).get_vocab(), name).name == expected
 
 
-def test_a_tokenizer_that_lacks_one_token_is_of_no_format() -> None:
-    with pytest.raises(UserError, match=r"^chat\.format: cannot tell .* of my/model .*hermes needs .*llama3 needs"):
+def test_a_tokenizer_that_lacks_one_token_of_each_format_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^chat\.format: cannot detect .* of my/model .*hermes needs .*llama3 needs"):
         choose_format("auto", {"<|im_start|>": 1, "<|start_header_id|>": 2, "<|eot_id|>": 3}, "my/model")
 
 
@@ -48,7 +50,7 @@ def test_a_tokenizer_that_lacks_one_token_is_of_no_format() -> None:
         ("gemma", CHATML, "<start_of_turn>"),
     ],
 )
-def test_a_format_that_the_tokenizer_cannot_write_is_refused(
+def test_a_format_whose_tokens_the_tokenizer_lacks_is_refused(
     name: str, vocabulary: dict[str, int], lacking: str
 ) -> None:
     with pytest.raises(UserError, match=rf"^chat\.format: {name} needs the token {lacking}, .* of my/model lacks"):
@@ -57,7 +59,7 @@ def test_a_format_that_the_tokenizer_cannot_write_is_refused(
 
 @pytest.mark.parametrize("tools", ["schema", "signatures", "names"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_format_has_a_template_that_ends_turns_as_it_says(name: str, tools: str) -> None:
+def test_each_template_uses_the_special_tokens_of_its_format(name: str, tools: str) -> None:
     chat_format = next(f for f in FORMATS.values() if f.name == name)
     assert chat_format.end_of_turn in chat_format.special_tokens
     assert all(token in chat_format.template_with(tools) for token in chat_format.special_tokens)

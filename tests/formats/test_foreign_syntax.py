@@ -1,4 +1,4 @@
-"""A call in another syntax than the expected one is malformed and named; prose that only names a tool is no call."""
+"""A call in another syntax is malformed and the syntax is named; prose that only names a tool is not a call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = Path(__file__).parents[2] / "data" / "customer_service"
 TOOLS = ("query_order", "cancel_order", "search", "orders.find", "查询订单")
 EVERY = pytest.mark.parametrize("format", FORMATS)
 
-# As the families' chat templates and the parsers of serving engines have them.
+# The syntaxes are from the families' chat templates and the parsers of serving engines.
 FOREIGN: list[tuple[str, str]] = [
     ("Mistral", '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}, "id": "abcdefghi"}]'),
     ("Mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}]'),
@@ -112,7 +112,9 @@ FOREIGN: list[tuple[str, str]] = [
 
 @EVERY
 @pytest.mark.parametrize(("syntax", "text"), FOREIGN)
-def test_a_call_in_another_familys_syntax_is_malformed_and_names_it(format: str, syntax: str, text: str) -> None:
+def test_a_call_in_the_syntax_of_another_family_is_malformed_and_the_syntax_named(
+    format: str, syntax: str, text: str
+) -> None:
     for finish_reason in ("stop", "length"):
         turn = parse_turn(text, format, finish_reason, tools=TOOLS)  # type: ignore[arg-type]
         assert (turn.status, turn.calls) == ("malformed", ())
@@ -249,7 +251,7 @@ PROSE = [
 
 @EVERY
 @pytest.mark.parametrize("text", PROSE)
-def test_prose_that_names_a_tool_or_quotes_data_is_no_call(format: str, text: str) -> None:
+def test_prose_that_names_a_tool_or_quotes_data_is_not_a_call(format: str, text: str) -> None:
     turn = parse_turn(text, format, tools=TOOLS)
     assert (turn.status, turn.calls, turn.content, turn.failure) == ("none", (), text, None)
 
@@ -290,7 +292,9 @@ def test_no_gold_text_of_customer_service_is_a_call(format: str) -> None:
     cut=st.integers(0, 200),
     finish_reason=st.sampled_from(["stop", "length"]),
 )
-def test_any_mix_of_foreign_calls_is_read_without_a_fault(text: str, format: str, cut: int, finish_reason: Any) -> None:
+def test_any_mix_of_foreign_calls_is_parsed_without_an_error(
+    text: str, format: str, cut: int, finish_reason: Any
+) -> None:
     turn = parse_turn(text[:cut], format, finish_reason, tools=TOOLS)
     assert bool(turn.calls) == (turn.status in ("calls", "partial"))
     assert turn.failure is None or ("\n" not in turn.failure and len(turn.failure) < 200)
@@ -308,15 +312,15 @@ def test_any_mix_of_foreign_calls_is_read_without_a_fault(text: str, format: str
         '{"f": ', "<function ", "```tool_code ",
     ],
 )  # fmt: skip
-def test_looking_for_foreign_calls_takes_linear_time(format: str, unit: str) -> None:
+def test_searching_for_foreign_calls_takes_linear_time(format: str, unit: str) -> None:
     text = unit * (40_000 // len(unit))
     start = time.process_time()
     parse_turn(text, format, "length", tools=("f", "g"))
     parse_turn("f" + " " * 40_000 + "x", format, tools=("f", "g"))
-    assert time.process_time() - start < 1.5  # quadratic time would be half a minute
+    assert time.process_time() - start < 1.5  # with quadratic time it takes half a minute
 
 
-def test_each_tagged_syntax_is_tried_by_a_text() -> None:
+def test_each_tagged_syntax_has_a_test_text() -> None:
     named = [syntax for syntax, _ in FOREIGN]
     untried = [name for name in TAGGED if not any(syntax in name for syntax in named)]
     assert untried == [HERMES_SYNTAX, PYTHON_TAG_SYNTAX]

@@ -1,4 +1,4 @@
-"""A config's chat.format goes all the way, in the less usual formats: trained, answered, judged and reported."""
+"""Whole runs in the less common chat formats: trained, answered, scored and reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOOLS = [{"name": "query_order", "description": "Look up an order", "parameters"
 
 
 def row(number: int) -> dict[str, Any]:
-    """A question with the prose, the one call or the two calls that answer it."""
+    """Return a question with its answer: prose, one call or two calls."""
     calls = [
         {"function": {"name": "query_order", "arguments": json.dumps({"order_id": f"A{number}; {{{n}"})}}
         for n in range(number % 3)
@@ -33,20 +33,20 @@ def row(number: int) -> dict[str, Any]:
 
 
 def gold_text(number: int, format: FormatName) -> str:
-    """What `row` expects, as a model writes it in a format."""
+    """Return the gold turn of `row(number)` as text in a format."""
     turn = row(number)["messages"][1]
     calls = [RawCall(c["function"]["name"], c["function"]["arguments"]) for c in turn.get("tool_calls", [])]
     return FORMATS[format].write(turn.get("content", ""), calls, "stop")
 
 
 @pytest.mark.parametrize("format", ["gemma", "json", "llama3"])
-def test_a_model_is_trained_judged_and_reported_in_its_format(
+def test_a_model_is_trained_scored_and_reported_in_its_format(
     format: FormatName, in_workspace: Path, tiny_llama: Path, tiny_llama3_tokenizer: Any, tiny_gemma_tokenizer: Any
 ) -> None:
     model = in_workspace / "model"
     shutil.copytree(tiny_llama, model)
     tokenizers = {"llama3": tiny_llama3_tokenizer, "gemma": tiny_gemma_tokenizer}
-    if format in tokenizers:  # their 263 tokens and fewer all have rows in the model's 512
+    if format in tokenizers:  # they have at most 263 tokens, and the model has 512 embeddings
         tokenizers[format].save_pretrained(model)
     write_jsonl(Path("train.jsonl"), map(row, range(6)))
     write_jsonl(Path("test.jsonl"), map(row, range(6, 12)))
@@ -67,7 +67,7 @@ def test_a_model_is_trained_judged_and_reported_in_its_format(
     assert [len(lines) for lines in answered.values()] == [6, 6]
     assert "6 rows" in run.report.read_text(encoding="utf-8")
 
-    # What a model that had learned it would write, and the same calls in a format that is not the run's.
+    # Tuned gets the gold texts in the run's format, base gets the same calls in another format.
     for name, written in (("base", "hermes"), ("tuned", format)):
         texts = {f"row-{n}/1": gold_text(n, written) for n in range(6, 12)}
         write_jsonl(run.predictions(name), [{**line, "text": texts[line["id"]]} for line in answered[name]])

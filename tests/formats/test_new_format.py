@@ -1,4 +1,4 @@
-"""A new chat format costs one object and one table entry: here a made-up one is defined, trained with and scored."""
+"""A new chat format needs one object and one table entry. Here a made-up format is defined, trained and scored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEMPLATE = """
 
 
 def read(text: str, repairer: Repairer) -> Iterator[Piece]:
-    """Calls are `@name {"argument": value}@`; anything else is prose."""
+    """Read calls like `@name {"argument": value}@`; anything else is prose."""
     end = 0
     for mark in re.finditer(r"@(\w+) (?=\{)", text):
         found = decode(text, mark.end())
@@ -83,7 +83,7 @@ def model(in_workspace: Path, tiny_llama: Path) -> Path:
     return tiny_llama
 
 
-def test_two_steps_are_trained_and_scored_in_a_made_up_format(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_a_made_up_format_is_trained_and_scored(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "at_signs", AT_SIGNS)
     run = run_experiment(config(model, "at_signs"), resume=False, fresh=False, console=Console(quiet=True))
     assert run is not None
@@ -104,5 +104,5 @@ def test_a_format_that_does_not_exist_is_refused_with_the_nearest_name(
 
     Path("config.yaml").write_text(config_yaml(config(model, "hermse")), encoding="utf-8")
     assert main(["train", "--config", "config.yaml"]) == 2
-    assert "chat.format: there is no format 'hermse'; did you mean hermes?" in capsys.readouterr().err
+    assert "chat.format: unknown format 'hermse'; did you mean hermes?" in capsys.readouterr().err
     assert not Path("runs").exists()

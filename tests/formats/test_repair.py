@@ -1,4 +1,4 @@
-"""Repairs: each mends its own fault and no other, is counted where a call owes its reading to it, and loses no call."""
+"""Repairs: each fixes only its own fault, is counted if a call needed it, and loses no call."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ CALL = ToolCall("f", {"a": [True, None], "b": "it's"})
 
 
 def turn(format: FormatName, call: str) -> str:
-    """A turn with that call, whose arguments' key is written KEY."""
+    """Return a turn with this call, in which KEY is replaced by the format's key for arguments."""
     call = call.replace("KEY", KEY[format])
     return f"<tool_call>\n{call}\n</tool_call>" if format == "hermes" else call
 
 
-def mended(
+def repaired(
     text: str, format: FormatName, *allowed: Repair, finish_reason: Any = "stop"
 ) -> tuple[str, Any, dict[str, int]]:
-    """Status, calls and repairs of a turn that was read with those repairs."""
+    """Return status, calls and repairs of a turn that is read with the allowed repairs."""
     found = parse_repaired(text, format, finish_reason, allowed or REPAIRS)
     return found.turn.status, found.turn.calls, dict(found.repairs)
 
@@ -53,41 +53,41 @@ BROKEN: list[tuple[str, dict[Repair, int]]] = [
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("call", "repairs"), BROKEN)
-def test_a_broken_call_is_mended_by_the_repairs_it_needs_and_by_no_others(
+def test_a_broken_call_is_fixed_by_exactly_the_repairs_it_needs(
     format: FormatName, call: str, repairs: dict[Repair, int]
 ) -> None:
     text = turn(format, call)
     assert parse_turn(text, format).status == "malformed"
-    assert mended(text, format) == mended(text, format, *repairs) == ("calls", (CALL,), repairs)
+    assert repaired(text, format) == repaired(text, format, *repairs) == ("calls", (CALL,), repairs)
     for left_out in repairs:
-        assert mended(text, format, *(r for r in REPAIRS if r != left_out)) == ("malformed", (), {})
+        assert repaired(text, format, *(r for r in REPAIRS if r != left_out)) == ("malformed", (), {})
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("opening", ["```\n", "```json\n", "```JSON "])
-def test_a_call_in_a_code_fence_is_mended_where_the_format_has_none(format: FormatName, opening: str) -> None:
+def test_a_call_in_a_code_fence_is_fixed_if_the_format_has_no_fences(format: FormatName, opening: str) -> None:
     call = f'{{"name": "f", "{KEY[format]}": {{"x": "```"}}}}'
     text = f"Here:\n{opening}{call}\n```\nDone."
     repairs = {} if format in ("json", "gemma") else {"code_fence": 1}
-    assert mended(text, format) == ("calls", (ToolCall("f", {"x": "```"}),), repairs)
+    assert repaired(text, format) == ("calls", (ToolCall("f", {"x": "```"}),), repairs)
     assert parse_repaired(text, format).turn.content == "Here:\n\nDone."
 
 
-def test_a_code_fence_inside_the_tags_is_mended() -> None:
+def test_a_code_fence_inside_the_tags_is_fixed() -> None:
     text = '<tool_call>\n```json\n{"name": "f", "arguments": {}}\n```\n</tool_call>'
-    assert mended(text, "hermes") == ("calls", (ToolCall("f", {}),), {"code_fence": 1})
+    assert repaired(text, "hermes") == ("calls", (ToolCall("f", {}),), {"code_fence": 1})
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_each_repair_is_counted_as_often_as_it_fired(format: FormatName) -> None:
+def test_each_use_of_a_repair_is_counted(format: FormatName) -> None:
     call = turn(format, """{'name': 'f', 'KEY': {}}""")
-    assert mended(f"{call}\n{call}", format)[2] == {"python_literals": 2}
+    assert repaired(f"{call}\n{call}", format)[2] == {"python_literals": 2}
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_repairs_of_a_call_that_was_only_thought_do_not_count(format: FormatName) -> None:
+def test_repairs_of_a_call_inside_a_thought_do_not_count(format: FormatName) -> None:
     text = turn(format, """{'name': 'f', 'KEY': {}}""") + "\n</think>\n" + turn(format, """{'name': 'g', 'KEY': {}}""")
-    assert mended(text, format) == ("calls", (ToolCall("g", {}),), {"python_literals": 1})
+    assert repaired(text, format) == ("calls", (ToolCall("g", {}),), {"python_literals": 1})
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -100,20 +100,20 @@ def test_repairs_of_a_call_that_was_only_thought_do_not_count(format: FormatName
      '{"name": "f", "KEY": {"a": 1}',
      "{'name': 'f', 'KEY': {'a': [,]}}", "{'name': 'f', 'KEY': {'a': [1 2]}}", "{'name': 'f', 'KEY': {'a': 'x\ny'}}"],
 )  # fmt: skip
-def test_what_no_repair_is_named_for_stays_malformed(format: FormatName, call: str) -> None:
-    assert mended(turn(format, call), format) == ("malformed", (), {})
+def test_faults_without_a_repair_stay_malformed(format: FormatName, call: str) -> None:
+    assert repaired(turn(format, call), format) == ("malformed", (), {})
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_mended_call_beside_a_broken_one_is_partial(format: FormatName) -> None:
+def test_a_fixed_call_and_a_broken_one_are_partial(format: FormatName) -> None:
     text = turn(format, "{'name': 'f', 'KEY': {}}") + "\n" + turn(format, '{"name": "g", "KEY": {"a": oops}}')
-    assert mended(text, format) == ("partial", (ToolCall("f", {}),), {"python_literals": 1})
+    assert repaired(text, format) == ("partial", (ToolCall("f", {}),), {"python_literals": 1})
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_call_that_is_cut_stays_truncated(format: FormatName) -> None:
     text = turn(format, '{"name": "f", "KEY": {"a": "b')[: None if format != "hermes" else -len("\n</tool_call>")]
-    assert mended(text, format, finish_reason="length") == ("truncated", (), {})
+    assert repaired(text, format, finish_reason="length") == ("truncated", (), {})
 
 
 PIECES = [
@@ -128,7 +128,7 @@ PIECES = [
     st.sampled_from(FORMATS),
     st.sampled_from(["stop", "length"]),
 )
-def test_repairs_only_add_calls_and_without_one_the_reading_is_the_strict_one(
+def test_repairs_only_add_calls_and_otherwise_keep_the_strict_result(
     text: str, format: FormatName, finish_reason: Any
 ) -> None:
     strict, found = parse_turn(text, format, finish_reason), parse_repaired(text, format, finish_reason)
@@ -150,7 +150,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=50)
 @given(st.dictionaries(TEXTS, VALUES, max_size=4))
-def test_what_python_writes_is_read_as_python_reads_it(value: dict[str, Any]) -> None:
+def test_python_literals_are_read_like_python_reads_them(value: dict[str, Any]) -> None:
     text = repr(value)
     assert ast.literal_eval(text) == value
     found = Repairer(["python_literals"], len(text)).decode(f"{text} and more", 0)

@@ -1,4 +1,4 @@
-"""Writing a structured turn as text: what went in comes back from the parser, and what is broken stays broken."""
+"""Writing a structured turn as text: the parser reads back the same calls, and broken calls stay broken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
 from toolhone.records import FormatName, ToolCall
 
-# Not the halves of surrogate pairs, which are no characters and make a call malformed.
+# Without halves of surrogate pairs, which are not characters and make a call malformed.
 texts = st.text(st.characters(exclude_categories=("Cs",)))
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -27,13 +27,13 @@ prose = st.sampled_from(["", "Let me look.", "好的,我查一下。\n请稍等"
 
 @pytest.mark.parametrize("format", FORMATS)
 @given(content=prose, made=calls, ascii=st.booleans())
-def test_written_calls_are_read_back_as_they_were(
+def test_written_calls_are_read_back_unchanged(
     format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]], ascii: bool
 ) -> None:
     raw = [RawCall(name, json.dumps(arguments, ensure_ascii=ascii)) for name, arguments in made]
     turn = parse_turn(FORMATS[format].write(content, raw, "stop"), format)
     assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
-    # As JSON text, since in Python 1 == 1.0 == True.
+    # As JSON text, because in Python 1 == 1.0 == True.
     assert json.dumps([[c.name, c.arguments] for c in turn.calls]) == json.dumps([[n, a] for n, a in made])
 
 
@@ -57,16 +57,14 @@ BROKEN = [
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("arguments", BROKEN)
-def test_arguments_that_are_no_json_object_are_malformed_and_bring_no_other_call(
-    format: FormatName, arguments: str
-) -> None:
+def test_arguments_that_are_not_a_json_object_are_malformed_and_add_no_call(format: FormatName, arguments: str) -> None:
     turn = parse_turn(FORMATS[format].write("", [RawCall("look", arguments)], "stop"), format)
     assert (turn.status, turn.calls) == ("malformed", ())
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @given(raw=st.text())
-def test_whatever_the_arguments_they_are_that_object_or_malformed(format: FormatName, raw: str) -> None:
+def test_any_arguments_are_read_back_as_their_object_or_malformed(format: FormatName, raw: str) -> None:
     turn = parse_turn(FORMATS[format].write("", [RawCall("look", raw)], "stop"), format)
     if turn.status == "calls":
         assert turn.calls == (ToolCall("look", json.loads(raw) if raw.strip() else {}),)
@@ -91,6 +89,6 @@ def test_a_good_call_before_a_broken_one_is_partial(format: FormatName) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_no_arguments_at_all_are_none(format: FormatName) -> None:
+def test_empty_arguments_are_no_arguments(format: FormatName) -> None:
     turn = parse_turn(FORMATS[format].write("", [RawCall("look", " ")], "stop"), format)
     assert (turn.status, turn.calls) == ("calls", (ToolCall("look", {}),))

@@ -63,22 +63,20 @@ def test_the_parts_of_an_option_add_up() -> None:
         assert entry.first_year_usd == pytest.approx(entry.once_usd + entry.running_usd)
 
 
-def test_a_veto_says_what_the_money_alone_would_choose() -> None:
+def test_a_veto_says_what_cost_alone_would_choose() -> None:
     said = reasons(advised(examples=20, api_call_usd=0.05, cheap_call_usd=0.05))
     assert any(reason.startswith("Against tuning: good examples 20 (500 or more for") for reason in said)
-    assert any(reason.startswith("The money alone would choose ") for reason in said)
+    assert any(reason.startswith("Cost alone would choose ") for reason in said)
 
 
-def test_what_nobody_can_meet_is_said() -> None:
+def test_limits_that_no_option_meets_are_reported() -> None:
     advice = advised(least_accuracy=0.999)
     assert advice.decision.answer == "stay"
-    assert any(reason.startswith("No option keeps to the limits") for reason in reasons(advice))
+    assert any(reason.startswith("No option meets the limits") for reason in reasons(advice))
 
 
-def test_between_the_bands_it_says_that_the_money_decides() -> None:
-    said = (
-        "Between the bands (calls a day 5,000, good examples 100), the money decides: the least total over the horizon."
-    )
+def test_between_the_bands_it_says_that_cost_decides() -> None:
+    said = "Between the bands (calls a day 5,000, good examples 100), cost decides: the lowest total over the horizon."
     assert said in reasons(advised(calls_per_day=5_000.0, examples=100))
 
 

@@ -1,4 +1,4 @@
-"""Answers of a made small model, with log-probabilities that tell something of whether it is right."""
+"""Generated answers of a small model, with log-probabilities that are lower on average if it is wrong."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ MakeRun = Callable[..., Made]
 
 
 def small_answer(example: Example, draw: random.Random, wrong: float) -> Prediction:
-    """The other order is asked for in a share of the rows, mostly with less surety; one row in twenty is no JSON."""
+    """In the share `wrong` of the rows the answer asks for the other order, mostly with a lower log-probability. One
+    row in twenty is not JSON."""
     number = example.turn.tool_calls[0].arguments["order_id"]
     other = next(order for order in example.meta["orders"] if order != number)
     failed = draw.random() < wrong
@@ -69,7 +70,7 @@ def small_answer(example: Example, draw: random.Random, wrong: float) -> Predict
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Makes a run of so many rows, five to a template; the large model is right on nine in ten."""
+    """Makes a run of `count` rows, five to a template; the large model is right on nine in ten."""
 
     def make(
         count: int = 240,

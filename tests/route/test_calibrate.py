@@ -1,4 +1,4 @@
-"""The calibrator's few lines against scikit-learn, its figures against their definitions, and what each signal adds."""
+"""The calibrator compared with scikit-learn, its figures with their definitions, and what each signal adds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from toolhone.route.calibrate import ISOTONIC_ROWS, Calibrator, ablation, aurc, 
 from toolhone.route.confidence import FEATURES, GROUPS, Gate, Signals
 
 
-def judged(rows: int, seed: int = 0) -> tuple[Floats, Floats]:
-    """Features of which two tell something, one nothing and one never changes, on unlike scales; and outcomes."""
+def made_rows(rows: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Returns features, two of them informative, one noise and one constant, on different scales; and outcomes."""
     random = np.random.default_rng(seed)
     features = np.column_stack([random.normal(3, 50, rows), random.random(rows), random.normal(size=rows)])
     chance = 1 / (1 + np.exp(-(features[:, 0] / 40 + 3 * features[:, 1])))
@@ -34,9 +34,9 @@ def scores_of(calibrator: Calibrator, features: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("rows", [60, ISOTONIC_ROWS, ISOTONIC_ROWS + 1, 3_000])
-def test_our_few_lines_say_what_scikit_learn_says(rows: int) -> None:
-    features, right = judged(rows)
-    others, _ = judged(500, seed=1)
+def test_the_calibrator_agrees_with_scikit_learn(rows: int) -> None:
+    features, right = made_rows(rows)
+    others, _ = made_rows(500, seed=1)
     calibrator = fit(features, right, "rows")
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-8)).fit(
         features, right
@@ -68,13 +68,13 @@ def test_a_score_is_a_probability_whatever_the_feature(one: float, other: float)
 
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
 def test_answers_that_are_all_right_or_all_wrong_calibrate_nothing(outcome: float) -> None:
-    features, _ = judged(20)
+    features, _ = made_rows(20)
     with pytest.raises(UserError, match=r"calibration rows: \d+ of 20 answers are right"):
         fit(features, np.full(20, outcome), "the calibration rows")
 
 
 def test_ten_thousand_rows_are_calibrated_and_measured_in_five_seconds() -> None:
-    features, right = judged(10_000)
+    features, right = made_rows(10_000)
     started = time.process_time()
     calibrator = fit(features, right, "rows")
     scores = scores_of(calibrator, features)
@@ -97,7 +97,7 @@ def test_auroc_and_brier_are_scikit_learns(rows: list[tuple[int, bool]]) -> None
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=25))
-def test_a_rows_weight_is_as_many_rows(rows: list[tuple[int, bool, int]]) -> None:
+def test_a_weight_of_n_equals_n_copies_of_the_row(rows: list[tuple[int, bool, int]]) -> None:
     """The figures of resamples are those of the rows written out as often as they were drawn."""
     scores, right, weights = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     times = weights.astype(int)
@@ -131,7 +131,7 @@ def test_expected_calibration_error_and_its_diagram() -> None:
     assert (found.rows, found.wrong) == (8, 3)
 
 
-def test_ece_by_chance_is_what_a_flawless_confidence_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ece_by_chance_is_that_of_perfectly_calibrated_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolhone.rates.FIGURE_FOLDS", 2)
     random = np.random.default_rng(2)
     seen = []
@@ -143,7 +143,7 @@ def test_ece_by_chance_is_what_a_flawless_confidence_shows(monkeypatch: pytest.M
     assert 0.05 < seen[0].ece_by_chance < 0.12  # not small, with fifteen rows a bin
 
 
-def test_an_interval_is_wider_where_rows_come_in_clusters() -> None:
+def test_an_interval_is_wider_if_rows_come_in_clusters() -> None:
     random = np.random.default_rng(6)
     values = np.repeat(random.integers(0, 2, 60), 5).astype(float)  # five rows of a cluster are alike
     alone, together = (
@@ -172,18 +172,18 @@ ROWS = 120
 def signals(
     gates: list[Gate | None] | None = None, escalated: list[bool] | None = None, **columns: list[float]
 ) -> list[Signals]:
-    """Signals whose features are 1 but for the named columns."""
-    handed = escalated or [False] * ROWS
-    columns["escalated"] = [float(one) for one in handed]
+    """Signals whose features are 1, except the named columns."""
+    escalations = escalated or [False] * ROWS
+    columns["escalated"] = [float(one) for one in escalations]
     rows = [tuple(columns[name][n] if name in columns else 1.0 for name in FEATURES) for n in range(ROWS)]
-    return [Signals(gate, one, row) for gate, one, row in zip(gates or [None] * ROWS, handed, rows, strict=True)]
+    return [Signals(gate, one, row) for gate, one, row in zip(gates or [None] * ROWS, escalations, rows, strict=True)]
 
 
 RIGHT = np.array([float(n % 4 > 0) for n in range(ROWS)])
 CLUSTERS = [n // 2 for n in range(ROWS)]
 
 
-def test_the_group_that_knows_ranks_and_the_others_are_chance() -> None:
+def test_only_the_informative_group_ranks_better_than_chance() -> None:
     random = np.random.default_rng(3)
     knows = (RIGHT * 0.3 + random.uniform(size=ROWS) * 0.5).tolist()
     made = ablation(signals(value_minimum=knows), RIGHT, CLUSTERS)
@@ -191,7 +191,7 @@ def test_the_group_that_knows_ranks_and_the_others_are_chance() -> None:
     assert made["values"].auroc["value"] > 0.85
     assert made["values"].brier_gain["low"] > 0
     assert made["all features"].auroc["value"] == pytest.approx(made["values"].auroc["value"])
-    # What says nothing is chance to the digit, and its probability the share that is right.
+    # A group without information has exactly 0.5, and its probability is the share that is right.
     for name in ("gates", "decision", "names"):
         assert made[name].auroc["value"] == 0.5
         assert made[name].brier["value"] == pytest.approx(0.1875, abs=0.001)
@@ -203,7 +203,7 @@ def test_gates_count_in_every_variant() -> None:
     assert {name: one.auroc["value"] for name, one in made.items()} == dict.fromkeys(made, 0.75)
 
 
-def test_deferral_is_there_where_an_answer_escalates_and_adds_what_it_knows() -> None:
+def test_deferral_is_a_variant_if_an_answer_escalates_and_adds_its_information() -> None:
     random = np.random.default_rng(4)
     knows = (RIGHT * 0.2 + random.uniform(size=ROWS) * 0.8).tolist()
     handed = [not right and n % 8 == 0 for n, right in enumerate(RIGHT)]

@@ -70,7 +70,7 @@ def policy(*, keeps: bool) -> Policy:
 
 
 def said(message: dict[str, Any], finish: str = "tool_calls", usage: Any = ...) -> dict[str, Any]:
-    told = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60} if usage is ... else usage
+    reported = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60} if usage is ... else usage
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     return {
         "id": "theirs",
@@ -78,7 +78,7 @@ def said(message: dict[str, Any], finish: str = "tool_calls", usage: Any = ...) 
         "created": 1,
         "model": "big-1",
         "choices": [choice],
-        "usage": told,
+        "usage": reported,
     }
 
 
@@ -149,7 +149,7 @@ def test_an_answer_that_the_policy_keeps_asks_nobody(large: Server, log: Decisio
     assert "texts" not in line
 
 
-def test_an_unsure_answer_gives_way_to_the_large_models_own(large: Server, log: DecisionLog) -> None:
+def test_an_unsure_answer_is_replaced_by_the_large_models(large: Server, log: DecisionLog) -> None:
     [routed] = route(log, large.url, CALL)
     assert (routed.route, routed.fallback) == ("large", None)
     completion = routed.completion
@@ -272,7 +272,7 @@ def test_no_connection_to_the_large_model_is_reported(large: Server, log: Decisi
     assert lines(log)[0]["cost_usd"] == 0.0
 
 
-def test_what_fails_in_passing_is_asked_once_more(large: Server, log: DecisionLog) -> None:
+def test_a_temporary_failure_is_retried_once(large: Server, log: DecisionLog) -> None:
     large.answers = [FAULTS["500"][0], good]
     [routed] = route(log, large.url, CALL)
     assert (routed.route, routed.fallback) == ("large", None)
@@ -331,7 +331,7 @@ def test_options_that_the_endpoint_refuses_are_left_out_from_then_on(large: Serv
     assert [line["asked_large"] for line in lines(log)] == [3, 1]
 
 
-def test_the_day_has_a_cap_which_a_restart_does_not_lift(large: Server, log: DecisionLog) -> None:
+def test_the_daily_cap_survives_a_restart(large: Server, log: DecisionLog) -> None:
     dear = {"prompt_tokens": 50, "completion_tokens": 100, "total_tokens": 150}
     large.answers = [lambda _: (200, said(calls(), usage=dear))]
     today = [DAY]
@@ -341,7 +341,7 @@ def test_the_day_has_a_cap_which_a_restart_does_not_lift(large: Server, log: Dec
 
     limits = {"max_tokens": 100}  # so that no call costs more than 0.0018 dollars
     routed = route(log, large.url, CALL, CALL, CALL, budget=budget(0.0), settings=limits)
-    # Each call costs 0.0009, and another starts only where its dearest outcome still fits.
+    # Each call costs 0.0009, and another starts only if its highest cost still fits.
     assert [(r.route, r.fallback) for r in routed] == [("large", None), ("small", "budget"), ("small", "budget")]
     assert [line["cost_usd"] for line in lines(log)] == pytest.approx([0.0009, 0, 0])
     log.close()
@@ -358,7 +358,7 @@ def test_the_day_has_a_cap_which_a_restart_does_not_lift(large: Server, log: Dec
     other_day.close()
 
 
-def test_a_call_that_may_have_been_charged_counts_as_its_dearest(large: Server, log: DecisionLog) -> None:
+def test_a_call_that_may_have_been_charged_counts_at_its_highest_cost(large: Server, log: DecisionLog) -> None:
     large.answers = [hangs]
     budget = DayBudget(None, PRICE)
     route(log, large.url, CALL, budget=budget, settings={"timeout_s": 0.1, "max_tokens": 100})
@@ -397,7 +397,7 @@ def test_a_server_that_is_stopped_meanwhile_leaves_a_whole_log(large: Server, lo
     assert budget.spent_usd > 0
 
 
-def test_texts_are_logged_only_where_they_are_asked_for(large: Server, log: DecisionLog) -> None:
+def test_texts_are_logged_only_on_request(large: Server, log: DecisionLog) -> None:
     route(log, large.url, CALL, log_texts=True)
     texts = lines(log)[0]["texts"]
     assert texts["messages"][1] == {"role": "user", "content": "Where is order 7?"}
@@ -408,7 +408,7 @@ def test_texts_are_logged_only_where_they_are_asked_for(large: Server, log: Deci
 ESCALATES = small('<tool_call>\n{"name": "escalate", "arguments": {}}\n</tool_call>')
 
 
-def test_the_reserved_tool_is_the_small_models_alone(large: Server, log: DecisionLog) -> None:
+def test_only_the_small_model_is_offered_the_reserved_tool(large: Server, log: DecisionLog) -> None:
     offered = []
 
     async def ask_small(found: Example) -> Prediction:
@@ -441,7 +441,7 @@ def test_an_escalation_is_an_answer_only_for_a_client_that_offered_it(
 
 @contextmanager
 def full_disk(monkeypatch: pytest.MonkeyPatch, taken: int) -> Iterator[None]:
-    """Writes take so many bytes, and then no more."""
+    """Makes writes stop after `taken` bytes."""
     write = os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda file, data: write(file, data[:taken]))
@@ -459,7 +459,7 @@ def test_a_full_disk_costs_a_line_and_no_answer(
     assert len(lines(log)) == 2
 
 
-def test_a_line_that_a_crash_cut_is_taken_off(large: Server, log: DecisionLog) -> None:
+def test_a_line_cut_short_by_a_crash_is_removed(large: Server, log: DecisionLog) -> None:
     route(log, large.url, CALL)
     log.close()
     with log.path.open("ab") as out:
@@ -476,7 +476,7 @@ def test_a_log_has_one_writer(log: DecisionLog) -> None:
         DecisionLog(log.path, DAY)
 
 
-def test_a_line_that_is_no_decision_keeps_the_days_cost_from_being_known(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_decision_is_an_error_because_the_days_cost_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     path.write_text('{"time": "2026-11-24T01:00:00+00:00"}\n{"time": "2026-11-25T01:00:00+00:00"}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"decisions\.jsonl:2: is not a decision"):
@@ -509,7 +509,7 @@ def test_many_requests_at_once_have_a_line_each(large: Server, log: DecisionLog)
             return BROKEN if int(asked.id) % 2 else CALL
 
         async def ask(number: int) -> Routed:
-            async with few:  # the stand-in's queue of connections is short
+            async with few:  # the test server's queue of connections is short
                 return await answer(made, example(str(number)), ask_small)
 
         found = await asyncio.gather(*map(ask, range(40)))
@@ -517,13 +517,13 @@ def test_many_requests_at_once_have_a_line_each(large: Server, log: DecisionLog)
         return found
 
     routed = asyncio.run(all_at_once())
-    told = {int(line["id"]): line for line in lines(log)}
-    assert len(lines(log)) == len(told) == 40
+    logged = {int(line["id"]): line for line in lines(log)}
+    assert len(lines(log)) == len(logged) == 40
     for number, found in enumerate(routed):
-        assert (told[number]["route"], told[number]["fallback"]) == (found.route, found.fallback)
+        assert (logged[number]["route"], logged[number]["fallback"]) == (found.route, found.fallback)
         assert (found.route == "large") == (number % 2 == 1 and found.fallback is None)
-        assert told[number]["asked_large"] <= 2 * (number % 2)
-    assert sum(line["asked_large"] for line in told.values()) == len(large.requests)
+        assert logged[number]["asked_large"] <= 2 * (number % 2)
+    assert sum(line["asked_large"] for line in logged.values()) == len(large.requests)
     assert sum(found.route == "large" for found in routed) >= 15
 
 

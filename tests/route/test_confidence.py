@@ -42,12 +42,12 @@ def example(said: str = "where is ORD-20?", *before: Message, tools: tuple[Tool,
 
 
 def predicted(*pieces: Piece, finish_reason: Any = "stop", end: float | None = 1.0) -> Prediction:
-    """A prediction of pieces of text with their probability and, it may be, that of the runner-up; `end` is the end of
-    turn's probability."""
-    told = [*pieces, ("<|im_end|>", end)] if end is not None else list(pieces)
+    """A prediction made of pieces of text, each with its probability and optionally that of the runner-up. `end` is the
+    probability of the end of the turn."""
+    all_pieces = [*pieces, ("<|im_end|>", end)] if end is not None else list(pieces)
     tokens = tuple(
         Token(n, piece[0].encode(), math.log(piece[1]), math.log(piece[2]) if len(piece) > 2 else None)
-        for n, piece in enumerate(told)
+        for n, piece in enumerate(all_pieces)
     )
     text = "".join(piece[0] for piece in pieces)
     return Prediction("c/1", "m", text, finish_reason, 1, len(tokens), 1.0, tokens)
@@ -101,7 +101,7 @@ def test_a_token_that_straddles_a_value_and_its_quotes_counts_as_the_value_s() -
     opening = '<tool_call>{"name": "query_order", "arguments": {"order_id": '
     straddling = predicted((opening, 0.9), ('"ORD', 0.3), ('-20"}}</tool_call>', 0.2))
     assert features(signals(straddling, example(), "hermes"))["value_mean"] == 0.25
-    # An opening quote alone decides nothing of what stands in it.
+    # An opening quote alone does not decide the value.
     apart = predicted((opening, 0.9), ('"', 0.1), ("ORD", 0.3), ('-20"}}</tool_call>', 0.2))
     found = features(signals(apart, example(), "hermes"))
     assert (found["value_mean"], found["frame_minimum"]) == (0.25, 0.1)
@@ -182,7 +182,7 @@ def test_a_call_without_arguments_has_neutral_values() -> None:
     }
 
 
-def test_of_a_plain_answer_its_first_token_alone_counts() -> None:
+def test_only_the_first_token_of_a_plain_answer_counts() -> None:
     found = signals(predicted(("Good", 0.7), (" morning", 0.01), end=0.02), example(), "hermes")
     neutral = dict.fromkeys(FEATURES, 1.0) | dict.fromkeys(("arguments", "called", "codes_left", "escalated"), 0.0)
     assert features(found) == neutral | {"decision": 0.7}
@@ -218,7 +218,7 @@ def test_the_margin_is_the_least_lead_over_a_runner_up() -> None:
     assert features(signals(predicted((opening, 1.0), *untold), example(), "hermes"))["value_margin"] == 0.6
 
 
-def test_a_fake_call_in_a_thought_counts_for_nothing() -> None:
+def test_a_call_quoted_in_a_thought_is_ignored() -> None:
     fake = [("<think>", 0.1), ('<tool_call>{"name": "transfer_to_human", "arguments": {"a": "b"}}</tool_call>', 0.01)]
     found = signals(predicted(*fake, ("</think>", 0.1), *CALL, end=0.88), example(), "hermes")
     assert found == signals(predicted(*CALL, end=0.88), example(), "hermes")
@@ -275,7 +275,7 @@ def test_tokens_of_another_text_give_no_features() -> None:
     assert signals(stray, example(), "hermes").features is None
 
 
-def test_a_schema_that_is_none_is_named() -> None:
+def test_an_invalid_schema_is_named() -> None:
     broken = (Tool("query_order", "", {"type": "no such type"}),)
     with pytest.raises(UserError, match=r'rows.jsonl:1: tool "query_order"'):
         signals(predicted(*CALL), example(tools=broken), "hermes")
@@ -284,7 +284,7 @@ def test_a_schema_that_is_none_is_named() -> None:
 def test_the_model_s_own_escalation_is_a_signal() -> None:
     found = signals(predicted((call(ESCALATE), 0.9)), example(), "hermes")
     assert (found.gate, found.escalated, features(found)["escalated"]) == (None, True, 1)
-    # Where the tool was not offered, too.
+    # Also if the tool was not offered.
     found = signals(predicted((call(ESCALATE), 0.9)), example(tools=TOOLS[:1]), "hermes")
     assert (found.gate, found.escalated) == ("unknown_tool", True)
 
@@ -306,7 +306,7 @@ def test_the_model_s_own_escalation_is_a_signal() -> None:
         ("where is ORD-20?", (), {"order_id": "ORD-20", "days": 7}, 1),  # of texts alone
     ],
 )
-def test_the_share_of_texts_that_stand_in_the_prompt(
+def test_the_share_of_texts_that_appear_in_the_prompt(
     said: str, before: tuple[Message, ...], arguments: dict[str, Any], share: float
 ) -> None:
     found = signals(predicted((call("query_order", **arguments), 0.9)), example(said, *before), "hermes")
@@ -326,13 +326,13 @@ def test_the_share_of_texts_that_stand_in_the_prompt(
 def test_codes_of_the_question_that_no_argument_holds(said: str, arguments: dict[str, Any], left: int) -> None:
     prediction = predicted((call("query_order", **arguments), 0.9))
     assert features(signals(prediction, example(said), "hermes"))["codes_left"] == left
-    # A tool's answer is no question, and nothing need be taken from it.
+    # A tool's result is not a question, so its codes need not appear.
     after = example(said)
     after = replace(after, prompt=(*after.prompt, Message("tool", "77 88")))
     assert features(signals(prediction, after, "hermes"))["codes_left"] == 0
 
 
-def test_the_gold_is_not_looked_at() -> None:
+def test_the_gold_is_not_read() -> None:
     row = example()
     other = replace(
         row, gold=Gold("calls", (GoldCall("query_order", {"order_id": ["9"]}),)), turn=Message("assistant", "y")
@@ -377,7 +377,7 @@ def cut(draw: st.DrawFn, raw: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("format", FORMATS)
 @given(data=st.data())
-def test_any_cutting_of_a_call_gives_back_its_name_and_each_value(format: FormatName, data: st.DataObject) -> None:
+def test_a_call_split_into_any_tokens_keeps_its_name_and_values(format: FormatName, data: st.DataObject) -> None:
     arguments = '{"地址": "杭州市\\n\\u00e9 \\"x\\"", "n": -1.5e3, "in": {"a": [1, "}"]}, "no": null}'
     calls = [RawCall("查 order", arguments), RawCall("b", "{}")]
     text = FORMATS[format].write(data.draw(st.sampled_from(["", "好的。", "😀 see:"])), calls, "stop")
@@ -414,14 +414,14 @@ def test_the_character_of_several_tokens_has_them_all() -> None:
     assert list(alignment.of((1, 2))) == [1, 2, 3]
 
 
-def test_tokens_without_bytes_are_passed_over() -> None:
+def test_tokens_without_bytes_are_skipped() -> None:
     alignment = align(tokenized("ab", [b"", b"a", b"", b"b", b""]))
     assert alignment is not None
     assert [token.bytes for token in alignment.tokens] == [b"a", b"b"]
     assert list(alignment.of((1, 2))) == [1]
 
 
-def test_a_character_that_was_cut_off_is_one_of_replacement() -> None:
+def test_an_unfinished_character_decodes_to_one_replacement_character() -> None:
     # As a tokenizer decodes it: one U+FFFD for what began a character and was not finished.
     alignment = align(tokenized("a\ufffdb\ufffd", [b"a", b"\xe6\x9f", b"b", b"\xff"]))
     assert alignment is not None

@@ -50,7 +50,7 @@ def test_between_scores_the_curve_is_what_counting_gives(rows: list[Row]) -> Non
         assert pair.small.mean() + np.interp(escalated.mean(), share, added) == pytest.approx(accuracy)
 
 
-def test_a_confidence_that_knows_follows_the_oracle_and_one_that_does_not_the_random_line() -> None:
+def test_a_perfect_confidence_follows_the_oracle_and_a_useless_one_the_random_line() -> None:
     small = np.array([0.0] * 20 + [1.0] * 80)
     large, usd = np.ones(100), np.full(100, 0.01)
     knows = deferral_curve(outcomes(small + np.arange(100) / 1000, small, large, small_usd=usd / 50, large_usd=usd))
@@ -66,7 +66,7 @@ def test_a_confidence_that_knows_follows_the_oracle_and_one_that_does_not_the_ra
     assert [one["escalation"]["value"] for one in blind.reach] == pytest.approx(list(GAPS))
 
 
-def test_dearer_rows_cost_more_when_they_are_escalated() -> None:
+def test_escalating_more_expensive_rows_costs_more() -> None:
     large_usd = np.array([0.04, 0.01, 0.01, 0.01, 0.01])
     pair = outcomes(np.arange(5.0), np.zeros(5), np.ones(5), small_usd=0.001, large_usd=large_usd)
     found = deferral_curve(pair)
@@ -152,7 +152,7 @@ def test_each_figure_is_what_counting_gives() -> None:
     )
 
 
-def test_what_is_not_known_has_no_value() -> None:
+def test_an_unknown_figure_has_no_value() -> None:
     point = operating_point(both_models(large_usd=np.nan, small_s=0.1), KEPT)
     assert point.usd["value"] is point.of_large["value"] is point.latency_s["value"] is None
     assert point.small_usd["value"] == pytest.approx(0.001)
@@ -164,13 +164,13 @@ def test_nothing_kept_has_no_share_wrong_among_it() -> None:
     assert point.accuracy["value"] == point.large["value"]
 
 
-def test_a_large_model_that_costs_nothing_divides_nothing() -> None:
+def test_a_free_large_model_gives_no_cost_ratio() -> None:
     free = both_models(small_usd=0.0, large_usd=0.0)
     assert operating_point(free, KEPT).of_large["value"] is None
     assert deferral_curve(free).at[0]["of_large"]["value"] is None
 
 
-def test_the_point_lies_on_the_curve_where_it_keeps_the_surest() -> None:
+def test_the_point_lies_on_the_curve_if_it_keeps_the_surest_answers() -> None:
     both = both_models()
     kept = (both.scores >= 4).astype(float)
     point, curve = operating_point(both, kept), deferral_curve(both)

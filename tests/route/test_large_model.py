@@ -1,4 +1,4 @@
-"""The large model's reply is read whatever comes, and no order of calls takes a day's budget over its cap."""
+"""Any reply of the large model is read or refused, and no order of calls exceeds the day's budget."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def test_a_reply_is_an_answer_that_a_client_can_read_or_none(body: dict[str, Any
 
 
 def test_what_is_charged_is_what_the_usage_says() -> None:
-    told = {"prompt_tokens": 9, "completion_tokens": 2}
-    assert reported_usage({**told, "prompt_tokens_details": {"cached_tokens": 4}}) == (9, 2, 4)
-    assert reported_usage({**told, "prompt_tokens_details": None}) == (9, 2, 0)
-    assert reported_usage({**told, "prompt_tokens_details": {"cached_tokens": 10}}) == (9, 2, 0)
+    usage = {"prompt_tokens": 9, "completion_tokens": 2}
+    assert reported_usage({**usage, "prompt_tokens_details": {"cached_tokens": 4}}) == (9, 2, 4)
+    assert reported_usage({**usage, "prompt_tokens_details": None}) == (9, 2, 0)
+    assert reported_usage({**usage, "prompt_tokens_details": {"cached_tokens": 10}}) == (9, 2, 0)
     for unusable in (
         None,
         {},
         {"prompt_tokens": 9},
         {"prompt_tokens": "9", "completion_tokens": 2},
-        {**told, "prompt_tokens": -1},
+        {**usage, "prompt_tokens": -1},
     ):
         assert reported_usage(unusable) is None
 

@@ -32,7 +32,7 @@ IDENTITY = Identity("some/model", "a" * 64, "0123456789abcdef", "none")
 
 
 def policy(threshold: float | None = 0.5, knots: tuple[tuple[float, float], ...] = ()) -> Policy:
-    """One whose score is the logistic function of the first feature."""
+    """A policy whose score is the logistic function of the first feature."""
     calibrator = Calibrator((0.0,) * COUNT, (1.0,) * COUNT, (1.0,) + (0.0,) * (COUNT - 1), 0.0, knots)
     return Policy(
         identity=IDENTITY,
@@ -55,7 +55,7 @@ def test_an_answer_is_kept_from_the_threshold_up() -> None:
 
 
 @pytest.mark.parametrize("reason", [{"gate": "malformed"}, {"escalated": True}, {"features": None}])
-def test_what_cannot_be_trusted_is_escalated_at_any_threshold(reason: dict[str, Any]) -> None:
+def test_a_gated_answer_is_escalated_at_any_threshold(reason: dict[str, Any]) -> None:
     signals = looks(9.0, **reason)
     assert not policy(threshold=0.0).keeps(signals)
     assert policy().confidence(signals) == policy().score(signals) == 0
@@ -72,7 +72,7 @@ def test_confidence_is_the_isotonic_curves_and_the_threshold_is_compared_with_th
     assert curved.keeps(looks(9.0))
 
 
-def test_a_policy_reads_as_it_was_written_and_holds_numbers_alone(tmp_path: Path) -> None:
+def test_a_policy_reads_as_it_was_written_and_holds_only_numbers(tmp_path: Path) -> None:
     path, written = tmp_path / "policy.json", policy(knots=((0.1, 0.2), (0.4, 0.9)))
     write_policy(path, written)
     assert read_policy(path) == written

@@ -35,7 +35,7 @@ def escalated(goal: Goal, **of_pair: float) -> int:
 
 
 @pytest.mark.parametrize(("rate", "rows"), [(0.0, 2), (0.2, 2), (0.3, 3), (0.52, 5), (1.0, 10)])
-def test_a_rate_escalates_that_share_but_never_less_than_must_be(rate: float, rows: int) -> None:
+def test_a_rate_escalates_that_share_and_at_least_the_gated_rows(rate: float, rows: int) -> None:
     assert escalated(Goal(kind="escalation", escalation=rate)) == rows
 
 
@@ -45,7 +45,7 @@ def test_a_budget_buys_as_many_calls_as_it_pays_for(dollars: float, rows: int) -
 
 
 def test_a_budget_below_the_minimum_cost_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"--budget 2: 1,000 calls cost \$3 even if"):
+    with pytest.raises(UserError, match=r"--budget 2: 1,000 calls cost at least \$3"):
         choose_threshold(Goal(kind="budget", budget_usd=2), pair())
 
 
@@ -55,13 +55,13 @@ def test_a_budget_needs_prices() -> None:
 
 
 @pytest.mark.parametrize(("accuracy", "rows"), [(0.5, 2), (0.7, 2), (0.71, 3), (0.9, 4), (1.0, 5)])
-def test_an_accuracy_is_reached_with_as_few_as_can_be(accuracy: float, rows: int) -> None:
+def test_an_accuracy_is_reached_with_the_fewest_escalations(accuracy: float, rows: int) -> None:
     assert escalated(Goal(kind="accuracy", accuracy=accuracy)) == rows
 
 
 def test_an_accuracy_out_of_reach_is_an_error_with_the_most_that_is_reached() -> None:
     large = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=float)
-    with pytest.raises(UserError, match=r"the most is 0\.9000, with 40\.0% escalated"):
+    with pytest.raises(UserError, match=r"the highest is 0\.9000, with 40\.0% escalated"):
         choose_threshold(Goal(kind="accuracy", accuracy=0.95), pair(large))
 
 
@@ -91,7 +91,7 @@ def fitting(random: np.random.Generator, rows: int, slope: float, base: float) -
 
 
 def draw(random: np.random.Generator, rows: int, slope: float, base: float) -> Outcomes:
-    """The same rows, judged."""
+    """The same rows with drawn outcomes."""
     expected = fitting(random, rows, slope, base)
     return replace(expected, small=(random.random(rows) < expected.small).astype(float))
 
@@ -135,7 +135,9 @@ CASES: list[tuple[RiskKind, float, float]] = [
 
 
 @pytest.mark.parametrize(("kind", "slope", "base"), CASES)
-def test_a_certified_threshold_seldom_breaks_its_promise(kind: RiskKind, slope: float, base: float) -> None:
+def test_a_certified_threshold_exceeds_its_risk_at_most_as_often_as_allowed(
+    kind: RiskKind, slope: float, base: float
+) -> None:
     violated, certified = share_violated(kind, slope, base, draws=200)
     assert violated <= at_most(200)
     if slope:
@@ -149,8 +151,8 @@ def test_violations_in_two_thousand_draws(kind: RiskKind, slope: float, base: fl
     assert violated <= at_most(2_000)
 
 
-def test_the_simulation_sees_a_method_that_looks_at_the_outcomes() -> None:
-    """Testing every threshold on its own at level delta breaks the promise where the fixed sequence keeps it."""
+def test_the_simulation_detects_a_method_that_tests_every_threshold() -> None:
+    """Testing every threshold at level delta breaks the guarantee that the fixed sequence keeps."""
     random = np.random.default_rng(3)
     violated = 0
     for _ in range(200):
@@ -196,7 +198,7 @@ def test_too_few_rows_are_reported_with_about_how_many_are_needed() -> None:
     assert enough.certified.threshold == 0.0
 
 
-def test_rows_are_not_promised_where_none_would_do() -> None:
+def test_no_number_of_rows_is_given_if_none_is_enough() -> None:
     random = np.random.default_rng(2)
     found = certify(fitting(random, 400, 0.0, 0.3), draw(random, 400, 0.0, 0.3), "selective", 0.05, 0.05)
     assert found.certified is None

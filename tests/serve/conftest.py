@@ -1,4 +1,4 @@
-"""An engine on a tiny model that calls tools, made once, and a server with it."""
+"""Fixtures: an engine with a tiny model that calls tools, created once, and a server for it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def url(engine: Engine) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAI]:
-    """OpenAI's own client, which does not ask again what was refused."""
+    """OpenAI's own client, without retries."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
         yield client

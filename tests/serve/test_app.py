@@ -1,4 +1,4 @@
-"""The server, as OpenAI's own client meets it."""
+"""The server, tested with OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ask(client: OpenAI, question: str, **options: Any) -> Any:
 
 
 def raw(url: str, body: bytes, *, path: str = "/chat/completions", method: str = "POST", **headers: str) -> Any:
-    """A request as no client would send it; gives status and decoded body."""
+    """Send a request that no client would send; return its status and decoded body."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
     try:
@@ -42,7 +42,7 @@ def raw(url: str, body: bytes, *, path: str = "/chat/completions", method: str =
         connection.close()
 
 
-def test_a_call_comes_as_openai_gives_it(client: OpenAI) -> None:
+def test_a_call_has_openais_shape(client: OpenAI) -> None:
     reply = ask(client, "Where is ORD-1?")
     [choice] = reply.choices
     [call] = choice.message.tool_calls
@@ -52,7 +52,7 @@ def test_a_call_comes_as_openai_gives_it(client: OpenAI) -> None:
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
 
 
-def test_parallel_calls_come_with_ids_of_their_own_and_the_text_beside_them(client: OpenAI) -> None:
+def test_parallel_calls_have_distinct_ids_and_keep_the_text_beside_them(client: OpenAI) -> None:
     message = ask(client, "A person, now.").choices[0].message
     assert message.content == "好"
     assert [call.function.name for call in message.tool_calls] == ["help", "query_order"]
@@ -64,7 +64,7 @@ def test_a_plain_answer_is_text(client: OpenAI) -> None:
     assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == ("不客气", None, "stop")
 
 
-def test_an_answer_and_its_results_can_be_sent_back_as_they_came(client: OpenAI) -> None:
+def test_a_client_can_send_back_an_answer_unchanged_with_its_results(client: OpenAI) -> None:
     first = ask(client, "Where is ORD-1?").choices[0].message
     result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "on its way"}
     reply = ask(client, "", messages=[*messages("Where is ORD-1?"), first, result])
@@ -72,7 +72,7 @@ def test_an_answer_and_its_results_can_be_sent_back_as_they_came(client: OpenAI)
 
 
 @pytest.mark.parametrize("question", [*LEARNED, "What is the weather?"])
-def test_the_answer_is_what_evaluation_gets(client: OpenAI, engine: Engine, question: str) -> None:
+def test_the_served_answer_equals_the_one_in_evaluation(client: OpenAI, engine: Engine, question: str) -> None:
     reply = ask(client, question, logprobs=True, top_logprobs=1)
     alone = answer_one(engine.model, engine.renderer, example(question), 100)
     answer = read_choice(reply.choices[0], {}, "hermes")
@@ -80,9 +80,9 @@ def test_the_answer_is_what_evaluation_gets(client: OpenAI, engine: Engine, ques
     served = Prediction(alone.id, alone.model, answer.text, answer.finish_reason, 0, 0, 0, answer.tokens)
     turn, expected = (parse_turn(one.text, "hermes", one.finish_reason) for one in (served, alone))
     assert turn == expected
-    said = alone.tokens[:-1] if alone.finish_reason == "stop" else alone.tokens
-    assert [token.bytes for token in served.tokens] == [token.bytes for token in said]
-    assert [t.logprob for t in served.tokens] == pytest.approx([t.logprob for t in said], abs=1e-4)
+    shown = alone.tokens[:-1] if alone.finish_reason == "stop" else alone.tokens
+    assert [token.bytes for token in served.tokens] == [token.bytes for token in shown]
+    assert [t.logprob for t in served.tokens] == pytest.approx([t.logprob for t in shown], abs=1e-4)
     first = reply.choices[0].logprobs.content[0]
     assert (first.top_logprobs[0].token, first.top_logprobs[0].logprob) == (first.token, first.logprob)
     assert reply.usage.prompt_tokens == alone.prompt_tokens
@@ -124,7 +124,7 @@ def control_ids(engine: Engine) -> list[int]:
     return ids
 
 
-def test_log_probabilities_come_only_where_they_are_asked_for(client: OpenAI) -> None:
+def test_log_probabilities_come_only_if_requested(client: OpenAI) -> None:
     assert ask(client, "谢谢").choices[0].logprobs is None
 
 
@@ -136,7 +136,7 @@ def test_the_system_prompt_and_the_tools_are_computed_once(client: OpenAI) -> No
     assert cached[1] == cached[2] > 20
 
 
-def test_without_leave_to_call_a_call_is_text(client: OpenAI) -> None:
+def test_a_call_is_returned_as_text_if_calls_are_not_allowed(client: OpenAI) -> None:
     for options in ({"tool_choice": "none"}, {"tools": openai.omit}):
         [choice] = ask(client, "Where is ORD-1?", **options).choices
         assert choice.message.tool_calls is None
@@ -144,17 +144,17 @@ def test_without_leave_to_call_a_call_is_text(client: OpenAI) -> None:
         assert isinstance(choice.message.content, str)
 
 
-def test_an_answer_ends_at_the_limit_that_is_asked_for(client: OpenAI) -> None:
+def test_an_answer_stops_at_the_requested_token_limit(client: OpenAI) -> None:
     for options in ({"max_tokens": 3}, {"max_completion_tokens": 3, "max_tokens": 50}):
         reply = ask(client, "Where is ORD-1?", **options)
         assert reply.usage.completion_tokens == 3
         assert reply.choices[0].finish_reason == "length"
-        # A call that was cut is no call, and is given as it was written (a header says what it is).
+        # A truncated call is returned as text; a header says that it is truncated.
         assert reply.choices[0].message.tool_calls is None
         assert reply.choices[0].message.content
 
 
-def test_a_header_says_how_the_answer_was_read(client: OpenAI) -> None:
+def test_a_header_says_how_the_answer_was_parsed(client: OpenAI) -> None:
     create: Any = client.chat.completions.with_raw_response.create
     for question, limit, status in (
         ("Where is ORD-1?", 90, "calls"),
@@ -165,7 +165,7 @@ def test_a_header_says_how_the_answer_was_read(client: OpenAI) -> None:
         assert raw.headers["x-toolhone-status"] == status
 
 
-def test_what_changes_no_greedy_answer_is_taken(client: OpenAI) -> None:
+def test_options_that_change_no_greedy_answer_are_accepted(client: OpenAI) -> None:
     bare = ask(client, "谢谢")
     reply = ask(client, "谢谢", temperature=0, seed=1, user="me", n=1, stream=False, tool_choice="auto", top_p=0.9)
     assert reply.choices == bare.choices
@@ -197,7 +197,7 @@ def test_what_changes_no_greedy_answer_is_taken(client: OpenAI) -> None:
         ({"tools": [*WIRE_TOOLS, *WIRE_TOOLS]}, "tools"),
     ],
 )
-def test_what_the_server_does_not_do_is_refused_by_name(client: OpenAI, options: dict[str, Any], param: str) -> None:
+def test_unsupported_options_are_refused_by_name(client: OpenAI, options: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, "谢谢", **options)
     assert refused.value.param == param
@@ -205,7 +205,7 @@ def test_what_the_server_does_not_do_is_refused_by_name(client: OpenAI, options:
     assert param in refused.value.body["message"]  # type: ignore[index, call-overload]
 
 
-def test_messages_may_be_written_in_parts_and_by_a_developer(client: OpenAI) -> None:
+def test_messages_may_have_text_parts_and_the_developer_role(client: OpenAI) -> None:
     parts = [
         {"role": "developer", "content": "你是客服。"},
         {"role": "user", "content": [{"type": "text", "text": "Where is "}, {"type": "text", "text": "ORD-1?"}]},
@@ -213,7 +213,7 @@ def test_messages_may_be_written_in_parts_and_by_a_developer(client: OpenAI) -> 
     assert ask(client, "", messages=parts).choices[0].message.tool_calls[0].function.name == "query_order"
 
 
-def test_another_model_does_not_exist(client: OpenAI) -> None:
+def test_an_unknown_model_name_is_refused(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-4o") as refused:
         ask(client, "谢谢", model="gpt-4o")
     assert refused.value.code == "model_not_found"
@@ -238,21 +238,21 @@ def test_models_are_listed(client: OpenAI) -> None:
         (b"[" * 100_000, "invalid_json"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused_in_openais_shape(url: str, body: bytes, code: str | None) -> None:
+def test_an_invalid_body_is_refused_in_openais_shape(url: str, body: bytes, code: str | None) -> None:
     status, found = raw(url, body)
     assert status == 400
     assert found["error"].keys() == {"message", "type", "param", "code"}
     assert found["error"]["code"] == code
 
 
-def test_missing_routes_are_reported_in_openais_shape(url: str, client: OpenAI) -> None:
+def test_unknown_routes_are_refused_in_openais_shape(url: str, client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="POST /v1/chat/completions"):
         client.embeddings.create(model="small", input="x")
     status, found = raw(url, b"", method="GET")
     assert (status, found["error"]["code"]) == (405, "unknown_url")
 
 
-def test_a_page_in_a_browser_gets_no_answer(url: str) -> None:
+def test_requests_that_a_web_page_can_send_are_refused(url: str) -> None:
     body = json.dumps({"model": "small", "messages": messages("谢谢")}).encode()
     assert raw(url, body, content_type="text/plain")[0] == 415
     assert raw(url, body, host="evil.example:80")[0] == 403
@@ -260,12 +260,12 @@ def test_a_page_in_a_browser_gets_no_answer(url: str) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "MOST_BYTES", 1000)
+    monkeypatch.setattr(app_module, "MAX_BODY_BYTES", 1000)
     status, found = raw(url, b" " * 2000)
     assert (status, found["error"]["code"]) == (413, "request_too_large")
 
 
-def test_a_server_with_a_key_lets_nobody_in_without_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_a_key_refuses_requests_without_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving_app(make_app(engine, key="s3cret")) as url:
         for key in ("wrong", "s3cre", "ключ"):
@@ -281,7 +281,7 @@ def test_a_server_with_a_key_lets_nobody_in_without_it(engine: Engine, monkeypat
 
 
 class Gate:
-    """An engine that answers when it is told to."""
+    """An engine whose answers wait until `open` is set."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -299,7 +299,7 @@ class Gate:
         return self.engine.answer(*asked)
 
 
-def test_the_server_is_alive_while_it_answers_one_request_at_a_time(engine: Engine, monkeypatch: Any) -> None:
+def test_health_is_answered_while_requests_are_answered_one_at_a_time(engine: Engine, monkeypatch: Any) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     gate: Any = Gate(engine)
     with (
@@ -317,7 +317,7 @@ def test_the_server_is_alive_while_it_answers_one_request_at_a_time(engine: Engi
 
 
 def test_requests_beyond_the_queue_limit_are_refused_with_503(engine: Engine, monkeypatch: Any) -> None:
-    monkeypatch.setattr(app_module, "MOST_WAITING", 1)
+    monkeypatch.setattr(app_module, "MAX_QUEUED", 1)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     gate: Any = Gate(engine)
     with (
@@ -334,7 +334,7 @@ def test_requests_beyond_the_queue_limit_are_refused_with_503(engine: Engine, mo
     assert (refused.value.status_code, refused.value.code) == (503, "overloaded")
 
 
-def test_nothing_is_computed_for_a_client_that_has_gone(engine: Engine, monkeypatch: Any) -> None:
+def test_nothing_is_computed_for_a_client_that_has_disconnected(engine: Engine, monkeypatch: Any) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     gate: Any = Gate(engine)
     body = json.dumps({"model": "small", "messages": messages("谢谢")}).encode()
@@ -349,7 +349,7 @@ def test_nothing_is_computed_for_a_client_that_has_gone(engine: Engine, monkeypa
         gone = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
         gone.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
         gone.close()
-        # Answered by the same loop, so it has read the request before, and that its client has gone.
+        # The same loop answers this, so it has read the request and noticed that its client has disconnected.
         raw(url.removesuffix("/v1"), b"", path="/health", method="GET")
         gate.open.set()
         assert first.result(30).choices[0].message.content == "不客气"
@@ -357,7 +357,7 @@ def test_nothing_is_computed_for_a_client_that_has_gone(engine: Engine, monkeypa
     assert gate.answered == 2
 
 
-def test_a_fault_of_the_server_is_reported_in_openais_shape(engine: Engine, monkeypatch: Any) -> None:
+def test_an_internal_error_is_reported_in_openais_shape(engine: Engine, monkeypatch: Any) -> None:
     class Broken(Gate):
         def answer(self, *_: Any) -> Any:
             raise RuntimeError("a fault")

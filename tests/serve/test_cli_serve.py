@@ -1,4 +1,4 @@
-"""`toolhone serve` from the command line: what it refuses at the start, and that it serves until it is told to end."""
+"""`toolhone serve` on the command line: what it refuses at the start, and that it serves until it is interrupted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str, run: str = "runs/none") -> str:
-    """The message with which the command ends at once."""
+    """Run the command, which must fail at once, and return its message."""
     assert main(["serve", "--run", run, "--port", "0", *flags]) == 2
     return capsys.readouterr().err
 
@@ -34,24 +34,27 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str, run: str = "runs/no
     ("flags", "message"),
     [
         (["--policy", "policy.json"], "--large-base-url is missing"),
-        (["--log-texts"], "--log-texts: is for a cascade, which needs --policy, --large-base-url, --large-model"),
+        (["--log-texts"], "--log-texts: belongs to a cascade, which needs --policy, --large-base-url, --large-model"),
         ([*CASCADE, "--large-timeout", "0"], "--large-timeout: expected more than 0, found 0.0"),
         ([*CASCADE, "--price-in", "-1", "--price-out", "1"], "--price-in: expected 0 or more"),
         ([*CASCADE, "--max-usd-a-day", "5"], "needs both --price-in and --price-out"),
         ([*CASCADE, "--price-in", "1"], "needs both --price-in and --price-out"),
-        (["--max-new-tokens", "0"], "--max-new-tokens: expected 1 or more"),
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: others can reach this address, and TOOLHONE_API_KEY is not set"),
+        (["--max-tokens", "0"], "--max-tokens: expected 1 or more"),
+        (
+            ["--host", "0.0.0.0"],
+            "--host 0.0.0.0: other machines can reach this address, and TOOLHONE_API_KEY is not set",
+        ),
         (["--port", "70000"], "--port 70000: expected a number from 0 to 65535"),
         ([], "runs/none: is no run folder"),
     ],
 )
-def test_what_cannot_be_served_is_reported_at_once(
+def test_invalid_flags_and_runs_are_reported_at_once(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str], in_workspace: Path
 ) -> None:
     assert message in refused(capsys, *flags)
 
 
-def test_an_empty_key_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_key_counts_as_not_set(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLHONE_API_KEY", "")
     assert "TOOLHONE_API_KEY is not set" in refused(capsys, "--host", "0.0.0.0")
 
@@ -66,7 +69,7 @@ def test_a_missing_package_is_reported_with_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert "the package fastapi is not installed; `pip install 'toolhone[serve]'` brings it" in refused(capsys)
+    assert "the package fastapi is not installed; run: pip install 'toolhone[serve]'" in refused(capsys)
 
 
 def test_a_run_is_served_until_it_is_interrupted(
@@ -78,7 +81,7 @@ def test_a_run_is_served_until_it_is_interrupted(
     run = uvicorn.Server.run
 
     def watched(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
-        sockets[0].listen()  # from here on clients wait until they are answered
+        sockets[0].listen()  # from here on clients can connect and wait for an answer
         running.extend((server, sockets[0].getsockname()[1]))
         started.set()
         run(server, sockets=sockets)
@@ -97,4 +100,4 @@ def test_a_run_is_served_until_it_is_interrupted(
         running[0].should_exit = True
         thread.join(30)
     assert codes == [0]
-    assert f"small: http://127.0.0.1:{port}/v1 (Ctrl-C ends it)" in capsys.readouterr().out
+    assert f"small: http://127.0.0.1:{port}/v1 (stop with Ctrl-C)" in capsys.readouterr().out

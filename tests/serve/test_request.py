@@ -1,4 +1,4 @@
-"""Reading a request: whatever is sent is read or refused, and nothing else comes out."""
+"""Reading a request: every body is read or refused with an ApiError."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def body(**keys: Any) -> bytes:
 
 @settings(max_examples=300)
 @given(st.dictionaries(_BODY_KEYS, _VALUES, max_size=4))
-def test_whatever_is_sent_is_read_or_refused(keys: dict[str, Any]) -> None:
+def test_any_json_is_read_or_refused(keys: dict[str, Any]) -> None:
     with suppress(ApiError):
         assert read_request(body(**keys), "id", "small").example.prompt
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_read_or_refused(sent: bytes) -> None:
+def test_random_bytes_are_refused(sent: bytes) -> None:
     with pytest.raises(ApiError):
         read_request(sent, "id", "small")
 
@@ -65,7 +65,7 @@ def test_a_body_that_is_not_utf_8_or_not_json_is_refused_with_400(sent: bytes) -
     assert (refused.value.status, refused.value.code) == (400, "invalid_json")
 
 
-def test_a_request_is_an_example() -> None:
+def test_a_request_becomes_an_example() -> None:
     asked = read_request(body(max_tokens=5, logprobs=True, temperature=0.0, stop=None), "chatcmpl-1", "small")
     assert asked.example.prompt == (SYSTEM, Message("user", "hi"))
     assert asked.example.tools == TOOLS
@@ -73,8 +73,8 @@ def test_a_request_is_an_example() -> None:
     assert (asked.max_tokens, asked.logprobs, asked.top_logprobs, asked.may_call) == (5, True, 0, True)
 
 
-def test_a_refusal_says_what_was_found_and_what_is_possible() -> None:
-    with pytest.raises(ApiError, match='tool_choice: this server takes "auto" or "none" only') as refused:
+def test_a_refusal_says_what_was_expected_and_what_was_found() -> None:
+    with pytest.raises(ApiError, match='tool_choice: expected "auto" or "none", found "required"') as refused:
         read_request(body(tool_choice="required"), "id", "small")
     assert refused.value.to_json()["error"]["param"] == "tool_choice"
 
@@ -88,7 +88,7 @@ def _result(id_: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": id_, "content": f"of {id_}"}
 
 
-def test_results_are_put_in_the_order_of_the_calls_that_their_ids_name() -> None:
+def test_results_are_ordered_like_the_calls_with_their_ids() -> None:
     asked = read_request(body(messages=_called(_result("b"), _result("a"))), "id", "small")
     assert [message.content for message in asked.example.prompt[-2:]] == ["of a", "of b"]
 
@@ -97,13 +97,13 @@ def test_results_are_put_in_the_order_of_the_calls_that_their_ids_name() -> None
     ("results", "code"),
     [("ax", "orphan-result"), ("aa", "double-result"), ("abc", "orphan-result")],
 )
-def test_a_result_that_answers_no_call_or_one_twice_is_refused(results: str, code: str) -> None:
+def test_a_result_without_a_call_or_a_second_result_is_refused(results: str, code: str) -> None:
     with pytest.raises(ApiError) as refused:
         read_request(body(messages=_called(*map(_result, results))), "id", "small")
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, code, "messages")
 
 
-def test_tools_are_read_in_the_shapes_that_rows_have() -> None:
+def test_tools_are_read_in_the_same_shapes_as_in_rows() -> None:
     tool = {"name": "find", "inputSchema": {"type": "object", "properties": {"city": {"type": "string"}}}}
     (read,) = read_request(body(tools=[tool]), "id", "small").example.tools
     assert read.parameters == tool["inputSchema"]

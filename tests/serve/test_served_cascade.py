@@ -1,4 +1,4 @@
-"""A cascade of two real servers, each with a tiny model, as OpenAI's own client meets it, in good days and bad ones."""
+"""A cascade of two real servers, each with a tiny model, tested with OpenAI's own client; the large one may fail."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def large_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def alone(engine: Engine) -> dict[str, Prediction]:
-    """What the small model says to each question."""
+    """The small model's answer to each question."""
     return {question: engine.answer(example(question), None)[0] for question in QUESTIONS}
 
 
 @pytest.fixture(scope="session")
 def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Policy:
-    """A policy by hand: every feature counts the same, and the threshold lies in the middle of the answers' scores."""
+    """A hand-made policy: all features have the same weight, and the threshold is the median of the answers' scores."""
     found = [signals(answer, example(question), "hermes") for question, answer in alone.items()]
     rows = [each.features for each in found if each.gate is None and each.features is not None]
     columns = list(zip(*rows, strict=True))
@@ -79,26 +79,26 @@ def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Po
     )
 
 
-class Moody:
-    """The large model's server on its good days and its bad ones."""
+class FlakyServer:
+    """The large model's server; `state` is well, hangs or the HTTP status that it fails with."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self.mood = "well"
+        self.state = "well"
         self.asked = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             self.asked += 1
-        if scope["type"] != "http" or self.mood == "well":
+        if scope["type"] != "http" or self.state == "well":
             await self.app(scope, receive, send)
-        elif self.mood == "hangs":
+        elif self.state == "hangs":
             while (await receive())["type"] != "http.disconnect":
                 pass
         else:
             body = b'{"error": {"message": "not today"}}'
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": int(self.mood), "headers": headers})
+            await send({"type": "http.response.start", "status": int(self.state), "headers": headers})
             await send({"type": "http.response.body", "body": body})
 
 
@@ -106,7 +106,7 @@ class Moody:
 def cascade(
     engine: Engine, run_folder: Path, policy: Policy, log: Path, large_url: str, *, timeout_s: float = 60.0
 ) -> Iterator[OpenAI]:
-    """A client of a server that asks the large model at this address for what it is unsure of."""
+    """Yields a client of a cascade whose large model is at this address."""
     write_policy(log.with_name("policy.json"), policy)
     large = LargeSettings("large", large_url, timeout_s=timeout_s, first_wait_s=0.01)
     settings = CascadeSettings(log.with_name("policy.json"), large, PRICE, log=log)
@@ -119,14 +119,14 @@ def cascade(
 
 
 def ask(client: OpenAI, question: str) -> Any:
-    """Completion and headers."""
+    """Return the completion and the headers."""
     create: Any = client.chat.completions.with_raw_response.create
     raw = create(model="small", messages=messages(question), tools=WIRE_TOOLS)
     return raw.parse(), raw.headers
 
 
 def lines(log: Path) -> dict[str, dict[str, Any]]:
-    """The log's lines by id; none stands there twice."""
+    """Return the log's lines by id; each id must occur once."""
     rows = [json.loads(line) for line in log.read_bytes().splitlines()]
     found = {row["id"]: row for row in rows}
     assert len(found) == len(rows)
@@ -139,7 +139,7 @@ def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def test_what_goes_to_the_large_model_is_what_the_small_one_is_unsure_of(
+def test_a_request_is_escalated_if_the_small_model_is_unsure(
     engine: Engine,
     large_engine: Engine,
     run_folder: Path,
@@ -148,7 +148,7 @@ def test_what_goes_to_the_large_model_is_what_the_small_one_is_unsure_of(
     tmp_path: Path,
 ) -> None:
     log = tmp_path / "decisions.jsonl"
-    kept, handed_over = [], []
+    kept, escalated = [], []
     with (
         serving_app(make_app(large_engine)) as large_url,
         cascade(engine, run_folder, policy, log, large_url) as client,
@@ -160,10 +160,9 @@ def test_what_goes_to_the_large_model_is_what_the_small_one_is_unsure_of(
             found = signals(small, example(question), "hermes")
             assert line["gate"] == found.gate
             assert line["confidence"] == pytest.approx(policy.confidence(found), abs=1e-3)
-            (handed_over if line["asked_large"] else kept).append(line["confidence"])
+            (escalated if line["asked_large"] else kept).append(line["confidence"])
 
-            # A call that the large model's server could not parse is of no more use than the small one's. Any other
-            # text is prose, whatever stands in it.
+            # If the large model's server could not parse its call, the small answer is kept. All other text is prose.
             broken = parse_turn(large.text, "hermes", large.finish_reason).failure is not None
             unreadable = broken and opens_with_marker(large.text)
             route = "large" if line["asked_large"] and not unreadable else "small"
@@ -178,26 +177,26 @@ def test_what_goes_to_the_large_model_is_what_the_small_one_is_unsure_of(
             cost = (large.prompt_tokens * 2 + large.completion_tokens * 8) / 1e6 if line["asked_large"] else 0.0
             assert line["cost_usd"] == pytest.approx(cost)
     assert len(kept) >= 4
-    assert len(handed_over) >= 4
-    assert max(handed_over) < policy.threshold < min(kept)  # type: ignore[operator]
+    assert len(escalated) >= 4
+    assert max(escalated) < policy.threshold < min(kept)  # type: ignore[operator]
     assert len(lines(log)) == len(QUESTIONS)
 
 
-def test_every_request_is_answered_once_whatever_befalls_the_large_model(
+def test_every_request_is_answered_once_however_the_large_model_fails(
     engine: Engine, large_engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path
 ) -> None:
     log = tmp_path / "decisions.jsonl"
-    everything = policy.model_copy(update={"threshold": None})  # escalated
+    escalate_all = policy.model_copy(update={"threshold": None})
     asked = QUESTIONS[:4]
-    moody: Any = Moody(make_app(large_engine))
+    flaky: Any = FlakyServer(make_app(large_engine))
     ids: list[str] = []
 
-    def in_turn(mood: str, client: OpenAI) -> None:
-        before, moody.mood = moody.asked, mood
+    def check_requests(state: str, client: OpenAI) -> None:
+        before, flaky.state = flaky.asked, state
         with ThreadPoolExecutor(len(asked)) as pool:
             found = list(pool.map(lambda question: ask(client, question), asked))
-        well = mood == "well"
-        fallback = {"well": None, "hangs": "timeout", "killed": "no-connection"}.get(mood, f"status-{mood}")
+        well = state == "well"
+        fallback = {"well": None, "hangs": "timeout", "killed": "no-connection"}.get(state, f"status-{state}")
         for reply, headers in found:
             line = lines(log)[reply.id]
             assert headers["x-toolhone-route"] == line["route"] == ("large" if well else "small")
@@ -205,20 +204,20 @@ def test_every_request_is_answered_once_whatever_befalls_the_large_model(
             assert line["asked_large"] == (1 if well else 2)
             [choice] = reply.choices
             assert choice.message.content or choice.message.tool_calls
-        # What the large model was asked is what the log says, no more.
-        assert moody.asked - before == {"well": len(asked), "killed": 0}.get(mood, 2 * len(asked))
+        # The large model got exactly the requests that the log counts.
+        assert flaky.asked - before == {"well": len(asked), "killed": 0}.get(state, 2 * len(asked))
         ids.extend(reply.id for reply, _ in found)
         assert sorted(lines(log)) == sorted(ids)
 
     with ExitStack() as large_server:
-        large_url = large_server.enter_context(serving_app(moody))
-        with cascade(engine, run_folder, everything, log, large_url, timeout_s=1.0) as client:
-            in_turn("hangs", client)
-        with cascade(engine, run_folder, everything, log, large_url) as client:  # started anew, on the same log
-            for mood in ("429", "500", "well"):
-                in_turn(mood, client)
+        large_url = large_server.enter_context(serving_app(flaky))
+        with cascade(engine, run_folder, escalate_all, log, large_url, timeout_s=1.0) as client:
+            check_requests("hangs", client)
+        with cascade(engine, run_folder, escalate_all, log, large_url) as client:  # restarted, with the same log
+            for state in ("429", "500", "well"):
+                check_requests(state, client)
             large_server.close()
-            in_turn("killed", client)
+            check_requests("killed", client)
     assert len(set(ids)) == 5 * len(asked)
 
 
@@ -231,11 +230,11 @@ def test_a_policy_of_another_model_is_refused(engine: Engine, run_folder: Path, 
     assert not (run_folder / "decisions.jsonl").exists()
 
 
-def test_the_reserved_tool_is_offered_where_the_run_was_trained_with_it(run_folder: Path, tmp_path: Path) -> None:
+def test_the_reserved_tool_is_offered_if_the_run_was_trained_with_it(run_folder: Path, tmp_path: Path) -> None:
     assert reserved_tool(RunFolder(run_folder), QUIET) is None
-    run, said = RunFolder(tmp_path), Console(file=io.StringIO())
-    assert reserved_tool(run, said) is None
-    assert "is missing: the tool escalate is not offered" in said.file.getvalue()  # type: ignore[attr-defined]
+    run, console = RunFolder(tmp_path), Console(file=io.StringIO())
+    assert reserved_tool(run, console) is None
+    assert "is missing: the tool escalate is not offered" in console.file.getvalue()  # type: ignore[attr-defined]
     rows = [
         replace(row, tools=(*row.tools, escalate_tool()))
         for row in read_conversations(RunFolder(run_folder).split("test"))

@@ -213,7 +213,7 @@ def test_an_evaluation_shared_out_over_processes_scores_once_and_leaves_the_grou
     program = workspace / "watched.py"
     program.write_text(WATCHED, encoding="utf-8")
     bfcl = ["--suite", "bfcl", "--suite-data", str(BFCL), "--categories", "simple_python", "--models", "tuned"]
-    command = ["eval", "--run", str(trained), "--max-new-tokens", "3", *(bfcl if suite else [])]
+    command = ["eval", "--run", str(trained), "--max-tokens", "3", *(bfcl if suite else [])]
     done = launch(command, workspace, TORCHRUN, (str(program), "--"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("left the group: True") == 2
@@ -245,7 +245,7 @@ def test_if_one_process_fails_the_others_end_with_its_message(trained: Path, wor
     program = workspace / "fails.py"
     program.write_text(FAILS_IN_ONE, encoding="utf-8")
     began = time.monotonic()
-    done = launch(["eval", "--run", str(trained), "--max-new-tokens", "4"], workspace, TORCHRUN, (str(program), "--"))
+    done = launch(["eval", "--run", str(trained), "--max-tokens", "4"], workspace, TORCHRUN, (str(program), "--"))
     assert done.returncode != 0
     assert "Error: the disk of this machine is full" in done.stderr
     assert time.monotonic() - began < 120, "the others do not wait for their limit"

@@ -102,13 +102,13 @@ def test_the_offline_error_of_transformers_becomes_one_sentence_too(which: int) 
         LOADERS[which][1](model_config(device="cpu"))
 
 
-def test_a_missing_folder_is_named_with_the_script_that_makes_it() -> None:
+def test_a_missing_folder_is_named_with_the_command_that_downloads_it() -> None:
     with pytest.raises(UserError, match=r"^model.name: no such folder: ./models/none$"):
         load_tokenizer(model_config(name="./models/none"))
     with pytest.raises(
-        UserError, match=r"no such folder: .cache/models/SmolLM2-1 \(`scripts/fetch_model.py SmolLM2-1` brings it"
+        UserError, match=r"no such folder: ./gone/gemma-3-270m; download it: toolhone fetch gemma-3-270m$"
     ):
-        load_tokenizer(model_config(name=".cache/models/SmolLM2-1"))
+        load_tokenizer(model_config(name="./gone/gemma-3-270m"))
     with pytest.raises(UserError, match=r"no such folder: .cache/models/tiny-1$"):
         load_tokenizer(model_config(name=".cache/models/tiny-1"))
 

@@ -1,1 +1,1 @@
-"""Chat formats: how a conversation is written for a model, and how its text is read back."""
+"""Renders conversations for a model, and parses the model's text."""

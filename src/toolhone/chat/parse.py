@@ -1,31 +1,33 @@
-"""Read the text of a model's turn: its calls and its prose, or why its calls cannot be read.
+"""Parse the text of a model's turn into calls and prose, or say why its calls cannot be read.
 
 In: the text, the name of its chat format, why generation stopped, and the names of the declared tools. Out: a
-`ParsedTurn`. Reading never raises, takes time linear in the text, and repairs nothing. `parse_repaired` reads the text
+`ParsedTurn`. Parsing never raises, takes time linear in the text, and repairs nothing. `parse_repaired` parses the text
 a second time with repairs, so that both results can be shown side by side.
 
-The reader of each format (`formats/`) gives the pieces of a turn: prose, calls and faults. In every format
+The reader of each format (`formats/`) gives the pieces of a turn: prose, calls and faults. In every format:
 
-- `<think>` blocks are skipped with all that they hold, and so is the text before a `</think>` that the prompt opened;
+- `<think>` blocks are skipped with their content, and so is the text before a `</think>` whose opening is in the
+  prompt;
 - end-of-turn tokens at the end are dropped.
 
-A turn is malformed if it tried to call and the call cannot be read:
+A turn is malformed if it tries to call and the call cannot be read:
 
-- a block or object that opens as a call is not strict JSON, is not closed, or is no call (`call_json.read_call`);
-- prose holds what is clearly a call, outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
-- it calls in another syntax than the format's, which the failure names: that of another model family, or a declared
-  tool's name with arguments after it (`foreign_syntax`). Such a call is never read.
+- a block or object that opens like a call is not strict JSON, is not closed, or is not a call (`call_json.read_call`);
+- prose contains a clear call outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
+- it calls in another syntax than the format's, such as that of another model family, or a declared tool's name with
+  arguments after it (`foreign_syntax`). The failure names the syntax. Such a call is never read.
 
-In the formats without tags an object at the start of a line opens as a call if its first key is a call's. If it then
-decodes and has neither arguments nor only a declared tool's name, it is data, and prose: so is `{"name": "Ada"}`.
+In formats without tags, an object at the start of a line opens like a call if its first key is a key of calls. If it
+has no arguments and is not only a declared tool's name, it is data, and therefore prose. An example is
+`{"name": "Ada"}`.
 
-With `finish_reason` "length", a call that only lacks its end is truncated, not malformed. So is a `<think>` that never
-closes: the turn was cut before it said anything. Prose that is cut is prose. With "stop", an unclosed `<think>` is
-prose, unless it holds a call. A call in another syntax is malformed even if it was cut: more tokens would not make it
-readable. A turn with both calls and faults is partial.
+With `finish_reason` "length", a call that lacks only its end is truncated, not malformed. An unclosed `<think>` is
+truncated too, because the turn was cut before its answer. Prose that is cut is prose. With "stop", an unclosed
+`<think>` is prose, unless it contains a call. A call in another syntax is malformed even if it was cut: more tokens
+would not make it readable. A turn with both calls and faults is partial.
 
-An endpoint may give prose and calls apart. Its prose is at the front of the text (`Prediction.prose_end`) and is
-never read for calls, whatever it quotes; only thoughts are skipped in it.
+An endpoint may give prose and calls separately. Its prose is at the start of the text (`Prediction.prose_end`) and is
+never read for calls, whatever it quotes. Only thoughts are skipped in it.
 """
 
 from __future__ import annotations
@@ -42,19 +44,18 @@ from toolhone.formats.pieces import Fault, PlacedCall, other_format
 from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
-# What follows this many faults is not read: it changes nothing, and the limit bounds the time.
+# The text after this many faults is not read: it changes no status, and the limit bounds the time.
 _MAX_FAULTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """A turn as read.
+    """A parsed turn.
 
     Attributes:
         content: the text outside thoughts and calls, stripped.
-        failure: a sentence that says why a call could not be read; None if the status is calls or none.
-        places: for each call the start and end of its JSON in the text. Two turns that say the same are equal whatever
-            their places.
+        failure: why a call could not be read; None if the status is calls or none.
+        places: for each call the start and end of its JSON in the text. Places are ignored when turns are compared.
     """
 
     status: Status
@@ -66,8 +67,8 @@ class ParsedTurn:
 
 @dataclass(frozen=True, slots=True)
 class RepairedTurn:
-    """A turn as read strictly and as read with repairs. `repairs` counts the repairs that its calls needed; if it is
-    empty, the two readings are the same."""
+    """A turn parsed strictly and with repairs. `repairs` counts the repairs that its calls needed; if it is empty, both
+    results are the same."""
 
     strict: ParsedTurn
     turn: ParsedTurn
@@ -82,15 +83,15 @@ def parse_turn(
     tools: Collection[str] | None = None,
     prose_end: int = 0,
 ) -> ParsedTurn:
-    """Read a turn.
+    """Parse a turn.
 
     Args:
-        text: what the model wrote; end-of-turn tokens at its end are dropped.
-        format: how its calls should be written.
-        finish_reason: "length" where generation was cut at the token limit.
-        tools: the names of the declared tools. None: they are unknown. Then a bare name in JSON may be any tool's, and
-            no call is detected by its tool's name.
-        prose_end: the number of characters at the front that are prose, which an endpoint gave apart from its calls.
+        text: the model's text; end-of-turn tokens at its end are dropped.
+        format: the chat format that its calls should have.
+        finish_reason: "length" if generation was cut at the token limit.
+        tools: the names of the declared tools. None: they are unknown. Then a bare name in JSON may be a call of any
+            tool, and no call is detected by the name of its tool.
+        prose_end: the number of characters at the start that are prose, given by an endpoint separately from its calls.
     """
     return _read(text, format, finish_reason, Repairer((), 0, tools), prose_end)
 
@@ -104,10 +105,10 @@ def parse_repaired(
     tools: Collection[str] | None = None,
     prose_end: int = 0,
 ) -> RepairedTurn:
-    """Read a turn, and repair what cannot be read strictly with the repairs that are `allowed`.
+    """Parse a turn, and repair what cannot be read strictly, with the `allowed` repairs.
 
-    A turn without a fault is never repaired, and a repaired reading is used only if it has more calls than the strict
-    one. The other arguments are those of `parse_turn`.
+    A turn without a fault is never repaired. The repaired result is used only if it has more calls than the strict
+    one. The other arguments are the same as for `parse_turn`.
     """
     strict = parse_turn(text, format, finish_reason, tools=tools, prose_end=prose_end)
     if strict.failure is not None:
@@ -123,10 +124,10 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     chat_format = FORMATS[format]
     text = _without_end_tokens(text)
     calls: list[PlacedCall] = []
-    prose, faults = _given_prose(text[:prose_end], cut=cut)
+    prose, faults = _endpoint_prose(text[:prose_end], cut=cut)
     fault_count = len(faults)
     own = text[prose_end:]
-    # Without any sign of a call or a thought, a turn is one piece of prose.
+    # A turn without any sign of a call or a thought is one piece of prose.
     for piece in chat_format.read(own, repairer) if "{" in own or may_open(own) else [own]:
         if piece is None:
             calls, prose, faults = [], [], []
@@ -137,7 +138,7 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
             continue
         if isinstance(piece, str) or (piece.kind == "begun" and not cut):
             written = piece if isinstance(piece, str) else piece.text
-            # White space between calls is theirs.
+            # White space between calls is not content.
             prose += [written] if written.strip() else []
             stray = _stray_call(written, chat_format, repairer.tools)
             if stray is None:
@@ -158,8 +159,8 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     return ParsedTurn(status, read, content, failure, places)
 
 
-def _given_prose(text: str, *, cut: bool) -> tuple[list[str], list[Fault]]:
-    """What prose says that is never read for calls, without its thoughts; a fault if it was cut inside one."""
+def _endpoint_prose(text: str, *, cut: bool) -> tuple[list[str], list[Fault]]:
+    """Return prose that an endpoint gave separately, without its thoughts, and a fault if it was cut in a thought."""
     answer = text.rpartition("</think>")[2]
     said, thought, _ = answer.partition("<think>")
     if thought and cut:
@@ -168,7 +169,7 @@ def _given_prose(text: str, *, cut: bool) -> tuple[list[str], list[Fault]]:
 
 
 def _stray_call(prose: str, chat_format: ChatFormat, tools: Collection[str] | None) -> Fault | None:
-    """The fault of prose that holds a call, in the format's own syntax or in another."""
+    """Return the fault of prose that contains a call, in the format's syntax or another; None if there is no call."""
     if call_in_prose(prose, tools):
         return Fault(chat_format.stray_call)
     syntax = call_syntax(prose, tools)

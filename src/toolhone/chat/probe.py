@@ -1,4 +1,4 @@
-"""Choose the chat format and the template for a model's tokenizer, and probe that the template can be read back."""
+"""Choose the chat format and the template for a model's tokenizer, and test that the template can be read back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolhone.records import Example, Gold, Message, Tool, ToolCall
 
 
 def choose_format(name: str, vocabulary: Container[str], model: str) -> ChatFormat:
-    """The format of that name, or for "auto" the first one whose special tokens the vocabulary has.
+    """Return the format with that name. For "auto", return the first format whose special tokens the vocabulary has.
 
     Raises:
         UserError: if there is no such format, or the tokenizer lacks the tokens that the format needs.
@@ -28,11 +28,14 @@ def choose_format(name: str, vocabulary: Container[str], model: str) -> ChatForm
             if all(token in vocabulary for token in chat_format.special_tokens):
                 return chat_format
         needs = "; ".join(f"{f.name} needs {', '.join(f.special_tokens)}" for f in detected)
-        raise UserError(f"chat.format: cannot tell the format of {model} from its tokenizer ({needs})")
+        raise UserError(
+            f"chat.format: cannot detect the format of {model} from its tokenizer ({needs}); choose a model whose "
+            "tokenizer has these tokens"
+        )
     if name not in FORMATS:
         near = difflib.get_close_matches(name, FORMATS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"chat.format: there is no format {name!r}; {hint}known: auto, {', '.join(FORMATS)}")
+        raise UserError(f"chat.format: unknown format {name!r}; {hint}known: auto, {', '.join(FORMATS)}")
     chat_format = FORMATS[name]
     lacking = [token for token in chat_format.special_tokens if token not in vocabulary]
     if lacking:
@@ -43,16 +46,16 @@ def choose_format(name: str, vocabulary: Container[str], model: str) -> ChatForm
 def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, untuned: bool = False) -> ChatRenderer:
     """Choose format and template for a model's tokenizer.
 
-    The model's own template is used if it names the tools and every probe turn (parallel calls, text beside a call, a
-    call without arguments) can be read back from it. It writes tools in its own way, so signatures and names need
-    toolhone's template.
+    The model's own template is used if it writes the tools and every probe turn (parallel calls, text beside a call, a
+    call without arguments) can be read back from it. It writes tools in its own way, so `chat.tools: signatures` and
+    `names` need toolhone's template.
 
     Args:
-        untuned: the model has not been tuned. It is asked like the tuned one, except that it always gets schemas
-            instead of names: from names alone it could not know how to call.
+        untuned: the model has not been tuned. Its prompts are the same, except that it gets schemas instead of names:
+            from names alone it could not know how to call.
 
     Raises:
-        UserError: if no format fits, or `chat.template: model` asks for a template that is missing or unfit.
+        UserError: if no format fits, or `chat.template: model` selects a template that is missing or unusable.
     """
     tools = "schema" if untuned and config.tools == "names" else config.tools
     chat_format = choose_format(config.format, tokenizer.get_vocab(), model)
@@ -69,7 +72,7 @@ def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, untuned: bo
         fault = "the tokenizer has no chat template of its own"
     else:
         own = renderer(theirs, "model")
-        fault = _fault_of(own)
+        fault = _template_fault(own)
         if not fault:
             return own
     if config.template == "model":
@@ -94,8 +97,8 @@ _PROBE_TURNS = (
 )
 
 
-def _fault_of(renderer: ChatRenderer) -> str:
-    """What keeps the renderer's template from being used for tool calls; "" if nothing does."""
+def _template_fault(renderer: ChatRenderer) -> str:
+    """Return why the renderer's template cannot be used for tool calls; "" if it can."""
     question = (Message("system", "Be brief."), Message("user", "Look up 7."))
     try:
         if _PROBE_TOOL.name not in renderer.text(question, (_PROBE_TOOL,), ask=True):

@@ -1,10 +1,10 @@
-"""From an example to the text and the token ids that a model is trained on and asked with.
+"""Renders an example as the text and the token ids for training and inference.
 
-The prompt is `template(messages before the turn, add_generation_prompt=True)`. The completion is what
-`template(messages up to the turn)` adds, up to and including the end-of-turn token. The two are tokenised separately
-and joined, so the prompt's tokens in training are those at inference. Rendering gives ids, labels and loss weights at
-once; nothing later masks a label. A row whose completion cannot be read back as its gold turn, or whose ids do not
-decode to the same text, is an error that names the row. Control tokens in the texts of messages and tools are plain
+The prompt is `template(messages before the turn, add_generation_prompt=True)`. The completion is the text that
+`template(messages up to the turn)` adds, up to and including the end-of-turn token. Both are tokenised separately and
+joined, so the prompt has the same tokens in training and at inference. Rendering gives ids, labels and loss weights
+together; no later step masks a label. It is an error that names the row if the completion cannot be read back as the
+gold turn, or if the ids do not decode to the same text. Control tokens in the texts of messages and tools are plain
 text (`control_tokens.py`).
 """
 
@@ -29,22 +29,21 @@ IGNORED = -100
 """The label of a token that is not learned, as in PyTorch's cross-entropy."""
 
 _SHOWN = 20
-"""How many faults of the data one error lists."""
+"""The number of faulty rows that one error lists."""
 
 
 class RenderError(UserError):
-    """An example that the template cannot write in a way that can be read back."""
+    """An example that the template cannot write so that it can be read back."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledTokens:
-    """The tokens of an example as training takes them. The four lists and numbers belong together: the first
-    `prompt_length` ids are the prompt, and only those after it are labelled.
+    """The tokens of an example for training. The first `prompt_length` ids are the prompt; only later ids are labelled.
 
     Attributes:
         ids: [tokens], prompt and completion joined.
         labels: [tokens], the id itself if it is learned, otherwise IGNORED.
-        weights: [tokens], how many times the label counts in the loss; 0 if it is IGNORED.
+        weights: [tokens], the weight of the label in the loss; 0 if it is IGNORED.
     """
 
     ids: list[int]
@@ -57,10 +56,10 @@ class LabelledTokens:
 
 
 def mask_labels(prompt_ids: list[int], completion_ids: list[int], later_weight: float = 1.0) -> LabelledTokens:
-    """Join prompt and completion and label the completion alone.
+    """Join prompt and completion, and label only the completion.
 
     Args:
-        later_weight: how many times each completion token after the first counts in the loss.
+        later_weight: loss weight of each completion token after the first.
     """
     unlearned = len(prompt_ids)
     return LabelledTokens(
@@ -73,8 +72,8 @@ def mask_labels(prompt_ids: list[int], completion_ids: list[int], later_weight: 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An example as a model sees it, as text and as labelled tokens. `holds_control_tokens`: a message or a tool of
-    the prompt does, as plain text."""
+    """An example as a model sees it, as text and as labelled tokens. `holds_control_tokens` is true if a message or a
+    tool of the prompt contains control tokens, as plain text."""
 
     example: Example
     prompt_text: str
@@ -87,23 +86,23 @@ class Rendered:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """The prompt's token ids, the same as at inference."""
+        """The token ids of the prompt, the same as at inference."""
         return self.tokens.ids[: self.tokens.prompt_length]
 
     @property
     def completion_ids(self) -> list[int]:
-        """The gold turn's token ids; the last one is the end-of-turn token."""
+        """The token ids of the gold turn. The last one is the end-of-turn token."""
         return self.tokens.ids[self.tokens.prompt_length :]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRenderer:
-    """A tokenizer, a chat template and the format that reads it back.
+    """A tokenizer, a chat template and the format that parses its output.
 
     Attributes:
         template: the Jinja template in use.
-        source: whose template it is, "model" or "toolhone".
-        note: why the model's own template is not used; "" if it is, or if it was not asked for.
+        source: where the template comes from, "model" or "toolhone".
+        note: why the model's own template is not used; "" if it is used, or if the config does not ask for it.
         template_kwargs: variables for every rendering.
     """
 
@@ -115,30 +114,30 @@ class ChatRenderer:
     template_kwargs: Mapping[str, Any]
 
     def template_hash(self) -> str:
-        """Sixteen hex digits that identify template and variables."""
+        """Return 16 hex digits that identify the template and its variables."""
         text = self.template + json.dumps(dict(self.template_kwargs), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def text(self, messages: Sequence[Message], tools: tuple[Tool, ...], *, ask: bool) -> str:
-        """The messages as one text; `ask` adds the opening of an assistant turn."""
+        """Return the messages as one text. `ask` adds the opening of an assistant turn."""
         return without_marks(self._guarded_text(messages, tools, ask=ask))
 
     def prompt(self, messages: Sequence[Message], tools: tuple[Tool, ...]) -> tuple[str, list[int]]:
-        """Text and token ids that ask the model for the next turn.
+        """Return text and token ids that ask the model for the next turn.
 
         Raises:
-            ValueError: if a message holds a control token that the tokenizer cannot encode as plain text.
+            ValueError: if a message contains a control token that the tokenizer cannot encode as plain text.
         """
         guarded = self._guarded_text(messages, tools, ask=True)
         return without_marks(guarded), self._encode_guarded(guarded)
 
     def _guarded_text(self, messages: Sequence[Message], tools: tuple[Tool, ...], *, ask: bool) -> str:
-        """The messages as one text, with marks in the control tokens that the template did not write."""
+        """Return the messages as one text, with marks in control tokens that the template did not write."""
         control = self._control_tokens
         return str(
             self.tokenizer.apply_chat_template(
                 [_template_message(message, control) for message in messages],
-                # `tools=[]` makes some templates print an empty list of tools.
+                # With `tools=[]`, some templates print an empty list of tools.
                 tools=control.guard_tools(tools) or None,
                 chat_template=self.template,
                 tokenize=False,
@@ -155,31 +154,31 @@ class ChatRenderer:
         return control_tokens(self.tokenizer, self.template, self.format.control_tokens)
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, with nothing added."""
+        """Return the token ids of a text. No special tokens are added."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The exact text of the ids, special tokens and spaces included."""
+        """Return the exact text of the ids, including special tokens and spaces."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def stop_ids(self) -> frozenset[int]:
-        """The tokens at which generation stops."""
+        """Return the ids of the tokens at which generation stops."""
         stops = list(self.format.stops)
         ids: list[int | None] = self.tokenizer.convert_tokens_to_ids(stops)
-        # For a token that it does not know, a tokenizer gives None or the id of its unknown token.
+        # For an unknown token, a tokenizer returns None or the id of its "unknown" token.
         known = [(id_, token) for id_, token in zip(ids, stops, strict=True) if id_ is not None]
         return frozenset(id_ for id_, token in known if self.tokenizer.convert_ids_to_tokens(id_) == token)
 
     def render(self, example: Example, answer_weight: float = 1.0) -> Rendered:
-        """Render an example and prove that it can be read back.
+        """Render an example, and check that it can be read back.
 
         Args:
-            answer_weight: how many times each token of a plain answer after its first counts in the loss.
+            answer_weight: loss weight of each token of a plain answer after the first.
 
         Raises:
-            RenderError: naming the row, if the template or the tokenizer does not keep what the row says.
+            RenderError: naming the row, if the template or the tokenizer loses or changes something in it.
         """
         try:
             guarded = self._guarded_text(example.prompt, example.tools, ask=True)
@@ -194,8 +193,8 @@ class ChatRenderer:
         completion_ids = self.encode(completion_text)
         if self.decode(prompt_ids + completion_ids) != prompt_text + completion_text:
             raise RenderError(
-                f"{example.where}: the tokenizer does not give the text back (it may normalise Unicode: "
-                "write the row in NFC, and leave out control characters)"
+                f"{example.where}: the tokens do not decode to the same text; write the row in NFC (the tokenizer may "
+                "normalise Unicode), and remove control characters"
             )
         tokens = mask_labels(prompt_ids, completion_ids, 1.0 if example.turn.tool_calls else answer_weight)
         return Rendered(example, prompt_text, completion_text, tokens, has_marks(guarded))
@@ -203,8 +202,8 @@ class ChatRenderer:
     def _completion(self, example: Example, prompt_text: str, whole_text: str) -> str:
         if not whole_text.startswith(prompt_text):
             raise RenderError(
-                f"{example.where}: the chat template writes the messages before turn {len(example.prompt)} otherwise "
-                "when the turn follows, so training would not see the prompt of inference; set chat.template: toolhone"
+                f"{example.where}: the chat template writes the messages before turn {len(example.prompt)} differently "
+                "if the turn follows, so training and inference prompts would differ; set chat.template: toolhone"
             )
         turn_text, end, rest = whole_text[len(prompt_text) :].rpartition(self.format.end_of_turn)
         if not end or rest.strip():
@@ -219,34 +218,34 @@ class ChatRenderer:
         parsed = parse_turn(text, self.format.name, tools=example.tool_names)
         gold = example.turn
         is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
-        # Text that looks like a call can be the same, and would be learned only to be scored as malformed.
+        # Text that looks like a call may read back the same, but the model would be scored as malformed for it.
         if not is_same or parsed.failure is not None:
             status = parsed.status if parsed.failure is None else f"{parsed.status} ({parsed.failure})"
             raise RenderError(
-                f"{example.where}: turn {len(example.prompt)} does not survive the {self.format.name} format: wrote "
-                f"{completion_text!r}, read back status {status}, calls {_as_read(parsed.calls)}, "
-                f"text {parsed.content!r}; special tokens or call tags inside a text cannot be written"
+                f"{example.where}: turn {len(example.prompt)} cannot be read back in the {self.format.name} format: "
+                f"wrote {completion_text!r}, read back status {status}, calls {_as_read(parsed.calls)}, "
+                f"text {parsed.content!r}; remove special tokens or call tags from its texts"
             )
 
     def _check_special_tokens(self, example: Example) -> None:
-        # Read back as text they look unharmed, but a model would learn to end or begin a turn in the middle of its own.
+        # They read back correctly as text, but the model would learn to end or begin a turn inside its own turn.
         said = example.turn.content + _as_read(example.turn.tool_calls)
         found = self._control_tokens.everywhere.search(said)
         token = found.group() if found else next((token for token in self.format.control_tokens if token in said), None)
         if token is not None:
             raise RenderError(
-                f"{example.where}: turn {len(example.prompt)} holds {token}; special tokens or call tags "
-                "inside a text cannot be written: take it out of the row"
+                f"{example.where}: turn {len(example.prompt)} contains {token}; remove special tokens or call "
+                "tags from its texts"
             )
 
 
 def _as_read(calls: Sequence[ToolCall]) -> str:
-    # As JSON text, since in Python True == 1 and 1 == 1.0.
+    # As JSON text, because in Python True == 1 and 1 == 1.0.
     return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
 
 
 def _template_message(message: Message, control: ControlTokens) -> dict[str, Any]:
-    """The message as templates expect it: arguments decoded, no key that is empty, marks in its control tokens."""
+    """Return the message as templates expect it: decoded arguments, no empty keys, and marks in its control tokens."""
     forbidden = control.outside if message.role in ("user", "tool") else control.everywhere
     row: dict[str, Any] = {"role": message.role, "content": guard(message.content, forbidden)}
     if message.tool_calls:
@@ -263,10 +262,10 @@ def _template_message(message: Message, control: ControlTokens) -> dict[str, Any
 def render_all(
     renderer: ChatRenderer, examples: Sequence[Example], config: ChatConfig, answer_weight: float = 1.0
 ) -> tuple[list[Rendered], list[str]]:
-    """Render every example. Returns the rendered ones and the ids of over-long examples that the config drops.
+    """Render every example. Returns the rendered ones, and the ids of over-long examples that the config drops.
 
     Raises:
-        UserError: naming every row that does not round-trip, and every over-long one with its length and the limit.
+        UserError: naming each row that cannot be read back, and each over-long example with its length and the limit.
     """
     rendered: list[Rendered] = []
     dropped: list[str] = []

@@ -1,7 +1,8 @@
-"""Which tokens of a rendered example belong to which message, and which to the tools.
+"""Finds which tokens of a rendered example belong to which message, and which to the tools.
 
-A template does not mark borders. They are found by rendering the first message, the first two, and so on: a message
-ends where that text stops being the prompt's beginning. The tools are the text that is missing without them.
+A template does not mark the borders. They are found by rendering the first message, the first two messages, and so on.
+A message ends where this text stops matching the start of the prompt. The tools are the text that is missing when the
+prompt is rendered without them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Part = Role | Literal["tools"]
 class Segment:
     """Tokens `start` to `end` (exclusive) of an example's prompt and completion, joined.
 
-    `message` is the index among the conversation's messages; the tools have the index of the message that contains
-    them. The opening of the gold turn has the turn's index and is not `learned`; the turn itself is.
+    `message` is the index of the message in the conversation; the tools have the index of the message that contains
+    them. The opening of the gold turn has the turn's index and is not `learned`. The turn itself is `learned`.
     """
 
     part: Part
@@ -40,9 +41,9 @@ class Segment:
 
 
 def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> list[Segment]:
-    """The example's tokens, cut at the borders of messages and tools; every token is in exactly one segment.
+    """Return the example's tokens, split at the borders of messages and tools. Every token is in exactly one segment.
 
-    A token belongs where its first byte is: one token may span a border.
+    A token that spans a border belongs to the segment of its first byte.
     """
     prompt, turn = row.example.prompt, len(row.example.prompt)
     borders = _borders(renderer, row)
@@ -65,11 +66,11 @@ def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> 
     begins = [0, *accumulate(map(len, token_bytes.of(row.prompt_ids)))][: len(row.prompt_ids)]
 
     def token(place: int) -> int:
-        """The first token that begins at or after a character of the prompt."""
+        """Return the first token that begins at or after this character of the prompt."""
         return bisect_left(begins, len(row.prompt_text[:place].encode()))
 
     cut = [Segment(part, index, token(first), token(last)) for part, index, first, last in spans if first < last]
-    if cut:  # what a tokenizer adds at the end, such as a space, belongs to the last segment
+    if cut:  # text that a tokenizer adds at the end, such as a space, belongs to the last segment
         last = cut[-1]
         cut[-1] = Segment(last.part, last.message, last.start, len(row.prompt_ids))
     cut.append(Segment("assistant", turn, len(row.prompt_ids), len(row), learned=True))
@@ -77,7 +78,7 @@ def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> 
 
 
 def _borders(renderer: ChatRenderer, row: Rendered) -> list[int]:
-    """Where each message of the prompt ends, in characters of the prompt's text."""
+    """Return the end of each message, in characters of the prompt's text."""
     borders: list[int] = []
     before = 0
     for count in range(1, len(row.example.prompt) + 1):
@@ -90,7 +91,7 @@ def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], 
     try:
         text = renderer.text(messages, row.example.tools, ask=False)
     except (jinja2.TemplateError, TypeError, ValueError):
-        # Some templates refuse a conversation without a question: then the message ends with its content.
+        # Some templates refuse a conversation without a question. Then the message ends with its content.
         content = messages[-1].content
         place = row.prompt_text.find(content, before)
         return before if place < 0 else place + len(content)
@@ -98,7 +99,8 @@ def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], 
 
 
 def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -> tuple[int, int]:
-    """The span of the tools in the prompt's text: what a rendering without them lacks, within one message."""
+    """Return the span of the tools in the prompt's text: the part that is missing from a rendering without tools. It
+    stays within one message."""
     if not row.example.tools:
         return 0, 0
     text = row.prompt_text
@@ -114,6 +116,6 @@ def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -
 
 
 def _common_length(one: str, other: str) -> int:
-    """How many characters two texts have in common at their start."""
+    """Return the length of the common prefix of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""The bytes of each token: a Chinese character is often several tokens, none of which is text on its own."""
+"""Gives the bytes of each token. A Chinese character is often several tokens, and none of them is text on its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class TokenBytes:
     """Gives the bytes of each token id.
 
-    It knows byte-level BPE tokenizers (GPT-2's printable alphabet for bytes) and SentencePiece ones (`▁`
-    for a space, `<0x0A>` for a byte).
+    It supports byte-level BPE tokenizers (GPT-2's printable alphabet for bytes) and SentencePiece (`▁` for a space,
+    `<0x0A>` for a byte).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -23,14 +23,14 @@ class TokenBytes:
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"])
 
     def of(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes of each id; joined they are the UTF-8 text that the ids decode to."""
+        """Return the bytes of each id. Joined, they are the UTF-8 text that the ids decode to."""
         return [
             self._bytes(id_, token) for id_, token in zip(ids, self._tokenizer.convert_ids_to_tokens(ids), strict=True)
         ]
 
     def _bytes(self, id_: int, token: str | None) -> bytes:
         if token is None:
-            return b""  # Models have more output rows than the tokenizer has tokens; such an id decodes to no text.
+            return b""  # Models have more output ids than the tokenizer has tokens. Such an id decodes to no text.
         if id_ in self._added:
             return self._added[id_].encode()
         if self._byte_level:
@@ -41,7 +41,7 @@ class TokenBytes:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes map to themselves, the others to characters from U+0100 on, in order."""
+    """Return GPT-2's alphabet: printable bytes map to themselves, the others in order to characters from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""The commands of `toolhone data`. Most take sources, --tools for rows that have none of their own, and --format."""
+"""The commands of `toolhone data`. Most take sources, --tools for rows without tools, and --format."""
 
 from __future__ import annotations
 
@@ -20,30 +20,35 @@ if TYPE_CHECKING:
 
 def add_data_commands(groups: Any) -> None:
     """Add `data` and its commands."""
-    data = groups.add_parser("data", help="conversations: check, split, stats, convert, make, review")
+    about = "check, split, convert, make and review the rows that a model learns from"
+    data = groups.add_parser("data", help=about, description=about)
     commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     from_rows = (_add_check, _add_split, _add_stats, _add_convert, _add_augment, _add_paraphrase, _add_review)
     for add_command in (*from_rows, _add_generate, _add_preview):
         add_command(commands)
 
 
+_SOURCES = "rows: files, folders, globs or hub:owner/name[:split]"
+
+
 def _command_on_rows(commands: Any, name: str, run: flags.Run, about: str) -> argparse.ArgumentParser:
     parser = flags.command(commands, name, run, about)
-    parser.add_argument("sources", nargs="+", help="files, folders, globs or hub:owner/name[:split]")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
     flags.add(parser, "--tools", "--format")
     return parser
 
 
 def _add_check(commands: Any) -> None:
-    add = _command_on_rows(commands, "check", _check, "find faulty rows, and fix what can be fixed").add_argument
-    add("--profile", choices=("openai",), help="also check OpenAI's rules for fine-tuning files")
-    add("--near", action="store_true", help="also find near duplicates (keeps texts in memory)")
-    add("--tokenizer", help="name or folder of a model: check that turns parse back, and count tokens")
+    add = _command_on_rows(commands, "check", _check, "find faulty rows, and fix those that can be fixed").add_argument
+    add("--profile", choices=("openai",), help="also check the rules of OpenAI for fine-tuning files")
+    add("--near", action="store_true", help="also find near duplicates; holds all texts in memory")
+    add("--tokenizer", help="name or folder of a model, to count tokens and check that turns parse back")
     formats = ("auto", *FORMATS)
-    add("--chat-format", choices=formats, help="format that turns are written in (default: auto)")
-    add("--max-tokens", type=flags.count, metavar="N", help="token limit of an example; needs --tokenizer")
-    add("--fix", type=Path, metavar="OUT", help="write a fixed copy, and check it")
-    add("--json", action="store_true", help="print JSON")
+    add("--chat-format", choices=formats, help="how calls are written (default: auto)")
+    about = "token limit of an example, prompt and turn together, in tokens; needs --tokenizer (default: no limit)"
+    add("--max-example-tokens", type=flags.count, metavar="N", help=about)
+    add("--fix", type=Path, metavar="OUT", help="file for a copy with the fixable faults fixed, which is then checked")
+    add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -58,7 +63,7 @@ def _check(options: argparse.Namespace) -> int:
         profile=options.profile,
         tokenizer=options.tokenizer,
         chat_format=options.chat_format,
-        max_tokens=options.max_tokens,
+        max_tokens=options.max_example_tokens,
         near=options.near,
         fix=options.fix,
         console=console,
@@ -67,17 +72,28 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _add_split(commands: Any) -> None:
-    about = "training, validation, calibration and test rows, with no leakage"
+    about = "split rows for training, validation, calibration and test, without leakage"
     add = _command_on_rows(commands, "split", _split, about).add_argument
     add("--out", type=Path, required=True, help="folder for the four files and split.json")
     for side, share in (("validation", 0.1), ("calibration", 0.1), ("test", 0.2)):
-        add(f"--{side}", type=float, default=share, help=f"share of {side} rows (default: {share})")
-    add("--group-by", default="template", help="meta key of rows that stay together, or none (default: %(default)s)")
-    add("--unseen-tools", type=float, default=0.0, help="share of tools that only test rows call (default: 0)")
-    add("--salt", default="", help="any other text gives another split; auto: the most even of 64")
-    add("--no-near", dest="near", action="store_false", help="do not keep near duplicates together (takes less memory)")
-    add("--against", action="append", default=[], metavar="SOURCE", help="rows that must not leak in")
-    add("--allow-leakage", action="store_true", help="report leakage instead of refusing")
+        add(
+            f"--{side}",
+            type=float,
+            default=share,
+            metavar="SHARE",
+            help=f"share of {side} rows, from 0 to 1 (default: {share})",
+        )
+    about = "rows with the same value of this meta key stay together; none: no key (default: %(default)s)"
+    add("--group-by", default="template", metavar="KEY", help=about)
+    about = "share of the tools that only test rows call, from 0 to 1 (default: 0)"
+    add("--unseen-tools", type=float, default=0.0, metavar="SHARE", help=about)
+    about = "each text gives another split; auto: the most even of 64 splits (default: the empty text)"
+    add("--salt", default="", metavar="TEXT", help=about)
+    about = "let near duplicates be split apart; takes less memory"
+    add("--no-near", dest="near", action="store_false", help=about)
+    about = "rows that the split must not share with these, such as a public test set; may be repeated"
+    add("--against", action="append", default=[], metavar="SOURCE", help=about)
+    add("--allow-leakage", action="store_true", help="report leakage as a warning instead of an error")
 
 
 def _split(options: argparse.Namespace) -> None:
@@ -103,10 +119,12 @@ def _split(options: argparse.Namespace) -> None:
 
 
 def _add_stats(commands: Any) -> None:
-    add = _command_on_rows(commands, "stats", _stats, "what a data set is made of").add_argument
-    add("--tokenizer", help="name or folder of a model: count tokens and what rows share")
-    add("--html", type=Path, help="write a page with plots")
-    add("--json", action="store_true", help="print JSON")
+    add = _command_on_rows(
+        commands, "stats", _stats, "count rows, tools, languages and tokens of a data set"
+    ).add_argument
+    add("--tokenizer", help="name or folder of a model, to count tokens and shared prefixes")
+    add("--html", type=Path, metavar="FILE", help="also write a page with plots")
+    add("--json", action="store_true", help="print JSON instead of tables")
 
 
 def _stats(options: argparse.Namespace) -> None:
@@ -128,7 +146,11 @@ def _add_convert(commands: Any) -> None:
     add = _command_on_rows(commands, "convert", _convert, about).add_argument
     add("--to", required=True, choices=tuple(WRITERS), help="format to write")
     add("--out", type=Path, required=True, help="file to write")
-    add("--keep-extra", action="store_true", help="keep toolhone's own keys if the format has a place for them")
+    add(
+        "--keep-extra",
+        action="store_true",
+        help="keep the keys that only toolhone has, if the format has a place for them",
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -160,16 +182,20 @@ def show_conversion(report: Converted, to: str, out: Path, console: Console) -> 
 
 def _add_augment(commands: Any) -> None:
     about = "shuffle, add, rename and remove tools in training rows"
-    add = _command_on_rows(commands, "augment", _augment, about).add_argument
+    parser = _command_on_rows(commands, "augment", _augment, about)
+    add = parser.add_argument
     add("--out", type=Path, required=True, help="file to write")
     add("--shuffle-tools", action="store_true", help="shuffle the tools of each row")
-    add("--distractors", type=int, default=0, metavar="N", help="tools of other rows to add to each row (default: 0)")
-    add("--pool", type=Path, help="JSON list of more tools to take distractors from")
-    add("--mask-names", type=float, default=0.0, help="share of rows whose tools get meaningless names (default: 0)")
-    add("--irrelevance", type=float, default=0.0, help="share of rows that lose the right tool (default: 0)")
-    escalate = "answer rows whose meta KEY is true with the reserved call escalate; all rows then offer it"
-    add("--escalate", metavar="KEY", help=escalate)
-    add("--seed", type=int, default=7, help="seed of the random choices (default: %(default)s)")
+    about = "number of tools of other rows to add to each row (default: 0)"
+    add("--distractors", type=int, default=0, metavar="N", help=about)
+    add("--pool", type=Path, metavar="FILE", help="JSON list of more tools that may be added with --distractors")
+    about = "share of rows whose tools get meaningless names, from 0 to 1 (default: 0)"
+    add("--mask-names", type=float, default=0.0, metavar="SHARE", help=about)
+    about = "share of rows that lose the right tool, so that no call is right, from 0 to 1 (default: 0)"
+    add("--irrelevance", type=float, default=0.0, metavar="SHARE", help=about)
+    about = "rows whose meta KEY is true are answered by a call of the reserved tool escalate, which all rows then have"
+    add("--escalate", metavar="KEY", help=about)
+    flags.add(parser, "--seed")
 
 
 def _augment(options: argparse.Namespace) -> None:
@@ -197,9 +223,9 @@ def _augment(options: argparse.Namespace) -> None:
 
 def _add_generate(commands: Any) -> None:
     add = flags.command(commands, "generate", _generate, "make rows from a spec of templates and slots").add_argument
-    add("spec", type=Path, help="a YAML spec")
-    add("--out", type=Path, help="file to write (several outputs: folder; default: beside the spec)")
-    add("--check", action="store_true", help="compare with the existing files instead of writing")
+    add("spec", type=Path, help="YAML file with the spec, such as data/customer_service/spec.yaml")
+    add("--out", type=Path, help="file to write, or a folder if there are several (default: beside the spec)")
+    add("--check", action="store_true", help="write nothing; exit with 1 if the existing files differ")
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -209,13 +235,17 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _add_paraphrase(commands: Any) -> None:
-    parser = _command_on_rows(commands, "paraphrase", _paraphrase, "have an endpoint reword what users say")
+    parser = _command_on_rows(commands, "paraphrase", _paraphrase, "have an endpoint reword the messages of users")
     add = parser.add_argument
     add("--out", type=Path, required=True, help="file to write")
-    add("--model", required=True, help="the model to ask for")
-    add("--base-url", required=True, help="address of an OpenAI-compatible endpoint (its key: OPENAI_API_KEY)")
-    add("--per-row", type=flags.count, default=3, help="paraphrases of a row (default: %(default)s)")
-    flags.add_endpoint_limits(parser, max_tokens=2048, concurrency=4, retries=4)
+    add("--endpoint-model", required=True, metavar="NAME", help="model that the endpoint is asked for")
+    about = "address of an OpenAI-compatible endpoint; its key is the environment variable OPENAI_API_KEY"
+    add("--base-url", required=True, metavar="URL", help=about)
+    about = "number of paraphrases of each row (default: %(default)s)"
+    add("--per-row", type=flags.count, default=3, metavar="N", help=about)
+    about = "token limit of one answer, in tokens (default: %(default)s)"
+    flags.add(parser, "--max-tokens", default=2048, help=about)
+    flags.add_endpoint_limits(parser, concurrency=4, retries=4)
     add("--only-new", action="store_true", help="write the paraphrases without the source rows")
 
 
@@ -223,7 +253,7 @@ def _paraphrase(options: argparse.Namespace) -> None:
     from toolhone.data.paraphrase import ParaphraseSettings, paraphrase
 
     settings = ParaphraseSettings(
-        model=options.model,
+        model=options.endpoint_model,
         base_url=options.base_url,
         per_row=options.per_row,
         only_new=options.only_new,
@@ -234,17 +264,21 @@ def _paraphrase(options: argparse.Namespace) -> None:
 
 
 def _add_review(commands: Any) -> None:
-    about = "write a sheet of doubtful rows to mark, or apply the marks"
+    about = "write a sheet of doubtful rows for people to mark, or apply their marks"
     parser = _command_on_rows(commands, "review", _review, about)
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="sheet to write (.html or .csv); with --apply: the new rows")
-    add("--predictions", type=Path, help="a model's predictions or scores: rows that differ are doubtful")
+    add("--out", type=Path, required=True, help="sheet to write (.html or .csv); with --apply: file of the new rows")
+    about = "file of a model's predictions or scores; rows that it answers otherwise are doubtful"
+    add("--predictions", type=Path, metavar="FILE", help=about)
     flags.add(parser, "--chat-format")
-    add("--rows", type=flags.count, default=200, help="turns on the sheet (default: %(default)s)")
-    add("--random-share", type=float, default=0.5, help="share drawn at random, to estimate accuracy (default: 0.5)")
-    add("--seed", type=int, default=7, help="seed of the random choices (default: %(default)s)")
-    add("--apply", type=Path, metavar="MARKS", help="apply marks (.csv or .json) to the rows")
-    add("--wrong", choices=("drop", "weight"), default="drop", help="drop rows marked wrong, or give them weight 0")
+    about = "put at most N assistant turns on the sheet (default: %(default)s)"
+    add("--max-rows", type=flags.count, default=200, metavar="N", help=about)
+    about = "share of the sheet drawn at random, from 0 to 1; accuracy is estimated from it (default: 0.5)"
+    add("--random-share", type=float, default=0.5, metavar="SHARE", help=about)
+    flags.add(parser, "--seed")
+    add("--apply", type=Path, metavar="MARKS", help="apply the marks in this file (.csv or .json) to the rows")
+    about = "drop the rows marked wrong, or give their turns weight 0 in training (default: %(default)s)"
+    add("--wrong", choices=("drop", "weight"), default="drop", help=about)
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -264,18 +298,20 @@ def _review(options: argparse.Namespace) -> None:
         format=options.format,
         predictions=options.predictions,
         chat_format=options.chat_format,
-        rows=options.rows,
+        rows=options.max_rows,
         random_share=options.random_share,
         seed=options.seed,
     )
 
 
 def _add_preview(commands: Any) -> None:
-    about = "show rows as the model sees them: prompt dim, labels bright"
+    about = "show training rows as the model sees them: prompt dim, labels bright"
     parser = flags.command(commands, "preview", _preview, about)
     flags.add(parser, "--config", "--set")
-    parser.add_argument("--rows", type=flags.count, default=3, help="number of rows (default: %(default)s)")
-    parser.add_argument("--html", type=Path, help="write a page instead, with the borders of every token")
+    about = "show at most N rows (default: %(default)s)"
+    parser.add_argument("--max-rows", type=flags.count, default=3, metavar="N", help=about)
+    about = "write a page instead, which shows where each token ends"
+    parser.add_argument("--html", type=Path, metavar="FILE", help=about)
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -284,4 +320,4 @@ def _preview(options: argparse.Namespace) -> None:
 
     config, console = flags.config_of(options), plain_console()
     prepared = prepare(config, console=console)
-    show_preview(config, prepared.renderer, prepared.train, options.rows, console, options.html)
+    show_preview(config, prepared.renderer, prepared.train, options.max_rows, console, options.html)

@@ -1,4 +1,4 @@
-"""The commands about dollars: `toolhone cost` and `toolhone advise`."""
+"""The commands that compute dollars: `toolhone cost` and `toolhone advise`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console
 from toolhone.economics.cost import OWN, Call, Machine, Price, cost_json, cost_rows, loaded_call_usd
 from toolhone.economics.inputs import FIELDS, ask_inputs, build_case, checked, flag_of, read_inputs_file
@@ -21,8 +22,9 @@ from toolhone.jsonl import write_text
 
 def add_cost_commands(commands: Any) -> None:
     """Add `cost` and `advise` to the commands."""
-    _add_cost(commands.add_parser("cost", help="what a call costs, by an API and on machines of one's own"))
-    _add_advise(commands.add_parser("advise", help="fine-tune, route, or stay with the API? and what would change it"))
+    _add_cost(flags.command(commands, "cost", _cost, "say what a call costs, through an API and on your own machines"))
+    about = "say whether to fine-tune, to route or to stay with the API, and which inputs would change the advice"
+    _add_advise(flags.command(commands, "advise", _advise, about))
 
 
 def _add_cost(parser: argparse.ArgumentParser) -> None:
@@ -31,36 +33,47 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
     share = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
     load = _number("a share above 0 and at most 1", lambda value: 0 < value <= 1)
     peak = _number("1 or more", lambda value: value >= 1)
-    parser.add_argument("--run", type=Path, dest="folder", help="a run folder: its tokens, throughput and accuracy")
-    parser.add_argument("--label", help="with --run: whose figures (default: see docs/economics.md)")
-    parser.add_argument("--prompt-tokens", type=amount, help="tokens of a call's prompt, instead of the measured")
-    parser.add_argument("--completion-tokens", type=amount, help="tokens of a call's answer, instead of the measured")
-    parser.add_argument("--calls-per-day", type=positive)
+    flags.add(parser, "--run", required=False, help="run folder to take tokens, throughput and accuracy from")
+    parser.add_argument("--label", help="name of the predictions in the run (default: see docs/economics.md)")
+
+    def shared(group: Any, name: str, reader: Any, shown: str, default: float | None = None) -> None:
+        """Add a flag that `advise` has too; its help shows the default as `shown`."""
+        group.add_argument(flag_of(name), type=reader, default=default, metavar="X", help=_about(name, shown))
+
+    shared(parser, "prompt_tokens", amount, "the run's")
+    shared(parser, "completion_tokens", amount, "the run's")
+    shared(parser, "calls_per_day", positive, "none, which leaves out costs a day")
     api = parser.add_argument_group("an API")
-    api.add_argument("--model", action="append", default=[], help="priced by genai-prices' table; may come repeatedly")
-    api.add_argument("--price-in", type=amount, help="dollars for a million input tokens")
-    api.add_argument("--price-out", type=amount, help="dollars for a million output tokens")
-    api.add_argument("--price-cached", type=amount, help="the same for cached input (default: as --price-in)")
-    api.add_argument("--cached-share", type=share, default=0.0, help="share of the prompt that is cached (default: 0)")
-    api.add_argument("--api-accuracy", type=share, help="its share of right answers, for --error-usd")
-    own = parser.add_argument_group("machines of one's own")
-    own.add_argument("--gpu-usd-per-hour", type=positive, help="what one costs")
-    own.add_argument("--calls-per-second", type=positive, help="what one answers, fully loaded (default: the run's)")
-    own.add_argument("--utilisation", type=load, default=0.6, help="of that, planned at the peak (default: 0.6)")
-    own.add_argument("--peak", type=peak, default=3.0, help="busiest time over the day's mean (default: 3)")
-    own.add_argument("--machines", type=_count, default=1, help="least number of machines (default: 1)")
-    own.add_argument("--accuracy", type=share, help="the small model's share of right answers (default: the run's)")
+    about = "name of a model whose price is in the table of genai-prices; may be repeated"
+    api.add_argument("--model", action="append", default=[], metavar="NAME", help=about)
+    flags.add(api, "--price-in", "--price-out", "--price-cached", type=amount)
+    shared(api, "cached_share", share, "0", 0.0)
+    shared(api, "api_accuracy", share, "none; needed with --error-usd")
+    own = parser.add_argument_group("your own machines")
+    shared(own, "gpu_usd_per_hour", positive, "none, which leaves out own machines")
+    shared(own, "calls_per_second", positive, "the run's")
+    shared(own, "utilisation", load, "0.6", 0.6)
+    shared(own, "peak", peak, "3", 3.0)
+    shared(own, "machines", flags.count, "1", 1)
+    about = "share of calls that the small model gets right (from 0 to 1; default: the run's)"
+    own.add_argument("--accuracy", type=share, metavar="X", help=about)
     other = parser.add_argument_group("costs other than running")
-    for what in ("training", "labelling", "engineering"):
-        other.add_argument(f"--{what}-usd", type=amount, default=0.0, help=f"paid once for {what}")
-    other.add_argument("--horizon-days", type=positive, default=365.0, help="it is spread over (default: 365)")
-    other.add_argument("--error-usd", type=amount, default=0.0, help="what a wrong call costs (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_cost)
+    for name in ("training_usd", "labelling_usd", "engineering_usd", "error_usd"):
+        shared(other, name, amount, "0", 0.0)
+    about = "days over which costs paid once are spread (default: 365)"
+    other.add_argument("--horizon-days", type=positive, default=365.0, metavar="DAYS", help=about)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _about(name: str, default: str) -> str:
+    """The help of an input's flag: meaning, unit and default."""
+    meaning, unit = FIELDS[name].metadata["meaning"], FIELDS[name].metadata["unit"]
+    unit = {"share": "from 0 to 1", "name": "a name"}.get(unit, unit).replace("$", "dollars")
+    return f"{meaning} ({unit}; default: {default})".replace("%", "%%")
 
 
 def _number(expected: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return a reader of a flag's number."""
+    """Return a function that reads a flag's number."""
 
     def read(text: str) -> float:
         try:
@@ -72,12 +85,6 @@ def _number(expected: str, fits: Callable[[float], bool]) -> Callable[[str], flo
         return number
 
     return read
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, found {text}")
-    return int(text)
 
 
 def _cost(options: argparse.Namespace) -> int:
@@ -121,7 +128,7 @@ def _cost(options: argparse.Namespace) -> int:
 
 
 def _prices(options: argparse.Namespace) -> dict[str, tuple[Price, str]]:
-    """Return the prices by name, each with where it is from."""
+    """Return the prices by name, each with its source."""
     prices: dict[str, tuple[Price, str]] = {}
     if (options.price_in is None) != (options.price_out is None):
         raise UserError("--price-in and --price-out: go together")
@@ -139,10 +146,10 @@ def _prices(options: argparse.Namespace) -> dict[str, tuple[Price, str]]:
 
 
 def _call(options: argparse.Namespace, measured: Measured | None, sources: list[str]) -> Call:
-    """Return the tokens of a call, and add to the sources where they are from.
+    """Return the tokens of a call, and add where they come from to `sources`.
 
-    An API is shown the tools, which a tuned model need not be. So the prompt of a run without a label is that of the
-    base model, if it has one, and the answer that of the tuned.
+    An API needs the tools in its prompt; a tuned model may not. Without --label, the prompt is therefore that of the
+    run's base model, if the run has one, and the answer that of the tuned model.
     """
 
     def given_or(name: str, found: Measured | None) -> tuple[float, str]:
@@ -163,7 +170,7 @@ def _call(options: argparse.Namespace, measured: Measured | None, sources: list[
 
 
 def _machine(options: argparse.Namespace, measured: Measured | None, sources: list[str]) -> Machine | None:
-    """Return the machine, if one is asked for, and add to the sources where its speed is from."""
+    """Return the machine if the flags ask for one, and add where its speed comes from to `sources`."""
     from toolhone.report.numbers import dollars
 
     if options.gpu_usd_per_hour is None:
@@ -178,7 +185,7 @@ def _machine(options: argparse.Namespace, measured: Measured | None, sources: li
         on = f" on {measured.hardware}" if measured.hardware else ""
         sources.append(
             f"throughput: {speed:.3g} calls a second, as measured{on} ({measured.source}); "
-            "--gpu-usd-per-hour should be that machine's"
+            "give --gpu-usd-per-hour of that machine"
         )
     machine = Machine(options.gpu_usd_per_hour, speed, options.utilisation, options.peak, options.machines)
     sources.append(f"own machines, fully loaded: {dollars(loaded_call_usd(machine))} a call")
@@ -186,22 +193,20 @@ def _machine(options: argparse.Namespace, measured: Measured | None, sources: li
 
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Without any input, asks in the terminal. With any, the rest are defaults, which the answer calls assumed."
+    parser.epilog = (
+        "Without any input, asks for each in the terminal. With some, takes defaults for the rest and marks them as "
+        "assumed in the answer."
     )
-    parser.add_argument(
-        "--config", type=Path, help="a YAML file of inputs, named as the flags are: calls_per_day: 20000"
-    )
-    parser.add_argument("--run", type=Path, dest="folder", help="a run: its tokens, accuracy and number of examples")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a plot")
-    inputs = parser.add_argument_group("inputs, each also a key of --config")
+    about = "YAML file of inputs with the flags' names, for example calls_per_day: 20000"
+    flags.add(parser, "--config", required=False, help=about)
+    flags.add(parser, "--run", required=False, help="run folder to take tokens, accuracy and number of examples from")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a plot (.html)")
+    inputs = parser.add_argument_group("inputs, which are also the keys of --config")
     for name, entry in FIELDS.items():
-        about, default = entry.metadata, entry.default
+        default = entry.default
         shown = "none" if default is None else default if isinstance(default, str) else f"{default:,g}"
-        help_text = f"{about['meaning']}, {about['unit']} (default: {shown})".replace("%", "%%")
-        inputs.add_argument(flag_of(name), dest=f"input_{name}", metavar="X", help=help_text)
-    parser.set_defaults(run=_advise)
+        inputs.add_argument(flag_of(name), dest=f"input_{name}", metavar="X", help=_about(name, shown))
 
 
 def _advise(options: argparse.Namespace) -> int:
@@ -210,13 +215,12 @@ def _advise(options: argparse.Namespace) -> int:
 
     if options.html and options.html.suffix != ".html":
         raise UserError(f"--html {options.html}: expected a file that ends in .html, for example advice.html")
-    stated = {name: getattr(options, f"input_{name}") for name in FIELDS}
-    flags = {name: value for name, value in stated.items() if value is not None}
+    stated = {name: value for name in FIELDS if (value := getattr(options, f"input_{name}")) is not None}
     given = read_inputs_file(options.config) if options.config else {}
-    given |= checked(flags, {name: flag_of(name) for name in flags})
+    given |= checked(stated, {name: flag_of(name) for name in stated})
     models = (given.get(name, FIELDS[name].default) for name in ("api_model", "cheap_model"))
     measured, interval = measured_inputs(options.folder, *models) if options.folder else ({}, None)
-    if not options.config and not flags:
+    if not options.config and not stated:
         if not sys.stdin.isatty():
             raise UserError(
                 "advise: no inputs, and no terminal to ask in; give at least --calls-per-day N, or --config advise.yaml"

@@ -21,6 +21,8 @@ from toolhone.records import POLICIES, Example, FormatName, Gold, Message, Predi
 if TYPE_CHECKING:
     from toolhone.evaluate.predict_endpoint import EndpointSettings
 
+_ENDPOINT_TOKENS = 1024
+
 
 def add_evaluate_commands(commands: Any) -> None:
     """Add `eval`, `predict`, `score`, `compare`, `report` and `ask`."""
@@ -29,18 +31,25 @@ def add_evaluate_commands(commands: Any) -> None:
 
 
 def _add_eval(commands: Any) -> None:
-    parser = flags.command(commands, "eval", _evaluate, "predict, score and report again for a finished run")
+    parser = flags.command(
+        commands,
+        "eval",
+        _evaluate,
+        "ask a finished run's models again, then score and report; or run a public benchmark",
+    )
     flags.add(parser, "--run")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows generated together (default: the run's)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="token limit of an answer (default: the run's)")
+    about = "number of rows generated together (default: evaluate.batch_size of the run's config)"
+    parser.add_argument("--batch-size", type=int, metavar="N", help=about)
+    about = f"token limit of one answer, in tokens (default: the run's; {_ENDPOINT_TOKENS} from an endpoint)"
+    flags.add(parser, "--max-tokens", type=int, help=about)
     add = parser.add_argument_group("a public benchmark instead of the run's own rows").add_argument
-    add("--suite", choices=("bfcl",), help="the benchmark")
+    add("--suite", choices=("bfcl",), help="name of the benchmark")
     add("--categories", help="its categories, separated by commas (default: Python's and irrelevance)")
-    add("--rows", type=int, metavar="N", help="use at most N entries of each category, drawn by --seed")
-    add("--seed", type=int, default=0, help="seed of that draw (default: %(default)s)")
+    add("--max-rows", type=int, metavar="N", help="use at most N rows of each category (default: all)")
+    add("--seed", type=int, default=0, help="seed of that choice, a whole number (default: %(default)s)")
     add("--suite-data", type=Path, default=Path(".cache/bfcl"), help="folder of its files (default: %(default)s)")
-    add("--models", default="base,tuned", help="models of the run to ask (default: %(default)s)")
-    add("--label", help="name of the endpoint in the results (default: its model's)")
+    add("--models", default="base,tuned", help="models of the run, separated by commas (default: %(default)s)")
+    add("--label", help="name of the predictions (default: the endpoint's model, with - for / and :)")
     _add_endpoint(parser)
 
 
@@ -50,8 +59,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     from toolhone.pipeline import evaluate_run
 
-    overrides = flags.given(options, ("batch_size", "max_new_tokens"))
-    show_result(evaluate_run(options.folder, overrides, console=plain_console()).path)
+    show_result(evaluate_run(options.folder, _overrides(options), console=plain_console()).path)
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """The keys of the config's section `evaluate` that the flags set."""
+    found = flags.given(options, ("batch_size", "max_tokens"))
+    return {"max_new_tokens" if name == "max_tokens" else name: value for name, value in found.items()}
 
 
 def _suite(options: argparse.Namespace) -> None:
@@ -61,7 +75,7 @@ def _suite(options: argparse.Namespace) -> None:
     if options.endpoint_model:
         _refuse_launcher()
     console = plain_console()
-    suite = read_suite(options.suite_data, parse_categories(options.categories), options.rows, options.seed)
+    suite = read_suite(options.suite_data, parse_categories(options.categories), options.max_rows, options.seed)
     if options.endpoint_model:
         # An endpoint's results may go into a run folder or into a folder of their own.
         is_run = (options.folder / "config.yaml").is_file()
@@ -73,51 +87,56 @@ def _suite(options: argparse.Namespace) -> None:
         unknown = [name for name in models if name not in MODELS]
         if unknown:
             raise UserError(f'--models: "{unknown[0]}" is unknown; a run has {" and ".join(MODELS)}')
-        overrides = flags.given(options, ("batch_size", "max_new_tokens"))
-        metrics = suite_of_run(options.folder, suite, models, overrides, console)
+        metrics = suite_of_run(options.folder, suite, models, _overrides(options), console)
     if metrics:
         console.print(suite_table(metrics))
-        left_out = {"as they cannot be read": metrics["unreadable"].values()}
-        left_out |= {f"under {name}, as their gold does not score": x for name, x in metrics["quarantined"].items()}
+        left_out = {"since they cannot be read": metrics["unreadable"].values()}
+        left_out |= {f"under {name}, since their gold does not score": x for name, x in metrics["quarantined"].items()}
         for why, ids in left_out.items():
             if ids:
                 named = ", ".join(str(id_).partition(":")[0].partition("/")[0] for id_ in ids)
-                console.print(f"{len(ids)} entries are in no figure {why}: {named}", markup=False)
+                console.print(f"{len(ids)} entries are left out of the figures {why}: {named}", markup=False)
         if metrics["trained_on"]:
             share = f"{len(metrics['trained_on']):,} of {metrics['entries']:,}"
-            console.print(f"{share} entries are in the run's training rows: no fair figure for tuned", markup=False)
+            console.print(
+                f"{share} entries are in the run's training rows: the figures of tuned are too good", markup=False
+            )
         console.print(f"figures, scores and predictions: {options.folder / 'suite' / 'bfcl'}", markup=False)
 
 
 def _add_predict(commands: Any) -> None:
-    about = "have an endpoint, or vLLM with a run's adapter, answer test rows"
+    about = "have an endpoint answer test rows, or vLLM with a run's adapter"
     parser = flags.command(commands, "predict", _predict, about)
     rows = parser.add_mutually_exclusive_group(required=True)
-    about = "run folder: answer the rows that it scores, for `toolhone score --run`"
+    about = "run folder: answer the rows that it scores; `toolhone score --run` then scores the answers"
     flags.add(rows, "--run", required=False, help=about)
-    flags.add(rows, "--config", required=False, help="answer the rows that this config scores")
+    flags.add(rows, "--config", required=False, help="answer the rows that this experiment's YAML file scores")
     flags.add(rows, "--rows", help="answer these rows, in any format")
     flags.add(parser, "--tools")
     add = parser.add_argument
-    add("--vllm", action="store_true", help="with --run: its adapter in vLLM (needs a GPU and vllm)")
-    add("--base", action="store_true", help="with --vllm: the untuned model")
-    add("--label", help="name of the predictions (default: the model's, with - for /)")
-    add("--out", type=Path, help="file to write (default: predictions/LABEL.jsonl, with --run in the run)")
-    flags.add(parser, "--chat-format", default=None, help="format of the calls (default: the run's, or hermes)")
+    add("--vllm", action="store_true", help="with --run: ask its adapter in vLLM (needs a GPU and the package vllm)")
+    add("--base", action="store_true", help="with --vllm: ask the untuned model instead")
+    add("--label", help="name of the predictions (default: the endpoint's model, with - for / and :)")
+    add("--out", type=Path, help="file to write (default: predictions/LABEL.jsonl in the run folder or here)")
+    flags.add(parser, "--chat-format", default=None, help="how calls are written (default: the run's, or hermes)")
+    about = f"token limit of one answer, in tokens (default: {_ENDPOINT_TOKENS})"
+    flags.add(parser, "--max-tokens", help=about)
     _add_endpoint(parser)
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("an OpenAI-compatible endpoint, with the key OPENAI_API_KEY")
     add = group.add_argument
-    add("--endpoint-model", metavar="NAME", help="the model to ask for")
-    add("--base-url", metavar="URL", help="address of the endpoint (default: OPENAI_BASE_URL)")
-    add("--temperature", type=float, default=0.0, help="sampling temperature (default: %(default)s)")
+    add("--endpoint-model", metavar="NAME", help="model that the endpoint is asked for")
+    about = "address of the endpoint (default: the environment variable OPENAI_BASE_URL)"
+    add("--base-url", metavar="URL", help=about)
+    about = "sampling temperature, a number from 0, which always takes the likeliest token (default: %(default)s)"
+    add("--temperature", type=float, default=0.0, metavar="T", help=about)
     add("--calls-a-minute", type=float, metavar="N", help="start at most N calls a minute (default: no limit)")
-    flags.add_endpoint_limits(group, max_tokens=1024, concurrency=8, retries=6)
+    flags.add_endpoint_limits(group, concurrency=8, retries=6)
     add("--no-logprobs", dest="logprobs", action="store_false", help="do not ask for the log-probabilities of tokens")
-    add("--leave-out-refused", action="store_true", help="skip the rows that the endpoint refuses")
-    about = "the server leaves calls in the answer's text, in the format of --chat-format, instead of giving them apart"
+    add("--leave-out-refused", action="store_true", help="continue without the rows that the endpoint refuses")
+    about = "read calls from the answer's text, as --chat-format writes them, for servers that do not separate them"
     add("--calls-in-text", action="store_true", help=about)
 
 
@@ -136,24 +155,24 @@ def _settings(options: argparse.Namespace, format: FormatName) -> EndpointSettin
         calls_a_minute=options.calls_a_minute,
         leave_out_refused=options.leave_out_refused,
         calls_in_text=options.calls_in_text,
-        **flags.endpoint_limits_of(options),
+        **{"max_tokens": _ENDPOINT_TOKENS} | flags.endpoint_limits_of(options),
     )
 
 
 def _refuse_launcher() -> None:
-    """Refuse to start a command that shares no work over processes once for each of them."""
+    """Refuse to run under a launcher, which would start the same work once for each process."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise UserError(
             f"WORLD_SIZE: a launcher started {processes} processes, and each would ask for every answer; start this "
-            "command without one"
+            "command without a launcher"
         )
 
 
 def _label(options: argparse.Namespace) -> str:
     label: str = options.label or options.endpoint_model.replace("/", "-").replace(":", "-")
     if label in ("base", "tuned") or not label.strip(".") or "/" in label:
-        raise UserError(f"--label {label}: is no name for an endpoint's predictions; take another")
+        raise UserError(f"--label {label}: cannot name an endpoint's predictions; choose another")
     return label
 
 
@@ -204,7 +223,7 @@ def _predict_with_vllm(options: argparse.Namespace) -> None:
 
 
 def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatName]:
-    """The examples to answer, and the chat format to write calls in."""
+    """The examples to answer, and the chat format of the calls."""
     from toolhone.data.check.finding import LeftOut, describe_left_out
     from toolhone.data.split import make_splits, read_files
 
@@ -226,15 +245,17 @@ def _rows_to_answer(options: argparse.Namespace) -> tuple[list[Example], FormatN
 
 
 def _add_score(commands: Any) -> None:
-    about = "score predictions, of a run or of any model; loads no model"
+    about = "score the predictions of a run or of any model, without loading a model"
     parser = flags.command(commands, "score", _score, about)
     source = parser.add_mutually_exclusive_group(required=True)
     flags.add(source, "--run", required=False)
-    source.add_argument("--predictions", type=Path, nargs="+", metavar="FILE", help="files, each of one model")
-    flags.add(parser, "--rows", "--tools", "--rows-format")
-    parser.add_argument("--format", "--chat-format", dest="chat_format", **flags.SHARED["--chat-format"])
-    parser.add_argument("--policy", choices=POLICIES, default="strict", help="matching rules (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="folder for scores/, metrics.json and the report")
+    source.add_argument(
+        "--predictions", type=Path, nargs="+", metavar="FILE", help="files of predictions, each of one model"
+    )
+    flags.add(parser, "--rows", "--tools", "--rows-format", "--chat-format")
+    about = "when a call counts as right: strict, or as BFCL's own checker does (default: %(default)s)"
+    parser.add_argument("--matching-policy", choices=POLICIES, default="strict", help=about)
+    parser.add_argument("--out", type=Path, help="with --predictions: folder for scores/, metrics.json and the report")
 
 
 @gc_disabled()
@@ -244,28 +265,28 @@ def _score(options: argparse.Namespace) -> None:
 
     if options.predictions:
         if not options.rows or not options.out:
-            raise UserError(
-                "--predictions: needs --rows, the rows that were predicted, and --out, a folder for the scores"
-            )
+            raise UserError("--predictions: needs --rows, the predicted rows, and --out, a folder for the scores")
         folder = options.out
         rows = flags.rows_of(options.rows, options)
-        score_files(options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, options.policy)
+        score_files(
+            options.predictions, rows, ", ".join(options.rows), folder, options.chat_format, options.matching_policy
+        )
         write_report(folder)
     else:
-        _refuse_flags(options, ("rows", "tools", "out"), "--run has these of its own")
+        _refuse_flags(options, ("rows", "tools", "out"), "the run has its own")
         run = flags.run_of(options)
         folder = run.path
         with run.lock(plain_console()):
-            score_run(run, options.policy)
+            score_run(run, options.matching_policy)
             write_report(folder)
     show_result(folder)
 
 
 def _add_compare(commands: Any) -> None:
-    about = "runs and models side by side, with intervals and tests"
+    about = "compare runs and models on the same rows, with intervals and tests"
     add = flags.command(commands, "compare", _compare, about).add_argument
-    add("sources", nargs="+", type=Path, metavar="RUN_OR_SCORES", help="run folders and score files")
-    add("--json", action="store_true", help="print JSON, as in metrics.json")
+    add("sources", nargs="+", type=Path, metavar="RUN_OR_SCORES", help="run folders and files of scores")
+    add("--json", action="store_true", help="print JSON instead of a table, as in metrics.json")
 
 
 @gc_disabled()
@@ -284,11 +305,13 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    about = "draw a report again, from a run or from scores alone"
+    about = "write the report of a run again, or of score files"
     parser = flags.command(commands, "report", _report, about)
     source = parser.add_mutually_exclusive_group(required=True)
     flags.add(source, "--run", required=False)
-    source.add_argument("--scores", type=Path, nargs="+", metavar="RUN_OR_SCORES", help="run folders and score files")
+    source.add_argument(
+        "--scores", type=Path, nargs="+", metavar="RUN_OR_SCORES", help="run folders and files of scores"
+    )
     parser.add_argument("--out", type=Path, help="with --scores: file to write, for example report.html")
 
 
@@ -306,7 +329,7 @@ def _report(options: argparse.Namespace) -> None:
         return
     from toolhone.report.report import write_report
 
-    _refuse_flags(options, ("out",), "the report lies in the run folder")
+    _refuse_flags(options, ("out",), "the report goes to the run folder")
     run = flags.run_of(options)
     with run.lock(plain_console()):
         write_report(run.path)
@@ -319,14 +342,14 @@ def _refuse_flags(options: argparse.Namespace, names: Sequence[str], why: str) -
 
 
 def _add_ask(commands: Any) -> None:
-    parser = flags.command(commands, "ask", _ask, "ask a run's tuned model one question")
+    parser = flags.command(commands, "ask", _ask, "ask the tuned model of a run one question")
     flags.add(parser, "--run")
     parser.add_argument("question", help='the user message, for example "帮我查订单 ORD-001"')
     parser.add_argument("--base", action="store_true", help="ask the untuned model instead")
 
 
 def _ask(options: argparse.Namespace) -> None:
-    """Print the calls or the text of the answer. System prompt and tools are those of the run's first test row."""
+    """Print the answer's calls or text. System prompt and tools come from the run's first test row."""
     from toolhone.chat.parse import parse_turn
     from toolhone.evaluate.predict import answer_one
     from toolhone.tuned import TunedModel

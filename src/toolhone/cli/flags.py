@@ -18,63 +18,80 @@ if TYPE_CHECKING:
     from toolhone.config import Config
     from toolhone.run_folder import RunFolder
 
-_FORMAT = {"choices": ("auto", *IMPORTERS), "default": "auto", "help": "format of the rows (default: auto-detected)"}
+
+def count(text: str) -> int:
+    """Read a whole number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, found {text}")
+    return int(text)
+
+
+_FORMAT = {
+    "choices": ("auto", *IMPORTERS),
+    "default": "auto",
+    "help": "format of the rows (default: auto, detected from the first rows of each file)",
+}
+_SET = "override a key of the config, for example train.epochs=1; may be repeated"
 SHARED: dict[str, dict[str, Any]] = {
-    "--run": {"type": Path, "required": True, "dest": "folder", "help": "run folder, for example runs/cpu"},
+    "--run": {"type": Path, "required": True, "dest": "folder", "help": "run folder, for example runs/first"},
     "--config": {"type": Path, "required": True, "help": "the experiment's YAML file"},
-    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a key: train.epochs=1"},
-    "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the rows predicted, with their gold, in any format"},
-    "--tools": {"type": Path, "help": "JSON list of tools, for rows that have none of their own"},
+    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": _SET},
+    "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the predicted rows, with their gold, in any format"},
+    "--tools": {"type": Path, "help": "JSON file with the list of tools, for rows without tools"},
     "--format": _FORMAT,
     "--rows-format": _FORMAT,
-    "--chat-format": {"choices": tuple(FORMATS), "default": "hermes", "help": "format of the calls (default: hermes)"},
-    "--price-in": {"type": float, "metavar": "USD", "help": "price of a million prompt tokens"},
-    "--price-out": {"type": float, "metavar": "USD", "help": "price of a million completion tokens"},
+    "--chat-format": {
+        "choices": tuple(FORMATS),
+        "default": "hermes",
+        "help": "how calls are written (default: hermes)",
+    },
+    "--max-tokens": {"type": count, "metavar": "N", "help": "token limit of one answer, in tokens"},
+    "--seed": {"type": int, "default": 7, "help": "seed of the random choices, a whole number (default: %(default)s)"},
+    "--price-in": {"type": float, "metavar": "USD", "help": "price of a million prompt tokens, in dollars"},
+    "--price-cached": {
+        "type": float,
+        "metavar": "USD",
+        "help": "price of a million cached prompt tokens, in dollars (default: as --price-in)",
+    },
+    "--price-out": {"type": float, "metavar": "USD", "help": "price of a million completion tokens, in dollars"},
 }
 """The flags of several commands, as argparse takes them."""
 
 Run = Callable[[argparse.Namespace], int | None]
-"""Carries out a command. Returns the exit code; None is 0."""
+"""Runs a command and returns its exit code; None is 0."""
 
 
 def command(commands: Any, name: str, run: Run, about: str) -> argparse.ArgumentParser:
-    """Add a command and return its parser, for the flags."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=about)
+    """Add a command and return its parser, which takes the flags."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     parser.set_defaults(run=run)
     return parser
 
 
 def add(parser: Any, *names: str, **changes: Any) -> None:
-    """Add shared flags to a parser or a group, with `changes` to how they are declared."""
+    """Add shared flags to a parser or a group, with `changes` to their declaration."""
     for name in names:
         parser.add_argument(name, **SHARED[name] | changes)
 
 
-def add_endpoint_limits(parser: Any, *, max_tokens: int, concurrency: int, retries: int) -> None:
-    """Add the flags that limit what is asked of an endpoint; they are named as the fields of its settings."""
+def add_endpoint_limits(parser: Any, *, concurrency: int, retries: int) -> None:
+    """Add the flags that limit what an endpoint is asked. With --max-tokens, they have the names of its settings."""
     limit = parser.add_argument
-    limit("--max-tokens", type=int, default=max_tokens, help="token limit of an answer (default: %(default)s)")
-    limit("--concurrency", type=int, default=concurrency, help="calls in flight at once (default: %(default)s)")
-    about = "time limit of a call in seconds (default: %(default)s)"
+    limit("--concurrency", type=int, default=concurrency, metavar="N", help="calls at a time (default: %(default)s)")
+    about = "time limit of a call, in seconds (default: %(default)s)"
     limit("--timeout", dest="timeout_s", type=float, default=60.0, metavar="S", help=about)
-    limit("--retries", type=int, default=retries, help="retries of a failed call (default: %(default)s)")
+    about = "number of times that a failed call is repeated (default: %(default)s)"
+    limit("--retries", type=int, default=retries, metavar="N", help=about)
     limit("--max-calls", type=int, metavar="N", help="stop after N calls (default: no limit)")
-    limit("--max-usd", type=float, metavar="USD", help="stop before the cost exceeds this (default: no limit)")
+    about = "stop before the cost exceeds this many dollars (default: no limit)"
+    limit("--max-usd", type=float, metavar="USD", help=about)
     add(parser, "--price-in", "--price-out")
 
 
 def endpoint_limits_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What those flags say, by the names of the settings' fields."""
+    """The values of those flags and of --max-tokens, by the names of the settings' fields."""
     names = ("max_tokens", "concurrency", "timeout_s", "retries", "max_calls", "max_usd", "price_in", "price_out")
-    return {name: getattr(options, name) for name in names}
-
-
-def count(text: str) -> int:
-    """Parse a number of things: 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
-    return value
+    return given(options, names)
 
 
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

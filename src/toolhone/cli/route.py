@@ -1,4 +1,4 @@
-"""The commands `toolhone route`, which says when the small model should answer, and `toolhone serve`, which answers."""
+"""The commands `toolhone route`, which decides when to escalate to a larger model, and `toolhone serve`."""
 
 from __future__ import annotations
 
@@ -25,64 +25,98 @@ def add_route_commands(commands: Any) -> None:
 
 
 def _add_route(commands: Any) -> None:
-    about = "when the small model should answer, and what that costs: policy.json"
+    about = "find when to escalate calls to a larger model, and what that costs; writes policy.json"
     parser = flags.command(commands, "route", _route, about)
     add = parser.add_argument
-    flags.add(parser, "--run", required=False, help="run folder: its tuned model, rows and gold")
-    add("--small", type=Path, metavar="FILE", help="the small model's predictions, with log-probabilities")
-    add("--large", type=Path, metavar="FILE", help="the large model's predictions of the same rows")
-    flags.add(parser, "--rows", help="the rows predicted, with their gold (default: the run's)")
-    add("--calibration", type=Path, metavar="FILE", help="the small model's predictions to calibrate on")
-    add("--calibration-rows", nargs="+", metavar="SOURCE", help="with --calibration: its rows")
-    add("--calibration-large", type=Path, metavar="FILE", help="with --calibration: the large model's predictions")
+    flags.add(parser, "--run", required=False, help="run folder, for its tuned model, rows and gold")
+    add(
+        "--small",
+        type=Path,
+        metavar="FILE",
+        help="predictions of the small model, with log-probabilities (default: the run's)",
+    )
+    add("--large", type=Path, metavar="FILE", help="predictions of the large model for the same rows")
+    flags.add(parser, "--rows", help="the predicted rows, with their gold, in any format (default: the run's)")
+    about = "predictions of the small model to calibrate on (default: a share of --small)"
+    add("--calibration-small", type=Path, metavar="FILE", help=about)
+    add("--calibration-rows", nargs="+", metavar="SOURCE", help="with --calibration-small: the predicted rows")
+    about = "with --calibration-small: predictions of the large model for the same rows"
+    add("--calibration-large", type=Path, metavar="FILE", help=about)
     flags.add(parser, "--tools", "--rows-format")
-    flags.add(parser, "--chat-format", default=None, help="format of the calls (default: the run's, or hermes)")
-    add("--config", type=Path, help="YAML file of the settings below, with _ for - in their names")
-    add("--calibration-share", type=float, metavar="SHARE", help="share of row groups to calibrate on (default: 0.5)")
+    flags.add(parser, "--chat-format", default=None, help="how calls are written (default: the run's, or hermes)")
+    about = "YAML file of the settings below, with the flags' names and _ for -"
+    flags.add(parser, "--config", required=False, help=about)
+    about = "share of the groups of rows to calibrate on, from 0 to 1 (default: 0.5)"
+    add("--calibration-share", type=float, metavar="SHARE", help=about)
     add("--out", type=Path, help="folder for policy.json, route.json and route.html (default: the run)")
-    add = parser.add_argument_group("the goal, one of these (default: --escalation 0.1)").add_argument
+    add = parser.add_argument_group(
+        "the goal: one of --risk, --budget, --escalation and --target-accuracy (default: --escalation 0.1)"
+    ).add_argument
     add("--risk", choices=("selective", "system", "harmful_keep"), help="certify that this risk is at most --alpha")
-    add("--alpha", type=float, help="with --risk: the largest risk allowed (default: 0.05)")
-    add("--delta", type=float, help="with --risk: maximum failure probability of the guarantee (default: 0.05)")
-    add("--budget", type=float, metavar="USD", help="maximum cost of 1,000 calls")
-    add("--escalation", type=float, metavar="SHARE", help="fraction of calls to escalate")
-    add("--target-accuracy", type=float, metavar="SHARE", help="accuracy to reach, without a guarantee")
+    about = "with --risk: maximum risk, a share from 0 to 1 (default: 0.05)"
+    add("--alpha", type=float, metavar="SHARE", help=about)
+    about = "with --risk: maximum failure probability of the guarantee, from 0 to 1 (default: 0.05)"
+    add("--delta", type=float, metavar="P", help=about)
+    add("--budget", type=float, metavar="USD", help="maximum cost of 1,000 calls, in dollars")
+    add("--escalation", type=float, metavar="SHARE", help="share of calls to escalate, from 0 to 1")
+    about = "share of calls to get right, from 0 to 1, without a guarantee"
+    add("--target-accuracy", type=float, metavar="SHARE", help=about)
     add = parser.add_argument_group("prices, and a large model without predictions").add_argument
-    add("--large-accuracy", type=float, metavar="SHARE", help="assumed accuracy, instead of --large")
+    add(
+        "--large-accuracy",
+        type=float,
+        metavar="SHARE",
+        help="share of calls that it gets right, from 0 to 1, if --large is missing",
+    )
     for who in ("large", "small"):
-        add(f"--{who}-price", type=float, metavar="USD", help=f"price of a call of the {who} model")
-        add(f"--{who}-price-in", type=float, metavar="USD", help="or price of a million of its prompt tokens")
-        add(f"--{who}-price-out", type=float, metavar="USD", help="and of a million of its completion tokens")
-        add(f"--{who}-latency", type=float, metavar="S", help="seconds of an answer (default: as predicted)")
+        add(f"--{who}-price", type=float, metavar="USD", help=f"price of a call of the {who} model, in dollars")
+        add(
+            f"--{who}-price-in",
+            type=float,
+            metavar="USD",
+            help="or price of a million of its prompt tokens, in dollars",
+        )
+        add(
+            f"--{who}-price-out",
+            type=float,
+            metavar="USD",
+            help="and of a million of its completion tokens, in dollars",
+        )
+        add(f"--{who}-latency", type=float, metavar="S", help="seconds that an answer takes (default: as measured)")
 
 
 def _route(options: argparse.Namespace) -> None:
-    from toolhone.report.routing import models_table, summary_lines, write_routing
+    from toolhone.report.report import write_report
+    from toolhone.report.routing import summary_lines, ways_page, ways_table, write_routing
     from toolhone.route.policy import RouteSettings, route_settings
     from toolhone.route.route import RowSplit, read_rows, route, split_rows
+    from toolhone.route.ways import with_recorded_price
 
     settings = route_settings(options.config, {key: getattr(options, key) for key in RouteSettings.model_fields})
+    settings = with_recorded_price(settings, options.large)
     run = _run_of(options)
     small = options.small or (run.predictions("tuned") if run is not None else None)
     if small is None:
         raise UserError("--small: name the small model's predictions, or a run with --run")
     folder = options.out or (None if run is None else run.path)
     if folder is None:
-        raise UserError("--out: name a folder for policy.json and route.html; only with --run do they go into the run")
-    if not options.calibration and (options.calibration_rows or options.calibration_large):
-        raise UserError("--calibration: name the small model's predictions of --calibration-rows too")
-    if options.calibration and not options.calibration_rows:
-        raise UserError("--calibration: needs --calibration-rows, the rows that were predicted, with their gold")
+        raise UserError(
+            "--out: name a folder for policy.json and route.html, or a run with --run, whose folder takes them"
+        )
+    if not options.calibration_small and (options.calibration_rows or options.calibration_large):
+        raise UserError("--calibration-small: name the small model's predictions of --calibration-rows too")
+    if options.calibration_small and not options.calibration_rows:
+        raise UserError("--calibration-small: needs --calibration-rows, the predicted rows with their gold")
     conversations, named, format = _predicted_rows(options, run)
     rows, left_out = read_rows(conversations, named, small, options.large, format)
-    if options.calibration:
+    if options.calibration_small:
         others = flags.rows_of(options.calibration_rows, options)
         other_named = f"the rows of {', '.join(options.calibration_rows)}"
-        calibration, more = read_rows(others, other_named, options.calibration, options.calibration_large, format)
+        calibration, more = read_rows(others, other_named, options.calibration_small, options.calibration_large, format)
         shared = {row.small.id for row in calibration} & {row.small.id for row in rows}
         if shared:
             raise UserError(
-                f"--calibration: {len(shared)} rows are held out too, such as {min(shared)}; split them first"
+                f"--calibration-small: {len(shared)} rows are also in --small, such as {min(shared)}; keep them apart"
             )
         left_out |= more
         split = RowSplit(tuple(calibration), tuple(rows), "each from files of its own")
@@ -90,15 +124,37 @@ def _route(options: argparse.Namespace) -> None:
         split = split_rows(conversations, rows, settings.calibration_share, named)
     routing = route(split, settings, _identity(run, small), format)
     console = plain_console()
-    with run.lock(console) if run is not None and folder == run.path else nullcontext():
-        write_routing(routing, folder, folder.resolve().name)
-    for case in routing.cases:
-        console.print(models_table(routing, case))
+    owner = run if run is not None and folder.resolve() == run.path.resolve() else None
+    with owner.lock(console) if owner is not None else nullcontext():
+        write_routing(routing, folder, folder.resolve().name, _files_read(options, run, small))
+    console.print(ways_table(ways_page(routing.ways)))
     for line in summary_lines(routing):
         console.print(line, markup=False)
     if left_out:
-        console.print(f"left out, as they cannot be scored: {', '.join(left_out)}", markup=False)
+        console.print(f"left out, since they cannot be scored: {', '.join(left_out)}", markup=False)
     console.print(f"policy: {folder / 'policy.json'}, page: {folder / 'route.html'}", markup=False)
+    if owner is None:
+        return
+    if not owner.metrics.is_file():
+        console.print(f"no report yet: `toolhone score --run {owner.path}` draws one", markup=False)
+        return
+    with owner.lock(console):
+        write_report(owner.path)
+    console.print(f"report: {owner.report}", markup=False)
+
+
+def _files_read(options: argparse.Namespace, run: RunFolder | None, small: Path) -> dict[str, Path | None]:
+    """The files that the policy is made from, by what they are."""
+    rows = [*(options.rows or ()), *(options.calibration_rows or ())]
+    if run is not None and not options.rows:
+        rows.append(run.split(run.read_manifest()["judged"]))
+    return {
+        "small": small,
+        "large": options.large,
+        "calibration": options.calibration,
+        "calibration_large": options.calibration_large,
+        **{f"rows {number}": Path(source) for number, source in enumerate(rows, 1)},
+    }
 
 
 def _run_of(options: argparse.Namespace) -> RunFolder | None:
@@ -126,47 +182,56 @@ def _predicted_rows(options: argparse.Namespace, run: RunFolder | None) -> tuple
         rows = flags.rows_of(options.rows, options)
         return rows, f"the rows of {', '.join(options.rows)}", options.chat_format or "hermes"
     if run is None:
-        raise UserError("--rows: name the rows that were predicted, with their gold; these predictions lie in no run")
+        raise UserError("--rows: name the predicted rows, with their gold; these predictions are in no run folder")
     split, rows, format = flags.scored_rows_of(run, options)
     return rows, f"the {split} rows in {run.path}/splits", format
 
 
 def _add_serve(commands: Any) -> None:
-    about = "answer over HTTP as OpenAI does, with or without a larger model behind"
+    about = "answer over HTTP as the API of OpenAI does, with or without a larger model behind"
     parser = flags.command(commands, "serve", _serve, about)
     flags.add(parser, "--run")
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to bind (default: %(default)s; any other needs TOOLHONE_API_KEY)")
-    add("--port", type=int, default=8000, help="port to bind; 0: any free one (default: %(default)s)")
-    add("--max-new-tokens", type=int, metavar="N", help="token limit of an answer (default: the run's)")
-    about = "a cascade: unsure answers go to a larger model, with the key OPENAI_API_KEY"
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to bind; others need the variable TOOLHONE_API_KEY (default: %(default)s)",
+    )
+    add(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="number of the port; 0: any free port (default: %(default)s)",
+    )
+    flags.add(parser, "--max-tokens", type=int, help="token limit of one answer, in tokens (default: the run's)")
+    about = "a cascade: unsure answers are escalated to a larger model, with the key OPENAI_API_KEY"
     group = parser.add_argument_group(about)
     add = group.add_argument
     add("--policy", type=Path, help="when to escalate: the policy.json of `toolhone route`")
     add("--large-base-url", metavar="URL", help="address of the larger model, for example https://api.openai.com/v1")
-    add("--large-model", metavar="NAME", help="its name at that address")
-    add("--large-timeout", type=float, metavar="S", help="time limit of a call in seconds (default: 30)")
-    add("--large-max-tokens", type=int, metavar="N", help="token limit of its answers (default: 1024)")
-    add("--price-cached", type=float, metavar="USD", help="price of a million cached tokens (default: --price-in)")
-    flags.add(group, "--price-in", "--price-out")
-    add("--max-usd-a-day", type=float, metavar="USD", help="stop escalating once the UTC day has cost this")
-    add("--log", type=Path, metavar="FILE", help="the decision log (default: RUN/decisions.jsonl)")
-    add("--log-texts", action="store_true", help="also log questions and answers")
+    add("--large-model", metavar="NAME", help="name of the larger model at that address")
+    add("--large-timeout", type=float, metavar="S", help="time limit of a call of it, in seconds (default: 30)")
+    about = "token limit of one answer of the larger model, in tokens (default: 1024)"
+    add("--large-max-tokens", type=int, metavar="N", help=about)
+    flags.add(group, "--price-in", "--price-cached", "--price-out")
+    about = "stop escalating for the rest of the UTC day after this many dollars (default: no limit)"
+    add("--max-usd-a-day", type=float, metavar="USD", help=about)
+    add("--log", type=Path, metavar="FILE", help="file for the log of decisions (default: RUN/decisions.jsonl)")
+    add("--log-texts", action="store_true", help="log questions and answers too")
 
 
 def _serve(options: argparse.Namespace) -> None:
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens: expected 1 or more, found {options.max_new_tokens}")
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise UserError(f"--max-tokens: expected 1 or more, found {options.max_tokens}")
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"the package {error.name} is not installed; `pip install 'toolhone[serve]'` brings it"
-        ) from None
+        raise UserError(f"the package {error.name} is not installed; run: pip install 'toolhone[serve]'") from None
     from toolhone.serve.server import serve
 
-    cascade, tokens = _cascade(options), options.max_new_tokens
+    cascade, tokens = _cascade(options), options.max_tokens
     serve(options.folder, options.host, options.port, plain_console(), cascade=cascade, max_new_tokens=tokens)
 
 
@@ -188,7 +253,7 @@ def _cascade(options: argparse.Namespace) -> CascadeSettings | None:
     for name in _NEEDED:
         if name not in given:
             needed = ", ".join(map(_flag, _NEEDED))
-            raise UserError(f"{_flag(given[0])}: is for a cascade, which needs {needed}; {_flag(name)} is missing")
+            raise UserError(f"{_flag(given[0])}: belongs to a cascade, which needs {needed}; {_flag(name)} is missing")
     for names, minimum in ((_ABOVE_ZERO, "more than 0"), (_PRICES, "0 or more")):
         for name in (name for name in names if name in given):
             value = getattr(options, name)

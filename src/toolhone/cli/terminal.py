@@ -46,11 +46,16 @@ def show_result(folder: Path, *, is_new: bool = False) -> None:
     do next; under a launcher, only from rank 0."""
     if os.environ.get("RANK", "0") != "0":
         return
+    from toolhone.report.routing import run_ways, ways_table
     from toolhone.report.tables import summary_table
 
     console = plain_console()
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     console.print(summary_table(metrics))
+    if ways := run_ways(folder, metrics):
+        console.print(ways_table(ways))
+        for remark in ways["remarks"]:
+            console.print(remark, markup=False)
     if unsound := metrics["provenance"].get("quarantined"):
         id_, reason = next(iter(unsound.items()))
         text = f"{len(unsound)} rows are left out, because even their gold does not score; the first: {id_}: {reason}"

@@ -1,1 +1,1 @@
-"""From rows of any origin to checked, split training data; and the making of new rows."""
+"""Turn rows of any format into checked, split training data, and generate new rows."""

@@ -1,11 +1,11 @@
-"""`toolhone data augment`: training rows go in, the same rows with other tool lists come out.
+"""`toolhone data augment`: read training rows and write the same rows with other tool lists.
 
-Four changes remove clues that a model should not rely on: tools are shuffled, unwanted tools are added, tools and
-parameters get meaningless names (function masking: Lin and others 2024, arXiv 2410.04587), and some rows get a copy
-without the right tool, whose answer says so. A fifth teaches something new: marked rows are answered with the call
-`escalate` (`escalation.py`). What happens to a row depends on the seed and its content alone, and is recorded in its
-`meta.augment`. Test rows are refused, since other tools would make another test; so rows to escalate are augmented
-before they are split.
+Four changes remove clues that a model should not rely on. Tools are shuffled. Tools that a row does not need are added
+(distractors). Tools and parameters get meaningless names (function masking: Lin and others 2024, arXiv 2410.04587).
+Some rows get a copy without the right tool, whose answer says that no tool fits. A fifth change teaches something new:
+marked rows are answered with the call `escalate` (`escalation.py`). The changes to a row depend only on the seed and
+its content, and are recorded in its `meta.augment`. Test rows are refused, because other tools would make another test.
+So augment rows to escalate before you split them.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _DECLINES = {
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What to do. `mask_names` and `irrelevance` are shares of rows: those whose names become meaningless, and those
-    that get a copy without the right tool. `distractors` is how many tools to add to each row that lists any.
-    `escalate` is the key in meta of rows to escalate."""
+    """`mask_names` is the share of rows that get meaningless names, `irrelevance` the share that get
+    a copy without the right tool. `distractors` is the number of tools to add to each row that lists any. `escalate` is
+    the meta key that marks rows to escalate."""
 
     shuffle_tools: bool = False
     distractors: int = 0
@@ -84,16 +84,15 @@ def augment_files(
     pool: Sequence[Tool] = (),
     console: Console,
 ) -> Counter[str]:
-    """Read sources in any format, write their augmented rows to `out`, whole or not at all, and return what was done.
-
-    Distractors come from `pool` or, without one, from all tools of the sources.
+    """Augment the rows of sources in any format, write them to `out` (completely or not at all) and return counts of
+    the changes. Distractors come from `pool` or, if it is empty, from all tools of the sources.
 
     Raises:
         UserError: if a file or a row is for testing, or a row cannot be read.
     """
     for file in (file for source in sources for file in expand_source(split_weight(source)[0])):
         _refuse_test_file(Path(file))
-    refuse_to_overwrite(out, sources, "rows are augmented into a file of their own")
+    refuse_to_overwrite(out, sources, "augmented rows go into a file of their own")
     known: dict[str, Tool] = {}
     if augmentation.distractors:
         others = sound_rows(read_sources(sources, default_tools, format), {})
@@ -107,30 +106,31 @@ def augment_files(
 def augment(
     rows: Iterable[Conversation], augmentation: Augmentation, pool: Mapping[str, Tool], done: Counter[str]
 ) -> Iterator[Conversation]:
-    """Yield each row augmented, followed by its copy without the right tool if it gets one. `done` counts the rows, and
-    what was done or could not be.
+    """Yield each row augmented, followed by its copy without the right tool if it gets one. `done` counts the rows and
+    the changes.
 
     Raises:
-        UserError: if a row's meta says that it is for testing, or rows are to be escalated and none is.
+        UserError: if a row's meta says that it is for testing, or if `augmentation.escalate` is set and no row
+            escalates.
     """
     ordered = [pool[name] for name in sorted(pool)]
     for row in rows:
         if row.meta.get("split") == "test":
-            raise UserError(f"{row.where}: is marked as a test row (meta.split); augment training rows only")
+            raise UserError(f"{row.where}: is marked as a test row (meta.split); augment only training rows")
         rng = Random(f"{augmentation.seed}/{row.content_hash()}")
         changed = escalated(row) if augmentation.escalate and should_escalate(row, augmentation.escalate) else row
-        lacking = _without_the_right_tool(changed, rng) if rng.random() < augmentation.irrelevance else None
+        irrelevant = _without_the_right_tool(changed, rng) if rng.random() < augmentation.irrelevance else None
         done["rows"] += 1
-        done["irrelevance rows"] += lacking is not None
+        done["irrelevance rows"] += irrelevant is not None
         done["rows escalated"] += escalates(changed)
         yield _with_other_tools(changed, row, augmentation, ordered, rng, done)
-        if lacking is not None:
-            dropped = {tool.name for tool in row.tools} - {tool.name for tool in lacking.tools}
-            yield _with_other_tools(lacking, lacking, augmentation, ordered, rng, done, tuple(sorted(dropped)))
+        if irrelevant is not None:
+            dropped = {tool.name for tool in row.tools} - {tool.name for tool in irrelevant.tools}
+            yield _with_other_tools(irrelevant, irrelevant, augmentation, ordered, rng, done, tuple(sorted(dropped)))
     if augmentation.escalate and not done["rows escalated"]:
         raise UserError(
-            f'no row is to be escalated: expected true as meta "{augmentation.escalate}" of some, or calls of '
-            f'"{ESCALATE}"'
+            f'no row escalates: expected some with true as meta "{augmentation.escalate}" or with a call of '
+            f'"{ESCALATE}"; mark rows to escalate, or leave --escalate out'
         )
 
 
@@ -143,8 +143,8 @@ def _with_other_tools(
     done: Counter[str],
     dropped: tuple[str, ...] = (),
 ) -> Conversation:
-    """Return the row with distractors, in another order and renamed. `before` is the row it was made of; tools named in
-    `dropped` do not come back as distractors."""
+    """Return the row with its tools changed: distractors added, shuffled and renamed, as `augmentation` says. `before`
+    is the original row. The tools in `dropped` are never added as distractors."""
     record: dict[str, Any] = {"seed": augmentation.seed, "of": before.content_hash()}
     if augmentation.escalate:
         record |= {"handed_over": True} if row is not before else {}
@@ -177,8 +177,8 @@ def _with_other_tools(
 
 
 def _without_the_right_tool(row: Conversation, rng: Random) -> Conversation | None:
-    """Return the row up to its first call, without the tools called there and with an answer that says so; None if it
-    calls nothing, or if no tool would be left to choose from."""
+    """Return the row up to its first call, without the tools called there; its last turn says that no tool fits. Return
+    None if the row calls nothing, or if no other tool would be left."""
     first = next((n for n, message in enumerate(row.messages) if message.tool_calls), None)
     if first is None or escalates(row):
         return None
@@ -195,7 +195,7 @@ def _without_the_right_tool(row: Conversation, rng: Random) -> Conversation | No
 
 
 def _refuse_test_file(path: Path) -> None:
-    """Refuse the file that a split.json beside it lists as the test rows."""
+    """Refuse a file that split.json in its folder lists as the test rows."""
     listing = path.parent / "split.json"
     if not listing.is_file():
         return
@@ -204,7 +204,7 @@ def _refuse_test_file(path: Path) -> None:
     except (ValueError, AttributeError):
         return  # some other tool's split.json
     if isinstance(files, dict) and path.name == "test.jsonl" and path.name in files:
-        raise UserError(f"{path}: {listing} lists it as the test rows; augment training rows only")
+        raise UserError(f"{path}: {listing} lists it as the test rows; augment only training rows")
 
 
 # Meaningless names
@@ -213,20 +213,20 @@ Names = dict[str, list[Any]]
 """A property's name -> [its new name, the `Names` of the properties inside its value]. A list has the `Names` of its
 items."""
 
-_LETTERS = "bcdfghjklmnpqrstvwxz"  # no vowels, so that no word comes up
+_LETTERS = "bcdfghjklmnpqrstvwxz"  # no vowels, so that no name is a word
 # fmt: off
 _CANNOT_RENAME = frozenset((
     "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "allOf", "anyOf",
     "oneOf", "not", "if", "then", "else", "prefixItems", "contains", "unevaluatedProperties", "unevaluatedItems",
 ))
 # fmt: on
-"""Keywords by which a schema can name properties elsewhere than under `properties`: such a schema keeps its names."""
+"""Keywords that let a schema name properties outside `properties`. A schema with one of them keeps its names."""
 _REFERENCE = re.compile(r'"\$(?:ref|dynamicRef|recursiveRef)"')
 
 
 def rename_tools(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
-    """Return the row with its tools and their parameters renamed, and the names that give the row back by `with_names`:
-    a tool's new name -> [its own name, the `Names` of its parameters]. The reserved tool `escalate` keeps its name."""
+    """Return the row with its tools and their parameters renamed, and the names with which `with_names` undoes it: a
+    tool's new name -> [its own name, the `Names` of its parameters]. The reserved tool `escalate` keeps its name."""
     taken = {tool.name for tool in row.tools}
 
     def fresh(prefix: str) -> str:
@@ -236,7 +236,7 @@ def rename_tools(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
         return name
 
     def parameters(tool: Tool) -> Names:
-        # A reference names properties on its way to anywhere in the schema.
+        # The path of a reference can contain property names.
         return {} if _REFERENCE.search(json.dumps(tool.parameters)) else _draw(tool.parameters, fresh)
 
     names: Names = {tool.name: [fresh("func_"), parameters(tool)] for tool in row.tools if tool.name != ESCALATE}
@@ -244,8 +244,8 @@ def rename_tools(row: Conversation, rng: Random) -> tuple[Conversation, Names]:
 
 
 def mentions_a_tool(row: Conversation) -> bool:
-    """Return whether a message writes out a tool's name, which renaming would make wrong. A name that may be a plain
-    word, such as "search", does not count."""
+    """Return whether a message contains a tool's name, so that renaming would make the message wrong. A name that may
+    be a plain word, such as "search", does not count."""
     names = [tool.name for tool in row.tools if re.search(r"[_.\-]|[a-z][A-Z]", tool.name)]
     texts = [message.content for message in row.messages if message.role != "tool"]
     return any(name in text for name in names for text in texts)
@@ -256,14 +256,14 @@ def _draw(schema: Any, fresh: Callable[[str], str]) -> Names:
         return {}
     properties, items = schema.get("properties"), schema.get("items")
     if isinstance(properties, dict) and isinstance(items, dict):
-        return {}  # a value that may be an object or a list: `Names` cannot tell their properties apart
+        return {}  # the value may be an object or a list, and `Names` cannot distinguish their properties
     if isinstance(properties, dict):
         return {name: [fresh("arg_"), _draw(inner, fresh)] for name, inner in properties.items()}
     return _draw(items, fresh) if isinstance(items, dict) else {}
 
 
 def with_names(row: Conversation, names: Names) -> Conversation:
-    """Return the row with its tools and their parameters under these names."""
+    """Return the row with its tools and their parameters renamed."""
 
     def call(one: ToolCall) -> ToolCall:
         name, inner = names.get(one.name, [one.name, {}])
@@ -298,7 +298,7 @@ def _path(path: str, names: Names) -> str:
 
 
 def _value(value: Any, names: Names) -> Any:
-    """Return a value with its objects' keys renamed; a key that is no property keeps its name."""
+    """Return a value with the keys of its objects renamed. A key that is not in `names` stays."""
     if not names:
         return value
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""`toolhone data convert`: conversations of any format into OpenAI's, Hermes' or xLAM's, and what that cost.
+"""`toolhone data convert`: convert conversations of any format to OpenAI's, Hermes' or xLAM's, and report the losses.
 
-Every row is read back from what would be written, by the format's own importer. If it then asks, calls or answers
-something else, it is left out (`Changed`); any other difference is a loss, counted by its name. Rows of OpenAI's format
-are also compared with the file itself: a value there that the row as read does not hold is a loss of reading.
+The importer of the target format reads each converted row back. If the row then has other messages, calls or tools, it
+is left out (`Changed`). Any other difference is a loss, counted by its name. Rows read from OpenAI's format are also
+compared with the file: a value of the file that the conversation does not have is a loss too.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _PLACES = 3
 
 
 class Changed(Exception):  # noqa: N818  (an outcome that is counted, not a fault)
-    """What was read back says something else."""
+    """The row that was read back says something else."""
 
 
 @dataclass(slots=True)
 class Loss:
-    """What happened to `count` rows, and the first few of their places."""
+    """What happened to `count` rows, with the places of the first few."""
 
     kind: Kind
     reason: str
@@ -50,7 +50,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Converted:
-    """The report: conversations read, rows written, those written without any loss, and every loss."""
+    """The report: how many conversations were read, written and written without loss, and all losses."""
 
     read: int = 0
     written: int = 0
@@ -64,7 +64,7 @@ class Converted:
             loss.places.append(where)
 
     def sorted(self) -> list[Loss]:
-        """The losses in the order of `Kind`, the most frequent first."""
+        """Return the losses in the order of `Kind`; within a kind, the most frequent first."""
         kinds = get_args(Kind)
         return sorted(self.losses.values(), key=lambda loss: (kinds.index(loss.kind), -loss.count, loss.reason))
 
@@ -79,16 +79,16 @@ def convert(
     keep_extra: bool = False,
     console: Console | None = None,
 ) -> Converted:
-    """Write the sources' conversations to `out` as JSONL of a format of `WRITERS`. The file is whole or not there.
+    """Write the sources' conversations to `out` as JSONL in a format of `WRITERS`, completely or not at all.
 
     Args:
-        keep_extra: keep toolhone's own keys (id, expected, gold_source, meta) if the format has a place for them;
+        keep_extra: keep toolhone's own keys (id, expected, gold_source, meta) if the format has a place for them.
             OpenAI refuses rows that have them.
 
     Raises:
         UserError: if a source cannot be opened, `out` is one of them, or no row could be written.
     """
-    refuse_to_overwrite(out, sources, "what the format cannot hold would be gone")
+    refuse_to_overwrite(out, sources, "everything that the format has no place for would be lost")
     report = Converted()
     formats: dict[str, str] = {}
     rows = read_sources(sources, read_tools(tools) if tools else (), format, formats)
@@ -112,7 +112,7 @@ def _written(
             report.note("left out", str(why), row.where)
             continue
         except RowError as error:
-            report.note("left out", f"what would be written could not be read ({error.rule})", row.where)
+            report.note("left out", f"the converted row cannot be read back ({error.rule})", row.where)
             continue
         report.written += 1
         report.lossless += not lost
@@ -121,12 +121,12 @@ def _written(
         yield written
     if not report.written:
         first = next(iter(report.sorted()), None)
-        cause = f"; first reason: {first.reason} ({first.places[0]})" if first else ": there are none"
-        raise UserError(f"not one row could be written as {to}{cause}; try `toolhone data check`")
+        cause = f"; first reason: {first.reason} ({first.places[0]})" if first else ": the sources have no rows"
+        raise UserError(f"no row could be written as {to}{cause}; run `toolhone data check`")
 
 
 class _Originals:
-    """The rows of files as they are written there, found by the places of the conversations read from them."""
+    """Finds the original row of a conversation in its file."""
 
     def __init__(self, formats: dict[str, str]) -> None:
         self._formats = formats
@@ -134,8 +134,8 @@ class _Originals:
         self._last: SourceRow | None = None
 
     def of(self, row: Conversation) -> dict[str, Any]:
-        """The row that a conversation was read from; {} if its file is not of OpenAI's format. The conversations of a
-        file must come in its order; one may come twice in a row."""
+        """Return the row that a conversation was read from, or {} if its file is not in OpenAI's format. Ask for the
+        conversations of a file in its order; the same one may come twice in a row."""
         file = row.where.rpartition(":")[0]
         if self._formats.get(file) != "openai":
             return {}
@@ -146,36 +146,36 @@ class _Originals:
 
 
 _Leaf = tuple[str, str]
-"""A key and its value as JSON text, wherever in a row it is."""
+"""A key and its value as JSON text, without its place in the row."""
 
-# What the format says by itself, whether or not a row writes it.
-_SAID_BY_THE_FORMAT: frozenset[_Leaf] = frozenset(
+# Values that the format implies: a row that omits them means the same.
+_IMPLIED_BY_THE_FORMAT: frozenset[_Leaf] = frozenset(
     {("weight", "1"), ("parallel_tool_calls", "true"), ("role", '"developer"'), ("role", '"function"')}
     | {("type", f'"{kind}"') for kind in ("text", "input_text", "output_text", "refusal", "function", "tool_call")}
 )
 
 
 def unread_values(original: dict[str, Any], row: Conversation) -> list[str]:
-    """The paths in a row of a file, without the numbers of lists, whose values the conversation does not hold."""
-    held = Counter(_leaves(row.to_json()))
+    """Return the paths of values of the original that the conversation does not have. Paths omit list indices."""
+    found = Counter(_leaves(row.to_json()))
     missing: list[tuple[str, _Leaf]] = []
     for place in _leaves(original):
-        missing += [] if held[place] > 0 else [place]
-        held[place] -= held[place] > 0
-    elsewhere = Counter(leaf for _, leaf in held.elements())  # such as a schema under another key
-    said = "\n".join(message.content for message in row.messages)
+        missing += [] if found[place] > 0 else [place]
+        found[place] -= found[place] > 0
+    elsewhere = Counter(leaf for _, leaf in found.elements())  # such as a schema under another key
+    texts = "\n".join(message.content for message in row.messages)
     lost: dict[str, None] = {}
     for path, leaf in missing:
         if elsewhere[leaf] > 0:
             elsewhere[leaf] -= 1
-        elif path != "id" and leaf not in _SAID_BY_THE_FORMAT and str(json.loads(leaf[1])) not in said:
+        elif path != "id" and leaf not in _IMPLIED_BY_THE_FORMAT and str(json.loads(leaf[1])) not in texts:
             lost[path] = None
     return list(lost)
 
 
 def _leaves(value: Any, path: str = "", key: str = "") -> Iterator[tuple[str, _Leaf]]:
-    """The path of each value that is neither object, list nor null, and the value with its key; texts that are JSON
-    objects or lists are entered."""
+    """Yield the path, the key and the value of everything that is neither object, list nor null. Texts that contain a
+    JSON object or list are parsed."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         with suppress(StrictJsonError):
             value = parse_strict(value)
@@ -191,14 +191,14 @@ def _leaves(value: Any, path: str = "", key: str = "") -> Iterator[tuple[str, _L
 
 
 def losses(before: Conversation, after: Conversation, format: str) -> list[str]:
-    """What `after`, read from a row of the format, has lost of `before`, in the same words for all such rows. Raises
-    Changed if the two differ in more than a format may lose."""
+    """Return what `after`, the row as read back, has lost of `before`, in words that can be counted. Raises Changed if
+    the two differ in more than a format may lose."""
     found = [*_key_losses(before, after), *_tool_losses(before, after), *_message_losses(before, after, format)]
     return list(dict.fromkeys(found))
 
 
 def _key_losses(before: Conversation, after: Conversation) -> Iterator[str]:
-    # A row without an id is named by its content's hash, which a new call id changes.
+    # The id of a row that had none is its content hash, which changes with a new call id.
     if after.id != before.id and before.id != before.content_hash():
         yield "id"
     if after.parallel_tool_calls != before.parallel_tool_calls:
@@ -207,14 +207,14 @@ def _key_losses(before: Conversation, after: Conversation) -> Iterator[str]:
         yield "expected (accepted alternatives)"
     if after.gold_source != before.gold_source:
         yield "gold_source (whose answers the gold is)"
-    lacking = sorted(key for key, value in before.meta.items() if key not in after.meta or after.meta[key] != value)
-    if lacking:
-        yield f"meta: {', '.join(lacking)}"
+    lost = sorted(key for key, value in before.meta.items() if key not in after.meta or after.meta[key] != value)
+    if lost:
+        yield f"meta: {', '.join(lost)}"
 
 
 def _tool_losses(before: Conversation, after: Conversation) -> Iterator[str]:
     if [tool.name for tool in before.tools] != [tool.name for tool in after.tools]:
-        raise Changed("the tools are others when it is read back")
+        raise Changed("the tools differ when the row is read back")
     for old, new in zip(before.tools, after.tools, strict=True):
         if old.description != new.description:
             yield "tools: description"
@@ -224,14 +224,14 @@ def _tool_losses(before: Conversation, after: Conversation) -> Iterator[str]:
 
 
 def _plain_schema(tool: Tool) -> dict[str, Any]:
-    """The parameters with `required` sorted, and without it if it is empty."""
+    """Return the parameters with `required` sorted, or without it if it is empty."""
     schema = {"type": "object", "properties": {}, **tool.parameters}
     required = schema.pop("required", None)
     return {**schema, "required": sorted(required)} if required else schema
 
 
 def _differing(old: Any, new: Any, key: str = "schema") -> set[str]:
-    """The keywords whose values differ."""
+    """Return the keywords whose values differ."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return {key}
     found = old.keys() ^ new.keys()
@@ -248,44 +248,45 @@ def _message_losses(before: Conversation, after: Conversation, format: str) -> I
         old = tuple(message for message in old if message.role != "system")
     old = in_call_order(old)
     if [message.role for message in old] != [message.role for message in new]:
-        raise Changed("the messages are others when it is read back")
-    for one, other, old_tie, new_tie in zip(old, new, _ties(old), _ties(new), strict=True):
+        raise Changed("the messages differ when the row is read back")
+    answered = zip(old, new, _answered_calls(old), _answered_calls(new), strict=True)
+    for one, other, old_answered, new_answered in answered:
         if _calls_text(one.tool_calls) != _calls_text(other.tool_calls):
-            raise Changed("a call is another when it is read back")
-        if old_tie != new_tie:
-            raise Changed("a result would be another call's when it is read back")
+            raise Changed("a call differs when the row is read back")
+        if old_answered != new_answered:
+            raise Changed("a result belongs to another call when the row is read back")
         if one.weight != other.weight:
             yield "weight 0: the turn would be learned"
         if one.content != other.content:
             yield _lost_text(one, other, format)
     old_ids, new_ids = ([call.id for m in row.messages for call in m.tool_calls] for row in (before, after))
     if any(old is not None and old != new for old, new in zip(old_ids, new_ids, strict=True)):
-        yield "call ids, which are others now"
+        yield "call ids, which are new"
 
 
 def _lost_text(one: Message, other: Message, format: str) -> str:
     if one.content.strip() == other.content.strip():
         return "white space at the ends of a text"
     if one.role == "system":
-        return "words of the system message that the format says itself"
+        return "words of the system message that the format adds itself"
     if one.role == "assistant" and format == "xlam" and not other.content:
         return "text beside a call" if one.tool_calls else "text of a turn without a call"
-    raise Changed(f"a text of role {one.role} is another when it is read back")
+    raise Changed(f"a text of role {one.role} differs when the row is read back")
 
 
 def _calls_text(calls: Sequence[ToolCall]) -> str:
-    # As JSON text, since in Python True == 1 and 1 == 1.0.
+    # Compare JSON texts, because True == 1 == 1.0 in Python.
     return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
 
 
-def _ties(messages: Sequence[Message]) -> list[int | None]:
-    """For each message, which call of the turn before it answers; None for other messages."""
-    ties: list[int | None] = []
+def _answered_calls(messages: Sequence[Message]) -> list[int | None]:
+    """Return for each tool result the index of the call that it answers in the turn before; None for other messages."""
+    answered: list[int | None] = []
     order: dict[str | None, int] = {}
     for message in messages:
         if message.role == "tool":
-            ties.append(order.get(message.tool_call_id))
+            answered.append(order.get(message.tool_call_id))
             continue
         order = {call.id: n for n, call in enumerate(message.tool_calls)}
-        ties.append(None)
-    return ties
+        answered.append(None)
+    return answered

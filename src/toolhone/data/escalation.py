@@ -1,8 +1,8 @@
-"""The reserved call `escalate`, by which a trained model sends a request to a larger one, and rows that teach it.
+"""The reserved call `escalate`, with which a tuned model passes a request to a larger one, and rows that teach it.
 
-The call is offered, parsed and scored as any tool's is. Metrics count it as a class of its own, and routing escalates
-when the small model makes it. A row to escalate ends at its first answer to a user, which becomes the call. All rows
-that list tools offer it, since a model learns when not to escalate only where it could have.
+The call is offered, parsed and scored like the call of any other tool. Metrics count it as a class of its own, and
+routing escalates when the small model makes it. A row to escalate ends at its first answer to a user, which becomes the
+call. All rows that list tools offer it, because a model must also see rows that could escalate and do not.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ ESCALATE = "escalate"
 
 
 def escalate_tool() -> Tool:
-    """Return the reserved tool. It takes no arguments, so that it is as easy to learn as a call can be."""
+    """Return the reserved tool. It takes no arguments, which makes the call easy to learn."""
     description = "Hand the request over to a larger model: it is too complex, or out of scope."
     return Tool(ESCALATE, description, {"type": "object", "properties": {}, "required": []})
 
 
 def should_escalate(row: Conversation, key: str) -> bool:
-    """Return whether the row's meta marks it as one to escalate; a mark that is no boolean is a `UserError`."""
+    """Return whether the row's meta marks it as one to escalate. Raises UserError if the mark is not a boolean."""
     mark = row.meta.get(key, False)
     if not isinstance(mark, bool):
         raise UserError(
-            f'{row.where}: meta "{key}" should be true for a row to escalate, or false or absent, found {mark!r}'
+            f'{row.where}: meta "{key}": expected true for a row to escalate, else false or no key, found {mark!r}'
         )
     return mark
 
@@ -45,15 +45,17 @@ def escalated(row: Conversation) -> Conversation:
     asked = next((n for n, message in enumerate(row.messages) if message.role == "user"), len(row.messages))
     turn = next((n for n, message in enumerate(row.messages) if n > asked and message.role == "assistant"), None)
     if turn is None:
-        raise UserError(f"{row.where}: is a row to escalate, and no assistant turn follows a user's message")
+        raise UserError(f"{row.where}: is marked to escalate, but no assistant turn follows a user's message")
     if not row.tools:
-        raise UserError(f"{row.where}: is a row to escalate, and lists no tools; add them, or name a file with --tools")
+        raise UserError(
+            f"{row.where}: is marked to escalate, but lists no tools; add tools, or give --tools TOOLS.json"
+        )
     answer = Message("assistant", "", (ToolCall(ESCALATE, {}),))
     return replace(row, messages=(*row.messages[:turn], answer), expected=None, gold_source=None)
 
 
 def with_escalate_tool(row: Conversation) -> Conversation:
-    """Return the row with the reserved tool as its last, if it lists tools and not that one."""
+    """Return the row with the reserved tool added at the end of its tools. A row without tools stays as it is."""
     if not row.tools or any(tool.name == ESCALATE for tool in row.tools):
         return row
     return replace(row, tools=(*row.tools, escalate_tool()))

@@ -1,7 +1,7 @@
-"""Files, folders, globs and hub data sets as rows: each unchanged, with its place, and what is wrong with it.
+"""Read files, folders, globs and hub data sets as rows, each unchanged, with its place and its faults.
 
-A bad line becomes a row with a fault and stops nothing, so that one pass finds all faults. Rows are read one after the
-other, so a file may be larger than memory; only a .json file that is one object is held whole.
+A bad line becomes a row with a fault and does not stop the reader, so that one pass finds all faults. Rows are read one
+at a time, so a file may be larger than memory. Only a .json file that is one object is read as a whole.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _HEAD = 1 << 16
 _CHUNK = 1 << 18
 _BLANK = " \t\r\n"
 _NEAR_THE_END = 16
-"""The longest cut token that the decoder reports at its start: `\\uXXXX`, `-Infinity`, and room."""
+"""The decoder reports a cut token at its start. The longest are `\\uXXXX` and `-Infinity`; 16 leaves a margin."""
 _NOT_A_LIST_OF_ROWS = {"messages", "conversations", "tools", "functions", "function", "input", "output", "choices"}
 _NOT_A_LIST_OF_ROWS |= {"chunks", "question", "ground_truth", "answers"}
 
 
 class SourceRow(NamedTuple):
-    """A row of a source, or the fault (rule, message) that hides it; `row` is then None.
+    """A row of a source. If it cannot be read, `row` is None and `fault` is (rule, message).
 
-    `where` is `file:line` (`file:row` counted from 1 in .json and .parquet). `notes` are faults that leave the row
+    `where` is `file:line`, or `file:row` in .json and .parquet, counted from 1. `notes` are faults that leave the row
     readable. Messages do not repeat the place.
     """
 
@@ -48,7 +48,7 @@ class SourceRow(NamedTuple):
 
 
 def expand_source(source: str | Path) -> list[str]:
-    """The files of a source, sorted: the source itself, those in a folder (at any depth) or those that a glob names.
+    """Return the files of a source, sorted: the source itself, the files of a folder (at any depth) or those of a glob.
     Raises UserError if a folder or glob has no file that can be read."""
     name = str(source)
     path = Path(name)
@@ -58,20 +58,20 @@ def expand_source(source: str | Path) -> list[str]:
         inside = (file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
         files = [str(f) for f in inside if not any(part.startswith(".") for part in f.relative_to(path).parts)]
         if not files:
-            raise UserError(f"{name}: the folder has no file that ends in {', '.join(_SUFFIXES)}")
+            raise UserError(f"{name}: the folder has no file with one of the endings {', '.join(_SUFFIXES)}")
         return sorted(files)
     if glob.has_magic(name) and not path.exists():
         # Path.glob takes no absolute pattern.
         files = sorted(file for file in glob.glob(name, recursive=True) if Path(file).is_file())  # noqa: PTH207
         if not files:
-            raise UserError(f"{name}: no file has such a name (looked in {Path.cwd()})")
+            raise UserError(f"{name}: no file matches (looked in {Path.cwd()})")
         return files
     return [name]
 
 
 def iter_file(file: str) -> Iterator[SourceRow]:
-    """Yield the rows of one file or hub data set, as `expand_source` names it. Raises UserError if it cannot be opened;
-    never for a bad line."""
+    """Yield the rows of one file or hub data set that `expand_source` returned. Raises UserError if it cannot be
+    opened, but never for a bad line."""
     with named_open_errors(file):
         if file.startswith("hub:"):
             yield from _hub_rows(file)
@@ -88,10 +88,10 @@ def _text_rows(file: str) -> Iterator[SourceRow]:
             for row in _json_rows(stream, file):
                 yield row
     except (EOFError, zlib.error, OSError) as error:
-        if getattr(error, "errno", None):  # of the system, such as a missing file, and not of the content
+        if getattr(error, "errno", None):  # an error of the system, such as a missing file, not of the content
             raise
         number = int(row.where.rpartition(":")[2]) if row else 0
-        message = f"the compressed file is cut off or damaged here ({error}); what follows is lost: fetch it again"
+        message = f"the compressed file is cut off or damaged here ({error}); the rest is not read: download it again"
         yield SourceRow(f"{file}:{number + 1}", None, ("broken-file", message))
 
 
@@ -113,15 +113,15 @@ def _opened(file: str) -> Iterator[io.BufferedReader[Any]]:
 
 
 def _json_rows(stream: io.BufferedReader[Any], file: str) -> Iterator[SourceRow]:
-    """The rows of a stream. Its content decides the shape, and the file's name only if the content leaves it open."""
+    """Return the rows of a stream. Its content decides its shape; the file's name only decides ambiguous cases."""
     head = stream.peek(_HEAD)[:_HEAD]
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return iter([SourceRow(f"{file}:1", None, ("encoding", "the file is UTF-16; save it as UTF-8"))])
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     first, _, rest = start.partition(b"\n")
     if other := _other_kind(head, first, file):
-        read = "toolhone reads JSON lines, JSON and Parquet (.jsonl, .json, .parquet)"
-        return iter([SourceRow(f"{file}:1", None, ("unread-format", f"looks like {other}; {read}: convert the file"))])
+        message = f"looks like {other}; convert the file to JSON lines, JSON or Parquet (.jsonl, .json, .parquet)"
+        return iter([SourceRow(f"{file}:1", None, ("unread-format", message))])
     named_json = ".json" in Path(file).suffixes
     if start.startswith(b"[") and _starts_an_array(first, rest, named_json):
         return _array_rows(stream, file, head.startswith(codecs.BOM_UTF8))
@@ -144,7 +144,7 @@ _TABLES = {".csv": (b",", "CSV"), ".tsv": (b"\t", "TSV")}
 
 
 def _other_kind(head: bytes, first: bytes, file: str) -> str:
-    """What a file is that is surely not JSON, by its beginning, and for a table of text by its name too; "" if none."""
+    """Return what kind of file this is, by its first bytes or for a table its name, or "" if it may be JSON."""
     if kind := next((kind for magic, kind in _MAGIC if head.startswith(magic)), ""):
         return kind
     suffix = next((each for each in Path(file).suffixes if each in _TABLES), "")
@@ -156,7 +156,7 @@ def _other_kind(head: bytes, first: bytes, file: str) -> str:
 
 
 def _starts_an_array(first: bytes, rest: bytes, named_json: bool) -> bool:
-    """Whether text that starts with "[" is one array over lines, and not JSON lines of which the first is a list."""
+    """Return whether text that starts with "[" is one array of rows, and not JSON lines whose first value is a list."""
     if _json_value(first) is None:
         head = first[1:].strip() or rest.lstrip()[:1]
         return named_json or head.startswith(b"{")
@@ -164,7 +164,7 @@ def _starts_an_array(first: bytes, rest: bytes, named_json: bool) -> bool:
 
 
 def _json_value(line: bytes) -> Any:
-    """The value of a line that is JSON by itself, else None."""
+    """Return the value of a line of JSON, or None if it is not JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -182,18 +182,18 @@ def _array_rows(stream: BinaryIO, file: str, has_bom: bool) -> Iterator[SourceRo
     for number, text in enumerate(array_elements(stream), 1):
         where = f"{file}:{number}"
         if isinstance(text, StrictJsonError):
-            message = f"{text}; the rows after it cannot be separated and are not read"
+            message = f"{text}; the rows after this one cannot be read"
             yield SourceRow(where, None, (text.rule, message))
             return
         yield _parsed((codecs.BOM_UTF8 if has_bom and number == 1 else b"") + text.encode(), where)
 
 
 def _object_rows(content: bytes, file: str) -> Iterator[SourceRow]:
-    """A .json file that starts with an object: one row, or an object with one list of rows."""
+    """Yield the rows of a .json file that starts with an object: one row, or an object with one list of rows."""
     whole = _parsed(content, f"{file}:1")
     if whole.row is None:
         if whole.fault and whole.fault[0] == "broken-json" and content.strip().count(b"\n"):
-            # JSON lines of which the first is broken: a fault for each line says more than one for all.
+            # These are JSON lines, and the first is broken. One fault per line says more than one for the file.
             lines = list(line_rows(io.BytesIO(content), file))
             if any(line.row is not None for line in lines):
                 yield from lines
@@ -221,12 +221,12 @@ def _parsed(line: bytes, where: str) -> SourceRow:
         return SourceRow(where, None, (error.rule, str(error)))
     if isinstance(value, dict):
         return SourceRow(where, value, None, notes)
-    kind = {type(None): "null", bool: "a truth value", str: "a text", list: "a list"}.get(type(value), "a number")
+    kind = {type(None): "null", bool: "a boolean", str: "a text", list: "a list"}.get(type(value), "a number")
     return SourceRow(where, None, ("not-an-object", f"expected a JSON object, found {kind}"))
 
 
 def array_elements(stream: BinaryIO) -> Iterator[str | StrictJsonError]:
-    """Yield the JSON text of each element of an array, read piece by piece. A fault of the array itself comes last."""
+    """Yield the JSON text of each element of an array, read in chunks. A fault of the array itself comes last."""
     window = _Window(stream)
     try:
         if window.take() != "[":
@@ -247,19 +247,19 @@ def array_elements(stream: BinaryIO) -> Iterator[str | StrictJsonError]:
 
 
 class _Window:
-    """The part of the stream that is being decoded; `_text` from `_at` on is still to read."""
+    """The text of the stream that is being decoded. Everything from `_at` in `_text` is still to parse."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
-        self._lines = 1  # of what was read and dropped
+        self._lines = 1  # the line number at the start of `_text`
         self._ended = False
-        self._plain = json.JSONDecoder()
+        self._decode_json = json.JSONDecoder().raw_decode
 
     def peek(self) -> str:
-        """The next character that is not blank; "" at the end."""
+        """Return the next character that is not blank, or "" at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _BLANK:
                 self._at += 1
@@ -274,12 +274,12 @@ class _Window:
         return sign
 
     def element(self) -> str:
-        """The text of the next value. Each try reads twice as much, so that a long row costs linear time."""
+        """Return the text of the next value. Each try reads twice as much, so that a long row takes linear time."""
         self.peek()
         size = _CHUNK
         while True:
             try:
-                _, end = self._plain.raw_decode(self._text, self._at)
+                _, end = self._decode_json(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR_THE_END
                 if not (cut and self._read(size)):
@@ -289,7 +289,7 @@ class _Window:
             except ValueError:
                 raise self.fault("a number with too many digits") from None
             else:
-                if end < len(self._text) or not self._read(size):  # a number may go on in the next chunk
+                if end < len(self._text) or not self._read(size):  # a number may continue in the next chunk
                     element = self._text[self._at : end]
                     self._at = end
                     return element
@@ -300,7 +300,7 @@ class _Window:
         return StrictJsonError("broken-json", f"broken JSON: {message} at line {line}")
 
     def _read(self, size: int) -> bool:
-        """Read more of the stream and drop the text already read; False at its end."""
+        """Read more of the stream and drop the text already parsed. Return False at the end of the stream."""
         if self._ended:
             return False
         chunk = self._stream.read(size)
@@ -333,12 +333,12 @@ def _parquet_rows(file: str) -> Iterator[SourceRow]:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
-        message = f"the Parquet file cannot be read on from here ({error}); what follows is lost: fetch it again"
+        message = f"the Parquet file is damaged here ({error}); the rest is not read: download it again"
         yield SourceRow(f"{file}:{number + 1}", None, ("broken-file", message))
 
 
 def _hub_rows(source: str) -> Iterator[SourceRow]:
-    """`hub:owner/name` gives the rows of all splits, `hub:owner/name:split` those of one."""
+    """Yield the rows of all splits (`hub:owner/name`) or of one (`hub:owner/name:split`)."""
     name, _, split = source.removeprefix("hub:").partition(":")
     try:
         import datasets
@@ -368,7 +368,7 @@ def _hub_rows(source: str) -> Iterator[SourceRow]:
 
 
 def _table_row(row: dict[str, Any], where: str) -> SourceRow:
-    """A table's row as JSON can hold it; dates become ISO texts."""
+    """Return a row of a table with values that JSON has. Dates become ISO texts."""
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_json)
         refuse_surrogates(text)
@@ -377,7 +377,7 @@ def _table_row(row: dict[str, Any], where: str) -> SourceRow:
     except TypeError as error:
         return SourceRow(where, None, ("broken-file", f"{error}; write such columns as text"))
     except ValueError:
-        return SourceRow(where, None, ("nan", "holds NaN or Infinity, which are not JSON"))
+        return SourceRow(where, None, ("nan", "has NaN or Infinity, which are not JSON"))
     return SourceRow(where, parse_strict(text))
 
 
@@ -386,4 +386,4 @@ def _as_json(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Decimal):
         return int(value) if value.is_finite() and value == int(value) else float(value)
-    raise TypeError(f"holds a value of type {type(value).__name__}, which JSON has no form for")
+    raise TypeError(f"has a value of type {type(value).__name__}, which JSON cannot represent")

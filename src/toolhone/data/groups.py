@@ -1,13 +1,13 @@
-"""What ties rows together: near-duplicate texts, the keys of a row, and the groups that a split keeps on one side.
+"""Find the groups of rows that a split must keep on one side, and near-duplicate texts.
 
-Rows are one group if they have the same messages or user's words, near-duplicate user's words, one template, or are
-parts of one conversation. Keys are 64-bit hashes, so a million rows take megabytes, however large they are. Two
-different keys of a million rows collide with a probability of 3 in 100 million.
+Rows are in one group if they have the same messages, the same or nearly the same user's words, the same template, or
+are parts of one conversation. Keys are 64-bit hashes, so the keys of a million rows take megabytes, however large the
+rows are. Among a million keys, two different ones collide with a probability of 3 in 100 million.
 
-The similarity of two texts is the Jaccard index of their sets of character 5-grams: shared 5-grams over all. Comparing
-every text with every other would take hours for 20,000 of them. So MinHash signatures (Broder 1997; `datasketch`) are
-cut into bands, and only texts that agree in a whole band are compared, then exactly. Whether a pair is found depends on
-its two texts alone: more texts never hide it. A pair at the threshold is found with a probability of at least 99%.
+The similarity of two texts is the Jaccard index of their sets of character 5-grams: shared 5-grams over all 5-grams.
+Comparing all pairs of 20,000 texts would take hours. So MinHash signatures (Broder 1997; `datasketch`) are divided
+into bands, and only texts that agree in a whole band are compared exactly. Whether a pair is found depends only on its
+two texts: more texts never hide it. A pair at the threshold is found with a probability of at least 99%.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ SHINGLE = 5
 PERMUTATIONS = 128
 _RECALL = 0.995
 _SLACK = 0.1
-"""How far below the threshold the signatures' estimate may be for a pair to be compared exactly: at 0.8 and 128
-permutations close to three standard errors, so about two pairs in a thousand at the very threshold are missed."""
+"""A pair is compared exactly if its signatures' estimate is at most this far below the threshold. At 0.8 and 128
+permutations, that is about three standard errors: about two in a thousand pairs right at the threshold are missed."""
 _BLOCK = 2_000
-_KEPT = 20_000  # texts whose 5-grams are held in memory: about 100 MB
+_KEPT = 20_000  # texts whose 5-grams stay in memory: about 100 MB
 
 
 # Near duplicates
@@ -53,11 +53,11 @@ _KEPT = 20_000  # texts whose 5-grams are held in memory: about 100 MB
 def near_duplicates(
     texts: Sequence[str], threshold: float = THRESHOLD, linked: Sequence[int] | None = None
 ) -> list[tuple[int, int, float]]:
-    """Pairs `(earlier, later, jaccard)` that tie every text to the group of texts that it is near to.
+    """Return pairs `(earlier, later, jaccard)` that link every text to the group of its near duplicates.
 
-    Copies come first: each is paired with the first of its kind, at 1.0. A group of near texts gives only the pairs
-    that hold it together, since ten thousand fillings of one template have fifty million pairs. Texts to which `linked`
-    gives the same number already count as one group. The same texts give the same pairs, in order.
+    A copy is paired with the first such text, at 1.0. A group gives only as many pairs as link all its texts, because
+    ten thousand fillings of one template have fifty million pairs. Texts with the same number in `linked` already are
+    one group. The same texts give the same pairs, in order.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and at most 1, found {threshold}")
@@ -77,7 +77,8 @@ def near_duplicates(
 def nearest(
     texts: Sequence[str], queries: Sequence[str], threshold: float = THRESHOLD
 ) -> list[tuple[int, float] | None]:
-    """For each query the nearest text and its Jaccard index; None if none reaches the threshold."""
+    """Return for each query the index of the nearest text and its Jaccard index, or None if none reaches the
+    threshold."""
     first_of = _first_places(texts)
     best: list[tuple[int, float] | None] = [(first_of[q], 1.0) if q in first_of else None for q in queries]
     open_queries = [n for n, found in enumerate(best) if found is None]
@@ -88,10 +89,10 @@ def nearest(
     candidates: list[set[int]] = [set() for _ in open_queries]
     found = signatures([*(texts[n] for n in distinct), *(queries[n] for n in open_queries)])
     for before, bucket in _buckets(found, threshold):
-        held, asked = bucket[bucket < len(distinct)], bucket[bucket >= len(distinct)]
-        for row in asked.tolist() if len(held) else ():
-            worth = _worth_comparing(found, held, row, before, threshold)
-            candidates[row - len(distinct)].update(held[worth].tolist())
+        in_texts, in_queries = bucket[bucket < len(distinct)], bucket[bucket >= len(distinct)]
+        for row in in_queries.tolist() if len(in_texts) else ():
+            worth = _worth_comparing(found, in_texts, row, before, threshold)
+            candidates[row - len(distinct)].update(in_texts[worth].tolist())
     for n, query in enumerate(open_queries):
         grams = shingles(queries[query])
         scored = [(jaccard(grams, shingles(texts[distinct[m]])), -distinct[m]) for m in candidates[n]]
@@ -102,7 +103,7 @@ def nearest(
 
 
 def _first_places(texts: Sequence[str]) -> dict[str, int]:
-    """The place of each distinct text's first occurrence, in the order of the texts."""
+    """Return the index of each distinct text's first occurrence, in the order of the texts."""
     places: dict[str, int] = {}
     for n, text in enumerate(texts):
         places.setdefault(text, n)
@@ -110,25 +111,25 @@ def _first_places(texts: Sequence[str]) -> dict[str, int]:
 
 
 def shingles(text: str) -> frozenset[str]:
-    """The character 5-grams of a text; of a shorter text, the text itself."""
+    """Return the character 5-grams of a text, or the text itself if it is shorter."""
     return frozenset(text[n : n + SHINGLE] for n in range(max(1, len(text) - SHINGLE + 1)))
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Shared elements over all elements of two sets that are not both empty."""
+    """Return the shared elements over all elements of two sets, which must not both be empty."""
     shared = len(one & other)
     return shared / (len(one) + len(other) - shared)
 
 
 def signatures(texts: Sequence[str]) -> Signatures:
-    """The MinHash signature of each text's 5-grams, [texts, `PERMUTATIONS`]."""
+    """Return the MinHash signature of each text's 5-grams, [texts, `PERMUTATIONS`]."""
     from datasketch import MinHash  # takes most of a second to import
 
     empty = MinHash(num_perm=PERMUTATIONS, hashfunc=crc32)
     found = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
     for n, text in enumerate(texts):
         sketch = empty.copy()
-        # Surrogates, which a broken log may contain, have no UTF-8.
+        # A broken log may contain lone surrogates, which UTF-8 cannot encode.
         sketch.update_batch([gram.encode("utf-8", "surrogatepass") for gram in shingles(text)])
         found[n] = sketch.hashvalues
     return found
@@ -136,8 +137,8 @@ def signatures(texts: Sequence[str]) -> Signatures:
 
 @cache
 def _bands(threshold: float) -> tuple[int, int]:
-    """The number of bands and of values in each: the longest bands with which a pair at the threshold agrees in some
-    band with a probability of `_RECALL`, which is 1 - (1 - threshold^values)^bands."""
+    """Return the number of bands and of values in each. The bands are as long as possible while a pair at the threshold
+    agrees in some band with probability 1 - (1 - threshold^values)^bands of at least `_RECALL`."""
     for values in range(PERMUTATIONS, 1, -1):
         bands = PERMUTATIONS // values
         if 1 - (1 - threshold**values) ** bands >= _RECALL:
@@ -146,12 +147,12 @@ def _bands(threshold: float) -> tuple[int, int]:
 
 
 def _buckets(found: Signatures, threshold: float) -> Iterator[tuple[int, Indices]]:
-    """Groups of two or more rows, in ascending order, that agree in a whole band, each with the number of values before
-    that band. Bands come one after the other, so only one is held in memory."""
+    """Yield groups of two or more rows, in ascending order, that agree in a whole band, with the number of values
+    before it. Only one band is in memory at a time."""
     bands, values = _bands(threshold)
     for start in range(0, bands * values, values):
-        part = np.ascontiguousarray(found[:, start : start + values])
-        keys = part.view(np.dtype((np.void, part.dtype.itemsize * values))).ravel()
+        band = np.ascontiguousarray(found[:, start : start + values])
+        keys = band.view(np.dtype((np.void, band.dtype.itemsize * values))).ravel()
         _, labels = np.unique(keys, return_inverse=True)
         order = np.argsort(labels, kind="stable")
         cuts = [*np.flatnonzero(np.diff(labels[order], prepend=-1)).tolist(), len(order)]
@@ -161,8 +162,8 @@ def _buckets(found: Signatures, threshold: float) -> Iterator[tuple[int, Indices
 def _worth_comparing(
     found: Signatures, others: Indices, row: int, before: int, threshold: float
 ) -> npt.NDArray[np.bool_]:
-    """Which of `others` have a signature near enough to that of `row`, and were not in one bucket with it in an earlier
-    band, [others]."""
+    """Return which of `others` to compare exactly with `row`, [others]: those with a similar signature that did not
+    share a bucket with it in an earlier band."""
     agree = found[others] == found[row]  # [others, PERMUTATIONS]
     worth: npt.NDArray[np.bool_] = np.count_nonzero(agree, axis=1) >= (threshold - _SLACK) * PERMUTATIONS
     if before:
@@ -174,8 +175,8 @@ def _worth_comparing(
 def _near_pairs(
     texts: Sequence[str], distinct: Indices, threshold: float, groups: DisjointSet
 ) -> Iterator[tuple[int, int, float]]:
-    """Compare the distinct texts that share a band and are not tied yet. Tie those that are near, and yield the
-    pairs."""
+    """Compare the distinct texts that share a band and are not in one group yet. Merge the groups of near texts and
+    yield the pairs."""
     grams = lru_cache(_KEPT)(lambda n: shingles(texts[n]))
     found = signatures([texts[n] for n in distinct])
     for before, bucket in _buckets(found, threshold):
@@ -199,17 +200,16 @@ def _near_pairs(
 
 # Keys and groups of rows
 
-NOTHING = 0  # the key of a row that lacks what the key is made of: it ties to no other row
+NOTHING = 0  # the key of a row without the value that the key hashes; it links the row to no other
 NO_CALL = "(no call)"  # counts as the tool of rows without a call
 NEAR_ROWS = 200_000
-"""Above this number of rows, near duplicates are not searched: texts are held in memory, and the time can grow with the
-square of the number of similar rows."""
+"""Above this number of rows, near duplicates are not searched, because the texts stay in memory and the time can grow
+with the square of the number of similar rows."""
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 _PART = re.compile(r"(?P<named>.*\d.*)[/:]\d{1,2}|(?P<marked>.+)(?:#|[-_./:#]turn[-_]?)\d{1,3}")
-"""The id of a part of a conversation: "chat-17/0", "chat-17:0", "chat#3", "chat-turn-3". Not "glaive/17" nor
-"logs:4711", which name a data set and a row: before "/" and ":" a conversation's id has a number of its own, after it
-at most two digits."""
+"""The id of a part of a conversation: "chat-17/0", "chat-17:0", "chat#3", "chat-turn-3". "glaive/17" and "logs:4711"
+are not: they name a data set and a row. So a digit must occur before "/" or ":", and at most two digits after it."""
 _SLOT = "\u25af"
 _CODE = re.compile(r"[a-z._,/@:+-]*\d[a-z0-9._,/@:+-]*")
 
@@ -228,7 +228,7 @@ class RowKeys:
 
 
 def row_keys(row: Conversation, group_by: str | None = "template") -> RowKeys:
-    """The keys of a row; its template is the value of `group_by` in its meta."""
+    """Return the keys of a row. Its template is the value of `group_by` in its meta."""
     growing = hashlib.blake2b(digest_size=8)
     prefixes = []
     prompt = NOTHING
@@ -253,20 +253,20 @@ def row_keys(row: Conversation, group_by: str | None = "template") -> RowKeys:
 
 
 def template_name(row: Conversation, group_by: str | None) -> str:
-    """The name of a row's template, "template=t1"; "" if its meta has no value under `group_by`."""
+    """Return the name of a row's template, such as "template=t1", or "" if its meta has no value under `group_by`."""
     value = row.meta.get(group_by) if group_by is not None else None
     return "" if value is None else f"{group_by}={value}"
 
 
 def user_words(row: Conversation) -> str:
-    """All that the user writes in a row, in lower case and with single spaces."""
+    """Return all that the user writes in a row, in lower case and with single spaces."""
     text = "\n".join(" ".join(message.content.split()) for message in row.messages if message.role == "user")
     return text.casefold().strip()
 
 
 def wording(row: Conversation) -> str:
-    """What the user writes, with a mark for each argument's value and each code or number. Two fillings of one template
-    have the same wording, except for slots that no call uses."""
+    """Return what the user writes, with a placeholder for each argument's value and each code or number. Two fillings
+    of one template have the same wording, except for slots that no call uses."""
     text = user_words(row)
     values = {str(value).casefold().strip() for value in argument_values(row)}
     for value in sorted(values, key=lambda value: (-len(value), value)):
@@ -276,18 +276,18 @@ def wording(row: Conversation) -> str:
 
 
 def called_tools(row: Conversation) -> frozenset[str]:
-    """The names that a row calls, in its turns or in its `expected` gold."""
+    """Return the names of the tools that a row calls, in its turns or in its `expected` gold."""
     turns = {call.name for message in row.messages for call in message.tool_calls}
     return frozenset(turns | {call.name for call in row.expected.calls} if row.expected else turns)
 
 
 def key_of(text: str) -> int:
-    """A 64-bit hash of a text."""
+    """Return a 64-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _message_text(message: Message) -> str:
-    """A message without what may differ between two logs of it: call ids and weight."""
+    """Return a message as text, without what may differ between two logs of it: call ids and weight."""
     text = f"{message.role} {len(message.content)} {message.content}"
     if not message.tool_calls:
         return text
@@ -296,7 +296,7 @@ def _message_text(message: Message) -> str:
 
 @dataclass(slots=True)
 class KeyTable:
-    """The keys of all rows, about 60 bytes a row, and the user's words while there are at most `near_rows` rows."""
+    """The keys of all rows, about 60 bytes per row, and the user's words if there are at most `near_rows` rows."""
 
     group_by: str | None = "template"
     near_rows: int = NEAR_ROWS
@@ -333,7 +333,7 @@ class KeyTable:
         return self.rows <= self.near_rows
 
     def groups(self) -> Indices:
-        """The group of each row, named by the group's first row, [rows]."""
+        """Return the group of each row, as the index of the group's first row, [rows]."""
         columns = {name: np.asarray(values) for name, values in self.columns.items()}
         edges = [_same_key(columns[name]) for name in ("messages", "words", "template", "stem")]
         edges.append(_same_beginning(columns["messages"], *self.prefixes))
@@ -347,7 +347,7 @@ class KeyTable:
 
 
 def _same_key(keys: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
-    """Pairs of rows that chain together those with the same key, except `NOTHING`."""
+    """Return pairs of rows that link all rows with the same key. The key `NOTHING` links no rows."""
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     same = (sorted_keys[1:] == sorted_keys[:-1]) & (sorted_keys[1:] != NOTHING)
@@ -357,7 +357,7 @@ def _same_key(keys: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
 def _same_beginning(
     messages: npt.NDArray[np.uint64], prefixes: array[int], owners: array[int]
 ) -> tuple[Indices, Indices]:
-    """Pairs of rows: the messages of one are the beginning of the other's."""
+    """Return pairs of rows of which one's messages are the beginning of the other's."""
     beginnings, rows = np.asarray(prefixes), np.asarray(owners)
     whole, first = np.unique(messages, return_index=True)
     place = np.minimum(np.searchsorted(whole, beginnings), len(whole) - 1)
@@ -366,11 +366,11 @@ def _same_beginning(
 
 
 def _components(edges: Sequence[tuple[Indices, Indices]], rows: int) -> Indices:
-    """The first row of each row's connected component, [rows]."""
+    """Return the first row of each row's connected component, [rows]."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    one, other = (np.concatenate(part) for part in zip(*edges, strict=True))
+    one, other = (np.concatenate(ends) for ends in zip(*edges, strict=True))
     graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(rows, rows))
     _, labels = connected_components(graph, directed=False)
     _, firsts = np.unique(labels, return_index=True)

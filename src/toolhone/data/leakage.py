@@ -1,12 +1,12 @@
-"""Leakage: which rows of a file are known from the training rows, with the places of the nearest pairs.
+"""Leakage: find the rows of a file that are known from the training rows, with the places of the nearest pairs.
 
-There are five ways for a row to be known, counted separately: the same row; the same prompt (all before the last
-assistant turn), whatever its gold; nearly the same user's words; the same template; a part of the same conversation.
+A row can be known in five ways, which are counted separately: the same row; the same prompt (all before the last
+assistant turn), even with another gold; nearly the same user's words; the same template; the same conversation.
 
-Template ids are given file by file, and "order-en-01" of one file is not that of another. So an id counts as the same
-template only if a training row and another row with it are worded alike once arguments, codes and numbers are masked,
-or are paraphrases of one row; then all rows with that id count. Rows that share only the id are counted separately.
-Another key of meta (`group_by`) counts as it is.
+Template ids are only unique within a file: "order-en-01" of one file is not "order-en-01" of another. So the same id
+means the same template only with evidence: a training row and another row with that id have similar words once
+arguments, codes and numbers are masked, or paraphrase the same row. Then all rows with that id count. Rows that share
+only the id are counted separately. Values of another meta key (`group_by`) need no evidence.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ KINDS: Mapping[Kind, str] = {
 
 _BATCH = 20_000
 _SHOWN = 5
-_ALIKE = 0.5
-"""The Jaccard index of masked wordings from which an id means the same template. `data generate` keeps the phrasings of
+_SAME_TEMPLATE = 0.5
+"""From this Jaccard index of two masked wordings, an id means the same template. `data generate` keeps the phrasings of
 two outputs below it."""
 
 
 class Pair(NamedTuple):
-    """A row that is known from training: its place, that of the training row, and how near the two are (1.0 except for
-    near words)."""
+    """A row that is known from training: its place, the place of the training row, and their similarity, which is 1.0
+    except for near words."""
 
     where: str
     train_where: str
@@ -47,8 +47,9 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """What was found. `pairs` has for each kind one pair a known row, the nearest first. `known` counts the rows known
-    in any way, `same_id_alone` those that share only a template's id with training rows: they are not known."""
+    """The leakage between two files. `pairs` has for each kind one pair per known row, the nearest first. `known`
+    counts the rows known in any way. `same_id_alone` counts rows that share only a template's id: they are not
+    known."""
 
     rows: int
     known: int
@@ -83,7 +84,7 @@ class Leakage:
             if len(pairs) > _SHOWN:
                 lines.append(f"    ... and {len(pairs) - _SHOWN} more")
         if self.same_id_alone:
-            lines.append(f"  not counted: {self.same_id_alone} with a template's id alone, worded otherwise")
+            lines.append(f"  not counted: {self.same_id_alone} that share only a template's id and have other words")
         return "\n".join(lines)
 
 
@@ -94,12 +95,12 @@ def measure_leakage(
     allow: bool = True,
     group_by: str | None = "template",
 ) -> Leakage:
-    """Find which of the other rows are known from the training rows.
+    """Return which of the other rows are known from the training rows.
 
-    Training rows are not kept in memory; of the other rows, the keys and the user's words are.
+    The keys and the user's words of the other rows stay in memory; training rows do not.
 
     Raises:
-        UserError: with the counts and the nearest pairs, if any is known and `allow` is false.
+        UserError: with the counts and the nearest pairs, if any row is known and `allow` is false.
     """
     others = _Others(other_rows, group_by)
     training = iter(train_rows)
@@ -118,31 +119,31 @@ def measure_leakage(
         first = next(pairs[0] for pairs in found.pairs.values() if pairs)
         raise UserError(
             f"{first.where}: leakage: {found}\n"
-            "what is measured on these rows says little about new ones; take them out of either file, or give "
-            "--allow-leakage and say so beside the figures"
+            "scores on these rows say little about new requests; remove them from one of the files, or give "
+            "--allow-leakage and say so wherever you report the scores"
         )
     return found
 
 
 def refuse_shared_rows(train_rows: Sequence[Conversation], test_rows: Sequence[Conversation]) -> None:
-    """Refuse a test row that is also a training row: the one kind of leakage that is cheap enough for every run.
+    """Refuse test rows that are also training rows. Only this kind of leakage is cheap enough to check in every run.
 
     Raises:
-        UserError: with the places of the first such pair.
+        UserError: with both places of the first such row.
     """
     places = {row.content_hash(): row.where for row in train_rows}
     shared = [(row.where, places[row.content_hash()]) for row in test_rows if row.content_hash() in places]
     if shared:
         test_place, train_place = shared[0]
         raise UserError(
-            f"{test_place}: the row is also at {train_place} ({len(shared)} such rows); "
-            "a test row may not be trained on"
+            f"{test_place}: the test row is also a training row at {train_place} ({len(shared)} such rows); "
+            "remove it from one of the files"
         )
 
 
 class _Others:
-    """The rows that may be known, by their keys. `known` has for each kind the rows (by number) that are, each with the
-    similarity and place of the nearest training row."""
+    """The rows that may be known, by their keys. `known` maps, for each kind, the number of a known row to the
+    similarity and the place of the nearest training row."""
 
     def __init__(self, rows: Iterable[Conversation], group_by: str | None) -> None:
         self.group_by = group_by
@@ -151,7 +152,7 @@ class _Others:
         self.by_key: dict[Kind, dict[int, list[int]]] = {kind: {} for kind in KINDS}
         self.by_prefix: dict[int, list[int]] = {}
         self.wordings: list[tuple[str, frozenset[str]]] = []  # with the ids of the row and of what it paraphrases
-        self.template_ids: dict[int, bool] = {}  # ids that training rows also have: whether the template is the same
+        self.template_ids: dict[int, bool] = {}  # id that training rows also have -> whether it is the same template
         self.known: dict[Kind, dict[int, tuple[float, str]]] = {kind: {} for kind in KINDS}
         for number, row in enumerate(rows):
             keys = row_keys(row, group_by)
@@ -165,7 +166,7 @@ class _Others:
                 self.by_prefix.setdefault(prefix, []).append(number)
 
     def compare(self, train: list[Conversation]) -> None:
-        """Note which of these rows are known from some training rows."""
+        """Record which of these rows are known from a batch of training rows."""
         shared: dict[int, list[Conversation]] = {}
         for row in train:
             keys = row_keys(row, self.group_by)
@@ -175,7 +176,7 @@ class _Others:
                         shared.setdefault(key, []).append(row)
                 else:
                     self._note(kind, self.by_key[kind].get(key, ()), row.where)
-            # One row the beginning of the other, in either direction.
+            # One row may be the beginning of the other, in either direction.
             self._note("conversation", self.by_prefix.get(keys.messages, ()), row.where)
             for prefix in keys.prefixes:
                 self._note("conversation", self.by_key["conversation"].get(prefix, ()), row.where)
@@ -185,23 +186,23 @@ class _Others:
             if place is not None:
                 self._note("template", self.by_key["template"][key], place)
         words = [(text, row.where) for row in train if (text := user_words(row))]
-        asked = [n for n, text in enumerate(self.words) if text]
-        near = nearest([text for text, _ in words], [self.words[n] for n in asked])
-        for n, found in zip(asked, near, strict=True):
+        with_words = [n for n, text in enumerate(self.words) if text]
+        near = nearest([text for text, _ in words], [self.words[n] for n in with_words])
+        for n, found in zip(with_words, near, strict=True):
             if found is not None:
                 self._note("words", (n,), words[found[0]][1], found[1])
 
     def same_id_alone(self) -> int:
-        """How many rows have a template's id that training rows have for another template."""
+        """Return how many rows have a template id that means another template in the training rows."""
         return sum(len(self.by_key["template"][key]) for key, same in self.template_ids.items() if not same)
 
     def _same_template(self, train: list[Conversation], numbers: list[int]) -> str | None:
-        """The place of a training row that shows that an id, which all these rows have, means one template."""
+        """Return the place of a training row that shows that the id of all these rows means one template, or None."""
         origins = frozenset[str]().union(*(self.wordings[n][1] for n in numbers))
         for row in train:
             if origins & _origin(row):
                 return row.where
-        found = nearest([wording(row) for row in train], [self.wordings[n][0] for n in numbers], _ALIKE)
+        found = nearest([wording(row) for row in train], [self.wordings[n][0] for n in numbers], _SAME_TEMPLATE)
         return next((train[near[0]].where for near in found if near is not None), None)
 
     def _note(self, kind: Kind, numbers: Iterable[int], train_where: str, similarity: float = 1.0) -> None:
@@ -211,12 +212,12 @@ class _Others:
 
 
 def _origin(row: Conversation) -> frozenset[str]:
-    """The ids of a row and of the row that it paraphrases."""
+    """Return the ids of a row and of the row that it paraphrases."""
     return frozenset({row.id, str(row.meta.get("paraphrase_of", row.id))})
 
 
 def _keys_by_kind(keys: RowKeys) -> Iterator[tuple[Kind, int]]:
-    """The keys that a training row and another must share to be of one kind; near words have none."""
+    """Yield the kinds of leakage and the key that two rows must share for each. Near words have no key."""
     found: tuple[tuple[Kind, int], ...] = (
         ("row", keys.content),
         ("prompt", keys.prompt),

@@ -1,8 +1,8 @@
-"""`toolhone data paraphrase`: a model rewords what users say, and everything else in the rows stays as it is.
+"""`toolhone data paraphrase`: let a model reword the user's messages, and keep everything else in the rows.
 
 In: conversations, and any OpenAI-compatible endpoint. Out: the rows, each followed by its usable paraphrases (see
-`fault`). Every answer is saved at once in <out>.answers.jsonl; a second run asks only for the missing ones. The budget
-includes what earlier runs spent.
+`fault`). Every answer is saved at once in <out>.answers.jsonl, and a second run asks only for the missing ones. The
+budget includes what earlier runs spent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from toolhone.data.check import refuse_faults
 from toolhone.data.sources import read_and_report, refuse_to_overwrite
-from toolhone.data.values import argument_values, codes, letters_and_digits, numbers_in, stands_in
+from toolhone.data.values import argument_values, codes, letters_and_digits, numbers_in, occurs_in
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
@@ -53,7 +53,7 @@ _MAX_FAILURES = 5
 
 @dataclass(frozen=True, slots=True)
 class ParaphraseSettings:
-    """What to ask of which model, and the limits. Prices are in dollars per million tokens."""
+    """The model, what to ask for, and the limits. Prices are in dollars per million tokens."""
 
     model: str
     base_url: str
@@ -79,12 +79,12 @@ class ParaphraseSettings:
         if not self.timeout_s > 0:
             raise UserError(f"--timeout: expected more than 0 seconds, found {self.timeout_s}")
         if self.max_usd is not None and (self.price_in is None or self.price_out is None):
-            raise UserError("--max-usd: needs --price-in and --price-out, in dollars for a million tokens")
+            raise UserError("--max-usd: needs --price-in and --price-out, in dollars per million tokens")
 
 
 @dataclass(slots=True)
 class ParaphraseReport:
-    """The outcome. `dropped` counts wordings by reason, `rows_without` counts rows without an answer by reason."""
+    """Counts of a run. `dropped` counts wordings by reason, `rows_without` counts rows without an answer by reason."""
 
     rows: int = 0
     kept: int = 0
@@ -99,7 +99,7 @@ class ParaphraseReport:
         cost = "" if self.usd is None else f", ${self.usd:.4f}"
         lines = [f"{self.kept} paraphrases of {self.rows} rows; {self.calls} calls so far{cost}"]
         if self.skipped:
-            lines.append(f"{self.skipped} rows left as they are: paraphrases already, or without a user's words")
+            lines.append(f"{self.skipped} rows were not paraphrased: they are paraphrases, or have no user's words")
         lines += [f"dropped: {n} x {reason}" for reason, n in self.dropped.most_common()]
         lines += [f"rows without an answer: {n} x {reason}" for reason, n in self.rows_without.most_common()]
         return [*lines, f"stopped: {self.stopped}"] if self.stopped else lines
@@ -117,10 +117,11 @@ def paraphrase(
     """Paraphrase the rows of sources in any format, and write them with their paraphrases as toolhone's own JSONL.
     `tools` are for rows without any.
 
-    A run that its budget stops writes what it has; Ctrl-C leaves the answers file alone.
+    If the budget stops the run, it writes what it has. On Ctrl-C, the answers file keeps all answers so far.
 
     Raises:
-        UserError: before the first request, for test rows and rows with faults; for an endpoint that cannot be used.
+        UserError: before the first request, if there are test rows or rows with faults; later, if the endpoint cannot
+            be used.
     """
     refuse_to_overwrite(out, sources, "paraphrases go into a file of their own")
     shared = tuple(tools)
@@ -129,7 +130,7 @@ def paraphrase(
         raise UserError(f"{', '.join(sources)}: no rows")
     for row in rows:
         if row.meta.get("split") == "test":
-            raise UserError(f"{row.where}: is a test row (meta.split); test rows are never paraphrased: take them out")
+            raise UserError(f"{row.where}: is a test row (meta.split); remove test rows: they are never paraphrased")
     refuse_faults(rows)
     budget = Budget(settings.max_calls, settings.max_usd, settings.price_in or 0.0, settings.price_out or 0.0)
     report = ParaphraseReport(rows=len(rows))
@@ -140,14 +141,14 @@ def paraphrase(
     try:
         missing = {keys[row.id]: row for row in wanted if keys[row.id] not in answers.texts}
         if found := len(set(keys.values())) - len(missing):
-            console.print(f"{found} answers are in {answers.path} already")
+            console.print(f"{found} answers are already in {answers.path}")
         if missing:
             _ask_all(missing, settings, budget, answers, report, console)
     finally:
         answers.close()
     made = _with_paraphrases(rows, keys, answers.texts, settings, report)
     refuse_faults(made)
-    written = [replace(row, tools=()) if row.tools is shared else row for row in made]  # as the source had it
+    written = [replace(row, tools=()) if row.tools is shared else row for row in made]  # as in the source
     write_jsonl(out, (row.to_json() for row in written))
     report.calls = budget.calls
     report.usd = budget.usd if settings.price_in is not None and settings.price_out is not None else None
@@ -158,13 +159,13 @@ def paraphrase(
 
 
 def _key(row: Conversation, settings: ParaphraseSettings) -> str:
-    """Return a hash of all that an answer depends on: the model and the request, which holds the row's content."""
+    """Return a hash of all that an answer depends on: the model and the request, which has the row's content."""
     asked = json.dumps([settings.model, request(row, settings.per_row)], ensure_ascii=False)
     return hashlib.sha256(asked.encode()).hexdigest()[:32]
 
 
 class _AnswerFile:
-    """The file of answers: a line for each attempt, appended and flushed at once. `texts` are the answers by key."""
+    """The file of answers, with a line for each attempt that is flushed at once. `texts` has the answers by key."""
 
     def __init__(self, path: Path, budget: Budget) -> None:
         self.path = path
@@ -186,14 +187,14 @@ class _AnswerFile:
             if isinstance(row["text"], str):
                 self.texts[row["key"]] = row["text"]
         except (UnicodeDecodeError, json.JSONDecodeError, StrictJsonError, KeyError, TypeError):
-            # A crash cut the line: the answer is lost and may have been paid for, so the call counts.
+            # A crash cut off this line. The answer is lost, but may have been paid for, so the call counts.
             budget.spend(0, 0)
 
     def append(self, key: str, id: str, attempt: Attempt) -> None:
         row: dict[str, str | int | None] = {"key": key, "id": id, "text": attempt.text, "failure": attempt.failure}
         row |= {"prompt_tokens": attempt.prompt_tokens, "completion_tokens": attempt.completion_tokens}
         with self._lock:
-            # ASCII, since a model's text may hold half of a surrogate pair.
+            # ASCII, because a model's text may have a lone surrogate.
             self._out.write(json.dumps(row) + "\n")
             self._out.flush()
             if attempt.text is not None:
@@ -211,7 +212,7 @@ def _ask_all(
     report: ParaphraseReport,
     console: Console,
 ) -> None:
-    """Ask for every missing answer, by key, `concurrency` at a time, until all are there or the budget is spent."""
+    """Ask for every missing answer, by key, `concurrency` at a time, until the budget is spent."""
     endpoint = Endpoint(
         settings.model,
         settings.base_url,
@@ -242,7 +243,7 @@ def _ask_all(
                         attempt = future.result()
                     except OutOfBudget:
                         report.stopped = (
-                            f"the budget is used up; raise it and run again: {answers.path} keeps the answers"
+                            f"the budget is spent; raise it and run again: {answers.path} has all answers so far"
                         )
                         continue
                     progress.advance()
@@ -250,15 +251,15 @@ def _ask_all(
                         report.rows_without[attempt.failure.partition(":")[0]] += 1
                         if not answers.texts and report.rows_without.total() >= _MAX_FAILURES:
                             raise UserError(  # the rows are not at fault
-                                f"the first {_MAX_FAILURES} rows got no answer ({attempt.failure}); look at --model, "
-                                "--base-url, --timeout"
+                                f"the first {_MAX_FAILURES} rows got no answer ({attempt.failure}); check "
+                                "--endpoint-model, --base-url and --timeout"
                             )
         finally:
-            # Also on Ctrl-C: no call starts any more, and running ones are recorded.
+            # Also on Ctrl-C: no new call starts, and the answers of running ones are saved.
             stop.set()
-    lacking = sum(key not in answers.texts for key in missing) - report.rows_without.total()
-    if lacking > 0:
-        report.rows_without["not asked"] += lacking
+    not_asked = sum(key not in answers.texts for key in missing) - report.rows_without.total()
+    if not_asked > 0:
+        report.rows_without["not asked"] += not_asked
 
 
 def _with_paraphrases(
@@ -279,14 +280,14 @@ def _with_paraphrases(
             continue
         wordings = read_wordings(texts[key])
         if wordings is None:
-            report.dropped["an answer that is not the JSON asked for"] += 1
+            report.dropped["an answer that is not the requested JSON"] += 1
             continue
         seen = {letters_and_digits("".join(user_turns(row)))}
         for wording in wordings[: settings.per_row]:
             reason = fault(row, wording)
             words = "" if reason else letters_and_digits("".join(wording))
             if reason is None and words in seen:
-                reason = "nothing but a copy"
+                reason = "only a copy"
             if reason is not None:
                 report.dropped[reason] += 1
                 continue
@@ -322,7 +323,7 @@ def user_turns(row: Conversation) -> list[str]:
 def kept_values(row: Conversation) -> list[set[str | int | float]]:
     """Return for each user turn the argument values that it contains."""
     values = argument_values(row)
-    return [{value for value in values if value != "" and stands_in(value, turn)} for turn in user_turns(row)]
+    return [{value for value in values if value != "" and occurs_in(value, turn)} for turn in user_turns(row)]
 
 
 def read_wordings(answer: str) -> list[Any] | None:
@@ -338,7 +339,7 @@ def read_wordings(answer: str) -> list[Any] | None:
 
 
 def fault(row: Conversation, wording: Any) -> str | None:
-    """Return why a wording must not replace the user's turns, in words that can be counted; None if it may."""
+    """Return why a wording must not replace the user's turns, in words that can be counted, or None if it may."""
     turns = user_turns(row)
     if isinstance(wording, str) and len(turns) == 1:
         wording = [wording]
@@ -347,20 +348,20 @@ def fault(row: Conversation, wording: Any) -> str | None:
     try:
         "".join(wording).encode()
     except UnicodeEncodeError:
-        return "half of a surrogate pair"
+        return "a lone surrogate"
     if not all(text.strip() for text in wording):
         return "an empty message"
     values = argument_values(row)
     numbers = {value for value in values if not isinstance(value, str)}
     for before, after, kept in zip(turns, wording, kept_values(row), strict=True):
-        if not all(stands_in(value, after) for value in kept):
-            return "an argument's value lost"
-        # Numbers may also be in words, "two of them".
+        if not all(occurs_in(value, after) for value in kept):
+            return "an argument's value is missing"
+        # Numbers may also be words, as in "two of them".
         old, new = numbers_in(before), numbers_in(after)
         if any(abs(number) in old and abs(number) not in new for number in numbers):
-            return "an argument's value lost"
-        if any(not stands_in(code, before) and not _is_number(code, old) for code in codes(after)):
-            return "a code or number made up"
+            return "an argument's value is missing"
+        if any(not occurs_in(code, before) and not _is_number(code, old) for code in codes(after)):
+            return "an invented code or number"
         if bool(_HAN.search(before)) != bool(_HAN.search(after)):
             return "another language"
         if len(after) > 4 * len(before) + 200:
@@ -369,7 +370,7 @@ def fault(row: Conversation, wording: Any) -> str | None:
 
 
 def _is_number(code: str, numbers: set[int | float]) -> bool:
-    """Return whether a code is one of these numbers in another form: "2" for "two"."""
+    """Return whether a code is one of these numbers in another form, such as "2" for "two"."""
     try:
         plain = code.replace(",", "")
         return (float(plain) if "." in plain else int(plain)) in numbers
@@ -378,7 +379,7 @@ def _is_number(code: str, numbers: set[int | float]) -> bool:
 
 
 def reworded(row: Conversation, wording: Any, id: str, model: str) -> Conversation:
-    """Return the conversation with other words in the user's turns."""
+    """Return the conversation with the user's turns replaced by the wording."""
     texts = iter([wording] if isinstance(wording, str) else wording)
     messages = tuple(replace(m, content=next(texts).strip()) if m.role == "user" else m for m in row.messages)
     meta = {**row.meta, "template": template_of(row), "paraphrase_of": row.id, "generator": model}
@@ -386,5 +387,5 @@ def reworded(row: Conversation, wording: Any, id: str, model: str) -> Conversati
 
 
 def template_of(row: Conversation) -> Any:
-    """Return the template that keeps a row and its paraphrases in one split: its own, or one by its content."""
+    """Return the template that keeps a row and its paraphrases in one split: its own, or one made from its content."""
     return row.meta.get("template", f"row-{row.content_hash()}")

@@ -1,7 +1,7 @@
-"""Reading conversations: foreign rows become `Conversation`s here, once, and each fault is reported with file and line.
+"""Read rows of any format as `Conversation`s, and report each fault with file and line.
 
-`read_source` takes any format of the table `importers.IMPORTERS`, detected or named; each row gives a conversation or a
-fault. `read_conversations` takes toolhone's own format (OpenAI's) and stops at the first fault, as training should.
+`read_source` reads every format in the table `importers.IMPORTERS`, detected or named. Each row gives a conversation or
+a fault. `read_conversations`, for training, reads only toolhone's own format (OpenAI's) and stops at the first fault.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def read_source(
 ) -> Iterator[ReadRow]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
-    With "auto", each file's format is that of most of its first rows, and a row that is plainly of another format is
-    read as that. Log lines that are steps of one conversation give one; they come last, for all files of the source,
-    and stay in memory until then. All else is read row by row.
+    With "auto", each file has the format of most of its first rows. A row that is clearly of another format is read in
+    that format. Log lines that are steps of one conversation become one conversation. Such conversations come after all
+    files of the source and stay in memory until then. All other rows are read one at a time.
 
     Args:
-        file_formats: takes the format of each file, by the file's name, as reading comes to it.
+        file_formats: filled with the format of each file, by the file's name, when its reading starts.
 
     Raises:
         UserError: if a file cannot be opened, or the format is neither "auto" nor in the table of importers.
@@ -51,7 +51,7 @@ def read_source(
     if format not in known:
         near = difflib.get_close_matches(format, known, n=1)
         meant = f'; did you mean "{near[0]}"?' if near else ";"
-        raise UserError(f'data.format: unknown format "{format}"{meant} known: {", ".join(known)}')
+        raise UserError(f'data.format: unknown format "{format}"{meant} expected one of {", ".join(known)}')
     importer = IMPORTERS.get(format)
     if importer is not None and importer.read_folder is not None and Path(source).is_dir():
         if file_formats is not None:
@@ -64,7 +64,7 @@ def read_source(
         if file_formats is not None:
             file_formats[file] = name
         if name == "tools":
-            message = "a list of tools, not of conversations: it is left out here; name it as the tools' file"
+            message = "a list of tools, not of conversations; it is left out: give it with --tools or data.tools"
             yield RowFault(f"{file}:1", "tools-file", message)
             continue
         for row in rows:
@@ -85,11 +85,11 @@ def read_sources(
 ) -> Iterator[ReadRow]:
     """Yield the rows of several sources, each `path` or `path=weight`, as `read_source` does.
 
-    A weight of 0.5 keeps the rows whose content hash is in the lower half, so the same rows whatever else is in the
-    file; 2 gives each row twice, the second with "#2" on its id; 1.5 is both. Faults come once.
+    The weight 0.5 keeps half of the rows, chosen by a hash of their content, whatever other rows there are. The weight
+    2 yields each row twice, the second time with "#2" after its id. The weight 1.5 does both. A fault is yielded once.
 
     Raises:
-        UserError: as `read_source`, and for a weight that is no number above 0.
+        UserError: as `read_source`, and if a weight is not a number above 0.
     """
     seen: dict[str, int] = {}
     for source in sources:
@@ -103,8 +103,8 @@ def read_sources(
 
 
 def with_distinct_ids(rows: Iterable[ReadRow], seen: dict[str, int]) -> Iterator[ReadRow]:
-    """Yield the rows. One without an id, whose content was seen before, gets "-2", "-3", ... after the hash that names
-    it, so that a row that is there twice has two ids. `seen` counts the ids so far, across calls."""
+    """Yield the rows. A row without an id of its own has its content hash as its id; if that occurred before, "-2",
+    "-3", ... is added, so that ids differ. `seen` counts the ids so far, across calls."""
     for row in rows:
         if isinstance(row, RowFault):
             yield row
@@ -114,8 +114,8 @@ def with_distinct_ids(rows: Iterable[ReadRow], seen: dict[str, int]) -> Iterator
 
 
 def split_weight(source: str) -> tuple[str, float]:
-    """Path and weight of `path=weight`. A path alone weighs 1; a path that exists keeps its "=". Raises
-    UserError for a weight that is not above 0 and finite."""
+    """Return path and weight of `path=weight`. A path alone has the weight 1. A path that exists keeps its "=". Raises
+    UserError if the weight is not above 0 and finite."""
     path, equals, text = source.rpartition("=")
     if not equals or Path(source).exists():
         return source, 1.0
@@ -124,13 +124,15 @@ def split_weight(source: str) -> tuple[str, float]:
     except ValueError:
         return source, 1.0
     if not 0 < weight < float("inf"):
-        raise UserError(f"{source}: expected a weight above 0, found {text}; leave the source out instead of 0")
+        raise UserError(
+            f"{source}: expected a weight above 0, found {text}; to use none of its rows, remove the source"
+        )
     return path, weight
 
 
 def detect_format(rows: Iterable[Row]) -> str:
-    """The format that most rows look like; "tools" if all are tools; "openai", whose faults say what a row should have,
-    if they look like none."""
+    """Return the format that most rows look like, "tools" if all are tools, or "openai" if they look like none, because
+    its faults say what a row should have."""
     votes = Counter(map(_looks_like, rows))
     if set(votes) == {"tools"}:
         return "tools"
@@ -139,7 +141,8 @@ def detect_format(rows: Iterable[Row]) -> str:
 
 
 def detected_formats(source: str | Path) -> dict[str, str]:
-    """The format of each file of a source, by its first rows. Raises UserError if a file cannot be opened."""
+    """Return the format of each file of a source, detected from its first rows. Raises UserError if one cannot be
+    opened."""
     return {file: _with_format(iter_file(file), "auto")[0] for file in expand_source(source)}
 
 
@@ -176,7 +179,7 @@ def _copies(row: Conversation, weight: float) -> int:
     whole, part = divmod(weight, 1)
     if not part:
         return int(whole)
-    # Not the plain content hash: a split by it would then fall on one side of what is kept.
+    # Do not use the plain content hash: a later split also uses it, and would put all the kept rows on one side.
     digest = hashlib.sha256(f"weight:{row.content_hash()}".encode()).digest()
     return int(whole) + (int.from_bytes(digest[:8], "big") / 2**64 < part)
 
@@ -185,9 +188,9 @@ def _copies(row: Conversation, weight: float) -> int:
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
-    """Read a JSON file with a list of tools, in any shape that `importers/functions.py` reads, or with the result of
-    MCP's `tools/list`. Raises UserError, naming the file and the tool."""
-    rows = read_json(path, "data.tools names the list of tools")
+    """Return the tools of a JSON file: a list in any shape that `importers/functions.py` reads, or MCP's `tools/list`.
+    Raises UserError, naming the file and the tool that cannot be read."""
+    rows = read_json(path, "give the file with the list of tools as data.tools or --tools")
     refuse_unwritable(rows, str(path))
     for key in ("result", "tools"):  # the JSON-RPC response, and the result in it
         rows = rows[key] if isinstance(rows, dict) and key in rows else rows
@@ -195,14 +198,14 @@ def read_tools(path: Path) -> tuple[Tool, ...]:
 
 
 def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterator[Conversation]:
-    """Yield the conversations of a JSONL file. Rows without `tools` take `default_tools`. Raises RowError at the first
-    row that is not a conversation, naming file and line."""
+    """Yield the conversations of a JSONL file. Rows without `tools` get `default_tools`. Raises RowError at the first
+    row that is not a conversation, with file and line."""
     for where, row in read_jsonl(path):
         yield conversation(row, where, tuple(default_tools))
 
 
 def examples(conversation: Conversation) -> list[Example]:
-    """One `Example` for each assistant turn to learn (weight above 0)."""
+    """Return one `Example` for each assistant turn to learn (weight above 0)."""
     last = max((n for n, m in enumerate(conversation.messages) if m.role == "assistant"), default=-1)
     return [
         Example(
@@ -222,5 +225,5 @@ def examples(conversation: Conversation) -> list[Example]:
 
 
 def turns(rows: Iterable[Conversation]) -> list[Example]:
-    """The examples of all conversations, in order."""
+    """Return the examples of all conversations, in order."""
     return [example for row in rows for example in examples(row)]

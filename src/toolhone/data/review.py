@@ -1,10 +1,12 @@
-"""Choose the turns that a person should review, and read the marks back, which turns agreement into accuracy.
+"""Choose the turns that a person should review, and apply the person's marks to the data.
 
-Turns are chosen because they are doubtful, or at random. Only the random share gives an estimate for the whole data
-set, since the other turns were chosen because they look wrong. The marks come from a review sheet (CSV, or the page's
-JSON). If every learned turn of a conversation was marked right or mended, its `gold_source` becomes null, so that
-figures against it are accuracy; `meta.reviewed` says "right" or "mended", and `meta.gold_source` whose answers they
-were.
+Turns are chosen because they look doubtful, or at random. Only the random share estimates the accuracy of the whole
+data set, because the other turns were chosen for looking wrong. The marks come from a review sheet: a CSV file, or the
+JSON that the page exports.
+
+If every learned turn of a conversation is marked right or fixed, its `gold_source` becomes null. Scores on it then
+measure accuracy, not agreement with a model. `meta.reviewed` says "right" or "fixed", and `meta.gold_source` keeps the
+name of the model whose answers they were.
 """
 
 from __future__ import annotations
@@ -37,17 +39,17 @@ if TYPE_CHECKING:
 
 Reason = Literal["random", "disagreement", "invented value", "rare tool"]
 
-# A turn with several doubts counts for the first of these.
+# A turn with several doubts counts under the first of these.
 DOUBTS: tuple[Reason, ...] = ("disagreement", "invented value", "rare tool")
 _RARE_TURNS, _RARE_SHARE = 5, 0.01  # a tool is rare if fewer turns call it, or a smaller share of the turns with calls
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A turn on the sheet. `doubts` says by kind what is doubtful about it, whatever it was chosen for.
+    """A turn on the sheet. `doubts` says what is doubtful about it, by kind, even if it was chosen at random.
 
-    `probability` is, for a random turn, that of any turn to be in the random share; for a doubtful turn, that of one of
-    its kind outside the random share to be chosen."""
+    `probability` of a random turn is the chance of any turn to be in the random share. For a doubtful turn it is the
+    chance to be chosen from the turns of its kind outside the random share."""
 
     example: Example
     reason: Reason
@@ -60,15 +62,15 @@ def sample(
 ) -> list[Sampled]:
     """Choose at most `rows` turns, `random_share` of them at random and the rest evenly among the kinds of doubt.
 
-    `disagreements` says by example id how a model's answer differs. If too few turns are doubtful, more are random. The
-    order is random, so that a turn's place does not give away why it is there.
+    `disagreements` maps an example id to how a model's answer differs. If too few turns are doubtful, more are drawn at
+    random. The order is random, so that a turn's place does not reveal why it was chosen.
     """
     doubts = find_doubts(examples, disagreements)
     if len(examples) <= rows:
         chosen = [Sampled(example, "random", 1.0, doubts[example.id]) for example in examples]
         return sorted(chosen, key=lambda one: _hash(seed, "order", one.example.id))
     doubtful = min(rows - max(1, round(rows * random_share)), sum(bool(found) for found in doubts.values()))
-    # The first turns by hash are a simple random sample, and stay much the same when rows are added.
+    # The first turns by hash are a simple random sample, and most of them stay the same when rows are added.
     shuffled = sorted(examples, key=lambda example: _hash(seed, "random", example.id))
     drawn, rest = shuffled[: rows - doubtful], shuffled[rows - doubtful :]
     chosen = [Sampled(example, "random", len(drawn) / len(examples), doubts[example.id]) for example in drawn]
@@ -77,18 +79,18 @@ def sample(
         first = next((kind for kind in DOUBTS if kind in doubts[example.id]), None)
         if first is not None:
             by_kind[first].append(example)
-    # The members of a kind are in random order already; the kinds take turns.
-    turns = (pair for turn in zip_longest(*by_kind.values()) for pair in zip(DOUBTS, turn, strict=True))
-    taken = list(islice(((kind, example) for kind, example in turns if example is not None), doubtful))
+    # Take one turn of each kind in rotation. Within a kind, the order is random already.
+    rotation = (pair for turns in zip_longest(*by_kind.values()) for pair in zip(DOUBTS, turns, strict=True))
+    taken = list(islice(((kind, example) for kind, example in rotation if example is not None), doubtful))
     counts = Counter(kind for kind, _ in taken)
     chosen += [Sampled(e, kind, counts[kind] / len(by_kind[kind]), doubts[e.id]) for kind, e in taken]
     return sorted(chosen, key=lambda one: _hash(seed, "order", one.example.id))
 
 
 def find_doubts(examples: Sequence[Example], disagreements: Mapping[str, str]) -> dict[str, dict[Reason, str]]:
-    """Return what is doubtful about each example, by its id."""
-    with_calls = [example for example in examples if _called(example)]
-    turns = Counter(name for example in with_calls for name in _called(example))
+    """Return what is doubtful about each example, by example id and kind of doubt."""
+    with_calls = [example for example in examples if _called_tools(example)]
+    turns = Counter(name for example in with_calls for name in _called_tools(example))
     rare = {name for name, count in turns.items() if count < max(_RARE_TURNS, _RARE_SHARE * len(with_calls))}
     vocabularies: dict[tuple[Tool, ...] | int, Vocabulary] = {}
     found: dict[str, dict[Reason, str]] = {}
@@ -98,34 +100,34 @@ def find_doubts(examples: Sequence[Example], disagreements: Mapping[str, str]) -
             doubts["disagreement"] = disagreements[example.id]
         if id(example.tools) not in vocabularies:
             vocabularies[id(example.tools)] = Vocabulary(example.tools)
-        invented = list(invented_values(_alone(example), vocabularies[id(example.tools)]))
+        invented = list(invented_values(_with_gold_calls_only(example), vocabularies[id(example.tools)]))
         if invented:
             doubts["invented value"] = "; ".join(finding.message.partition(": ")[2] for finding in invented)
-        rarely = sorted(_called(example) & rare)
-        if rarely:
-            doubts["rare tool"] = "; ".join(f"{name} is called in {turns[name]} turns" for name in rarely)
+        rare_here = sorted(_called_tools(example) & rare)
+        if rare_here:
+            doubts["rare tool"] = "; ".join(f"{name} is called in {turns[name]} turns" for name in rare_here)
         found[example.id] = doubts
     return found
 
 
 def gold_calls(example: Example) -> tuple[ToolCall, ...]:
-    """Return the calls that the example expects, each argument with the first of its accepted values."""
+    """Return the calls that the example expects, with the first accepted value of each argument."""
     calls = example.gold.calls
     return tuple(ToolCall(call.name, {name: values[0] for name, values in call.arguments.items()}) for call in calls)
 
 
 def turn_hash(example: Example) -> str:
-    """Return a hash of the turn and all before it: a mark holds for what the person saw."""
+    """Return a hash of the turn and of all messages before it, because a mark applies only to what the person saw."""
     seen = [message.to_json() for message in (*example.prompt, example.turn)]
     text = json.dumps([seen, example.gold.to_json()], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _called(example: Example) -> set[str]:
+def _called_tools(example: Example) -> set[str]:
     return {call.name for call in example.gold.calls}
 
 
-def _alone(example: Example) -> Conversation:
+def _with_gold_calls_only(example: Example) -> Conversation:
     """Return the example as a conversation with no calls except the gold's."""
     before = tuple(replace(message, tool_calls=()) for message in example.prompt)
     turn = replace(example.turn, tool_calls=gold_calls(example))
@@ -138,33 +140,32 @@ def _hash(seed: int, purpose: str, id: str) -> bytes:
 
 # Reading marks back
 
-Verdict = Literal["right", "wrong", "mended"]
-VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "mended")
-_NEEDED = ("id", "mark", "mended", "reason", "hash")
-_EXPORTED = "the page's button exports the marks"
+Verdict = Literal["right", "wrong", "fixed"]
+VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "fixed")
+_NEEDED = ("id", "mark", "fixed", "reason", "hash")
+_HOW_TO_EXPORT = "export the marks with the button on the review page"
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A person's mark of a turn. `mended` is the turn that is right, with calls or a text."""
+    """A person's mark of a turn. `verdict` is None if the turn is not marked; `fixed` is the corrected turn."""
 
     where: str
     id: str
     verdict: Verdict | None
     reason: str
     hash: str
-    mended: Message | None
+    fixed: Message | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewReport:
-    """The outcome. `accuracy` is the share of right gold among the marked random turns; `unmarked_random` counts the
-    other random turns."""
+    """What the marks say. `accuracy` is the share of marked random turns whose gold is right."""
 
     marked: Counter[str]
     dropped: int
     unlearned: int
-    mended: int
+    fixed: int
     accuracy: Rate
     unmarked_random: int
 
@@ -172,21 +173,21 @@ class ReviewReport:
         marks = ", ".join(f"{self.marked[verdict]} {verdict}" for verdict in VERDICTS)
         lines = [
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
-            f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns mended: {self.mended}",
+            f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns fixed: {self.fixed}",
         ]
         if self.accuracy["value"] is None:
-            return [*lines, "accuracy of the gold: unknown, for no turn of the random share is marked"]
+            return [*lines, "accuracy of the gold: unknown, because no turn of the random share is marked"]
         counted = f"{self.accuracy['numerator']} of {self.accuracy['denominator']} random turns"
         lines += [
             f"accuracy of the gold: {self.accuracy['value']:.1%} [{self.accuracy['low']:.1%}, "
             f"{self.accuracy['high']:.1%}] (95%, Wilson; {counted})",
-            "from the random share alone: the other turns were chosen because they look wrong, and would make the gold "
+            "only the random share counts: the other turns were chosen because they look wrong and would make the gold "
             "seem worse than it is",
         ]
         if self.unmarked_random:
             lines.append(
-                f"{self.unmarked_random} random turns are without a mark; were they left out for being hard, the true "
-                "figure is lower"
+                f"{self.unmarked_random} random turns have no mark; if they were skipped because they are hard, the "
+                "true accuracy is lower"
             )
         return lines
 
@@ -201,15 +202,18 @@ def apply_marks(
     format: str = "auto",
     wrong: Literal["drop", "weight"] = "drop",
 ) -> ReviewReport:
-    """Apply marks to the sources of the sheet, and write the rows as toolhone's own JSONL. A wrong turn removes its
-    row, or with `wrong` "weight" gets weight 0.
+    """Apply marks to the rows that the sheet was made from, and write them as toolhone's own JSONL.
+
+    Args:
+        sources: the files that the sheet was made from.
+        wrong: "drop" removes the row of a turn marked wrong; "weight" gives the turn weight 0 instead.
 
     Raises:
-        UserError: with every mark that cannot be read, fits no turn, or breaks the tools; nothing is then written.
+        UserError: names every mark that cannot be read, matches no turn or breaks the tools. Nothing is written then.
     """
     shared = tuple(tools)
     source = ", ".join(sources)
-    refuse_to_overwrite(out, sources, "what was marked wrong would be gone for good")
+    refuse_to_overwrite(out, sources, "the rows marked wrong would be lost")
     rows = list(read_and_report(sources, shared, format, console))
     turns = {example.id: example for row in rows for example in examples(row)}
     read = read_marks(marks)
@@ -228,15 +232,15 @@ def apply_marks(
             continue
         unlearned += wrongs
         kept.append(marked(row, {mark.id: mark for mark in own}))
-    bare = [replace(row, tools=()) if row.tools is shared else row for row in kept]  # as the source had it
-    write_conversations(out, bare)
+    without_shared_tools = [replace(row, tools=()) if row.tools is shared else row for row in kept]  # as in the source
+    write_conversations(out, without_shared_tools)
     at_random = [mark for mark in read if mark.reason == "random"]
     verdicts = [mark.verdict for mark in at_random if mark.verdict is not None]
     report = ReviewReport(
         marked=Counter(mark.verdict or "unmarked" for mark in read),
         dropped=len(rows) - len(kept),
         unlearned=unlearned,
-        mended=sum(mark.verdict == "mended" for mark in read),
+        fixed=sum(mark.verdict == "fixed" for mark in read),
         accuracy=rate(verdicts.count("right"), len(verdicts)),
         unmarked_random=len(at_random) - len(verdicts),
     )
@@ -247,7 +251,7 @@ def apply_marks(
 
 
 def marked(row: Conversation, marks: dict[str, Mark]) -> Conversation:
-    """Return a conversation with mended turns replaced, wrong ones no longer learned, and its gold's source updated."""
+    """Return the conversation with fixed turns replaced, wrong turns at weight 0 and the source of its gold updated."""
     if not marks:
         return row
     messages = list(row.messages)
@@ -257,46 +261,46 @@ def marked(row: Conversation, marks: dict[str, Mark]) -> Conversation:
         number = int(id.rpartition("/")[2])
         if mark.verdict == "wrong":
             messages[number] = replace(messages[number], weight=0.0)
-        if mark.mended is not None:
-            messages[number] = _with_ids(mark.mended, row, number)
+        if mark.fixed is not None:
+            messages[number] = _with_ids(mark.fixed, row, number)
             expected = None if number == last else expected
     meta, gold_source = dict(row.meta), row.gold_source
     if all(mark.verdict != "wrong" for mark in marks.values()) and len(marks) == len(examples(row)):
-        meta["reviewed"] = "mended" if any(mark.mended for mark in marks.values()) else "right"
+        meta["reviewed"] = "fixed" if any(mark.fixed for mark in marks.values()) else "right"
         if gold_source is not None:
             meta["gold_source"], gold_source = gold_source, None
     return replace(row, messages=tuple(messages), expected=expected, gold_source=gold_source, meta=meta)
 
 
-def _with_ids(mended: Message, row: Conversation, number: int) -> Message:
-    """Return the mended turn with the ids of the calls that it replaces, so that results still answer them."""
+def _with_ids(fixed: Message, row: Conversation, number: int) -> Message:
+    """Return the fixed turn with the call ids of the turn it replaces, so that the tool results still match."""
     ids = [call.id for call in row.messages[number].tool_calls]
     taken = {call.id for message in row.messages for call in message.tool_calls}
-    fresh = (name for name in (f"mended_{n}" for n in range(1, 1000)) if name not in taken)
-    calls = [replace(c, id=ids[n] if n < len(ids) else next(fresh)) for n, c in enumerate(mended.tool_calls)]
-    return replace(mended, tool_calls=tuple(calls))
+    fresh = (name for name in (f"fixed_{n}" for n in range(1, 1000)) if name not in taken)
+    calls = [replace(c, id=ids[n] if n < len(ids) else next(fresh)) for n, c in enumerate(fixed.tool_calls)]
+    return replace(fixed, tool_calls=tuple(calls))
 
 
 def _faults(mark: Mark, turns: dict[str, Example], answered: set[str], source: str) -> Iterator[str]:
-    """Yield the faults of a mark. `answered` are the ids of turns whose calls have results in the conversation."""
+    """Yield the faults of a mark. `answered` has the ids of the turns whose calls have results in the conversation."""
     turn = turns.get(mark.id)
     if turn is None:
-        yield f'{mark.where}: {source} has no learned turn "{mark.id}"; the marks are of other data'
+        yield f'{mark.where}: {source} has no learned turn "{mark.id}"; give the files that the sheet was made from'
     elif mark.hash != turn_hash(turn):
         yield f'{mark.where}: "{mark.id}" is not the turn that was marked ({turn.where} has changed); review it again'
-    elif mark.mended is not None:
-        found, written = len(mark.mended.tool_calls), len(turn.turn.tool_calls)
+    elif mark.fixed is not None:
+        found, written = len(mark.fixed.tool_calls), len(turn.turn.tool_calls)
         if mark.id in answered and found != written:
-            counts = f"{found} calls in the place of {written}, whose results follow in the conversation"
-            yield f'{mark.where}: mended: {counts}; mark "{mark.id}" wrong instead'
+            problem = f"expected {written} calls, because their results follow in the conversation, found {found}"
+            yield f'{mark.where}: fixed: {problem}; mark "{mark.id}" wrong instead'
             return
-        alone = (Message("user", "-"), mark.mended)
-        for fault in check([Conversation(mark.id, alone, turn.tools, f"{mark.where}: mended")]):
+        alone = (Message("user", "-"), mark.fixed)
+        for fault in check([Conversation(mark.id, alone, turn.tools, f"{mark.where}: fixed")]):
             yield f"{fault.where}: {fault.message}"
 
 
 def read_marks(path: Path) -> list[Mark]:
-    """Read a file of marks, CSV or JSON by its name; a `UserError` names every line that cannot be read."""
+    """Return the marks of a .json file or a CSV. The `UserError` for bad lines names all of them."""
     rows = _json_rows(path) if path.suffix == ".json" else _csv_rows(path)
     marks: list[Mark] = []
     faults: list[str] = []
@@ -307,7 +311,7 @@ def read_marks(path: Path) -> list[Mark]:
             faults.append(str(error))
     refuse_all(faults)
     if not marks:
-        raise UserError(f"{path}: no marks")
+        raise UserError(f"{path}: the file has no marks; {_HOW_TO_EXPORT}")
     return marks
 
 
@@ -315,19 +319,20 @@ def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {_EXPORTED}") from None
+        raise UserError(f"{path}: no such file; {_HOW_TO_EXPORT}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; in Excel, save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
-    # Excel writes semicolons if a comma is the decimal sign.
+    # Excel separates columns by semicolons where the comma is the decimal sign.
     delimiter = max(",;\t", key=header.count)
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    _refuse_lacking(path, table.fieldnames or ())
+    _refuse_missing_columns(path, _with_current_names(dict.fromkeys(table.fieldnames or ())))
     rows: list[tuple[str, dict[str, Any]]] = []
     start = 2
     try:
         for row in table:
-            rows.append((f"{path}:{start}", {key: value or "" for key, value in row.items() if isinstance(key, str)}))
+            cells = {key: value or "" for key, value in row.items() if isinstance(key, str)}
+            rows.append((f"{path}:{start}", _with_current_names(cells)))
             start = table.line_num + 1  # a row may span lines
     except csv.Error as error:
         raise UserError(f"{path}:{start}: not CSV: {error}") from None
@@ -335,51 +340,60 @@ def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _json_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    rows = read_json(path, _EXPORTED)
+    rows = read_json(path, _HOW_TO_EXPORT)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of marks, as the page exports it")
+    rows = [_with_current_names(row) for row in rows]
     for row in rows:
-        _refuse_lacking(path, row)
+        _refuse_missing_columns(path, row)
     return [(f"{path}: mark {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _refuse_lacking(path: Path, names: Any) -> None:
-    lacking = [name for name in _NEEDED if name not in names]
-    if lacking:
-        raise UserError(f"{path}: the column {lacking[0]} is missing; expected {', '.join(_NEEDED)}, as in the sheet")
+def _with_current_names(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with "fixed" as the name of its column and mark. Older review files call both "mended"."""
+    if "mended" not in row:
+        return row
+    mark = "fixed" if str(row.get("mark")).strip().lower() == "mended" else row.get("mark")
+    return {"fixed" if name == "mended" else name: mark if name == "mark" else value for name, value in row.items()}
+
+
+def _refuse_missing_columns(path: Path, names: Mapping[str, Any]) -> None:
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise UserError(f"{path}: the column {missing[0]} is missing; expected {', '.join(_NEEDED)}, as in the sheet")
 
 
 def _mark(where: str, row: dict[str, Any]) -> Mark:
     word = str(row["mark"] or "").strip().lower()
     verdict = next((verdict for verdict in VERDICTS if verdict == word), None)
     if word and verdict is None:
-        raise UserError(f'{where}: expected the mark right, wrong or mended, found "{word}"')
-    mended = row["mended"]
-    if isinstance(mended, str):
-        mended = mended.strip() or None
-    if (mended is not None) != (verdict == "mended"):
-        found = "a mended turn" if mended is not None else "none"
-        raise UserError(f'{where}: the mark is "{word}" and there is {found}; fill in both or neither')
-    message = None if mended is None else _mended(where, mended)
+        raise UserError(f'{where}: expected the mark right, wrong or fixed, found "{word}"')
+    fixed = row["fixed"]
+    if isinstance(fixed, str):
+        fixed = fixed.strip() or None
+    if (fixed is not None) != (verdict == "fixed"):
+        found = "a turn" if fixed is not None else "nothing"
+        raise UserError(f'{where}: the mark is "{word}", but the column fixed has {found}; fill in both or neither')
+    message = None if fixed is None else _read_fixed(where, fixed)
     return Mark(where, str(row["id"]), verdict, str(row["reason"]), str(row["hash"]), message)
 
 
-def _mended(where: str, mended: Any) -> Message:
-    """Return the right turn, given a list of calls or {"calls": [...], "content": "..."}."""
+def _read_fixed(where: str, fixed: Any) -> Message:
+    """Return the corrected turn from a list of calls or from {"calls": [...], "content": "..."}."""
     example = 'expected [{"name": "...", "arguments": {...}}], or {"calls": [], "content": "the answer"}'
-    if isinstance(mended, str):
+    if isinstance(fixed, str):
         try:
-            mended = parse_strict(mended)
+            fixed = parse_strict(fixed)
         except StrictJsonError as error:
-            raise UserError(f"{where}: mended: not JSON ({error}); {example}") from None
-    turn = {"calls": mended} if isinstance(mended, list) else mended
+            raise UserError(f"{where}: fixed: not JSON ({error}); {example}") from None
+    turn = {"calls": fixed} if isinstance(fixed, list) else fixed
     if not isinstance(turn, dict) or not set(turn) <= {"calls", "content"}:
-        raise UserError(f"{where}: mended: {example}")
+        raise UserError(f"{where}: fixed: {example}")
     calls, content = turn.get("calls", []), turn.get("content") or ""
-    shaped = isinstance(calls, list) and all(
+    well_formed = isinstance(calls, list) and all(
         isinstance(c, dict) and isinstance(c.get("name"), str) and isinstance(c.get("arguments", {}), dict)
         for c in calls
     )
-    if not shaped or not isinstance(content, str) or not (calls or content.strip()):
-        raise UserError(f"{where}: mended: {example}")
+    if not well_formed or not isinstance(content, str) or not (calls or content.strip()):
+        raise UserError(f"{where}: fixed: {example}")
     return Message("assistant", content, tuple(ToolCall(c["name"], c.get("arguments", {})) for c in calls))

@@ -1,4 +1,4 @@
-"""The sources on a command line: reads them, prints their formats and what is left out, never overwrites one."""
+"""Read the sources of a command line, print their formats and what is left out, and refuse to overwrite them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 
 def print_formats(sources: Sequence[str], format: str, console: Console) -> None:
-    """Print the format in which the files are read: the named one or, with "auto", that of their first rows. Raises
+    """Print the format in which the files are read, detected from their first rows if `format` is "auto". Raises
     UserError if a source cannot be opened."""
     detected = [name for source in sources for name in detected_formats(split_weight(source)[0]).values()]
     names = Counter(name if format == "auto" else format for name in detected)
     files = f", {len(detected)} files" if len(detected) > 1 else ""
-    said = ", ".join(f"{name} ({count})" if len(names) > 1 else name for name, count in names.most_common())
-    console.print(f"{', '.join(sources)}{files}: read as {said}", markup=False)
+    formats = ", ".join(f"{name} ({count})" if len(names) > 1 else name for name, count in names.most_common())
+    console.print(f"{', '.join(sources)}{files}: read as {formats}", markup=False)
 
 
 def read_and_report(
     sources: Sequence[str], tools: tuple[Tool, ...], format: str, console: Console
 ) -> Iterator[Conversation]:
-    """Yield the conversations of sources. Prints their format before the first, and after the last which rows were left
-    out that need no fix, such as a log's failed requests. `tools` are for rows without any.
+    """Yield the conversations of sources. `tools` are for rows without any.
+
+    Prints the format before the first conversation. After the last one, prints which rows were left out that need no
+    fix, such as a log's failed requests.
 
     Raises:
-        UserError: if a source cannot be opened and, after the last conversation, for rows that must be fixed.
+        UserError: if a source cannot be opened or, after the last conversation, if rows must be fixed.
     """
     print_formats(sources, format, console)
     left_out: LeftOut = {}
@@ -44,7 +46,7 @@ def read_and_report(
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[str], why: str) -> None:
-    """Refuse an `out` that is one of the files to read; `why` says what would be lost. Raises UserError, naming it."""
+    """Raise UserError if `out` is one of the files to read. `why` says what would be lost."""
     files = (file for source in sources for file in expand_source(split_weight(source)[0]))
     if any(Path(file).resolve() == out.resolve() for file in files):
-        raise UserError(f"--out {out}: is one of the files to read; {why}: name another")
+        raise UserError(f"--out {out}: is one of the files to read; {why}: name another file")

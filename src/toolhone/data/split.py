@@ -1,15 +1,15 @@
-"""Splits conversations into sides by whole groups. A side depends on the group's own hash, not on other rows.
+"""Split conversations into sides by whole groups. A group's side depends on its own hash, not on other rows.
 
-`make_splits` reads a run's files. `assign_sides` is `toolhone data split`: four sides out of one set of rows. Both hash
-the name of a row's group to [0, 1) and put the group on the side whose range it falls into. Test and calibration rows
-give published figures, so `assign_sides` ties rows by all of `groups.py`. Validation rows only give a loss curve, so
-`make_splits` ties them by template and needs no second pass.
+`make_splits` reads the files of a run. `assign_sides` does the work of `toolhone data split`, which divides one set of
+rows into four sides. Both hash the name of a group to [0, 1), and the range that contains the hash decides the side.
+Test and calibration rows give published figures, so `assign_sides` groups rows by everything in `groups.py`. Validation
+rows only give a loss curve, so `make_splits` groups rows by template and needs no second pass.
 
-What moves when rows are added to what `assign_sides` splits:
-- Rows added at the end move no old row, unless one ties two groups: the later group then follows the other.
-- Rows added in front, or files in another order, move a group only if its first row then has another anchor. A group of
-  one template or one conversation never moves.
-- With `unseen_tools`, a row that calls a kept tool takes its group to the test side, and a new tool can be kept.
+Which rows of `assign_sides` move when the data changes:
+- Rows added at the end move no old row, unless one links two groups. Then the later group follows the earlier one.
+- Rows added at the start, or files in another order, move a group only if its new first row has another anchor. A group
+  of one template or one conversation never moves.
+- With `unseen_tools`, a new row that calls a kept tool moves its group to the test side. A new tool can be kept too.
 - Another salt or `group_by` can move any row. A larger `test` share keeps all rows of a smaller one.
 """
 
@@ -45,8 +45,8 @@ _AUTO_SALTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The conversations of a run. `available` counts those of each side before any subset; `formats` are the files';
-    `left_out` names by rule the rows that were left out in reading."""
+    """The conversations of a run. `available` counts the rows of each side before a subset is taken, `formats` are the
+    files' formats, and `left_out` has the rows that were left out in reading, by rule."""
 
     train: list[Conversation]
     validation: list[Conversation]
@@ -60,16 +60,16 @@ class Splits:
 
 
 def make_splits(config: DataConfig) -> Splits:
-    """Read and check the config's files, hold out validation rows, and take the subsets that it asks for.
+    """Read and check the config's files, hold out validation rows, and take the subsets that the config asks for.
 
     Raises:
         UserError: with every fault found, each with its file and line.
     """
     tools = read_tools(Path(config.tools)) if config.tools else ()
-    taken_for: dict[str, str] = {}
+    file_formats: dict[str, str] = {}
     left_out: LeftOut = {}
-    learned = read_files(config.train, left_out, tools, config.format, taken_for)
-    test = read_files(config.test, left_out, tools, config.format, taken_for)
+    learned = read_files(config.train, left_out, tools, config.format, file_formats)
+    test = read_files(config.test, left_out, tools, config.format, file_formats)
     refuse_shared_rows(learned, test)
     train, validation = split_validation(learned, config.validation, config.group_by)
     return Splits(
@@ -77,7 +77,7 @@ def make_splits(config: DataConfig) -> Splits:
         balanced_subset(validation, config.validation_rows),
         balanced_subset(test, config.test_rows),
         {"train": len(train), "validation": len(validation), "test": len(test)},
-        tuple(sorted(set(taken_for.values()))),
+        tuple(sorted(set(file_formats.values()))),
         left_out,
     )
 
@@ -87,18 +87,18 @@ def read_files(
     left_out: LeftOut,
     tools: Sequence[Tool] = (),
     format: str = "auto",
-    taken_for: dict[str, str] | None = None,
+    file_formats: dict[str, str] | None = None,
 ) -> list[Conversation]:
-    """Read and check sources together, in any format. Ids must differ across them. `left_out` gets the rows that are
-    left out, `taken_for` each file's format.
+    """Return the rows of sources in any format, read and checked together. Their ids must differ. `left_out` is filled
+    with the rows that are left out, `file_formats` with the format of each file.
 
     Raises:
         UserError: with every row that cannot be read, or every error of the check.
     """
-    named = list(sources)
-    rows = list(sound_rows(read_sources(named, tuple(tools), format, taken_for), left_out))
+    names = list(sources)
+    rows = list(sound_rows(read_sources(names, tuple(tools), format, file_formats), left_out))
     if not rows:
-        raise UserError(f"{', '.join(named)}: no rows")
+        raise UserError(f"{', '.join(names)}: no rows")
     refuse_faults(rows)
     return rows
 
@@ -106,12 +106,12 @@ def read_files(
 def split_validation(
     rows: Sequence[Conversation], share: float, group_by: str | None
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Split into training and validation rows.
+    """Split rows into training and validation rows.
 
-    Rows with one value of `group_by` in their meta are one group; any other row is its own group.
+    Rows with the same value of `group_by` in their meta are one group. A row without a value is its own group.
 
     Raises:
-        UserError: if a share is asked for and one side stays empty.
+        UserError: if the share is above 0 and one side is empty.
     """
     train: list[Conversation] = []
     validation: list[Conversation] = []
@@ -122,13 +122,13 @@ def split_validation(
         empty = "training" if not train else "validation"
         raise UserError(
             f"data.validation: a share of {share} by data.group_by {group_by!r} leaves no {empty} rows of {len(rows)}; "
-            "give more rows, another share, or group_by: null"
+            "add rows, change the share, or set group_by: null"
         )
     return train, validation
 
 
 def balanced_subset(rows: Sequence[Conversation], limit: int | None) -> list[Conversation]:
-    """At most `limit` rows, in their own order, that keep the proportion of every kind of row (by the tools it calls).
+    """Return at most `limit` rows, in their own order, with the same share of each kind of row (by the tools it calls).
     They are evenly spaced among the rows sorted by kind and, within a kind, by content hash."""
     if limit is None or len(rows) <= limit:
         return list(rows)
@@ -146,7 +146,7 @@ def _kind(row: Conversation) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The share of the groups for each side; train gets the rest."""
+    """The share of the groups for each side. Train gets the rest."""
 
     validation: float = 0.1
     calibration: float = 0.1
@@ -159,8 +159,8 @@ class Shares:
                 raise UserError(f"--{name}: expected a share from 0 to below 1, found {share}")
         if self.train <= 0:
             raise UserError(
-                f"--validation {self.validation} --calibration {self.calibration} --test {self.test}: together they "
-                "leave nothing to train on; make them smaller"
+                f"--validation {self.validation} --calibration {self.calibration} --test {self.test}: no rows are left "
+                "to train on; make the shares smaller"
             )
 
     @property
@@ -170,8 +170,8 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """`groups` is each row's group, named by the group's first row; `sides` its side, as an index into `SIDES`; both
-    [rows]. `kept_tools` are those that only test rows see."""
+    """The side of every row. `groups` is each row's group, as the index of the group's first row; `sides` is its side,
+    as an index into `SIDES`; both are [rows]. Only test rows see the `kept_tools`."""
 
     groups: Indices
     sides: npt.NDArray[np.int8]
@@ -180,14 +180,14 @@ class Sides:
 
 
 def assign_sides(table: KeyTable, shares: Shares, *, unseen_tools: float = 0.0, salt: str = "") -> Sides:
-    """Assign every row to a side.
+    """Return the side of every row.
 
-    A group's position is the hash of its anchor and the salt: its first row's template, else that row's conversation,
-    else its content. From 0 up the ranges are test, calibration, validation, train. The salt "auto" tries 64 salts and
-    takes the one that keeps the tools' shares best.
+    A group's position in [0, 1) is the hash of the salt and its anchor. The anchor is the template of its first row, or
+    else that row's conversation, or else its content. From 0 up, the ranges are test, calibration, validation, train.
+    The salt "auto" tries 64 salts and takes the one that keeps the tools' shares best.
 
     Raises:
-        UserError: if a side with a share gets no row.
+        UserError: if a side with a share above 0 gets no row.
     """
     groups = table.groups()
     if salt == "auto":
@@ -200,14 +200,15 @@ def assign_sides(table: KeyTable, shares: Shares, *, unseen_tools: float = 0.0, 
         if getattr(shares, side) > 0 and not count:
             raise UserError(
                 f"--{side}: a share of {getattr(shares, side):.3g} gets no row of {table.rows} in "
-                f"{len(np.unique(groups))} groups; give more rows, a larger share or 0, or --salt auto"
+                f"{len(np.unique(groups))} groups; add rows, give a larger share or 0, or try --salt auto"
             )
     return best
 
 
 def kept_tools(names: Iterable[str], share: float, salt: str = "") -> tuple[str, ...]:
-    """The tools that only the test side may see: those with the lowest hashes, rounded to a whole number, and at least
-    one if the share is above 0.
+    """Return the tools that only the test side may see: a share of all tools, those with the lowest hashes.
+
+    Their number is rounded, and is at least one if the share is above 0.
 
     Raises:
         UserError: if no other tool would be left.
@@ -217,16 +218,16 @@ def kept_tools(names: Iterable[str], share: float, salt: str = "") -> tuple[str,
         raise UserError(f"--unseen-tools: expected a share from 0 to below 1, found {share}")
     count = max(1, math.floor(share * len(ordered) + 0.5)) if share else 0
     if share and count >= len(ordered):
-        raise UserError(f"--unseen-tools {share}: would leave none of {len(ordered)} tools to train on; give 0")
+        raise UserError(f"--unseen-tools {share}: none of {len(ordered)} tools is left to train on; give 0")
     return tuple(sorted(ordered[:count]))
 
 
 def share_bound(group_sizes: Sequence[int], doubt: float = 0.001, *, placed: int = 0) -> float:
-    """How far the share of rows on a side may be off, except with probability `doubt`.
+    """Return a bound on how far the share of rows on a side may be off. It fails with probability `doubt` at most.
 
-    There is no quota: each group is an independent draw, so Hoeffding's inequality (1963, theorem 2) gives the bound.
-    With groups of n_g rows that are drawn, and `placed` rows that are put on a side whatever the draw, it is
-    (sqrt(ln(2 / doubt) / 2 * sum(n_g ** 2)) + placed) / (sum(n_g) + placed), at most 1.
+    Sides have no quota. Each group is an independent draw, so Hoeffding's inequality (1963, theorem 2) gives the bound.
+    With groups of n_g rows that are drawn, and `placed` rows that go to a side whatever the draw, the bound is
+    (sqrt(ln(2 / doubt) / 2 * sum(n_g ** 2)) + placed) / (sum(n_g) + placed), and at most 1.
     """
     sizes = np.asarray(group_sizes, dtype=np.float64)
     drawn = np.sqrt(math.log(2 / doubt) / 2 * np.square(sizes).sum())
@@ -234,8 +235,8 @@ def share_bound(group_sizes: Sequence[int], doubt: float = 0.001, *, placed: int
 
 
 def rows_by_tool(table: KeyTable, split: Sides) -> dict[str, tuple[list[int], float]]:
-    """For each tool that is called (and `NO_CALL`): its rows on each side, in the order of `SIDES`, and the bound of
-    their shares."""
+    """Return for each called tool (and `NO_CALL`) its rows on each side, in the order of `SIDES`, and the bound on how
+    far their shares may be off (`share_bound`)."""
     counts = _calls_by_side(table, split.sides)
     tools, rows = map(np.asarray, table.calls)
     order = np.argsort(tools, kind="stable")
@@ -262,14 +263,15 @@ def _assign(table: KeyTable, groups: Indices, shares: Shares, unseen_tools: floa
 
 
 def _groups_calling(table: KeyTable, groups: Indices, names: Sequence[str]) -> Indices:
-    """The groups in which a row calls one of the tools."""
+    """Return the groups in which a row calls one of the tools."""
     tools, rows = map(np.asarray, table.calls)
     calling: Indices = np.unique(groups[rows[np.isin(tools, [table.tools[name] for name in names])]])
     return calling
 
 
 def _imbalance(table: KeyTable, split: Sides, shares: Shares) -> tuple[int, float]:
-    """How often a tool is missing from a side that could have it, and how many rows are not where the shares want."""
+    """Return how often a tool is missing from a side that should have it, and the sum of the deviations from the shares
+    in rows."""
     wanted = np.array([getattr(shares, side) for side in SIDES])
     learned = [number for name, number in table.tools.items() if name not in split.kept_tools]
     counts = _calls_by_side(table, split.sides)[learned]  # [tools, sides]
@@ -280,24 +282,24 @@ def _imbalance(table: KeyTable, split: Sides, shares: Shares) -> tuple[int, floa
 
 
 def _calls_by_side(table: KeyTable, sides: npt.NDArray[np.int8]) -> Indices:
-    """How many rows of each side call each tool, [tools, sides]."""
+    """Return how many rows of each side call each tool, [tools, sides]."""
     tools, rows = map(np.asarray, table.calls)
     flat = np.bincount(tools * len(SIDES) + sides[rows], minlength=len(table.tools) * len(SIDES))
     return flat.reshape(-1, len(SIDES)).astype(np.int64)
 
 
-# From a group's name to [0, 1). There are two hashes because neither may change: another one would move the rows of
-# every split that exists. The second has a salt, and hashes the keys of a million rows at once.
+# Hashes from a group's name to [0, 1). There are two, and neither may change, because a change would move the rows of
+# all existing splits. The second has a salt and hashes the keys of a million rows at once.
 
 
 def _position(name: str) -> float:
-    """The position of a group of `split_validation`, by SHA-256."""
+    """Return the position of a group in `split_validation`, by SHA-256."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _positions(keys: npt.NDArray[np.uint64], salt: str) -> npt.NDArray[np.float64]:
-    """The positions of groups of `assign_sides`, by the finalizer of SplitMix64 (Steele and others 2014) over the keys
-    of their anchors and of the salt."""
+    """Return the positions of groups in `assign_sides`: the finalizer of SplitMix64 (Steele and others 2014) of their
+    anchors' keys and the salt's key."""
     mixed = keys + np.uint64(key_of(f"{salt}\nside"))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

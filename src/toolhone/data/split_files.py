@@ -1,8 +1,8 @@
-"""`toolhone data split`: reads files of conversations, and writes a folder with one file for each side and split.json.
+"""`toolhone data split`: read files of conversations and write a folder with one file for each side and split.json.
 
 One pass reads the rows, adds their keys to a table and writes each row to a scratch file. When all sides are known, the
-scratch file's lines go to their sides. So memory holds a few hundred bytes a row, whatever the rows' size, and the disk
-holds them twice for a while. split.json is written last: a folder without it has no complete split.
+lines of the scratch file are copied to their sides. So a row takes a few hundred bytes of memory, whatever its size,
+and the disk has every row twice for a while. split.json is written last: a folder without it has no complete split.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPLIT_FILE = "split.json"
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """What was written. `summary` is the content of split.json; `warnings` are sentences for the reader."""
+    """What was written. `summary` is the content of split.json; `warnings` are sentences for the user."""
 
     summary: dict[str, Any]
     warnings: tuple[str, ...]
@@ -62,14 +62,14 @@ def split_files(
 ) -> SplitResult:
     """Split the rows of all sources and write train, validation, calibration and test.jsonl and split.json to `out`.
 
-    Rows are written in their order, as toolhone's own JSONL; rows without tools get `default_tools`. With
-    `unseen_tools`, tools are kept for the test side: whole groups that call one go there, and rows of the other sides
-    no longer list them. An earlier split is replaced. With `against`, leakage of the training rows into those files is
+    Rows are written in their order, as toolhone's own JSONL. Rows without tools get `default_tools`. An earlier split
+    is replaced. With `unseen_tools`, some tools are kept for the test side: all groups that call one go there, and the
+    other sides' rows no longer list them. With `against`, the leakage between the training rows and these files is
     measured.
 
     Raises:
-        UserError: if a row cannot be read, a side stays empty, `out` holds something else, or training rows are known
-            to a file of `against` (unless `allow_leakage`). Nothing is written then.
+        UserError: if a row cannot be read, a side is empty, `out` has other files, or rows of `against` are known from
+            training (unless `allow_leakage`). Nothing is written then.
     """
     _refuse_foreign_folder(out, sources)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,17 +113,17 @@ def show(result: SplitResult, console: Console) -> None:
     summary = result.summary
     lines = [f"{summary['rows']:,} rows in {summary['groups']:,} groups"]
     for side in SIDES:
-        part = summary["sides"][side]
-        lines.append(f"  {side:<12}{part['rows']:>10,} rows  {part['share']:6.1%} (asked for {part['asked']:.1%})")
+        found = summary["sides"][side]
+        lines.append(f"  {side:<12}{found['rows']:>10,} rows  {found['share']:6.1%} (asked for {found['asked']:.1%})")
     if summary["left_out"]:
         lines.append(describe_left_out(summary["left_out"]))
     if summary["unseen_tools"]:
         removed = sum(summary["unseen_tools_taken_from_rows"].values())
         names = ", ".join(summary["unseen_tools"])
-        lines.append(f"kept for the test: {names} (taken from the tools of {removed:,} other rows)")
+        lines.append(f"kept for the test: {names} (removed from the tools of {removed:,} other rows)")
     if summary["leakage"] and not summary["leakage"]["known"]:
         alone = summary["leakage"]["same_id_alone"]
-        ids = f" ({alone:,} share a template's id and nothing of its wording)" if alone else ""
+        ids = f" ({alone:,} share only a template's id and have other words)" if alone else ""
         lines.append(f"none of the {summary['leakage']['rows']:,} rows of the --against files is known{ids}")
     for line in [*lines, *(f"warning: {warning}" for warning in result.warnings)]:
         console.print(line, markup=False)
@@ -131,18 +131,18 @@ def show(result: SplitResult, console: Console) -> None:
 
 def _refuse_foreign_folder(out: Path, sources: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file, expected a folder")
+        raise UserError(f"--out {out}: expected a folder, found a file")
     written = {(out / f"{side}.jsonl").resolve() for side in SIDES}
     for path in (Path(split_weight(source)[0]).resolve() for source in sources):
         if path in written or path == out.resolve():
-            raise UserError(f"--out {out}: {path.name} is read from there and would be replaced; name another folder")
+            raise UserError(f"--out {out}: {path.name} is a source and would be replaced; name another folder")
     there = [side for side in SIDES if (out / f"{side}.jsonl").exists()]
     if there and not (out / SPLIT_FILE).exists():
-        raise UserError(f"--out {out}: holds a {there[0]}.jsonl that is not part of a split; name another folder")
+        raise UserError(f"--out {out}: has a {there[0]}.jsonl that is not part of a split; name another folder")
 
 
 def _read_into(scratch: Path, rows: Iterable[Conversation], table: KeyTable, tools_matter: bool) -> int:
-    """Write every row to the scratch file and add its keys to the table; return how many rows list no tools."""
+    """Write every row to the scratch file, add its keys to the table, and return how many rows list no tools."""
     toolless = 0
     with scratch.open("wb") as lines:
         for row in rows:
@@ -150,7 +150,7 @@ def _read_into(scratch: Path, rows: Iterable[Conversation], table: KeyTable, too
                 toolless += 1
                 if tools_matter and called_tools(row):
                     raise UserError(
-                        f"{row.where}: calls a tool and lists none; --unseen-tools needs --tools TOOLS.json"
+                        f"{row.where}: calls a tool but lists none; --unseen-tools needs --tools TOOLS.json"
                     )
             table.add(row)
             lines.write(conversation_line(row))
@@ -158,16 +158,16 @@ def _read_into(scratch: Path, rows: Iterable[Conversation], table: KeyTable, too
 
 
 def _write_sides(scratch: Path, split: Sides, console: Console | None) -> dict[str, int]:
-    """Write the scratch file's lines to their sides; count for each kept tool the rows that no longer list it."""
+    """Write the scratch file's lines to their sides, and return for each kept tool how many rows no longer list it."""
     removed = dict.fromkeys(split.kept_tools, 0)
-    marks = [json.dumps(name, ensure_ascii=False).encode() for name in removed]
+    quoted_names = [json.dumps(name, ensure_ascii=False).encode() for name in removed]
     test = SIDES.index("test")
     with ExitStack() as opened:
         lines = opened.enter_context((scratch / "rows").open("rb"))
         files = [opened.enter_context((scratch / f"{side}.jsonl").open("wb")) for side in SIDES]
         for line, side in zip(lines, counted(split.sides.tolist(), console, "writing"), strict=True):
-            lists_kept = side != test and any(mark in line for mark in marks)
-            files[side].write(_without_tools(line, removed) if lists_kept else line)
+            may_list_kept = side != test and any(name in line for name in quoted_names)
+            files[side].write(_without_tools(line, removed) if may_list_kept else line)
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -176,8 +176,8 @@ def _write_sides(scratch: Path, split: Sides, console: Console | None) -> dict[s
 
 
 def _without_tools(line: bytes, removed: dict[str, int]) -> bytes:
-    """The row without the tools of `removed`, none of which it calls. An empty list stays, so that the row does not get
-    the default tools."""
+    """Return the row without the tools of `removed`, none of which it calls. An empty list of tools stays, so that the
+    row does not get the default tools."""
     row = json.loads(line)
     tools = row.get("tools", ())
     left = [tool for tool in tools if tool["function"]["name"] not in removed]
@@ -196,7 +196,7 @@ def _leakage_against(
         return None
     with train.open("rb") as lines:
         rows = (conversation(parse_strict(line.decode()), f"train.jsonl:{n}", tools) for n, line in enumerate(lines, 1))
-        # A row of theirs that cannot be read could be one that is trained on.
+        # An unreadable row of these files is an error, because it could be a training row.
         return measure_leakage(rows, sound_rows(read_sources(against, tools), {}), allow=allow, group_by=group_by)
 
 
@@ -224,25 +224,25 @@ def _counts(table: KeyTable, split: Sides, shares: Shares) -> dict[str, Any]:
 
 def _warnings(summary: dict[str, Any], shares: Shares) -> Iterator[str]:
     if summary["near_duplicates"].startswith("off: "):
-        yield f"near duplicates were not looked for ({summary['near_duplicates'].removeprefix('off: ')})"
+        yield f"near duplicates were not searched ({summary['near_duplicates'].removeprefix('off: ')})"
     if summary["largest_group"] > max(20, 0.2 * summary["rows"]):
         yield (
-            f"one group holds {summary['largest_group']:,} of {summary['rows']:,} rows: rows that are much alike, or "
-            f"one {summary['group_by'] or 'conversation'}; all of it is on one side"
+            f"one group has {summary['largest_group']:,} of {summary['rows']:,} rows, which are very similar or share "
+            f"one {summary['group_by'] or 'conversation'}; all of them are on one side"
         )
-    lacking = [
+    missing = [
         f"{name} ({side})"
         for name, tool in summary["tools"].items()
         for side, count in tool["rows"].items()
         if not count and name not in summary["unseen_tools"] and getattr(shares, side) * sum(tool["rows"].values()) >= 1
     ]
-    if lacking:
-        shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
-        yield f"tools that a side lacks: {shown}; --salt auto looks for a better balance"
+    if missing:
+        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        yield f"tools without a row on a side: {shown}; try --salt auto for a better balance"
     if summary["unseen_tools"] and summary["rows_without_tools"]:
         yield (
-            f"{summary['rows_without_tools']:,} rows list no tools; a config's data.tools would offer them the kept "
-            "tools too; split with --tools"
+            f"{summary['rows_without_tools']:,} rows list no tools, so a config's data.tools would offer them the kept "
+            "tools too; split with --tools TOOLS.json"
         )
     if summary["leakage"] and summary["leakage"]["known"]:
         known, rows = summary["leakage"]["known"], summary["leakage"]["rows"]

@@ -1,8 +1,8 @@
-"""Count what a data set is made of, in one pass over its rows: turns, calls, tools, languages, tokens.
+"""Count the turns, calls, tools, languages and tokens of a data set, in one pass over its rows.
 
-In: conversations, and the faults of rows that gave none. Out: frozen `Stats`. Calls are those of learned turns, since a
-turn of weight 0 teaches no call. Tokens need a tokenizer: every learned turn is rendered as training renders it. The
-gain of prefix-tree batches is not estimated but counted, by the layout that training uses.
+In: conversations, and the faults of rows that cannot be read. Out: frozen `Stats`. Only calls of learned turns count,
+because a turn of weight 0 teaches no call. Counting tokens needs a tokenizer: every learned turn is rendered as
+training renders it. The gain of prefix-tree batches is exact, because it uses the same layout as training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ToolCount:
 
 @dataclass(frozen=True, slots=True)
 class FaultCount:
-    """A rule that rows broke when they were read: how often, and the first places."""
+    """A rule that rows break: how many rows, and the places of the first ones."""
 
     rule: str
     count: int
@@ -51,7 +51,7 @@ class FaultCount:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpread:
-    """Token counts: how many, median and 95th percentile (interpolated), largest, and sum."""
+    """Token counts: how many there are, their median and 95th percentile (interpolated), the largest, and the sum."""
 
     count: int
     p50: float
@@ -62,7 +62,7 @@ class TokenSpread:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Batches of one size as prefix trees: the tokens of all rows, and those left to compute."""
+    """Batches of one size as prefix trees: the tokens of all rows, and the tokens that are computed."""
 
     batch_size: int
     logical_tokens: int
@@ -76,9 +76,10 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class TokenStats:
-    """`by_role` counts each message once, and the tools of a row once. `lengths` has one entry per example.
-    `shared_share` is the share of all tokens that one tree of all rows saves: no batch saves more. `common_prefix` is
-    the number of tokens that all laid-out examples begin with. `refused` rows cannot be rendered."""
+    """Token counts of a data set. `by_role` counts each message once, and the tools of a row once. `lengths` has one
+    entry per example. `laid_out` examples are in prefix trees. `shared_share` is the share of all tokens that one tree
+    of them saves: no batch saves more. `common_prefix` is the number of tokens that all of them begin with. `refused`
+    counts the examples that cannot be rendered."""
 
     tokenizer: str
     format: str
@@ -108,9 +109,9 @@ class TokenStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A data set in figures. `turns` are the learned assistant turns (one example each), `unlearned_turns` those of
-    weight 0. `turns_per_row` and `calls_per_turn` map a number to how many rows or turns have it. `languages` are those
-    in meta.language, `guessed_languages` what the script of the other rows suggests."""
+    """Counts of a data set. `turns` are the learned assistant turns (one example each), `unlearned_turns` those of
+    weight 0. `turns_per_row` and `calls_per_turn` map a number to how many rows or turns have it. `languages` are from
+    meta.language, `guessed_languages` from the script of the rows without it."""
 
     rows: int
     faults: tuple[FaultCount, ...]
@@ -147,8 +148,8 @@ class Stats:
         return row
 
 
-def _share(part: int, whole: int) -> dict[str, Any]:
-    return {"value": part / whole if whole else None, "numerator": part, "denominator": whole}
+def _share(count: int, total: int) -> dict[str, Any]:
+    return {"value": count / total if total else None, "numerator": count, "denominator": total}
 
 
 def data_stats(
@@ -159,24 +160,24 @@ def data_stats(
     tokenizer: str | None = None,
     console: Console | None = None,
 ) -> Stats:
-    """Count the rows of sources (each a path, or `path=weight`), with a bar on the console. `tools` are for rows
-    without any.
+    """Count the rows of sources (each `path` or `path=weight`), with a progress bar on the console. `tools` are for
+    rows without any.
 
     Raises:
-        UserError: if a source cannot be opened, no row gives a conversation, or the tokenizer cannot be loaded.
+        UserError: if a source cannot be opened, no row is a conversation, or the tokenizer cannot be loaded.
     """
     found = measure(read_sources(sources, tools, format), tokenizer=tokenizer, console=console)
     if not found.rows:
         fault = found.faults[0] if found.faults else None
         why = f" (first fault, {fault.rule}: {fault.places[0]})" if fault else ""
-        raise UserError(f"{', '.join(sources)}: no row that is a conversation{why}; try `toolhone data check`")
+        raise UserError(f"{', '.join(sources)}: no row is a conversation{why}; run `toolhone data check`")
     return found
 
 
 def measure(
     rows: Iterable[Conversation | RowFault], *, tokenizer: str | None = None, console: Console | None = None
 ) -> Stats:
-    """Count the rows as they pass. With a tokenizer (a folder or a name on the hub) also count their tokens."""
+    """Count the rows one by one. With a tokenizer (a folder or a name on the hub), also count their tokens."""
     tokens = None if tokenizer is None else TokenCounter(tokenizer)
     faults: dict[str, list[str]] = {}
     count = without_tools = without_call = unlearned = 0
@@ -232,10 +233,10 @@ def measure(
 
 
 class TokenCounter:
-    """Counts the tokens of conversations one by one, and keeps the ids of a sample of the examples."""
+    """Counts the tokens of conversations one by one, and keeps a sample of the tokenised examples."""
 
     def __init__(self, tokenizer: str) -> None:
-        """Load a tokenizer from a folder or the hub; a `UserError` says if that, or finding its chat format, fails."""
+        """Load a tokenizer from a folder or the hub, and detect its chat format. Raises UserError if either fails."""
         from toolhone.chat.probe import make_renderer
         from toolhone.chat.token_bytes import TokenBytes
         from toolhone.config import ChatConfig, ModelConfig
@@ -252,7 +253,7 @@ class TokenCounter:
         self._refused: list[str] = []
 
     def add(self, row: Conversation) -> None:
-        """Count a conversation's learned turns; messages after the last of them are in no example."""
+        """Count the tokens of a conversation's examples. Messages after the last learned turn are in no example."""
         from toolhone.chat.render import RenderError
         from toolhone.chat.segments import segments
 
@@ -265,7 +266,7 @@ class TokenCounter:
                 continue
             self._lengths.append(len(rendered))
             self._labelled += len(rendered.completion_ids)
-            # Reservoir sampling (Vitter 1985, algorithm R): every example has the same chance to stay in the sample.
+            # Reservoir sampling (Vitter 1985, algorithm R) gives every example the same chance to be in the sample.
             if len(self._sample) < _MAX_TREE_ROWS:
                 self._sample.append(rendered.tokens)
             elif (place := self._random.randrange(len(self._lengths))) < _MAX_TREE_ROWS:
@@ -309,8 +310,8 @@ def _spread(counts: Sequence[int]) -> TokenSpread:
 
 
 def tree_gain(rows: Sequence[LabelledTokens], batch_size: int, tree_tokens: int) -> Gain:
-    """Count the tokens of rows laid out in shuffled batches, as training does: a batch of more than `tree_tokens`
-    computed tokens is several trees."""
+    """Return the tokens of rows laid out in shuffled batches, as in training: a batch with more than `tree_tokens`
+    computed tokens becomes several trees."""
     from toolhone.chat.prefix_tree import split_into_trees
 
     order = list(rows)
@@ -324,7 +325,7 @@ def tree_gain(rows: Sequence[LabelledTokens], batch_size: int, tree_tokens: int)
 
 
 def _common_prefix(rows: Sequence[LabelledTokens]) -> int:
-    """Return how many shareable ids all rows begin with: those that the lexically first and last row share."""
+    """Return how many shareable ids all rows begin with. The lexically first and last rows begin with no more."""
     if not rows:
         return 0
     from toolhone.chat.prefix_tree import shareable_ids
@@ -334,7 +335,8 @@ def _common_prefix(rows: Sequence[LabelledTokens]) -> int:
     return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
 
 
-# A Chinese character says about as much as a Latin word, so an order number of ten letters does not outvote three.
+# A Latin word counts as much as a Chinese character, so that an order number of ten letters does not outvote three
+# characters.
 _UNITS = re.compile(
     r"(?P<kana>[\u3040-\u30ff])|(?P<zh>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f])"
     r"|(?P<ko>[\uac00-\ud7a3\u1100-\u11ff]+)|(?P<Latin>[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+)"
@@ -344,12 +346,12 @@ _UNITS = re.compile(
 
 
 def guess_language(texts: Iterable[str]) -> str:
-    """Guess a language by the script alone: "zh", "ja", "ko", or "Latin script", since other scripts write many
-    languages; "unknown" if there are no letters."""
+    """Guess a language by the script: "zh", "ja", "ko", or the script ("Latin script") if many languages use it.
+    Without letters, the result is "unknown"."""
     units: Counter[str] = Counter()
     for text in texts:
         units.update(str(found.lastgroup) for found in _UNITS.finditer(text))
-    if units["kana"]:  # Japanese is written in both
+    if units["kana"]:  # Japanese has kana and Chinese characters
         units["ja"] = units.pop("kana") + units.pop("zh", 0)
     if not units:
         return "unknown"

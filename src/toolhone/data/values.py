@@ -1,7 +1,6 @@
-"""Argument values and the texts that they come from: which values a call holds, whether a text says one, and which
-numbers a text states.
+"""Find argument values in calls and in the texts that they come from, and find codes and numbers in a text.
 
-A text says a value if the whole value is written there: `ORD-204` does not say `ORD-20`, nor 13 the number 3.
+A value occurs in a text only as a whole: `ORD-20` does not occur in `ORD-204`, nor the number 3 in 13.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from typing import Any
 
 from toolhone.records import Conversation
 
-# A number with a point or commas, or letters and digits of ASCII, joined by hyphens.
+# A number with a point or commas, or ASCII letters and digits, joined by hyphens.
 _CODE = re.compile(r"\d+(?:[.,]\d+)+(?![A-Za-z0-9])|[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _ADDRESS = re.compile(r"https?://[^\s，。）)]+|[\w.+-]+@[\w-]+\.[\w.]+")
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str | int | float]]:
-    """Every text and number inside a value, with its path; truth values and nulls have no fixed words."""
+    """Yield every text and number inside a value, with its path. Booleans and nulls are left out, because texts express
+    them in many ways."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from leaves(entry, f"{path}.{key}" if path else str(key))
@@ -30,20 +30,20 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str | int | float]
 
 
 def letters_and_digits(text: str) -> str:
-    """The letters and digits of a text, in one case."""
+    """Return the letters and digits of a text in lower case."""
     return re.sub(r"[\W_]+", "", text).casefold()
 
 
 def argument_values(row: Conversation) -> set[str | int | float]:
-    """Every text and number among the arguments of a row's gold calls."""
+    """Return every text and number in the arguments of a row's gold calls."""
     arguments = [call.arguments for message in row.messages for call in message.tool_calls]
     if row.expected is not None:
         arguments += [{name: accepted[0] for name, accepted in call.arguments.items()} for call in row.expected.calls]
     return {value for values in arguments for _, value in leaves(values)}
 
 
-def stands_in(value: str | int | float, text: str, *, ignore_case: bool = False) -> bool:
-    """Whether a text says the whole value. A number may have separators of thousands, and 3.0 may be 3."""
+def occurs_in(value: str | int | float, text: str, *, ignore_case: bool = False) -> bool:
+    """Return whether the whole value occurs in a text. A number may have thousands separators, and 3.0 may be 3."""
     if ignore_case:
         text = text.casefold()
     return any(_whole(form.casefold() if ignore_case else form, text) for form in _forms(value))
@@ -61,7 +61,7 @@ def _forms(value: str | int | float) -> set[str]:
 def _whole(form: str, text: str) -> bool:
     if not form:
         return True
-    # Chinese is written without spaces: only a letter or digit of ASCII at an end can be part of a longer word.
+    # Chinese has no spaces, so only an ASCII letter or digit at an end of the value can be part of a longer word.
     before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", form) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", form) else ""
     if re.fullmatch(r"[\d.,]+", form):
@@ -70,7 +70,7 @@ def _whole(form: str, text: str) -> bool:
 
 
 def codes(text: str) -> set[str]:
-    """What looks like a code, a number or an address in a text: none of it may be made up."""
+    """Return everything in a text that looks like a code, a number or an address."""
     found = {match[0] for match in _CODE.finditer(text) if any(c.isdigit() for c in match[0])}
     return found | {match[0].rstrip(".,") for match in _ADDRESS.finditer(text)}
 
@@ -107,8 +107,8 @@ _CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *_CHINESE_SCALES])}半]+打
 
 
 def numbers_in(text: str) -> set[int | float]:
-    """All numbers that a text states in digits or in English or Chinese words, without signs. Whole ones are exact,
-    others are rounded to six places."""
+    """Return all numbers in a text, written in digits or in English or Chinese words, without signs. Integers are
+    exact; other numbers are rounded to six places."""
     plain = (re.sub("[,，]", "", match) for match in _DIGITS.findall(text) if len(match) < 300)
     found: set[int | float] = {round(float(match), 6) if "." in match else int(match) for match in plain}
     found |= set(_english(text.lower()))
@@ -118,7 +118,7 @@ def numbers_in(text: str) -> set[int | float]:
 
 
 def _english(text: str) -> Iterator[float]:
-    """Each word's number, and that of each run of number words ("two hundred and five")."""
+    """Yield the number of each word, and of each sequence of number words ("two hundred and five")."""
     total, current, end = 0.0, 0.0, -1
     for match in _ENGLISH.finditer(text):
         word = match.group()
@@ -139,7 +139,7 @@ def _english(text: str) -> Iterator[float]:
 
 
 def _chinese(run: str) -> Iterator[float]:
-    """The numbers that a run of numerals can mean: by place (二百零五), digit for digit (二零二四), or in dozens."""
+    """Yield the numbers that numerals can mean: by place (二百零五), digit by digit (二零二四), or in dozens."""
     if run.endswith("打"):
         for value in _chinese(run[:-1]):
             yield from (value, 12 * value)

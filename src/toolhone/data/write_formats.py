@@ -1,6 +1,6 @@
-"""Conversations as rows of foreign formats: OpenAI's, Hermes' and xLAM's. `convert.py` proves each by reading it back.
+"""Write conversations as rows of other formats: OpenAI's, Hermes' and xLAM's.
 
-A row that the format has no room for raises `DoesNotFit`. Reading the row back finds what was lost on the way.
+A row that the format cannot represent raises `DoesNotFit`. `convert.py` reads each written row back to find the losses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toolhone.records import Conversation, Message, Tool, ToolCall
 Row = dict[str, Any]
 
 _EXTRA = ("expected", "gold_source")
-# The sentences that introduce tools in Hermes' prompts, and in toolhone's own template for these models.
+# The sentences that introduce the tools in Hermes' prompts and in toolhone's own template for these models.
 _TOOLS_BEFORE = (
     "You are provided with function signatures within <tools></tools> XML tags. "
     "You may call one or more functions to assist with the user query. Here are the available tools:\n<tools>\n"
@@ -40,13 +40,13 @@ _ANNOTATIONS = {
 
 
 class DoesNotFit(Exception):  # noqa: N818  (an outcome that is counted, not a fault)
-    """The format has no room for a row; the message says why, in the same words for all such rows."""
+    """The format cannot represent a row. The message says why, in the same words for all such rows."""
 
 
 def to_openai(row: Conversation, keep_extra: bool) -> Row:
-    """OpenAI's chat fine-tuning format, strictly: every call with an id, every result with the id that it answers.
+    """Return a row of OpenAI's chat fine-tuning format: every call has an id, and every result the id of its call.
 
-    With `keep_extra` the row keeps toolhone's own keys (`id`, `expected`, `gold_source`, `meta`), which OpenAI refuses.
+    With `keep_extra`, it keeps toolhone's own keys (`id`, `expected`, `gold_source`, `meta`), which OpenAI refuses.
     """
     written = replace(row, messages=with_ids(row.messages)).to_json()
     for message in written["messages"]:
@@ -59,8 +59,9 @@ def to_openai(row: Conversation, keep_extra: bool) -> Row:
 
 
 def to_hermes(row: Conversation, keep_extra: bool) -> Row:
-    """Hermes' function-calling format in ShareGPT's shape: tools in the system prompt, calls in `<tool_call>` tags,
-    the results of a turn together in the order of its calls. With `keep_extra` meta's keys become columns."""
+    """Return a row of Hermes' function-calling format in ShareGPT's shape: tools in the system prompt, calls in
+    `<tool_call>` tags, and the results of a turn in one message, in the order of its calls. With `keep_extra`, the keys
+    of meta become columns."""
     turns = []
     messages = list(row.messages)
     if row.tools and (not messages or messages[0].role != "system"):
@@ -90,19 +91,19 @@ def _call_text(call: ToolCall) -> str:
 
 
 def _untagged(text: str, tag: str) -> str:
-    """JSON without the tag that would end it: "<" can be written as an escape."""
+    """Return JSON with "<" escaped if it contains the tag, so that the tag does not end it."""
     return text.replace("<", "\\u003c") if tag in text else text
 
 
 def to_xlam(row: Conversation, keep_extra: bool) -> Row:
-    """xLAM's format: one question and the calls that answer it, tools with flat parameters in Python's types. Raises
-    DoesNotFit for a row of more than one turn."""
+    """Return a row of xLAM's format: one question and the calls that answer it, and tools with flat parameters in
+    Python's types. Raises DoesNotFit for a row of more than one turn."""
     spoken = [message for message in row.messages if message.role != "system"]
     if [message.role for message in spoken] != ["user", "assistant"]:
-        raise DoesNotFit("more or less than one question and one turn: xLAM has room for just these")
+        raise DoesNotFit("not exactly one question and one turn, as xLAM requires")
     question, turn = spoken
     if turn.weight == 0:
-        raise DoesNotFit("its only turn has weight 0, which xLAM cannot say")
+        raise DoesNotFit("the only turn has weight 0, which xLAM cannot represent")
     answers = [{"name": call.name, "arguments": call.arguments} for call in turn.tool_calls]
     written: Row = {
         "id": row.id,
@@ -121,16 +122,16 @@ def _flat_tool(tool: Tool) -> Row:
 
 
 def _flat_parameter(schema: Any, required: bool) -> Row:
-    """A parameter with its type as a Python annotation; the rest of its schema beside it."""
+    """Return a parameter with its type as a Python annotation, and the other keywords of its schema."""
     schema = schema if isinstance(schema, dict) else {}
     annotation, used = _annotation(schema)
     rest = {key: value for key, value in schema.items() if key not in used}
-    plain = required or "default" in schema  # which makes it optional by itself
+    plain = required or "default" in schema  # a default alone makes a parameter optional
     return {"type": annotation if plain else f"{annotation}, optional", **rest}
 
 
 def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
-    """The annotation, and the keywords that it covers."""
+    """Return the annotation, and the keywords that it covers."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
         names = ", ".join(_ANNOTATIONS.get(str(kind), "Any") for kind in kinds)
@@ -144,7 +145,7 @@ def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
 
 
 WRITERS: dict[str, Callable[[Conversation, bool], Row]] = {"openai": to_openai, "hermes": to_hermes, "xlam": to_xlam}
-"""The formats that can be written. A writer takes a row, and whether to keep toolhone's own keys."""
+"""The formats that can be written. A writer takes a row and whether to keep toolhone's own keys."""
 
 
 def _columns(row: Conversation, taken: set[str]) -> Row:
@@ -153,8 +154,8 @@ def _columns(row: Conversation, taken: set[str]) -> Row:
 
 
 def with_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages with an id for every call; a result without one gets the id of the first unanswered call. Raises
-    DoesNotFit for a result without such a call."""
+    """Return the messages with an id for every call. A result without an id gets that of the first unanswered call.
+    Raises DoesNotFit if there is no such call."""
     taken = {call.id for message in messages for call in message.tool_calls}
     fresh = (id for id in map("call_{}".format, count(1)) if id not in taken)
     made: list[Message] = []

@@ -1,1 +1,1 @@
-"""What a call costs, and whether to tune a small model: from calls, prices, accuracy and data to a verdict."""
+"""What a call costs, and whether to tune a small model: from volume, prices, accuracy and data to a verdict."""

@@ -1,10 +1,12 @@
-"""Whether to tune: rules of thumb, the verdict, the figures behind it and which inputs would change it.
+"""Whether to tune: rules of thumb, the verdict, its figures, and which inputs would change it.
 
 In: a `Case`. Out: one frozen `Advice` of numbers and names, which `report/` puts into words.
 
-The verdict: if a rule of thumb with a veto speaks against tuning, stay with the API. Else take the way that costs least
-over the horizon, wrong answers and what is paid once included, among those that keep to the yearly budget and the least
-accuracy. If none does, stay with the API.
+The verdict:
+1. If a rule of thumb with a veto speaks against tuning, stay with the API.
+2. Otherwise take the cheapest option over the horizon, including wrong answers and one-time costs, among the options
+   within the yearly budget and the least accuracy.
+3. If no option is within these limits, stay with the API.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ FEW_EXAMPLES, ENOUGH_EXAMPLES = 50, 500
 FEW_CALLS, MANY_CALLS = 1_000, 10_000
 TASK_SIDES: dict[Task, Side] = {"patterned": "for", "mixed": "between", "reasoning": "against"}
 TEST_SHARE = 0.2
-"""The share of the examples held out for a test, by `toolhone data split`."""
+"""The share of the examples that `toolhone data split` holds out for a test."""
 
 _RULES = {
     "calls a day": (
@@ -50,31 +52,32 @@ _RULES = {
     ),
     "task": (
         "patterned for, deep reasoning against",
-        "the same kinds of call over and over, which a small model can learn",
+        "the same kinds of calls repeat, so a small model can learn them",
         "a small model can learn the patterned part; routing escalates the rest",
-        "a small model learns patterns, not reasoning that it lacks",
+        "a small model learns patterns, but not deep reasoning",
     ),
     "good examples": (
         f"{ENOUGH_EXAMPLES} or more for, fewer than {FEW_EXAMPLES} against",
-        "enough to train and to test: a fifth held out shows the accuracy to about {margin:.0f} points",
-        "enough for a first model, not to prove it: {held_out:.0f} held out show its accuracy to about {margin:.0f} "
-        "points; toolhone learning-curve says whether more would help",
-        "too few to train and to test: label {missing} more first",
+        "enough to train and test: a fifth held out measures the accuracy to within {margin:.0f} points",
+        "enough for a first model, but not to prove its accuracy: {held_out:.0f} held out measure it to within "
+        "{margin:.0f} points; toolhone learning-curve says whether more would help",
+        "too few to train and test: label {missing} more first",
     ),
     "cost of errors": (
         "up to half of the saving for, all of it or more against",
         "tolerable",
-        "the money decides: most of the saving goes into wrong answers",
-        "wrong answers cost more than the calls save, or no call saves anything; routing has fewer",
+        "the money decides: wrong answers cost more than half of the saving",
+        "wrong answers cost all that tuning saves, or it saves nothing; routing makes fewer errors",
     ),
 }
-"""Each rule of thumb: its band, and what it means when it speaks for tuning, lies between, or speaks against."""
+"""For each rule of thumb: its band, and what it means if it speaks for tuning, lies between, or speaks against it."""
 _ANSWERS: dict[Option, Answer] = {"tuned": "fine-tune", "route": "route", "api": "stay", "cheap": "stay"}
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One rule of thumb, applied. `says` is what it means for this case; a `veto` against tuning decides alone."""
+    """One rule of thumb, applied to a case. `says` is what it means there. With `veto`, a rule against tuning decides
+    alone."""
 
     name: str
     value: str
@@ -85,10 +88,10 @@ class Criterion:
 
 
 def criteria(inputs: Inputs) -> tuple[Criterion, ...]:
-    """Apply the rules of thumb. The cost of errors has no veto: the money already counts it."""
-    calls, count, eaten = inputs.calls_per_day, inputs.examples, error_share_of_saving(inputs)
+    """Return the rules of thumb, applied. The cost of errors has no veto, because the totals already count it."""
+    calls, count, lost = inputs.calls_per_day, inputs.examples, error_share_of_saving(inputs)
     held_out = TEST_SHARE * count
-    # The margin is half of a 95% interval of an accuracy near 90%, in points.
+    # The margin is half the width of a 95% interval for an accuracy near 90%, in points.
     figures = {
         "margin": 196 * (0.09 / max(1.0, held_out)) ** 0.5,
         "held_out": held_out,
@@ -102,19 +105,20 @@ def criteria(inputs: Inputs) -> tuple[Criterion, ...]:
 
     volume: Side = "for" if calls > MANY_CALLS else "against" if calls < FEW_CALLS else "between"
     examples: Side = "for" if count >= ENOUGH_EXAMPLES else "against" if count < FEW_EXAMPLES else "between"
-    errors: Side = "against" if eaten is None or eaten >= 1 else "for" if eaten <= 0.5 else "between"
+    errors: Side = "against" if lost is None or lost >= 1 else "for" if lost <= 0.5 else "between"
     return (
         rule("calls a day", f"{calls:,.0f}", volume),
         rule("task", inputs.task, TASK_SIDES[inputs.task]),
         rule("good examples", f"{count:,}", examples),
-        rule("cost of errors", "no saving" if eaten is None else f"{100 * eaten:,.0f}% of the saving", errors),
+        rule("cost of errors", "no saving" if lost is None else f"{100 * lost:,.0f}% of the saving", errors),
     )
 
 
 def error_share_of_saving(inputs: Inputs) -> float | None:
-    """Return which share of what the tuned model saves on a call its extra wrong answers cost; None if it saves none.
+    """Return the cost of the tuned model's extra wrong answers as a share of its saving; None if it saves nothing.
 
-    (API's accuracy - small one's) * dollars of a wrong call / (API's dollars a call - small one's running dollars).
+    (API's accuracy - tuned accuracy) * dollars per wrong call / (API's dollars per call - tuned running dollars per
+    call).
     """
     own = running_usd_per_day(inputs, "tuned") + inputs.upkeep_usd_per_month / DAYS_A_MONTH
     saved = api_call_usd(inputs, "api") - own / inputs.calls_per_day
@@ -123,8 +127,8 @@ def error_share_of_saving(inputs: Inputs) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`answer`, and the option it comes to. `cheapest` is what the money alone would take among the options within the
-    limits (None: there is none); `vetoed_by` are the rules that forbid tuning."""
+    """The verdict: `answer`, and the `option` that it chooses. `cheapest` is the cheapest option within the limits,
+    None if there is none. `vetoed_by` are the rules that forbid tuning."""
 
     answer: Answer
     option: Option
@@ -133,9 +137,9 @@ class Decision:
 
 
 def decide(inputs: Inputs) -> Decision:
-    """Apply the rule of this module."""
+    """Return the verdict, by the three steps in this module's docstring."""
     vetoed_by = tuple(rule.name for rule in criteria(inputs) if rule.veto and rule.side == "against")
-    # Of equal totals the first counts, so an API before a model to be tuned.
+    # If totals are equal, the first option wins: an API before tuning.
     by_total = sorted((costs(inputs, option) for option in options(inputs)), key=lambda entry: entry.total_usd)
     fit = [entry.option for entry in by_total if not entry.short_of]
     apis = [entry.option for entry in by_total if entry.option not in OWN_OPTIONS]
@@ -147,7 +151,8 @@ def decide(inputs: Inputs) -> Decision:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """An input that would change the verdict: from `now` to `at`, which is just past the point, to `answer`."""
+    """A change of one input, from `now` to `at`, that changes the verdict to `answer`; `at` is just past the turning
+    point."""
 
     name: str
     now: float | str
@@ -156,14 +161,14 @@ class Flip:
 
     @property
     def change(self) -> float | None:
-        """How far it is, as a share of now: 0.5 is half as much again. None from as good as 0 or for a word."""
+        """The change as a share of `now`: 0.5 is 50% more. None if `now` is practically 0 or a word."""
         if isinstance(self.now, str) or isinstance(self.at, str) or self.now < 1e-12:
             return None
         return (self.at - self.now) / self.now
 
     @property
     def distance(self) -> float:
-        """The logarithm of the factor, so that a half and a double are as far; infinite without one."""
+        """The absolute logarithm of the factor, so half and double are equally far; infinite without a factor."""
         return math.inf if self.change is None or self.change <= -1 else abs(math.log1p(self.change))
 
 
@@ -172,12 +177,12 @@ _DECADES = {"calls_per_day": (0, 9), "api_call_usd": (-7, 1), "error_usd": (-7, 
 _GRIDS = {name: [step / 40 for step in range(41)] for name in _SHARES} | {
     name: [10 ** (step / 20) for step in range(20 * low, 20 * high + 1)] for name, (low, high) in _DECADES.items()
 }
-"""The values to try: shares by steps of a fortieth, amounts by steps of an eighth between two powers of ten."""
+"""The values to try: shares in steps of 1/40, amounts in steps of 12% between two powers of ten."""
 
 
 def flips(inputs: Inputs) -> tuple[Flip, ...]:
-    """Return the inputs that would change the verdict, each alone: the nearest change below and above, those nearest by
-    factor first, words last."""
+    """Return the changes of a single input that change the verdict: for each input the nearest below and above `now`.
+    The smallest factors come first, words last."""
     answer = decide(inputs).answer
     found = [flip for name, grid in _GRIDS.items() for flip in _flips_of(inputs, name, grid, answer)]
     others: list[tuple[str, Any]] = [("task", task) for task in TASKS]
@@ -198,9 +203,9 @@ def _flips_of(inputs: Inputs, name: str, grid: list[float], answer: Answer) -> I
         return _answer_at(inputs, name, value) != answer
 
     for values in ([now, *(value for value in reversed(grid) if value < now)], [now, *(v for v in grid if v > now)]):
-        turn = next(((same, value) for same, value in pairwise(values) if changes(value)), None)
-        if turn:
-            at = _rounded(now, bisect(*turn, changes), changes)
+        crossing = next(((same, value) for same, value in pairwise(values) if changes(value)), None)
+        if crossing:
+            at = _rounded(now, bisect(*crossing, changes), changes)
             yield Flip(name, now, at, _answer_at(inputs, name, at))
 
 
@@ -209,8 +214,8 @@ def _answer_at(inputs: Inputs, name: str, value: Any) -> Answer:
 
 
 def _rounded(now: float, at: float, changes: Callable[[float], bool]) -> float:
-    """Round to three digits away from now, if that value changes the verdict too."""
-    if at < 1e-9:  # as good as 0, and a logarithm has no place for that
+    """Return `at` rounded to three digits, away from `now`; unrounded if the rounded value keeps the verdict."""
+    if at < 1e-9:  # practically 0, which has no logarithm
         return 0.0 if changes(0.0) else at
     unit = 10.0 ** (math.floor(math.log10(at)) - 2)
     value = float(f"{(math.floor(at / unit) if at < now else math.ceil(at / unit)) * unit:.3g}")
@@ -219,8 +224,8 @@ def _rounded(now: float, at: float, changes: Callable[[float], bool]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A tuned option against an API: dollars saved over the horizon, from how many calls a day it costs no more,
-    and after how many months it has earned back what was paid once."""
+    """A tuned option compared with an API: dollars saved over the horizon, the calls a day from which it costs no more,
+    and the months after which its one-time costs are paid back."""
 
     option: Option
     rival: Option
@@ -231,6 +236,8 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
+    """The verdict for a case, with all figures behind it."""
+
     case: Case
     decision: Decision
     criteria: tuple[Criterion, ...]
@@ -240,7 +247,7 @@ class Advice:
     escalation_limit: dict[str, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything with all its digits."""
+        """Return all figures as JSON values, unrounded."""
         found, inputs = asdict(self), self.case.inputs
         decision = found.pop("decision")
         found["flips"] = [{**asdict(flip), "change": flip.change} for flip in self.flips]
@@ -253,7 +260,7 @@ class Advice:
 
 
 def advise(case: Case) -> Advice:
-    """Work everything out."""
+    """Return the advice for a case."""
     inputs = case.inputs
     pairs = [(own, rival) for own in OWN_OPTIONS for rival in options(inputs) if rival not in OWN_OPTIONS]
     return Advice(

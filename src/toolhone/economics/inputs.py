@@ -1,7 +1,7 @@
-"""What the advice rests on: every input with its unit, its default and its limits, and where its value is from.
+"""The inputs of the advice: each with its unit, default and limits, and the source of its value.
 
-In: flags, a YAML file, answers to questions, a run's figures. Out: a `Case`. Flags, YAML keys, questions and the tables
-of the advice are all made from the fields of `Inputs`.
+In: flags, a YAML file, answers to questions, a run's figures. Out: a `Case`. The fields of `Inputs` define the flags,
+the YAML keys, the questions and the tables of the advice.
 """
 
 # ruff: noqa: RUF009  (_input only makes a field)
@@ -40,7 +40,7 @@ Horizon = Annotated[int, Ge(1), Le(120)]
 
 
 def _input(default: Any, unit: str, meaning: str, *, asked: bool = False) -> Any:
-    """A field of `Inputs`. `asked`: a bare `toolhone advise` asks for it."""
+    """Return a field of `Inputs`. `asked`: `toolhone advise` without inputs asks for it."""
     return dataclasses.field(default=default, metadata={"unit": unit, "meaning": meaning, "asked": asked})
 
 
@@ -48,11 +48,12 @@ def _input(default: Any, unit: str, meaning: str, *, asked: bool = False) -> Any
 class Inputs:
     """All inputs. A default is an assumption, and the advice says so wherever it uses one.
 
-    An API's price comes from `<side>_call_usd`, else from `<side>_price_in` and `_out`, else by `<side>_model` from the
-    table of genai-prices. The tuned model's running cost comes from `small_call_usd`, else from machines.
+    An API's price comes from the first of these that is given: `<side>_call_usd`; `<side>_price_in` and `_out`;
+    `<side>_model`, by the table of genai-prices. The tuned model's running cost comes from `small_call_usd`, or else
+    from machines.
     """
 
-    calls_per_day: Volume = _input(10_000.0, "calls a day", "calls a day, the mean of the horizon", asked=True)
+    calls_per_day: Volume = _input(10_000.0, "calls a day", "calls a day, mean over the horizon", asked=True)
     prompt_tokens: Amount = _input(900.0, "tokens", "tokens of a call's prompt, as the API counts them", asked=True)
     completion_tokens: Amount = _input(50.0, "tokens", "tokens of a call's answer", asked=True)
     cached_share: Share = _input(0.0, "share", "share of the prompt that the API has cached")
@@ -68,16 +69,22 @@ class Inputs:
     cheap_price_in: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of input")
     cheap_price_cached: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of cached input")
     cheap_price_out: Amount | None = _input(None, "$ a million tokens", "the cheap API's price of output")
-    cheap_call_usd: Amount | None = _input(None, "$ a call", "the cheap API's, instead of tokens and prices")
+    cheap_call_usd: Amount | None = _input(
+        None, "$ a call", "the cheap API's cost of a call, instead of tokens and prices"
+    )
     cheap_accuracy: Share = _input(0.9, "share", "share of calls that the cheap API gets right", asked=True)
 
     small_accuracy: Share = _input(0.9, "share", "share of calls that the tuned model gets right", asked=True)
     small_call_usd: Amount | None = _input(None, "$ a call", "the tuned model's running cost, instead of machines")
     gpu_usd_per_hour: Amount = _input(1.0, "$ an hour", "rent of a machine for the tuned model", asked=True)
-    calls_per_second: Positive = _input(20.0, "calls a second", "what one machine answers, fully loaded", asked=True)
-    utilisation: Annotated[Positive, Le(1)] = _input(0.6, "share", "share of that which is planned for at the peak")
-    peak: Annotated[float, Ge(1)] = _input(3.0, "times", "calls at the busiest time, over the day's mean")
-    machines: Annotated[int, Ge(1)] = _input(1, "machines", "machines that run whatever the load")
+    calls_per_second: Positive = _input(
+        20.0, "calls a second", "calls that one fully loaded machine answers", asked=True
+    )
+    utilisation: Annotated[Positive, Le(1)] = _input(
+        0.6, "share", "share of a machine's full load that is used at the peak"
+    )
+    peak: Annotated[float, Ge(1)] = _input(3.0, "times", "calls at the busiest time, as a multiple of the day's mean")
+    machines: Annotated[int, Ge(1)] = _input(1, "machines", "least number of machines")
 
     escalation: Share = _input(0.1, "share", "routing: share of calls to escalate to the API")
     auroc: Separation = _input(
@@ -91,16 +98,18 @@ class Inputs:
     upkeep_usd_per_month: Amount = _input(500.0, "$ a month", "monitoring the small model and tuning it again")
     error_usd: Amount = _input(0.01, "$ a wrong call", "what a wrong call costs", asked=True)
 
-    task: Task = _input("patterned", ", ".join(TASKS), "what the calls ask of a model", asked=True)
-    examples: Annotated[int, Ge(0)] = _input(500, "examples", "good examples that there are", asked=True)
+    task: Task = _input("patterned", ", ".join(TASKS), "kind of task", asked=True)
+    examples: Annotated[int, Ge(0)] = _input(500, "examples", "number of good examples", asked=True)
 
-    horizon_months: Horizon = _input(12, "months", "time over which the costs are compared", asked=True)
-    yearly_budget: Positive | None = _input(None, "$ a year", "the most to pay, without wrong answers", asked=True)
-    least_accuracy: Share | None = _input(None, "share", "the smallest acceptable share of right calls")
+    horizon_months: Horizon = _input(12, "months", "time over which costs are compared", asked=True)
+    yearly_budget: Positive | None = _input(
+        None, "$ a year", "most to pay in a year, without the cost of wrong answers", asked=True
+    )
+    least_accuracy: Share | None = _input(None, "share", "smallest acceptable share of right calls")
 
     @property
     def once_usd(self) -> float:
-        """What is paid once, in dollars."""
+        """All one-time costs, in dollars."""
         return self.training_usd + self.labelling_usd + self.engineering_usd
 
     @property
@@ -117,20 +126,20 @@ def flag_of(name: str) -> str:
 
 
 def checked(values: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values as their inputs' types; None, YAML's null, leaves an input out.
+    """Return the values, converted to their inputs' types; None (YAML's null) leaves an input out.
 
     Args:
-        values: by the inputs' names; numbers may be texts, as flags are.
+        values: by the inputs' names; numbers may be strings, as in flags.
         places: where each was written, such as advise.yaml:3 or --calls-per-day.
 
     Raises:
-        UserError: one message with every unknown name (with the nearest), non-number and value out of its limits.
+        UserError: one message with all unknown names (with the nearest known one), wrong types and values out of range.
     """
     from pydantic import ValidationError
 
     stated = {name: value for name, value in values.items() if value is not None}
     for name, value in stated.items():
-        if isinstance(value, bool):  # pydantic would take it for 0 or 1
+        if isinstance(value, bool):  # pydantic reads it as 0 or 1
             raise UserError(f"{places.get(name, name)}: {name}: expected a number, found {value}")
     try:
         inputs = _adapter().validate_python(stated)
@@ -165,7 +174,7 @@ def read_inputs_file(path: Path) -> dict[str, Any]:
     """Return the inputs of a YAML file.
 
     Raises:
-        UserError: as `checked`, with file and line.
+        UserError: as in `checked`, with file and line.
     """
     from toolhone.config_file import read_yaml
 
@@ -174,8 +183,12 @@ def read_inputs_file(path: Path) -> dict[str, Any]:
 
 
 def ask_inputs(ask: Callable[[str], str], say: Callable[[str], None], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask for each input that is marked `asked`, as `input` does, and return what was typed; `say` why an answer does
-    not fit and ask again. Measured values are offered in place of the defaults."""
+    """Ask for each input that is marked `asked` and return the typed values. If a value is invalid, `say` why and ask
+    again. A prompt offers the measured value if there is one, otherwise the default.
+
+    Args:
+        ask: shows a prompt and returns a line, such as `input`.
+    """
     values: dict[str, Any] = {}
     for name, entry in FIELDS.items():
         default = measured.get(name, entry.default)
@@ -193,8 +206,8 @@ def ask_inputs(ask: Callable[[str], str], say: Callable[[str], None], measured: 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Inputs, and by name where each is from: "given", "assumed", or what measured or lists it. `remarks` are about
-    prices; `accuracy_interval` is the 95% interval of a measured `small_accuracy`."""
+    """The inputs, and the source of each by name: "given", "assumed", or the run or table that it comes from. `remarks`
+    are about prices; `accuracy_interval` is the 95% interval of a measured `small_accuracy`."""
 
     inputs: Inputs
     sources: dict[str, str]
@@ -203,10 +216,11 @@ class Case:
 
     @property
     def assumed(self) -> list[str]:
+        """The names of the inputs that are defaults."""
         return [name for name, source in self.sources.items() if source == ASSUMED]
 
     def is_assumed(self, name: str) -> bool:
-        """Whether a figure rests on a default; an API's cost of a call does if its tokens do."""
+        """Whether an input is a default. An API's cost of a call counts as one if its tokens are."""
         if name == "api_call_usd" and name not in self.sources:
             return self.is_assumed("prompt_tokens") or self.is_assumed("completion_tokens")
         return self.sources.get(name) == ASSUMED
@@ -217,10 +231,10 @@ def build_case(
     measured: Mapping[str, tuple[Any, str]] | None = None,
     accuracy_interval: tuple[float, float] | None = None,
 ) -> Case:
-    """Put inputs together: a given value overrides a measured one, and that a default.
+    """Return the case. A given value overrides a measured one, which overrides a default.
 
     Raises:
-        UserError: if only one of a model's two prices is given, or the table lacks the model.
+        UserError: if only one of a model's two prices is given, or the price table lacks the model.
     """
     found = measured or {}
     sources = dict.fromkeys(FIELDS, ASSUMED)
@@ -235,13 +249,14 @@ def build_case(
 
 
 def _priced(inputs: Inputs, side: str, sources: dict[str, str], remarks: list[str]) -> Inputs:
-    """Fill in a side's prices from the table, unless they are given."""
+    """Return the inputs with a side's prices filled in from the table, unless they are given."""
     into, out, cached = (f"{side}_price_{which}" for which in ("in", "out", "cached"))
     if getattr(inputs, f"{side}_call_usd") is not None or (side == "cheap" and not inputs.has_cheap):
         return inputs
     price_in, price_out = getattr(inputs, into), getattr(inputs, out)
     if (price_in is None) != (price_out is None):
-        raise UserError(f"{into if price_in is None else out}: goes with {out if price_in is None else into}")
+        missing, present = (into, out) if price_in is None else (out, into)
+        raise UserError(f"{missing}: is missing; {present} needs it")
     if price_in is not None:
         if getattr(inputs, cached) is not None:
             return inputs
@@ -252,7 +267,7 @@ def _priced(inputs: Inputs, side: str, sources: dict[str, str], remarks: list[st
         listed = listed_price(model)
     except UserError as error:
         raise UserError(
-            f"{side}_model: {error} ({flag_of(into)}, {flag_of(out)}) or of a call ({side}_call_usd)"
+            f"{side}_model: {error} ({flag_of(into)}, {flag_of(out)}) or per call ({flag_of(f'{side}_call_usd')})"
         ) from None
     sources |= dict.fromkeys((into, out, cached), f"listed: {listed.source}")
     remarks.extend(f"{model}: {remark}" for remark in listed.remarks)
@@ -262,7 +277,7 @@ def _priced(inputs: Inputs, side: str, sources: dict[str, str], remarks: list[st
 
 
 def _unused(inputs: Inputs) -> set[str]:
-    """Return the inputs that nothing rests on: they are not set, or another takes their place."""
+    """Return the inputs that no figure uses: they are not set, or another one replaces them."""
     unused = {name for name in FIELDS if getattr(inputs, name) is None}
     for side in ("api", "cheap"):
         if getattr(inputs, f"{side}_call_usd") is not None:

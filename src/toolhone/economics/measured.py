@@ -1,6 +1,6 @@
-"""What was measured of a model's answers: the tokens of a call, calls a second, how many were right.
+"""Figures measured on a model's answers: tokens of a call, calls a second, right answers.
 
-In: a run folder's metrics.json and manifest.json. Out: means with what they rest on, and inputs of the advice.
+In: a run folder's metrics.json and manifest.json. Out: means with their source, and inputs of the advice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _NUMBERS = ("prompt_tokens", "completion_tokens", "latency_ms")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Means over `rows` answers. `right` counts exact matches, `interval` is the 95% interval of their share;
-    `calls_per_second` is that of the machine and the batch size that made the answers, None if no time was recorded;
-    `source` says where the figures are from, `hardware` what made them, if known."""
+    """Means over `rows` answers. `right` counts exact matches, and `interval` is the 95% interval of their share.
+    `calls_per_second` is that of the machine and batch size that generated the answers, None if no time was recorded.
+    `source` names the folder and model, `hardware` the machine if it is known."""
 
     rows: int
     prompt_tokens: float
@@ -37,11 +37,13 @@ class Measured:
 
 
 def measured_run(folder: Path, model: str | None = None) -> Measured:
-    """Measure a model of a run folder, or of a folder that `toolhone score --out` wrote (default: the tuned model, or
-    if none has that name, the last).
+    """Return the figures of a model of a run folder, or of a folder that `toolhone score --out` wrote.
+
+    Args:
+        model: the model's name in metrics.json; default: tuned, or the last model if there is no tuned one.
 
     Raises:
-        UserError: if metrics.json is missing or not this version's, or the model is not in it.
+        UserError: if metrics.json is missing or of another version, or lacks the model.
     """
     path, models = folder / "metrics.json", _models(folder)
     name = model or ("tuned" if "tuned" in models else list(models)[-1])
@@ -52,6 +54,7 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
         totals = {key: found[key].get("total", 0) for key in _NUMBERS}
         rows, exact = found["rows"], found["exact_match"]
         right, interval = exact["numerator"], (exact["low"], exact["high"])
+        whole = found.get("sampled_from")
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: models.{name}: {error} missing; run `toolhone score --run {folder}`") from None
     if not rows:
@@ -61,41 +64,42 @@ def measured_run(folder: Path, model: str | None = None) -> Measured:
         rows=rows,
         prompt_tokens=totals["prompt_tokens"] / rows,
         completion_tokens=totals["completion_tokens"] / rows,
-        # In a batch, latency is its time divided by its size: so this is what the machine answered, not one stream.
+        # The latency of an answer in a batch is the batch's time divided by its size, so this is the whole machine's
+        # throughput, not that of one stream.
         calls_per_second=rows / seconds if seconds else None,
         right=right,
         interval=interval,
-        source=f"{folder}, {name}",
+        source=f"{folder}, {name}{f', a sample of {whole:,} rows' if whole else ''}",
         hardware=_manifest(folder).get("hardware"),
     )
 
 
 def find_model(folder: Path, model: str) -> Measured | None:
-    """Measure a model by its name, as `toolhone predict` writes it; None if the folder lacks it."""
+    """Return the figures of a model by its name, as `toolhone predict` writes it; None if the folder lacks it."""
     label = model.replace("/", "-").replace(":", "-")
     return measured_run(folder, label) if label in _models(folder) else None
 
 
 def measured_prompt(folder: Path) -> Measured:
-    """Measure the model that was shown the tools as an API must be: the base model, else the tuned one."""
+    """Return the figures of the model whose prompts show the tools as an API's must: base, or else tuned."""
     return find_model(folder, "base") or measured_run(folder)
 
 
 def measured_inputs(
     folder: Path, api_model: str, cheap_model: str
 ) -> tuple[dict[str, tuple[Any, str]], tuple[float, float] | None]:
-    """Return the inputs that a run measured, each with where it is from, and the interval of the tuned accuracy.
+    """Return the inputs that a run measured, each with its source, and the interval of the tuned model's accuracy.
 
-    Those of an API's model too, if the run has its scores under its name. The run's throughput is left out: it is that
-    of the machine of the run, which is rarely the one that will serve.
+    An API's model is included if the run has scores under its name. The run's throughput is left out, because the
+    machine of the run is rarely the one that will serve.
     """
     tuned, api, cheap = measured_run(folder), find_model(folder, api_model), find_model(folder, cheap_model)
     inputs: dict[str, tuple[Any, str]] = {}
-    for name, large in (("small_accuracy", tuned), ("api_accuracy", api), ("cheap_accuracy", cheap)):
-        if large is not None:
-            inputs[name] = large.accuracy, f"measured: {large.right:,} of {large.rows:,} rows ({large.source})"
-    for name, of in (("prompt_tokens", api or measured_prompt(folder)), ("completion_tokens", api or tuned)):
-        inputs[name] = getattr(of, name), f"measured: mean of {of.rows:,} rows ({of.source})"
+    for name, found in (("small_accuracy", tuned), ("api_accuracy", api), ("cheap_accuracy", cheap)):
+        if found is not None:
+            inputs[name] = found.accuracy, f"measured: {found.right:,} of {found.rows:,} rows ({found.source})"
+    for name, model in (("prompt_tokens", api or measured_prompt(folder)), ("completion_tokens", api or tuned)):
+        inputs[name] = getattr(model, name), f"measured: mean of {model.rows:,} rows ({model.source})"
     examples: Any = _manifest(folder)
     for key in ("data", "train", "examples"):
         examples = examples.get(key) if isinstance(examples, dict) else None

@@ -1,7 +1,7 @@
-"""The four ways to answer the calls: what each costs, how often it is right, and when one pays against another.
+"""The four ways to answer the calls: what each costs, how often it is right, and when one is cheaper than another.
 
-In: `Inputs` with prices. Out: dollars, shares, break-even volumes, months until payback. Calls a day are the same over
-the whole horizon; a month is 365 / 12 days.
+In: `Inputs` with prices. Out: dollars, shares, break-even volumes, months until payback. Calls a day are constant over
+the horizon; a month is 365 / 12 days.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """One way of answering. Dollars over the horizon: paid once, for running it (upkeep included), for wrong answers,
-    and their sum, which `call_usd` divides by the calls. `first_year_usd` is paid in the first year, which costs
-    most, without wrong answers. `short_of` names the limits that it does not keep to."""
+    """The cost of one option, in dollars over the horizon: one-time, running (upkeep included), wrong answers, and
+    their sum. `call_usd` is the sum divided by the calls. `first_year_usd` is paid in the first year, the most
+    expensive one, without wrong answers. `short_of` names the limits that the option misses."""
 
     option: Option
     name: str
@@ -42,7 +42,7 @@ class Costs:
 
 
 def costs(inputs: Inputs, option: Option) -> Costs:
-    """Return what an option costs; a wrong answer costs `error_usd`."""
+    """Return what an option costs."""
     own, months, accuracy = option in OWN_OPTIONS, inputs.horizon_months, accuracy_of(inputs, option)
     once = inputs.once_usd if own else 0.0
     month = running_usd_per_day(inputs, option) * DAYS_A_MONTH + (inputs.upkeep_usd_per_month if own else 0.0)
@@ -58,18 +58,18 @@ def costs(inputs: Inputs, option: Option) -> Costs:
 
 
 def options(inputs: Inputs) -> tuple[Option, ...]:
-    """Return the ways that there are; the cheap API only if one is named."""
+    """Return the available options; the cheap API only if one is given."""
     return ("api", "cheap", "tuned", "route") if inputs.has_cheap else ("api", "tuned", "route")
 
 
 def option_name(inputs: Inputs, option: Option) -> str:
-    """Its name for a reader; of an API, the model's."""
+    """Return the option's name for a reader; for an API, its model's name."""
     cheap = "the cheap API" if inputs.cheap_model == NONE else inputs.cheap_model
     return {"api": inputs.api_model, "cheap": cheap, "tuned": "tuned model", "route": "routing"}[option]
 
 
 def api_call_usd(inputs: Inputs, side: Option) -> float:
-    """Dollars a call of an API: as given, else by tokens and prices."""
+    """Return an API's dollars a call: as given, or from tokens and prices."""
     names = ("call_usd", "price_in", "price_cached", "price_out")
     values: list[float | None] = [getattr(inputs, f"{side}_{name}") for name in names]
     stated, into, cached, out = values
@@ -82,8 +82,8 @@ def api_call_usd(inputs: Inputs, side: Option) -> float:
 
 
 def running_usd_per_day(inputs: Inputs, option: Option) -> float:
-    """Dollars a day for answering, without upkeep: calls * dollars a call, or whole machines day and night. Routing
-    pays for the small model on every call, as it answers first, and for the API on the escalated share."""
+    """Return the dollars a day for answering, without upkeep: calls * dollars a call, or the rent of whole machines.
+    Routing pays for the small model on every call, and for the API on the escalated share."""
     calls = inputs.calls_per_day
     if option not in OWN_OPTIONS:
         return calls * api_call_usd(inputs, option)
@@ -95,7 +95,7 @@ def running_usd_per_day(inputs: Inputs, option: Option) -> float:
 
 
 def accuracy_of(inputs: Inputs, option: Option) -> float:
-    """The share of calls answered correctly."""
+    """Return the share of calls that the option answers correctly."""
     if option == "route":
         known = (inputs.small_accuracy, inputs.api_accuracy, inputs.escalation, inputs.auroc, inputs.overlap)
         return route_accuracy(*known)
@@ -103,11 +103,11 @@ def accuracy_of(inputs: Inputs, option: Option) -> float:
 
 
 def route_accuracy(small: float, large: float, escalation: float, auroc: float, overlap: float) -> float:
-    """The accuracy of a cascade that escalates the least confident share of the calls.
+    """Return the accuracy of a cascade that escalates the least confident share of the calls.
 
-    Overlap 0, independent errors: small + caught - escalation (1 - large), where caught is (1 - small) times
-    `errors_caught`. Overlap 1: the large model is wrong only where the small one is, and what it gets wrong beyond that
-    lies evenly among the rest. Between, in proportion.
+    Overlap 0, independent errors: small + caught - escalation * (1 - large), where caught is (1 - small) times
+    `errors_caught`. Overlap 1: the large model's errors are among the small one's; if it makes more errors than the
+    small one, the rest are spread evenly over the other calls. In between, the two are interpolated linearly.
     """
     wrong = 1 - small
     caught = wrong * errors_caught(wrong, escalation, auroc)
@@ -120,11 +120,11 @@ def route_accuracy(small: float, large: float, escalation: float, auroc: float, 
 
 @lru_cache(maxsize=4096)
 def errors_caught(wrong: float, escalation: float, auroc: float) -> float:
-    """The share of the small model's errors among the escalated calls.
+    """Return the share of the small model's errors that is escalated.
 
-    Scores are taken as normal, with the same spread for right and wrong answers (the equal-variance binormal ROC; Green
-    and Swets 1966): TPR = Phi(sqrt(2) * Phi^-1(AUROC) + Phi^-1(FPR)), where an escalated wrong answer is a true
-    positive. FPR is the one at which wrong * TPR + (1 - wrong) * FPR is the escalation, found by bisection.
+    Assumes normal scores with the same spread for right and wrong answers (the equal-variance binormal ROC; Green and
+    Swets 1966): TPR = Phi(sqrt(2) * Phi^-1(AUROC) + Phi^-1(FPR)), where an escalated wrong answer is a true positive.
+    Bisection finds the FPR at which wrong * TPR + (1 - wrong) * FPR equals the escalation.
     """
     if wrong <= 0 or escalation <= 0:
         return 0.0
@@ -139,7 +139,7 @@ def errors_caught(wrong: float, escalation: float, auroc: float) -> float:
 
 
 def bisect(fails: float, holds: float, condition: Callable[[float], bool]) -> float:
-    """Return where a condition begins to hold, from the side where it holds."""
+    """Return the value nearest to `fails` at which the condition still holds, by bisection; it must hold at `holds`."""
     for _ in range(80):
         middle = (fails + holds) / 2
         if middle in (fails, holds):
@@ -149,15 +149,15 @@ def bisect(fails: float, holds: float, condition: Callable[[float], bool]) -> fl
 
 
 def saving(inputs: Inputs, option: Option, rival: Option) -> float:
-    """Dollars that an option saves against another over the horizon; below 0 if it costs more."""
+    """Return the dollars that an option saves over the horizon, compared with another; below 0 if it costs more."""
     return costs(inputs, rival).total_usd - costs(inputs, option).total_usd
 
 
 def break_even_calls(inputs: Inputs, option: Option, rival: Option) -> float | None:
-    """Return the least calls a day at which an option costs no more than another over the horizon, if there are any.
+    """Return the smallest number of calls a day at which an option costs no more than another over the horizon.
 
-    There the two totals meet; just past each further machine the saving can be gone again for a while. Found by steps
-    of an eighth (12%) and bisection. 0 if the option costs no more even at a call a day.
+    None if there is none, and 0 if the option costs no more even at one call a day. Found by steps of 12% and
+    bisection. Above it, each added machine can make the option more expensive again for a while.
     """
 
     def saves(calls: float) -> bool:
@@ -170,8 +170,10 @@ def break_even_calls(inputs: Inputs, option: Option, rival: Option) -> float | N
 
 
 def payback_months(inputs: Inputs, option: Option, rival: Option) -> float | None:
-    """Return the months until what was paid once is earned back and both have cost the same in all: once / what a month
-    saves. None if a month saves nothing; 0 if nothing is paid once and the option costs no more."""
+    """Return the months until the one-time costs are paid back: once / saving a month.
+
+    None if a month saves nothing; 0 if there is no one-time cost and the option costs no more.
+    """
     own, other = costs(inputs, option), costs(inputs, rival)
     behind = own.once_usd - other.once_usd
     gained = (other.running_usd + other.errors_usd) - (own.running_usd + own.errors_usd)
@@ -181,10 +183,10 @@ def payback_months(inputs: Inputs, option: Option, rival: Option) -> float | Non
 
 
 def escalation_limit(inputs: Inputs) -> dict[str, float] | None:
-    """Return the most calls that routing may escalate within the yearly budget, as a share; None without a budget.
+    """Return the largest share of calls that routing can escalate within the yearly budget; None without a budget.
 
-    `free_small` if the small model cost nothing: budget / (calls of a year * API's dollars a call). `with_small` with
-    all it costs in the first year: the same of the budget less that. Below 0: over budget without any.
+    `free_small`: if the small model cost nothing, budget / (calls a year * API's dollars a call). `with_small`: the
+    same with the small model's first-year cost taken off the budget; below 0 if that alone is over budget.
     """
     all_escalated = inputs.calls_per_day * DAYS_A_YEAR * api_call_usd(inputs, "api")
     if inputs.yearly_budget is None or all_escalated == 0:

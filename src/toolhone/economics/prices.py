@@ -1,7 +1,7 @@
-"""What APIs charge: the price of a model by name, from the table inside the package genai-prices (extra `prices`).
+"""Prices of APIs by model name, from the table inside the package genai-prices (extra `prices`).
 
-In: a model's name. Out: its price today, and from which table of which date. Nothing goes online: the package fetches
-newer prices only once its updater is started, which never happens here, so a newer table comes with a newer version.
+In: a model's name. Out: its price today, and the version and date of the table. Nothing goes online: the package
+fetches newer prices only if its updater is started, which never happens here. A newer table comes with a newer version.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from toolhone.errors import UserError
 if TYPE_CHECKING:
     from genai_prices.types import PriceCalculation
 
-_INSTEAD = "give its prices, in dollars for a million tokens"
+_INSTEAD = "give its prices in dollars for a million tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPrice:
-    """A price of the table. `source` names the model, who offers it, and the table's version and date."""
+    """A price from the table. `source` names the model, its provider, and the table's version and date."""
 
     price: Price
     source: str
@@ -30,32 +30,33 @@ class ListedPrice:
 
 
 def listed_price(model: str, now: datetime | None = None) -> ListedPrice:
-    """Return the price of a model, such as gpt-4o or azure:gpt-4o, on a day (default: today), at noon UTC.
+    """Return the price of a model, such as gpt-4o or azure:gpt-4o, at noon UTC of a day (default: today).
 
     Raises:
-        UserError: if genai-prices is not installed, or its table lacks the model (naming the nearest) or its price.
+        UserError: if genai-prices is not installed, or its table lacks the model or its price. The message names the
+            nearest models.
     """
     try:
         from genai_prices import __version__
     except ImportError:
         raise UserError(
-            f"{model}: a price by name needs the table of genai-prices: pip install 'toolhone[prices]'; or {_INSTEAD}"
+            f"{model}: the price table genai-prices is not installed: pip install 'toolhone[prices]'; or {_INSTEAD}"
         ) from None
     day = (now or datetime.now(UTC)).replace(hour=12, minute=0, second=0, microsecond=0)
     found = _find(model, day)
     if found is None:
         near = _nearest(model, day)
-        hint = f"nearest: {', '.join(near)}" if near else "no name in it is near"
+        hint = f"nearest: {', '.join(near)}" if near else "no similar name"
         raise UserError(f"{model}: not in the table of genai-prices ({hint}); or {_INSTEAD}")
     prices = found.model_price
     into, cached, out = (_base(getattr(prices, f"{key}_mtok")) for key in ("input", "cache_read", "output"))
     if into is None or out is None:
-        raise UserError(f"{model}: the table of genai-prices {__version__} has no price for its tokens; {_INSTEAD}")
+        raise UserError(f"{model}: the table of genai-prices {__version__} has no token prices for it; {_INSTEAD}")
     tiers = getattr(prices.input_mtok, "tiers", ())
     remarks = [f"prompts of more than {tiers[0].start:,} tokens cost more than this"] if tiers else []
     if cached is None:
         cached = into
-        remarks.append("no price of its own for cached input")
+        remarks.append("no separate price for cached input")
     name = f"{found.model.id} of {found.provider.name}"
     source = f"{name}: genai-prices {__version__}, newest entry {_table_date(day)}"
     return ListedPrice(Price(into, cached, out), source, tuple(remarks))
@@ -75,7 +76,7 @@ def _find(model: str, day: datetime) -> PriceCalculation | None:
 
 
 def _nearest(model: str, day: datetime) -> list[str]:
-    """Return up to three names that the table prices, the nearest first; with their provider, if they need one."""
+    """Return up to three similar names that have a price, the nearest first, with their provider if they need one."""
     from genai_prices.data_snapshot import get_snapshot
 
     providers: dict[str, str] = {}
@@ -93,13 +94,13 @@ def _nearest(model: str, day: datetime) -> list[str]:
 
 
 def _base(price: Any) -> float | None:
-    """Dollars for a million tokens; if they depend on the prompt's length, those of the shortest."""
+    """Return dollars for a million tokens; if the price depends on the prompt's length, that of the shortest."""
     base = getattr(price, "base", price)
     return None if base is None else float(base)
 
 
 def _table_date(day: datetime) -> str:
-    """The newest date, up to the day, on which a price in the table began: the package states none itself."""
+    """Return the newest date, up to the day, on which a price in the table began. The package states no date itself."""
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import StartDateConstraint
 

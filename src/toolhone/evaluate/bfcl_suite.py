@@ -64,7 +64,7 @@ def read_suite(folder: Path, categories: Sequence[str], rows: int | None = None,
     if twice:
         raise UserError(f'--categories: "{twice[0]}" is named twice')
     if rows is not None and rows < 1:
-        raise UserError(f"--rows: expected 1 or more, found {rows}")
+        raise UserError(f"--max-rows: expected 1 or more, found {rows}")
     found: list[Conversation] = []
     unreadable: dict[str, str] = {}
     for category in categories:

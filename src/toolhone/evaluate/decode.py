@@ -1,7 +1,7 @@
 """Greedy decoding in batches over a prompt prefix that is computed once.
 
 The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. Their
-longest common prefix is run through the model once; each batch starts from a copy of its key-value cache, rows that
+longest common prefix is run through the model once. Each batch starts from a copy of its key-value cache, and rows that
 have ended leave the batch. Every token comes with its raw log-probability and that of the runner-up.
 """
 
@@ -95,12 +95,12 @@ def decode_greedily(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            # An index, not a slice: for the rows of a slice, which do not lie together, the LM head copies its weight
-            # once each in bfloat16 on a CPU (5 seconds for 32 rows of SmolLM2).
+            # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then
+            # copies its weight once for each row (5 seconds for 32 rows of SmolLM2).
             logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=device),
         ).logits[:, -1]  # [batch, vocabulary]
         logprobs = logits.float().log_softmax(dim=-1)
-        best = logprobs.max(dim=-1)  # of equals the first, which `topk` does not promise
+        best = logprobs.max(dim=-1)  # the first of equal values, unlike `topk`
         second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
         chosen = zip(rows, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
         for row, token, logprob, runner_up in chosen:
@@ -151,7 +151,7 @@ def _windowed(model: Any, visible: torch.Tensor, queries: int, window: int) -> t
     asking = keys[-queries:, None]  # [queries, 1]
     positions = visible.cumsum(dim=1)  # [batch, keys]
     near = positions[:, -queries:, None] - positions[:, None, :] < window  # [batch, queries, keys]
-    # Padding sees itself alone: a query without any key would give NaN.
+    # Padding sees only itself: a query without any key gives NaN.
     full = (keys <= asking) & visible.bool()[:, None, :] | (keys == asking)
     masks = {"full_attention": full, "sliding_attention": full & near}
     closed = torch.finfo(model.dtype).min
@@ -169,8 +169,8 @@ def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iter
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's cache with room at its end.
 
-    transformers' own is copied whole for every new token, which for 32 rows behind a prefix of 1,000 tokens is more
-    work than the token itself. `keys` and `values` stay what the other methods expect: [batch, heads, seq, dim].
+    transformers copies its own cache in full for every new token. For 32 rows after a prefix of 1,000 tokens, that is
+    more work than the token itself. `keys` and `values` are what the other methods expect: [batch, heads, seq, dim].
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -1,15 +1,15 @@
 """Score one prediction: read its text, match its calls with the gold's, and say what is right.
 
-In: an `Example` and the model's `Prediction`. Out: a `Score`. Gold itself is scored first (`gold_faults`), so that no
-model is blamed for a row that no answer could get right.
+In: an `Example` and the model's `Prediction`. Out: a `Score`. Gold itself is scored first (`gold_faults`), so that a
+row that no answer can get right counts against no model.
 
 - gold "calls": tool names are right if the status is calls and every gold call has a call of its name, none missing or
   extra. It is an exact match if all their arguments are right too.
 - gold "none": the status must be none. Malformed, truncated or partial is an attempted call, never an abstention.
 - gold "any": the status must be calls, of tools that were offered; an exact match needs valid arguments too.
 
-A partial turn has neither names nor exact match right, since one of its calls is unknown; reports show how the others
-match. A policy other than `strict` excuses more, by named rules.
+In a partial turn names and exact match are wrong, since one of its calls is unknown; reports show how the others match.
+A policy other than `strict` excuses more, by named rules.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _match_calls(
     """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order, each pair
     with the rules that fired in it.
 
-    First the most pairs are wholly right, then the most arguments, then the fewest arguments are wrong. A tie goes to
-    the pairs whose places in the turn are nearest.
+    The matching has the most pairs that are wholly right. Among those it has the most right arguments, then the fewest
+    wrong ones. In a tie, the pairs whose places in the turn are nearest win.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
     found: list[tuple[CallMatch, set[Rule]]] = []
@@ -155,9 +155,9 @@ def _match_calls(
 
 
 def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
-    """The rows and columns of the best matching. Each aim weighs more than the sum of all later ones.
+    """The rows and columns of the best matching. Each criterion weighs more than the sum of all later ones.
 
-    Weights are exact up to 2**53; beyond, with hundreds of calls of one tool, ties may be decided otherwise.
+    Weights are exact up to 2**53. Above that, with hundreds of calls of one tool, ties may be decided differently.
     """
     if len(pairs) == len(pairs[0]) == 1:
         return [(0, 0)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,10 @@ def metrics(
 def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None) -> dict[str, Any]:
     """All figures of one model. `rules` has the number of rows in which each leniency of the policy fired."""
     sources = sorted({score.gold_source for score in scores if score.gold_source is not None})
+    sampled_from = next((score.sampled_from for score in scores), None)
     return {
         "rows": len(scores),
+        **({} if sampled_from is None else {"sampled_from": sampled_from}),
         "agreement_with": ", ".join(sources) or None,
         **{name: _headline(scores, counts) for name, counts in HEADLINE.items()},
         **_arguments(scores),
@@ -258,14 +260,18 @@ def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str
     Raises:
         UserError: if a row is scored twice, or models were not scored on the same rows with the same gold.
     """
-    by_id = _same_rows(scores_by_model)
-    # In the order of ids, so that the order of files changes nothing, not even which folds are drawn.
-    ids = sorted(next(iter(by_id.values()), {}))
+    by_id = _comparable(scores_by_model)
     return [
         found
         for first, second in combinations(by_id, 2)
-        for found in _compare(first, second, [(by_id[first][id_], by_id[second][id_]) for id_ in ids])
+        for found in _compare(first, second, _pairs(by_id[first], by_id[second]))
     ]
+
+
+def _pairs(first: Mapping[str, Score], second: Mapping[str, Score]) -> list[tuple[Score, Score]]:
+    """Both models' scores of the rows that both answered. In the order of ids, so that the order of files changes
+    nothing, not even which folds are drawn."""
+    return [(first[id_], second[id_]) for id_ in sorted(first.keys() & second.keys())]
 
 
 def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> list[dict[str, Any]]:
@@ -297,8 +303,9 @@ def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> l
     return entries
 
 
-def _same_rows(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dict[str, Score]]:
-    """Each model's scores by id, if all are of the same rows with the same gold."""
+def _comparable(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dict[str, Score]]:
+    """Each model's scores by id, if all are of the same rows with the same gold. A model that answered a sample may
+    lack rows that the others have, but shares some with each."""
     by_id: dict[str, dict[str, Score]] = {}
     for model, scores in scores_by_model.items():
         rows = by_id.setdefault(model, {})
@@ -306,18 +313,23 @@ def _same_rows(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dict
             if score.id in rows:
                 raise UserError(f"{model}: {score.id} is scored twice, expected each row once; score it again")
             rows[score.id] = score
-    for (first, ours), (second, theirs) in pairwise(by_id.items()):
+    sampled = {model for model, rows in by_id.items() if any(score.sampled_from is not None for score in rows.values())}
+    for (first, ours), (second, theirs) in combinations(by_id.items(), 2):
+        pairs = _pairs(ours, theirs)
         alone = {first: sorted(ours.keys() - theirs.keys()), second: sorted(theirs.keys() - ours.keys())}
+        for model, other in ((first, second), (second, first)):
+            if other in sampled and pairs:
+                alone[model] = []
         found = [f"{len(ids)} are in {model} alone (such as {ids[0]})" for model, ids in alone.items() if ids]
         if found:
             raise UserError(
-                f"{first} and {second} cannot be compared, for they were not scored on the same rows: "
+                f"{first} and {second} cannot be compared: they were not scored on the same rows: "
                 f"{', '.join(found)}; predict and score both on one set of rows"
             )
-        unlike = [id_ for id_ in ours if ours[id_].gold != theirs[id_].gold]
+        unlike = [one.id for one, other in pairs if one.gold != other.gold]
         if unlike:
             raise UserError(
-                f"{first} and {second} cannot be compared, for their gold differs in {len(unlike)} rows "
+                f"{first} and {second} cannot be compared: their gold differs in {len(unlike)} rows "
                 f"(such as {unlike[0]}); score both against one set of rows"
             )
     return by_id

@@ -1,10 +1,11 @@
 """An example as an OpenAI chat-completions request, and the reply as an answer in a chat format.
 
 Endpoints accept only tool names of letters, digits, "_" and "-": other names are replaced in the request and restored
-in the answer. An endpoint gives calls apart from the text: they are written behind it in a chat format, so that one
-scorer reads them and local models' texts. The text itself is prose, and is never read for calls, whatever it quotes. It
-is the model's own text only if no calls came with it and either it opens with the marker of a call, which the server
-failed to parse, or the server is declared to leave calls in the text (`calls_in_text`).
+in the answer. An endpoint gives calls apart from the text. They are written after the text in a chat format, so that
+one scorer reads endpoints and local models. The text itself is prose, and is never read for calls, whatever it quotes.
+
+There are two exceptions, both without calls beside the text: it opens with the marker of a call, which the server
+failed to parse; or the server is declared to leave calls in the text (`calls_in_text`). It is then the model's own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NO_TOKEN_ID = -1  # an endpoint gives a token's bytes, and no id
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent. `names` gives the own name of each tool by its name in the request."""
+    """What is sent. `names` maps each tool's name in the request to its real name."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
@@ -98,7 +99,7 @@ def read_choice(
     a call comes out as malformed.
 
     Args:
-        names: the own name of each tool by its name in the request.
+        names: maps each tool's name in the request to its real name.
         format: the chat format to write the calls in.
         calls_in_text: whether the server leaves calls in the text, in that format. A message that has calls of its own
             is read as any other.

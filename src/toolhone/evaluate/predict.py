@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from toolhone.train.processes import rank, wait_for_all, world_size
 from toolhone.tuned import TunedModel
 
 _WORTH_SHARING = 4
-"""From this many rows with the same system prompt and tools on, they get batches of their own, with a cached prefix."""
+"""At least this many rows with the same system prompt and tools get their own batches, with a cached prefix."""
 
 
 def predict(
@@ -83,9 +83,10 @@ def predict_once(
     config: EvaluateConfig,
     path: Path,
     console: Console,
+    more_facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Answer the examples with a run's tuned or base model, as a stage of its run, unless that is finished. `what` is
-    what the console calls the examples."""
+    what the console calls the examples; `more_facts` are recorded of the stage."""
     made_from = tuned.answers_fingerprint(examples, config)
     if is_answered(tuned, stage, examples, config, path):
         made_with = other_versions(tuned.run.stage(stage) or {})
@@ -100,7 +101,7 @@ def predict_once(
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
         facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
-        tuned.run.mark_finished(stage, made_from, seconds=seconds, **facts)
+        tuned.run.mark_finished(stage, made_from, seconds=seconds, **facts, **(more_facts or {}))
     del model
     release_memory(tuned.hardware.device)
 

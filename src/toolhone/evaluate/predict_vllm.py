@@ -63,6 +63,7 @@ def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, pat
     files = sorted(tuned.adapter.glob("adapter_model*")) if tuned.adapter else []
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     settings = tuned.config.model_dump(mode="json", include={"model", "evaluate", "seed"})
+    del settings["evaluate"]["base_rows"]  # vLLM answers every row
     made_from = fingerprint("vllm", settings, weights, list(prompts.items()))
     part = part_path(path, 0, made_from)
     answer_missing(part, examples, label, console, lambda waiting: _answers(tuned, waiting, prompts, label, console))

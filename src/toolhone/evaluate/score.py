@@ -6,7 +6,7 @@ No model and no tokenizer is loaded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -28,8 +28,9 @@ _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 def score_run(run: RunFolder, policy: ScoringPolicy = STRICT) -> dict[str, Any]:
     """Score every file of predictions, write scores/ and metrics.json, and return the metrics.
 
-    All models are scored on the same rows. The metrics' provenance lists those left out: rows whose own gold is no
-    exact match, and rows that the endpoint of any model refused.
+    All models are scored on the same rows, except the base model if it was asked a sample of them. The metrics'
+    provenance lists the rows left out: those whose own gold is no exact match, and those that the endpoint of any model
+    refused.
 
     Raises:
         UserError: if there are no predictions, or they do not answer the run's test rows.
@@ -39,12 +40,12 @@ def score_run(run: RunFolder, policy: ScoringPolicy = STRICT) -> dict[str, Any]:
     predictions = model_files(run.predictions("base").parent)
     if not predictions:
         raise UserError(f"{run.path}: has no predictions yet; `toolhone train` or `toolhone eval` makes them")
-    _refuse_answers_to_other_rows(run, predictions, examples)
+    samples = _samples(run, predictions, examples)
     facts = {key: manifest[key] for key in ("toolhone", "run", "created", "git_commit", "seed", "versions", "chat")}
     facts |= {"policy": policy, "split_sha256": (manifest.get("data") or {}).get(split, {}).get("sha256")}
     learned = turns(read_conversations(run.split("train"))) if run.split("train").is_file() else None
     seen_tools = None if learned is None else {call.name for one in learned for call in one.turn.tool_calls}
-    return _score_all(run, predictions, asked, facts, seen_tools)
+    return _score_all(run, predictions, asked, facts, seen_tools, samples)
 
 
 def score_files(
@@ -70,26 +71,36 @@ def score_files(
         if stems.count(path.stem) > 1:
             raise UserError(f"{path}: another file is named {path.name} too; a file's name is its model's: rename it")
         if path.resolve() == run.scores(path.stem).resolve():
-            raise UserError(f"--out {out}: {path} would be written over; name another folder")
+            raise UserError(f"--out {out}: {path} would be overwritten; choose another folder")
     asked = RowsToScore(turns(rows), policy, f"the rows of {rows_named}")
     if not asked.examples and not asked.quarantined:
         raise UserError(f"{rows_named}: no assistant turn to score in {len(rows)} rows")
     facts = {"toolhone": __version__, "rows": rows_named, "predictions": [str(path) for path in predictions]}
-    return _score_all(run, predictions, asked, {**facts, "policy": policy, "chat": {"format": format}}, None)
+    return _score_all(run, predictions, asked, {**facts, "policy": policy, "chat": {"format": format}}, None, {})
 
 
 def _score_all(
-    run: RunFolder, predictions: Sequence[Path], asked: RowsToScore, facts: dict[str, Any], seen_tools: set[str] | None
+    run: RunFolder,
+    predictions: Sequence[Path],
+    asked: RowsToScore,
+    facts: dict[str, Any],
+    seen_tools: set[str] | None,
+    samples: Mapping[str, Collection[str]],
 ) -> dict[str, Any]:
-    """Score each model's file and write the files of `run`. A row that one endpoint refused counts for no model."""
-    read = {path.stem: asked.read_answers(path) for path in predictions}
+    """Score each model's file and write the files of `run`. A row that one endpoint refused counts for no model.
+    `samples` has the ids of the examples that a model was asked, if it was not asked all."""
+    read = {path.stem: asked.read_answers(path, samples.get(path.stem)) for path in predictions}
     refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
     scored = [example for id_, example in asked.examples.items() if not any(id_ in rows for rows in refused.values())]
     format: FormatName = facts["chat"]["format"]
     scores = {
-        model: [score(example, answers[example.id], format, asked.policy) for example in scored]
+        model: [score(one, answers[one.id], format, asked.policy) for one in scored if one.id in answers]
         for model, (answers, _) in read.items()
     }
+    for model in samples:
+        if not scores[model]:
+            raise UserError(f"{run.predictions(model)}: none of its rows can be scored; raise evaluate.base_rows")
+        scores[model] = [replace(row, sampled_from=len(scored)) for row in scores[model]]
     found = metrics(scores, {**facts, "quarantined": asked.quarantined, "refused": refused}, seen_tools)
     for model, rows in scores.items():
         write_jsonl(run.scores(model), (row.to_json() for row in rows))
@@ -102,19 +113,28 @@ def asked_fingerprint(examples: Sequence[Example]) -> str:
     return fingerprint([example.asked() for example in examples])
 
 
-def _refuse_answers_to_other_rows(run: RunFolder, predictions: Sequence[Path], examples: Sequence[Example]) -> None:
-    """Check that files of predictions answer these examples, as far as it is recorded what they answer. Ids alone do
-    not say: the rows may have been edited since."""
-    asked = asked_fingerprint(examples)
+def _samples(run: RunFolder, predictions: Sequence[Path], examples: Sequence[Example]) -> dict[str, set[str]]:
+    """Check that files of predictions answer these examples, and return the ids that a model was asked if its stage
+    records that they are a sample.
+
+    Ids alone do not say what was asked, since the rows may have been edited. Files without a record are not checked.
+    """
+    asked, samples = asked_fingerprint(examples), {}
     for path in predictions:
         note = path.with_suffix(".json")  # beside the answers of an endpoint
         endpoint = read_json(note, "") if note.is_file() else None
         recorded = run.stage(f"predict:{path.stem}") or (endpoint if isinstance(endpoint, dict) else {})
-        if recorded.get("asked", asked) != asked:
+        answered = examples
+        if recorded.get("sampled_from") == asked:
+            ids = {row.get("id") for _, row in read_jsonl(path)}
+            answered = [example for example in examples if example.id in ids]
+            samples[path.stem] = {example.id for example in answered}
+        if recorded.get("asked") not in (None, asked_fingerprint(answered)):
             raise UserError(
-                f"{path}: answers other rows than those in {run.split(scored_split(run))}, which were changed since; "
-                "`toolhone eval` asks the run's models again, `toolhone predict` an endpoint"
+                f"{path}: answers other rows than those in {run.split(scored_split(run))}, which have changed since; "
+                "ask the run's models again with `toolhone eval`, an endpoint with `toolhone predict`"
             )
+    return samples
 
 
 def scored_split(run: RunFolder) -> str:
@@ -167,11 +187,13 @@ class RowsToScore:
         self.examples = {example.id: example for example in examples if example.id not in self.quarantined}
         self._aliases = {name: ids[0] for name, ids in turn_ids.items() if len(ids) == 1 and name not in places}
 
-    def read_answers(self, path: Path, *, tokens: bool = False) -> tuple[dict[str, Prediction], dict[str, str]]:
+    def read_answers(
+        self, path: Path, sample: Collection[str] | None = None, *, tokens: bool = False
+    ) -> tuple[dict[str, Prediction], dict[str, str]]:
         """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
 
-        A prediction may have its example's id, or the conversation's if that has one turn to answer. Tokens, which take
-        most of the memory, are left out by default.
+        A prediction may have its example's id, or the conversation's if that has one turn to answer. A model that was
+        asked a `sample` need only answer these ids. Tokens, which take most of the memory, are left out by default.
 
         Raises:
             UserError: if a line is no prediction, or the rows answered are not these.
@@ -183,7 +205,7 @@ class RowsToScore:
             if prediction.id in predictions:
                 raise UserError(f"{where}: {prediction.id} is answered twice, expected once; {self.remedy}")
             predictions[prediction.id] = prediction
-        lacking = [id_ for id_ in self.examples if id_ not in predictions]
+        lacking = [id_ for id_ in self.examples if id_ not in predictions and (sample is None or id_ in sample)]
         known = {self._aliases.get(id_, id_): reason for id_, reason in _left_out(path).items()} if lacking else {}
         refused = {id_: known[id_] for id_ in lacking if id_ in known}
         lacking = [id_ for id_ in lacking if id_ not in refused]

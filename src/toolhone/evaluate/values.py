@@ -1,11 +1,11 @@
 """The scoring policies, and whether an argument's value is right under one.
 
-`strict` is the rules of scoring themselves: values by JSON Schema type, nothing excused. `bfcl` scores as the checker
-of the Berkeley Function Calling Leaderboard does, which is laxer about texts and stricter about numbers. Whatever a
-policy accepts that `strict` would not is recorded in `Score.rules` by the name of the rule. Under `bfcl` an argument
-that the schema requires must also be given if the gold lists it as optional.
+`strict` compares values by JSON Schema type and excuses nothing. `bfcl` scores as the checker of the Berkeley Function
+Calling Leaderboard does, which is laxer about texts and stricter about numbers. If a policy accepts what `strict` does
+not, `Score.rules` has the name of the rule. Under `bfcl` an argument that the schema requires must be given even if the
+gold lists it as optional.
 
-JSON (rule 3 of scoring): no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
+JSON values: no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
 without outer white space; arrays in order; objects by key; all at any depth.
 
 BFCL compares by Python's types. An argument has the one type that its schema states, else that of the first accepted
@@ -34,7 +34,7 @@ RULES: dict[Rule, str] = {
     "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
     "empty-as-left-out": "an empty text or list is given for an argument that may be left out",
     "unreadable-as-none": "a turn that cannot be read as calls counts as one without calls",
-    "any-call": "where some call is expected, any will do, whatever its tool and arguments",
+    "any-call": "if some call is expected, any call is right, whatever its tool and arguments",
 }
 
 STRICT: ScoringPolicy = "strict"
@@ -71,7 +71,7 @@ def values_match(
 def same_value(expected: Any, found: Any, schema: Subschemas) -> bool:
     """Whether two values are the same in JSON. If the schema states no type, `expected` does."""
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
-        # Python's True == 1; JSON's true is of a type of its own.
+        # In Python True == 1; in JSON true has a type of its own.
         return type(expected) is type(found) and bool(expected == found)
     if isinstance(expected, str):
         return isinstance(found, str) and (expected == found or _canonical(expected) == _canonical(found))
@@ -128,7 +128,7 @@ def _bfcl_accepts(
             return False
     elif gold_kind is None or type(found) is not gold_kind:
         return False
-    # Gold of another type than the schema's is a variable's name, or the like, to BFCL, and compared literally.
+    # BFCL takes gold of another type than the schema's for a variable's name, or the like, and compares it literally.
     if kind not in (str, list, dict) or type(found) is not kind or gold_kind not in (None, kind):
         return found in accepted or (optional and found == "")
     return bool(alike) or (optional and (found == [] or _same_item("", found)))

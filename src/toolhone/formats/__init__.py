@@ -1,4 +1,4 @@
-"""The chat formats that toolhone knows. To add one, write its file and add it to `FORMATS`."""
+"""The chat formats that toolhone supports. To add one, write its file and add it to `FORMATS`."""
 
 from __future__ import annotations
 

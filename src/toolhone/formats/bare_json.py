@@ -1,4 +1,4 @@
-"""Reads calls that are JSON without tags, as the formats llama3, gemma and json write them."""
+"""Reads calls in JSON without tags, as in the formats llama3, gemma and json."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class JsonCallStyle:
     """How a format writes calls as bare JSON.
 
     Attributes:
-        argument_keys: the keys that may hold the arguments, the usual one first.
-        separator: what may separate two calls.
+        argument_keys: the keys that may have the arguments, the usual one first.
+        separator: the text that may separate two calls.
         python_tag: whether `<|python_tag|>` announces a call.
-        may_be_fenced: whether calls may be in a code fence that holds nothing else.
+        may_be_fenced: whether calls may be in a code fence that contains nothing else.
     """
 
     argument_keys: tuple[str, ...]
@@ -54,7 +54,7 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
             if style.may_be_fenced or "code_fence" in repairer.allowed:
                 pieces, at = read_fence(text, mark.end(), style, repairer)
             if not pieces:
-                # The content of any other code fence is prose, whatever it looks like.
+                # The content of any other code fence is prose, even if it looks like a call.
                 at = _after(text, FENCE, mark.end())
                 continue
         elif token in ("{", "["):
@@ -74,13 +74,13 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
 
 
 def _after(text: str, closing: str, at: int) -> int:
-    """The index after the next `closing`, or the text's end if there is none."""
+    """Return the index after the next `closing`, or the end of the text if there is none."""
     close = text.find(closing, at)
     return len(text) if close < 0 else close + len(closing)
 
 
 def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> tuple[list[Piece], int]:
-    """The calls in the code fence whose opening ends here, if any, and where the fence ends."""
+    """Return the calls in the code fence whose opening line ends here, if any, and where the fence ends."""
     pieces, end = _read_run(text, skip_space(text, at), style, repairer, announced=False)
     if not pieces:
         return [], end
@@ -92,7 +92,7 @@ def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> 
     if text.startswith(FENCE, close):
         return pieces, close + len(FENCE)
     if FENCE.startswith(text[close : close + len(FENCE)]):
-        # The text ends here. The call is complete, but another one might have followed.
+        # The text ends here. The call is complete, but another call might have followed.
         return [*pieces, Fault("the code fence is not closed", "begun")], len(text)
     return [*pieces, Fault("expected the end of the code fence after the call")], _after(text, FENCE, close)
 
@@ -100,8 +100,11 @@ def read_fence(text: str, at: int, style: JsonCallStyle, repairer: Repairer) -> 
 def _read_run(
     text: str, at: int, style: JsonCallStyle, repairer: Repairer, *, announced: bool
 ) -> tuple[list[Piece], int]:
-    """The run of calls that starts here, and where it ends; no calls if the first object is data. What is `announced`,
-    by `<|python_tag|>` or `;`, must be a call."""
+    """Return the run of calls that starts here, and where it ends. There are no calls if the first object is data.
+
+    Args:
+        announced: `<|python_tag|>` or `;` came before, so the text must be a call.
+    """
     pieces: list[Piece] = []
     while True:
         read = _read_list if text.startswith("[", at) else _read_object
@@ -115,7 +118,7 @@ def _read_run(
         at = separator.end() if separator else end
         announced = ";" in text[end:at]
         if at == len(text):
-            # A ";" means that another call was to follow.
+            # A ";" means that another call should follow.
             return [*pieces, Fault('the text ends after ";"', "begun")] if announced else pieces, at
         if text[at] not in "{[":
             return pieces, end
@@ -124,7 +127,7 @@ def _read_run(
 def _read_list(
     text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
 ) -> tuple[list[Piece], int]:
-    """The calls of a JSON list, read one by one, so that a broken one does not take the others with it."""
+    """Return the calls of a JSON list. They are read one by one, so that a broken call does not hide the others."""
     at = skip_space(text, at + 1)
     if text.startswith("]", at):
         return [], at + 1
@@ -149,7 +152,7 @@ def _read_list(
 def _read_object(
     text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
 ) -> tuple[list[Piece], int]:
-    """The call that starts here, or its fault, and where it ends; nothing if it is data."""
+    """Return the call that starts here, or its fault, and where it ends; an empty list if it is data."""
     starts = PYTHON_CALL_START if "python_literals" in repairer.allowed else CALL_START
     if not announced and not starts.match(text, at):
         if _BEGUN_CALL.match(text, at):

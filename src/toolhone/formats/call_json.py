@@ -1,8 +1,8 @@
-"""The JSON of a call: decode a value that starts inside a text, decide whether it is a call, and find its parts.
+"""The JSON of a call: decodes a value inside a text, decides whether it is a call, and finds its parts.
 
-In: a text and a place in it. Out: the decoded value and its end, or why there is none. Decoding is strict: NaN,
-Infinity, duplicate keys, lone surrogates, numbers too large for a float and very deep nesting are faults. Tags and
-separators are read by the chat formats.
+In: a text and an index in it. Out: the decoded value and its end, or why there is none. Decoding is strict: NaN,
+Infinity, duplicate keys, lone surrogates, numbers too large for a float and very deep nesting are faults. The chat
+formats read tags and separators.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from toolhone.records import Repair, ToolCall
 from toolhone.strict_json import StrictJsonError, parse_strict
 
 MAX_NESTING = 64
-"""Levels of lists and objects in a call; a fixed limit, so that it does not hang on the interpreter's stack."""
+"""Maximum levels of lists and objects in a call. A fixed limit does not depend on the interpreter's stack."""
 
 _MAX_CANDIDATES = 100
 
-# Finds where a value ends, whatever its numbers are; the value itself is then decoded by `parse_strict`.
+# Finds the end of a value without converting its numbers. `parse_strict` then decodes the value.
 _SPANS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
-# What may be left where decoding stopped, if the text only ends too early: nothing, or half a literal, a number or
-# an escape.
+# The text left where decoding stopped, if the text was only cut off: nothing, or part of a literal, a number or an
+# escape.
 _CUT_TAIL = re.compile(r"\s*|t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}")
 
 CALL_START = re.compile(
     r'\{\s*(?:"(?:id|type)"\s*:\s*"[^"\n]*"\s*,\s*)*"(?:name|function|arguments|parameters)"\s*:',
 )
-"""An object that opens as a call does; OpenAI's `id` and `type` may come first."""
+"""An object that opens like a call. OpenAI's `id` and `type` may come first."""
 
 PYTHON_CALL_START = re.compile(CALL_START.pattern.replace('"', "['\"]").replace("[^['\"]\\n]", "[^'\"\\n]"))
-"""The same in the quotes that Python writes."""
+"""The same, with single or double quotes as in Python."""
 
 _NAME_THEN_ARGUMENTS = re.compile(
     r""""name"\s*:\s*"[^"\n]*"\s*,\s*"(?:arguments|parameters)"\s*:"""
@@ -48,7 +48,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """A JSON value, and where it ends. If strict JSON refuses it, `fault` says why and the value is None. `repairs` are
-    those that were needed to read it."""
+    the repairs needed to read it."""
 
     value: Any
     end: int
@@ -58,7 +58,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """No JSON value. Reading can continue at `end`; `cut` is true if the text may only have ended too early."""
+    """No JSON value. Reading can continue at `end`. `cut` is true if the text may only be cut off."""
 
     reason: str
     end: int
@@ -72,7 +72,7 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
     except RecursionError:
         return Undecodable("JSON that is nested too deeply", len(text), cut=False)
     except json.JSONDecodeError as error:
-        # A string without an end has swallowed the rest of the text.
+        # An unclosed string takes the rest of the text.
         cut = error.msg.startswith("Unterminated string") or _CUT_TAIL.fullmatch(text, error.pos) is not None
         return Undecodable(f"broken JSON: {error.msg}", len(text) if cut else error.pos, cut)
     try:
@@ -84,7 +84,7 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
 
 
 def value_end(text: str, start: int) -> int:
-    """The index after the JSON value that starts at `start`.
+    """Return the index after the JSON value that starts at `start`.
 
     Raises:
         json.JSONDecodeError: if no value starts there, or it has no end.
@@ -95,14 +95,15 @@ def value_end(text: str, start: int) -> int:
 
 
 def _unfit(value: Any) -> str | None:
-    """Why a decoded value cannot be compared or written, if it cannot. Goes level by level, so it never overflows."""
+    """Return why a decoded value cannot be compared or written; None if it can. It goes level by level, so that the
+    stack cannot overflow."""
     level, depth = [value], 0
     while level:
         inside: list[Any] = []
         for item in level:
             if isinstance(item, str):
                 if not item.isascii() and _SURROGATE.search(item):
-                    return "half of a surrogate pair, which is no character"
+                    return "half of a surrogate pair, which is not a character"
             elif isinstance(item, dict | list):
                 if depth == MAX_NESTING:
                     return f"JSON nested deeper than {MAX_NESTING} levels"
@@ -113,31 +114,34 @@ def _unfit(value: Any) -> str | None:
 
 
 def read_call(value: Any, argument_keys: tuple[str, ...]) -> ToolCall | str:
-    """The call that a decoded value is, or why it is none.
+    """Return a decoded value as a call, or why it is not a call.
 
-    A call is an object with a `name` and at most one of `argument_keys`, an object; without it the call has no
-    arguments. OpenAI's `id` and `type` are ignored. Any other key is a fault, since its value would be lost.
+    A call is an object with a `name` and at most one of `argument_keys`, whose value is an object. Without such a key
+    the call has no arguments. OpenAI's `id` and `type` are ignored. Any other key is a fault, because its value would
+    be lost.
     """
     if not isinstance(value, dict):
-        return f"expected a call as a JSON object, found {_kind(value)}"
+        return f"expected the call to be a JSON object, found {_kind(value)}"
     if not isinstance(value.get("name"), str) or not value["name"]:
-        return 'expected the call\'s "name" as a text that is not empty'
+        return 'expected "name" to be a non-empty string'
     given = [key for key in value if key in argument_keys]
     if len(given) > 1:
-        return f'"{given[0]}" and "{given[1]}" in one call'
+        return f'both "{given[0]}" and "{given[1]}" in one call'
     for key in value:
         if key not in ("name", "id", "type", *argument_keys):
             return f'unknown key "{short(key)}" in a call, expected "{argument_keys[0]}"'
     arguments = value[given[0]] if given else {}
     if not isinstance(arguments, dict):
-        return f'expected "{given[0]}" as a JSON object, found {_kind(arguments)}'
+        return f'expected "{given[0]}" to be a JSON object, found {_kind(arguments)}'
     return ToolCall(value["name"], arguments)
 
 
 def looks_like_call(value: Any, tools: Collection[str] | None) -> bool:
-    """Whether a decoded value was meant as a call: it has a name and arguments, or is OpenAI's envelope around them.
-    A name and nothing else is a call without arguments if it is one of the `tools`, the declared names (None: they are
-    unknown, and any name may be one); otherwise it is data."""
+    """Whether a decoded value was meant as a call: it has a name and arguments, or is OpenAI's wrapper around them.
+
+    An object with only a name is a call without arguments if the name is in `tools`, the declared names. Otherwise it
+    is data. If `tools` is None, the names are unknown, and any name may be one.
+    """
     if not isinstance(value, dict):
         return False
     if isinstance(value.get("function"), dict):
@@ -152,17 +156,17 @@ def looks_like_call(value: Any, tools: Collection[str] | None) -> bool:
 
 
 def call_in_prose(prose: str, tools: Collection[str] | None) -> bool:
-    """Whether prose holds what was meant as a call in JSON, although the format does not read one there.
+    """Whether prose contains something meant as a call in JSON, in a place where the format does not read calls.
 
-    That is a name directly followed by arguments, in JSON's quotes or Python's; a whole object that has both, in any
-    order; or prose that starts, after an optional code fence, with a call's name, even if the rest is broken. A whole
-    object that only has a name follows `looks_like_call`. Any other JSON is no call.
+    This is a name directly followed by arguments, in JSON or Python quotes; a complete object that has both, in any
+    order; or prose that starts, after an optional code fence, with the name of a call, even if the rest is broken. For
+    a complete object with only a name, `looks_like_call` decides. Any other JSON is not a call.
     """
     if _NAME_THEN_ARGUMENTS.search(prose):
         return True
     opening = _OPENING.match(prose)
     first = opening.end() if opening else 0
-    # A limit on the tries keeps the time linear if objects nest.
+    # The limit on candidates keeps the time linear if objects are nested.
     for candidate in islice(CALL_START.finditer(prose), _MAX_CANDIDATES):
         found = decode(prose, candidate.start())
         opens = candidate.start() == first
@@ -175,18 +179,18 @@ def call_in_prose(prose: str, tools: Collection[str] | None) -> bool:
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), "a number")
 
 
 def short(text: str, limit: int = 80) -> str:
-    """The text on one line, cut to at most `limit` characters, for a message."""
+    """Return the text on one line, cut to at most `limit` characters, for a message."""
     line = " ".join(_SURROGATE.sub("�", text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def skip_space(text: str, at: int) -> int:
-    """The index of the first character at or after `at` that is not white space."""
+    """Return the index of the first character at or after `at` that is not white space."""
     while at < len(text) and text[at].isspace():
         at += 1
     return at
@@ -198,17 +202,17 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class CallSpans:
-    """The spans of a call's name and of each argument's value, quotes and escapes included: `json.loads` of a span is
-    the value."""
+    """The spans of a call's name and of the value of each argument. They include quotes and escapes: `json.loads` of a
+    span gives the value."""
 
     name: Span
     values: dict[str, Span]
 
 
 def call_spans(text: str, place: Span) -> CallSpans:
-    """The spans in a call that was read strictly. `place` is one of its turn's `ParsedTurn.places`.
+    """Return the spans in a call that was read strictly. `place` is one of its turn's `ParsedTurn.places`.
 
-    Nothing is searched for by its text: a value that occurs elsewhere too is found where the parser read it.
+    Values are not searched by their text, so a value that also occurs elsewhere is found where the parser read it.
     """
     members = dict(_members(text, place[0]))
     arguments = members.get("arguments", members.get("parameters"))
@@ -216,7 +220,7 @@ def call_spans(text: str, place: Span) -> CallSpans:
 
 
 def _members(text: str, start: int) -> Iterator[tuple[str, Span]]:
-    """Each key of the JSON object that starts here, with its value's span."""
+    """Yield each key of the JSON object that starts here, with the span of its value."""
     at = skip_space(text, start + 1)
     while text[at] != "}":
         key_end = value_end(text, at)

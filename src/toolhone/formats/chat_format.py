@@ -1,8 +1,8 @@
-"""What a chat format is: one object that holds all that toolhone knows of it.
+"""Defines `ChatFormat`, one object with everything that toolhone needs to know about a chat format.
 
 A format says how turns are written (a Jinja template), how the calls of a turn are read (`read`) and written (`write`),
-which tokens it needs, where generation stops, and which parsers of serving engines read it. What the template writes,
-`chat/parse.py` reads back; `chat/render.py` proves it for every row.
+which tokens it needs, where generation stops, and which parsers of serving engines read it. `chat/parse.py` reads back
+what the template writes, and `chat/render.py` checks this for every row.
 
 To add a format, write one file that defines a `ChatFormat`, and add it to `FORMATS` in `formats/__init__.py`.
 """
@@ -20,19 +20,20 @@ from toolhone.formats.repair import Repairer
 from toolhone.records import FinishReason
 
 Reader = Callable[[str, Repairer], Iterator[Piece]]
-"""Reads the text of a turn, without its end-of-turn token, and yields its prose, calls and faults in order."""
+"""Reads the text of a turn without its end-of-turn token. Yields its prose, calls and faults in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawCall:
-    """A call as an endpoint gives it. `arguments` should be the JSON text of an object, and may be broken."""
+    """A call as an endpoint returns it. `arguments` should be the JSON text of an object, but may be broken."""
 
     name: str
     arguments: str
 
 
 Writer = Callable[[str, Sequence[RawCall], FinishReason], str]
-"""Writes a turn from its prose and its calls; with "length" the last call may lack its end, and is then written so."""
+"""Writes a turn from its prose and its calls. With "length" the last call may be cut off; it is written without its
+end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,17 @@ class ChatFormat:
     """A chat format.
 
     Attributes:
-        name: what `chat.format` in a config calls it.
-        template: the Jinja template of a conversation. It calls the macro `write_tool(tool)` for each tool and, if the
-            variable `names_only` is true, leaves out how to call.
+        name: its name in `chat.format` of a config.
+        template: the Jinja template of a conversation. It calls the macro `write_tool(tool)` for each tool. If the
+            variable `names_only` is true, it leaves out the instructions for calling.
         read: reads the calls of a turn.
-        write: writes a turn whose calls came as structures, as from an endpoint.
-        special_tokens: tokens that the tokenizer must know.
+        write: writes a turn whose calls are given as structures, for example by an endpoint.
+        special_tokens: tokens that the tokenizer must have.
         end_of_turn: the token that ends the model's turn.
-        other_stops: tokens at which generation stops too.
-        stray_call: how to name a call in a place where the format does not read one.
-        template_kwargs: variables that are set for every rendering.
-        serving_parsers: by serving engine, the name of its tool-call parser that reads this format.
+        other_stops: further tokens at which generation stops.
+        stray_call: the name, in failures, of a call in a place where the format does not read calls.
+        template_kwargs: variables for every rendering.
+        serving_parsers: for each serving engine, its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
     """
 
@@ -73,20 +74,20 @@ class ChatFormat:
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
-        """The tokens that mean something to the format, which no text of a message may hold."""
+        """The tokens with a meaning in the format. No text of a message may contain them."""
         return (*self.special_tokens, *self.other_stops)
 
     def template_with(self, tools: str) -> str:
-        """The Jinja template with the macro that writes a tool as its "schema", as "signatures" or as "names"."""
+        """Return the Jinja template with the macro for `chat.tools`: "schema", "signatures" or "names"."""
         return TOOL_MACROS[tools] + self.template
 
 
 def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = "", separator: str = "\n") -> Writer:
-    """A writer for formats whose call is a JSON object with "name" and `arguments_key`.
+    """Return a writer for formats whose calls are JSON objects with "name" and `arguments_key`.
 
     Args:
-        opening, closing: text before and after each object.
-        separator: text between two calls.
+        opening, closing: the text before and after each object.
+        separator: the text between two calls.
     """
 
     def write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) -> str:
@@ -102,12 +103,12 @@ def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = ""
 
 
 def _call_object(call: RawCall, arguments_key: str, *, may_be_cut: bool) -> tuple[str, bool]:
-    """The JSON of a call, and whether it has its end.
+    """Return the JSON of a call, and whether it is complete.
 
-    Arguments that are no JSON object are written as a JSON string, so that they can neither be read as a call nor end
-    this call and begin another.
+    Arguments that are not a JSON object are written as a JSON string. So they cannot be read as a call, and cannot end
+    this call and begin another one.
     """
-    raw = call.arguments.strip() or "{}"  # some endpoints send an empty text for a call without arguments
+    raw = call.arguments.strip() or "{}"  # some endpoints send an empty text if there are no arguments
     opening = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{arguments_key}": '
     found = decode(raw, 0)
     if isinstance(found, Undecodable):

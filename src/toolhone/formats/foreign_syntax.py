@@ -1,16 +1,16 @@
-"""Calls in a syntax other than the expected one: those of other model families, and a declared tool's name used as one.
+"""Detects calls in another syntax than the format's: those of other model families, and other uses of a tool's name.
 
-In: a text, or a place in it, and the names of the declared tools. Out: the name of the syntax, or None if nothing is a
-call. A call in another syntax is never read: it is malformed, so that a model which calls in its own way is not scored
+In: a text, or an index in it, and the names of the declared tools. Out: the name of the syntax, or None if there is no
+call. A call in another syntax is never read. It is malformed, so that a model with its own way of calling is not scored
 as if it had declined to call.
 
-- TAGGED are syntaxes that open with a marker of their own. A reader stops at it: what follows, to the end of the turn
-  or of the thought, is not read as a call.
-- `untagged_call` finds the others in prose by their shape: calls as Python writes them, JSON with other keys, ReAct,
-  and a declared tool's name with arguments after it.
+- TAGGED are syntaxes that open with a marker. A reader stops there: the rest of the turn, or of the thought, is not
+  read for calls.
+- `untagged_call` finds the others in prose by their shape: Python calls, JSON with other keys, ReAct, and a declared
+  tool's name followed by arguments.
 
 Prose may name a tool. `query_order needs a number`, `query_order()` inside a sentence and `query_order(order_id)` are
-no calls, since no value is given. Time is linear in the text.
+not calls, because they give no value. Time is linear in the text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from toolhone.formats.call_json import call_in_prose
 HERMES_SYNTAX, PYTHON_TAG_SYNTAX = "Hermes <tool_call>", "Llama 3 <|python_tag|>"
 
 _NAME = r"[^\W\d][\w.-]{0,100}"
-_BAR = r"[|｜]"  # DeepSeek's bar is a wide one
+_BAR = r"[|｜]"  # DeepSeek uses a full-width bar
 
 TAGGED: dict[str, str] = {
     "Mistral [TOOL_CALLS]": r"\[TOOL_CALLS\]",
@@ -62,15 +62,15 @@ TAGGED: dict[str, str] = {
     "Glaive <functioncall>": r"<functioncall>",
     "Anthropic <invoke> and OLMo-3 <function_calls>": r"<(?:antml:)?(?:function_calls|invoke\b)",
     "MiniCPM5 <function name=>": r"<function\s+name\s*=",
-    # A tag of this kind that no family above has; <tool_call> itself may be the expected one.
+    # A similar tag of an unlisted family. <tool_call> itself may be the expected syntax.
     "a tag for calls": (
         rf"(?!<tool_call>)<{_BAR}?(?:\w{{1,20}}[:_])?(?i:(?:tool|function)[_▁-]?(?:calls?|use)(?![a-z]))[^<>\n]{{0,60}}>"
     ),
 }
-"""What each syntax opens with, as a regular expression; the first that matches at a place is the one."""
+"""The opening of each syntax as a regular expression. The first one that matches at an index decides."""
 
 _SIGNS = ("<", "[", "`", "✿", "functools", "default_api", "to=functions")
-"""One of them is in every opening. Most answers have none, and need no search."""
+"""Every opening contains one of them. Most answers contain none, so they need no search."""
 
 _TAGGED = {name: re.compile(pattern, re.MULTILINE) for name, pattern in TAGGED.items()}
 _ANY_TAGGED = re.compile("|".join(TAGGED.values()), re.MULTILINE)
@@ -92,41 +92,40 @@ _SHAPES: dict[str, re.Pattern[str]] = {
     ),
     "ReAct's Action Input": re.compile(r"^[ \t*]*+Action[ _]Input[ \t*]*+:", re.MULTILINE | re.IGNORECASE),
 }
-"""Calls without a marker that need no declared name. Each pattern matches what opens the call."""
+"""Calls without a marker that need no declared name. Each pattern matches the opening of a call."""
 
 
 def openings(*own: str) -> str:
-    """The regular expression of all openings but those of the syntaxes that are the format's `own`."""
+    """Return a regular expression of all openings, except those of the format's `own` syntaxes."""
     return "|".join(pattern for name, pattern in TAGGED.items() if name not in own)
 
 
 def may_open(text: str) -> bool:
-    """Whether a text may hold the opening of a tagged syntax."""
+    """Whether a text may contain the opening of a tagged syntax."""
     return any(sign in text for sign in _SIGNS)
 
 
 def syntax_at(text: str, at: int) -> str | None:
-    """The name of the tagged syntax that opens at a place of the text."""
+    """Return the name of the tagged syntax that opens at an index of the text."""
     return next((name for name, opening in _TAGGED.items() if opening.match(text, at)), None)
 
 
 def opens_with_marker(text: str) -> bool:
-    """Whether a text is a call from its first character on, after any thought: it opens with a marker of calls."""
+    """Whether a text starts with the marker of a call, after any thought."""
     answer = text.rpartition("</think>")[2]
     return syntax_at(answer, len(answer) - len(answer.lstrip())) is not None
 
 
 def call_syntax(text: str, tools: Collection[str] | None) -> str | None:
-    """The name of the syntax of the first call in a text that should have none, whatever the format; None if there is
-    no call. `tools` are the declared names; None if they are unknown."""
+    """Return the name of the syntax of the first call in a text that should have none; None if there is no call.
+    `tools` are the declared names; None if they are unknown."""
     if may_open(text) and (tag := _ANY_TAGGED.search(text)):
         return syntax_at(text, tag.start())
     return "JSON" if call_in_prose(text, tools) else untagged_call(text, tools)
 
 
 def untagged_call(prose: str, tools: Collection[str] | None) -> str | None:
-    """The name of the syntax of a call in prose that opens with no marker and is not the JSON that formats read."""
-    # Every shape but ReAct's and a declared name's has a bracket.
+    """Return the name of the syntax of a call in prose that has no marker and is not JSON as in the formats."""
     for name, shape in _SHAPES.items():
         if shape.search(prose):
             return name
@@ -136,8 +135,7 @@ def untagged_call(prose: str, tools: Collection[str] | None) -> str | None:
     return None
 
 
-# A declared name, and what may come between it and its arguments. Every repetition is possessive, so that white space
-# is read once.
+# The patterns below start after a declared name. Every repetition is possessive, so that white space is read only once.
 _NEXT_LINE = r"[ \t]*+(?:\r?\n[ \t]*+)?"
 _OBJECT = r"\{\s*+(?:[\"'}]|[^\W\d]\w*+\s*+:)"
 _AFTER_NAME: dict[str, re.Pattern[str]] = {
@@ -156,14 +154,14 @@ _AFTER_NAME: dict[str, re.Pattern[str]] = {
         r"|\[\s*+(?:[^\W\d]\w*+\s*+=|[\"'{])"
     ),
 }
-"""By what follows the name: the shapes of a call anywhere in prose."""
+"""The shapes of a call anywhere in prose, by the text after the name."""
 
 _LINE_OPENING = re.compile(
     r"[\s`*>\"'\[(/@]*+(?:(?:action|call|calling|execute|function|function[ _]call|invoke|run|tool|tool[ _]call|use)"
     r"\b[\s:]*+)?[`\"'\s]*+(?:\w+\.)*",
     re.IGNORECASE,
 )
-_LONGEST_OPENING = 40
+_MAX_LINE_OPENING = 40
 _ALONE_WITH_PARENTHESES = re.compile(r"\(([^()\n]{0,500}+)\)[`\"'*;\]) \t]*+(?=\r?\n|\Z)")
 _PARAMETER_NAMES = re.compile(r"[A-Za-z_,?:|\s]*[A-Za-z_][A-Za-z_,?:|\s]*+")
 _YAML = re.compile(r"[ \t]*+:?[ \t]*+\r?\n(?:[ \t]++(?:- )?|- )?(?=\w*_|(?<=[ \t]))[^\W\d]\w*+[ \t]*+:")
@@ -179,7 +177,7 @@ _TAG_IN_TAG = re.compile(r">\s*+<\w")
 
 
 def _shape_of_call(prose: str, tool: str) -> str | None:
-    """The shape of the first call of a declared tool, or None if the prose only names it."""
+    """Return the shape of the first call of a declared tool; None if the prose only names it."""
     closed = f"</{tool}>" in prose
     at = prose.find(tool)
     while at >= 0:
@@ -189,14 +187,14 @@ def _shape_of_call(prose: str, tool: str) -> str | None:
             if shape := shape or _shape_by_place(prose, at, end, closed=closed):
                 return shape
         at = prose.find(tool, end)
-    # A word such as `search` may be an answer; a name in two parts is none.
+    # A single word such as `search` may be an answer. A name such as `query_order` is not.
     is_word = tool.isalnum() or not tool.replace("_", "").replace(".", "").isalnum()
     return None if is_word or prose.strip(" \t\r\n`*\"'.;[]()") != tool else "nothing but the name"
 
 
 def _shape_by_place(prose: str, at: int, end: int, *, closed: bool) -> str | None:
-    """The shape of a call that also depends on what comes before the name."""
-    before = prose[max(0, at - _LONGEST_OPENING) : at]
+    """Return the shape of a call that also depends on the text before the name; None if there is none."""
+    before = prose[max(0, at - _MAX_LINE_OPENING) : at]
     if before.endswith("<"):
         tag = _SELF_CLOSED.match(prose, end) or _TAG_IN_TAG.match(prose, end)
         return "a tag with the name" if tag or (closed and _OPEN_TAG.match(prose, end)) else None
@@ -209,16 +207,16 @@ def _shape_by_place(prose: str, at: int, end: int, *, closed: bool) -> str | Non
     if _CALL_LABEL.search(before) and _LINE_END.match(prose, end):
         return "a label before the name"
     line_start = before.rfind("\n") + 1
-    if (line_start or at <= _LONGEST_OPENING) and _LINE_OPENING.fullmatch(before, line_start):
+    if (line_start or at <= _MAX_LINE_OPENING) and _LINE_OPENING.fullmatch(before, line_start):
         if _YAML.match(prose, end):
             return "YAML under the name"
         alone = _ALONE_WITH_PARENTHESES.match(prose, end)
-        # Names of parameters are a signature, as in a list of the tools.
+        # Only names of parameters: it is a signature, for example in a list of the tools.
         if alone and not _PARAMETER_NAMES.fullmatch(alone[1]):
             return "a Python call"
     return None
 
 
 def _is_word(character: str) -> bool:
-    """Whether a character beside a name makes it another name; Chinese is written without spaces around names."""
+    """Whether a character next to a name makes it a longer word. Only ASCII counts: Chinese text has no spaces."""
     return character.isascii() and (character.isalnum() or character == "_")

@@ -1,4 +1,4 @@
-"""The gemma format: Gemma's turns, and calls as bare JSON objects with "parameters", each on a line of its own."""
+"""The gemma format: Gemma's turns, and calls as bare JSON objects with "parameters", one per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hermes format: ChatML's turns, and calls as JSON objects in `<tool_call>` tags, with prose anywhere outside."""
+"""The hermes format: ChatML turns, and calls as JSON objects in `<tool_call>` tags. Prose may be anywhere outside."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
 
 
 def _read_block(text: str, start: int, repairer: Repairer) -> tuple[PlacedCall | Fault, int]:
-    """The call whose opening tag ends at `start`, and where the block ends."""
+    """Return the call whose opening tag ends at `start`, or its fault, and where the block ends."""
     at = skip_space(text, start)
     fence = _FENCE_OPENING.match(text, at) if "code_fence" in repairer.allowed else None
     at = fence.end() if fence else at
@@ -129,7 +129,7 @@ def _read_block(text: str, start: int, repairer: Repairer) -> tuple[PlacedCall |
 
 
 def _block_end(text: str, at: int) -> int:
-    """Where a broken block ends: with its closing tag, or before the next call if that comes first."""
+    """Return where a broken block ends: after its closing tag, or before the next call if that comes first."""
     tag = _TAG.search(text, at)
     if tag is None:
         return len(text)

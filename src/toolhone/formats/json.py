@@ -1,4 +1,4 @@
-"""The json format: ChatML's turns, and calls as bare JSON objects with "arguments", each on a line of its own."""
+"""The json format: ChatML turns, and calls as bare JSON objects with "arguments", one per line."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ JSON = ChatFormat(
     special_tokens=("<|im_start|>", "<|im_end|>"),
     end_of_turn="<|im_end|>",
     other_stops=("<|endoftext|>",),
-    is_detected=False,  # its tokens are those of hermes
+    is_detected=False,  # it has the same tokens as hermes
 )

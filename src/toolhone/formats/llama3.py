@@ -57,6 +57,6 @@ LLAMA3 = ChatFormat(
     end_of_turn="<|eot_id|>",
     other_stops=("<|eom_id|>", "<|end_of_text|>"),
     stray_call="a call inside a line of text or in a code fence",
-    template_kwargs={"date_string": "26 Jul 2024"},  # Llama's own template prints today's date if it gets none
+    template_kwargs={"date_string": "26 Jul 2024"},  # without it, Llama's own template prints today's date
     serving_parsers={"vllm": "llama3_json", "sglang": "llama3"},
 )

@@ -1,6 +1,6 @@
-"""The pieces of a turn: prose, calls and faults; and what the readers of all chat formats share.
+"""The pieces of a turn (prose, calls and faults), and functions that the readers of all chat formats share.
 
-A reader (`hermes.py`, `bare_json.py`) yields pieces in the order of the text; `chat/parse.py` makes a turn of them.
+A reader (`hermes.py`, `bare_json.py`) yields pieces in the order of the text. `chat/parse.py` builds a turn from them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ PYTHON_TAG = "<|python_tag|>"
 FENCE = "```"
 
 OTHER_FORMAT = "a call in another format"
-"""How the reason of a fault begins if a call is in another syntax than the expected one."""
+"""The start of a fault's reason if a call is in another syntax than the expected one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that cannot be read: "broken" cannot become a call; "unfinished" only lacks its end; "begun" may be the
-    start of a call, and is the prose `text` unless the turn was cut there."""
+    """Something that cannot be read. "broken" cannot become a call. "unfinished" lacks only its end. "begun" may be the
+    start of a call; unless the turn was cut there, it is the prose `text`."""
 
     reason: str
     kind: Literal["broken", "unfinished", "begun"] = "broken"
@@ -45,7 +45,7 @@ Piece = str | PlacedCall | Fault | None
 
 
 def read_thought(text: str, start: int, tools: Collection[str] | None) -> tuple[list[Piece], int]:
-    """Skip the `<think>` block that starts here. Returns the fault if it is not closed, and where it ends."""
+    """Skip the `<think>` block that starts here. Returns a fault if it is not closed, and where it ends."""
     close = text.find("</think>", start)
     if close >= 0:
         return [], close + len("</think>")
@@ -55,12 +55,12 @@ def read_thought(text: str, start: int, tools: Collection[str] | None) -> tuple[
 
 
 def other_format(syntax: str) -> Fault:
-    """The fault of a call in another syntax than the expected one; it is broken even if it was cut."""
+    """Return the fault of a call in another syntax than the expected one. It is "broken" even if it was cut."""
     return Fault(f"{OTHER_FORMAT} ({short(syntax)})")
 
 
 def foreign_block(text: str, start: int) -> tuple[list[Piece], int]:
-    """The fault of the call in another syntax whose marker is here, and where it ends. As these syntaxes close in many
-    ways, or in none, it ends with the turn, or with the thought that it is in."""
+    """Return the fault of the call in another syntax whose marker is here, and where it ends. These syntaxes close in
+    many ways, or not at all, so the call is taken to end with the turn or with its thought."""
     thought_end = text.find("</think>", start)
     return [other_format(syntax_at(text, start) or "unknown")], len(text) if thought_end < 0 else thought_end

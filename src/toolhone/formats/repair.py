@@ -1,7 +1,7 @@
-"""Repairs of what strict reading refuses, if they are allowed: each has a name and is counted when it is needed.
+"""Repairs calls that strict reading refuses. Each repair has a name, must be allowed, and is counted when it is needed.
 
-In: a text and a place in it, as for `call_json.decode`. Out: the same result, or the repaired one if that gives a call.
-Nothing is evaluated: Python literals are rewritten as JSON, which is then read strictly.
+In: a text and an index in it, as for `call_json.decode`. Out: the same result, or the repaired one if that gives a
+call. Nothing is evaluated: Python literals are rewritten as JSON, which is then read strictly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolhone.records import Repair, ToolCall
 
 REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
-# The tokens of Python literals; any other word or bracket ends the search.
+# The tokens of Python literals. Any other word or bracket ends the search.
 _STRING = r"'(?:[^'\\\n]++|\\.)*+'|" + r'"(?:[^"\\\n]++|\\.)*+"'
 _TOKEN = re.compile(rf"\s++|[\[\]{{}}:,]|-?\d[\d.eE+-]*+|{_STRING}|(?:True|False|None|true|false|null)\b")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -27,10 +27,10 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 
 
 class Repairer:
-    """Reads values and calls with the repairs that are `allowed`; with none it reads strictly. `tools` are the names of
-    the declared tools, None if they are unknown.
+    """Reads values and calls with the `allowed` repairs. Without any, it reads strictly. `tools` are the names of the
+    declared tools; None if they are unknown.
 
-    `fired` counts the repairs that calls needed. It reads at most four times as many characters as the text has, so
+    `fired` counts the repairs that calls needed. A repairer reads at most four times the length of the text, so the
     time stays linear.
     """
 
@@ -41,7 +41,7 @@ class Repairer:
         self._budget = 4 * length
 
     def decode(self, text: str, at: int) -> Decoded | Undecodable:
-        """The value that starts here, as JSON or, if allowed, as a Python literal. Never raises."""
+        """Return the value that starts here, as JSON or, if allowed, as a Python literal. Never raises."""
         found = decode(text, at)
         if isinstance(found, Decoded) or found.cut or "python_literals" not in self.allowed or self._budget <= 0:
             return found
@@ -55,7 +55,7 @@ class Repairer:
         return replace(repaired, end=end, repairs=("python_literals",))
 
     def read_call(self, found: Decoded, argument_keys: tuple[str, ...]) -> ToolCall | str:
-        """The call that a decoded value is, or why it is none; counts the repairs that it needed."""
+        """Return a decoded value as a call, or why it is not a call. Counts the repairs that it needed."""
         call = found.fault or read_call(found.value, argument_keys)
         repairs = found.repairs
         if isinstance(call, str) and "arguments_as_text" in self.allowed:
@@ -68,7 +68,7 @@ class Repairer:
         return call
 
     def _arguments(self, value: Any, argument_keys: tuple[str, ...]) -> Decoded | None:
-        """The call with its arguments decoded, if they are the JSON text of an object and nothing else."""
+        """Return the call with decoded arguments, if they are exactly the JSON text of an object; otherwise None."""
         key = next((key for key in argument_keys if isinstance(value, dict) and isinstance(value.get(key), str)), None)
         if key is None:
             return None
@@ -80,7 +80,7 @@ class Repairer:
 
 
 def _as_json(text: str, start: int) -> tuple[str | None, int]:
-    """The Python literal that starts here as JSON text, or None if it has no end; and where the search ended."""
+    """Return the Python literal that starts here as JSON text, or None if it has no end, and where the search ended."""
     written: list[str] = []
     depth, at = 0, start
     while token := _TOKEN.match(text, at):
@@ -95,12 +95,12 @@ def _as_json(text: str, start: int) -> tuple[str | None, int]:
             depth += 1
         written.append(_string(part) if part[0] in "'\"" else _WORDS.get(part, part))
         if depth <= 0:
-            return " ".join(written), at  # apart: 1 and 2 side by side are not 12
+            return " ".join(written), at  # with spaces, so that 1 and 2 do not become 12
     return None, at
 
 
 def _string(literal: str) -> str:
-    """A Python string literal as a JSON string. In double quotes it may be JSON already, whose escapes differ."""
+    """Return a Python string literal as a JSON string. In double quotes it may already be JSON, with other escapes."""
     if literal[0] == '"':
         try:
             json.loads(literal)
@@ -115,5 +115,5 @@ def _unescaped(escape: re.Match[str]) -> str:
     code = escape[1]
     if len(code) > 1:
         return chr(int(code[1:], 16))
-    # Python keeps the backslash before a letter that means nothing after it.
+    # Python keeps the backslash of an unknown escape.
     return code if code in "'\"\\" else _ESCAPED.get(code, escape[0])

@@ -1,4 +1,4 @@
-"""Costs and advice for a reader: the sentences and tables of the terminal, and the page with a plot by volume.
+"""Costs and advice in words: the sentences and tables of the terminal, and the page with a plot by volume.
 
 In: an `Advice`, or the rows of `toolhone cost`. Out: text, tables, and one file that opens offline.
 """
@@ -24,7 +24,7 @@ from toolhone.report.plots import Point, Tick, share
 from toolhone.report.tables import PlainTable, rich_table
 
 _SPAN = 100
-"""Volumes are drawn from a hundredth of the case's to a hundred times it."""
+"""The plot covers volumes from 1/100 of the case's to 100 times it."""
 _POINTS = 121
 _HOVER_EVERY = 10
 """Every tenth point shows words on hovering."""
@@ -34,7 +34,7 @@ _MAX_PAYBACK_MONTHS = 120
 
 
 def _plain(value: float) -> str:
-    """With separators, and no more decimals than it needs: 1,000,000 or 0.85."""
+    """A number with separators and only the decimals it needs: 1,000,000 or 0.85."""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.4g}"
 
 
@@ -58,7 +58,7 @@ def _shown(name: str, value: float | str) -> str:
 
 
 def _change(change: float | None) -> str:
-    """A change as a share of the present value: +9%, or times from a doubling on: x 21."""
+    """A change as a share of the present value, +9%; from a doubling on as a factor, x 21."""
     if change is None:
         return ""
     return f"x {_plain(float(f'{1 + change:.3g}'))}" if change >= 1 else f"{100 * change:+.3g}%"
@@ -69,7 +69,7 @@ def _horizon(inputs: Inputs) -> str:
 
 
 def headline(advice: Advice) -> str:
-    """The verdict in one line, with its dollars and the others'."""
+    """Return the verdict in one line, with its dollars and those of the other options."""
     inputs, option = advice.case.inputs, advice.decision.option
     cost = f"{money(costs(inputs, option).total_usd)} over {_horizon(inputs)}"
     if advice.decision.answer == "fine-tune":
@@ -89,7 +89,7 @@ def _savings(inputs: Inputs, option: Option) -> str:
 
 
 def reasons(advice: Advice) -> list[str]:
-    """The sentences behind the verdict."""
+    """Return the sentences that explain the verdict."""
     case, decision, inputs = advice.case, advice.decision, advice.case.inputs
     call = api_call_usd(inputs, "api")
     day = call * inputs.calls_per_day
@@ -102,18 +102,18 @@ def reasons(advice: Advice) -> list[str]:
     said += [f"Against tuning: {rule.name} {rule.value} ({rule.band}): {rule.says}." for rule in against]
     if decision.vetoed_by and decision.cheapest in OWN_OPTIONS:
         cheapest = option_name(inputs, decision.cheapest)
-        said.append(f"The money alone would choose {cheapest}: {_savings(inputs, decision.cheapest)}.")
+        said.append(f"Cost alone would choose {cheapest}: {_savings(inputs, decision.cheapest)}.")
     if decision.cheapest is None:
-        said.append("No option keeps to the limits (yearly budget, least accuracy); loosen one.")
+        said.append("No option meets the limits (yearly budget, least accuracy); loosen one.")
     between = ", ".join(f"{rule.name} {rule.value}" for rule in rules if rule.side == "between")
     if between and not decision.vetoed_by:
-        said.append(f"Between the bands ({between}), the money decides: the least total over the horizon.")
+        said.append(f"Between the bands ({between}), cost decides: the lowest total over the horizon.")
     if decision.option == "cheap" and not decision.vetoed_by:
         usd, best = max((saving(inputs, option, "api"), option) for option in OWN_OPTIONS)
         if usd > 0:
             said.append(
-                f"Compared with {inputs.api_model} alone, {option_name(inputs, best)} would pay, with {money(usd)} "
-                f"less; {option_name(inputs, 'cheap')} is cheaper still."
+                f"{option_name(inputs, best)} costs {money(usd)} less than {inputs.api_model} alone; "
+                f"{option_name(inputs, 'cheap')} is cheaper still."
             )
     if inputs.yearly_budget is not None:
         said.append(_budget(advice, inputs.yearly_budget))
@@ -132,10 +132,10 @@ def reasons(advice: Advice) -> list[str]:
 
 
 def _budget(advice: Advice, budget: float) -> str:
-    """What the yearly budget allows to escalate."""
+    """Say how many calls the yearly budget allows to escalate."""
     limit = advice.escalation_limit
     if limit is None:
-        return f"The API costs nothing, so {money(budget)} a year bounds no escalation."
+        return f"The API costs nothing, so {money(budget)} a year does not limit escalation."
     free_small, with_small = limit["free_small"], limit["with_small"]
     said = f"Staying under {money(budget)} a year "
     if free_small >= 1:
@@ -153,17 +153,17 @@ def _budget(advice: Advice, budget: float) -> str:
 
 
 def _interval(advice: Advice, low: float, high: float) -> str:
-    """Whether the verdict holds over the interval of the measured accuracy."""
+    """Say whether the verdict is the same over the interval of the measured accuracy."""
     words = f"The measured accuracy is between {100 * low:.1f}% and {100 * high:.1f}% (95%)"
     flips = [flip for flip in advice.flips if flip.name == "small_accuracy" and low <= float(flip.at) <= high]
     if not flips:
-        return f"{words}; the verdict is the same all over."
+        return f"{words}; the verdict is the same everywhere in it."
     at = " and ".join(f"at {_shown(flip.name, flip.at)} it is {_ANSWERS[flip.answer]}" for flip in flips)
-    return f"{words}, and {at}: more test rows would settle it."
+    return f"{words}, and {at}. More test rows narrow the interval."
 
 
 def _tables(advice: Advice) -> tuple[PlainTable, ...]:
-    """The rules, the money, each tuned option against each API, and which inputs would change the advice."""
+    """Return the tables: rules, costs, each tuned option against each API, and inputs that would change the advice."""
     case, inputs, entries = advice.case, advice.case.inputs, advice.options
     rests_on = {"api": "api_accuracy", "cheap": "cheap_accuracy", "tuned": "small_accuracy"}
     routing = ("api_accuracy", "small_accuracy", "auroc", "overlap")
@@ -183,7 +183,7 @@ def _tables(advice: Advice) -> tuple[PlainTable, ...]:
     money_rows += [(label, *map(short_money, values)) for label, values in amounts]
     if any(entry.short_of for entry in entries):
         money_rows.append(("Misses", *("\n".join(entry.short_of) for entry in entries)))
-    note = "* assumed, or rests on what is" if any("*" in cell for cell in money_rows[0]) else ""
+    note = "* assumed, or computed from an assumed input" if any("*" in cell for cell in money_rows[0]) else ""
     rules = [(rule.name, rule.value, rule.side, rule.says) for rule in advice.criteria]
 
     def break_even(calls: float | None) -> str:
@@ -248,7 +248,7 @@ def show_advice(advice: Advice, console: Console) -> None:
 
 
 def cost_table(rows: Sequence[CostRow], calls_per_day: float | None) -> Table:
-    """The rows of `toolhone cost` as columns; by the day and the year if calls a day are known."""
+    """Return the rows of `toolhone cost` as columns, with costs a day and a year if calls a day are known."""
     table = rich_table("What calls cost", "l" + "r" * len(rows), ("", *(row.name for row in rows)))
 
     def line(label: str, amounts: Iterable[float | None], times: float = 1) -> None:

@@ -1,6 +1,7 @@
-"""Prints the findings of `toolhone data check`: for a person grouped by rule, for a program as JSON, as they come.
+"""Prints the findings of `toolhone data check`: as text, grouped by rule, or as JSON, in the order they are found.
 
-Of each rule the first few are kept and the others counted, so a file with a million faults needs little memory.
+The text shows the first findings of each rule and counts the others, so a file with a million faults needs little
+memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from toolhone.data.check.survey import FileCheck
 from toolhone.report.numbers import counted
 
 SHOWN = 10
-"""Findings of a rule that are printed; --json gives all."""
+"""How many findings of a rule are printed; --json prints all."""
 
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "bold yellow", "advice": "bold cyan"}
 """The severities, the most serious first."""
@@ -30,14 +31,14 @@ _Counts = Counter[tuple[Severity, str]]
 
 
 def print_findings(check: FileCheck, console: Console, *, as_json: bool = False) -> int:
-    """Run the check, print what was fixed, the findings and a summary, and return the exit code: 1 if there are errors,
-    else 0."""
+    """Run the check and print what was fixed, the findings and a summary. Returns the exit code: 1 if there are errors,
+    otherwise 0."""
     counts = _print_json(check, console) if as_json else _print_text(check, console)
     return 1 if _total(counts, "error") else 0
 
 
 def _print_text(check: FileCheck, console: Console) -> _Counts:
-    """Print what was fixed as it comes, then the findings by rule, the most serious first, and a summary."""
+    """Print each fix as it is done, then the findings by rule, the most serious first, and a summary."""
     counts: _Counts = Counter()
     fixed: Counter[str] = Counter()
     kept: dict[tuple[Severity, str], list[Finding]] = {}
@@ -81,15 +82,15 @@ def _print_group(kept: Sequence[Finding], count: int, console: Console) -> None:
 
 
 def _print_json(check: FileCheck, console: Console) -> _Counts:
-    """Write one JSON object, entry by entry as they come. Its keys are those of the format, "mended" among them."""
+    """Write one JSON object, one entry at a time. Its keys are a public format: "mended" stays."""
     counts: _Counts = Counter()
     fixed: Counter[str] = Counter()
 
     def write(text: str) -> None:
-        # Past rich, which would wrap and colour. Half of a surrogate pair in a message has no form in UTF-8.
+        # Bypasses rich, which would wrap and colour. UTF-8 cannot encode half of a surrogate pair, so it is escaped.
         console.file.write(text.encode("utf-8", "backslashreplace").decode())
 
-    # What goes before the next entry. It waits for the entry, so that an earlier error leaves no half object.
+    # What to write before the next entry. Writing it with the entry means that an early error prints no partial object.
     before, next_list = '{"mended": [', '\n], "findings": ['
     for entry in check.found:
         if isinstance(entry, Fixed):

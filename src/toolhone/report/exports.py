@@ -36,10 +36,13 @@ def write_samples(run: RunFiles, run_folder: Path) -> None:
     """
     task = re.sub(r"\W+", "_", f"{run.name}_{run.scored_split}" if run.scored_split else run.name)
     asked: dict[str, _Asked] = {}
+    # The harness numbers the rows of the data set, of which a model may have answered a sample.
+    longest = max(run.scores, key=lambda model: len(run.scores[model]))
+    numbers = {score.id: number for number, score in enumerate(run.scores[longest])}
     for model in run.scores:
         folder = run_folder / "samples" / model
         path = folder / f"samples_{task}_{_date(run, model)}.jsonl"
-        write_jsonl(path, _samples(run, model, asked))
+        write_jsonl(path, _samples(run, model, asked, numbers))
         for older in folder.glob(f"samples_{task}_*.jsonl"):
             if older != path:
                 older.unlink()
@@ -55,19 +58,22 @@ def _date(run: RunFiles, model: str) -> str:
     return found.split("+")[0].replace(":", "-")
 
 
-def _samples(run: RunFiles, model: str, asked: dict[str, _Asked]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a model's file. `asked` keeps what the rows ask, which is the same for every model.
+def _samples(
+    run: RunFiles, model: str, asked: dict[str, _Asked], numbers: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a model's file. `asked` keeps what the rows ask, which is the same for every model, and
+    `numbers` has each row's `doc_id`.
 
     `target` is the gold as JSON: of calls, each with its accepted values. `filtered_resps` has the calls that were
     read from the answer, as JSON; or the answer itself, if none could be.
     """
-    for number, score in enumerate(run.scores[model]):
+    for score in run.scores[model]:
         if score.id not in asked:
             asked[score.id] = _ask(score, run.prompts.get(score.id))
         question, hashes = asked[score.id]
         calls = [{"name": call.name, "arguments": call.arguments} for call in score.calls]
         yield {
-            "doc_id": number,
+            "doc_id": numbers[score.id],
             **question,
             "resps": [[score.text]],
             "filtered_resps": [_json(calls) if calls or score.status == "none" else score.text],

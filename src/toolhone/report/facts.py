@@ -24,6 +24,7 @@ class RunFiles:
     """A run folder, read. What a file that is absent would hold is empty or None.
 
     `scored_split` names the split that was scored; `prompts` has by row id the messages before the answer.
+    `ways` is the three-row table (`routing.ways_page`).
     """
 
     name: str
@@ -34,6 +35,7 @@ class RunFiles:
     config: str | None = None
     scored_split: str | None = None
     prompts: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+    ways: dict[str, Any] | None = None
 
     @property
     def base_model(self) -> str | None:
@@ -50,6 +52,7 @@ def read_run(folder: Path) -> RunFiles:
     """
     # Imported here, as they read data and schemas, which the tables of the terminal do not need.
     from toolhone.evaluate.score import read_scores, scored_examples
+    from toolhone.report.routing import run_ways
     from toolhone.run_folder import RunFolder
 
     run = RunFolder(folder)
@@ -80,6 +83,7 @@ def read_run(folder: Path) -> RunFiles:
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
         scored_split=split,
         prompts={example.id: example.prompt for example in scored},
+        ways=run_ways(folder, metrics),
     )
 
 
@@ -107,12 +111,19 @@ def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
 def verdict(metrics: Mapping[str, Any]) -> str:
     """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
 
+    If base answered a sample: "base 10.0% (60 of 242 rows) to tuned 96.3% (242 rows) exact match, +86.7 points
+    [78.1, 93.2] on the 60 shared rows".
+
     The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
     If the gold is another model's answers, it says agreement with that model. A policy that is not strict is named.
     """
     models: dict[str, dict[str, Any]] = metrics["models"]
     *_, last = models.values()
-    figures = [f"{name} {numbers.percent(model['exact_match']['value'])}" for name, model in models.items()]
+    sampled = sample(metrics) != ""
+    figures = []
+    for name, label in wording.labels(models).items():
+        whole = f" ({numbers.counted(models[name]['rows'], 'row')})" if sampled else ""
+        figures.append(f"{name} {numbers.percent(models[name]['exact_match']['value'])}{label[len(name) :] or whole}")
     source = wording.agreement_with(models)
     measure = "exact match" if source is None else f"exact agreement with {source}"
     if policy(metrics) != STRICT:
@@ -123,7 +134,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         rows = " and ".join(f"{numbers.number(model['rows'])} rows ({name})" for name, model in models.items())
     points = difference(metrics, "exact_match")
     result = f"{measure}, {points}" if points else f"{measure} {numbers.interval(last['exact_match'])}".rstrip()
-    return f"{' to '.join(figures)} {result}, {rows}"
+    return f"{' to '.join(figures)} {result}{'' if sampled else f', {rows}'}"
 
 
 def policy(metrics: Mapping[str, Any]) -> str:
@@ -143,12 +154,38 @@ def escalation_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
 
 
 def difference(metrics: Mapping[str, Any], measure: str) -> str:
-    """The change from the first model to the last, "+86.5 points [81.0, 91.0]"; "" if they were not compared in it."""
-    names = list(metrics["models"])
+    """The change from the first model to the last, "+86.5 points [81.0, 91.0]"; "" if they were not compared in it. If
+    one of them answered a sample, "on the 60 shared rows" follows."""
+    models = metrics["models"]
+    first, last = next(iter(models)), list(models)[-1]
     for entry in metrics.get("compare", ()):
-        if (entry["measure"], entry["first"], entry["second"]) == (measure, names[0], names[-1]):
-            return numbers.points(entry)
+        if (entry["measure"], entry["first"], entry["second"]) == (measure, first, last):
+            sampled = any(models[name].get("sampled_from") for name in (first, last))
+            points = numbers.points(entry)
+            return f"{points} on the {numbers.counted(entry['rows'], 'shared row')}" if sampled and points else points
     return ""
+
+
+def sample(metrics: Mapping[str, Any]) -> str:
+    """What a reader must know of the models that answered a sample of the rows; "" if all answered all."""
+    models = metrics["models"]
+    sampled = {name: model for name, model in models.items() if model.get("sampled_from")}
+    asked = " and ".join(
+        f"{name} answered {numbers.number(model['rows'])} of the {numbers.counted(model['sampled_from'], 'row')}"
+        for name, model in sampled.items()
+    )
+    if not asked:
+        return ""
+    return (
+        f"{asked}: a sample in which every kind of turn has its share. Its figures are over the sample. Each "
+        "difference is over the rows that both models answered."
+    )
+
+
+def answer_limit(run: RunFiles) -> str:
+    """How long the base model's answers may be, in a sentence; "" if the manifest does not say."""
+    limit = run.manifest.get("stages", {}).get("predict:base", {}).get("max_new_tokens")
+    return "" if limit is None else f"Answers of base end after {numbers.counted(limit, 'token')}."
 
 
 def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:

@@ -62,6 +62,7 @@ def page_environment() -> Environment:
         "md_cell": _markdown_cell,
         "md_fence": _markdown_fence,
         "unbroken": _unbroken,
+        "code": _code,
     }
     return environment
 
@@ -88,3 +89,8 @@ def _markdown_fence(text: str, language: str = "text") -> str:
 def _unbroken(text: str) -> Markup:
     """Text in whose intervals, "[81.0, 91.0]", no line is broken."""
     return Markup(re.sub(r"\[[^\[\]]*\]", r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
+def _code(text: str) -> Markup:
+    """Text in which what is between backticks is code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -1,7 +1,8 @@
-"""The geometry of the training curves: from train_log.jsonl to places in percent, which the page draws as SVG.
+"""The geometry of plots, in percent, which a page draws as SVG: the training curves of train_log.jsonl, and of
+`toolhone route` the deferral curve and the reliability diagram.
 
-Percent, not pixels: the plot then takes any width without its text shrinking. x runs from the first step to the last,
-y from the top (the highest loss, rounded up to a tick; or 100%) to the bottom (0).
+Percent, not pixels: the plot then takes any width without its text shrinking. Of a training curve, x runs from the
+first step to the last, y from the top (the highest loss, rounded up to a tick; or 100%) to the bottom (0).
 """
 
 from __future__ import annotations
@@ -9,9 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolhone.report.numbers import percent
+from toolhone.rates import Figure
+from toolhone.report.numbers import dollars, percent
+from toolhone.report.numbers import share as rate_text
+
+if TYPE_CHECKING:
+    from toolhone.route.calibrate import Reliability
+    from toolhone.route.curve import Curve as DeferralCurve
+    from toolhone.route.curve import Point as OperatingPoint
 
 _MAX_POINTS = 240
 _MIN_TOP = 1e-6
@@ -85,6 +93,61 @@ def accuracy_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
     points = (Point(across(step), 100 - 100 * value, f"step {step:g}: {percent(value)}") for step, value in measured)
     y_ticks = tuple(Tick(100 - value, f"{value}%") for value in range(0, 101, 25))
     return Curve((), tuple(points), x_ticks, y_ticks, steps_a_point=1)
+
+
+def deferral_plot(curve: DeferralCurve, point: OperatingPoint) -> dict[str, Any]:
+    """Place the deferral curve and the policy on it. Lines are the points of an SVG polyline; `band` is the cascade's
+    interval, empty if it has none. `costs` are costs of a call under the x axis, empty without prices."""
+    values = [figure["value"] for figure in curve.accuracy]
+    lows, highs = ([_end(figure, end) for figure in curve.accuracy] for end in ("low", "high"))
+    lowest = min(*lows, *curve.random, *values, point.accuracy["value"])
+    marks = ticks(lowest, min(1.0, max(*highs, *curve.oracle)), 5)
+
+    def up(value: float) -> float:
+        return round(100 - share(value, marks[0], marks[-1]), 2)
+
+    def line(heights: Iterable[float]) -> str:
+        return " ".join(f"{100 * x:g},{up(y)}" for x, y in zip(curve.escalation.tolist(), heights, strict=True))
+
+    escalated, right = point.escalation["value"], point.accuracy
+    shares = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    usd = [float(curve.usd[round(one * (len(curve.usd) - 1))]) for one in shares]
+    return {
+        "cascade": line(values),
+        "band": f"{line(highs)} {' '.join(reversed(line(lows).split()))}" if lows != highs else "",
+        "random": line(curve.random.tolist()),
+        "oracle": line(curve.oracle.tolist()),
+        "point": _mark(
+            escalated, right, up, 5, f"the policy: {percent(escalated)} escalated, {rate_text(right)} right"
+        ),
+        "x_ticks": [Tick(100 * one, f"{100 * one:.0f}%") for one in shares],
+        "y_ticks": [Tick(up(one), f"{100 * one:g}%") for one in marks if one <= 1 + 1e-9],
+        "costs": [Tick(100 * one, dollars(cost)) for one, cost in zip(shares, usd, strict=True) if cost == cost],
+    }
+
+
+def _end(figure: dict[str, Any], end: str) -> float:
+    """An end of a figure's interval; the figure itself if it has none."""
+    value: float = figure["value"] if figure[end] is None else figure[end]
+    return value
+
+
+def _mark(x: float, right: Figure, up: Callable[[float], float], size: float, title: str) -> dict[str, Any]:
+    """A dot with its interval; `up` places a share right in percent from the top."""
+    ends = {"y": right["value"], "top": _end(right, "high"), "bottom": _end(right, "low")}
+    return {"x": round(100 * x, 2), **{key: up(value) for key, value in ends.items()}, "size": size, "title": title}
+
+
+def reliability_plot(found: Reliability) -> dict[str, Any]:
+    """Place the bins that hold rows; a mark's area grows with its rows."""
+    most = max(one["denominator"] for one in found.bins)
+    marks = []
+    for one in found.bins:
+        counts = f"{one['numerator']:,} of {one['denominator']:,}"
+        title = f"confidence {percent(one['probability'])}: {rate_text(one)} right, {counts}"
+        size = round(3 + 6 * (one["denominator"] / most) ** 0.5, 1)
+        marks.append(_mark(one["probability"], one, lambda value: round(100 - 100 * value, 2), size, title))
+    return {"marks": marks, "ticks": [Tick(100 * value, f"{100 * value:.0f}%") for value in (0, 0.25, 0.5, 0.75, 1)]}
 
 
 def _steps(steps: Iterable[float]) -> tuple[tuple[Tick, ...], Callable[[float], float]]:

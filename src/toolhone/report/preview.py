@@ -1,7 +1,7 @@
-"""`toolhone data preview`: rows as the model sees them, on the terminal or token by token on a page.
+"""`toolhone data preview`: show rows as the model sees them, in the terminal or token by token on a page.
 
-The terminal shows the prompt dim and the labelled turn bright. The page has every token of both, in order; a character
-of several tokens is one box that says how many. Needs the tokenizer and no model.
+The terminal shows the prompt dim and the labelled turn bright. The page has every token of both in order. A character
+of several tokens is one box with their number. This needs the tokenizer but no model.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def show_preview(
 def preview_page(
     renderer: ChatRenderer, rows: Sequence[Rendered], name: str, facts: Sequence[tuple[str, str]] = ()
 ) -> str:
-    """The page as one text."""
+    """Return the page as one text."""
     token_bytes = TokenBytes(renderer.tokenizer)
     shown = [{"number": n, **_row(renderer, row, token_bytes)} for n, row in enumerate(rows, 1)]
     return html_page("preview", name=name, facts=facts, rows=shown)
 
 
 def _row(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> dict[str, Any]:
-    """Return an example: where it is, its token counts, and its passages (the tools, each message, the labelled turn)
-    in order."""
+    """Return what the page shows of an example: its place, its token counts, and its passages in order (the tools, each
+    message, the labelled turn)."""
     ids = row.prompt_ids + row.completion_ids
     raw = token_bytes.of(ids)
     added = renderer.tokenizer.added_tokens_decoder
@@ -82,22 +82,22 @@ def _row(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> dict
         "learned_tokens": len(row.completion_ids),
         "passages": [
             {
-                "name": _NAMES[part.part] + (", learned" if part.learned else ""),
-                "count": len(part),
-                "learned": part.learned,
-                "folded": part.part == "tools",
-                "boxes": list(_boxes(raw[part.start : part.end], special[part.start : part.end])),
+                "name": _NAMES[segment.part] + (", learned" if segment.learned else ""),
+                "count": len(segment),
+                "learned": segment.learned,
+                "folded": segment.part == "tools",
+                "boxes": list(_boxes(raw[segment.start : segment.end], special[segment.start : segment.end])),
             }
-            for part in segments(renderer, row, token_bytes)
+            for segment in segments(renderer, row, token_bytes)
         ],
     }
 
 
 def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[dict[str, Any]]:
-    """Yield tokens as boxes, one for several `tokens` that only together make up a character.
+    """Yield the tokens as boxes. Tokens that only together form a character share a box; `tokens` is their number.
 
-    `kind` is the classes of a box: "s" a special token, "m" of several tokens, "n" with a line break, which is shown
-    and then made. Bytes that make no character, as at a cut, are shown as U+FFFD.
+    `kind` has the CSS classes of a box: "s" for a special token, "m" for several tokens, "n" for a line break, which
+    the page shows as a sign and then makes. Incomplete characters, as at a cut, are shown as U+FFFD.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, tokens = "", 0

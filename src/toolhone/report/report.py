@@ -23,6 +23,7 @@ from toolhone.report.facts import RunFiles, read_run
 from toolhone.report.failures import count_kinds, count_tools, draw_failures, failures
 from toolhone.report.pages import html_page, markdown_page, page_script
 from toolhone.report.plots import accuracy_curve, loss_curve
+from toolhone.report.routing import run_ways
 from toolhone.run_folder import RunFolder
 
 _MAX_TOOLS = 60
@@ -56,7 +57,8 @@ def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
         raise UserError(f"--out {out}: expected a file that ends in .html, for example report.html")
     scores = read_score_files(sources)
     found = metrics(scores, {"toolhone": __version__, "scores": list(map(str, sources))})
-    _draw(RunFiles(out.stem, found, scores), out)
+    ways = run_ways(sources[0], found) if len(sources) == 1 and sources[0].is_dir() else None
+    _draw(RunFiles(out.stem, found, scores, ways=ways), out)
     return found
 
 
@@ -72,7 +74,7 @@ def _draw(run: RunFiles, out: Path) -> dict[str, Any]:
 def build_page(run: RunFiles) -> dict[str, Any]:
     """All that the templates show, in the order of the report. `run.scores` has the models of the metrics, in order."""
     models: dict[str, dict[str, Any]] = run.metrics["models"]
-    names = tuple(models)
+    names, labels = tuple(models), wording.labels(models)
     first, last = names[0], names[-1]
     by_id = {name: {score.id: score for score in run.scores[name]} for name in names}
     rows = failures(run.scores[last], {name: by_id[name] for name in names[:-1]}, run.prompts)
@@ -87,24 +89,27 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "verdict": facts.verdict(run.metrics),
         "facts": tuple(facts.machine(run)),
         "models": names,
+        "labels": tuple(labels.values()),
+        "sample": facts.sample(run.metrics),
         # The widths of the longest model name and count, in characters.
-        "who_width": max(map(len, names)) + 1,
+        "who_width": max(map(len, labels.values())) + 1,
         "fraction_width": max(map(len, fractions)),
         "agreement_with": source,
-        "headline": _measure_rows(wording.HEADLINE, models, source, run.metrics),
+        "headline": _measure_rows(wording.HEADLINE, models, labels, source, run.metrics),
         "left_out": tuple(facts.left_out(run)),
         "change": facts.change(by_id[first], by_id[last]) if len(names) > 1 else None,
         "clustered_by": next((entry["clustered_by"] for entry in compared), None),
         "comparisons": tables.comparisons_table(run.metrics),
+        "ways": run.ways,
         "tools": tool_rows[:_MAX_TOOLS],
         "tools_left_out": len(tool_rows[_MAX_TOOLS:]),
-        "matrices": [_matrix(name, models[name]["confusion"]) for name in reversed(names)],
-        "arguments": _measure_rows(wording.ARGUMENTS, models),
-        "argument_errors": _measure_rows(wording.ARGUMENT_ERRORS, models),
-        "behaviour": _measure_rows(wording.BEHAVIOUR_ERRORS, models),
-        "validity": _measure_rows(wording.VALIDITY, models),
-        "escalation": _measure_rows(wording.ESCALATION, facts.escalation_figures(models), source),
-        "repaired": _measure_rows(wording.REPAIRED, facts.repaired_figures(models), source),
+        "matrices": [_matrix(labels[name], models[name]["confusion"]) for name in reversed(names)],
+        "arguments": _measure_rows(wording.ARGUMENTS, models, labels),
+        "argument_errors": _measure_rows(wording.ARGUMENT_ERRORS, models, labels),
+        "behaviour": _measure_rows(wording.BEHAVIOUR_ERRORS, models, labels),
+        "validity": _measure_rows(wording.VALIDITY, models, labels),
+        "escalation": _measure_rows(wording.ESCALATION, facts.escalation_figures(models), labels, source),
+        "repaired": _measure_rows(wording.REPAIRED, facts.repaired_figures(models), labels, source),
         "repairs": tables.repairs_table(models),
         "policy": facts.policy(run.metrics),
         "rules": tables.rules_table(models),
@@ -113,6 +118,7 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "accuracy": accuracy_curve(run.train_log),
         "training": tuple(facts.training(run)),
         "cost": tables.cost_table(models),
+        "answer_limit": facts.answer_limit(run),
         "data": tables.data_table(run.manifest),
         "stages": tables.stages_table(run.manifest),
         "failures": rows,
@@ -128,12 +134,14 @@ def build_page(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def _bars(rates: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+def _bars(rates: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each model's rate: its words, and its geometry in percent (None if there is no value or no interval)."""
+    *_, last = labels
     return [
         {
             "model": name,
-            "tuned": name == names[-1],
+            "label": labels[name],
+            "tuned": name == last,
             "percent": numbers.percent(rate["value"]),
             "interval": numbers.interval(rate),
             "fraction": numbers.fraction(rate),
@@ -146,6 +154,7 @@ def _bars(rates: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[
 def _measure_rows(
     measures: Sequence[wording.Measure],
     models: _Models,
+    labels: Mapping[str, str],
     agreement_with: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -154,7 +163,7 @@ def _measure_rows(
         {
             "label": measure.label_for(agreement_with),
             "definition": measure.definition,
-            "bars": _bars({name: model[measure.key] for name, model in models.items()}, tuple(models)),
+            "bars": _bars({name: model[measure.key] for name, model in models.items()}, labels),
             "difference": "" if metrics is None else facts.difference(metrics, measure.key),
         }
         for measure in measures
@@ -163,14 +172,14 @@ def _measure_rows(
 
 
 def _group_row(
-    label: str, counts: str, entries: _Models, first: str, second: str, names: Sequence[str]
+    label: str, counts: str, entries: _Models, first: str, second: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
     """A tool or a group of rows, with each model's bars of two measures side by side."""
     return {
         "label": wording.visible(label),
         "counts": counts,
-        "first": _bars({name: entry[first] for name, entry in entries.items()}, names),
-        "second": _bars({name: entry[second] for name, entry in entries.items()}, names),
+        "first": _bars({name: entry[first] for name, entry in entries.items()}, labels),
+        "second": _bars({name: entry[second] for name, entry in entries.items()}, labels),
     }
 
 
@@ -180,10 +189,19 @@ def _tool_rows(models: _Models) -> list[dict[str, Any]]:
     rows = []
     for tool in sorted(support, key=lambda tool: (-support[tool], tool)):
         entries = {name: model["per_tool"][tool] for name, model in models.items() if tool in model["per_tool"]}
+        expected = _of_each({name: numbers.number(entry["support"]) for name, entry in entries.items()}, " expected")
         called = ", ".join(f"{name} {_called(entry)}" for name, entry in entries.items())
-        counts = f"{numbers.number(support[tool])} expected; called: {called}"
-        rows.append(_group_row(tool, counts, entries, "name_recall", "exact", tuple(models)))
+        counts = f"{expected}; called: {called}"
+        rows.append(_group_row(tool, counts, entries, "name_recall", "exact", wording.labels(models)))
     return rows
+
+
+def _of_each(counts: Mapping[str, str], what: str) -> str:
+    """A count that all models have in common, "40 expected". If they differ, as for a sample of the rows, each one's:
+    "expected: base 9, tuned 40"."""
+    if len(set(counts.values())) == 1:
+        return next(iter(counts.values())) + what
+    return f"{what.strip()}: {', '.join(f'{name} {count}' for name, count in counts.items())}"
 
 
 def _called(entry: Mapping[str, Any]) -> str:
@@ -200,9 +218,9 @@ def _slices(models: _Models) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         rows = []
         for value in dict.fromkeys(value for group in groups.values() for value in group):
             entries = {name: group[value] for name, group in groups.items() if value in group}
-            *_, last = entries.values()
-            counts = numbers.counted(last["exact_match"]["denominator"], "row")
-            rows.append(_group_row(value, counts, entries, "exact_match", "tool_name_accuracy", tuple(models)))
+            rows_of = {name: numbers.number(entry["exact_match"]["denominator"]) for name, entry in entries.items()}
+            counts = _of_each(rows_of, " row" if set(rows_of.values()) == {"1"} else " rows")
+            rows.append(_group_row(value, counts, entries, "exact_match", "tool_name_accuracy", wording.labels(models)))
         if rows:
             yield wording.SLICE_TITLES.get(key, f"By {key}"), rows
 

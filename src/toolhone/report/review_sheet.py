@@ -1,8 +1,8 @@
-"""`toolhone data review`: writes a sheet on which a person marks turns as right, wrong or fixed.
+"""`toolhone data review`: write a sheet on which a person marks turns as right, wrong or fixed.
 
-In: conversations, and optionally a model's predictions or scores of them. Out: review.html, which works offline and
-keeps its marks in the browser until they are exported, or review.csv, whose column `mark` is filled in.
-`data/review.py` reads either back into the data.
+In: conversations, and optionally a model's predictions or scores on them. Out: review.html or review.csv. The page
+works offline and keeps its marks in the browser until they are exported. In the CSV, a person fills in the column
+`mark`. `data/review.py` applies the marks to the data.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _READ_ONLY = ("doubts", "conversation", "gold", "predicted")
-_COLUMNS = ("id", "reason", "probability", "hash", *_READ_ONLY, "mark", "mended", "note")
-"""Of the CSV sheet. The page exports all except the read-only ones."""
+_COLUMNS = ("id", "reason", "probability", "hash", *_READ_ONLY, "mark", "fixed", "note")
+"""Columns of the CSV sheet. The page exports all except the read-only ones."""
 
 
 def write_sheet(
@@ -46,14 +46,15 @@ def write_sheet(
     random_share: float = 0.5,
     seed: int = 7,
 ) -> list[Sampled]:
-    """Choose the turns to review (see `sample`) and write the sheet, as a page or as CSV by the name of `out`.
+    """Choose the turns to review (see `sample`), write them as a page or as CSV, and return them.
 
     Args:
-        format: of the sources' rows.
-        predictions: a file of predictions, whose text is in `chat_format`, or of scores.
+        out: the sheet; its name ends in .html or .csv.
+        format: the format of the sources' rows.
+        predictions: a file of predictions, whose texts are in `chat_format`, or a file of scores.
 
     Raises:
-        UserError: for files that cannot be read or do not belong together, and for another kind of sheet.
+        UserError: if a file cannot be read, if the predictions are of other data, or if `out` has another ending.
     """
     if out.suffix not in (".html", ".csv"):
         raise UserError(f"--out {out}: expected review.html or review.csv")
@@ -64,31 +65,31 @@ def write_sheet(
     twice = [id for id, count in Counter(example.id for example in turns).items() if count > 1]
     if twice:
         raise UserError(
-            f'{source}: the id "{twice[0]}" occurs twice, so marks would be ambiguous; give each row its own'
+            f'{source}: the id "{twice[0]}" occurs twice, so marks would be ambiguous; give each row its own id'
         )
     if not turns:
-        raise UserError(f"{source}: no assistant turn to look at")
+        raise UserError(f"{source}: no assistant turn to review")
     answers = {} if predictions is None else read_answers(predictions, turns, chat_format)
     disagreements = {id: answer for id, (agrees, answer) in answers.items() if not agrees}
     chosen = sample(turns, disagreements, rows=rows, random_share=random_share, seed=seed)
-    toolsets: list[tuple[Tool, ...]] = []  # rows of a file mostly share theirs
+    toolsets: list[tuple[Tool, ...]] = []  # most rows of a file share one
     for one in chosen:
         if one.example.tools not in toolsets:
             toolsets.append(one.example.tools)
     items = [_item(one, answers.get(one.example.id, (True, ""))[1], toolsets) for one in chosen]
     title = ", ".join(Path(one).name for one in sources)
     text = _page(title, items, toolsets) if out.suffix == ".html" else _csv(items)
-    write_text(out, text.encode("utf-8", "replace").decode("utf-8"))  # a model's text may have half a surrogate pair
+    write_text(out, text.encode("utf-8", "replace").decode("utf-8"))  # a model's text may have a lone surrogate
     reasons = ", ".join(f"{count} {name}" for name, count in Counter(one.reason for one in chosen).most_common())
     console.print(f"written: {out}: {len(chosen)} of {len(turns)} assistant turns ({reasons})", markup=False)
     return chosen
 
 
 def read_answers(path: Path, turns: Sequence[Example], format: FormatName) -> dict[str, tuple[bool, str]]:
-    """Return by example id whether a model's answer agrees with the gold, and the answer.
+    """Return whether a model's answer agrees with the gold, and the answer itself, by example id.
 
     Raises:
-        UserError: for a line that is neither a prediction nor a score, or a file that answers none of the turns.
+        UserError: if a line is neither a prediction nor a score, or if the file answers none of the turns.
     """
     by_id = {turn.id: turn for turn in turns}
     answers: dict[str, tuple[bool, str]] = {}
@@ -111,7 +112,7 @@ def read_answers(path: Path, turns: Sequence[Example], format: FormatName) -> di
 
 
 def _item(one: Sampled, predicted: str, toolsets: Sequence[tuple[Tool, ...]]) -> dict[str, Any]:
-    """A turn as the page shows it."""
+    """Return a turn as the page shows it."""
     example = one.example
     return {
         "id": example.id,
@@ -132,17 +133,17 @@ def _item(one: Sampled, predicted: str, toolsets: Sequence[tuple[Tool, ...]]) ->
 
 
 def _page(title: str, items: list[dict[str, Any]], toolsets: Sequence[tuple[Tool, ...]]) -> str:
-    """The page, with the sheet inside it."""
+    """Return the page with the sheet embedded as JSON."""
     name = hashlib.sha256(json.dumps([title, [one["hash"] for one in items]]).encode()).hexdigest()[:12]
     tools = [[tool.to_json()["function"] for tool in toolset] for toolset in toolsets]
     data = json.dumps({"title": title, "name": name, "items": items, "toolsets": tools}, ensure_ascii=False)
-    # Inside a script element only "</" and "<!--" mean anything to a browser.
+    # A browser gives a meaning only to "</" and "<!--" inside a script element.
     sheet = data.replace("<", "\\u003c")
     return page_environment().get_template("review.html").render(sheet=sheet, **page_script("review"))
 
 
 def _csv(items: list[dict[str, Any]]) -> str:
-    """The sheet as CSV, with a byte order mark, without which Excel misreads Chinese."""
+    """Return the sheet as CSV. It starts with a byte order mark, because Excel misreads Chinese without it."""
     out = io.StringIO()
     table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
     table.writeheader()

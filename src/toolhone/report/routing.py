@@ -1,13 +1,11 @@
 """The results of `toolhone route`: the table and the lines for the terminal, route.html and route.json.
 
-In: a `Routing`. Figures are put into words and placed here; the template lays them out. Places in plots are percent of
-their width and height, so that they take any width.
+In: a `Routing`. Figures are put into words here, and the template lays them out.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,33 @@ from rich.text import Text
 
 from toolhone.jsonl import write_json, write_text
 from toolhone.rates import Figure
-from toolhone.report.numbers import ABSENT, decimal, dollars, percent, points, share
+from toolhone.report.numbers import (
+    ABSENT,
+    counted,
+    decimal,
+    dollars,
+    fraction,
+    interval,
+    milliseconds,
+    percent,
+    points,
+    share,
+)
 from toolhone.report.pages import html_page
-from toolhone.report.plots import Tick, ticks
-from toolhone.report.plots import share as place
-from toolhone.route.calibrate import Reliability
+from toolhone.report.plots import deferral_plot, reliability_plot
 from toolhone.route.curve import Curve, Point
 from toolhone.route.policy import Policy, write_policy
 from toolhone.route.route import Case, Routing
 from toolhone.route.threshold import Certificate
+from toolhone.route.ways import Accuracy, Amount, Way, Ways, files_made_from, read_ways
 
 _MAX_TESTS = 12
-_HEADINGS = ("", "Escalated", "Right", "Cost of a call", "Of the large", "Latency", "Basis")
+_WAYS = {"large": "large model only", "tuned": "tuned only", "routed": "routed"}
+_BASES = {"measured": "measured", "priced": "measured tokens, given price", "assumed": "assumed", None: ""}
+_NOT_MEASURED = "not measured"
 
 _NEAR = 0.02
-"""How far behind the large model a cascade may be to count as being as good."""
+"""Maximum gap to the large model at which a cascade counts as equally good."""
 
 _ERRORS = {
     "measured": "as measured",
@@ -53,29 +63,29 @@ def summary_lines(routing: Routing) -> list[str]:
         f"{found.brier_constant['value']:.3f}), ECE {decimal(found.ece)} (by chance {found.ece_by_chance:.3f})",
         f"goal: {_goal(routing)}",
         None if routing.certificate is None else routing.certificate.sentence(),
-        *(_closeness(routing, case) for case in routing.cases),
+        *(line for case in routing.cases for line in (_choice(routing, case), _closeness(routing, case))),
         _gold(routing),
     ]
     return [line for line in lines if line is not None]
 
 
 def _gold(routing: Routing) -> str | None:
-    """What follows from gold that a model answered; None if none did."""
+    """Say what the figures mean if gold is a model's answers; None if it is not."""
     gold = routing.gold
     if not gold.models:
         return None
     answered = f"The gold of {gold.rows:,} rows is what {', '.join(gold.models)} answered"
     if gold.is_large:
         return (
-            f"{answered}, which is the large model itself: its accuracy on them is 100% by construction, and every "
-            "figure is agreement with it. How many points the cascade is behind it in truth, these rows cannot show."
+            f"{answered}. That is the large model itself: its accuracy on them is 100% by construction, and every "
+            "figure is agreement with it. These rows cannot show how far the cascade is behind it."
         )
     more = f"; if that is {routing.large}, it is right on them by construction" if routing.assumed else ""
     return f"{answered}: the figures are agreement with it{more}."
 
 
 def _goal(routing: Routing) -> str:
-    """What the threshold was chosen for."""
+    """Return what the threshold was chosen for."""
     goal = routing.policy.goal
     if routing.certificate is not None:
         return f"certify {routing.certificate.promise()}"
@@ -83,7 +93,7 @@ def _goal(routing: Routing) -> str:
         return f"spend at most {dollars(goal.budget_usd)} on 1,000 calls"
     if goal.escalation is not None:
         return f"escalate {percent(goal.escalation)} of the calls"
-    return f"be right on {percent(goal.accuracy)} of the calibration rows"
+    return f"reach {percent(goal.accuracy)} accuracy on the calibration rows"
 
 
 def _verdict(routing: Routing) -> str:
@@ -103,68 +113,155 @@ def _verdict(routing: Routing) -> str:
 
 
 def _closeness(routing: Routing, case: Case) -> str:
-    """Whether the cascade is within _NEAR of the large model, if the rows show it."""
+    """Say whether the cascade is within _NEAR of the large model, if the rows show it."""
     behind, near = case.point.behind_large, f"within {100 * _NEAR:g} points of the large model"
     figure = points(behind)
     if routing.gold.is_large:
-        return f"Whether the cascade is {near} is not said: gold is the large model's own answers."
+        return f"Whether the cascade is {near} cannot be measured: the gold is the large model's own answers."
     if routing.assumed:
-        return f"Behind the large model, {_ERRORS[case.errors]} (assumed): {figure}."
+        return f"Large model minus cascade, {_ERRORS[case.errors]} (assumed): {figure}."
     if behind["low"] is None:
-        return f"Behind the large model: {figure}."
+        return f"Large model minus cascade: {figure}."
     if behind["high"] <= _NEAR:
-        return f"The cascade is {near}: behind it by {figure}."
+        return f"The cascade is {near}. Large model minus cascade: {figure}."
     if behind["low"] > _NEAR:
         return f"The cascade is more than {100 * _NEAR:g} points behind the large model: {figure}."
-    return f"These rows cannot show whether the cascade is {near}: behind it by {figure}."
+    return f"These rows cannot show whether the cascade is {near}. Large model minus cascade: {figure}."
 
 
-def _ways(routing: Routing, case: Case) -> list[tuple[str, ...]]:
-    """The ways to answer in words, under _HEADINGS. The last cell says if their accuracy is assumed."""
-    point, basis = case.point, "assumed" if routing.assumed else "measured"
-    # An assumed accuracy is one number; its resamples would show those of the small model.
-    large = {**point.large, "low": None, "high": None} if routing.assumed else point.large
-    small_of_large = None
-    if point.small_usd["value"] is not None and point.large_usd["value"]:
-        small_of_large = point.small_usd["value"] / point.large_usd["value"]
-    large_of_large = 1.0 if point.large_usd["value"] else None
-    alone = (
-        ("All large", "100%", large, point.large_usd, percent(large_of_large), point.large_s, basis),
-        ("Small alone", "0%", point.small, point.small_usd, percent(small_of_large), point.small_s, "measured"),
-    )
-    mixed = (("Cascade", point.accuracy), ("Random", point.random), ("Oracle", point.oracle))
-    escalated, of_large = share(point.escalation), share(point.of_large)
-    ways = [*alone, *((name, escalated, right, point.usd, of_large, point.latency_s, basis) for name, right in mixed)]
-    return [
-        (name, escalated, share(right), _dollars(usd), of_large, _seconds(latency["value"]), on)
-        for name, escalated, right, usd, of_large, latency, on in ways
-    ]
+def run_ways(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the three-row table of a run folder in words (`ways_page`); None if it has nothing to compare."""
+    found = read_ways(folder, metrics)
+    return None if found is None else ways_page(*found)
 
 
-def _seconds(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+def ways_page(ways: Ways, remarks: Sequence[str] = ()) -> dict[str, Any]:
+    """Put the three-row table into words, for the run's report, the route page and the terminal.
+
+    Each row has a name, a detail, and three cells of a figure, its detail and its basis: the cost of 1,000 calls, the
+    mean latency and exact match. `remarks` say what is out of date or still to measure.
+    """
+    escalated = "" if ways.escalation is None else f"{percent(ways.escalation)} escalated"
+    large_usd = next((way.usd.value for way in ways.ways if way.name == "large"), None)
+    return {
+        "head": ("", "Cost of 1,000 calls", "Mean latency", "Exact match"),
+        "title": f"On {counted(ways.rows, 'held-out row' if ways.held_out else 'scored row')}",
+        "rows": [
+            {
+                "name": _WAYS[way.name],
+                "detail": escalated if way.name == "routed" else way.model,
+                "cells": (_cost_cell(way, large_usd), _latency_cell(way.latency_ms), _accuracy_cell(way.accuracy)),
+            }
+            for way in ways.ways
+        ],
+        "notes": tuple(_way_notes(ways)),
+        "remarks": tuple(remarks),
+    }
 
 
-def models_table(routing: Routing, case: Case) -> Table:
-    """Return the table for the terminal: only accuracies have intervals, and the title has the basis."""
-    basis = f", the large model assumed: {_ERRORS[case.errors]}" if routing.assumed else ""
-    title = Text(f"On {routing.reliability.rows:,} held-out rows{basis}")
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in _HEADINGS[:-1]:
-        # Broken in two, so that the table fits eighty columns.
-        broken = "\n".join(textwrap.wrap(heading, 9))
-        table.add_column(broken, justify="left" if heading == "" else "right", no_wrap=True)
-    for cells in _ways(routing, case):
-        pairs = zip(_HEADINGS[:-1], cells[:-1], strict=True)
-        table.add_row(*(Text(cell if heading == "Right" else cell.partition(" [")[0]) for heading, cell in pairs))
+_Cell = tuple[str, str, str]
+
+
+def _cost_cell(way: Way, large_usd: float | None) -> _Cell:
+    if way.usd.value is None:
+        return _NOT_MEASURED, "", ""
+    compared = f"{percent(way.usd.value / large_usd)} of large" if large_usd and way.name != "large" else ""
+    return dollars(1000 * way.usd.value), compared, _BASES[way.usd.basis]
+
+
+def _latency_cell(latency: Amount) -> _Cell:
+    if latency.value is None:
+        return _NOT_MEASURED, "", ""
+    spread = "" if latency.p50 is None else f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}"
+    return milliseconds(latency.value), spread, _BASES[latency.basis]
+
+
+def _accuracy_cell(accuracy: Accuracy) -> _Cell:
+    if accuracy.value is None:
+        return _NOT_MEASURED, "", ""
+    ends = (accuracy.value, accuracy.value if accuracy.up_to is None else accuracy.up_to)
+    figure = " to ".join(dict.fromkeys(map(percent, ends)))
+    rate = accuracy.model_dump()
+    return figure, f"{interval(rate)} {fraction(rate)}".strip(), _BASES[accuracy.basis]
+
+
+def _way_notes(ways: Ways) -> Iterator[str]:
+    """Yield what a reader must know of the rows, the intervals, the bases and the latencies."""
+    by_name = {way.name: way for way in ways.ways}
+    counts = counted(ways.rows, "row")
+    if ways.held_out:
+        yield (
+            f"All figures are of the {counts} that the policy held out; none of them calibrated it. Every routed call "
+            "asks the tuned model first, so an escalated call pays and waits for both models."
+        )
+    else:
+        yield f"Figures are of all {counts} that are scored. A policy is measured on the rows that it holds out."
+    yield "Intervals of measured shares are 95% Wilson intervals, which treat rows as independent."
+    if by_name["routed"].accuracy.basis == "assumed":
+        assumed = by_name["large"].accuracy.value
+        yield (
+            f"The large model did not answer these rows: its accuracy of {percent(assumed)} is assumed. Routed "
+            "accuracy is a range: if all its errors lie among the tuned model’s, and if they are independent of them."
+        )
+        yield (
+            f"The routed interval covers both. It resamples whole {ways.clustered_by}s with the large model’s accuracy "
+            "fixed, so it shows the uncertainty of the tuned model’s part only."
+        )
+    if ways.certified:
+        yield "The guarantee chose its threshold on these rows; the intervals do not account for that."
+    if ways.expect_escalate:
+        rows = f"{counted(ways.expect_escalate, 'row')} expect{'s' if ways.expect_escalate == 1 else ''} `escalate`"
+        if ways.held_out:
+            yield f"{rows}: these count as wrong for the tuned model alone and as right for the large model."
+        else:
+            yield f"{rows}: these count as right only for a model that calls it."
+    if ways.gold_is_large:
+        names = ", ".join(ways.gold_models)
+        yield f"The gold is what {names} answered, the large model itself: it is right by construction."
+    bases = {amount.basis for way in ways.ways for amount in (way.usd, way.latency_ms)}
+    if "assumed" in bases:
+        yield "An assumed cost or latency was given to `toolhone route`, or is made from one that was."
+    if "measured" in {way.latency_ms.basis for way in ways.ways}:
+        yield (
+            "The latency of an answer from a batch is the batch’s time divided by its size. One waiting user waits "
+            "longer."
+        )
+
+
+def ways_table(page: Mapping[str, Any]) -> Table:
+    """Return the three-row table for the terminal; `page` is that of `ways_page`."""
+    table = Table(title=Text(page["title"]), title_justify="left", title_style="bold")
+    for heading in page["head"]:
+        table.add_column(Text(heading), justify="left" if heading == "" else "right")
+    for row in page["rows"]:
+        cells = ("\n".join(filter(None, cell)) for cell in row["cells"])
+        table.add_row(Text("\n".join(filter(None, (row["name"], row["detail"])))), *map(Text, cells))
+        table.add_section()
     return table
 
 
-def write_routing(routing: Routing, folder: Path, name: str) -> None:
-    """Write route.html, route.json and policy.json into a folder; `name` is what the page calls the run."""
+def _choice(routing: Routing, case: Case) -> str:
+    """How often the policy is right, and two others that escalate as many calls."""
+    basis = f" ({_ERRORS[case.errors]}, assumed)" if routing.assumed else ""
+    return f"right{basis}: " + ", ".join(f"{name} {right}" for name, right in _alternatives(case.point))
+
+
+def _alternatives(point: Point) -> list[tuple[str, str]]:
+    rights = {"policy": point.accuracy, "random": point.random, "oracle": point.oracle}
+    return [(name, share(right)) for name, right in rights.items()]
+
+
+def write_routing(routing: Routing, folder: Path, name: str, made_from: Mapping[str, Path | None]) -> None:
+    """Write route.html, policy.json and route.json into a folder.
+
+    Args:
+        name: what the page calls the run.
+        made_from: the files read, which route.json records: "small", "large", "rows" and the like.
+    """
     write_text(folder / "route.html", html_page("route", page=_page(routing, name), routing=routing))
-    write_json(folder / "route.json", routing_json(routing))
     write_policy(folder / "policy.json", routing.policy)
+    files = files_made_from(folder, {"policy": folder / "policy.json", **made_from})
+    write_json(folder / "route.json", {**routing_json(routing), "made_from": files})
 
 
 def routing_json(routing: Routing) -> dict[str, Any]:
@@ -179,6 +276,7 @@ def routing_json(routing: Routing) -> dict[str, Any]:
         "gold_source": {"models": list(routing.gold.models), "is_large": routing.gold.is_large},
         "goal": routing.policy.goal.model_dump(exclude_none=True),
         "threshold": routing.policy.threshold,
+        "ways": routing.ways.model_dump(),
         "certificate": None if routing.certificate is None else asdict(routing.certificate),
         "reliability": asdict(routing.reliability),
         "gates": routing.gates,
@@ -198,7 +296,7 @@ def _plain(curve: Curve) -> dict[str, Any]:
 
 
 def _page(routing: Routing, name: str) -> dict[str, Any]:
-    """The values that the template shows besides `routing` itself."""
+    """Return the values that the template shows besides `routing` itself."""
     rows, certificate = routing.policy.rows, routing.certificate
     tests = _tests(certificate)
     return {
@@ -212,10 +310,9 @@ def _page(routing: Routing, name: str) -> dict[str, Any]:
             ("Rows", f"{rows['calibration']:,} calibrate, {rows['held_out']:,} held out, {routing.how_split}"),
             ("Held out", f"{routing.clusters:,} {routing.clustered_by}s"),
         ),
-        "headings": _HEADINGS,
+        "ways": ways_page(routing.ways),
         "cases": [_case(routing, case) for case in routing.cases],
-        "priced": routing.cases[0].point.usd["value"] is not None,
-        "diagram": _reliability_plot(routing.reliability),
+        "diagram": reliability_plot(routing.reliability),
         "gates": [(reason.replace("_", " "), f"{count:,}") for reason, count in routing.gates.items()],
         "ablation": [
             (name, *map(decimal, (found.auroc, found.brier, found.ece))) for name, found in routing.ablation.items()
@@ -228,13 +325,13 @@ def _page(routing: Routing, name: str) -> dict[str, Any]:
 
 
 def _case(routing: Routing, case: Case) -> dict[str, Any]:
-    """One large model: its table, whether the cascade is close to it, the curve and its figures."""
+    """Return one case in words: the alternatives, how close the cascade is to the large model, and the curve."""
     curve = case.curve
     return {
         "title": f"Assumed, {_ERRORS[case.errors]}" if routing.assumed else f"Measured: {routing.large}",
-        "rows": _ways(routing, case),
+        "alternatives": _alternatives(case.point),
         "closeness": _closeness(routing, case),
-        "plot": _deferral_plot(curve, case.point),
+        "plot": deferral_plot(curve, case.point),
         "apgr": decimal(curve.apgr),
         "reach": [(percent(one["gap"]), share(one["escalation"]), _dollars(one["usd"])) for one in curve.reach],
         "at": [
@@ -262,60 +359,7 @@ def _tests(certificate: Certificate | None) -> list[tuple[str, ...]]:
 
 
 def _weights(policy: Policy) -> list[tuple[str, str, str]]:
-    """Each feature with its mean and its weight per standard deviation, the heaviest first."""
+    """Return each feature with its mean and its weight per standard deviation, the largest weight first."""
     calibrator = policy.calibrator
     parts = sorted(zip(policy.features, calibrator.means, calibrator.weights, strict=True), key=lambda p: -abs(p[2]))
     return [(name.replace("_", " "), f"{mean:.3f}", f"{weight:+.2f}") for name, mean, weight in parts]
-
-
-def _deferral_plot(curve: Curve, point: Point) -> dict[str, Any]:
-    """Place the deferral curve and the policy on it. Lines are the points of an SVG polyline; `band` is the cascade's
-    interval, empty if it has none. `costs` are costs of a call under the x axis, empty without prices."""
-    values = [figure["value"] for figure in curve.accuracy]
-    lows, highs = ([_end(figure, end) for figure in curve.accuracy] for end in ("low", "high"))
-    lowest = min(*lows, *curve.random, *values, point.accuracy["value"])
-    marks = ticks(lowest, min(1.0, max(*highs, *curve.oracle)), 5)
-
-    def up(value: float) -> float:
-        return round(100 - place(value, marks[0], marks[-1]), 2)
-
-    def line(heights: Iterable[float]) -> str:
-        return " ".join(f"{100 * x:g},{up(y)}" for x, y in zip(curve.escalation.tolist(), heights, strict=True))
-
-    escalated, right = point.escalation["value"], point.accuracy
-    shares = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    usd = [float(curve.usd[round(one * (len(curve.usd) - 1))]) for one in shares]
-    return {
-        "cascade": line(values),
-        "band": f"{line(highs)} {' '.join(reversed(line(lows).split()))}" if lows != highs else "",
-        "random": line(curve.random.tolist()),
-        "oracle": line(curve.oracle.tolist()),
-        "point": _mark(escalated, right, up, 5, f"the policy: {percent(escalated)} escalated, {share(right)} right"),
-        "x_ticks": [Tick(100 * one, f"{100 * one:.0f}%") for one in shares],
-        "y_ticks": [Tick(up(one), f"{100 * one:g}%") for one in marks if one <= 1 + 1e-9],
-        "costs": [Tick(100 * one, dollars(cost)) for one, cost in zip(shares, usd, strict=True) if cost == cost],
-    }
-
-
-def _end(figure: dict[str, Any], end: str) -> float:
-    """An end of a figure's interval; the figure itself if it has none."""
-    value: float = figure["value"] if figure[end] is None else figure[end]
-    return value
-
-
-def _mark(x: float, right: Figure, up: Callable[[float], float], size: float, title: str) -> dict[str, Any]:
-    """A dot with its interval; `up` places a share right in percent from the top."""
-    ends = {"y": right["value"], "top": _end(right, "high"), "bottom": _end(right, "low")}
-    return {"x": round(100 * x, 2), **{key: up(value) for key, value in ends.items()}, "size": size, "title": title}
-
-
-def _reliability_plot(found: Reliability) -> dict[str, Any]:
-    """Place the bins that hold rows; a mark's area grows with its rows."""
-    most = max(one["denominator"] for one in found.bins)
-    marks = []
-    for one in found.bins:
-        counts = f"{one['numerator']:,} of {one['denominator']:,}"
-        title = f"confidence {percent(one['probability'])}: {share(one)} right, {counts}"
-        size = round(3 + 6 * (one["denominator"] / most) ** 0.5, 1)
-        marks.append(_mark(one["probability"], one, lambda value: round(100 - 100 * value, 2), size, title))
-    return {"marks": marks, "ticks": [Tick(100 * value, f"{100 * value:.0f}%") for value in (0, 0.25, 0.5, 0.75, 1)]}

@@ -1,4 +1,4 @@
-"""Show the statistics of a data set: tables for the terminal, JSON, or a page with plots."""
+"""Show the statistics of a data set as tables in the terminal, as JSON, or as a page with plots."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _ROLE_NAMES = {
 def show_stats(
     stats: Stats, sources: Sequence[str], console: Console, *, html: Path | None = None, as_json: bool = False
 ) -> None:
-    """Print tables, or one JSON object; write the page to `html`."""
+    """Print tables, or one JSON object with `as_json`. Also write the page to `html` if given."""
     if html:
         write_text(html, stats_page(stats, sources))
     if as_json:
         text = json.dumps({"sources": list(sources), **stats.to_json()}, ensure_ascii=False, indent=2)
-        console.file.write(text + "\n")  # console.print would fold and colour it
+        console.file.write(text + "\n")  # console.print would wrap and colour it
         return
     console.print(Text(f"{', '.join(sources)}: {_summary(stats)}", style="bold"))
     for sentence in _agreement(stats):
@@ -63,24 +63,24 @@ def _summary(stats: Stats) -> str:
 
 
 def _agreement(stats: Stats) -> list[str]:
-    """Return a caution for each model whose answers are the gold."""
+    """Return a sentence of caution for each model whose answers are the gold."""
     return [
-        f"The gold of {counted(count, 'row')} is what {visible(model)} answered: measured against it, a figure is "
-        f"agreement with {visible(model)}, which may itself be wrong."
+        f"The gold of {counted(count, 'row')} is what {visible(model)} answered. Scores on such rows measure agreement "
+        f"with {visible(model)}, which may be wrong, and not accuracy."
         for model, count in stats.gold_sources.items()
     ]
 
 
 def _languages(stats: Stats) -> dict[str, int]:
-    """Return stated languages, then guessed ones, marked as such."""
+    """Return the stated languages, then the guessed ones, which are marked."""
     return {**stats.languages, **{f"{name} (guessed)": count for name, count in stats.guessed_languages.items()}}
 
 
 def _remark(tool: ToolCount) -> str:
-    """Return what is odd about a tool, or ""."""
+    """Return what is unusual about a tool, or ""."""
     if not tool.called:
         return "never called"
-    return "" if tool.offered else "called, never offered"
+    return "" if tool.offered else "called, but in no row's tools"
 
 
 # The tables
@@ -112,18 +112,18 @@ def _counts(counts: Mapping[str, int] | Mapping[int, int]) -> str:
 def _tool_table(stats: Stats) -> Table:
     table = Table("Tool")
     table.add_column("Calls", justify="right")
-    table.add_column("Rows that offer it", justify="right")
+    table.add_column("Rows with the tool", justify="right")
     table.add_column("")
     for tool in stats.tools[:_MAX_TABLE_TOOLS]:
         table.add_row(Text(visible(tool.name)), f"{tool.called:,}", f"{tool.offered:,}", _remark(tool))
     if len(stats.tools) > _MAX_TABLE_TOOLS:
-        table.caption = f"{len(stats.tools) - _MAX_TABLE_TOOLS} more are on the page and in --json"
+        table.caption = f"{len(stats.tools) - _MAX_TABLE_TOOLS} more are on the --html page and in --json"
     return table
 
 
 def _print_tokens(tokens: TokenStats, console: Console) -> None:
     table = Table("Tokens of")
-    for column in ("How many", "Median", "95th percentile", "Largest", "Together"):
+    for column in ("Count", "Median", "95th percentile", "Largest", "Total"):
         table.add_column(column, justify="right")
     for role, spread in tokens.by_role.items():
         table.add_row(_ROLE_NAMES[role], *_spread_cells(spread))
@@ -152,17 +152,17 @@ def _spread_cells(spread: TokenSpread) -> list[str]:
 
 
 def stats_page(stats: Stats, sources: Sequence[str]) -> str:
-    """The page as one text."""
+    """Return the page as one text."""
     return html_page("stats", page=build_page(stats, sources))
 
 
 def build_page(stats: Stats, sources: Sequence[str]) -> dict[str, Any]:
-    """Return what templates/stats.html.jinja shows: words, and the places of bars in percent."""
+    """Return the values that templates/stats.html.jinja shows. The lengths of bars are in percent."""
     facts = [(f"{role} messages" if role in _ROLE_NAMES else role, count) for role, count in stats.messages.items()]
     facts += [("turns of weight 0", stats.unlearned_turns)] if stats.unlearned_turns else []
     facts += [("rows without tools", stats.rows_without_tools)] if stats.rows_without_tools else []
     guessed = sum(stats.guessed_languages.values())
-    how = "As meta.language says." if not guessed else f"As meta.language says; {guessed:,} guessed by their script."
+    how = "From meta.language." if not guessed else f"From meta.language; {guessed:,} guessed from the script."
     max_called = max((tool.called for tool in stats.tools), default=0)
     tools = [
         {
@@ -194,8 +194,8 @@ def build_page(stats: Stats, sources: Sequence[str]) -> dict[str, Any]:
 
 
 def _bars(counts: Mapping[Any, int], rest: str) -> list[dict[str, Any]]:
-    """Bars in the given order. If there are too many, the last is for all others; `rest` is its label, in which {}
-    is the first of them."""
+    """Return bars in the given order. If there are too many, the last one combines all others. `rest` is its label, in
+    which {} is the first of them."""
     total = sum(counts.values())
     bars = {str(name): count for name, count in counts.items()}
     if len(bars) > _MAX_BARS:
@@ -214,18 +214,18 @@ def _token_section(tokens: TokenStats) -> dict[str, Any]:
     sampled = tokens.laid_out < tokens.examples
     max_gain = max((gain.gain for gain in tokens.gains), default=1.0)
     return {
-        "how": f"By the tokenizer of {visible(tokens.tokenizer)}, in the {tokens.format} format, {whose} template: "
-        f"{counted(tokens.examples, 'example')}, one for each learned turn.",
+        "how": f"Counted with the tokenizer of {visible(tokens.tokenizer)}, the {tokens.format} format and {whose} "
+        f"template: {counted(tokens.examples, 'example')}, one for each learned turn.",
         "stats": tokens,
         "histogram": _histogram(tokens.lengths, tokens.example.p50, tokens.example.p95) if tokens.example else None,
         "roles": [
             (_ROLE_NAMES[role], percent(spread.total / whole), *_spread_cells(spread))
             for role, spread in tokens.by_role.items()
         ],
-        "laid_out": f"Laid out with a random {tokens.laid_out:,} of {tokens.examples:,} examples." if sampled else "",
+        "laid_out": f"Based on a random {tokens.laid_out:,} of {tokens.examples:,} examples." if sampled else "",
         "gains": {
             "title": "Expected gain",
-            "note": "How many times fewer tokens are computed, by examples in a batch.",
+            "note": "How many times fewer tokens are computed, by batch size.",
             "bars": [
                 {
                     "label": f"batch of {gain.batch_size}",
@@ -240,7 +240,7 @@ def _token_section(tokens: TokenStats) -> dict[str, Any]:
 
 
 def _histogram(lengths: Sequence[int], median: float, p95: float) -> dict[str, Any]:
-    """Return the bins, axes and marks of a histogram, placed in percent from the left and from the top."""
+    """Return the bins, axes and marks of a histogram. Positions are in percent from the left and from the top."""
     edges = ticks(0, max(lengths), 24)
     width, right = edges[1], edges[-1]
     counts = [0] * (len(edges) - 1)
@@ -269,5 +269,5 @@ def _histogram(lengths: Sequence[int], median: float, p95: float) -> dict[str, A
     }
 
 
-def _percent_of(part: int, whole: int) -> float:
-    return round(100 * part / whole, 2) if whole else 0.0
+def _percent_of(count: int, total: int) -> float:
+    return round(100 * count / total, 2) if total else 0.0

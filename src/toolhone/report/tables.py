@@ -44,7 +44,8 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     """The short table in the terminal: the headline figures with their intervals, and the errors that occur."""
     models: dict[str, dict[str, Any]] = metrics["models"]
     source = wording.agreement_with(models)
-    table = rich_table(Text(facts.verdict(metrics)), "l" + "r" * len(models), ("Measure", *models))
+    head = ("Measure", *wording.labels(models).values())
+    table = rich_table(Text(facts.verdict(metrics)), "l" + "r" * len(models), head)
 
     def add(measure: wording.Measure, figures: Mapping[str, Mapping[str, Any]]) -> None:
         cells = (numbers.figure(figures[name][measure.key]) if name in figures else numbers.ABSENT for name in models)
@@ -71,11 +72,12 @@ def models_table(metrics: Mapping[str, Any]) -> Table:
     """One row for each model: its headline figures with their intervals and counts."""
     models: dict[str, dict[str, Any]] = metrics["models"]
     source = wording.agreement_with(models)
-    rows = numbers.number(next(iter(models.values()))["rows"])
+    labels, rows = wording.labels(models), max(model.get("sampled_from", model["rows"]) for model in models.values())
     head = ("Model", *(measure.label_for(source) for measure in wording.HEADLINE))
-    table = rich_table(f"{len(models)} models on the same {rows} rows", "lrrr", head)
+    on = f"{numbers.number(rows)} rows{'' if list(labels) == list(labels.values()) else ', or a sample of them'}"
+    table = rich_table(f"{len(models)} models on the same {on}", "lrrr", head)
     for name, model in models.items():
-        table.add_row(Text(name), *(Text(numbers.figure(model[measure.key])) for measure in wording.HEADLINE))
+        table.add_row(Text(labels[name]), *(Text(numbers.figure(model[measure.key])) for measure in wording.HEADLINE))
     if source is not None:
         table.caption = Text(f"The gold is what {source} answered: these figures are agreement with {source}.")
     return table
@@ -86,26 +88,27 @@ def pairs_table(metrics: Mapping[str, Any]) -> Table | None:
     entries = metrics["compare"]
     if not entries:
         return None
-    head = ("From", "To", "Measure", "Difference", "Only from", "Only to", "p")
-    table = rich_table("Differences", "llllrrr", head, caption_justify="left")
+    head = ("From", "To", "Measure", "Rows", "Difference", "Only from", "Only to", "p")
+    table = rich_table("Differences", "lllrlrrr", head, caption_justify="left")
     pair = None
     for first, second, *cells in _pairs(metrics):
         if pair not in (None, (first, second)):
             table.add_section()
         pair = (first, second)
         table.add_row(*map(Text, (first, second, *cells)))
-    clusters = entries[0]["intervals"][-1]
+    clusters = {numbers.counted(entry["intervals"][-1]["clusters"], entry["clustered_by"]) for entry in entries}
+    over = clusters.pop() if len(clusters) == 1 else f"whole {entries[0]['clustered_by']}s"
     table.caption = Text(
-        f"95% intervals: paired bootstrap, {numbers.number(entries[0]['folds'])} folds over "
-        f"{numbers.counted(clusters['clusters'], clusters['clustered_by'])}. Only from, only to: rows that one model "
-        "alone has right. p: McNemar's exact test, which takes rows for independent; not adjusted for the number of "
-        "pairs."
+        f"95% intervals: paired bootstrap, {numbers.number(entries[0]['folds'])} folds over {over}. Rows: those that "
+        "both models answered. Only from, only to: rows that one model alone has right. p: McNemar's exact test, which "
+        "takes rows for independent; not adjusted for the number of pairs."
     )
     return table
 
 
 def _pairs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Both models, the measure, the difference, and of McNemar's test the rows that one alone has right, and p."""
+    """Both models, the measure, the number of rows that both answered, the difference, and of McNemar's test the rows
+    that one alone has right, and p."""
     source = wording.agreement_with(metrics["models"])
     labels = {measure.key: measure.label_for(source) for measure in wording.MEASURES}
     for entry in metrics.get("compare", ()):
@@ -115,7 +118,7 @@ def _pairs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             alone = (numbers.number(test["first_only"]), numbers.number(test["second_only"]))
             tested = (*alone, numbers.p_value(test["p_value"]))
         points = numbers.points(entry) or numbers.ABSENT
-        yield entry["first"], entry["second"], labels[entry["measure"]], points, *tested
+        yield entry["first"], entry["second"], labels[entry["measure"]], numbers.number(entry["rows"]), points, *tested
 
 
 def suite_table(metrics: Mapping[str, Any]) -> Table:
@@ -152,19 +155,21 @@ def learning_curve_table(exact_match: Mapping[str, dict[str, Any]], gains: Seque
 def comparisons_table(metrics: Mapping[str, Any]) -> PlainTable | None:
     """Every pair of models in every measure that they were compared in."""
     rows = tuple((label, f"{first} to {second}", *cells) for first, second, label, *cells in _pairs(metrics))
-    head = ("Measure", "Models", "Difference", "Right under the first alone", "Under the second alone", "McNemar’s p")
-    return PlainTable("lllrrr", head, rows) if rows else None
+    alone = ("Right under the first alone", "Under the second alone")
+    head = ("Measure", "Models", "Rows of both", "Difference", *alone, "McNemar’s p")
+    return PlainTable("llrlrrr", head, rows) if rows else None
 
 
 def repairs_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable | None:
     """How often each repair fired."""
-    counts = {name: figures["repairs"] for name, figures in facts.repaired_figures(models).items()}
+    labels = wording.labels(models)
+    counts = {labels[name]: figures["repairs"] for name, figures in facts.repaired_figures(models).items()}
     return _counts_table("Repair", "What it fixes", wording.REPAIRS, counts)
 
 
 def rules_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable | None:
     """In how many rows each rule of the policy fired."""
-    counts = {name: model.get("rules") or {} for name, model in models.items()}
+    counts = {label: models[name].get("rules") or {} for name, label in wording.labels(models).items()}
     return _counts_table("Rule", "What it excuses", RULES, counts)
 
 
@@ -182,14 +187,16 @@ def _counts_table(
 def cost_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable:
     """Tokens and time of each model."""
     rows: list[tuple[str, ...]] = []
-    for label, key in (("Prompt tokens", "prompt_tokens"), ("Completion tokens", "completion_tokens")):
+    labels = wording.labels(models)
+    for what, key in (("Prompt tokens", "prompt_tokens"), ("Completion tokens", "completion_tokens")):
         for name, model in models.items():
-            rows.append((label, name, *(numbers.number(model[key].get(column)) for column in ("p50", "p95", "total"))))
+            counts = (numbers.number(model[key].get(column)) for column in ("p50", "p95", "total"))
+            rows.append((what, labels[name], *counts))
     for name, model in models.items():
         entry = model["latency_ms"]
         times = (numbers.milliseconds(entry.get("p50")), numbers.milliseconds(entry.get("p95")))
         total = entry.get("total")
-        rows.append(("Latency", name, *times, numbers.duration(None if total is None else total / 1000)))
+        rows.append(("Latency", labels[name], *times, numbers.duration(None if total is None else total / 1000)))
     return PlainTable("llrrr", ("", "Model", "Median", "95th percentile", "Total"), tuple(rows))
 
 

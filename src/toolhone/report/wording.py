@@ -103,6 +103,14 @@ def agreement_with(models: Mapping[str, Mapping[str, Any]]) -> str | None:
     return next((m["agreement_with"] for m in models.values() if m.get("agreement_with") is not None), None)
 
 
+def labels(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What each model is called beside its figures: its name, or "base (60 of 242 rows)" if it answered a sample."""
+    return {
+        name: f"{name} ({model['rows']:,} of {model['sampled_from']:,} rows)" if model.get("sampled_from") else name
+        for name, model in models.items()
+    }
+
+
 def date_time(stamp: Any) -> str:
     """An ISO 8601 time of a manifest up to its minute: "2025-11-02 10:36"."""
     return str(stamp)[:16].replace("T", " ")

@@ -1,9 +1,9 @@
-"""From the features of an answer to the probability that it is right, and how good that probability is.
+"""Turn an answer's features into the probability that it is right, and measure how good that probability is.
 
 In: the features of scored rows. Out: a `Calibrator`, plain numbers in a policy file, so that serving needs neither
-scikit-learn nor a pickle. Then, on rows that did not calibrate it, a `Reliability`: AUROC and AURC (ranking), Brier
-score and expected calibration error (probabilities), with intervals, and the diagram's bins. The ablation measures what
-each kind of signal adds.
+scikit-learn nor a pickle. On rows that did not calibrate it, a `Reliability`: AUROC and AURC (ranking), Brier score and
+expected calibration error (probabilities), with intervals, and the diagram's bins. The ablation measures what each kind
+of signal adds.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def fit(features: Floats, right: Floats, where: str) -> Calibrator:
     count = int(right.sum())
     if count in (0, len(right)):
         raise UserError(
-            f"{where}: {count} of {len(right)} answers are right, and calibrating a confidence needs both right and "
-            "wrong answers; give more rows, or harder ones"
+            f"{where}: {count} of {len(right)} answers are right; calibration needs both right and wrong "
+            "answers; give more rows, or harder ones"
         )
     scaler = StandardScaler().fit(features)
     logistic = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(scaler.transform(features), right)

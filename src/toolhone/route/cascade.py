@@ -1,10 +1,10 @@
 """The cascade: the small model answers first, and the policy keeps its answer or escalates to the large model.
 
-In: an example, and how the small model is asked. Out: whose answer the request gets, and a line in the decision log. If
-the large model gives no answer the small one's is kept, so that every request is answered.
+In: an example, and a function that asks the small model. Out: whose answer the request gets, and a line in the decision
+log. If the large model gives no answer, the small model's is used, so every request is answered.
 
 The log is a JSON line for each request. The present day's dollars are summed from it, so a cap outlives a restart. One
-process writes it, and a line that a crash cut short is removed when the next process opens it.
+process writes it, and the next process that opens it removes a line that a crash cut short.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How sure a model's answer looks, from the one greedy pass that made it.
+"""The signals of how likely an answer is right, from the greedy pass that made it; no model is asked again.
 
-In: a prediction and its example, of which the prompt and the tools are read and never the gold. Out: a hard gate, if
-there is a reason to escalate whatever the probabilities say; whether the model itself called `escalate`; and the
-features, numbers that a calibrator turns into a probability. No model is asked again.
+In: a prediction and its example, of which the prompt and the tools are read, never the gold. Out: a hard gate, if there
+is a reason to escalate at any probability; whether the model itself called `escalate`; and the features, numbers that a
+calibrator turns into a probability.
 
-A token's probability is that under the model's raw distribution. The tokens of a stretch of text are those that share a
-byte with it. A string includes its closing quote and a number the character after it, since that token decides that the
-value ends there. The features, in their order; all except the four counts are from 0 to 1:
+A token's probability is under the model's raw distribution. The tokens of a span of text are those that share a byte
+with it. A string includes its closing quote, and a number the character after it, because that token ends the value.
+The features, in their order; all except the four counts are from 0 to 1:
 
 decision: probability that a call is made rather than text written, the product over the tokens that open the first
     call. For a plain answer, the probability that no call opens, as far as its first token shows: that token's own
@@ -40,7 +40,7 @@ import numpy as np
 
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.data.escalation import ESCALATE
-from toolhone.data.values import codes, leaves, stands_in
+from toolhone.data.values import codes, leaves, occurs_in
 from toolhone.formats.call_json import Span, call_spans, skip_space
 from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
 from toolhone.tool_schema import arguments_valid
@@ -185,14 +185,14 @@ def _share_in_prompt(calls: Sequence[ToolCall], example: Example) -> float:
     said = "\n".join(message.content for message in example.prompt)
     earlier = "\n".join(_argument_texts(call for message in example.prompt for call in message.tool_calls))
     prompt = f"{said}\n{earlier}"
-    return sum(stands_in(value, prompt, ignore_case=True) for value in texts) / len(texts)
+    return sum(occurs_in(value, prompt, ignore_case=True) for value in texts) / len(texts)
 
 
 def _codes_left(calls: Sequence[ToolCall], example: Example) -> int:
     if not calls or not example.prompt or example.prompt[-1].role != "user":
         return 0
     held = "\n".join(_argument_texts(calls))
-    left = sum(not stands_in(code, held, ignore_case=True) for code in codes(example.prompt[-1].content))
+    left = sum(not occurs_in(code, held, ignore_case=True) for code in codes(example.prompt[-1].content))
     return min(left, _MAX_CODES_LEFT)
 
 

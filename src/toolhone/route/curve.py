@@ -1,10 +1,10 @@
-"""What escalating buys: accuracy and cost of the cascade by the share of calls that the large model answers.
+"""Accuracy and cost of the cascade by the share of calls that are escalated to the large model.
 
-In: two models on the same rows. Out: the deferral curve, with random escalation, the oracle and both models alone
-beside it, and the cascade at one threshold. Every figure has an interval.
+In: two models on the same rows. Out: the deferral curve, with random escalation, the oracle and both models alone for
+comparison; and the cascade at one threshold. Every figure has an interval.
 
-The cascade always asks the small model first, so an escalated call costs both. Rows are escalated the least sure first,
-rows of one score in random order: between two scores the curve is the straight line that this gives.
+The cascade always asks the small model first, so an escalated call costs both. It escalates the rows with the lowest
+scores first, rows of equal score in random order, so the curve is a straight line between two scores.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def deferral_curve(rows: Outcomes) -> Curve:
 
 
 def oracle(rows: Outcomes, weights: Floats, escalation: Floats) -> Floats:
-    """The accuracy of one who knows which answers are right, at shares from 0 to 1: it escalates first what only the
-    large model has right, and last what only the small one has right."""
+    """Return the accuracy of an oracle that knows which answers are right, at escalated shares from 0 to 1. It first
+    escalates what only the large model has right, and last what only the small model has right."""
     columns = np.column_stack([rows.small, (1 - rows.small) * rows.large, rows.small * (1 - rows.large)])
     small, fixed, broken = shares(weights, columns)
     return _oracle(small, fixed, broken, escalation)
@@ -103,7 +103,7 @@ def _oracle(small: Floats, fixed: Floats, broken: Floats, escalation: Floats) ->
 
 
 def gains(rows: Outcomes, weights: Floats) -> tuple[Floats, Floats]:
-    """The corners of the curve: the escalated share, from 0 to 1, and what that adds to accuracy."""
+    """Return the corners of the curve: escalated shares from 0 to 1, and the accuracy that each adds."""
     count, added = _summed(rows.scores, weights, weights * (rows.large - rows.small))
     return count / count[-1], added / count[-1]
 
@@ -122,7 +122,7 @@ def _summed(scores: Floats, *columns: Floats) -> tuple[Floats, ...]:
 
 
 def _of_weights(rows: Outcomes, weights: Floats, grid: Floats) -> Floats:
-    """One resample's figures, in the order in which `deferral_curve` takes them apart."""
+    """Return one resample's figures, in the order in which `deferral_curve` reads them."""
     small, large, large_usd = shares(weights, np.column_stack([rows.small, rows.large, rows.large_usd])).tolist()
     share, added = gains(rows, weights)
     gap = large - small
@@ -142,7 +142,7 @@ def _of_weights(rows: Outcomes, weights: Floats, grid: Floats) -> Floats:
 
 
 def _first_reaching(share: Floats, added: Floats, wanted: float) -> float:
-    """The least escalated share at which the curve reaches a gain."""
+    """Return the smallest escalated share at which the curve reaches a gain."""
     at = int(np.argmax(added >= wanted - 1e-12))
     if at == 0:
         return 0.0

@@ -1,7 +1,7 @@
-"""The large model of a cascade, behind an OpenAI-compatible endpoint: asked within bounded time and a day's budget.
+"""The large model of a cascade, behind an OpenAI-compatible endpoint, with a time limit a call and a budget a day.
 
-In: an example. Out: its answer in OpenAI's shape, or a word that says why there is none. A call has one time limit; a
-temporary failure is retried once, after a short wait. A call starts only if its highest cost fits the day's budget.
+In: an example. Out: its answer in OpenAI's shape, or a word for why there is none. A temporary failure is retried once,
+after a short wait. A call starts only if its highest cost fits the day's budget.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class LargeModel:
     """A model behind `/chat/completions`. It belongs to one event loop."""
 
     def __init__(self, settings: LargeSettings, budget: DayBudget) -> None:
-        """Open a client of the address, without asking anything.
+        """Open a client for the address; this makes no call.
 
         Raises:
             UserError: for an invalid address, or a missing key.
@@ -179,7 +179,7 @@ class LargeModel:
             async with asyncio.timeout(self._settings.timeout_s):
                 reply = await create(model=self._settings.model, messages=request.messages, **options)
         except (openai.APITimeoutError, TimeoutError):
-            # It may have been answered and charged nevertheless.
+            # The endpoint may have answered and charged for it.
             return _Attempt(None, "timeout", (most, limit, 0), wait_s)
         except openai.APIConnectionError as error:
             if was_answered(error):
@@ -192,7 +192,7 @@ class LargeModel:
         try:
             tokens = reported_usage(reply.to_dict(warnings=False).get("usage")) or (most, limit, 0)
             completion, failure = _read(reply, request)
-            json_line({"answer": completion})  # what cannot be written, as it is nested too deeply, cannot be served
+            json_line({"answer": completion})  # an answer nested too deeply to write cannot be served
         except UNREADABLE_REPLY:
             return _Attempt(None, "malformed", (most, limit, 0), wait_s)
         return _Attempt(completion, failure, tokens)
@@ -202,7 +202,7 @@ class LargeModel:
         failure = f"status-{status}"
         if is_temporary(status):
             asked = retry_after_seconds(error.response.headers.get("retry-after")) or 0.0
-            # A client waits meanwhile: an endpoint that wants a longer pause counts as down.
+            # A client is waiting, so an endpoint that asks for a longer pause counts as down.
             return _Attempt(None, failure, wait_s=max(asked, wait_s) if asked <= _LONGEST_WAIT_S else None)
         return _Attempt(None, failure, refused=self._options.learn(options, message) is not None)
 
@@ -210,7 +210,7 @@ class LargeModel:
 def _read(reply: Any, request: Request) -> tuple[dict[str, Any] | None, str | None]:
     """Return the reply in OpenAI's shape, its tools under their own names, or what is wrong with it."""
     choice = reply.choices[0]
-    # The calls are written in a chat format and read again, as the scorer does; any format would do.
+    # Calls are written in a chat format and read again, as in scoring; any format works.
     answer = read_choice(choice, request.names, "hermes")
     if answer is None:
         return None, "withheld"

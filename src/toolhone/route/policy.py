@@ -1,7 +1,7 @@
 """The policy: which of the small model's answers are kept, as numbers in policy.json, and the settings it is made from.
 
-In: an answer's signals. Out: keep or escalate. A policy belongs to one model, adapter, chat template and quantisation,
-and every other model is refused, as its confidence means something else.
+In: an answer's signals. Out: keep or escalate. A policy belongs to one model, adapter, chat template and quantisation.
+Every other model is refused, because its confidence is on another scale.
 
 The settings are the keys of the YAML file of `toolhone route`, and its flags with "-" for "_"; a flag overrides the
 file.
@@ -120,13 +120,13 @@ def route_settings(path: Path | None, flags: Mapping[str, Any]) -> RouteSettings
     goals = [key for key in _GOALS if getattr(settings, key) is not None]
     if len(goals) > 1:
         named = " and ".join(f"--{key.replace('_', '-')}" for key in goals)
-        raise UserError(f"{named}: are different goals, and a threshold has one; name one")
+        raise UserError(f"{named}: are different goals; give one")
     for who in ("large", "small"):
         tokens = [getattr(settings, f"{who}_price_{way}") for way in ("in", "out")]
         if (tokens[0] is None) != (tokens[1] is None):
-            raise UserError(f"--{who}-price-in and --{who}-price-out: go together")
+            raise UserError(f"--{who}-price-in and --{who}-price-out: go together; give both")
         if tokens[0] is not None and getattr(settings, f"{who}_price") is not None:
-            raise UserError(f"--{who}-price: is for a call, --{who}-price-in for tokens; give one of them")
+            raise UserError(f"--{who}-price: is per call, --{who}-price-in per token; give one of them")
     return settings
 
 
@@ -178,10 +178,15 @@ def identity_of_run(run: RunFolder) -> Identity:
     if weights is None:
         raise UserError(f"{run.adapter}: holds no adapter ({' or '.join(_WEIGHTS)}); finish `toolhone train` first")
     model = manifest["model"]
-    with weights.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
     revision = "" if model["revision"] is None else f"@{model['revision']}"
-    return Identity(f"{model['name']}{revision}", digest, manifest["chat"]["template_hash"], model["quantize"])
+    return Identity(
+        f"{model['name']}{revision}", sha256_of(weights), manifest["chat"]["template_hash"], model["quantize"]
+    )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def refuse_other_model(policy: Policy, identity: Identity) -> None:
@@ -225,6 +230,6 @@ def read_policy(path: Path) -> Policy:
     if policy.features != FEATURES or lengths != {len(policy.calibrator.weights)}:
         raise UserError(
             f"{path}: features: expected {', '.join(FEATURES)}, each with a mean, a scale and a weight, found "
-            f"{', '.join(policy.features)}; make the policy anew with `toolhone route`"
+            f"{', '.join(policy.features)}; make the policy again with `toolhone route`"
         )
     return policy

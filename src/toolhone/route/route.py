@@ -1,8 +1,7 @@
-"""From two models' answers to a policy: calibrate on one side of the rows, choose a threshold, measure on the other.
+"""Make a policy from two models' answers: calibrate on one side of the rows, choose a threshold, measure on the other.
 
 In: both models' predictions of the same turns, the small one's with tokens, the gold, and the settings. Out: one
-`Routing`, from which policy.json, route.json and the page are written. Only this module decides which rows are used for
-what:
+`Routing`, from which policy.json, route.json and the page are written. Only this module decides which rows do what:
 - the calibration rows fit the calibrator, and set the threshold of every goal except a guarantee;
 - a guarantee is tested on the held-out rows, in an order that the calibration rows set;
 - every figure is of the held-out rows.
@@ -10,7 +9,6 @@ what:
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +35,7 @@ from toolhone.route.confidence import FEATURES, Signals, signals
 from toolhone.route.curve import Curve, Outcomes, Point, assumed_large, deferral_curve, operating_point
 from toolhone.route.policy import Identity, Policy, RouteSettings
 from toolhone.route.threshold import Certificate, certify, choose_threshold
+from toolhone.route.ways import Ways, policy_ways, same_model
 
 _SALT = "route"
 
@@ -98,8 +97,8 @@ def read_rows(
     bare = [row.small.id for row in rows if row.signals.keepable and row.signals.features is None]
     if bare:
         raise UserError(
-            f"{small}: {len(bare)} of {len(rows)} answers have no log-probabilities (first: {bare[0]}), and a "
-            "confidence is made of them; predict with an endpoint that gives them, without --no-logprobs"
+            f"{small}: {len(bare)} of {len(rows)} answers have no log-probabilities (first: {bare[0]}), which the "
+            "confidence is computed from; predict again without --no-logprobs, at an endpoint that returns them"
         )
     return rows, left_out
 
@@ -118,8 +117,8 @@ def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share
         sides = assign_sides(table, Shares(validation=0, calibration=share, test=0), salt=_SALT).sides
     except UserError:
         raise UserError(
-            f"{named}: {len(conversations)} rows are too few groups to split in two; give more, or the rows that "
-            "calibrate with --calibration"
+            f"{named}: {len(conversations)} rows form too few groups to split in two; give more rows, or separate "
+            "calibration rows with --calibration"
         ) from None
     chosen = {
         conversation.id
@@ -129,7 +128,7 @@ def split_rows(conversations: Sequence[Conversation], rows: Sequence[Row], share
     calibration = tuple(row for row in rows if row.small.conversation_id in chosen)
     held_out = tuple(row for row in rows if row.small.conversation_id not in chosen)
     if not held_out or not calibration:
-        raise UserError(f"{named}: too few rows to split in two ({len(rows)}); give more, or --calibration")
+        raise UserError(f"{named}: {len(rows)} rows are too few to split in two; give more, or --calibration")
     return RowSplit(calibration, held_out, "split by whole templates and conversations")
 
 
@@ -148,20 +147,11 @@ class GoldOrigin:
 
 
 def gold_origin(rows: Sequence[Row]) -> GoldOrigin:
-    """Compare the rows' `gold_source` with the names of the large model's predictions."""
+    """Return which models' answers are gold, and whether the large model is one of them, by name."""
     sources = [row.small.gold_source for row in rows if row.small.gold_source is not None]
     large = {row.large.model for row in rows if row.large is not None}
-    same = any(_same_model(source, name) for source in set(sources) for name in large)
+    same = any(same_model(source, name) for source in set(sources) for name in large)
     return GoldOrigin(tuple(sorted(set(sources))), len(sources), same)
-
-
-def _same_model(one: str, other: str) -> bool:
-    """Whether two names may be one model's: equal, or one with a maker in front or a date at the end. Case and
-    separators do not count."""
-    plain = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in (one, other)]
-    short, long = sorted(plain, key=len)
-    dated = re.fullmatch(re.escape(short) + r"-(\d{4}-\d{2}-\d{2}|\d{4,8}|latest)", long) is not None
-    return short == long or dated or long.endswith(f"-{short}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +178,7 @@ class Routing:
     clusters: int
     reliability: Reliability
     certificate: Certificate | None
+    ways: Ways
     cases: tuple[Case, ...]
     gold: GoldOrigin
     gates: dict[str, int]
@@ -203,7 +194,7 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
     """
     answered = all(row.large is not None for row in split.held_out)
     if answered and settings.large_accuracy is not None:
-        raise UserError("--large-accuracy: the large model's answers are there and give it; leave it out")
+        raise UserError("--large-accuracy: the accuracy is measured on the answers of --large; leave it out")
     if not answered and settings.large_accuracy is None:
         raise UserError(
             "--large: name the large model's predictions of the same rows, or assume its accuracy with "
@@ -221,6 +212,17 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
         threshold = None if certificate.certified is None else certificate.certified.threshold
     clustered_by, clusters = clusters_of(split.held_out)
     first, every = split.held_out[0], [*split.calibration, *split.held_out]
+    small, large = first.small.model, "the large model" if first.large is None else first.large.model
+    kept, by_errors = held_out.kept(threshold), _by_errors(held_out, settings)
+    points = [operating_point(rows, kept) for rows in by_errors.values()]
+    gold = gold_origin(split.held_out)
+    facts = {
+        "clustered_by": clustered_by,
+        "certified": certificate is not None and certificate.certified is not None,
+        "expect_escalate": sum(row.gold_escalates for row in split.held_out),
+        "gold_models": gold.models,
+        "gold_is_large": gold.is_large,
+    }
     return Routing(
         policy=Policy(
             identity=identity,
@@ -234,18 +236,26 @@ def route(split: RowSplit, settings: RouteSettings, identity: Identity, format: 
             toolhone=__version__,
         ),
         how_split=split.how,
-        small=first.small.model,
-        large="the large model" if first.large is None else first.large.model,
+        small=small,
+        large=large,
         assumed=not answered,
         clustered_by=clustered_by,
         clusters=len(set(clusters)),
         reliability=reliability(held_out.scores, _probabilities(held_out, calibrator), held_out.small, clusters),
         certificate=certificate,
-        cases=tuple(
-            Case(errors, deferral_curve(rows), operating_point(rows, rows.kept(threshold)))
-            for errors, rows in _by_errors(held_out, settings).items()
+        ways=policy_ways(
+            list(zip(by_errors.values(), points, strict=True)),
+            kept,
+            settings,
+            small=small,
+            large=large if answered else "",
+            **facts,
         ),
-        gold=gold_origin(split.held_out),
+        cases=tuple(
+            Case(errors, deferral_curve(rows), point)
+            for (errors, rows), point in zip(by_errors.items(), points, strict=True)
+        ),
+        gold=gold,
         gates=_gates(split.held_out),
         ablation=ablation([row.signals for row in every], _right(every), clusters_of(every)[1]),
     )
@@ -279,18 +289,22 @@ def _outcomes(rows: Sequence[Row], calibrator: Calibrator, settings: RouteSettin
 
 
 def _usd(scores: Sequence[Score | None], call: float | None, price_in: float | None, price_out: float | None) -> Floats:
-    """The cost of each answer, by its tokens or per call; nan if unknown."""
+    """Return each answer's cost in dollars, from its tokens or a price of a call; nan if unknown.
+
+    An answer without prompt tokens is one whose endpoint reports no usage."""
     if price_in is None or price_out is None:
         return np.full(len(scores), np.nan if call is None else call)
     price = Price(price_in, price_in, price_out)
-    cost = [one and call_cost_usd(price, one.prompt_tokens, one.completion_tokens) for one in scores]
+    known = [one if one is not None and one.prompt_tokens else None for one in scores]
+    cost = [one and call_cost_usd(price, one.prompt_tokens, one.completion_tokens) for one in known]
     return np.array(cost, dtype=np.float64)  # None becomes nan
 
 
 def _seconds(scores: Sequence[Score | None], given: float | None) -> Floats:
     if given is not None:
         return np.full(len(scores), given)
-    return np.array([one and one.latency_ms / 1_000 for one in scores], dtype=np.float64)
+    # A latency of 0 is that of predictions whose maker took no time.
+    return np.array([one.latency_ms / 1_000 if one and one.latency_ms else np.nan for one in scores])
 
 
 def _probabilities(rows: Outcomes, calibrator: Calibrator) -> Floats:
@@ -302,7 +316,7 @@ def _answered(rows: Outcomes) -> bool:
 
 
 def _by_errors(rows: Outcomes, settings: RouteSettings) -> dict[str, Outcomes]:
-    """The rows with the large model as measured, or as assumed at both extremes; none if it is neither."""
+    """Return the rows with the large model as measured, or as assumed at both extremes; empty if it is neither."""
     if _answered(rows):
         return {"measured": rows}
     if settings.large_accuracy is None:
@@ -312,7 +326,8 @@ def _by_errors(rows: Outcomes, settings: RouteSettings) -> dict[str, Outcomes]:
 
 
 def _chosen_threshold(settings: RouteSettings, calibration: Outcomes) -> float | None:
-    """The threshold of a goal without a guarantee. With an assumed large model, the extreme that gains less counts."""
+    """Choose the threshold of a goal without a guarantee. Of an assumed large model, the extreme that gains less
+    counts."""
     by_errors = _by_errors(calibration, settings)
     if not by_errors and settings.target_accuracy is not None:
         raise UserError(
@@ -328,8 +343,8 @@ def _certificate(
     assert settings.risk is not None
     if settings.risk != "selective" and not (_answered(held_out) and _answered(calibration)):
         raise UserError(
-            f"--risk {settings.risk}: is a risk of both models together and cannot be certified of an assumed one; "
-            "give the large model's answers with --large (and --calibration-large), or take --risk selective"
+            f"--risk {settings.risk}: depends on both models, and an assumed one cannot be certified; give the large "
+            "model's answers with --large (and --calibration-large), or use --risk selective"
         )
     fitted = replace(calibration, small=_probabilities(calibration, calibrator))
     return certify(fitted, held_out, settings.risk, settings.alpha, settings.delta)
@@ -337,5 +352,5 @@ def _certificate(
 
 def _gates(rows: Sequence[Row]) -> dict[str, int]:
     """The number of answers that cannot be kept, by reason, the commonest first."""
-    reasons = ("handed over by the model itself" if row.signals.escalated else row.signals.gate for row in rows)
+    reasons = ("escalated by the model itself" if row.signals.escalated else row.signals.gate for row in rows)
     return dict(Counter(reason for reason in reasons if reason is not None).most_common())

@@ -1,4 +1,4 @@
-"""The threshold of a policy: chosen for a goal on the calibration rows, or certified on others with a guarantee.
+"""The threshold of a policy: chosen for a goal on the calibration rows, or certified on held-out rows.
 
 `certify` keeps a risk below alpha, except with probability delta. It is Learn-then-Test (Angelopoulos, Bates, Candes,
 Jordan and Lei 2021, "Learn then Test: calibrating predictive algorithms to achieve risk control", arXiv 2110.01052)
@@ -55,12 +55,12 @@ def choose_threshold(goal: Goal, rows: Outcomes) -> float | None:
 def _within_budget(budget_usd: float, usd: Floats, least: int) -> int:
     """The corner that escalates the most within the budget for 1,000 calls."""
     if np.isnan(usd).any():
-        raise UserError("--budget: needs prices; give --small-price and --large-price, dollars for a call of either")
+        raise UserError("--budget: needs prices; give --small-price and --large-price, in dollars per call")
     affordable = np.flatnonzero(1_000 * usd[least:] <= budget_usd + 1e-12)
     if not len(affordable):
         raise UserError(
-            f"--budget {budget_usd:g}: 1,000 calls cost ${1_000 * usd[least]:.4g} even if every answer is kept that "
-            "can be; give more"
+            f"--budget {budget_usd:g}: 1,000 calls cost at least ${1_000 * usd[least]:.4g}, which keeps every answer "
+            "that can be kept; give a larger budget"
         )
     return least + int(affordable[-1])
 
@@ -71,8 +71,8 @@ def _reaching(wanted: float, accuracy: Floats, share: Floats, least: int) -> int
     if not len(reached):
         best = least + int(np.argmax(accuracy[least:]))
         raise UserError(
-            f"--target-accuracy {wanted:g}: is not reached on the calibration rows; the most is {accuracy[best]:.4f}, "
-            f"with {100 * share[best]:.1f}% escalated"
+            f"--target-accuracy {wanted:g}: not reached on the calibration rows; the highest is {accuracy[best]:.4f}, "
+            f"with {100 * share[best]:.1f}% escalated; give a lower target"
         )
     return least + int(reached[0])
 
@@ -91,9 +91,10 @@ class Tested:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the tests found: `tested` in their order, the last of them not rejected unless all were. `certified` is the
-    loosest threshold that was rejected. If None was, `rows_needed` estimates how many rows it would take from the
-    fitting rows (None if no number would do), and `least_risk` is their lowest risk at any threshold."""
+    """The result of the tests. `tested` has them in order; all but the last were rejected, or all. `certified` is the
+    loosest threshold whose hypothesis was rejected, None if none was. In that case `rows_needed` estimates from the
+    fitting rows how many rows are needed (None if no number is enough), and `least_risk` is their lowest risk at any
+    threshold."""
 
     kind: RiskKind
     alpha: float
@@ -116,7 +117,7 @@ class Certificate:
             return f"{none}; about {self.rows_needed:,} are needed."
         risk = _percent(self.least_risk)
         return (
-            f"{none}, and more would not help: by the calibration rows the risk is {risk} or more at every threshold."
+            f"{none}, and more would not help: on the calibration rows the risk is {risk} or more at every threshold."
         )
 
     def record(self) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def _percent(share: float) -> str:
 
 
 def certify(fitted: Outcomes, tested: Outcomes, kind: RiskKind, alpha: float, delta: float) -> Certificate:
-    """Certify the loosest threshold that can be.
+    """Certify the loosest threshold that passes the tests.
 
     Args:
         fitted: the rows that fitted the calibrator; they set the thresholds and where to begin. As `small`, calibrated
@@ -150,7 +151,7 @@ def certify(fitted: Outcomes, tested: Outcomes, kind: RiskKind, alpha: float, de
         ValueError: if a risk needs the large model's outcomes and rows have none.
     """
     kept = np.sort(fitted.scores[fitted.scores > 0])
-    # Thresholds from strict to loose, that keep about equal steps more of the fitting rows; the last keeps all.
+    # Thresholds from strict to loose. Each keeps about the same number of fitting rows more; the last keeps all.
     places = np.round(np.linspace(len(kept) - 1, 0, min(STEPS, len(kept)))).astype(int)
     sequence = [*dict.fromkeys(kept[places].tolist())][:-1] + [0.0] * bool(len(kept))
     expected = [_expected(fitted, threshold, kind) for threshold in sequence]
@@ -193,8 +194,8 @@ def _losses(rows: Outcomes, threshold: float, kind: RiskKind) -> tuple[Floats, F
 
 
 def _expected(fitted: Outcomes, threshold: float, kind: RiskKind) -> tuple[float, float]:
-    """The share of rows that count at a threshold, and the share of these to expect as losses. Half a row of either
-    kind is added, so that a few rows without a loss do not promise a risk of 0."""
+    """Return the share of rows that count at a threshold, and the expected share of losses among them. Half a row of
+    either kind is added, so that a few rows without a loss do not promise a risk of 0."""
     counted, lost = _losses(fitted, threshold, kind)
     return float(counted.mean()), float((lost.sum() + 0.5) / (counted.sum() + 1))
 

@@ -1,7 +1,7 @@
 """The server's routes, as OpenAI's client expects them: `/v1/chat/completions`, `/v1/models` and `/health`.
 
-One model answers one request at a time, in a thread of its own. So the event loop stays free for `/health`, for
-requests that wait their turn, and for those that wait for the large model.
+The model answers one request at a time, in its own thread. The event loop stays free for `/health`, for requests in the
+queue, and for requests that wait for the large model.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from toolhone.records import Example, Prediction, Token
 from toolhone.route.cascade import Cascade, Routed, answer
 from toolhone.serve.request import ApiError, ChatRequest, no_such_model, read_request
 
-MOST_WAITING = 64
-"""Maximum number of requests that wait for their turn; further ones are refused."""
+MAX_QUEUED = 64
+"""Maximum number of requests in the queue, the one being answered included; further ones are refused."""
 
-MOST_BYTES = 8 * 2**20  # of a request's body
+MAX_BODY_BYTES = 8 * 2**20
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Names by which only this machine can reach itself."""
@@ -42,13 +42,13 @@ _ROUTES = "this server has POST /v1/chat/completions, GET /v1/models and GET /he
 
 
 class ClientGone(Exception):  # noqa: N818  # a state of the connection, not an error
-    """The client closed its connection while it waited for its turn."""
+    """The client closed its connection while its request was in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A model that is ready to answer, for one thread at a time. `name` is the run's; `max_new_tokens` limits an
-    answer, and `context` prompt and answer together."""
+    """A loaded model; only one thread at a time may use it. `name` is the run's. `max_new_tokens` limits the answer,
+    and `context` limits prompt and answer together, in tokens."""
 
     name: str
     model: Any
@@ -58,7 +58,7 @@ class Engine:
     context: int
 
     def answer(self, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
-        """Return the model's answer, and how many tokens of its prompt came from the cache.
+        """Return the model's answer, and how many prompt tokens came from the cache.
 
         Raises:
             ApiError: if the chat template refuses the messages, or they exceed the context.
@@ -68,32 +68,34 @@ class Engine:
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise ApiError(400, f"messages: the chat template refuses them: {error}", param="messages") from None
         if (room := self.context - len(ids)) < 1:
-            found = f"messages: the prompt has {len(ids)} tokens and the model's context is {self.context}"
+            found = (
+                f"messages: the prompt has {len(ids)} tokens, the model's context {self.context}; shorten the messages"
+            )
             raise ApiError(400, found, param="messages", code="context_length_exceeded")
         limit = min(max_tokens or self.max_new_tokens, self.max_new_tokens, room)
-        made = answer_one(self.model, self.renderer, example, limit, label=self.name, prefixes=self.prefixes)
-        return made, self.prefixes.reused_tokens
+        prediction = answer_one(self.model, self.renderer, example, limit, label=self.name, prefixes=self.prefixes)
+        return prediction, self.prefixes.reused_tokens
 
 
-class Turn:
-    """Lets requests ask the engine one at a time, in their order of arrival."""
+class EngineQueue:
+    """Passes requests to the engine one at a time, in order of arrival."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._waiting = 0
+        self._queued = 0
 
     async def ask(self, request: Request, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
-        """Return the model's answer, and how many tokens of its prompt came from the cache.
+        """Return the model's answer, and how many prompt tokens came from the cache.
 
         Raises:
-            ApiError: if too many wait already, or the engine refuses the request.
-            ClientGone: if nobody waits for the answer any more.
+            ApiError: if the queue is full, or the engine refuses the request.
+            ClientGone: if the client has disconnected.
         """
-        if self._waiting >= MOST_WAITING:
-            raise ApiError(503, f"{MOST_WAITING} requests wait already; try again later", code="overloaded")
-        self._waiting += 1
+        if self._queued >= MAX_QUEUED:
+            raise ApiError(503, f"{MAX_QUEUED} requests are already in the queue; try again later", code="overloaded")
+        self._queued += 1
         try:
             async with self._lock:
                 if await request.is_disconnected():
@@ -101,26 +103,26 @@ class Turn:
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._thread, self._engine.answer, example, max_tokens)
         finally:
-            self._waiting -= 1
+            self._queued -= 1
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
 
 def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None = None) -> FastAPI:
-    """Return the server's application.
+    """Return the FastAPI application.
 
     Args:
-        cascade: if given, what the small model is not sure of goes to the large one.
-        key: the API key that clients have to send; None lets everyone in.
+        cascade: if given, requests that the small model is unsure of go to the large one.
+        key: the API key that clients must send; with None, no key is needed and only local requests are answered.
     """
-    turn = Turn(engine)
+    queue = EngineQueue(engine)
     created = int(time.time())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        turn.close()
+        queue.close()
         if cascade is not None:
             await cascade.large.close()
             cascade.log.close()
@@ -135,7 +137,7 @@ def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None 
 
         async def ask_small(example: Example) -> Prediction:
             nonlocal reused_tokens
-            prediction, reused_tokens = await turn.ask(request, example, asked.max_tokens)
+            prediction, reused_tokens = await queue.ask(request, example, asked.max_tokens)
             return prediction
 
         headers = {"x-request-id": asked.example.id}
@@ -169,14 +171,14 @@ def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None 
 def _routed(
     asked: ChatRequest, routed: Routed, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
-    """Answer with what a cascade gives; headers say whose answer it is."""
+    """Return the response for a cascade's answer; headers say which model gave it."""
     headers |= {"x-toolhone-route": routed.route, "x-toolhone-confidence": f"{routed.confidence:.4f}"}
     if routed.fallback is not None:
         headers["x-toolhone-fallback"] = routed.fallback
     if routed.completion is not None:
         return _completion(asked, routed.completion, headers)
     if routed.route == "none":
-        found = f"the small model escalates this request, and the large one gives no answer ({routed.fallback})"
+        found = f"the small model escalated this request, and the large model did not answer ({routed.fallback})"
         return _json(ApiError(503, found, code="large_model_unavailable").to_json(), headers, 503)
     return _small(asked, routed.small, reused_tokens, engine, headers)
 
@@ -184,8 +186,8 @@ def _routed(
 def _small(
     asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
-    """Answer with the small model's text; a header says how it was read. Calls that could not be read, or only in part,
-    are given as the text that the model wrote: half of the calls is never given."""
+    """Return the response for the small model's answer; a header says how its text was parsed. If a call cannot be
+    parsed, the client gets the whole answer as text, never some of the calls."""
     tools, format = asked.example.tool_names, engine.renderer.format.name
     turn = parse_turn(prediction.text, format, prediction.finish_reason, tools=tools)
     message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
@@ -196,9 +198,9 @@ def _small(
         message["content"] = turn.content or None
         message["tool_calls"] = [{"id": f"call_{uuid.uuid4().hex[:24]}", **call.to_json()} for call in turn.calls]
         finish = "tool_calls"
-    # As with OpenAI, the end-of-turn token is not part of the answer.
-    said = prediction.tokens[:-1] if prediction.finish_reason == "stop" else prediction.tokens
-    logprobs = {"content": [_token(token, asked.top_logprobs) for token in said], "refusal": None}
+    # OpenAI does not count the end-of-turn token as part of the answer either.
+    shown_tokens = prediction.tokens[:-1] if prediction.finish_reason == "stop" else prediction.tokens
+    logprobs = {"content": [_token(token, asked.top_logprobs) for token in shown_tokens], "refusal": None}
     usage = {
         "prompt_tokens": prediction.prompt_tokens,
         "completion_tokens": prediction.completion_tokens,
@@ -212,39 +214,44 @@ def _small(
 
 
 def _completion(asked: ChatRequest, completion: dict[str, Any], headers: dict[str, str]) -> Response:
-    # Under the id that the decision has in the log.
+    # The decision log has the same id.
     row = {"id": asked.example.id, "object": "chat.completion", "created": int(time.time()), **completion}
     return _json(row, headers)
 
 
 def _token(token: Token, top: int) -> dict[str, Any]:
     row = {"token": token.bytes.decode(errors="replace"), "logprob": token.logprob, "bytes": list(token.bytes)}
-    # The answer is greedy, so the likeliest token is the one that was chosen.
+    # Decoding is greedy, so the chosen token is the most likely one.
     return {**row, "top_logprobs": [row] if top else []}
 
 
 def _check_access(request: Request, key: str | None) -> None:
     if key is None:
-        # A web page may point its own host name at this machine (DNS rebinding), and would then be let in as local.
+        # A web page can point its own host name at this machine (DNS rebinding) and so look like a local client.
         if request.url.hostname not in LOOPBACK:
-            found = f"the host {request.url.hostname} is not this machine; a server for others needs TOOLHONE_API_KEY"
+            found = (
+                f"the request is for the host {request.url.hostname}, expected one of {', '.join(LOOPBACK)}; "
+                "set TOOLHONE_API_KEY on the server to allow other hosts"
+            )
             raise ApiError(403, found, code="unknown_host")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # Compared as the bytes that were sent, since compare_digest takes only ASCII texts.
+    # Compares bytes, because compare_digest accepts only ASCII strings.
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
         raise ApiError(401, "Incorrect API key provided; send the server's TOOLHONE_API_KEY", code="invalid_api_key")
 
 
 async def _body(request: Request) -> bytes:
-    # A web page may send text/plain to this machine without a CORS preflight, but not JSON.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "the body: expected the content type application/json", code="unsupported_media_type")
+    # A web page can send text/plain to this machine without a CORS preflight, but not JSON.
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        found = f"content-type: expected application/json, found {content_type or 'none'}"
+        raise ApiError(415, found, code="unsupported_media_type")
     parts = bytearray()
     async for part in request.stream():
         parts += part
-        if len(parts) > MOST_BYTES:
-            raise ApiError(413, f"the body: expected at most {MOST_BYTES} bytes", code="request_too_large")
+        if len(parts) > MAX_BODY_BYTES:
+            raise ApiError(413, f"the body: expected at most {MAX_BODY_BYTES} bytes", code="request_too_large")
     return bytes(parts)
 
 
@@ -257,14 +264,14 @@ def _json(content: dict[str, Any], headers: dict[str, str] | None = None, status
 
 
 async def _error(request: Request, error: Exception) -> Response:
-    """Answer an error in OpenAI's shape."""
+    """Return an error response in OpenAI's shape."""
     if isinstance(error, ClientGone | ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it
-    if isinstance(error, UserError):  # a tool's schema that fails only on an argument of the answer
+        return Response(status_code=499)  # the client has gone and does not read it
+    if isinstance(error, UserError):  # a tool's schema that is invalid only for an argument of the answer
         error = ApiError(400, str(error), param="tools", code="invalid_tools")
     elif isinstance(error, HTTPException):
         found = f"Invalid URL ({request.method} {request.url.path}): {error.detail}; {_ROUTES}"
         error = ApiError(error.status_code, found, code="unknown_url")
     elif not isinstance(error, ApiError):
-        error = ApiError(500, "the server failed; its own output says why")
+        error = ApiError(500, "internal error; the server's output has the traceback")
     return _json(error.to_json(), status=error.status)

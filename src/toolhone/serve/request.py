@@ -1,7 +1,7 @@
-"""The validation of a chat-completions request: its JSON in, an example and the answer's options out.
+"""Validates a chat-completions request. In: its JSON. Out: an example and the answer's options.
 
-What the server does not support is refused by name, never ignored: an answer that only looks like what was asked for is
-worse than none. Refusals are `ApiError`, in OpenAI's shape.
+Unsupported options are refused by name, never ignored, so a client never gets another answer than it asked for.
+Refusals are `ApiError`, in OpenAI's shape.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from toolhone.strict_json import StrictJsonError, parse_strict
 from toolhone.tool_schema import arguments_valid
 
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "stream": ((False,), "answers are given whole; leave it out"),
-    "n": ((1,), "a request has one answer"),
+    "stream": ((False,), "streaming is not supported; leave it out"),
+    "n": ((1,), "each request gets one answer"),
     "temperature": ((0,), "answers are greedy; set it to 0 or leave it out"),
     "presence_penalty": ((0,), "answers are greedy; leave it out"),
     "frequency_penalty": ((0,), "answers are greedy; leave it out"),
     "logit_bias": (({},), "answers are greedy; leave it out"),
-    "stop": (([],), "an answer ends where the model ends it; leave it out"),
+    "stop": (([],), "stop sequences are not supported; leave it out"),
     "response_format": (({"type": "text"},), "answers are text and calls; leave it out"),
     "tool_choice": (("auto", "none"), "the model decides whether to call"),
-    "parallel_tool_calls": ((True,), "the model decides how many calls it makes; leave it out"),
+    "parallel_tool_calls": ((True,), "the model decides how many calls to make; leave it out"),
     "modalities": ((["text"],), "answers are text and calls; leave it out"),
 }
-"""Keys that accept only these values, and why. For every key, null counts as absent."""
+"""Keys that accept only these values, and why. Null counts as absent, for these and all other keys."""
 
 _READ = ("model", "messages", "tools", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
 _NO_EFFECT = {"top_p", "seed", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-"""Keys that change no greedy answer."""
+"""Keys that are accepted, because they change no greedy answer."""
 
 _ONLY_IN_ANSWERS = ("annotations", "reasoning_content")
-"""Keys that servers add to an answer, and clients send back with it."""
+"""Keys that servers add to an answer and that clients send back with it; they are dropped."""
 
 
 class ApiError(Exception):
-    """A refused request, which OpenAI's client turns into its own exception. `param` names the key at fault, `code` the
-    kind of fault in a word."""
+    """A refused request; OpenAI's client raises its own exception for it. `param` is the key at fault, `code` a short
+    name of the fault."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -55,12 +55,12 @@ class ApiError(Exception):
 
 
 def no_such_model(name: str, served: str) -> ApiError:
-    return ApiError(404, f"The model {name!r} does not exist; this server has {served}", code="model_not_found")
+    return ApiError(404, f"The model {name!r} does not exist; this server has {served!r}", code="model_not_found")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A valid request. `example` holds its messages and tools, and no gold. Without `may_call` the answer has to be
+    """A valid request. `example` has its messages and tools, and no gold. If `may_call` is false, the answer must be
     text. `max_tokens` is None if the request sets no limit."""
 
     example: Example
@@ -71,14 +71,14 @@ class ChatRequest:
 
 
 def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
-    """Read and validate a request's body.
+    """Return the request in a JSON body, validated.
 
     Args:
         id_: the id of the answer, and of its example.
         model: the only model name that is accepted.
 
     Raises:
-        ApiError: naming the key at fault.
+        ApiError: if the body is invalid; it names the key at fault.
     """
     row = _object(body)
     known = {*_READ, *_FIXED, *_NO_EFFECT}
@@ -88,9 +88,10 @@ def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
     for key, (values, why) in _FIXED.items():
         if key in row and not any(_same(row[key], value) for value in values):
             accepted = " or ".join(map(json.dumps, values))
-            raise ApiError(400, f"{key}: this server takes {accepted} only: {why}", param=key, code="unsupported")
+            found = f"{key}: expected {accepted}, found {json.dumps(row[key])}: {why}"
+            raise ApiError(400, found, param=key, code="unsupported")
     if "model" not in row:
-        raise ApiError(400, f"you must provide a model parameter; this server has {model}", param="model")
+        raise ApiError(400, f"model: is missing; this server has {model!r}", param="model")
     if row["model"] != model:
         raise no_such_model(row["model"], model)
     example = _example(row, id_)
@@ -99,10 +100,10 @@ def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
     if not isinstance(logprobs, bool):
         raise ApiError(400, f"logprobs: expected true or false, found {logprobs!r}", param="logprobs")
     if top is not None and top > 1:
-        found = f"top_logprobs: a greedy answer knows its own tokens alone, so 0 or 1 are possible, found {top}"
+        found = f"top_logprobs: expected 0 or 1, found {top}: only the chosen tokens' log-probabilities are known"
         raise ApiError(400, found, param="top_logprobs", code="unsupported")
     if top is not None and not logprobs:
-        raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
+        raise ApiError(400, "top_logprobs: set logprobs to true as well", param="top_logprobs")
     limit = _count(row, "max_completion_tokens", 1)
     return ChatRequest(
         example=example,
@@ -114,7 +115,7 @@ def read_request(body: bytes, id_: str, model: str) -> ChatRequest:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """Return the body's keys, without those that are null."""
+    """Return the body's JSON object, without keys whose value is null."""
     try:
         row = parse_strict(body.decode())
     except (UnicodeDecodeError, StrictJsonError) as error:

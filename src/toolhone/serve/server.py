@@ -23,15 +23,15 @@ from toolhone.run_folder import RunFolder
 from toolhone.serve.app import LOOPBACK, Engine, make_app
 from toolhone.tuned import TunedModel
 
-_HELD_PREFIXES = 4
+_CACHED_PREFIXES = 4
 KEY = "TOOLHONE_API_KEY"
-"""The environment variable that holds the API key of clients."""
+"""The environment variable with the API key that clients must send."""
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeSettings:
-    """How requests are routed. `log` is the decision log's file (default: in the run folder); `max_usd_a_day` needs a
-    price."""
+    """Settings of a cascade. `log` is the decision log's file (default: decisions.jsonl in the run folder).
+    `max_usd_a_day` needs a price."""
 
     policy: Path
     large: LargeSettings
@@ -47,22 +47,22 @@ def serve(
     """Serve a run's tuned model until it is interrupted.
 
     Raises:
-        UserError: if the address is taken or open to others without a key, the run has no adapter, or the policy is
-            another model's.
+        UserError: if the address is taken, other machines can reach it and no key is set, the run has no adapter, or
+            the policy is another model's.
     """
     key = os.environ.get(KEY) or None
     if key is None and host not in LOOPBACK:
         raise UserError(
-            f"--host {host}: others can reach this address, and {KEY} is not set; put a key into the environment, or "
-            "use --host 127.0.0.1"
+            f"--host {host}: other machines can reach this address, and {KEY} is not set; set it to a key, or use "
+            "--host 127.0.0.1"
         )
     address = _bind(host, port)
     try:
         engine, run = load_engine(folder, max_new_tokens, console)
-        made = open_cascade(cascade, run, engine, console) if cascade else None
-        app = make_app(engine, cascade=made, key=key)
+        opened = open_cascade(cascade, run, engine, console) if cascade else None
+        app = make_app(engine, cascade=opened, key=key)
         shown = f"[{host}]" if ":" in host else host
-        console.print(f"{engine.name}: http://{shown}:{address.getsockname()[1]}/v1 (Ctrl-C ends it)", markup=False)
+        console.print(f"{engine.name}: http://{shown}:{address.getsockname()[1]}/v1 (stop with Ctrl-C)", markup=False)
         # Requests in progress are answered first; a second Ctrl-C does not wait for them.
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)
         uvicorn.Server(config).run(sockets=[address])
@@ -71,14 +71,14 @@ def serve(
 
 
 def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, console: Console) -> Cascade:
-    """Read the policy, open the log, and count what was spent today.
+    """Return the cascade: reads the policy, opens the decision log, and sums what was spent today.
 
     Raises:
         UserError: if the policy is invalid or another model's, the manifest does not name the model and template, the
             log cannot be opened, or the large model's address or key is wrong.
     """
     policy = read_policy(settings.policy)
-    # With the chat template in use, whatever the run's manifest says.
+    # Compares the chat template in use, not the one in the run's manifest.
     refuse_other_model(policy, replace(identity_of_run(run), template=engine.renderer.template_hash()))
     reserved = reserved_tool(run, console)
     log = DecisionLog(settings.log or run.path / "decisions.jsonl", utc_day())
@@ -88,14 +88,18 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
     except UserError:
         log.close()
         raise
-    console.print(f"unsure answers go to {settings.large.model}; decisions: {log.path}", markup=False)
+    console.print(f"escalates to {settings.large.model}; decision log: {log.path}", markup=False)
     if settings.max_usd_a_day is not None:
         console.print(f"spent today (UTC): ${log.spent_usd:.4f} of ${settings.max_usd_a_day:.2f}")
     return Cascade(policy, large, log, reserved, settings.log_texts)
 
 
 def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> tuple[Engine, RunFolder]:
-    """Load a run's tuned model; a UserError if there is none. `max_new_tokens` defaults to the config's."""
+    """Return a run's tuned model, loaded, and its run folder. `max_new_tokens` defaults to the config's.
+
+    Raises:
+        UserError: if the run has no tuned model.
+    """
     tuned = TunedModel.load(folder)
     for note in (*tuned.hardware.notes, *tuned.notes):
         console.print(note, markup=False)
@@ -103,7 +107,7 @@ def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> t
         name=tuned.config.name,
         model=tuned.model,
         renderer=tuned.renderer,
-        prefixes=PrefixCache(tuned.model, _HELD_PREFIXES),
+        prefixes=PrefixCache(tuned.model, _CACHED_PREFIXES),
         max_new_tokens=max_new_tokens or tuned.config.evaluate.max_new_tokens,
         context=tuned.model.config.max_position_embeddings,
     )
@@ -111,7 +115,7 @@ def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> t
 
 
 def reserved_tool(run: RunFolder, console: Console) -> Tool | None:
-    """Return the reserved tool `escalate` as in the run's rows; None if the model was not trained with it."""
+    """Return the reserved tool `escalate` from the run's test rows; None if the model was not trained with it."""
     if not run.split("test").is_file():
         console.print(f"{run.split('test')} is missing: the tool {ESCALATE} is not offered", markup=False)
         return None
@@ -120,17 +124,17 @@ def reserved_tool(run: RunFolder, console: Console) -> Tool | None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Bind the server's socket; called before the model is loaded, so that a taken port is reported at once."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Return a socket bound to the address. Called before the model loads, so a taken port is reported at once."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((host, port))
+        bound.bind((host, port))
     except OSError as error:
-        made.close()
+        bound.close()
         raise UserError(
             f"--host {host} --port {port}: cannot bind ({error.strerror}); choose another with --port"
         ) from None
     except OverflowError:
-        made.close()
+        bound.close()
         raise UserError(f"--port {port}: expected a number from 0 to 65535") from None
-    return made
+    return bound

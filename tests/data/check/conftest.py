@@ -1,4 +1,4 @@
-"""A file of 1,000 sound rows, and the check of a file as a program sees it."""
+"""Fixtures: 1,000 sound rows, and a function that checks rows and returns the JSON report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tools_file() -> Path:
 
 @pytest.fixture(scope="session")
 def clean_rows() -> list[dict[str, Any]]:
-    """The shipped rows, and 200 of them again with another id and another question."""
+    """The shipped rows, and 200 copies with another id and another question."""
     rows = [
         json.loads(line)
         for name in ("train", "test")
@@ -39,7 +39,7 @@ def clean_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def run_check(tools_file: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Checks rows (objects, or lines as they stand) and gives the JSON report with the exit code under "code"."""
+    """Checks rows (objects, or lines as bytes) and returns the JSON report, with the exit code under "code"."""
 
     def run(rows: list[Any], name: str = "rows.jsonl", **options: Any) -> dict[str, Any]:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Values of arguments that nothing holds: what is found and, as much, what is not."""
+"""Invented argument values: which values are found, and which are not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def is_invented(question: str, value: Any, *, tool_result: str = "", name: str =
         ("any", "--"),
     ],
 )
-def test_what_the_conversation_or_the_tool_holds_is_not_invented(question: str, value: Any) -> None:
+def test_a_value_in_the_conversation_or_the_tool_is_not_invented(question: str, value: Any) -> None:
     assert not is_invented(question, value)
 
 
@@ -92,11 +92,11 @@ def test_what_the_conversation_or_the_tool_holds_is_not_invented(question: str, 
         ("查一下", "订单A881"),
     ],
 )
-def test_what_nothing_holds_is_is_invented(question: str, value: Any) -> None:
+def test_a_value_without_a_source_is_invented(question: str, value: Any) -> None:
     assert is_invented(question, value)
 
 
-def test_a_tool_s_result_is_a_source_and_what_comes_after_the_call_is_none() -> None:
+def test_an_earlier_tool_result_is_a_source_and_a_later_one_is_not() -> None:
     assert not is_invented("track my order", "SF-88", tool_result='{"tracking": "SF-88"}')
     row = Conversation(
         "r",
@@ -105,18 +105,18 @@ def test_a_tool_s_result_is_a_source_and_what_comes_after_the_call_is_none() -> 
         "w:1",
     )
     (found,) = invented_values(row, Vocabulary(TOOLS))
-    assert found.message == 'message 1: argument q of "f" is "SF-88", which no message before it holds'
+    assert found.message == 'message 1: argument q of "f" is "SF-88", which no earlier message contains'
     assert found.severity == "warning"
 
 
 @given(st.integers(1, 9999))
-def test_a_number_is_found_again_in_digits(number: int) -> None:
+def test_a_number_written_in_digits_is_found(number: int) -> None:
     assert number in numbers_in(f"take {number} of them")
     assert number in numbers_in(f"共{number}个")
 
 
 @given(st.text(), st.one_of(st.text(), st.floats(allow_nan=False), st.integers()))
-def test_whatever_the_text_a_value_that_it_holds_is_not_found_and_what_is_found_is_nowhere_in_it(
+def test_a_value_in_the_text_is_never_invented_and_an_invented_value_is_never_in_the_text(
     text: str, value: Any
 ) -> None:
     assert not is_invented(f"{text} {value} {text}", value)

@@ -1,4 +1,4 @@
-"""Checking conversations: every rule finds the fault that it is for, at its place, and nothing in clean data."""
+"""Checking conversations: every rule finds its fault at its place, and clean data has no findings."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_a_sound_conversation_has_no_findings(messages: tuple[dict[str, Any], ..
         ((ANSWER, USER, ANSWER), "role-order", "message 0: an assistant turn with nothing to answer"),
         ((SYSTEM, ANSWER), "role-order", "message 1: an assistant turn with nothing to answer"),
         ((USER, ANSWER, ANSWER), "role-order", "message 2: two assistant turns in a row; merge them"),
-        ((USER, {**ANSWER, "content": " "}), "empty-turn", "message 1: the assistant neither calls nor says anything"),
+        ((USER, {**ANSWER, "content": " "}), "empty-turn", "message 1: the assistant turn has no text and no call"),
         ((USER, result(), ANSWER), "role-order", "message 1: a tool result without a call before it"),
         ((result(), ANSWER), "role-order", "message 0: a tool result without a call before it"),
         ((USER, ANSWER, result(), ANSWER), "role-order", "message 2: a tool result without a call before it"),
         (
             (USER, calls(call(id="a"), call(id="b")), result("a"), result("c"), ANSWER),
             "orphan-result",
-            'message 3: no call has the id "c" (a, b)',
+            'message 3: no call has the id "c"; the calls before have a, b',
         ),
         (
             (USER, calls(call(name="query_ordr"))),
@@ -120,7 +120,7 @@ def test_each_fault_is_found_once_at_its_place(messages: tuple[dict[str, Any], .
     assert list(check([clean, row(*messages)])) == [Finding("train.jsonl:4", rule, message)]
 
 
-def test_an_id_given_twice_is_found_with_both_places() -> None:
+def test_a_repeated_id_is_found_with_both_places() -> None:
     rows = [row(USER, ANSWER, line=n, id=id) for n, id in enumerate(["a", "b", "a"], 1)]
     message = 'the id "a" is already at train.jsonl:1; ids must differ'
     assert list(check(rows)) == [Finding("train.jsonl:3", "duplicate-id", message)]
@@ -137,12 +137,12 @@ def test_a_call_without_any_tools_is_found() -> None:
     assert found.message == 'message 1: tool call "query_order" is not in tools; known: none'
 
 
-def test_tools_of_one_row_do_not_stand_for_those_of_another() -> None:
+def test_a_row_is_checked_against_its_own_tools_only() -> None:
     rows = [row(USER, calls(call({}, "f")), line=n, id=str(n), tools=[{"name": name}]) for n, name in enumerate("fgf")]
     assert [finding.where for finding in check(rows)] == ["train.jsonl:1"]
 
 
-def test_findings_of_all_rows_come_in_one_message(tmp_path: Path) -> None:
+def test_the_errors_of_all_rows_are_in_one_message() -> None:
     rows = [row(USER, line=n, id=str(n)) for n in range(25)]
     with pytest.raises(UserError) as caught:
         refuse_faults(rows)
@@ -160,7 +160,7 @@ def schema_of(property: Any) -> list[dict[str, Any]]:
     return [{"name": "f", "parameters": {"type": "object", "properties": {"a": property}}}]
 
 
-def test_a_schema_that_is_none_is_found_once_with_tool_and_row() -> None:
+def test_an_invalid_schema_is_found_once_with_tool_and_row() -> None:
     tools = read_rows_tools(schema_of({"type": "text"}))
     lines = [{"messages": [USER, calls(call({"a": 1}, "f"))], "id": str(n)} for n in range(3)]
     rows = [conversation(line, f"train.jsonl:{n}", tools) for n, line in enumerate(lines, 1)]
@@ -180,7 +180,7 @@ def test_no_reference_is_looked_up_on_the_network(monkeypatch: pytest.MonkeyPatc
     (found,) = check([row(USER, calls(call({"a": 1}, "f")), tools=tools)])
     assert asked == []
     assert (found.where, found.rule) == ("train.jsonl:4", "bad-schema")
-    assert found.message.startswith('message 1: tool "f": its parameters refer to what is not in them')
+    assert found.message.startswith('message 1: tool "f": its parameters have a broken reference (')
 
 
 def test_a_reference_within_the_schema_is_followed() -> None:
@@ -191,13 +191,13 @@ def test_a_reference_within_the_schema_is_followed() -> None:
     assert found.message == "message 1: arguments of \"f\": a: 1 is not of type 'string'"
 
 
-def test_references_that_go_round_in_a_circle_are_found() -> None:
+def test_references_that_form_a_circle_are_found() -> None:
     tools = schema_of({"$ref": "#/properties/a"})
     (found,) = check([row(USER, calls(call({"a": 1}, "f")), tools=tools)])
-    assert found.message == 'message 1: tool "f": references in its parameters go round in a circle; fix it'
+    assert found.message == 'message 1: tool "f": references in its parameters form a circle; fix the tool'
 
 
-def test_a_number_beyond_any_float_is_a_finding_and_no_crash() -> None:
+def test_a_number_larger_than_any_float_is_a_finding() -> None:
     arguments = json.dumps({"a": 10**400})
     (found,) = check([row(USER, calls(call(arguments, "f")), tools=schema_of({"multipleOf": 0.5}))])
     assert (found.rule, found.message) == ("schema", 'message 1: arguments of "f": a number is too large')

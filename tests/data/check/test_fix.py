@@ -1,4 +1,4 @@
-"""Fixing: what has one right form gets it, once; all else stays as it was."""
+"""Fixing: a fault with only one right fix is fixed, and everything else stays unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fixed(*messages: Row, **more: Any) -> tuple[Row, list[str]]:
     row = {"messages": list(messages), **more}
     before = copy.deepcopy(row)
     made, done = fix_row(row, (TOOL,))
-    assert row == before, "the row that was given is not touched"
+    assert row == before, "fix_row changed its argument"
     assert fix_row(made, (TOOL,)) == (made, [])
     return made, [rule for rule, _ in done]
 
@@ -55,12 +55,12 @@ def test_arguments_are_encoded_once(times: int) -> None:
 
 
 @pytest.mark.parametrize("arguments", ['"ORD-1"', '"[1]"', '"{"', "[1]", '{"id": NaN}', "", None, {"id": "ORD-1"}, 7])
-def test_arguments_that_are_no_object_inside_or_are_sound_are_left(arguments: Any) -> None:
+def test_arguments_that_are_sound_or_hold_no_object_stay_unchanged(arguments: Any) -> None:
     row, done = fixed(USER, turn(call(arguments)))
     assert (row["messages"][1]["tool_calls"][0]["function"]["arguments"], done) == (arguments, [])
 
 
-def test_nulls_are_taken_out_of_schemas() -> None:
+def test_nulls_are_removed_from_schemas() -> None:
     parameters = {"type": "object", "properties": {"id": {"type": "string", "enum": None}, "sku": None}}
     row, done = fixed(USER, ANSWER, tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])
     assert row["tools"][0]["function"]["parameters"] == {"type": "object", "properties": {"id": {"type": "string"}}}
@@ -71,12 +71,12 @@ def test_nulls_are_taken_out_of_schemas() -> None:
     ("arguments", "kept"),
     [
         ({"id": None, "n": 1}, {"n": 1}),
-        ({"id": None, "n": None}, {"n": None}),  # the schema takes a null there, so that it may be meant
+        ({"id": None, "n": None}, {"n": None}),  # the schema accepts null there, so it may be intended
         ({"id": "ORD-1", "other": None}, {"id": "ORD-1"}),  # the tool does not list it
         ({"id": None, "n": "x"}, {"n": "x"}),  # "n" is another fault
     ],
 )
-def test_a_null_that_the_schema_refuses_is_an_absent_argument(arguments: Row, kept: Row) -> None:
+def test_a_null_that_the_schema_refuses_is_removed(arguments: Row, kept: Row) -> None:
     row, _ = fixed(USER, turn(call(json.dumps(arguments))))
     assert json.loads(row["messages"][1]["tool_calls"][0]["function"]["arguments"]) == kept
 
@@ -93,13 +93,13 @@ def test_legacy_functions_become_tools_and_calls() -> None:
     assert set(done) == {"legacy"}
 
 
-def test_a_legacy_result_of_another_function_is_left() -> None:
+def test_a_legacy_result_of_another_function_stays_unchanged() -> None:
     legacy = {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": "{}"}}
     row, _ = fixed(USER, legacy, {"role": "function", "name": "other", "content": "x"}, ANSWER)
     assert row["messages"][2]["role"] == "function"
 
 
-def test_ids_are_given_where_there_is_one_way_to_tie_results_to_calls() -> None:
+def test_ids_are_added_if_results_can_be_linked_to_calls_in_only_one_way() -> None:
     row, done = fixed(USER, turn(call()), result(), ANSWER)
     assert row["messages"][1]["tool_calls"][0]["id"] == row["messages"][2]["tool_call_id"] == "call_1"
     assert done == ["missing-call-id", "missing-call-id"]
@@ -109,7 +109,7 @@ def test_ids_are_given_where_there_is_one_way_to_tie_results_to_calls() -> None:
     assert row["messages"][1]["tool_calls"][0]["id"] == "x"
 
 
-def test_results_that_may_answer_either_call_are_left() -> None:
+def test_results_that_may_answer_either_call_stay_unchanged() -> None:
     row, done = fixed(USER, turn(call(id="a"), call(id="b")), result(), result(), ANSWER)
     assert [message.get("tool_call_id") for message in row["messages"][2:4]] == [None, None]
     assert done == []
@@ -119,7 +119,7 @@ def test_results_that_may_answer_either_call_are_left() -> None:
 
 
 @pytest.mark.parametrize("row", [{}, {"messages": "x"}, {"messages": ["x"]}, {"conversations": [{"from": "human"}]}])
-def test_rows_of_another_format_are_left(row: Row) -> None:
+def test_rows_of_another_format_stay_unchanged(row: Row) -> None:
     assert fix_row(row) == (row, [])
 
 
@@ -160,7 +160,7 @@ FIXABLE = {"arguments-encoded-twice", "null-filled-schema"}
 
 @settings(max_examples=400)
 @given(ROWS)
-def test_fixing_twice_is_fixing_once_and_a_row_without_need_is_the_same_object(row: Row) -> None:
+def test_fixing_twice_changes_nothing_more_and_a_sound_row_is_the_same_object(row: Row) -> None:
     before = copy.deepcopy(row)
     made, done = fix_row(row, (TOOL,))
     assert row == before
@@ -170,7 +170,7 @@ def test_fixing_twice_is_fixing_once_and_a_row_without_need_is_the_same_object(r
 
 @settings(max_examples=400)
 @given(ROWS)
-def test_fixing_keeps_every_row_readable_and_its_meaning(row: Row) -> None:
+def test_a_readable_row_keeps_its_meaning(row: Row) -> None:
     made, _ = fix_row(row, (TOOL,))
     try:
         read = openai.read(row, "w:1", (TOOL,))
@@ -182,7 +182,7 @@ def test_fixing_keeps_every_row_readable_and_its_meaning(row: Row) -> None:
 
 @settings(max_examples=400)
 @given(ROWS)
-def test_a_fixed_row_has_no_finding_left_that_fixing_is_for(row: Row) -> None:
+def test_a_fixed_row_has_no_fixable_finding_left(row: Row) -> None:
     made, _ = fix_row(row, (TOOL,))
     try:
         read = openai.read(made, "w:1", (TOOL,))
@@ -195,7 +195,7 @@ def test_a_fixed_row_has_no_finding_left_that_fixing_is_for(row: Row) -> None:
         return
     rules = {finding.rule for finding in Survey().row(read)}
     assert not rules & FIXABLE
-    # One call and one result that have no ids between them are always tied.
+    # After fixing, a single call and its single result always have ids.
     for number, message in enumerate(read.messages[:-1]):
         results = [m for m in read.messages[number + 1 : number + 3] if m.role == "tool"]
         if len(message.tool_calls) == len(results) == 1 and read.messages[number + 1] is results[0]:
@@ -204,7 +204,7 @@ def test_a_fixed_row_has_no_finding_left_that_fixing_is_for(row: Row) -> None:
 
 
 def _meaning(row: Conversation) -> list[Any]:
-    """All but ids, and arguments that are null."""
+    """Everything except ids and null arguments."""
     return [
         (
             message.role,

@@ -1,4 +1,4 @@
-"""OpenAI's limits, each at its edge: what its documentation says is an error, what it leaves open a warning."""
+"""OpenAI's limits, each at its edge: documented limits are errors, undocumented ones are warnings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_tools_at_their_limits(tools: list[dict[str, Any]], found: list[str]) ->
 
 
 @pytest.mark.parametrize(("count", "found"), [(0, ["error"]), (1, []), (MAX_TOOLS, []), (MAX_TOOLS + 1, ["error"])])
-def test_functions_of_the_older_format_are_one_to_128(count: int, found: list[str]) -> None:
+def test_the_legacy_format_takes_1_to_128_functions(count: int, found: list[str]) -> None:
     assert severities(functions=[tool(f"f{n}")["function"] for n in range(count)]) == found
 
 
@@ -51,5 +51,5 @@ def test_functions_of_the_older_format_are_one_to_128(count: int, found: list[st
         ({"type": "file", "file": {"file_id": "f"}}, ["error"]),
     ],
 )
-def test_messages_hold_texts_and_images_and_nothing_else(part: dict[str, Any], found: list[str]) -> None:
+def test_messages_may_have_only_texts_and_images(part: dict[str, Any], found: list[str]) -> None:
     assert severities(messages=[{"role": "user", "content": [part]}, MESSAGES[1]]) == found

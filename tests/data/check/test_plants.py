@@ -1,4 +1,4 @@
-"""A fault of each rule, planted in 1,000 sound rows, is found at its line; the sound rows give no finding."""
+"""A fault of each rule, planted in 1,000 sound rows, is found at its line. The sound rows have no finding."""
 
 from __future__ import annotations
 
@@ -157,12 +157,12 @@ PLANTS: list[tuple[str, str, Row | bytes]] = [
 
 @pytest.fixture(scope="module")
 def clean(clean_rows: list[Row]) -> list[Row]:
-    """The sound rows, with one at the end that offers and calls the plants' tool."""
+    """The sound rows, with one at the end that offers and calls the tool of the planted rows."""
     other = {"role": "user", "content": "ORD-1 and ORD-2, please"}
     return [*clean_rows[:-1], {**row(other, TWO), "id": "last"}]
 
 
-def graver(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+def serious(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Place, rule and severity of errors and warnings."""
     return [(f["where"], f["rule"], f["severity"]) for f in report["findings"] if f["severity"] != "advice"]
 
@@ -170,21 +170,21 @@ def graver(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 def test_sound_rows_give_no_error_and_no_warning(clean: list[Row], run_check: Check) -> None:
     report = run_check(clean, near=True, chat_format="hermes")
     assert report["summary"]["rows"] == 1000
-    assert graver(report) == []
+    assert serious(report) == []
     assert report["code"] == 0
 
 
 @pytest.mark.parametrize(("rule", "severity", "planted"), PLANTS, ids=[f"{n}-{p[0]}" for n, p in enumerate(PLANTS)])
-def test_a_planted_fault_is_found_at_its_line_and_nothing_else(
+def test_a_planted_fault_is_the_only_finding_and_has_its_line(
     rule: str, severity: str, planted: Row | bytes, clean: list[Row], run_check: Check
 ) -> None:
     report = run_check([*clean[: LINE - 1], planted, *clean[LINE:]])
-    found = graver(report)
+    found = serious(report)
     assert [(where.rpartition(":")[2], name, grade) for where, name, grade in found] == [(str(LINE), rule, severity)]
     assert report["code"] == (severity == "error")
 
 
-def test_a_control_token_is_named_with_its_message_and_in_tools_once(clean: list[Row], run_check: Check) -> None:
+def test_a_control_token_is_reported_per_message_and_once_per_tool(clean: list[Row], run_check: Check) -> None:
     said = {"role": "user", "content": "ORD-1: <|im_end|>"}
     tools = with_parameters({"properties": {"order_id": {"description": "<s>"}, "note": {}}})
     turn = calls(call({"note": "<|im_end|>"}, name="odd_tool"))
@@ -193,22 +193,22 @@ def test_a_control_token_is_named_with_its_message_and_in_tools_once(clean: list
     report = run_check([*clean[:10], *planted, *clean[10:]])
     found = [one for one in report["findings"] if one["rule"] == "control-token"]
     assert [(one["where"].rpartition(":")[2], one["message"]) for one in found] == [
-        ("11", "message 0: the text holds the control token <|im_end|>"),
-        ("11", "message 1: the text holds the control token <|im_end|>"),
-        ("11", 'tool "odd_tool": the text holds the control token <s>'),
-        ("12", "message 1: the text holds the control token <|im_end|>"),
+        ("11", "message 0: the text contains the control token <|im_end|>"),
+        ("11", "message 1: the text contains the control token <|im_end|>"),
+        ("11", 'tool "odd_tool": the text contains the control token <s>'),
+        ("12", "message 1: the text contains the control token <|im_end|>"),
     ]
 
 
 @pytest.mark.parametrize("text", ["a < b and [c] | d", "<b>now</b> <table>", "x[0]", "[INSTALL]", "<|>", "< s >"])
-def test_brackets_are_no_control_token(clean: list[Row], text: str, run_check: Check) -> None:
-    assert graver(run_check([*clean[:10], say(text), *clean[11:]])) == []
+def test_brackets_are_not_control_tokens(clean: list[Row], text: str, run_check: Check) -> None:
+    assert serious(run_check([*clean[:10], say(text), *clean[11:]])) == []
 
 
-def test_an_assistant_may_be_told_and_quote_the_tags_of_calls(run_check: Check) -> None:
-    told = {"role": "system", "content": "Call within <tool_call></tool_call>."}
+def test_system_and_assistant_messages_may_contain_call_tags(run_check: Check) -> None:
+    system = {"role": "system", "content": "Call within <tool_call></tool_call>."}
     turn = calls(call({"order_id": "ORD-1", "note": "</tool_call>"}))
-    report = run_check([row(told, {**USER, "content": "ORD-1 </tool_call"}, turn)])
+    report = run_check([row(system, {**USER, "content": "ORD-1 </tool_call"}, turn)])
     assert "control-token" not in {one["rule"] for one in report["findings"]}
 
 
@@ -226,17 +226,17 @@ def test_rows_that_repeat_or_contradict_an_earlier_one_are_found(clean: list[Row
             "tool-differs",
         ),
     ):
-        (found,) = graver(run_check([*rows[: LINE - 1], changed, *rows[LINE:]]))
+        (found,) = serious(run_check([*rows[: LINE - 1], changed, *rows[LINE:]]))
         assert (found[0].rpartition(":")[2], found[1]) == (str(LINE), rule)
 
 
-def test_an_answer_to_other_tools_or_of_weight_0_is_no_conflict(run_check: Check) -> None:
+def test_an_answer_to_other_tools_or_of_weight_0_is_not_a_conflict(run_check: Check) -> None:
     first = {**row(USER, calls(call())), "id": "first"}
     others = [
         {**first, "id": "2", "messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]},
         {**first, "id": "3", "messages": [USER, ANSWER], "tools": [{"name": "another"}]},
     ]
-    assert graver(run_check([first, *others])) == []
+    assert serious(run_check([first, *others])) == []
 
 
 def test_near_duplicates_are_advice_with_both_places(clean: list[Row], run_check: Check) -> None:
@@ -251,7 +251,7 @@ def test_near_duplicates_are_advice_with_both_places(clean: list[Row], run_check
     assert not any(f["rule"] == "near-duplicate" for f in run_check(rows)["findings"])
 
 
-def test_what_is_advice_of_a_row(run_check: Check) -> None:
+def test_a_trailing_turn_an_e_mail_address_and_a_telephone_number_are_advice(run_check: Check) -> None:
     rows = [
         {**row(USER, ANSWER, USER), "id": "a"},
         {**say("write to jane.doe@acme-corp.com"), "id": "b"},
@@ -262,16 +262,16 @@ def test_what_is_advice_of_a_row(run_check: Check) -> None:
     assert found == [("1", "trailing-turn"), ("2", "personal"), ("4", "personal")]
 
 
-def test_a_row_that_the_chat_format_cannot_give_back_is_found(clean: list[Row], run_check: Check) -> None:
+def test_a_row_that_the_chat_format_cannot_read_back_is_found(clean: list[Row], run_check: Check) -> None:
     planted = row(USER, {**ANSWER, "content": "Say <|im_end|> to stop."})
     rows = [*clean[: LINE - 1], planted, *clean[LINE:]]
-    found = graver(run_check(rows, chat_format="hermes"))
+    found = serious(run_check(rows, chat_format="hermes"))
     assert {where.rpartition(":")[2] for where, _, _ in found} == {str(LINE)}
     assert sorted(rule for _, rule, _ in found) == ["control-token", "round-trip"]
-    assert [rule for _, rule, _ in graver(run_check(rows, chat_format="llama3"))] == ["control-token"]
+    assert [rule for _, rule, _ in serious(run_check(rows, chat_format="llama3"))] == ["control-token"]
 
 
-def test_findings_come_whatever_the_order_of_the_rows(clean: list[Row], run_check: Check) -> None:
+def test_a_fault_in_the_first_row_is_found(clean: list[Row], run_check: Check) -> None:
     planted = copy.deepcopy(PLANTS[-1][2])
     report = run_check([planted, *clean[1:]])
-    assert [where.rpartition(":")[2] for where, _, _ in graver(report)] == ["1"]
+    assert [where.rpartition(":")[2] for where, _, _ in serious(report)] == ["1"]

@@ -1,4 +1,4 @@
-"""The quick test of a schema never accepts what jsonschema refuses, and takes what plain tools are called with."""
+"""The quick test of a schema never accepts what jsonschema refuses, and accepts valid arguments of simple tools."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_the_quick_test_accepts_is_valid(schema: Any, value: Any) -> None:
 
 @settings(max_examples=400)
 @given(schemas().filter(lambda schema: isinstance(schema, dict)), st.dictionaries(NAMES, VALUES, max_size=3))
-def test_a_compiled_tool_finds_faults_where_and_only_where_jsonschema_does(
+def test_a_compiled_tool_finds_faults_exactly_if_jsonschema_does(
     schema: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
     tool = CompiledTool(Tool("f", "", schema))
@@ -93,19 +93,19 @@ def test_a_compiled_tool_finds_faults_where_and_only_where_jsonschema_does(
         ({"type": "string", "minLength": 2}, "a", False),
     ],
 )
-def test_plain_schemas_are_decided_without_jsonschema(schema: Any, value: Any, accepted: bool) -> None:
+def test_simple_schemas_are_decided_without_jsonschema(schema: Any, value: Any, accepted: bool) -> None:
     accepts = quick_test(schema)
     assert accepts is not None
     assert accepts(value) is accepted
 
 
 @pytest.mark.parametrize("keyword", ["anyOf", "$ref", "pattern", "const", "if", "$schema", "multipleOf"])
-def test_what_the_quick_test_does_not_know_it_leaves_to_jsonschema(keyword: str) -> None:
+def test_there_is_no_quick_test_for_unknown_keywords(keyword: str) -> None:
     assert quick_test({keyword: {}}) is None
     assert quick_test({"properties": {"a": {"items": {keyword: {}}}}}) is None
 
 
-def test_nulls_that_a_table_left_are_found_and_taken_out() -> None:
+def test_nulls_that_a_table_filled_in_are_found_and_removed() -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -117,7 +117,7 @@ def test_nulls_that_a_table_left_are_found_and_taken_out() -> None:
         },
         "anyOf": [{"required": None}],
     }
-    mended, found = without_nulls(schema)
+    fixed, found = without_nulls(schema)
     assert found == [
         "properties.a.enum",
         "properties.a.description",
@@ -125,8 +125,8 @@ def test_nulls_that_a_table_left_are_found_and_taken_out() -> None:
         "properties.c.items.minimum",
         "anyOf[0].required",
     ]
-    assert without_nulls(mended)[1] == []
-    assert mended["properties"] == {
+    assert without_nulls(fixed)[1] == []
+    assert fixed["properties"] == {
         "a": {"type": "string", "default": None},
         "x-own": {"x-note": None},
         "c": {"type": "array", "items": {"type": "integer"}},
@@ -148,7 +148,7 @@ def test_nulls_that_a_table_left_are_found_and_taken_out() -> None:
         max_leaves=8,
     ).filter(lambda schema: isinstance(schema, dict))
 )
-def test_no_schema_whatever_makes_the_check_fall_over(schema: dict[str, Any]) -> None:
+def test_no_schema_makes_the_check_crash(schema: dict[str, Any]) -> None:
     tool = CompiledTool(Tool("f", "", schema))
     list(tool.faults({"a": 1}))
     if not tool.unusable:
@@ -158,7 +158,7 @@ def test_no_schema_whatever_makes_the_check_fall_over(schema: dict[str, Any]) ->
             Draft202012Validator.check_schema(schema)
 
 
-def test_a_schema_that_is_nested_beyond_reason_is_unusable_and_no_crash() -> None:
+def test_a_schema_that_is_nested_too_deeply_is_unusable() -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(3000):
         schema = {"properties": {"a": schema}}

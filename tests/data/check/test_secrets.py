@@ -1,4 +1,4 @@
-"""Secrets and personal data: each kind is found, and never shown in full; what only looks like one is left."""
+"""Secrets and personal data: each kind is found and never shown in full, and similar texts are not reported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_each_kind_is_found_in_a_sentence_and_never_shown_in_full(text: str, kin
         "110105194912310021",  # the check character is X
         "110105194913310029",  # no such month
         "4242424242424241",  # Luhn
-        "1234567890123452",  # Luhn holds, no issuer
+        "1234567890123452",  # valid by Luhn, but no issuer has the prefix
         "000-12-3456",
         "666-12-3456",
         "536-00-1234",
@@ -74,18 +74,18 @@ def test_each_kind_is_found_in_a_sentence_and_never_shown_in_full(text: str, kin
         "https://acme.org/a/very/long-path-with-words_and_more/index.html",
     ],
 )
-def test_what_only_looks_like_one_is_left(text: str) -> None:
+def test_a_text_that_only_looks_like_a_secret_is_not_found(text: str) -> None:
     row = Conversation("r", (Message("user", text), Message("assistant", f"so: {text}")), (), "w:1")
     assert private_findings(row) == []
 
 
 @pytest.mark.parametrize("kind", ["an e-mail address", "a telephone number"])
-def test_mail_and_telephone_are_advice(kind: str) -> None:
+def test_e_mail_addresses_and_telephone_numbers_are_advice(kind: str) -> None:
     texts = {"an e-mail address": "a@acme.com", "a telephone number": "13812345678"}
     assert {severity for _, _, severity in private_in(texts[kind])} == {"advice"}
 
 
-def test_a_value_inside_arguments_is_found_and_told_once_a_row() -> None:
+def test_a_value_inside_arguments_is_reported_once_per_row() -> None:
     card = "4242 4242 4242 4242"
     turn = Message("assistant", "", (ToolCall("f", {"pay": [{"card": card}]}),))
     row = Conversation("r", (Message("user", f"pay with {card}"), turn), (), "w:1")
@@ -95,6 +95,6 @@ def test_a_value_inside_arguments_is_found_and_told_once_a_row() -> None:
 
 
 @given(st.text(), st.sampled_from(["4242424242424242", "a@acme.com", "13812345678", "ghp_" + "a1B2" * 9]))
-def test_whatever_is_around_it_a_secret_is_found_and_each_that_is_found_is_in_the_text(text: str, secret: str) -> None:
+def test_a_secret_is_found_in_any_text_and_every_found_value_is_in_the_text(text: str, secret: str) -> None:
     assert all(value in text for _, value, _ in private_in(text))
     assert secret in {value for _, value, _ in private_in(f"{text} | {secret} | {text}")}

@@ -1,4 +1,4 @@
-"""The check of whole files: what it prints, its exit code, the fixed copy, and OpenAI's profile."""
+"""Checking whole files: the printed text, the exit code, the fixed copy, and OpenAI's profile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write(path: Path, *rows: Any) -> Path:
 # What is printed
 
 
-def test_findings_are_grouped_by_rule_with_place_and_remedy(tmp_path: Path, tools_file: Path) -> None:
+def test_findings_are_grouped_by_rule_with_place_and_fix(tmp_path: Path, tools_file: Path) -> None:
     rows = [
         {"id": str(n), "messages": [{**USER, "content": f"?{n}"}, turn(call(name="qury_order"))]} for n in range(14)
     ]
@@ -59,7 +59,7 @@ def test_findings_are_grouped_by_rule_with_place_and_remedy(tmp_path: Path, tool
     )
     assert "a.jsonl:10:" in text
     assert "a.jsonl:11:" not in text.partition("warning")[0]
-    assert "  ... and 4 more\n  fix: offer the tool, or fix the name\n" in text
+    assert "  ... and 4 more\n  fix: fix the name, or add the tool to tools\n" in text
     assert "14 conversations, 14 assistant turns, 14 calls" in text
     assert "\n14 errors, " in text
 
@@ -98,8 +98,8 @@ def test_a_wrong_argument_is_an_error_before_anything_is_printed_or_written(tmp_
         ({"profile": "opnai"}, '--profile: unknown profile "opnai"'),
         ({"chat_format": "hermez"}, '--chat-format: unknown format "hermez"'),
         ({"max_tokens": 5}, "--chat-format: auto is detected from a tokenizer"),
-        ({"max_tokens": 5, "chat_format": "hermes"}, "--max-tokens: tokens are counted with a tokenizer"),
-        ({"fix": path}, "is the file itself"),
+        ({"max_tokens": 5, "chat_format": "hermes"}, "--max-example-tokens: tokens are counted with a tokenizer"),
+        ({"fix": path}, "is the input file itself"),
     ):
         with pytest.raises(UserError) as caught:
             check_files([str(path)], tools_file, **options)
@@ -141,14 +141,14 @@ def test_tokens_are_counted_with_a_tokenizer(tiny_llama: Path, run_check: Check)
         (5_001, "learning curve"),
     ],
 )
-def test_each_band_of_the_count_starts_where_it_should(rows: int, band: str) -> None:
+def test_each_band_of_row_counts_starts_at_its_bound(rows: int, band: str) -> None:
     text = count_band(rows)
     head = text.partition(";")[0] if band not in ("learning curve",) else text
     assert band in head
 
 
 @pytest.mark.parametrize(("without", "found"), [(4, True), (5, False), (80, False), (81, True)])
-def test_the_share_of_rows_without_a_call_is_found_below_5_and_above_80_percent(
+def test_a_share_of_rows_without_a_call_below_5_or_above_80_percent_is_found(
     without: int, found: bool, run_check: Check
 ) -> None:
     rows = [
@@ -159,7 +159,7 @@ def test_the_share_of_rows_without_a_call_is_found_below_5_and_above_80_percent(
     assert ("no-call-share" in rules) is found
 
 
-def test_a_row_that_calls_and_answers_counts_as_one_with_an_answer(run_check: Check) -> None:
+def test_a_row_with_a_call_and_an_answer_counts_as_answered(run_check: Check) -> None:
     asked = [{"messages": [{**USER, "content": f"{n} ORD-1"}, turn(call())], "id": str(n)} for n in range(100)]
     for row in asked[:5]:
         row["messages"] = [{**USER, "content": f"hello {row['id']}"}, ANSWER, *row["messages"]]
@@ -167,7 +167,7 @@ def test_a_row_that_calls_and_answers_counts_as_one_with_an_answer(run_check: Ch
     assert "no-call-share" in {finding["rule"] for finding in run_check(asked[1:])["findings"]}
 
 
-def test_tools_that_are_never_or_hardly_called_are_found(run_check: Check) -> None:
+def test_tools_that_are_never_or_rarely_called_are_found(run_check: Check) -> None:
     rows = [{"id": str(n), "messages": [{**USER, "content": f"{n} ORD-1"}, turn(call())]} for n in range(9)]
     found = {(f["rule"], f["message"].split('"')[1]) for f in run_check(rows)["findings"] if '"' in f["message"]}
     assert ("rare-tool", "query_order") in found
@@ -182,7 +182,7 @@ BROKEN = b'{"messages": ['
 TWICE = json.dumps('{"order_id": "ORD-1"}')
 
 
-def test_the_copy_is_fixed_where_it_can_be_and_says_what_was_done(tmp_path: Path, run_check: Check) -> None:
+def test_the_copy_is_fixed_and_every_fix_is_reported(tmp_path: Path, run_check: Check) -> None:
     sound = {"id": "s", "messages": [USER, ANSWER], "meta": {"source": "x"}}
     rows = [
         b"\xef\xbb\xbf" + json.dumps(sound).encode(),
@@ -213,12 +213,12 @@ def test_the_copy_is_fixed_where_it_can_be_and_says_what_was_done(tmp_path: Path
         ("6", "missing-call-id"),
         ("6", "missing-call-id"),
     ]
-    graver = [(f["where"], f["rule"]) for f in report["findings"] if f["severity"] == "error"]
-    assert graver == [(f"{copy}:3", "broken-json")]
+    errors = [(f["where"], f["rule"]) for f in report["findings"] if f["severity"] == "error"]
+    assert errors == [(f"{copy}:3", "broken-json")]
     assert report["code"] == 1
 
 
-def test_a_copy_of_a_copy_fixes_nothing(tmp_path: Path, run_check: Check) -> None:
+def test_fixing_a_fixed_copy_changes_nothing(tmp_path: Path, run_check: Check) -> None:
     rows = [
         {"id": "t", "messages": [USER, turn(call(TWICE))]},
         BROKEN,
@@ -232,7 +232,7 @@ def test_a_copy_of_a_copy_fixes_nothing(tmp_path: Path, run_check: Check) -> Non
     assert second.read_bytes() == first.read_bytes()
 
 
-def test_sound_rows_come_through_as_they_were(clean_rows: list[Row], tmp_path: Path, run_check: Check) -> None:
+def test_sound_rows_are_copied_unchanged(clean_rows: list[Row], tmp_path: Path, run_check: Check) -> None:
     copy = tmp_path / "copy.jsonl"
     assert run_check(clean_rows, fix=copy)["mended"] == []
     assert [json.loads(line) for line in copy.read_text(encoding="utf-8").splitlines()] == clean_rows
@@ -277,7 +277,7 @@ def openai_rules(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def test_rows_as_openai_takes_them_have_no_finding_of_its_profile(run_check: Check) -> None:
+def test_rows_that_openai_accepts_have_no_finding_of_its_profile(run_check: Check) -> None:
     assert openai_rules(run_check(openai_rows(), profile="openai")) == []
     assert run_check(openai_rows(), profile="openai")["code"] == 0
 
@@ -327,6 +327,6 @@ def test_what_openai_would_refuse_is_found_at_its_line(
 
 
 @pytest.mark.parametrize(("count", "found"), [(9, True), (10, False)])
-def test_openai_takes_ten_rows_at_least(count: int, found: bool, run_check: Check) -> None:
+def test_openai_needs_at_least_ten_rows(count: int, found: bool, run_check: Check) -> None:
     rules = {rule for _, rule, _ in openai_rules(run_check(openai_rows()[:count], profile="openai"))}
     assert ("openai-count" in rules) is found

@@ -1,4 +1,4 @@
-"""The committed customer_service data set keeps to its README, and is what its spec makes."""
+"""The committed customer_service data set follows its README and is exactly what its spec makes."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_the_files_are_what_the_spec_makes(made: dict[str, Made]) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_kinds_of_requests_are_as_the_readme_counts_them(made: dict[str, Made], split: str) -> None:
+def test_the_kinds_of_requests_have_the_counts_of_the_readme(made: dict[str, Made], split: str) -> None:
     assert Counter(kind(template) for template in made[split].chosen) == COMPOSITION[split]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_pass_the_check_against_the_tools(committed: Any, split: str) -> None:
+def test_rows_pass_the_check(committed: Any, split: str) -> None:
     assert list(check(committed[split])) == []
 
 
@@ -91,7 +91,7 @@ def test_every_row_has_the_system_prompt_and_ends_with_the_assistant(committed: 
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_carry_id_messages_and_meta_alone(split: str) -> None:
+def test_rows_have_only_id_messages_and_meta(split: str) -> None:
     lines = (FOLDER / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     for number, row in enumerate(map(json.loads, lines), 1):
         assert list(row) == ["id", "messages", "meta"]
@@ -117,7 +117,7 @@ def test_every_test_row_has_a_template_of_its_own(committed: Any) -> None:
     assert len({row.meta["template"] for row in committed["test"]}) == 200
 
 
-def test_every_training_row_holds_three_requests_and_no_template_makes_two(committed: Any) -> None:
+def test_every_training_row_has_three_requests_and_every_request_its_own_template(committed: Any) -> None:
     parts = [row.meta["template"].split("+") for row in committed["train"]]
     assert {len(part) for part in parts} == {3}
     assert len({id for part in parts for id in part}) == 1800
@@ -133,7 +133,7 @@ def test_three_rows_in_five_are_chinese(committed: Any, split: str) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_answers_are_in_the_users_language(committed: Any, split: str) -> None:
     in_two = [row for row in committed[split] if len(set(re.findall("-(zh|en)-", row.meta["template"]))) > 1]
-    assert len(in_two) <= 1  # where the languages meet
+    assert len(in_two) <= 1  # at most one row mixes the languages
     for row in committed[split]:
         if row in in_two:
             continue
@@ -166,7 +166,7 @@ IDIOMS = {2: "两|俩|兩|couple|pair", 3: "仨", 6: "半打|half a dozen", 20: 
 
 
 def spoken(number: int) -> str:
-    """What may stand for a number, as a regular expression."""
+    """Return a regular expression of the ways to write a number."""
     tens, ones = divmod(number, 10)
     chinese = (DIGITS[tens] if 1 < tens < 10 else "") + ("十" if tens else "") + (DIGITS[ones] if ones else "")
     ways = [rf"(?<!\d){number}(?!\d)", chinese, IDIOMS.get(number, "$^")]
@@ -180,7 +180,7 @@ def spoken(number: int) -> str:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_quantity_is_given_where_a_number_is_named_and_nowhere_else(made: dict[str, Made], split: str) -> None:
+def test_a_quantity_is_given_only_if_the_user_names_a_number(made: dict[str, Made], split: str) -> None:
     for template in made[split].chosen:
         if template.kind == "query_stock":
             ((_, arguments),) = template.calls
@@ -209,7 +209,8 @@ def five_grams(text: str) -> set[str]:
 
 
 def closest(test: set[str], train: set[str]) -> float:
-    """The highest Jaccard similarity of two texts' 5-grams: a second implementation, for its own sake."""
+    """Return the highest Jaccard similarity of two texts' 5-grams. This implementation is independent of the
+    package's."""
     grams = [five_grams(text) for text in train]
     return max(len(a & b) / len(a | b) for a in map(five_grams, test) for b in grams)
 
@@ -220,8 +221,8 @@ def test_no_test_phrasing_is_near_a_training_phrasing(made: dict[str, Made]) -> 
 
 
 def test_no_test_message_of_a_conversation_is_near_any_training_message(committed: Any) -> None:
-    """Message by message: a long conversation must not hide a wording that a test row has. Codes are masked; what is
-    shorter than eight characters then, such as a bare code, may be alike."""
+    """Messages are compared one by one, so that a long conversation cannot hide a wording of a test row. Codes are
+    masked. Messages of fewer than eight characters after that, such as a bare code, may be similar."""
     messages = {
         split: {
             re.sub(r"[A-Za-z-]*\d[\dA-Za-z-]*", "\N{WHITE SQUARE}", message.content).lower()
@@ -239,12 +240,12 @@ def test_no_test_message_is_near_a_training_message_as_written(committed: Any) -
     assert 0 < closest(texts["test"], texts["train"]) <= 0.5
 
 
-def test_no_row_stands_twice(committed: Any) -> None:
+def test_no_row_occurs_twice(committed: Any) -> None:
     hashes = [row.content_hash() for split in SPLITS for row in committed[split]]
     assert len(set(hashes)) == len(hashes) == 800
 
 
-def test_held_out_phrasings_are_neither_those_of_the_test_nor_of_training(made: dict[str, Made]) -> None:
+def test_held_out_phrasings_are_not_similar_to_test_or_training_phrasings(made: dict[str, Made]) -> None:
     held_out = make(*load_spec(FOLDER / "held_out.yaml"))["held_out"]
     assert len(held_out.rows) == 400
     texts = {template.masked_question for template in held_out.chosen}
@@ -258,7 +259,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int
     return code
 
 
-def test_check_tells_a_file_that_differs_and_leaves_it(
+def test_check_reports_a_file_that_differs_and_does_not_change_it(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copied = shutil.copytree(FOLDER, tmp_path / "customer_service")

@@ -1,4 +1,4 @@
-"""The data generator: what a notebook does with it, and what it refuses."""
+"""The data generator: what a notebook can do with it, and what it refuses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def call(name: str, arguments: Any, **more: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": arguments}, **more}
 
 
-def test_a_notebook_written_against_the_naive_class_runs_unchanged(tmp_path: Path) -> None:
+def test_a_notebook_written_for_a_simpler_class_runs_unchanged(tmp_path: Path) -> None:
     generator = FineTuneDataGenerator()
     samples = [
         ("帮我查订单 ORD-001", "query_order", {"order_id": "ORD-001"}, None),
@@ -82,21 +82,21 @@ def test_a_notebook_written_against_the_naive_class_runs_unchanged(tmp_path: Pat
     assert rows[2]["messages"][-1] == {"role": "assistant", "content": "人工客服的服务时间是每天 9:00 到 21:00。"}
 
 
-def test_positional_arguments_stand_in_the_notebooks_order() -> None:
+def test_positional_arguments_have_the_notebooks_order() -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, "B-773 取消", "cancel_order", {"order_id": "B-773"})
     generator.add_sample(SYSTEM, "谢谢", None, None, "不客气。")
     assert generator.stats() == {"total": 2, "tool_call_samples": 1, "direct_answer_samples": 1}
 
 
-def test_chinese_is_written_as_it_is_in_arguments_and_text() -> None:
+def test_chinese_is_not_escaped_in_arguments_and_text() -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, "改到公司", "update_address", {"address": "公司"})
     assert "\\u" not in generator.export_jsonl()
 
 
 @pytest.mark.parametrize("arguments", [None, {}])
-def test_a_call_without_arguments_is_kept_as_a_call(arguments: dict[str, Any] | None) -> None:
+def test_a_call_without_arguments_is_still_a_call(arguments: dict[str, Any] | None) -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, "转人工", "transfer_to_human", arguments)
     (made,) = generator.samples[0]["messages"][-1]["tool_calls"]
@@ -110,7 +110,7 @@ def test_an_empty_system_prompt_gives_a_row_without_a_system_message() -> None:
     assert [message["role"] for message in generator.samples[0]["messages"]] == ["user", "assistant"]
 
 
-def test_several_calls_of_one_turn_have_their_own_ids() -> None:
+def test_several_calls_of_one_turn_have_different_ids() -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, "两个都取消", calls=[("cancel_order", {"order_id": c}) for c in ("1", "2")])
     calls = generator.samples[0]["messages"][-1]["tool_calls"]
@@ -120,7 +120,7 @@ def test_several_calls_of_one_turn_have_their_own_ids() -> None:
     ]
 
 
-def test_several_turns_tie_each_result_to_its_call() -> None:
+def test_each_result_has_the_id_of_its_call() -> None:
     generator = FineTuneDataGenerator()
     generator.add_conversation(
         [
@@ -171,7 +171,7 @@ def test_exported_rows_are_read_back_and_pass_the_check(tmp_path: Path, tools: l
 
 
 @given(st.text(), st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()))
-def test_what_is_given_is_what_is_written(text: str, arguments: dict[str, Any]) -> None:
+def test_any_text_and_arguments_are_exported_unchanged(text: str, arguments: dict[str, Any]) -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, f"问{text}", "lookup", arguments)
     generator.add_sample(SYSTEM, f"问{text}", direct_answer=f"答{text}")
@@ -181,7 +181,7 @@ def test_what_is_given_is_what_is_written(text: str, arguments: dict[str, Any]) 
     assert answered[2]["content"] == f"答{text}"
 
 
-def test_later_changes_to_given_objects_and_returned_rows_leave_the_samples_alone() -> None:
+def test_later_changes_to_given_objects_and_returned_rows_do_not_change_the_samples() -> None:
     generator = FineTuneDataGenerator()
     arguments = {"order_id": "88213"}
     generator.add_sample(SYSTEM, "查 88213", "query_order", arguments)
@@ -209,12 +209,12 @@ REFUSED = {
     "not JSON": ({"tool_name": "query_order", "tool_args": {"order_id": {1, 2}}}, "cannot be written as JSON"),
     "NaN": ({"tool_name": "query_stock", "tool_args": {"sku": "S", "quantity": float("nan")}}, "cannot be written as"),
     "half a character": ({"direct_answer": "\ud83d"}, "cannot be written as JSON"),
-    "taken id": ({"direct_answer": "好的", "id": "first"}, 'the id "first" is taken'),
+    "taken id": ({"direct_answer": "好的", "id": "first"}, 'an earlier sample has the id "first"'),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_refused_sample_is_named_and_leaves_nothing_behind(
+def test_a_refused_sample_is_named_and_changes_nothing(
     tools: list[dict[str, Any]], arguments: dict[str, Any], message: str
 ) -> None:
     generator = FineTuneDataGenerator(tools=tools)
@@ -228,13 +228,13 @@ def test_a_refused_sample_is_named_and_leaves_nothing_behind(
     assert generator.stats()["total"] == 1
 
 
-def test_a_fault_deep_in_the_arguments_is_named_by_its_path() -> None:
+def test_a_fault_deep_in_the_arguments_is_named_with_its_path() -> None:
     generator = FineTuneDataGenerator(tools=[NESTED])
     with pytest.raises(UserError, match=r"lines\[1\]\.count: 'x' is not of type 'integer'"):
         generator.add_sample(SYSTEM, "q", "place_order", {"lines": [{"count": 1}, {"count": "x"}]})
 
 
-def test_without_tools_any_call_is_taken() -> None:
+def test_without_tools_any_call_is_accepted() -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, "q", "anything", {"at": ["all"]})
     assert generator.stats()["tool_call_samples"] == 1
@@ -245,7 +245,7 @@ CALLING = {"role": "assistant", "tool_calls": [call("f", {}, id="a"), call("f", 
 RESULT = {"role": "tool", "content": "r"}
 ANSWER = {"role": "assistant", "content": "a"}
 
-OUT_OF_ORDER = {
+MALFORMED = {
     "no message": ([], 'expected "messages"'),
     "no answer": ([USER], "the last message is of role user"),
     "result last": ([USER, CALLING, RESULT, RESULT], "the last message is of role tool"),
@@ -253,12 +253,12 @@ OUT_OF_ORDER = {
     "empty question": ([{"role": "user", "content": " "}, ANSWER], "message 0: an empty user message"),
     "two answers": ([USER, ANSWER, ANSWER], "message 2: two assistant turns in a row"),
     "late system": ([USER, ANSWER, {"role": "system", "content": "s"}, USER, ANSWER], "message 2: a system message"),
-    "result of nothing": ([USER, RESULT, ANSWER], "message 1: a tool result without an open call"),
+    "result of nothing": ([USER, RESULT, ANSWER], "message 1: a tool result without an unanswered call"),
     "one result too few": ([USER, CALLING, RESULT, ANSWER], "message 3: 1 call(s) before it have no result"),
     "one result too many": ([USER, CALLING, RESULT, RESULT, RESULT, ANSWER], "message 4: a tool result without"),
     "result of another call": (
         [USER, CALLING, {**RESULT, "tool_call_id": "c"}],
-        'message 2: no open call has the id "c"',
+        'message 2: no unanswered call has the id "c"; known: a, b',
     ),
     "an id given twice": (
         [USER, {"role": "assistant", "tool_calls": [call("f", {}, id="a"), call("f", {}, id="a")]}],
@@ -267,12 +267,12 @@ OUT_OF_ORDER = {
     "unknown role": ([USER, {"role": "model", "content": "a"}], "message 1: expected a"),
     "unknown key": ([USER, {**ANSWER, "text": "a"}], 'message 1: unknown key "text"'),
     "not a message": ([USER, "a"], "message 1: expected an object"),
-    "calls that are none": ([USER, {"role": "assistant", "tool_calls": ["f"]}], "message 1: call 0"),
+    "calls without a name": ([USER, {"role": "assistant", "tool_calls": ["f"]}], "message 1: call 0"),
 }
 
 
-@pytest.mark.parametrize(("messages", "message"), OUT_OF_ORDER.values(), ids=OUT_OF_ORDER.keys())
-def test_a_conversation_out_of_order_is_refused(messages: list[Any], message: str) -> None:
+@pytest.mark.parametrize(("messages", "message"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_conversation_is_refused(messages: list[Any], message: str) -> None:
     generator = FineTuneDataGenerator()
     with pytest.raises(UserError) as refusal:
         generator.add_conversation(messages)
@@ -287,7 +287,7 @@ def test_calls_at_the_end_of_a_conversation_need_no_results() -> None:
     assert generator.stats() == {"total": 1, "tool_call_samples": 1, "direct_answer_samples": 0}
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = FineTuneDataGenerator()
     generator.add_sample(SYSTEM, "hello", direct_answer="Hello!")
     output = tmp_path / "train.jsonl"

@@ -1,4 +1,4 @@
-"""Rows of several requests are whole conversations, and hold the requests as they were made."""
+"""Rows of several requests are complete conversations with every request unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def joined(*rows: Conversation, size: int = 2, results: Any = RESULTS) -> list[C
     return join_requests(rows, size, results, rng=Random(0), tools=TOOLS, prefix="x")
 
 
-def test_requests_follow_one_another_and_only_they_are_learned() -> None:
+def test_requests_are_consecutive_and_only_their_turns_are_learned() -> None:
     (row,) = joined(single("a", "A and B?", ("find", {"code": "A"}), ("find", {"code": "B"})), single("b", "thanks"))
     said = [(message.role, message.content) for message in row.messages]
     assert said == [
@@ -61,7 +61,7 @@ def test_requests_follow_one_another_and_only_they_are_learned() -> None:
     assert not [finding for finding in check([row]) if finding.severity == "error"]
 
 
-def test_calls_of_a_row_have_ids_of_their_own_and_results_point_at_theirs() -> None:
+def test_calls_of_a_row_have_different_ids_and_results_have_the_id_of_their_call() -> None:
     (row,) = joined(*(single(id, id, ("find", {"code": id})) for id in "abc"), size=3)
     calls = [call.id for message in row.messages for call in message.tool_calls]
     assert calls == ["call_1", "call_2", "call_3"]
@@ -73,13 +73,13 @@ def test_rows_of_a_language_stay_together_and_none_is_lost() -> None:
     found = joined(*rows)
     parts = [str(row.meta["template"]).split("+") for row in found]
     assert sorted(id for part in parts for id in part) == sorted(row.id for row in rows)
-    assert sum(len({id[:2] for id in part}) > 1 for part in parts) == 1  # five and five: one row has to mix them
+    assert sum(len({id[:2] for id in part}) > 1 for part in parts) == 1  # of five and five, one row must mix both
 
 
 def test_a_tool_without_a_result_in_the_language_is_an_error() -> None:
     with pytest.raises(UserError, match=r'^row a: results: nothing for bye in "zh"'):
         joined(single("a", "x", ("bye", {}), language="zh"), single("b", "y", language="zh"))
-    with pytest.raises(UserError, match=r"^row a: results: find: \{code\} is no argument of the call"):
+    with pytest.raises(UserError, match=r"^row a: results: find: \{code\} is not an argument of the call"):
         joined(single("a", "x", ("find", {})), single("b", "y"))
 
 
@@ -91,7 +91,7 @@ def test_a_tool_without_a_result_in_the_language_is_an_error() -> None:
         ("results: {find: [{tool: 1, answer: {en: a}, more: 1}]}\n", r"results.find.0.more: extra inputs"),
     ],
 )
-def test_a_file_of_results_of_another_shape_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+def test_a_malformed_file_of_results_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "results.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""A spec of templates, slots and a mix makes the rows that it says, and tells what is wrong with it."""
+"""A spec of templates, slots and a mix makes the rows that it describes, and its faults are reported."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from toolhone.data.generate.rows import (
     choose,
     generate,
     make,
-    refuse_made_up_text,
+    refuse_invented_text,
     refuse_slot_in_other_argument,
     share,
 )
-from toolhone.data.generate.spec import Shapes, SlotSpec, code_filler, deal, fillers, load_spec
+from toolhone.data.generate.spec import Shapes, SlotSpec, code_filler, divide, fillers, load_spec
 from toolhone.data.generate.templates import Template
 from toolhone.data.groups import jaccard, shingles
 from toolhone.data.read import read_conversations
@@ -103,7 +103,7 @@ def arguments(rows: list[Conversation], name: str) -> list[Any]:
     return [call.arguments[name] for call in calls if name in call.arguments]
 
 
-def test_a_spec_makes_so_many_rows_of_each_kind_with_prompt_and_tools(tmp_path: Path) -> None:
+def test_a_spec_makes_the_rows_of_each_kind_with_prompt_and_tools(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     kinds = Counter(row.messages[-1].tool_calls[0].name if row.messages[-1].tool_calls else "" for row in rows["train"])
     assert kinds == {"": 10, "find": 15, "order": 15}
@@ -115,14 +115,14 @@ def test_a_spec_makes_so_many_rows_of_each_kind_with_prompt_and_tools(tmp_path: 
     assert answers == {"Which shop?", "Where was it?"}
 
 
-def test_the_same_spec_makes_the_same_rows_and_another_seed_others(tmp_path: Path) -> None:
+def test_the_same_spec_makes_the_same_rows_and_another_seed_makes_others(tmp_path: Path) -> None:
     assert rows_of(tmp_path) == rows_of(tmp_path)
     other = rows_of(tmp_path, changed("seed: 3", "seed: 4"))
     assert other["train"] != rows_of(tmp_path)["train"]
     assert Counter(row.meta["language"] for row in other["test"]).total() == 8
 
 
-def test_codes_have_their_shapes_and_stand_in_one_row_alone(tmp_path: Path) -> None:
+def test_codes_have_their_shapes_and_each_occurs_in_only_one_row(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     every = [*rows["train"], *rows["test"]]
     found = [re.findall(r"[A-Za-z]+-?\d{3,4}", row.messages[1].content) for row in every]
@@ -134,7 +134,7 @@ def test_codes_have_their_shapes_and_stand_in_one_row_alone(tmp_path: Path) -> N
     assert any(code.isupper() for code in typed)
 
 
-def test_no_value_of_a_slot_stands_in_two_outputs(tmp_path: Path) -> None:
+def test_no_value_of_a_slot_occurs_in_two_outputs(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     for name in ("code", "city", "count"):
         train, test = (set(arguments(rows[split], name)) for split in ("train", "test"))
@@ -143,14 +143,14 @@ def test_no_value_of_a_slot_stands_in_two_outputs(tmp_path: Path) -> None:
         assert train & test == set()
 
 
-def test_a_shared_slot_takes_all_its_values_for_every_output() -> None:
+def test_a_shared_slot_has_all_its_values_in_every_output() -> None:
     slot = SlotSpec(integers=(1, 2), shared=True)
     for output in ("a", "b"):
         fill = fillers({"n": slot}, output, {"a": 5, "b": 5}, 0, set(), "spec.yaml")["n"]
         assert {fill(Random(seed), "en", True) for seed in range(20)} == {1, 2}
 
 
-def test_lists_by_output_are_taken_as_they_are_and_may_not_overlap(tmp_path: Path) -> None:
+def test_lists_by_output_are_used_unchanged_and_must_not_overlap(tmp_path: Path) -> None:
     (tmp_path / "cities.yaml").write_text("train: {en: [Leeds], zh: [北京]}\ntest: {zh: [上海], en: [York]}\n")
     lists = "city: {lists: {en: [Leeds, York, Hull, Bath, Ely, Ripon], zh: [北京, 上海, 广州, 深圳]}}"
     text = changed(lists, "city: {lists: cities.yaml}")
@@ -167,17 +167,17 @@ def test_lists_by_output_are_taken_as_they_are_and_may_not_overlap(tmp_path: Pat
     values=st.lists(st.integers(), unique=True, min_size=4, max_size=60),
     rows=st.lists(st.integers(1, 500), min_size=1, max_size=4),
 )
-def test_dealing_gives_every_value_to_one_output_and_each_output_some(values: list[int], rows: list[int]) -> None:
+def test_divide_gives_every_value_to_one_output_and_each_output_some(values: list[int], rows: list[int]) -> None:
     counts = {str(n): count for n, count in enumerate(rows)}
-    dealt = deal(values, counts, "seed", "here")
-    assert sorted(value for part in dealt.values() for value in part) == sorted(values)
-    assert min(len(part) for part in dealt.values()) >= 1
+    divided = divide(values, counts, "seed", "here")
+    assert sorted(value for part in divided.values() for value in part) == sorted(values)
+    assert min(len(part) for part in divided.values()) >= 1
     spare = len(values) - len(rows)
     for name, count in counts.items():
-        assert abs(len(dealt[name]) - 1 - spare * count / sum(rows)) <= 1
+        assert abs(len(divided[name]) - 1 - spare * count / sum(rows)) <= 1
 
 
-def test_usual_shapes_come_up_by_their_weight_and_few_codes_in_lower_case() -> None:
+def test_shapes_are_drawn_by_weight_and_few_codes_are_in_lower_case() -> None:
     slot = SlotSpec(codes=(Shapes(of=("U#####",), weight=3), Shapes(of=("R#####",))), lower_case=0.1)
     fill = code_filler(slot, set(), "spec.yaml")
     rng = Random(1)
@@ -187,7 +187,7 @@ def test_usual_shapes_come_up_by_their_weight_and_few_codes_in_lower_case() -> N
     assert not any(str(fill(rng, "en", False)).islower() for _ in range(200))
 
 
-def test_codes_that_are_used_up_are_told() -> None:
+def test_running_out_of_codes_is_an_error() -> None:
     fill = code_filler(SlotSpec(codes=(Shapes(of=("A#",)),)), set(), "spec.yaml: slots.code")
     assert {fill(Random(seed), "en", False) for seed in range(10)} == {f"A{n}" for n in range(10)}
     with pytest.raises(UserError, match=r"spec.yaml: slots.code: .* no new code"):
@@ -198,13 +198,13 @@ def template(id: str, *turns: tuple[str, Any], language: str = "en") -> Template
     return Template(id, language, turns, "spec.yaml:1")
 
 
-def test_rows_are_shared_evenly_as_far_as_the_templates_reach() -> None:
+def test_rows_are_shared_as_evenly_as_the_templates_allow() -> None:
     slotted = [template(str(n), ("user", "{sku}")) for n in range(4)]
     plain = [template(str(n), ("user", "hello")) for n in range(2)]
     groups = {"slotted": slotted, "plain": plain}
     assert share(5, groups, repeat=False) == {"slotted": 3, "plain": 2}
     assert share(20, groups, repeat=True) == {"slotted": 18, "plain": 2}
-    with pytest.raises(UserError, match="1 more than the templates make"):
+    with pytest.raises(UserError, match="the templates of slotted, plain make 6 rows, expected 7"):
         share(7, groups, repeat=False)
 
 
@@ -229,7 +229,7 @@ def picked(rows: int, **given: Any) -> list[Template]:
     return choose(pool(), rows, **{**options, **given})
 
 
-def test_a_mix_counts_rows_or_takes_a_share_that_is_rounded_down() -> None:
+def test_a_mix_has_counts_or_shares_that_are_rounded_down() -> None:
     kinds = Counter(t.kind for t in picked(100, mix={"find": 7, "no call": Fraction(1, 6)}))
     assert kinds == {"find": 7, "no call": 16, "order": 77}
 
@@ -239,14 +239,14 @@ def test_rows_are_shared_evenly_over_an_arguments_values() -> None:
     assert Counter(t.calls[0][1]["size"] for t in chosen if t.kind == "order") == {"s": 15, "l": 15}
 
 
-def test_languages_have_their_shares_in_all_and_in_each_kind() -> None:
+def test_languages_have_their_shares_overall_and_in_each_kind() -> None:
     chosen = picked(100, mix={"no call": 0}, languages={"en": 0.3, "zh": 0.7})
     assert Counter(t.language for t in chosen) == {"en": 30, "zh": 70}
     for kind in ("find", "order"):
         assert abs(sum(t.language == "en" for t in chosen if t.kind == kind) - 15) <= 1
 
 
-def test_a_language_that_the_templates_do_not_reach_is_told() -> None:
+def test_too_few_templates_of_a_language_are_an_error() -> None:
     with pytest.raises(UserError, match="languages: zh: the templates make 50 of 100 rows, expected 70%"):
         picked(100, mix={"no call": 50}, languages={"en": 0.3, "zh": 0.7})
 
@@ -259,12 +259,12 @@ def test_every_template_makes_a_row_before_any_makes_two() -> None:
 @pytest.mark.parametrize(
     ("mix", "message"),
     [
-        ({"fnd": 3}, 'mix or evenly_by names "fnd"'),
+        ({"fnd": 3}, 'mix or evenly_by has "fnd"; expected kinds of templates: '),
         ({"find": 60}, "mix asks for 60 rows, more than the 40 rows"),
-        ({"find": 10, "order": 10, "no call": 10}, "leaves no other kind"),
+        ({"find": 10, "order": 10, "no call": 10}, "and no other kind is left"),
     ],
 )
-def test_a_mix_that_does_not_add_up_is_told(mix: dict[str, int], message: str) -> None:
+def test_a_mix_that_does_not_add_up_is_refused(mix: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         picked(40, mix=mix)
 
@@ -278,30 +278,30 @@ FAULTS = {
         "count: {integers: [1, 40], codes: [{of: [A]}]}",
         r"spec.yaml:7: slots.count: expected one of codes, integers and lists, found codes and integers",
     ),
-    "empty range": ("[1, 40]", "[40, 1]", "the least is 40"),
+    "empty range": ("[1, 40]", "[40, 1]", "the smallest, 40, is above the largest, 1"),
     "bad share": ("no call: 1/4", "no call: 5/4", "mix: no call: expected a count, or a share of 0 to 1"),
     "no share": ("no call: 1/4", "no call: a lot", "expected a count or a share such as 0.1 or 1/6"),
-    "unknown kind": ("no call: 1/4", "nocall: 1/4", r'spec.yaml:11: outputs.train: mix or evenly_by names "nocall"'),
+    "unknown kind": ("no call: 1/4", "nocall: 1/4", r'spec.yaml:11: outputs.train: mix or evenly_by has "nocall"'),
     "unknown slot": ("where is {code}?", "where is {cod}?", r"spec.yaml:14: .*unknown slot \{cod\}"),
     "breaks the tools": ("size: l", "size: xl", "order-en"),
-    "made up": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" is in no message'),
-    "another argument": ('find: {code: "{code}"}', 'order: {city: "{code}"}', "expected the slot {city}"),
+    "invented": ('city: "{city}", size: s', "city: Rome, size: s", 'city "Rome" is in no message'),
+    "another argument": ('find: {code: "{code}"}', 'order: {city: "{code}"}', "expected the slot {city}, found {code}"),
     "no language": ("zh: [北京, 上海, 广州, 深圳]", "fr: [Lyon, Metz]", 'no values for the language "zh"'),
     "too few values": ("[北京, 上海, 广州, 深圳]", "[北京]", "1 values for 2 outputs"),
-    "too alike": ("tell me about {code} please", "where is {code}", r"max_similarity: 1 pairs are over 0.5"),
+    "too similar": ("tell me about {code} please", "where is {code}", r"max_similarity: 1 pairs are over 0.5"),
     "broken YAML": ("mix:", "mix: [", "not YAML"),
 }
 
 
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_told_and_nothing_is_written(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_fault_is_reported_and_nothing_is_written(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = write(tmp_path, changed(old, new))
     with pytest.raises(UserError, match=message):
         generate(path, quiet())
     assert sorted(file.name for file in tmp_path.iterdir()) == ["spec.yaml", "tools.json"]
 
 
-def test_generating_writes_a_file_for_each_output_and_comparing_tells_what_differs(tmp_path: Path) -> None:
+def test_generate_writes_a_file_for_each_output_and_compare_reports_differences(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert generate(path, quiet(), out=tmp_path / "made")
     written = {name: list(read_conversations(tmp_path / "made" / f"{name}.jsonl")) for name in ("train", "test")}
@@ -318,36 +318,36 @@ def test_one_output_is_written_to_the_file_that_out_names(tmp_path: Path) -> Non
     path = write(tmp_path, alone)
     assert generate(path, quiet(), out=tmp_path / "rows.jsonl")
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 40
-    with pytest.raises(UserError, match="has the outputs train, test, so expected a folder"):
+    with pytest.raises(UserError, match="expected a folder for the outputs train, test of "):
         generate(write(tmp_path), quiet(), out=tmp_path / "rows.jsonl")
 
 
-def test_rows_go_without_tools_where_the_spec_says_so(tmp_path: Path) -> None:
+def test_rows_have_no_tools_if_the_spec_says_so(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, changed("seed: 3", "seed: 3\ntools_in_rows: false"))
     assert all(row.tools == () for row in rows["train"])
 
 
-def test_a_parcels_number_as_an_orders_is_refused() -> None:
+def test_a_tracking_number_as_an_order_id_is_refused() -> None:
     wrong = template("a", ("user", "{tracking_no}"), ("calls", [{"query_order": {"order_id": "{tracking_no}"}}]))
-    with pytest.raises(UserError, match=r"order_id is \{tracking_no\}"):
+    with pytest.raises(UserError, match=r"order_id: expected the slot \{order_id\}, found \{tracking_no\}"):
         refuse_slot_in_other_argument(wrong)
 
 
-def test_an_argument_that_nobody_said_before_the_call_is_refused() -> None:
+def test_a_text_argument_that_is_in_no_earlier_message_is_refused() -> None:
     tools = tuple(Tool(row["name"], "", row["parameters"]) for row in TOOLS)  # type: ignore[arg-type]
     call = Message("assistant", "", (ToolCall("order", {"city": "Leeds", "size": "l"}),))
-    refuse_made_up_text(Conversation("1", (Message("user", "to Leeds"), call), tools, "here"))
+    refuse_invented_text(Conversation("1", (Message("user", "to Leeds"), call), tools, "here"))
     with pytest.raises(UserError, match='city "Leeds" is in no message before the call'):
-        refuse_made_up_text(Conversation("1", (Message("user", "to York"), call, Message("user", "Leeds")), tools, ""))
+        refuse_invented_text(Conversation("1", (Message("user", "to York"), call, Message("user", "Leeds")), tools, ""))
 
 
-def test_texts_shorter_than_five_characters_are_one_gram() -> None:
+def test_a_text_shorter_than_five_characters_is_one_gram() -> None:
     assert shingles("□ 取消") == frozenset({"□ 取消"})
     assert shingles("abcdef") == frozenset({"abcde", "bcdef"})
     assert jaccard(shingles("abcdef"), shingles("abcde")) == 0.5
 
 
-def test_several_requests_a_row_take_as_many_templates_and_need_results(tmp_path: Path) -> None:
+def test_several_requests_per_row_take_as_many_templates_and_need_results(tmp_path: Path) -> None:
     text = changed("    rows: 40\n", "    rows: 20\n    requests: 2\n")
     with pytest.raises(UserError, match=r"spec.yaml:\d+: outputs.train: requests needs the spec's `results`"):
         rows_of(tmp_path, text)

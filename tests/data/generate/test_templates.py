@@ -1,4 +1,4 @@
-"""Templates: what a spec makes, and how a faulty one is told."""
+"""Templates: the rows that they make, and the errors for faulty ones."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make(chosen: list[Template] | tuple[Template, ...], seed: int = 1) -> list[C
     return expand(chosen, seed=seed, fillers=FILLERS, system_prompt="你是客服", tools=TOOLS, prefix="row")
 
 
-def test_a_filled_row_says_the_same_value_wherever_its_slot_stands(tmp_path: Path) -> None:
+def test_a_slot_has_the_same_value_everywhere_in_a_row(tmp_path: Path) -> None:
     row = make(load(tmp_path))[0]
     code = row.messages[1].content.removeprefix("查 ")
     assert row.messages[2].tool_calls[0].arguments == {"order_id": code}
@@ -104,7 +104,7 @@ def test_results_answer_the_calls_before_them_in_order(tmp_path: Path) -> None:
     assert row.messages[6].tool_calls[0].id == "call_2"
 
 
-def test_kinds_follow_from_what_a_template_does(tmp_path: Path) -> None:
+def test_the_kind_of_a_template_follows_from_its_calls_and_turns(tmp_path: Path) -> None:
     kinds = [template.kind for template in load(tmp_path)]
     assert kinds == ["query_order", "several calls", "no call", "transfer_to_human", "several turns"]
 
@@ -115,13 +115,13 @@ def test_the_masked_question_has_every_user_turn_in_lower_case_without_values(tm
     assert questions[4] == f"is {MASK} there?\ncancel {MASK} then"
 
 
-def test_the_same_seed_makes_the_same_rows_and_another_seed_others(tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_rows_and_another_seed_makes_others(tmp_path: Path) -> None:
     templates = load(tmp_path)
     assert make(templates) == make(templates)
     assert make(templates) != make(templates, seed=2)
 
 
-def test_a_reworded_template_changes_its_own_rows_alone(tmp_path: Path) -> None:
+def test_a_reworded_template_changes_only_its_own_rows(tmp_path: Path) -> None:
     before = make(load(tmp_path))
     after = make(load(tmp_path, SPEC.replace("查 {order_id}", "查 {order_id} 的 {sku}")))
     assert [a.messages == b.messages for a, b in zip(before, after, strict=True)] == [False, True, True, True, True]
@@ -142,11 +142,11 @@ def test_rows_are_spread_evenly_and_templates_without_slots_make_one_each(tmp_pa
 
 def test_more_rows_than_the_templates_can_make_are_refused(tmp_path: Path) -> None:
     without_slots = [template for template in load(tmp_path) if not template.slots]
-    with pytest.raises(UserError, match="3 rows asked for, but the 2 templates make 2"):
+    with pytest.raises(UserError, match="the 2 templates make 2 rows, expected 3"):
         spread(without_slots, 3, Random(3))
 
 
-def test_a_filler_without_a_second_value_is_told(tmp_path: Path) -> None:
+def test_a_filler_without_a_second_value_is_an_error(tmp_path: Path) -> None:
     spec = SPEC.replace("Ship to {address}", "Ship to {address} or {address_2}")
     with pytest.raises(UserError, match=r"spec.yaml:8: .*\{address_2\} gave no new value"):
         load(tmp_path, spec)
@@ -171,8 +171,8 @@ FAULTS = {
     ),
     "number as text": ("user: 查 {order_id}", "user: 88213", "spec.yaml:3: .*user: expected a text, found 88213"),
     "unknown slot": ("查 {order_id}", "查 {ordr_id}", r"unknown slot \{ordr_id\} \(did you mean \"order_id\""),
-    "open brace": ("查 {order_id}", "查 {order_id} {", "a brace that belongs to no slot"),
-    "slot from nowhere": ("查 {order_id}", "查订单", r"calls uses \{order_id\}, which no message before it holds"),
+    "open brace": ("查 {order_id}", "查 {order_id} {", "a brace outside a slot"),
+    "slot from nowhere": ("查 {order_id}", "查订单", r"calls uses \{order_id\}, which is in no message before it"),
     "unknown tool": ("- query_order:", "- query_ordr:", r'spec.yaml:3: .*"query_ordr" is not in tools \(did you mean'),
     "unknown argument": ("query_order: {order_id:", "query_order: {id:", "spec.yaml:3: .*'order_id' is a required"),
     "wrong type": (
@@ -187,17 +187,21 @@ FAULTS = {
         "",
         "none is a tool result",
     ),
-    "result too many": ("      - answer: ", "      - tool: {}\n      - answer: ", "a tool result without an open call"),
+    "result too many": (
+        "      - answer: ",
+        "      - tool: {}\n      - answer: ",
+        "a tool result without an unanswered",
+    ),
 }
 
 
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_told_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_fault_is_reported_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in SPEC
     with pytest.raises(UserError, match=message):
         load(tmp_path, SPEC.replace(old, new, 1))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"spec\.yaml: no such template file"):
         load_templates(tmp_path / "spec.yaml", TOOLS, FILLERS)

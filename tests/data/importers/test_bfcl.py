@@ -1,4 +1,4 @@
-"""Reading BFCL v4: on lines of the benchmark, and, where `scripts/fetch_bfcl.py` has brought it, on all of it."""
+"""Reading BFCL v4: lines of the benchmark, and the whole benchmark if `scripts/fetch_bfcl.py` has downloaded it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ UNSATISFIABLE = {
     "live_multiple_862-181-3",
     "live_multiple_964-207-0",
 }
-"""Entries whose gold no call satisfies: no value is accepted, or an argument is asked for that the tool lacks."""
+"""Entries whose gold no call satisfies: no value is accepted, or the tool lacks an expected argument."""
 
 EXPRESSIONS = {
     *(f"simple_java_{n}" for n in (26, 35, 38, 45, 58, 69, 72, 82, 87, 88)),
     *(f"simple_javascript_{n}" for n in (5, 9, 11, 15, 19, 32, 37, 39)),
 }
-"""Entries of other languages whose gold is a variable or an expression where the tool states another type."""
+"""Entries of other languages whose gold is a variable or an expression, not a value of the tool's type."""
 
 UNTYPED = {"simple_javascript_23"}
-"""An entry with a parameter of the type ""."""
+"""An entry with a parameter whose type is ""."""
 
 OUTSIDE_SCHEMA = {
     *("parallel_multiple_21", "parallel_multiple_94", "live_parallel_multiple_2-2-0"),
@@ -46,11 +46,11 @@ OUTSIDE_SCHEMA = {
     *("live_multiple_750-169-5", "live_multiple_756-169-11", "live_multiple_835-178-10", "live_multiple_871-182-8"),
     "live_multiple_947-197-0",
 }
-"""Python entries that are read, though the call that their gold asks for does not satisfy the tool's schema."""
+"""Python entries that are read although the expected call does not satisfy the tool's schema."""
 
 
 def entries(folder: Path, *categories: str) -> dict[str, Conversation | RowFault]:
-    """What is read, by the entry's id."""
+    """The conversation or fault of each entry, by id."""
     found = bfcl.read_bfcl_folder(folder, categories or bfcl.SINGLE_TURN)
     return {row.id if isinstance(row, Conversation) else row.message.partition(":")[0]: row for row in found}
 
@@ -75,7 +75,7 @@ def accepted(values: list[Any], schema: dict[str, Any] | None = None) -> GoldCal
     return found.expected.calls[0]
 
 
-def test_names_of_required_arguments_that_are_no_texts_are_no_names() -> None:
+def test_required_arguments_that_are_not_strings_are_ignored() -> None:
     made = row([{"f": {"x": [1, ""]}}], x={"type": "any"})
     made["function"][0]["parameters"]["required"] = [["x"]]
     (call,) = bfcl.read(made, WHERE).messages[-1].tool_calls
@@ -112,7 +112,7 @@ def test_tuples_and_floats_become_arrays_and_numbers() -> None:
     assert found.messages[1].tool_calls[0].arguments["coord1"] == [33.4484, -112.074]
 
 
-def test_an_object_s_own_alternatives_are_multiplied_out() -> None:
+def test_alternatives_inside_an_object_give_every_combination() -> None:
     found = entry("simple_python_94")
     assert found.expected is not None
     update = found.expected.calls[0].arguments["update_info"]
@@ -124,14 +124,14 @@ def test_an_object_s_own_alternatives_are_multiplied_out() -> None:
     assert accepted([[1, 2], [2, 1]]).arguments["x"] == [[1, 2], [2, 1]]
 
 
-def test_an_argument_that_may_be_nothing_but_left_out_is_not_in_the_gold() -> None:
+def test_an_argument_that_may_only_be_left_out_is_not_in_the_gold() -> None:
     found = entry("simple_python_211")
     assert found.expected is not None
     assert {"cc", "bcc"} <= found.tools[0].parameters["properties"].keys()
     assert not {"cc", "bcc"} & found.expected.calls[0].arguments.keys()
 
 
-def test_an_optional_argument_stands_in_the_turn_only_where_the_schema_requires_it() -> None:
+def test_an_optional_argument_is_in_the_turn_only_if_the_schema_requires_it() -> None:
     gold = [{"f": {"x": ["", 1], "y": [2, ""]}}]
     found = bfcl.read(row(gold, x={"type": "integer"}, y={"type": "integer"}), WHERE)
     assert found.messages[1].tool_calls[0].arguments == {}
@@ -142,7 +142,7 @@ def test_an_optional_argument_stands_in_the_turn_only_where_the_schema_requires_
     assert found.expected == Gold("calls", (GoldCall("f", {"x": [1], "y": [2]}, frozenset({"x", "y"})),))
 
 
-def test_a_default_of_null_is_among_what_the_parameter_takes() -> None:
+def test_a_parameter_with_default_null_accepts_null() -> None:
     found = entry("live_simple_30-8-0")
     assert found.expected is not None
     assert found.expected.calls[0].arguments["filterName"] == [None]
@@ -152,7 +152,7 @@ def test_a_default_of_null_is_among_what_the_parameter_takes() -> None:
     assert json_schema(choices, PYTHON_TYPES, WHERE)["enum"] == ["a", "b", None]
 
 
-def test_choices_beside_an_array_are_those_of_its_items() -> None:
+def test_an_enum_beside_an_array_applies_to_its_items() -> None:
     tools = {tool.name: tool.parameters for tool in entry("live_multiple_148-58-2").tools}
     metrics = tools["get_sensor_readings_latest"]["properties"]["metrics"]
     assert "enum" not in metrics
@@ -178,7 +178,7 @@ def test_irrelevance_expects_no_call_and_relevance_some_call() -> None:
     assert found.tools
 
 
-def test_java_types_are_mapped_and_expressions_told() -> None:
+def test_java_types_are_mapped_and_expressions_are_faults() -> None:
     assert entry("simple_java_1").tools[0].parameters["properties"]["params"]["type"] == "object"
     assert entry("simple_java_1").messages[1].tool_calls[0].arguments["params"] == {
         "limit": 50,
@@ -193,7 +193,7 @@ def test_java_types_are_mapped_and_expressions_told() -> None:
     assert json_schema(long, JAVA_TYPES, WHERE) == {"type": "array", "items": {"type": "integer"}}
 
 
-def test_entries_that_cannot_be_read_are_told_by_id_and_reason() -> None:
+def test_entries_that_cannot_be_read_are_faults_with_id_and_reason() -> None:
     found = entries(FIXTURES)
     faults = {id: fault for id, fault in found.items() if isinstance(fault, RowFault)}
     assert faults.keys() == {"live_simple_106-63-0", "simple_java_35", "simple_javascript_23"}
@@ -204,7 +204,7 @@ def test_entries_that_cannot_be_read_are_told_by_id_and_reason() -> None:
     assert faults["simple_javascript_23"].message.endswith("the type '' has no counterpart in JSON Schema")
 
 
-def test_what_is_read_is_read_back_from_what_is_written() -> None:
+def test_written_conversations_are_read_back_unchanged() -> None:
     for found in entries(FIXTURES).values():
         if isinstance(found, Conversation):
             assert openai.read(json.loads(json.dumps(found.to_json())), found.where) == found
@@ -216,9 +216,9 @@ def test_what_is_read_is_read_back_from_what_is_written() -> None:
 @pytest.mark.parametrize(
     ("made", "rule", "message"),
     [
-        (row(), "bfcl-gold", "simple_python_0: no gold; it is in the folder possible_answer"),
+        (row(), "bfcl-gold", "simple_python_0: no gold; read the folder that has possible_answer/ in it"),
         (row([]), "bfcl-gold", "simple_python_0: no gold; "),
-        (row([{"f": {}, "g": {}}]), "bfcl-gold", "simple_python_0: expected a call of the gold"),
+        (row([{"f": {}, "g": {}}]), "bfcl-gold", "simple_python_0: expected a gold call"),
         (
             row([{"f": {"x": 1}}], x={}),
             "bfcl-gold",
@@ -226,40 +226,40 @@ def test_what_is_read_is_read_back_from_what_is_written() -> None:
         ),
         (row([{"f": {"x": []}}], x={}), "bfcl-gold", 'simple_python_0: gold of "f": no value of "x" is accepted'),
         (row([{"f": {"x": [{"a": []}]}}], x={}), "bfcl-gold", 'simple_python_0: gold of "f": no value inside "x"'),
-        (row([{"f": {"x": [1]}}]), "bfcl-gold", 'simple_python_0: gold of "f": "x" is expected, which the function'),
+        (row([{"f": {"x": [1]}}]), "bfcl-gold", 'simple_python_0: gold of "f": "x" is expected, but the function'),
         (row([{"f": {}}], x={"type": "matrix"}), "unknown-type", "simple_python_0: function f: the type 'matrix'"),
         (
             row([{"f": {"x": [{c: list(range(9)) for c in "abcdef"}]}}], x={}),
             "bfcl-gold",
-            'simple_python_0: gold of "f": means more than 10,000 accepted values',
+            'simple_python_0: gold of "f": the accepted values have more than 10,000 combinations',
         ),
         (
             row([{"f": {"x": ["v"]}}], category="simple_javascript", x={"type": "integer"}),
             "bfcl-gold",
             'simple_javascript_0: gold of "f": x: "v" is an expression of the language',
         ),
-        (row(category="multi_turn_base"), "bfcl-category", "multi_turn_base_0: is of no single-turn category"),
+        (row(category="multi_turn_base"), "bfcl-category", "multi_turn_base_0: not in a single-turn category"),
         ({**row([{"f": {}}]), "question": [[], []]}, "no-messages", 'simple_python_0: expected "question" to be one'),
         ({**row([{"f": {}}]), "function": "["}, "broken-json", "simple_python_0: function: broken JSON"),
         ({**row([{"f": {}}]), "function": [1]}, "bad-tool", 'simple_python_0: function 0: expected {"type"'),
-        ({**row([{"f": {}}]), "id": 7}, "bad-type", 'expected "id" to be a text, found 7'),
+        ({**row([{"f": {}}]), "id": 7}, "bad-type", 'expected "id" to be a string, found 7'),
     ],
 )
-def test_an_entry_that_cannot_be_read_is_told(made: dict[str, Any], rule: str, message: str) -> None:
+def test_an_entry_that_cannot_be_read_is_an_error(made: dict[str, Any], rule: str, message: str) -> None:
     with pytest.raises(RowError) as caught:
         bfcl.read(made, WHERE)
     assert caught.value.rule == rule
     assert str(caught.value).startswith(f"{WHERE}: {message}")
 
 
-def test_a_missing_file_and_an_unknown_category_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such file; `python scripts/fetch_bfcl\.py` brings the data"):
+def test_a_missing_file_and_an_unknown_category_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such file; run `python scripts/fetch_bfcl\.py` to download the data"):
         list(bfcl.read_bfcl_folder(tmp_path))
-    with pytest.raises(UserError, match=r'"simple" is no single-turn category of BFCL; known: simple_python, '):
+    with pytest.raises(UserError, match=r'unknown single-turn category of BFCL: "simple"; known: simple_python, '):
         list(bfcl.read_bfcl_folder(FIXTURES, ["simple"]))
 
 
-def test_a_broken_line_costs_that_line_alone(tmp_path: Path) -> None:
+def test_a_broken_line_loses_only_that_line(tmp_path: Path) -> None:
     (tmp_path / "possible_answer").mkdir()
     for name in ("BFCL_v4_parallel.json", "possible_answer/BFCL_v4_parallel.json"):
         line = (FIXTURES / name).read_bytes()
@@ -273,7 +273,7 @@ def test_a_broken_line_costs_that_line_alone(tmp_path: Path) -> None:
     assert isinstance(found[1], Conversation)
 
 
-def test_a_question_is_known_by_its_shape() -> None:
+def test_a_question_is_detected_by_its_shape() -> None:
     assert bfcl.looks_like(row())
     assert bfcl.looks_like({"id": "multi_turn_base_0", "question": [[]], "involved_classes": []})
     assert not bfcl.looks_like({"question": "?", "function": []})
@@ -321,11 +321,11 @@ def test_a_mutated_entry_gives_a_conversation_or_a_row_error(data: st.DataObject
 
 # The whole benchmark
 
-whole = pytest.mark.skipif(not WHOLE.is_dir(), reason="needs BFCL's data; scripts/fetch_bfcl.py brings it")
+whole = pytest.mark.skipif(not WHOLE.is_dir(), reason="needs BFCL's data; run scripts/fetch_bfcl.py")
 
 
 @whole
-def test_every_single_turn_entry_is_read_or_told_by_id() -> None:
+def test_every_single_turn_entry_is_read_or_a_fault_with_its_id() -> None:
     found = list(bfcl.read_bfcl_folder(WHOLE))
     assert len(found) == 3641
     faults = [row.message.partition(":")[0] for row in found if isinstance(row, RowFault)]
@@ -342,7 +342,7 @@ def test_every_single_turn_entry_is_read_or_told_by_id() -> None:
 
 
 @whole
-def test_the_gold_satisfies_its_schema_but_for_a_known_list() -> None:
+def test_the_gold_satisfies_its_schema_except_for_known_entries() -> None:
     found = bfcl.read_bfcl_folder(WHOLE)
     outside = {row.id for row in found if isinstance(row, Conversation) and not call_fits(row)}
     assert outside == OUTSIDE_SCHEMA

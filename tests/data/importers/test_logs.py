@@ -1,4 +1,4 @@
-"""Logs of an application: pairs, streams, the Responses API, and conversations folded out of their steps."""
+"""Application logs: request and response, streams, the Responses API, and steps folded into conversations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def rule(row: dict[str, Any]) -> str:
 # Chat completions
 
 
-def test_the_steps_of_a_conversation_are_one_whose_answers_are_all_learned() -> None:
+def test_steps_of_one_conversation_are_folded_and_every_answer_is_learned() -> None:
     (shop, stock), faults = read_all(FIXTURES / "chat.jsonl")
     assert shop.id == "chatcmpl-A3"
     assert shop.where == f"{FIXTURES / 'chat.jsonl'}:4"
@@ -79,13 +79,13 @@ def test_the_steps_of_a_conversation_are_one_whose_answers_are_all_learned() -> 
     )
     assert [tool.name for tool in shop.tools] == ["query_order", "query_stock"]
     assert {shop.gold_source, stock.gold_source} == {"gpt-4o-2024-08-06"}
-    # The turn that no logged response produced is context.
+    # A turn that no logged response produced is context.
     assert [example.id for example in examples(stock)] == ["chatcmpl-B1/4"]
     assert faults == [(5, "log-truncated"), (6, "log-error"), (7, "log-refusal")]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((0, 1, 3))))
-def test_steps_are_folded_in_whatever_order_they_were_logged(order: tuple[int, ...]) -> None:
+def test_steps_are_folded_in_any_order(order: tuple[int, ...]) -> None:
     rows = lines("chat.jsonl")
     (found,) = fold([rows[n] for n in order])
     (expected,) = fold([rows[0], rows[1], rows[3]])
@@ -104,7 +104,7 @@ def test_a_conversation_that_branches_learns_each_answer_once() -> None:
     assert [turn.weight for turn in second.messages if turn.role == "assistant"] == [0, 1]
 
 
-def test_what_was_asked_under_other_tools_or_of_another_model_is_not_folded() -> None:
+def test_lines_with_other_tools_or_another_model_are_not_folded() -> None:
     answer = {"role": "assistant", "content": "It has left."}
     more = pair(USER, answer, USER, answer="Yes.", tools=[TOOL])
     assert len(fold([pair(USER), more])) == 2
@@ -113,18 +113,18 @@ def test_what_was_asked_under_other_tools_or_of_another_model_is_not_folded() ->
     assert len(fold([pair(USER, tools=[TOOL]), more])) == 2
 
 
-def test_the_same_question_asked_twice_stays_two_rows_and_the_same_response_logged_twice_is_told() -> None:
+def test_a_repeated_question_gives_two_rows_and_a_repeated_response_is_an_error() -> None:
     assert len(fold([pair(USER), pair(USER)])) == 2
     row = lines("chat.jsonl")[0]
     folded = logs.Fold()
     assert list(folded.add(row, "a.jsonl:1")) == []
-    with pytest.raises(RowError, match=r"^a\.jsonl:2: the response chatcmpl-A1 is at a\.jsonl:1 already") as caught:
+    with pytest.raises(RowError, match=r"^a\.jsonl:2: .* chatcmpl-A1 was already logged at a\.jsonl:1") as caught:
         list(folded.add(row, "a.jsonl:2"))
     assert caught.value.rule == "log-repeated"
 
 
 @given(st.data())
-def test_every_line_taken_is_one_learned_turn(data: st.DataObject) -> None:
+def test_every_accepted_line_is_one_learned_turn(data: st.DataObject) -> None:
     texts = st.sampled_from(["a", "b"])
     rows = []
     for _ in range(data.draw(st.integers(1, 8))):
@@ -146,7 +146,7 @@ def test_legacy_functions_are_folded_too() -> None:
     assert found.messages[2].tool_call_id == found.messages[1].tool_calls[0].id == "call_1"
 
 
-# Where a line keeps its pair
+# Where a line keeps its request and response
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_legacy_functions_are_folded_too() -> None:
     ],
     ids=lambda row: "+".join(row)[:40],
 )
-def test_a_pair_is_found_under_its_common_names(row: dict[str, Any]) -> None:
+def test_request_and_response_are_found_under_common_names(row: dict[str, Any]) -> None:
     assert logs.looks_like(row)
     found = logs.read(row, "a.jsonl:3")
     assert found.messages == (Message("user", "Where is ORD-001?"), Message("assistant", "It has left."))
@@ -184,14 +184,14 @@ def test_a_pair_is_found_under_its_common_names(row: dict[str, Any]) -> None:
         {"request": {"messages": [USER]}},
     ],
 )
-def test_what_is_no_pair_is_not_taken_for_one(row: dict[str, Any]) -> None:
+def test_a_row_without_request_or_response_is_not_a_log_line(row: dict[str, Any]) -> None:
     assert not logs.looks_like(row)
 
 
 # Streams
 
 
-def test_a_stream_amounts_to_the_response_without_streaming() -> None:
+def test_a_stream_gives_the_same_response_as_without_streaming() -> None:
     (calls, text), faults = read_all(FIXTURES / "streamed.jsonl")
     assert calls.messages[-1].tool_calls == (
         ToolCall("query_order", {"order_id": "ORD-007"}, "call_s1"),
@@ -203,7 +203,7 @@ def test_a_stream_amounts_to_the_response_without_streaming() -> None:
 
 
 @given(st.data())
-def test_wherever_a_response_is_cut_into_deltas_it_is_put_together_again(data: st.DataObject) -> None:
+def test_deltas_are_joined_wherever_the_response_is_cut(data: st.DataObject) -> None:
     arguments = [json.dumps(data.draw(st.dictionaries(st.text('ab"é'), st.text("xy"), max_size=2))) for _ in range(2)]
     content = data.draw(st.text("hello ", max_size=8))
     chunks: list[dict[str, Any]] = [{"role": "assistant"}]
@@ -234,7 +234,7 @@ def test_calls_in_deltas_without_an_index_start_with_their_ids() -> None:
 # The Responses API
 
 
-def test_items_of_the_responses_api_are_messages() -> None:
+def test_items_of_the_responses_api_become_messages() -> None:
     (found, streamed), faults = read_all(FIXTURES / "responses.jsonl")
     call = ToolCall("query_order", {"order_id": "ORD-001"}, "call_r1")
     assert found.messages == (
@@ -253,7 +253,7 @@ def test_items_of_the_responses_api_are_messages() -> None:
     assert faults == [(4, "log-no-history"), (5, "log-hosted-tool"), (6, "log-truncated"), (7, "log-error")]
 
 
-def test_input_and_output_beside_each_other_are_a_pair() -> None:
+def test_input_and_output_in_one_object_are_request_and_response() -> None:
     row = lines("responses.jsonl")[0]
     flat = {**row["response"]["body"], "input": row["body"]["input"]}
     found = logs.read(flat, "a.jsonl:1")
@@ -281,11 +281,11 @@ def test_input_and_output_beside_each_other_are_a_pair() -> None:
         ([{"choices": [{"delta": {}}]}, {"choices": [{"index": 1, "delta": {}}]}], "log-choices"),
     ],
 )
-def test_an_unusable_response_is_told_with_its_rule(answer: Any, expected: str) -> None:
+def test_an_unusable_response_is_an_error_with_its_rule(answer: Any, expected: str) -> None:
     assert rule({"request": {"messages": [USER]}, "response": answer}) == expected
 
 
-def test_what_is_odd_but_usable_is_told_beside_the_row() -> None:
+def test_a_usable_response_with_choices_or_a_forced_call_gives_faults_and_a_row() -> None:
     row = pair(USER, tools=[TOOL], tool_choice="required")
     row["response"]["choices"] *= 2
     folded = logs.Fold()
@@ -293,21 +293,21 @@ def test_what_is_odd_but_usable_is_told_beside_the_row() -> None:
     assert len(list(folded.conversations())) == 1
 
 
-def test_tools_that_the_request_forbade_were_not_offered() -> None:
+def test_a_request_that_forbids_calls_offers_no_tools() -> None:
     assert logs.read(pair(USER, tools=[TOOL], tool_choice="none"), "a.jsonl:1").tools == ()
     assert len(logs.read(pair(USER, tools=[TOOL], tool_choice="auto"), "a.jsonl:1").tools) == 1
 
 
-# Whatever comes
+# Any log
 
 
 @pytest.mark.parametrize("name", ["chat", "streamed", "responses", "legacy"])
-def test_log_files_are_recognised(name: str) -> None:
+def test_log_files_are_detected(name: str) -> None:
     path = FIXTURES / f"{name}.jsonl"
     assert detected_formats(path) == {str(path): "logs"}
 
 
-def test_what_was_read_from_a_log_is_read_again_from_what_was_written() -> None:
+def test_written_conversations_are_read_back_unchanged() -> None:
     for name in ("chat", "streamed", "responses", "legacy"):
         for row in read_all(FIXTURES / f"{name}.jsonl")[0]:
             assert conversation(json.loads(json.dumps(row.to_json())), row.where) == row
@@ -328,7 +328,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_any_mutated_line_is_learned_or_told(data: st.DataObject) -> None:
+def test_any_mutated_line_is_learned_or_an_error(data: st.DataObject) -> None:
     row = json.loads(json.dumps(data.draw(st.sampled_from(ROWS))))
     for _ in range(data.draw(st.integers(1, 3))):
         found = [place for place in places(row) if place]

@@ -1,4 +1,4 @@
-"""OpenAI's format beyond the strict one: legacy rows, loose ones, and the faults that tables and converters make."""
+"""OpenAI's format and its variants: legacy rows, other spellings, and the faults that tables and converters make."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def rule(row: dict[str, Any]) -> tuple[str, str]:
     return caught.value.rule, message
 
 
-# Legacy and loose
+# Legacy rows and variants
 
 
-def test_a_legacy_row_is_the_present_one_with_results_tied_to_their_calls() -> None:
+def test_a_legacy_row_is_read_with_results_linked_to_their_calls() -> None:
     row = read(LEGACY, "a.jsonl:1")
     assert row.messages[1] == Message("assistant", "", (ToolCall("query_order", {"order_id": "ORD-001"}, "call_1"),))
     assert row.messages[2] == Message("tool", '{"status": "shipped"}', tool_call_id="call_1")
@@ -46,7 +46,7 @@ def test_a_legacy_row_is_the_present_one_with_results_tied_to_their_calls() -> N
     assert conversation(json.loads(json.dumps(row.to_json())), "a.jsonl:1") == row
 
 
-def test_each_legacy_result_is_tied_to_the_call_before_it() -> None:
+def test_each_legacy_result_is_linked_to_the_call_before_it() -> None:
     call, result = LEGACY["messages"][1:3]
     row = read({"messages": [USER, call, result, call, result]}, "a.jsonl:1")
     assert [message.tool_call_id for message in row.messages] == [None, None, "call_1", None, "call_3"]
@@ -56,8 +56,8 @@ def test_each_legacy_result_is_tied_to_the_call_before_it() -> None:
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([USER, LEGACY["messages"][2]], "message 1: a function's result without its function_call before it"),
-        ([LEGACY["messages"][2]], "message 0: a function's result without its function_call before it"),
+        ([USER, LEGACY["messages"][2]], "message 1: a function result without a function_call before it"),
+        ([LEGACY["messages"][2]], "message 0: a function result without a function_call before it"),
         (
             [USER, LEGACY["messages"][1], {"role": "function", "name": "other", "content": ""}],
             'message 2: the result of "other" follows a call of "query_order"',
@@ -68,32 +68,32 @@ def test_a_legacy_result_without_its_call_is_refused(messages: list[Any], messag
     assert rule({"messages": messages}) == ("orphan-result", message)
 
 
-def test_a_row_that_is_legacy_and_present_at_once_is_refused() -> None:
+def test_a_row_with_both_legacy_and_current_keys_is_refused() -> None:
     assert rule({**LEGACY, "tools": [FUNCTION]})[0] == "tools-and-functions"
     both = {"role": "assistant", "function_call": CALL, "tool_calls": [{"function": CALL}]}
     assert rule({"messages": [USER, both]})[0] == "tools-and-functions"
 
 
-def test_null_counts_as_absent_as_tables_write_it() -> None:
+def test_null_counts_as_absent() -> None:
     nulls = {"function_call": None, "tool_calls": None, "tool_call_id": None, "weight": None, "audio": None}
     row = {"messages": [{**USER, **nulls}], "functions": None, "tools": None, "split": None}
     assert read(row, "a.jsonl:1").messages == (Message("user", "Where is ORD-001?"),)
 
 
-def test_text_parts_are_one_text_and_developer_is_system() -> None:
+def test_text_parts_are_joined_and_developer_becomes_system() -> None:
     parts = [{"type": "text", "text": "Where "}, {"type": "text", "text": ""}, {"type": "text", "text": "is it?"}]
     row = read({"messages": [{"role": "developer", "content": "Be brief."}, {**USER, "content": parts}]}, "a.jsonl:1")
     assert row.messages == (Message("system", "Be brief."), Message("user", "Where is it?"))
 
 
-def test_an_image_is_refused_and_not_left_out() -> None:
+def test_an_image_is_refused_instead_of_dropped() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     found = rule({"messages": [{**USER, "content": [{"type": "text", "text": "Look"}, image]}]})
     assert found[0] == "content-not-text"
-    assert found[1].startswith("message 0: expected a part of text, found")
+    assert found[1].startswith("message 0: expected a text part, found")
 
 
-def test_tools_may_be_a_json_text() -> None:
+def test_tools_may_be_a_json_string() -> None:
     row = {"messages": [USER], "tools": json.dumps([FUNCTION])}
     assert [tool.name for tool in read(row, "a.jsonl:1").tools] == ["query_order"]
     assert rule({**row, "tools": "[{"}) == (
@@ -133,7 +133,7 @@ def test_each_fault_has_its_rule(row: dict[str, Any], expected: str) -> None:
     assert rule(row)[0] == expected
 
 
-def test_arguments_encoded_twice_are_their_own_fault() -> None:
+def test_arguments_encoded_twice_have_their_own_rule() -> None:
     twice = {"name": "query_order", "arguments": json.dumps(CALL["arguments"])}
     turn = {"role": "assistant", "tool_calls": [{"type": "function", "function": twice}]}
     found = rule({"messages": [USER, turn]})
@@ -156,7 +156,7 @@ def test_schemas_that_a_table_filled_with_nulls_are_refused() -> None:
     assert merged["tools"] != tools
     found = rule({"messages": [USER], **merged})
     assert found[0] == "null-filled-schema"
-    assert found[1].startswith("tool 0: its parameters hold 1 null where JSON Schema has none (properties.sku)")
+    assert found[1].startswith("tool 0: its parameters have 1 null where JSON Schema allows none (properties.sku)")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_null_is_named_by_its_path(parameters: dict[str, Any], path: str) -> N
     assert f"({path})" in found[1]
 
 
-def test_nulls_that_mean_something_in_a_schema_are_left() -> None:
+def test_nulls_with_a_meaning_in_the_schema_stay() -> None:
     parameters = {
         "properties": {"a": {"default": None, "enum": ["x", None]}, "type": {"const": None}, "b": {"x-note": None}}
     }
@@ -187,8 +187,8 @@ def test_nulls_that_mean_something_in_a_schema_are_left() -> None:
     assert tool.parameters == parameters
 
 
-def test_equal_tools_are_one_tuple_over_rows() -> None:
-    # What lets a file of a million rows hold its tools, and compile their schemas, once.
+def test_rows_with_equal_tools_share_one_tuple() -> None:
+    # So a file of a million rows holds its tools, and compiles their schemas, once.
     rows = [{"messages": [USER], "tools": json.loads(json.dumps([FUNCTION]))} for _ in range(2)]
     assert read(rows[0], "a:1").tools is read(rows[1], "a:2").tools
     assert (
@@ -197,13 +197,13 @@ def test_equal_tools_are_one_tuple_over_rows() -> None:
     )
 
 
-def test_numbers_of_two_types_are_not_taken_for_one_tool() -> None:
+def test_tools_that_differ_only_in_a_number_s_type_are_not_shared() -> None:
     for value in (1, 1.0, True):
         (tool,) = read_tool_list([{"name": "f", "parameters": {"const": value}}], "a")
         assert repr(tool.parameters["const"]) == repr(value)
 
 
-def test_rows_of_messages_are_recognised() -> None:
+def test_rows_with_messages_are_detected() -> None:
     assert looks_like(LEGACY)
     assert looks_like({"messages": []})
     assert not looks_like({"messages": [{"from": "human", "value": "hi"}]})
@@ -211,7 +211,7 @@ def test_rows_of_messages_are_recognised() -> None:
     assert not looks_like({"query": "hi"})
 
 
-# Whatever comes
+# Any row
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -245,7 +245,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def mutated(row: Any, path: tuple[Any, ...], how: str, value: Any) -> Any:
-    """The row with the value at the path replaced, taken out, doubled or renamed."""
+    """The row with the value at the path replaced, removed, repeated or renamed."""
     if not path:
         return value
     key, rest = path[0], path[1:]

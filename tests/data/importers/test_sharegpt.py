@@ -1,5 +1,5 @@
-"""Reading ShareGPT with tools: Hermes, Glaive, ToolACE and LLaMA-Factory, on rows of the data sets themselves (see
-tests/fixtures/formats/README.md for where each is from, and for ToolACE's, which is made)."""
+"""Reading ShareGPT with tools: Hermes, Glaive, ToolACE and LLaMA-Factory, on rows of the data sets themselves.
+tests/fixtures/formats/README.md has the source of each row; ToolACE's row is made up."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def roles(found: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize("dialect", ROWS)
-def test_a_dialect_is_known_by_its_rows_alone(dialect: str) -> None:
+def test_a_dialect_is_detected_from_its_rows(dialect: str) -> None:
     for row in ROWS[dialect]:
         first = next(importer.name for importer in DIALECTS if importer.looks_like(row))
         assert first == dialect
 
 
 @pytest.mark.parametrize("row", [{}, {"conversations": []}, {"conversations": "x"}, {"conversations": [{"from": "x"}]}])
-def test_what_has_no_turns_is_of_no_dialect(row: dict[str, Any]) -> None:
+def test_a_row_without_turns_matches_no_dialect(row: dict[str, Any]) -> None:
     assert not any(importer.looks_like(row) for importer in DIALECTS)
 
 
@@ -71,7 +71,7 @@ def test_what_has_no_turns_is_of_no_dialect(row: dict[str, Any]) -> None:
 def test_a_hermes_row_is_read_with_tools_call_and_result() -> None:
     found = read_hermes(ROWS["hermes"][0], WHERE)
     assert found.id == "753d8365-0e54-43b1-9514-3f9b819fd31c"
-    assert roles(found) == ["user", "assistant", "tool", "assistant"]  # the prompt is about calling alone
+    assert roles(found) == ["user", "assistant", "tool", "assistant"]  # the prompt is only about calling
     arguments = {
         "departure_city": "Los Angeles",
         "destination_city": "Auckland",
@@ -98,7 +98,7 @@ def hermes_turn(text: str) -> Message:
     return read_hermes(hermes(("human", "?"), ("gpt", text)), WHERE, (PING,)).messages[1]
 
 
-def test_words_of_a_system_prompt_that_are_not_about_calling_stay() -> None:
+def test_sentences_of_a_system_prompt_that_are_not_about_calling_stay() -> None:
     tools = '<tools>[{"name": "ping"}]</tools>'
     prompt = f"You are a pirate. You are a function calling AI model. Here are the available tools: {tools} Be brief."
     found = read_hermes(hermes(("system", prompt), ("human", "?"), ("gpt", "!")), WHERE)
@@ -106,8 +106,8 @@ def test_words_of_a_system_prompt_that_are_not_about_calling_stay() -> None:
     assert found.tools == (PING,)
 
 
-def test_the_card_s_prompt_with_a_pydantic_schema_leaves_nothing() -> None:
-    # As the data set's card prints it, under "Hermes-2 Pro Prompt Format for Function Calling".
+def test_the_prompt_of_the_dataset_card_is_removed_completely() -> None:
+    # Printed on the data set's card under "Hermes-2 Pro Prompt Format for Function Calling".
     prompt = (
         "You are a function calling AI model. You are provided with function signatures within <tools></tools> XML "
         "tags. You may call one or more functions to assist with the user query. Don't make assumptions about what "
@@ -125,7 +125,7 @@ def test_the_card_s_prompt_with_a_pydantic_schema_leaves_nothing() -> None:
     assert [tool.name for tool in found.tools] == ["get_stock_fundamentals"]
 
 
-def test_tools_may_stand_one_after_the_other_and_a_row_s_own_list_goes_before() -> None:
+def test_tools_may_be_a_sequence_and_the_row_s_own_list_takes_precedence() -> None:
     prompt = '<tools>\n{"name": "ping"}\n{"name": "pong"}\n</tools>'
     row = hermes(("system", prompt), ("human", "?"), ("gpt", "!"))
     assert [tool.name for tool in read_hermes(row, WHERE).tools] == ["ping", "pong"]
@@ -139,7 +139,7 @@ def test_tools_may_stand_one_after_the_other_and_a_row_s_own_list_goes_before() 
         '{"name": "ping", "arguments": {"a": [true, null], "b": "it\'s"}}',
         "{'name': 'ping', 'arguments': {'a': [True, None], 'b': \"it's\"}}",
         "{\"arguments\": {\"a\": (true, None), 'b': 'it\\'s'}, \"name\": 'ping'}",
-        '\\n{"name": "ping", "arguments": {"a": [true, null], "b": "it\'s"}}\\n',  # as some 700 rows have it
+        '\\n{"name": "ping", "arguments": {"a": [true, null], "b": "it\'s"}}\\n',  # as in about 700 rows
     ],
 )
 def test_a_call_may_be_json_or_python_or_both_at_once(block: str) -> None:
@@ -147,7 +147,7 @@ def test_a_call_may_be_json_or_python_or_both_at_once(block: str) -> None:
     assert hermes_turn(f"<tool_call>{block}</tool_call>") == Message("assistant", "", (call,))
 
 
-def test_parallel_calls_and_their_results_are_tied_in_order() -> None:
+def test_parallel_calls_and_their_results_are_linked_in_order() -> None:
     calls = "".join(f'<tool_call>\n{{"name": "ping", "arguments": {{"n": {n}}}}}\n</tool_call>\n' for n in (1, 2))
     results = "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>\n"
     turns = (("human", "?"), ("gpt", f"One moment.\n{calls}"), ("tool", results), ("gpt", calls), ("tool", "three"))
@@ -159,8 +159,8 @@ def test_parallel_calls_and_their_results_are_tied_in_order() -> None:
     assert (found.messages[5].content, found.messages[5].tool_call_id) == ("three", "call_2")
 
 
-# The call of row afba1f0c-3212-467d-8594-d72a06da4d05, as the data set's card prints it: its name stands inside the
-# arguments, where a reader that mends in silence would take it for an argument.
+# The call of row afba1f0c-3212-467d-8594-d72a06da4d05, as printed on the data set's card. Its name is inside the
+# arguments; a lenient reader would read it as an argument.
 NAME_INSIDE = (
     '<tool_call>\\n{"arguments": {"queries": [\'How can the concept of graph traversal be applied to real-world '
     "situations, such as project management workflows or social networks?', 'Can you think of any other real-world "
@@ -174,28 +174,28 @@ NAME_INSIDE = (
     ("text", "message"),
     [
         (NAME_INSIDE, 'the "name" is inside "arguments"'),
-        ('<tool_call>{"name": "ping"', "a <tool_call> tag without its partner; the turn was cut"),
-        ('<tool_call>{"name": "ping"}', "a <tool_call> tag without its partner; the turn was cut"),
-        ('<tool_call>{"name": "ping", "arguments": {}</tool_call>', "a call that cannot be read (broken JSON"),
+        ('<tool_call>{"name": "ping"', "a <tool_call> tag has no matching tag; the turn was cut off"),
+        ('<tool_call>{"name": "ping"}', "a <tool_call> tag has no matching tag; the turn was cut off"),
+        ('<tool_call>{"name": "ping", "arguments": {}</tool_call>', "the call cannot be read (broken JSON"),
         (
             "<tool_call>{'name': 'ping', 'name': 'pong'}</tool_call>",
-            'a call that cannot be read (the key "name" appears',
+            'the call cannot be read (the key "name" appears',
         ),
-        ("<tool_call>{'name': 'ping', 'arguments': {1: 2}}</tool_call>", "a call that cannot be read (a key that is"),
-        ("<tool_call>{'name': open('x')}</tool_call>", "a call that cannot be read (open('x') is no JSON value"),
-        ("<tool_call>{'name': 'ping', 'arguments': 1e999}</tool_call>", "a call that cannot be read (a number that is"),
+        ("<tool_call>{'name': 'ping', 'arguments': {1: 2}}</tool_call>", "the call cannot be read (a key that is"),
+        ("<tool_call>{'name': open('x')}</tool_call>", "the call cannot be read (open('x') is not a JSON value"),
+        ("<tool_call>{'name': 'ping', 'arguments': 1e999}</tool_call>", "the call cannot be read (a number that is"),
         ('<tool_call>{"name": "ping", "params": {}}</tool_call>', 'the call of "ping" has the unknown key "params"'),
         ('<tool_call>"ping"</tool_call>', 'expected a call with "name" and "arguments", found "ping"'),
     ],
     ids=lambda value: value[:40],
 )
-def test_a_call_that_cannot_be_read_is_told_with_its_turn(text: str, message: str) -> None:
+def test_a_call_that_cannot_be_read_is_an_error_with_its_turn(text: str, message: str) -> None:
     rule, found = fault("hermes", hermes(("human", "?"), ("gpt", text)))
     assert rule == "bad-call"
     assert found.startswith(f"turn 1: gpt: {message}")
 
 
-def test_arguments_that_are_a_json_text_are_decoded_once() -> None:
+def test_arguments_that_are_a_json_string_are_decoded_once() -> None:
     text = '<tool_call>{"name": "ping", "arguments": "{\\"a\\": 1}"}</tool_call>'
     assert hermes_turn(text).tool_calls[0].arguments == {"a": 1}
     twice = '<tool_call>{"name": "ping", "arguments": "\\"{}\\""}</tool_call>'
@@ -266,7 +266,7 @@ def test_glaive_s_ways_of_writing_arguments_are_read(call: str, arguments: dict[
     assert found.tools[0].parameters == {"type": "object", "properties": {}}
 
 
-def test_words_before_a_call_are_kept_beside_it() -> None:
+def test_text_before_a_call_stays_as_content() -> None:
     found = read_glaive(glaive('Of course. <functioncall> {"name": "ping"} <|endoftext|>'), WHERE)
     assert found.messages[1] == Message("assistant", "Of course.", (ToolCall("ping", {}, "call_0"),))
 
@@ -312,12 +312,12 @@ def test_words_before_a_call_are_kept_beside_it() -> None:
             "bad-call",
             'expected {"name": ..., "arguments": \'{...}\'} after <functioncall>',
         ),
-        ("Sure, I", "bad-turn", "the turn is cut: it does not end with <|endoftext|>"),
-        ("Sure. <|endoftext|> More. <|endoftext|>", "bad-turn", "the turn goes on after its <|endoftext|>"),
+        ("Sure, I", "bad-turn", "the turn was cut off: it does not end with <|endoftext|>"),
+        ("Sure. <|endoftext|> More. <|endoftext|>", "bad-turn", "the turn continues after <|endoftext|>"),
     ],
     ids=lambda value: value[:30],
 )
-def test_a_glaive_turn_that_cannot_be_read_is_told(turn: str, rule: str, message: str) -> None:
+def test_a_glaive_turn_that_cannot_be_read_is_an_error(turn: str, rule: str, message: str) -> None:
     found = fault("glaive", glaive(turn))
     assert found[0] == rule
     assert found[1].startswith(f"turn 1: ASSISTANT: {message}")
@@ -331,7 +331,7 @@ def test_a_function_that_is_defined_twice_is_refused() -> None:
     )
 
 
-def test_a_chat_that_begins_with_no_turn_is_refused() -> None:
+def test_a_chat_that_does_not_begin_with_a_turn_is_refused() -> None:
     assert fault("glaive", {"system": "", "chat": "Hello"})[0] == "bad-turn"
     assert fault("glaive", {"system": None, "chat": "USER: ?"})[0] == "bad-content"
 
@@ -344,7 +344,7 @@ def test_a_toolace_row_is_read_with_tools_of_the_prompt_and_bracket_calls() -> N
     assert roles(found) == ["user", "assistant", "tool", "assistant", "user", "assistant", "tool", "tool", "assistant"]
     first = ToolCall("Market Trends API", {"trend_type": "MARKET_INDEXES", "country": "us"}, "call_0")
     assert found.messages[1] == Message("assistant", "", (first,))
-    assert found.messages[3] == Message("assistant", "[1] Nothing moves.")  # a footnote is no call
+    assert found.messages[3] == Message("assistant", "[1] Nothing moves.")  # a footnote is not a call
     arguments = {"metals": ["gold", "o'silver, (fine)"], "from": "2024-01-01", "least": -1.5}
     assert found.messages[5].tool_calls == (
         ToolCall("Get Prices (v2)", arguments, "call_1"),
@@ -365,7 +365,7 @@ def toolace(turn: str, before: str = "", after: str = "") -> dict[str, Any]:
     return {"system": f'{before}[{{"name": "ping"}}]{after}', "conversations": turns}
 
 
-def test_other_words_of_toolace_s_prompt_stay() -> None:
+def test_sentences_of_a_toolace_prompt_that_are_not_about_calling_stay() -> None:
     found = read_toolace(toolace("!", "Today is Monday. ", " Speak Dutch."), WHERE)
     assert found.messages[0] == Message("system", "Today is Monday.\nSpeak Dutch.")
 
@@ -380,22 +380,22 @@ def test_calls_without_arguments_and_with_every_kind_of_value_are_read() -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[ping(a=1)", "a bracket that is never closed; the text was cut"),
-        ('[ping(a="x)]', "a bracket that is never closed; the text was cut"),
+        ("[ping(a=1)", "a bracket that is never closed; the text was cut off"),
+        ('[ping(a="x)]', "a bracket that is never closed; the text was cut off"),
         ("[ping(a=1)] Done.", "text after the list of calls: 'Done.'"),
         ("[ping(1)]", "an argument of 'ping' has no name: '1'"),
         ("[ping(a=1, a=2)]", "the argument 'a' of 'ping' appears twice"),
-        ("[ping(a=b)]", "b is no JSON value"),
+        ("[ping(a=b)]", "b is not a JSON value"),
         ("[ping(a=1) pong()]", "expected name(argument=value, ...), found 'ping(a=1) pong()'"),
-        ("[ping(a=1}]", "a '}' that closes nothing"),
+        ("[ping(a=1}]", "a '}' without a matching bracket"),
     ],
 )
-def test_a_bracket_call_that_cannot_be_read_is_told(text: str, message: str) -> None:
+def test_a_bracket_call_that_cannot_be_read_is_an_error(text: str, message: str) -> None:
     rule, found = fault("toolace", toolace(text))
-    assert (rule, found) == ("bad-call", f"turn 1: assistant: a call that cannot be read: {message}")
+    assert (rule, found) == ("bad-call", f"turn 1: assistant: the call cannot be read: {message}")
 
 
-def test_a_type_without_a_counterpart_is_told() -> None:
+def test_a_type_without_a_counterpart_is_an_error() -> None:
     row = toolace("!")
     row["system"] = '[{"name": "ping", "parameters": {"type": "dict", "properties": {"x": {"type": "matrix"}}}}]'
     message = "tool 0: the type 'matrix' has no counterpart in JSON Schema"
@@ -434,7 +434,7 @@ def test_a_llamafactory_row_is_read() -> None:
     assert [tool.name for tool in found.tools] == ["calculate_area", "calculate_discount"]
 
 
-def test_a_list_of_calls_is_one_turn_and_a_system_prompt_may_stand_beside_the_turns() -> None:
+def test_a_list_of_calls_is_one_turn_and_the_system_prompt_may_have_its_own_key() -> None:
     text = '[{"name": "ping", "arguments": {}}, {"name": "ping", "arguments": {"n": 1}}]'
     row = hermes(("human", "?"), ("function_call", text), system="Be brief.", tools="")
     found = read_llamafactory(row, WHERE, (PING,))
@@ -449,26 +449,26 @@ def test_a_list_of_calls_is_one_turn_and_a_system_prompt_may_stand_beside_the_tu
     [
         (hermes(("human", "?"), ("function_call", "ping")), "broken-json", "turn 1: function_call: broken JSON"),
         (hermes(("human", "?"), ("bot", "!")), "bad-role", 'turn 1: expected a "from" of system, human, gpt'),
-        ({"conversations": [{"from": "human", "value": 1}]}, "bad-content", 'turn 0: expected "value" to be a text'),
+        ({"conversations": [{"from": "human", "value": 1}]}, "bad-content", 'turn 0: expected "value" to be a string'),
         (hermes(("human", "?"), tools="{}"), "bad-tool", "tools: expected a list of tools, found {}"),
         (hermes(("human", "?"), tools="[1"), "broken-json", "tools: broken JSON"),
-        (hermes(("human", "?"), chosen={"from": "gpt"}), "bad-row", 'rows with "chosen" are of another task'),
-        (hermes(("human", "?"), images=["1.jpg"]), "bad-row", 'rows with "images" are of another task'),
+        (hermes(("human", "?"), chosen={"from": "gpt"}), "bad-row", 'has the key "chosen"; preference pairs'),
+        (hermes(("human", "?"), images=["1.jpg"]), "bad-row", 'has the key "images"; preference pairs'),
         ({"conversations": []}, "no-messages", 'expected "conversations", a list of turns, found []'),
     ],
 )
-def test_a_llamafactory_row_that_cannot_be_read_is_told(row: dict[str, Any], rule: str, message: str) -> None:
+def test_a_llamafactory_row_that_cannot_be_read_is_an_error(row: dict[str, Any], rule: str, message: str) -> None:
     found = fault("llamafactory", row)
     assert found[0] == rule
     assert found[1].startswith(message)
 
 
-# Whatever the row
+# Any row
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A row of a data set with one value replaced, taken out, or, if a text, cut or spliced."""
+    """A row of a data set with one value replaced or removed; a string may also be cut or spliced."""
     dialect = draw(st.sampled_from(sorted(ROWS)))
     row = json.loads(json.dumps(draw(st.sampled_from(ROWS[dialect]))))
     holder, key = row, draw(st.sampled_from(sorted(row)))

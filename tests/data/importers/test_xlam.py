@@ -1,4 +1,4 @@
-"""Reading xLAM / APIGen 60k, on the data set's own first row, and its types on annotations of the data set."""
+"""Reading xLAM / APIGen 60k: the data set's first row, and types as the data set annotates them."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def test_the_first_row_is_read() -> None:
             ),
         ),
     )
-    said = "The type of giveaways to retrieve (e.g., game, loot, beta)."
-    schema = {"type": "object", "properties": {"type": {"type": "string", "description": said, "default": "game"}}}
+    described = "The type of giveaways to retrieve (e.g., game, loot, beta)."
+    schema = {"type": "object", "properties": {"type": {"type": "string", "description": described, "default": "game"}}}
     description = "Retrieve live giveaways from the GamerPower API based on the specified type."
     assert found.tools == (Tool("live_giveaways_by_type", description, schema),)
     assert found.expected is None
     assert found.meta == {"source": "xlam"}
 
 
-def test_texts_that_a_table_has_decoded_already_are_read_alike() -> None:
+def test_tools_and_answers_that_are_already_decoded_are_read_the_same() -> None:
     assert read(tools=json.loads(ROW["tools"]), answers=json.loads(ROW["answers"])) == read()
 
 
-def test_no_answers_are_a_row_where_no_call_is_right() -> None:
+def test_a_row_without_answers_expects_no_call() -> None:
     found = read(answers="[]")
     assert found.expected == Gold("none")
     assert found.messages[1] == Message("assistant", "")
@@ -111,30 +111,30 @@ def test_a_parameter_is_required_unless_it_is_optional_or_has_a_default() -> Non
         ("Literal['a', 'b']", {"enum": ["a", "b"]}),
     ],
 )
-def test_an_annotation_is_json_schema(annotation: str, schema: dict[str, Any]) -> None:
+def test_an_annotation_becomes_json_schema(annotation: str, schema: dict[str, Any]) -> None:
     assert annotation_schema(annotation, WHERE) == schema
     Draft202012Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("annotation", ["matrix", "np.ndarray", "List[", "List[matrix]", "", "1", "f()", "(" * 500])
-def test_an_annotation_without_a_counterpart_is_told(annotation: str) -> None:
+def test_an_annotation_without_a_counterpart_is_an_error(annotation: str) -> None:
     with pytest.raises(RowError, match="has no counterpart in JSON Schema") as caught:
         annotation_schema(annotation, WHERE)
     assert caught.value.rule == "unknown-type"
 
 
-def test_parameters_that_are_json_schema_already_are_taken_as_such() -> None:
+def test_parameters_that_are_already_json_schema_stay_unchanged() -> None:
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
     assert parameters(schema) == schema
     assert parameters({}) == {"type": "object", "properties": {}}
-    # A parameter of the name "type" is a parameter.
+    # A parameter may be named "type".
     assert parameters({"type": {"type": "str"}})["properties"] == {"type": {"type": "string"}}
 
 
 @pytest.mark.parametrize(
     ("changes", "rule", "message"),
     [
-        ({"query": None}, "bad-content", 'expected "query" to be a text, found nothing'),
+        ({"query": None}, "bad-content", 'expected "query" to be a string, found nothing'),
         ({"answers": "[{"}, "broken-json", "answers: broken JSON"),
         ({"answers": "{}"}, "bad-row", "answers: expected a list, found {}"),
         ({"answers": None}, "bad-call", 'expected "answers", a list of calls, found nothing'),
@@ -143,10 +143,14 @@ def test_parameters_that_are_json_schema_already_are_taken_as_such() -> None:
         ({"answers": '[{"name": "f", "name": "g"}]'}, "duplicate-key", 'answers: the key "name" appears twice'),
         ({"tools": '[{"name": ""}]'}, "bad-tool", 'tool 0: expected {"type": "function"'),
         ({"tools": '[{"name": "f", "parameters": []}]'}, "bad-tool", 'tool 0: expected "parameters" to be'),
-        ({"tools": '[{"name": "f", "parameters": {"x": "int"}}]'}, "unknown-type", 'tool 0: expected a "type" of the'),
+        (
+            {"tools": '[{"name": "f", "parameters": {"x": "int"}}]'},
+            "unknown-type",
+            'tool 0: expected the parameter "x"',
+        ),
     ],
 )
-def test_a_row_that_cannot_be_read_is_told(changes: dict[str, Any], rule: str, message: str) -> None:
+def test_a_row_that_cannot_be_read_is_an_error(changes: dict[str, Any], rule: str, message: str) -> None:
     found = fault(**changes)
     assert found[0] == rule
     assert found[1].startswith(message)

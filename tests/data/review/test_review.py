@@ -1,4 +1,4 @@
-"""Review: which turns go onto the sheet, what the page does, and how marks come back into the data."""
+"""Review: which turns are chosen for the sheet, what the page does, and how marks are applied to the data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ORDER = Tool(
 )
 RARE = Tool("rare", "", {"type": "object", "properties": {}})
 
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not there to run the page's script")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="the page's script runs in node, which is missing")
 
 
 def quiet() -> Console:
@@ -48,7 +48,7 @@ def quiet() -> Console:
 
 
 def row(number: int, code: str | None = None, tool: str = "order", **given: Any) -> Conversation:
-    """Asks for code K<number>; the gold has `code`, which is that where it is right."""
+    """A user asks for code K<number>, and the gold calls with `code` or, by default, with the right code."""
     arguments = {"code": code or f"K{number}"} if tool == "order" else {}
     turn = Message("assistant", "", (ToolCall(tool, arguments, "call_1"),))
     messages = (Message("user", f"get me K{number}"), turn)
@@ -70,7 +70,7 @@ def crowd(count: int = 1000) -> list[Conversation]:
     return [replace(row(n, tool="rare"), where=one.where) if n in (5, 505, 905) else one for n, one in enumerate(rows)]
 
 
-def test_each_kind_of_doubt_is_on_the_sheet_beside_a_random_share() -> None:
+def test_the_sheet_has_each_kind_of_doubt_and_a_random_share() -> None:
     disagreements = {f"r{n}/1": "small: nothing" for n in range(700, 760)}
     chosen = chosen_of(crowd(), disagreements)
     assert Counter(one.reason for one in chosen) == {
@@ -79,7 +79,7 @@ def test_each_kind_of_doubt_is_on_the_sheet_beside_a_random_share() -> None:
     assert len({one.example.id for one in chosen}) == 40
 
 
-def test_what_is_doubtful_is_said_for_every_turn_that_is_chosen() -> None:
+def test_each_turn_lists_all_its_doubts() -> None:
     found = find_doubts(turns(crowd()), {"r700/1": "small: nothing"})
     assert set(found["r700/1"]) == {"disagreement", "invented value"}
     assert found["r700/1"]["disagreement"] == "small: nothing"
@@ -88,7 +88,7 @@ def test_what_is_doubtful_is_said_for_every_turn_that_is_chosen() -> None:
     assert found["r6/1"] == {}
 
 
-def test_probabilities_are_those_of_the_draw() -> None:
+def test_a_probability_is_the_chosen_share_of_the_pool() -> None:
     chosen = chosen_of(crowd(), {})
     random = [one for one in chosen if one.reason == "random"]
     assert {one.probability for one in random} == {len(random) / 1000}
@@ -100,7 +100,7 @@ def test_probabilities_are_those_of_the_draw() -> None:
         assert {one.probability for one in members} == {len(members) / left}
 
 
-def test_over_many_seeds_the_random_share_meets_every_turn_equally_often() -> None:
+def test_over_many_seeds_every_turn_is_in_the_random_share_equally_often() -> None:
     rows = crowd(60)
     seen: Counter[str] = Counter()
     for seed in range(150):
@@ -110,19 +110,19 @@ def test_over_many_seeds_the_random_share_meets_every_turn_equally_often() -> No
     assert max(abs(count - expected) for count in seen.values()) < 5 * (expected * 0.8) ** 0.5
 
 
-def test_the_same_seed_chooses_the_same_turns_and_another_seed_others() -> None:
+def test_the_seed_decides_which_turns_are_chosen() -> None:
     ids = [[one.example.id for one in chosen_of(crowd(), seed=seed)] for seed in (7, 7, 8)]
     assert ids[0] == ids[1]
     assert set(ids[0]) != set(ids[2])
 
 
-def test_a_small_data_set_is_looked_at_as_a_whole() -> None:
+def test_a_small_data_set_is_reviewed_as_a_whole() -> None:
     chosen = chosen_of(crowd(30))
     assert len(chosen) == 30
     assert {(one.reason, one.probability) for one in chosen} == {("random", 1.0)}
 
 
-def test_where_little_is_doubtful_the_random_share_is_larger() -> None:
+def test_with_few_doubtful_turns_the_random_share_is_larger() -> None:
     rows = [row(n, "made-up" if n < 4 else None) for n in range(300)]
     reasons = Counter(one.reason for one in chosen_of(rows))
     assert reasons["random"] == 36
@@ -131,7 +131,7 @@ def test_where_little_is_doubtful_the_random_share_is_larger() -> None:
 
 @settings(max_examples=15)
 @given(st.integers(1, 60), st.floats(0.05, 1.0), st.integers(0, 5))
-def test_no_turn_is_chosen_twice_and_every_probability_is_one(rows: int, random_share: float, seed: int) -> None:
+def test_no_turn_is_chosen_twice_and_probabilities_are_valid(rows: int, random_share: float, seed: int) -> None:
     chosen = chosen_of(crowd(50), {"r1/1": "x", "r2/1": "y"}, rows=rows, random_share=random_share, seed=seed)
     assert 0 < len(chosen) <= rows
     assert len({one.example.id for one in chosen}) == len(chosen)
@@ -168,7 +168,7 @@ def test_predictions_that_differ_from_the_gold_are_disagreements(tmp_path: Path)
     assert "other" in differing[0].doubts["disagreement"]
 
 
-def test_scores_serve_as_predictions_do(tmp_path: Path) -> None:
+def test_scores_can_replace_predictions(tmp_path: Path) -> None:
     contracts = Path(__file__).parents[2] / "fixtures" / "contracts"
     source = contracts / "conversation.jsonl"
     chosen = write_sheet([str(source)], tmp_path / "review.csv", quiet(), predictions=contracts / "score.jsonl")
@@ -182,7 +182,7 @@ def test_predictions_of_other_data_are_refused(tmp_path: Path) -> None:
         write_sheet([str(source)], tmp_path / "r.html", quiet(), predictions=tmp_path / "predictions.jsonl")
 
 
-def test_a_sheet_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_sheet_with_another_file_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected review.html or review.csv"):
         write_sheet([str(write(tmp_path, [row(1)]))], tmp_path / "review.xlsx", quiet())
 
@@ -198,14 +198,14 @@ def sheet_of(tmp_path: Path, data: list[Conversation], **given: Any) -> tuple[Pa
 
 
 def fill(path: Path, rows: list[dict[str, str]], marks: dict[str, Any], delimiter: str = ",") -> Path:
-    """Write the sheet with marks by turn: a word, or what is mended."""
+    """Write the sheet with a mark for each turn: a word, or the fixed turn."""
     out = io.StringIO()
     writer = csv.DictWriter(out, rows[0], delimiter=delimiter)
     writer.writeheader()
     for one in rows:
         mark = marks.get(one["id"], "")
-        mended = "" if isinstance(mark, str) else json.dumps(mark)
-        writer.writerow({**one, "mark": "mended" if mended else mark, "mended": mended})
+        fixed = "" if isinstance(mark, str) else json.dumps(mark)
+        writer.writerow({**one, "mark": "fixed" if fixed else mark, "fixed": fixed})
     path.write_text(out.getvalue(), encoding="utf-8-sig", newline="")
     return path
 
@@ -220,32 +220,51 @@ def applied(tmp_path: Path, rows: list[Conversation], marks: dict[str, Any], **g
 RIGHT_CALL = [{"name": "order", "arguments": {"code": "K2"}}]
 
 
-def test_wrong_rows_go_mended_rows_are_replaced_and_marks_are_counted(tmp_path: Path) -> None:
+def test_wrong_rows_are_dropped_fixed_turns_replaced_and_marks_counted(tmp_path: Path) -> None:
     rows = [row(n, "made-up" if n in (1, 2) else None, gold_source="gpt-4o") for n in range(5)]
     marks = {"r0/1": "right", "r1/1": "wrong", "r2/1": RIGHT_CALL, "r3/1": " Right "}
     out, report = applied(tmp_path, rows, marks)
     assert list(out) == ["r0", "r2", "r3", "r4"]
     assert out["r2"].messages[1].tool_calls == (ToolCall("order", {"code": "K2"}, "call_1"),)
-    assert report.marked == {"right": 2, "wrong": 1, "mended": 1, "unmarked": 1}
-    assert (report.dropped, report.mended) == (1, 1)
+    assert report.marked == {"right": 2, "wrong": 1, "fixed": 1, "unmarked": 1}
+    assert (report.dropped, report.fixed) == (1, 1)
 
 
-def test_gold_that_a_person_confirmed_is_no_longer_a_models(tmp_path: Path) -> None:
+def test_files_of_marks_that_say_mended_are_still_read(tmp_path: Path) -> None:
+    source, lines = sheet_of(tmp_path, [row(1), row(2)])
+    filled = fill(tmp_path / "marks.csv", lines, {"r1/1": "right", "r2/1": RIGHT_CALL})
+    old_json = [{("mended" if name == "fixed" else name): text for name, text in one.items()} for one in table(filled)]
+    for one in old_json:
+        if one["mark"] == "fixed":
+            one |= {"mark": "mended"}
+    (tmp_path / "old.json").write_text(json.dumps(old_json))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, old_json[0])
+    writer.writeheader()
+    writer.writerows(old_json)
+    (tmp_path / "old.csv").write_text(out.getvalue(), newline="")
+    for name in ("old.csv", "old.json"):
+        report = apply_marks([str(source)], tmp_path / name, tmp_path / "out.jsonl", quiet())
+        assert report.marked == {"right": 1, "fixed": 1}
+        assert [mark.fixed for mark in read_marks(tmp_path / name)] == [mark.fixed for mark in read_marks(filled)]
+
+
+def test_gold_that_a_person_confirmed_no_longer_names_a_model_as_its_source(tmp_path: Path) -> None:
     rows = [row(n, gold_source="gpt-4o") for n in range(1, 4)]
     out, _ = applied(tmp_path, rows, {"r1/1": "right", "r2/1": RIGHT_CALL})
     assert (out["r1"].gold_source, out["r1"].meta) == (None, {"reviewed": "right", "gold_source": "gpt-4o"})
-    assert (out["r2"].gold_source, out["r2"].meta["reviewed"]) == (None, "mended")
+    assert (out["r2"].gold_source, out["r2"].meta["reviewed"]) == (None, "fixed")
     assert (out["r3"].gold_source, out["r3"].meta) == ("gpt-4o", {})
 
 
 def longer(results: bool = True) -> Conversation:
-    """Two learned turns: a call, and what is said about its result."""
+    """Two learned turns: a call, and an answer about its result."""
     first = row(1, gold_source="gpt-4o")
     more = (Message("tool", "{}", tool_call_id="call_1"), Message("assistant", "It is there."))
     return replace(first, messages=(*first.messages, *more))
 
 
-def test_a_conversation_that_was_looked_at_in_part_keeps_its_source(tmp_path: Path) -> None:
+def test_a_conversation_with_an_unmarked_turn_keeps_its_source(tmp_path: Path) -> None:
     out, _ = applied(tmp_path, [longer()], {"r1/1": "right"})
     assert out["r1"].gold_source == "gpt-4o"
     out, _ = applied(tmp_path, [longer()], {"r1/1": "right", "r1/3": "right"})
@@ -259,17 +278,17 @@ def test_wrong_turns_may_get_weight_0_and_the_row_stays(tmp_path: Path) -> None:
     assert (report.dropped, report.unlearned) == (0, 1)
 
 
-def test_a_mended_call_keeps_the_id_that_its_result_answers(tmp_path: Path) -> None:
+def test_a_fixed_call_keeps_the_id_that_its_result_answers(tmp_path: Path) -> None:
     out, _ = applied(tmp_path, [longer()], {"r1/1": [{"name": "order", "arguments": {"code": "K1", "count": 2}}]})
     assert out["r1"].messages[1].tool_calls == (ToolCall("order", {"code": "K1", "count": 2}, "call_1"),)
     two = [{"name": "order", "arguments": {"code": "K1"}}, {"name": "rare"}]
     out, _ = applied(tmp_path, [row(1)], {"r1/1": two})
-    assert [call.id for call in out["r1"].messages[1].tool_calls] == ["call_1", "mended_1"]
-    with pytest.raises(UserError, match=r'2 calls in the place of 1, whose results follow .*; mark "r1/1" wrong'):
+    assert [call.id for call in out["r1"].messages[1].tool_calls] == ["call_1", "fixed_1"]
+    with pytest.raises(UserError, match=r'expected 1 calls, because .*, found 2; mark "r1/1" wrong instead'):
         applied(tmp_path, [longer()], {"r1/1": two})
 
 
-def test_a_call_may_be_mended_to_an_answer_and_takes_the_place_of_expected(tmp_path: Path) -> None:
+def test_an_answer_can_fix_a_call_and_replaces_the_rows_expected(tmp_path: Path) -> None:
     line = row(1).to_json()
     line["expected"] = {"status": "calls", "calls": [{"name": "order", "arguments": {"code": ["K1", "k1"]}}]}
     rows = [next(iter(read_conversations(write_line(tmp_path, line))))]
@@ -286,7 +305,7 @@ def write_line(folder: Path, line: dict[str, Any]) -> Path:
     return path
 
 
-def test_accuracy_counts_the_random_share_alone(tmp_path: Path) -> None:
+def test_accuracy_counts_only_the_random_share(tmp_path: Path) -> None:
     source, lines = sheet_of(tmp_path, crowd(), rows=100)
     by_reason = {reason: [one for one in lines if one["reason"] == reason] for reason in ("random", "invented value")}
     random = by_reason["random"]
@@ -296,17 +315,17 @@ def test_accuracy_counts_the_random_share_alone(tmp_path: Path) -> None:
     del marks[random[49]["id"]]
     report = apply_marks([str(source)], fill(tmp_path / "m.csv", lines, marks), tmp_path / "out.jsonl", quiet())
     assert (report.accuracy["numerator"], report.accuracy["denominator"]) == (45, 49)
-    # Wilson's interval for 45 of 49, worked out by hand: centre 0.8878, half width 0.0799.
+    # The Wilson interval for 45 of 49, calculated by hand: centre 0.8878, half width 0.0799.
     assert report.accuracy["low"] == pytest.approx(0.8081, abs=5e-4)
     assert report.accuracy["high"] == pytest.approx(0.9678, abs=5e-4)
     assert report.unmarked_random == 1
     said = "\n".join(report.lines())
     assert "91.8% [80.8%, 96.8%] (95%, Wilson; 45 of 49 random turns)" in said
-    assert "from the random share alone" in said
-    assert "1 random turns are without a mark" in said
+    assert "only the random share counts" in said
+    assert "1 random turns have no mark" in said
 
 
-def test_without_a_mark_in_the_random_share_there_is_no_figure(tmp_path: Path) -> None:
+def test_without_a_mark_in_the_random_share_the_accuracy_is_unknown(tmp_path: Path) -> None:
     source, lines = sheet_of(tmp_path, crowd(), rows=40)
     doubtful = next(one for one in lines if one["reason"] != "random")
     filled = fill(tmp_path / "m.csv", lines, {doubtful["id"]: "wrong"})
@@ -316,40 +335,40 @@ def test_without_a_mark_in_the_random_share_there_is_no_figure(tmp_path: Path) -
 
 
 BAD_MARKS: dict[str, tuple[Any, str]] = {
-    "unknown word": ("ok", r'marks.csv:2: expected the mark right, wrong or mended, found "ok"'),
-    "mended without calls": ("mended", r'marks.csv:2: the mark is "mended" and there is none'),
-    "unknown tool": ([{"name": "ordr", "arguments": {}}], r'marks.csv:2: mended: .*"ordr" is not in tools'),
-    "breaks the schema": ([{"name": "order", "arguments": {"code": 3}}], r"marks.csv:2: mended: .*code: 3 is not"),
-    "lacks an argument": ([{"name": "order", "arguments": {}}], r"marks.csv:2: mended: .*'code' is a required"),
-    "no call and no text": ({"calls": []}, "marks.csv:2: mended: expected"),
-    "no name": ([{"arguments": {}}], "marks.csv:2: mended: expected"),
-    "unknown key": ({"cals": []}, "marks.csv:2: mended: expected"),
-    "arguments as a text": ([{"name": "order", "arguments": "{}"}], "marks.csv:2: mended: expected"),
+    "unknown word": ("ok", r'marks.csv:2: expected the mark right, wrong or fixed, found "ok"'),
+    "fixed without calls": ("fixed", r'marks.csv:2: the mark is "fixed", but the column fixed has nothing'),
+    "unknown tool": ([{"name": "ordr", "arguments": {}}], r'marks.csv:2: fixed: .*"ordr" is not in tools'),
+    "breaks the schema": ([{"name": "order", "arguments": {"code": 3}}], r"marks.csv:2: fixed: .*code: 3 is not"),
+    "lacks an argument": ([{"name": "order", "arguments": {}}], r"marks.csv:2: fixed: .*'code' is a required"),
+    "no call and no text": ({"calls": []}, "marks.csv:2: fixed: expected"),
+    "no name": ([{"arguments": {}}], "marks.csv:2: fixed: expected"),
+    "unknown key": ({"cals": []}, "marks.csv:2: fixed: expected"),
+    "arguments as a text": ([{"name": "order", "arguments": "{}"}], "marks.csv:2: fixed: expected"),
 }
 
 
 @pytest.mark.parametrize(("mark", "message"), BAD_MARKS.values(), ids=BAD_MARKS.keys())
-def test_a_bad_mark_is_told_by_its_line_and_nothing_is_written(tmp_path: Path, mark: Any, message: str) -> None:
+def test_a_bad_mark_is_refused_with_its_line_and_nothing_is_written(tmp_path: Path, mark: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         applied(tmp_path, [row(1)], {"r1/1": mark})
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_every_bad_mark_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as told:
+def test_one_error_names_all_bad_marks(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
         applied(tmp_path, [row(n) for n in range(3)], {f"r{n}/1": "ok" for n in range(3)})
-    assert len(str(told.value).splitlines()) == 3
+    assert len(str(caught.value).splitlines()) == 3
 
 
-def test_json_that_is_none_in_the_column_mended_is_told(tmp_path: Path) -> None:
+def test_broken_json_in_the_column_fixed_is_refused(tmp_path: Path) -> None:
     _, lines = sheet_of(tmp_path, [row(1)])
-    lines[0] |= {"mark": "mended", "mended": "order K1"}
+    lines[0] |= {"mark": "fixed", "fixed": "order K1"}
     path = tmp_path / "marks.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)
-    with pytest.raises(UserError, match=r"marks.csv:2: mended: not JSON"):
+    with pytest.raises(UserError, match=r"marks.csv:2: fixed: not JSON"):
         read_marks(path)
 
 
@@ -364,7 +383,7 @@ def test_marks_of_data_that_has_changed_are_refused(tmp_path: Path) -> None:
         apply_marks([str(source)], filled, tmp_path / "out.jsonl", quiet())
 
 
-def test_a_turn_that_is_marked_twice_is_told(tmp_path: Path) -> None:
+def test_a_turn_that_is_marked_twice_is_refused(tmp_path: Path) -> None:
     source, lines = sheet_of(tmp_path, [row(1)])
     filled = fill(tmp_path / "marks.csv", lines * 2, {"r1/1": "right"})
     with pytest.raises(UserError, match='"r1/1" is marked twice'):
@@ -372,9 +391,9 @@ def test_a_turn_that_is_marked_twice_is_told(tmp_path: Path) -> None:
 
 
 FILES_OF_MARKS = {
-    "missing column": ("marks.csv", b"id,mark\nr1/1,right\n", "the column mended is missing"),
+    "missing column": ("marks.csv", b"id,mark\nr1/1,right\n", "the column fixed is missing"),
     "empty": ("marks.csv", b"", "the column id is missing"),
-    "no rows": ("marks.csv", b"id,mark,mended,reason,hash\n", "no marks"),
+    "no rows": ("marks.csv", b"id,mark,fixed,reason,hash\n", "the file has no marks; export the marks with the button"),
     "another encoding": ("marks.csv", "id,mark\n订单".encode("gbk"), "not UTF-8; in Excel, save it as CSV UTF-8"),
     "broken JSON": ("marks.json", b"[{", r"marks.json:1: broken JSON"),
     "no list": ("marks.json", b"{}", "expected a list of marks"),
@@ -383,7 +402,7 @@ FILES_OF_MARKS = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FILES_OF_MARKS.values(), ids=FILES_OF_MARKS.keys())
-def test_a_file_that_holds_no_marks_is_told(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_file_without_readable_marks_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_marks(tmp_path / name)
@@ -391,10 +410,10 @@ def test_a_file_that_holds_no_marks_is_told(tmp_path: Path, name: str, content: 
         read_marks(tmp_path / "nowhere.csv")
 
 
-def test_semicolons_are_read_as_excel_writes_them(tmp_path: Path) -> None:
+def test_a_sheet_that_excel_saved_with_semicolons_is_read(tmp_path: Path) -> None:
     _, lines = sheet_of(tmp_path, [row(1), row(2)])
     filled = fill(tmp_path / "marks.csv", lines, {"r1/1": "right", "r2/1": RIGHT_CALL}, delimiter=";")
-    assert sorted(mark.verdict or "" for mark in read_marks(filled)) == ["mended", "right"]
+    assert sorted(mark.verdict or "" for mark in read_marks(filled)) == ["fixed", "right"]
 
 
 def test_the_csv_sheet_shows_the_conversation_and_the_gold(tmp_path: Path) -> None:
@@ -420,7 +439,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
         ("logs/responses.jsonl", "logs", 4),
     ],
 )
-def test_rows_of_any_format_are_reviewed_and_come_back_as_toolhone_s_own(
+def test_rows_of_any_format_are_reviewed_and_written_in_toolhones_own_format(
     tmp_path: Path, file: str, format: str, turns_there: int
 ) -> None:
     source, said = str(FIXTURES / file), Console(file=io.StringIO(), width=500)
@@ -435,10 +454,10 @@ def test_rows_of_any_format_are_reviewed_and_come_back_as_toolhone_s_own(
     assert [one.id for one in after] == [one.id for one in before]
     assert [one.tools for one in after] == [one.tools for one in before]
     kept = {one.id for one in turns(before)} - {one.id for one in turns(after)}
-    assert kept == {lines[0]["id"]}, "what was marked wrong is no longer learned, and all else still is"
+    assert kept == {lines[0]["id"]}, "only the turn marked wrong is no longer learned"
 
 
-def test_several_sources_make_one_sheet_and_none_of_them_is_written_over(tmp_path: Path) -> None:
+def test_several_sources_make_one_sheet_and_none_of_them_is_overwritten(tmp_path: Path) -> None:
     one, other = str(FIXTURES / "formats" / "xlam.jsonl"), str(write(tmp_path, [row(1)]))
     assert len(write_sheet([one, other], tmp_path / "review.csv", quiet())) == 2
     marks = fill(tmp_path / "m.csv", table(tmp_path / "review.csv"), {"r1/1": "right"})
@@ -448,7 +467,7 @@ def test_several_sources_make_one_sheet_and_none_of_them_is_written_over(tmp_pat
     assert len(list(read_conversations(tmp_path / "out.jsonl"))) == 2
 
 
-def test_a_row_that_cannot_be_read_keeps_the_sheet_from_being_written(tmp_path: Path) -> None:
+def test_no_sheet_is_written_if_a_row_cannot_be_read(tmp_path: Path) -> None:
     source = write(tmp_path, [row(1)])
     source.write_text(source.read_text() + "{\n")
     with pytest.raises(UserError, match=r"rows\.jsonl:2: [\s\S]*toolhone data check"):
@@ -456,7 +475,7 @@ def test_a_row_that_cannot_be_read_keeps_the_sheet_from_being_written(tmp_path: 
     assert not (tmp_path / "review.html").exists()
 
 
-def test_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
+def test_an_id_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='the id "r1/1" occurs twice'):
         write_sheet([str(write(tmp_path, [row(1), row(1)]))], tmp_path / "review.csv", quiet())
 
@@ -466,7 +485,7 @@ def page_of(tmp_path: Path, data: list[Conversation], **given: Any) -> str:
     return (tmp_path / "review.html").read_text(encoding="utf-8")
 
 
-def test_the_page_holds_all_it_needs_and_loads_nothing(tmp_path: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     text = page_of(tmp_path, crowd(20))
     assert not re.search(r"""(?:src|href)=["']|@import|url\(|fetch\(|XMLHttpRequest|https?://""", text)
     assert "default-src 'none'" in text
@@ -474,7 +493,7 @@ def test_the_page_holds_all_it_needs_and_loads_nothing(tmp_path: Path) -> None:
     assert "{{" not in text
 
 
-def test_what_a_row_says_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+def test_markup_in_a_row_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     nasty = '</script><script>alert(1)</script><!-- {{script}} \u2028 &amp; \\u003c "'
     rows = [replace(row(1), messages=(Message("user", nasty), row(1).messages[1]))]
     text = page_of(tmp_path, rows)
@@ -485,12 +504,12 @@ def test_what_a_row_says_cannot_break_out_of_the_page(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_the_pages_script_is_javascript() -> None:
+def test_the_pages_script_is_valid_javascript() -> None:
     read = subprocess.run(["node", "--check", str(FILES / "review.js")], check=False, capture_output=True, text=True)
     assert (read.returncode, read.stderr) == (0, "")
 
 
-# What the page's script needs of a browser, and a person at its keys.
+# The parts of a browser that the page's script needs, and a way to press keys.
 BROWSER = r"""
 const fs = require("fs");
 const vm = require("vm");
@@ -514,7 +533,7 @@ class Element {
 const body = new Element("body");
 const ids = [...page.matchAll(/ id="(\w+)"/g)].map((match) => match[1]);
 for (const id of ids) elements.set(id, new Element(id));
-elements.get("mended").tagName = "TEXTAREA";
+elements.get("fixed").tagName = "TEXTAREA";
 elements.get("note").tagName = "INPUT";
 elements.get("sheet").textContent = page.match(/id="sheet">([^]*?)<\/script>/)[1];
 const document = {
@@ -538,7 +557,7 @@ console.log(JSON.stringify({ out, blobs, stored: [...stored][0] ?? null }));
 
 
 def browse(page: Path, steps: str, stored: list[str] | None = None) -> dict[str, Any]:
-    """Open a page, do the steps (JavaScript, whose value is returned), and give what was exported and stored."""
+    """Open a page, run the steps (JavaScript), and return their value (`out`), the exports and what was stored."""
     script = page.parent / "browser.js"
     script.write_text(BROWSER, encoding="utf-8")
     kept = "" if stored is None else json.dumps(stored)
@@ -549,12 +568,12 @@ def browse(page: Path, steps: str, stored: list[str] | None = None) -> dict[str,
 
 
 @needs_node
-def test_marks_made_with_the_pages_keys_come_back_into_the_data(tmp_path: Path) -> None:
+def test_marks_made_with_the_pages_keys_are_applied_to_the_data(tmp_path: Path) -> None:
     rows = [row(n, gold_source="gpt-4o") for n in range(1, 6)]
     chosen = write_sheet([str(write(tmp_path, rows))], tmp_path / "review.html", quiet())
     ids = [one.example.id for one in chosen]
-    mended = json.dumps({"calls": [{"name": "order", "arguments": {"code": 'K9, "new"\n查'}}]})
-    steps = f"""press("r"); press("w"); press("m"); at("mended").value = {json.dumps(mended)};
+    fixed = json.dumps({"calls": [{"name": "order", "arguments": {"code": 'K9, "new"\n查'}}]})
+    steps = f"""press("r"); press("w"); press("f"); at("fixed").value = {json.dumps(fixed)};
         press("Enter", {{ctrlKey: true}}); at("note").value = 'hm, "so"'; at("note").listeners.input();
         at("csv").click(); at("json").click(); at("count").textContent"""
     done = browse(tmp_path / "review.html", steps)
@@ -562,9 +581,9 @@ def test_marks_made_with_the_pages_keys_come_back_into_the_data(tmp_path: Path) 
     for name, text in zip(("marks.csv", "marks.json"), done["blobs"], strict=True):
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
         marks = {mark.id: mark for mark in read_marks(tmp_path / name)}
-        assert [marks[id].verdict for id in ids] == ["right", "wrong", "mended", None, None]
+        assert [marks[id].verdict for id in ids] == ["right", "wrong", "fixed", None, None]
         report = apply_marks([str(tmp_path / "rows.jsonl")], tmp_path / name, tmp_path / "out.jsonl", quiet())
-        assert report.marked == {"right": 1, "wrong": 1, "mended": 1, "unmarked": 2}
+        assert report.marked == {"right": 1, "wrong": 1, "fixed": 1, "unmarked": 2}
         out = {f"{one.id}/1": one for one in read_conversations(tmp_path / "out.jsonl")}
         assert out[ids[2]].messages[1].tool_calls[0].arguments == {"code": 'K9, "new"\n查'}
         assert ids[1] not in out
@@ -572,7 +591,7 @@ def test_marks_made_with_the_pages_keys_come_back_into_the_data(tmp_path: Path) 
 
 
 @needs_node
-def test_the_page_moves_undoes_and_keeps_its_marks(tmp_path: Path) -> None:
+def test_the_page_moves_between_turns_undoes_and_stores_its_marks(tmp_path: Path) -> None:
     page_of(tmp_path, [row(n) for n in range(1, 6)])
     page = tmp_path / "review.html"
     place = 'at("place").text.split(" ")[0]'
@@ -586,23 +605,45 @@ def test_the_page_moves_undoes_and_keeps_its_marks(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_after_the_last_turn_the_page_goes_to_the_one_that_was_passed_over_and_then_asks_for_the_export(
+def test_the_page_still_reads_stored_marks_that_say_mended(tmp_path: Path) -> None:
+    page_of(tmp_path, [row(n) for n in range(1, 4)])
+    page = tmp_path / "review.html"
+    fixed = json.dumps({"calls": [{"name": "order", "arguments": {"code": "mended"}}]})
+    steps = f'press("f"); at("fixed").value = {json.dumps(fixed)}; at("save").click(); press("k"); press("r"); '
+    key, text = browse(page, steps)["stored"]
+    state = json.loads(text)
+    for mark in (*state["marks"].values(), *(done["before"] for done in state["history"])):
+        if mark is not None:
+            mark["mended"] = mark.pop("fixed")
+            mark["mark"] = "mended" if mark["mark"] == "fixed" else mark["mark"]
+    assert '"mark": "mended"' in json.dumps(state)
+    read = browse(page, 'press("u"); at("json").click(); at("gold").text', [key, json.dumps(state)])
+    assert "fixed:" in read["out"]
+    first = json.loads(read["blobs"][0])[0]
+    assert (first["mark"], first["fixed"]) == (
+        "fixed",
+        {"calls": [{"name": "order", "arguments": {"code": "mended"}}], "content": ""},
+    )
+
+
+@needs_node
+def test_after_the_last_turn_the_page_shows_the_first_unmarked_one_or_asks_for_the_export(
     tmp_path: Path,
 ) -> None:
     page_of(tmp_path, [row(n) for n in range(1, 4)])
     page = tmp_path / "review.html"
-    passed = 'press("r"); press("j"); press("W"); at("place").text.split(" ")[0]'
-    assert browse(page, passed)["out"] == "2"
-    assert browse(page, passed + '; press("r"); at("count").textContent')["out"] == "3 of 3 marked: export them"
+    skipped = 'press("r"); press("j"); press("W"); at("place").text.split(" ")[0]'
+    assert browse(page, skipped)["out"] == "2"
+    assert browse(page, skipped + '; press("r"); at("count").textContent')["out"] == "3 of 3 marked: export them"
 
 
 @needs_node
-def test_undo_keeps_the_note_and_a_turn_that_is_being_mended_takes_no_other_mark(tmp_path: Path) -> None:
+def test_undo_keeps_the_note_and_a_turn_that_is_being_fixed_takes_no_other_mark(tmp_path: Path) -> None:
     page_of(tmp_path, [row(n) for n in range(1, 4)])
     page = tmp_path / "review.html"
     noted = 'press("r"); press("k"); at("note").value = "odd"; at("note").listeners.input(); press("u"); '
     assert browse(page, noted + '[at("note").value, at("count").textContent]')["out"] == ["odd", "0 of 3 marked"]
-    left = 'press("m"); at("mended").blur(); press("r"); press("ArrowRight"); '
+    left = 'press("f"); at("fixed").blur(); press("r"); press("ArrowRight"); '
     assert browse(page, left + 'at("count").textContent + at("place").text[0]')["out"] == "0 of 3 marked1"
     assert browse(page, left + 'press("Escape"); press("r"); at("count").textContent')["out"] == "1 of 3 marked"
 
@@ -610,7 +651,7 @@ def test_undo_keeps_the_note_and_a_turn_that_is_being_mended_takes_no_other_mark
 @needs_node
 def test_keys_that_are_typed_into_a_field_mark_nothing(tmp_path: Path) -> None:
     page_of(tmp_path, [row(n) for n in range(1, 4)])
-    steps = 'press("m"); press("r"); press("w"); press("Escape"); press("r", {ctrlKey: true}); at("count").textContent'
+    steps = 'press("f"); press("r"); press("w"); press("Escape"); press("r", {ctrlKey: true}); at("count").textContent'
     assert browse(tmp_path / "review.html", steps)["out"] == "0 of 3 marked"
 
 
@@ -621,16 +662,16 @@ def test_keys_that_are_typed_into_a_field_mark_nothing(tmp_path: Path) -> None:
         ("{", "Not JSON"),
         ('[{"name": "ordr"}]', "Unknown tool"),
         ('[{"name": "order", "arguments": {}}]', "order: code is required"),
-        ('[{"name": "order", "arguments": {"code": "a", "size": 1}}]', "order: there is no size"),
-        ('[{"name": "order", "arguments": []}]', "arguments is an object"),
+        ('[{"name": "order", "arguments": {"code": "a", "size": 1}}]', "order: unknown argument size"),
+        ('[{"name": "order", "arguments": []}]', "arguments must be an object"),
         ("[null]", "Unknown tool in null"),
         ("[]", "Neither a call nor a text"),
         ('{"cals": []}', "Unknown key cals"),
     ],
 )
-def test_a_mended_turn_that_cannot_be_is_told_in_the_editor(tmp_path: Path, text: str, fault: str) -> None:
+def test_the_editor_says_what_is_wrong_with_a_fixed_turn(tmp_path: Path, text: str, fault: str) -> None:
     page_of(tmp_path, [row(1)])
-    steps = f'press("m"); at("mended").value = {json.dumps(text)}; at("save").click(); at("fault").textContent'
+    steps = f'press("f"); at("fixed").value = {json.dumps(text)}; at("save").click(); at("fault").textContent'
     done = browse(tmp_path / "review.html", steps)
     assert fault in done["out"]
     assert done["stored"] is None

@@ -1,4 +1,4 @@
-"""Checking conversations: what a model must not be taught, each finding with its place and how to fix it."""
+"""Checks conversations for what a model must not learn. Each finding has a place and says how to fix it."""
 
 from toolhone.data.check.finding import Finding
 from toolhone.data.check.survey import Survey, check, refuse_faults

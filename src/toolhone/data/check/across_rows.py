@@ -1,7 +1,7 @@
 """Rules across rows: duplicates and contradictions, and advice on the data set as a whole.
 
-Only hashes of rows are kept: 1,000,000 rows take about 600 MB. Texts are kept only to find near duplicates. The hashes
-are Python's own, of 64 bits: among 1,000,000 rows there is one false pair in 40,000,000 runs.
+Memory holds only hashes of rows: 1,000,000 rows take about 600 MB. Texts are kept only to find near duplicates. The
+hashes are Python's own, of 64 bits: with 1,000,000 rows, one run in 40,000,000 has a false match.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ class SeenRows:
         self._texts: list[str] | None = [] if near else None
 
     def findings(self, row: Conversation, tools: ToolSet) -> list[Finding]:
-        """Exact duplicates, even with other ids, and turns that answer a prompt differently from an earlier row."""
+        """Findings on exact duplicates, whatever their ids, and on turns that answer a prompt differently from an
+        earlier row."""
         place = len(self._places)
         self._places.append(row.where)
         so_far = hash((tools.key, row.parallel_tool_calls))
         conflicts: list[Finding] = []
         for number, message in enumerate(row.messages):
-            said = _said(message)
+            turn = _message_hash(message)
             if message.role == "assistant" and message.weight:
-                known = self._turns.setdefault(so_far, said << _PLACE_BITS | place)
+                known = self._turns.setdefault(so_far, turn << _PLACE_BITS | place)
                 other = known & _PLACE_MASK
-                if other != place and known >> _PLACE_BITS != said:
+                if other != place and known >> _PLACE_BITS != turn:
                     text = f"message {number}: answers the same messages differently from {self._places[other]}"
-                    remedy = "decide which answer is right, and give both rows that one"
+                    remedy = "give both rows the right answer, or delete one of them"
                     conflicts.append(Finding(row.where, "conflict", text, "warning", remedy))
-            so_far = hash((so_far, said))
+            so_far = hash((so_far, turn))
         if row.expected is not None:
             so_far = hash((so_far, json.dumps(row.expected.to_json())))
         if self._texts is not None:
@@ -53,11 +54,12 @@ class SeenRows:
         if first != place:
             self._copies.add(place)
             text = f"the same row is already at {self._places[first]}"
-            return [Finding(row.where, "duplicate", text, "warning", "leave one of them (--fix drops the second)")]
+            remedy = "delete one of the two rows (--fix deletes the second)"
+            return [Finding(row.where, "duplicate", text, "warning", remedy)]
         return conflicts
 
     def near_findings(self) -> Iterator[Finding]:
-        """Rows whose user messages are nearly those of another row, if texts were kept."""
+        """Findings on rows whose user messages are almost those of another row; none if texts were not kept."""
         if self._texts is None:
             return
         from toolhone.data.groups import near_duplicates  # numpy, datasketch: only for --near
@@ -65,13 +67,13 @@ class SeenRows:
         for first, second, similarity in near_duplicates(self._texts):
             if second in self._copies:
                 continue
-            text = f"the user's messages are nearly those of {self._places[first]} (similarity {similarity:.2f})"
-            remedy = "keep both on one side of the split (toolhone data split does), or vary them more"
+            text = f"the user's messages are almost those of {self._places[first]} (similarity {similarity:.2f})"
+            remedy = "keep both rows on one side of the split (toolhone data split does), or make them more different"
             yield Finding(self._places[second], "near-duplicate", text, "advice", remedy)
 
 
 class SeenTools:
-    """The definitions of tools so far: by name the first, with its place, and the others already reported."""
+    """The tool definitions so far: the first of each name, with its place, and the different ones already reported."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[bytes, str]] = {}
@@ -79,6 +81,7 @@ class SeenTools:
         self._last: ToolSet | None = None
 
     def findings(self, row: Conversation, tools: ToolSet) -> Iterator[Finding]:
+        """Findings on tools whose definition differs from the first one of the same name."""
         if tools is self._last:
             return
         self._last = tools
@@ -87,7 +90,7 @@ class SeenTools:
             if digest != first and digest not in self._reported:
                 self._reported.add(digest)
                 text = f'the tool "{name}" is defined differently at {place}'
-                remedy = "give both rows one definition, or the tools two names"
+                remedy = "use one definition in both rows, or rename one of the tools"
                 yield Finding(row.where, "tool-differs", text, "warning", remedy)
 
 
@@ -95,20 +98,20 @@ def content_key(row: Conversation) -> int:
     """A key that rows with equal tools and messages share, even if their ids differ; valid within one process."""
     so_far = hash((json.dumps([tool.to_json() for tool in row.tools]), row.parallel_tool_calls))
     for message in row.messages:
-        so_far = hash((so_far, _said(message)))
+        so_far = hash((so_far, _message_hash(message)))
     return so_far if row.expected is None else hash((so_far, json.dumps(row.expected.to_json())))
 
 
-def _said(message: Message) -> int:
+def _message_hash(message: Message) -> int:
     if not message.tool_calls:
         return hash((message.role, message.content, message.weight))
     return hash((message.role, message.content, message.weight, *map(_call_key, message.tool_calls)))
 
 
 def _call_key(call: ToolCall) -> Hashable:
-    """A call without its id, which ties a result to it and means nothing by itself."""
+    """A key of the call without its id, because an id only links a result to its call."""
     try:
-        # With types, since in Python 1 == 1.0 == True. A list or an object inside cannot be hashed.
+        # With types, because in Python 1 == 1.0 == True. A list or an object inside cannot be hashed.
         entries = [(name, type(value), value) for name, value in call.arguments.items()]
         if len(entries) > 1:
             entries.sort(key=itemgetter(0))
@@ -120,18 +123,18 @@ def _call_key(call: ToolCall) -> Hashable:
 
 
 _BANDS: tuple[tuple[int, str], ...] = (
-    (50, "too few to learn from (under 50); aim at 100 at least"),
-    (100, "enough for a trial (50 to 99); 100 and more are workable"),
+    (50, "too few to learn from (under 50); aim for at least 100"),
+    (100, "enough for a trial (50 to 99); 100 or more are workable"),
     (500, "workable (100 to 499); 500 to 2,000 is the sweet spot"),
     (2_000, "in the sweet spot (500 to 1,999)"),
-    (5_001, "fine if they are varied (2,000 to 5,000); look at near duplicates with --near"),
+    (5_001, "fine if they are varied (2,000 to 5,000); look for near duplicates with --near"),
 )
-_MANY = "more than 5,000: look at the learning curve and at overfitting; fewer, more varied rows may do as well"
+_MANY = "more than 5,000: check the learning curve and overfitting; fewer, more varied rows may work as well"
 
 FEW_CALLS = 10
 NO_CALL_LOW = 0.05
 NO_CALL_HIGH = 0.80
-LEANING = 0.5
+DOMINANT_SHARE = 0.5
 
 
 class Balance:
@@ -150,18 +153,18 @@ class Balance:
     def add(self, row: Conversation) -> None:
         self.rows += 1
         called = answered = False
-        asked_by = ""
+        previous_role = ""
         for message in row.messages:
             if message.role == "assistant":
-                answered = answered or (asked_by == "user" and not message.tool_calls)
+                answered = answered or (previous_role == "user" and not message.tool_calls)
                 self.turns += 1
                 for call in message.tool_calls:
                     self.calls[call.name] += 1
                     called = True
-            asked_by = message.role
+            previous_role = message.role
         self.rows_without_call += not called
         self.rows_with_answer += answered
-        if row.tools is not self._last_tools:  # rows mostly share their tools
+        if row.tools is not self._last_tools:  # most rows share their tools
             self.offered.update(tool.name for tool in row.tools)
             self._last_tools = row.tools
         language = row.meta.get("language")
@@ -177,20 +180,21 @@ class Balance:
         answered, silent = self.rows_with_answer / self.rows, self.rows_without_call / self.rows
         if answered < NO_CALL_LOW:
             text = (
-                f"in {self.rows_with_answer:,} of {self.rows:,} rows ({answered:.1%}) a user is answered without a call"
+                f"in {self.rows_with_answer:,} of {self.rows:,} rows ({answered:.1%}) the assistant answers the user "
+                "without a call"
             )
-            remedy = "add rows in which no tool is wanted, 5% to 20% of all: expect over-calling else"
+            remedy = "add rows that need no tool, 5% to 20% of all; otherwise the model will call tools too often"
             yield Finding(where, "no-call-share", text, "advice", remedy)
         elif silent > NO_CALL_HIGH:
             text = f"{self.rows_without_call:,} of {self.rows:,} rows ({silent:.1%}) call no tool"
-            remedy = "add rows with calls: expect a model that hardly calls else"
+            remedy = "add rows with calls; otherwise the model will hardly ever call a tool"
             yield Finding(where, "no-call-share", text, "advice", remedy)
 
     def _tool_findings(self, where: str) -> Iterator[Finding]:
         unused = sorted(self.offered - set(self.calls))
         for name in unused:
-            remedy = "add rows that call it; a model learns not to call it else"
-            yield Finding(where, "unused-tool", f'the tool "{name}" is offered and never called', "advice", remedy)
+            remedy = "add rows that call it; otherwise the model learns not to call it"
+            yield Finding(where, "unused-tool", f'the tool "{name}" is offered but never called', "advice", remedy)
         for name, count in sorted(self.calls.items()):
             if count < FEW_CALLS:
                 text = f'the tool "{name}" is called {count} time(s), fewer than {FEW_CALLS}'
@@ -198,11 +202,11 @@ class Balance:
         total = self.calls.total()
         if len(self.calls) >= 3:
             name, count = self.calls.most_common(1)[0]
-            if count > LEANING * total:
+            if count > DOMINANT_SHARE * total:
                 text = f'{count:,} of {total:,} calls ({count / total:.0%}) are to "{name}"'
-                yield Finding(where, "class-balance", text, "advice", "add rows that call the others")
+                yield Finding(where, "class-balance", text, "advice", "add rows that call the other tools")
 
 
 def count_band(rows: int) -> str:
-    """What this number of rows is good for."""
+    """What to expect of this number of rows."""
     return next((text for bound, text in _BANDS if rows < bound), _MANY)

@@ -1,6 +1,6 @@
-"""A finding: one fault of one row or file, with its place, how serious it is and how to fix it.
+"""A finding: one fault of a row or a file, with its place, its severity and how to fix it.
 
-Faults of reading (`RowFault`) become findings here too, and errors among findings stop a command.
+Reading faults (`RowFault`) also become findings here. A finding of severity error stops a command.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from toolhone.data.importers.importer import RowFault
 from toolhone.errors import UserError
 from toolhone.records import Conversation
 
-# error: must not be trained on; warning: most likely wrong, look at it; advice: worth knowing.
+# error: must not be trained on; warning: probably wrong, check it; advice: worth knowing.
 Severity = Literal["error", "warning", "advice"]
 
 _SHOWN = 20
 _PLACES = 5
 
-# Rows that are left out and need no fix, as is normal in a log. By any other error of reading a row is lost.
+# Rules of rows that are left out and need no fix, as is normal in a log. Any other reading error must be fixed.
 _LEFT_OUT = frozenset(
     {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
     | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
@@ -33,23 +33,23 @@ LeftOut = dict[str, list[str]]
 _REMEDIES = {
     "arguments-encoded-twice": "encode the arguments once (--fix does)",
     "bad-arguments": "write the arguments as one JSON object",
-    "bad-role": "the roles are system, user, assistant, tool",
-    "bom": "save it without the mark (--fix does)",
+    "bad-role": "use one of the roles system, user, assistant, tool",
+    "bom": "save the file without the mark (--fix does)",
     "broken-json": "write each row as one JSON object on one line",
-    "duplicate-key": "leave one of the two: readers differ in which they take",
+    "duplicate-key": "delete one of the two keys: readers differ in which one they use",
     "encoding": "save the file as UTF-8",
-    "nan": "write null, a number or a text",
+    "nan": "write null, a number or a string",
     "not-an-object": "write each row as one JSON object on one line",
-    "nul": "take the character out",
-    "null-filled-schema": "take the nulls out (--fix does)",
+    "nul": "remove the character",
+    "null-filled-schema": "remove the nulls (--fix does)",
     "surrogate": "write the whole character",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault: `where` is file:line (or all the files, for a fault of them together), `rule` its kind. Two findings
-    that differ only in `remedy` are equal."""
+    """One fault. `where` is file:line, or the names of all files for a fault of the whole data set. `rule` is the kind
+    of fault, `remedy` how to fix it. Two findings that differ only in `remedy` are equal."""
 
     where: str
     rule: str
@@ -59,9 +59,9 @@ class Finding:
 
 
 def finding_of(fault: RowFault) -> Finding:
-    """The finding for a fault that `read_source` gave."""
+    """The finding for a fault from `read_source`."""
     severity: Severity = "advice" if fault.rule in _ADVICE else "error"
-    escaped_nul = fault.rule == "nul" and "\\u0000" in fault.message  # then the row could be read
+    escaped_nul = fault.rule == "nul" and "\\u0000" in fault.message  # the row can still be read
     if fault.rule in _WARNINGS or escaped_nul:
         severity = "warning"
     return Finding(fault.where, fault.rule, fault.message, severity, _REMEDIES.get(fault.rule, ""))
@@ -80,10 +80,10 @@ def refuse_all(faults: Sequence[str]) -> None:
 
 
 def sound_rows(found: Iterable[Conversation | RowFault], left_out: LeftOut) -> Iterator[Conversation]:
-    """Yield the conversations, add to `left_out` what is left out, and raise at the end if a row must be fixed.
+    """Yield the conversations, and add the rows that are left out to `left_out`.
 
     Raises:
-        UserError: with every row that must be fixed, after the last conversation.
+        UserError: after the last conversation, if rows must be fixed; it names them all.
     """
     lost: list[Finding] = []
     for row in found:
@@ -98,11 +98,11 @@ def sound_rows(found: Iterable[Conversation | RowFault], left_out: LeftOut) -> I
     try:
         refuse_findings(lost)
     except UserError as error:
-        raise UserError(f"{error}\nfix these rows first: `toolhone data check` names all") from None
+        raise UserError(f"{error}\nfix these rows first; `toolhone data check` lists them all") from None
 
 
 def describe_left_out(left_out: LeftOut) -> str:
-    """How many rows were left out, by rule, with the first places; "" if none were."""
+    """How many rows were left out, by rule, with their first places; "" if none were."""
     if not left_out:
         return ""
     total = sum(map(len, left_out.values()))

@@ -1,17 +1,18 @@
-"""`toolhone data check --fix OUT`: a copy of the files, fixed where that is safe, and what was done to each row.
+"""`toolhone data check --fix OUT`: writes a fixed copy of the files, and says what was done to each row.
 
-A row of OpenAI's format is fixed if there is one way to fix it and its meaning stays. Fixing twice is fixing once:
+A row in OpenAI's format is fixed if there is only one way to fix it and its meaning stays. Fixing the copy again
+changes nothing. Each kind of fault and its fix:
 
-legacy fields: `functions`, `function_call` and the role `function` as `tools`, `tool_calls` and `tool`;
-arguments encoded twice, or more often, as JSON encoded once;
-nulls that a table left in schemas, where no schema has them, and in arguments, if the tool's schema refuses them and
-    accepts the arguments without them;
-an empty `tool_calls`, which is removed;
-calls without an id that a result follows, and results without a `tool_call_id` if only one call is open.
+legacy fields: `functions`, `function_call` and the role `function` become `tools`, `tool_calls` and `tool`;
+arguments encoded twice or more: encoded once;
+nulls that a table filled in: removed from schemas, if JSON Schema allows no null there, and from arguments, if the
+    tool's schema refuses them and accepts the arguments without them;
+an empty `tool_calls`: removed;
+missing ids: given to calls that a result follows, and to results if only one call is open.
 
-Every row of the copy is a line of JSON; a row that cannot be read stays byte for byte. Left out are blank lines, byte
-order marks, and rows that repeat an earlier row (the same tools and messages, whatever their ids). Nothing else is
-lost: a row that can be neither read nor copied, as in a broken compressed file, is reported.
+Each row of the copy is one line of JSON. A row that cannot be read is copied byte for byte. The copy leaves out blank
+lines, byte order marks, and rows that repeat an earlier row (the same tools and messages, whatever their ids). Nothing
+else is lost: a row that can be neither read nor copied, as in a damaged compressed file, is reported.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _TOOL_SETS = ToolSets()
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Something that was done to a row: `where` is its place in the original file."""
+    """One thing that was done to a row. `where` is the row's place in the original file."""
 
     where: str
     rule: str
@@ -58,7 +59,7 @@ def plan_copies(sources: Sequence[str], out: Path) -> list[tuple[str, Path]]:
     """Each file of the sources and the path of its copy: `out` for one file, a file in the folder `out` for several.
 
     Raises:
-        UserError: if two copies would have one name, or a copy would replace its original.
+        UserError: if two copies would have the same name, or a copy would overwrite its original.
     """
     files = [file for source in sources for file in expand_source(source)]
     if len(files) == 1 and not out.is_dir():
@@ -68,10 +69,10 @@ def plan_copies(sources: Sequence[str], out: Path) -> list[tuple[str, Path]]:
     originals: dict[Path, str] = {}
     for file, copy in copies:
         if Path(file).resolve() == copy.resolve():
-            raise UserError(f"--fix: {copy} is the file itself; name another, so that the original stays")
+            raise UserError(f"--fix: {copy} is the input file itself; choose another path")
         if copy in originals:
             raise UserError(
-                f"--fix: the copies of {originals[copy]} and {file} would both be {copy}; fix them one by one"
+                f"--fix: the copies of {originals[copy]} and {file} would both be {copy}; fix the files one by one"
             )
         originals[copy] = file
     return copies
@@ -85,7 +86,7 @@ class Fixer:
         self._seen: dict[Any, str] = {}
 
     def write(self, file: str, copy: Path) -> Iterator[Fixed]:
-        """Write the copy of one file, and yield what was done, row by row. The copy appears when all is written."""
+        """Write the copy of one file, and yield what was done, row by row. The copy appears once it is complete."""
         with whole_file(copy) as out, closing(_numbered_lines(file)) as lines:
             for source in iter_file(file):
                 line, done = self._row(source, lines)
@@ -94,10 +95,10 @@ class Fixer:
                     out.write(line)
 
     def _row(self, source: SourceRow, lines: Iterator[tuple[int, bytes]]) -> tuple[bytes | None, Done]:
-        bom = [("bom", "byte order mark left out") for rule, _ in source.notes if rule == "bom"]
+        bom = [("bom", "byte order mark removed") for rule, _ in source.notes if rule == "bom"]
         if source.row is None:
             line = _broken_line(source.where, lines)
-            lost = [("left-out", "cannot be read, and is not a line that could be copied: left out")]
+            lost = [("left-out", "left out: can be neither read nor copied as a line")]
             return line, bom if line is not None else [*bom, *lost]
         row, done = fix_row(source.row, self._default_tools)
         place = self._seen.setdefault(self._key(row), source.where)
@@ -110,12 +111,12 @@ class Fixer:
             try:
                 return content_key(openai.read(row, "", self._default_tools))
             except RowError:
-                pass  # a finding when the copy is checked; such a row only equals another with the same text
+                pass  # the check of the copy reports it; such a row repeats only a row with the same text
         return hash(json.dumps({key: value for key, value in row.items() if key != "id"}, sort_keys=True))
 
 
 def _numbered_lines(file: str) -> Generator[tuple[int, bytes]]:
-    """The lines of a file with their numbers; a table has none, and a damaged archive those before the damage."""
+    """The lines of a file with their numbers. A table has no lines; a damaged archive has those before the damage."""
     if file.startswith("hub:") or file.endswith((".parquet", ".zst")):
         return
     opener = gzip.open if file.endswith(".gz") else open
@@ -124,10 +125,10 @@ def _numbered_lines(file: str) -> Generator[tuple[int, bytes]]:
 
 
 def _broken_line(where: str, lines: Iterator[tuple[int, bytes]]) -> bytes | None:
-    """The line at `where` if it is one that cannot be decoded: a row of an array or a table has no line."""
+    """The line at `where`, if it is a line that cannot be read as a row; None for a row of an array or a table."""
     number = int(where.rpartition(":")[2])
     text = next((line for n, line in lines if n == number), b"").rstrip(b"\r\n")
-    # A part of an array or of an object over many lines, or a file in another encoding, is not a line.
+    # Part of an array or object over several lines, or of a file in another encoding, is not a line to copy.
     if len(text) < 2 or text.startswith((b"[", BOM_UTF16_LE, BOM_UTF16_BE)):
         return None
     try:
@@ -138,7 +139,8 @@ def _broken_line(where: str, lines: Iterator[tuple[int, bytes]]) -> bytes | None
 
 
 def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[dict[str, Any], Done]:
-    """The fixed row, and what was done. A row that needs nothing, or is not in OpenAI's format, comes back as it is."""
+    """The fixed row, and what was done. Returns the same object if there is nothing to fix, or if the row is not in
+    OpenAI's format."""
     messages = row.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return row, []
@@ -149,7 +151,7 @@ def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[di
     for number, message in enumerate(kept):
         if "tool_calls" in message and message["tool_calls"] == []:
             del message["tool_calls"]
-            done.append(("empty-tool-calls", f"message {number}: an empty tool_calls left out"))
+            done.append(("empty-tool-calls", f"message {number}: empty tool_calls removed"))
         if isinstance(message.get("tool_calls"), list):
             message["tool_calls"] = [
                 _fixed_call(call, f"message {number}: call {n}", fixed.get("tools"), default_tools, done)
@@ -165,10 +167,10 @@ def _legacy_to_tools(row: dict[str, Any], done: Done) -> dict[str, Any]:
         return row
     if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
         return row
-    done.append(("legacy", f"functions written as tools ({len(functions)})"))
+    done.append(("legacy", f"functions rewritten as tools ({len(functions)})"))
     tools = [{"type": "function", "function": function} for function in functions]
     kept = {key: value for key, value in row.items() if key not in ("functions", "tools", "function_call")}
-    if row.get("function_call") not in (None, "auto"):  # an instruction of a request; if it says more, it stays
+    if row.get("function_call") not in (None, "auto"):  # a request's setting; it stays unless it is the default
         kept["function_call"] = row["function_call"]
     return {**kept, "tools": tools}
 
@@ -183,7 +185,7 @@ def _without_null_schemas(row: dict[str, Any], done: Done) -> dict[str, Any]:
         key = schema_key(function) if isinstance(function, dict) else "parameters"
         cleaned, places = without_nulls(function.get(key)) if isinstance(function, dict) else (None, [])
         if places and isinstance(function, dict):
-            done.append(("null-filled-schema", f"tool {number}: {len(places)} null(s) taken out of its parameters"))
+            done.append(("null-filled-schema", f"tool {number}: {len(places)} null(s) removed from its parameters"))
             tool = _with_function(tool, {**function, key: cleaned})
         kept.append(tool)
     return {**row, "tools": kept}
@@ -202,7 +204,7 @@ def _legacy_to_calls(messages: list[dict[str, Any]], done: Done) -> None:
         if message.get("role") == "assistant" and called and not message.get("tool_calls"):
             del message["function_call"]
             message["tool_calls"] = [{"id": _fresh_id(messages), "type": "function", "function": call}]
-            done.append(("legacy", f"message {number}: function_call written as tool_calls"))
+            done.append(("legacy", f"message {number}: function_call rewritten as tool_calls"))
         if message.get("role") != "function" or not number:
             continue
         calls = messages[number - 1].get("tool_calls")
@@ -217,7 +219,7 @@ def _legacy_to_calls(messages: list[dict[str, Any]], done: Done) -> None:
         if isinstance(only["id"], str):
             message.pop("name", None)
             message |= {"role": "tool", "tool_call_id": only["id"]}
-            done.append(("legacy", f"message {number}: role function written as tool"))
+            done.append(("legacy", f"message {number}: role function rewritten as tool"))
 
 
 def _fixed_call(call: Any, place: str, tools: Any, default_tools: Sequence[Tool], done: Done) -> Any:
@@ -235,7 +237,7 @@ def _fixed_call(call: Any, place: str, tools: Any, default_tools: Sequence[Tool]
 
 
 def _encoded_once(arguments: Any) -> Any:
-    """The innermost JSON text of arguments if that is an object; else the arguments as they are."""
+    """The innermost JSON string of the arguments, if it holds an object; otherwise the arguments unchanged."""
     text = arguments
     for _ in range(_MAX_ENCODINGS):
         decoded = _decoded(text)
@@ -253,7 +255,7 @@ def _without_null_arguments(given: Any, tool: CompiledTool | None, place: str, d
     if not nulls:
         return given
     named = ", ".join(map(written_path, nulls))
-    done.append(("null-arguments", f"{place}: arguments that were null left out ({named})"))
+    done.append(("null-arguments", f"{place}: null arguments removed ({named})"))
     kept = without_paths(arguments, nulls)
     return json.dumps(kept, ensure_ascii=False) if isinstance(given, str) else kept
 
@@ -268,22 +270,22 @@ def _decoded(text: Any) -> Any:
 
 
 def _tool_named(name: str, tools: Any, default_tools: Sequence[Tool]) -> CompiledTool | None:
-    """The tool that a call names, among the row's own or else the default ones."""
+    """The tool that a call names: one of the row's own or, if the row has none, of the default tools."""
     offered = list(default_tools) if tools is None else []
     for row in _listed(tools):
-        with suppress(RowError):  # a finding when the copy is checked
+        with suppress(RowError):  # the check of the copy reports it
             offered.append(read_tool(row, "tools"))
     return _TOOL_SETS.get(tuple(tool for tool in offered if tool.name == name)).by_name.get(name)
 
 
 def _listed(tools: Any) -> list[Any]:
-    """The tools of a row: a list, or its JSON text."""
+    """The row's list of tools, decoded if it is a JSON string."""
     found = _decoded(tools) if isinstance(tools, str) else tools
     return found if isinstance(found, list) else []
 
 
 def _link_results(messages: list[dict[str, Any]], done: Done) -> None:
-    """Give calls and results the ids that link them, in place."""
+    """Add the ids that link results to their calls, in place."""
     for number, message in enumerate(messages):
         calls = message.get("tool_calls")
         if message.get("role") != "assistant" or not isinstance(calls, list):
@@ -294,26 +296,28 @@ def _link_results(messages: list[dict[str, Any]], done: Done) -> None:
         given = [result.get("tool_call_id") for result in results]
         if len(calls) == len(results) == 1 and calls[0].get("id") is None and isinstance(given[0], str):
             calls[0] = {**calls[0], "id": given[0]}
-            done.append(("missing-call-id", f"message {number}: call 0 takes the id of its result"))
+            done.append(("missing-call-id", f"message {number}: call 0 got the id of its result"))
         elif all(id is None for id in given) or all(call.get("id") is not None for call in calls):
-            # A result that names an unknown id may mean any of the calls without one: those are left.
+            # Otherwise a result with an unknown id may answer any call without an id, so those calls stay unchanged.
             for n, call in enumerate(calls):
                 if call.get("id") is None:
                     calls[n] = {**call, "id": _fresh_id(messages)}
-                    done.append(("missing-call-id", f'message {number}: call {n} given the id "{calls[n]["id"]}"'))
-        nameless = [n for n, result in enumerate(results) if result.get("tool_call_id") is None]
-        waiting = [call["id"] for call in calls if call.get("id") is not None and call["id"] not in given]
-        if len(nameless) == len(waiting) == 1 and len(results) == len(calls):
-            results[nameless[0]]["tool_call_id"] = waiting[0]
-            at = number + 1 + nameless[0]
-            done.append(("missing-call-id", f'message {at}: the result tied to the one open call "{waiting[0]}"'))
+                    done.append(("missing-call-id", f'message {number}: call {n} got the id "{calls[n]["id"]}"'))
+        without_id = [n for n, result in enumerate(results) if result.get("tool_call_id") is None]
+        open_ids = [call["id"] for call in calls if call.get("id") is not None and call["id"] not in given]
+        if len(without_id) == len(open_ids) == 1 and len(results) == len(calls):
+            results[without_id[0]]["tool_call_id"] = open_ids[0]
+            at = number + 1 + without_id[0]
+            done.append(
+                ("missing-call-id", f'message {at}: the result got the id of the only open call "{open_ids[0]}"')
+            )
 
 
 def _fresh_id(messages: list[dict[str, Any]]) -> str:
-    """The first of call_1, call_2, ... that no call and no result of the row has."""
-    taken: set[Any] = set()
+    """The first of call_1, call_2, ... that no call or result of the row uses."""
+    used: set[Any] = set()
     for message in messages:
-        taken.add(str(message.get("tool_call_id")))
+        used.add(str(message.get("tool_call_id")))
         calls = message.get("tool_calls")
-        taken |= {str(call.get("id")) for call in calls if isinstance(call, dict)} if isinstance(calls, list) else set()
-    return next(id for n in count(1) if (id := f"call_{n}") not in taken)
+        used |= {str(call.get("id")) for call in calls if isinstance(call, dict)} if isinstance(calls, list) else set()
+    return next(id for n in count(1) if (id := f"call_{n}") not in used)

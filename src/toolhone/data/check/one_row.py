@@ -1,10 +1,10 @@
-"""Rules for one row: its turns, its calls and their tools, `expected`, and argument values from nowhere.
+"""Rules for one row: its turns, its calls and their tools, `expected`, and invented argument values.
 
-A value that the conversation does not hold teaches a model to make values up. It counts as given if the messages before
-the call hold it, in any case and spacing; a number also in words, English or Chinese; a text of several words if half
-of them are there; a date if its day is there, or a word such as tomorrow. Values that the tool itself names (enum,
-default, const, examples, its descriptions), truth values, nulls, 0 and 1 need no source. A text in letters of another
-script than the conversation's may be a translation, and is accepted. These findings are warnings: likely, not sure.
+A value that is not in the conversation teaches a model to invent values. The messages before the call must contain it,
+in any case and spacing. A number may also be in words, English or Chinese. Of a string of several words, half must be
+there. Of a date, the day must be there, or a word such as tomorrow. Values that the tool itself names (enum, default,
+const, examples, descriptions), booleans, nulls, 0 and 1 need no source. A string in another script than the
+conversation may be a translation, and is accepted. The rule can be wrong, so these findings are only warnings.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from toolhone.tool_schema import Path, without_paths, written_path
 _TOKENS = dict.fromkeys(token for chat_format in FORMATS.values() for token in chat_format.control_tokens)
 _OF_OTHER_MODELS = r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]"
 _CONTROL_TOKEN = re.compile("|".join([*map(re.escape, _TOKENS), _OF_OTHER_MODELS]))
-# What comes from outside may not hold a format's tags either (`chat/control_tokens.py`).
+# Users, tools and tool definitions must not contain a format's tags either (`chat/control_tokens.py`).
 _FROM_OUTSIDE = re.compile(rf"{_CONTROL_TOKEN.pattern}|</?tool_(?:call|response)>")
+
+_FILL_TURN = "write its content, or delete the turn"
+_FIX_NAME = "fix the name, or add the tool to tools"
+_REMEDIES = {"unknown-tool": _FIX_NAME, "schema": "fix the arguments, or the tool's schema"}
 
 
 def turn_faults(row: Conversation) -> Iterator[Finding]:
-    """Errors in the turns of one conversation. Of its tools only the names play a part."""
+    """Errors in the turns of one conversation. Only the names of its tools matter."""
     where, before, learned = row.where, None, False
     tools = [tool.name for tool in row.tools]
     for number, message in enumerate(row.messages):
@@ -45,10 +49,10 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
             calls, content = message.tool_calls, message.content
             if not calls and not content.strip():
                 yield _empty_turn(row, number)
-            # The end of a call alone cannot be read back in a format that has it.
+            # A format that uses </tool_call> cannot read back a turn with only that tag.
             if content and (found := call_syntax(content, tools) or ("</tool_call>" in content and "</tool_call>")):
                 text = f"message {number}: a call is in the text ({found}), not in tool_calls"
-                yield Finding(where, "text-call", text, remedy="write it as an entry of tool_calls, not as text")
+                yield Finding(where, "text-call", text, remedy="move the call from the text to tool_calls")
         elif role == "system" and number:
             yield Finding(where, "role-order", f"message {number}: a system message must come first")
         before = role
@@ -58,7 +62,7 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
 
 
 def tie_faults(row: Conversation) -> Iterator[Finding]:
-    """Errors in the ids that tie results to calls: repeated, unknown, or of a result without a call."""
+    """Errors in the ids that link results to calls: repeated ids, unknown ids, and results without a call."""
     before = None
     for number, message in enumerate(row.messages):
         if len(message.tool_calls) > 1:
@@ -69,7 +73,7 @@ def tie_faults(row: Conversation) -> Iterator[Finding]:
 
 
 def turn_warnings(row: Conversation) -> Iterator[Finding]:
-    """What can be read, but is probably not meant."""
+    """Warnings and advice on turns that can be read but are probably mistakes."""
     messages, seen = row.messages, set[str]()
     assistants = learned = False
     for number, message in enumerate(messages):
@@ -79,18 +83,18 @@ def turn_warnings(row: Conversation) -> Iterator[Finding]:
             if message.tool_calls:
                 yield from _call_warnings(row, number, seen)
         elif message.role == "user" and not message.content.strip():
-            yield Finding(row.where, "empty-turn", f"message {number}: an empty user message", "warning", "write it")
+            yield Finding(row.where, "empty-turn", f"message {number}: an empty user message", "warning", _FILL_TURN)
     if assistants and not learned:
         text = "every assistant turn has weight 0: nothing is learned from the row"
-        yield Finding(row.where, "nothing-learned", text, "warning", "give one turn weight 1, or take the row out")
+        yield Finding(row.where, "nothing-learned", text, "warning", "give one turn weight 1, or delete the row")
     if assistants and messages[-1].role != "assistant":
         text = f"message {len(messages) - 1}: the row ends with a message of role {messages[-1].role}"
-        remedy = "nothing is learned after the last assistant turn; end the row there"
+        remedy = "end the row at the last assistant turn; nothing after it is learned"
         yield Finding(row.where, "trailing-turn", text, "advice", remedy)
 
 
 def control_tokens(row: Conversation) -> Iterator[Finding]:
-    """Messages that hold the control tokens of a chat format, or of a model's tokenizer."""
+    """Warnings on messages that contain control tokens of a chat format or of a tokenizer."""
     for number, message in enumerate(row.messages):
         text = message.content
         for call in message.tool_calls:
@@ -104,50 +108,50 @@ def control_tokens(row: Conversation) -> Iterator[Finding]:
 
 
 def control_tokens_in_tools(where: str, tools: ToolSet) -> Iterator[Finding]:
-    """The same for tools; to be called once for each set of tools."""
+    """The same warnings on tools. Call it once for each set of tools."""
     for tool in tools.tools:
         if found := _FROM_OUTSIDE.search(f"{tool.name} {tool.description} {tool.parameters}"):
             yield _control_token(where, f'tool "{tool.name}"', found.group())
 
 
 def _control_token(where: str, holder: str, token: str, *, is_learned: bool = False) -> Finding:
-    remedy = "take it out if it does not belong there; models get it as plain text, never as the token"
+    remedy = "remove it if it does not belong there; models get it as plain text, never as the token"
     if is_learned:
-        remedy = "take it out: a model whose token it is cannot be trained on the turn"
-    return Finding(where, "control-token", f"{holder}: the text holds the control token {token}", "warning", remedy)
+        remedy = "remove it: a model that has this token cannot be trained on the turn"
+    return Finding(where, "control-token", f"{holder}: the text contains the control token {token}", "warning", remedy)
 
 
 def _empty_turn(row: Conversation, number: int) -> Finding:
-    text = f"message {number}: the assistant neither calls nor says anything"
+    text = f"message {number}: the assistant turn has no text and no call"
     is_last = all(message.role != "assistant" for message in row.messages[number + 1 :])
     if is_last and row.expected is not None and row.expected.status in ("none", "any"):
-        # Benchmarks say whether a call is due, not what else to say: such a row can be scored, not learned from.
-        return Finding(row.where, "empty-turn", text, "warning", "score the row; to learn from it, write an answer")
-    return Finding(row.where, "empty-turn", text, remedy="write the answer, or take the turn out")
+        # Benchmarks only state whether a call is expected: such a row can be scored, but not learned from.
+        return Finding(row.where, "empty-turn", text, "warning", "write an answer, or use the row only for scoring")
+    return Finding(row.where, "empty-turn", text, remedy=_FILL_TURN)
 
 
 def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[Finding]:
-    """Warnings on one turn's calls and results. `seen` has the ids of earlier calls, and takes those of this turn."""
+    """Warnings on one turn's calls and results. `seen` has the ids of earlier calls; this turn's ids are added."""
     messages, calls = row.messages, row.messages[number].tool_calls
     results = _results(messages, number) if number + 1 < len(messages) else []
     if number + len(results) + 1 < len(messages) and len(results) < len(calls):
         answered = {result.tool_call_id for result in results}
         open_ids = [f'"{call.id}"' for call in calls if call.id is not None and call.id not in answered]
         named = f" (none for {', '.join(open_ids)})" if open_ids and len(open_ids) < len(calls) else ""
-        text = f"message {number}: {len(calls)} calls, {len(results)} results{named}, and the conversation goes on"
+        text = f"message {number}: {len(calls)} calls but {len(results)} results{named}, and the conversation continues"
         yield Finding(row.where, "unanswered-call", text, "warning", "add a tool message for every call")
     for call in calls:
         if call.id is None:
             if results:
-                text = f"message {number}: a call without an id, though results follow"
+                text = f"message {number}: a call without an id, but results follow"
                 yield Finding(row.where, "missing-call-id", text, "warning", "give the call an id (--fix does)")
         elif call.id in seen:
-            text = f'message {number}: the call id "{call.id}" is already in an earlier turn'
+            text = f'message {number}: the call id "{call.id}" is already used in an earlier turn'
             yield Finding(row.where, "duplicate-call-id", text, "warning", "give every call of a row its own id")
     for offset, result in enumerate(results, 1):
         if result.tool_call_id is None:
             text = f"message {number + offset}: a tool result without a tool_call_id"
-            remedy = "name the call that it answers (--fix does, if one call is open)"
+            remedy = "set it to the id of the call that it answers (--fix does, if only one call is open)"
             yield Finding(row.where, "missing-call-id", text, "warning", remedy)
     seen.update([call.id for call in calls if call.id is not None])
 
@@ -155,8 +159,8 @@ def _call_warnings(row: Conversation, number: int, seen: set[str]) -> Iterator[F
 def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterator[Finding]:
     calls = message.tool_calls
     if not row.parallel_tool_calls:
-        text = f"message {number}: {len(calls)} calls at once, though parallel_tool_calls is false"
-        yield Finding(row.where, "parallel-calls", text, remedy="split the turn, or allow parallel calls")
+        text = f"message {number}: {len(calls)} parallel calls, but parallel_tool_calls is false"
+        yield Finding(row.where, "parallel-calls", text, remedy="split the turn, or set parallel_tool_calls to true")
     ids = [call.id for call in calls if call.id is not None]
     if len(set(ids)) < len(ids):
         twice = next(id for id in ids if ids.count(id) > 1)
@@ -165,7 +169,7 @@ def _parallel_faults(row: Conversation, number: int, message: Message) -> Iterat
 
 
 def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
-    """Faults of the run of tool messages that starts at `number`."""
+    """Errors in the run of tool messages that starts at `number`."""
     calls = row.messages[number - 1].tool_calls if number else ()
     ids = [call.id for call in calls if call.id is not None]
     answered: set[str] = set()
@@ -174,13 +178,14 @@ def _result_faults(row: Conversation, number: int) -> Iterator[Finding]:
         if not calls:
             yield Finding(row.where, "role-order", f"message {at}: a tool result without a call before it")
         elif id is not None and ids and id not in ids:
-            yield Finding(row.where, "orphan-result", f'message {at}: no call has the id "{id}" ({", ".join(ids)})')
+            text = f'message {at}: no call has the id "{id}"; the calls before have {", ".join(ids)}'
+            yield Finding(row.where, "orphan-result", text, remedy="use the id of the call that the result answers")
         elif id is not None and id in answered:
-            text = f'message {at}: the call "{id}" has a result already'
-            yield Finding(row.where, "double-result", text, remedy="leave one result for each call")
+            text = f'message {at}: the call "{id}" already has a result'
+            yield Finding(row.where, "double-result", text, remedy="keep one result for each call")
         elif offset >= len(calls):
             text = f"message {at}: more results than calls ({len(calls)})"
-            yield Finding(row.where, "orphan-result", text, remedy="leave one result for each call")
+            yield Finding(row.where, "orphan-result", text, remedy="keep one result for each call")
         if id is not None:
             answered.add(id)
 
@@ -190,23 +195,20 @@ def _results(messages: tuple[Message, ...], caller: int) -> list[Message]:
     return list(takewhile(lambda message: message.role == "tool", messages[caller + 1 :]))
 
 
-_REMEDIES = {"unknown-tool": "offer the tool, or fix the name", "schema": "fix the arguments, or the tool's schema"}
-
-
 def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-    """Unknown tools, arguments that break their tool's schema, nulls that a table filled in, and, as advice, arguments
-    that the tool does not list although its schema accepts them."""
+    """Errors in calls: unknown tools, arguments that violate the tool's schema, and nulls that a table filled in.
+    Arguments that the tool does not list although its schema accepts them are advice."""
     for number, turn in enumerate(row.messages):
         for call in turn.tool_calls:
             known = tools.by_name.get(call.name)
             if known is not None and not known.lists_all(call.arguments):
                 if nulls := known.filled_nulls(call.arguments):
-                    yield _null_finding(row.where, f"message {number}", call.name, nulls, "leave them out (--fix does)")
+                    yield _null_finding(row.where, f"message {number}", call.name, nulls, "remove them (--fix does)")
                     call = ToolCall(call.name, without_paths(call.arguments, nulls))
                 if unlisted := known.unlisted_keys(call.arguments):
                     named = ", ".join(map(written_path, unlisted))
                     text = f'message {number}: arguments of "{call.name}" that the tool does not list: {named}'
-                    remedy = "add them to the tool, or leave them out"
+                    remedy = "add them to the tool's schema, or remove them"
                     yield Finding(row.where, "unlisted-argument", text, "advice", remedy)
             if known is not None and known.accepts(call.arguments):
                 continue
@@ -216,32 +218,32 @@ def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
 
 def _null_finding(where: str, place: str, name: str, nulls: Sequence[Path], remedy: str) -> Finding:
     named = ", ".join(map(written_path, nulls))
-    text = f'{place}: arguments of "{name}" hold nulls that the tool does not take ({named})'
-    cause = "a table has merged the arguments of several tools"
+    text = f'{place}: arguments of "{name}" have nulls that the tool does not accept ({named})'
+    cause = "a table merged the arguments of several tools"
     return Finding(where, "null-arguments", f"{text}: {cause}", remedy=remedy)
 
 
 def schema_faults(where: str, tools: ToolSet) -> Iterator[Finding]:
-    """Unusable schemas; to be called once for each set of tools."""
+    """Errors in schemas that cannot be used. Call it once for each set of tools."""
     for tool in tools.by_name.values():
         if tool.unusable:
-            remedy = "--fix takes the nulls out" if tool.unusable_rule == "null-filled-schema" else ""
+            remedy = "remove the nulls (--fix does)" if tool.unusable_rule == "null-filled-schema" else ""
             yield Finding(where, tool.unusable_rule, tool.unusable, remedy=remedy)
 
 
 def expected_findings(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-    """Contradictions of `expected` with the tools, and with the turn that it is the gold of."""
+    """Contradictions between `expected` and the tools, or between `expected` and the turn whose gold it is."""
     gold = row.expected
     if gold is None:
         return
     for call in gold.calls:
         if call.name not in tools.by_name:
-            text = f'expected: the call "{call.name}" is not in tools, so that no answer can be right'
-            yield Finding(row.where, "expected", text, remedy="offer the tool, or fix the name")
+            text = f'expected: the tool "{call.name}" is not in tools, so no answer can be right'
+            yield Finding(row.where, "expected", text, remedy=_FIX_NAME)
             return
         canonical = {name: accepted[0] for name, accepted in call.arguments.items() if name not in call.optional}
         if nulls := tools.by_name[call.name].filled_nulls(canonical):
-            yield _null_finding(row.where, "expected", call.name, nulls, "leave them out")
+            yield _null_finding(row.where, "expected", call.name, nulls, "remove them")
             canonical = without_paths(canonical, nulls)
         for _, text in tools.by_name[call.name].faults(canonical):
             yield Finding(row.where, "expected", f"expected: {text}", "warning", "fix the value or the schema")
@@ -257,10 +259,10 @@ def expected_findings(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
         has = ", ".join(names) or "none"
         text = f"expected: calls of {', '.join(wanted)}, but the last assistant turn has {has}"
     if text:
-        yield Finding(row.where, "expected", text, "warning", "fix the turn, or what is expected")
+        yield Finding(row.where, "expected", text, "warning", "fix the turn, or fix expected")
 
 
-# Values from nowhere
+# Invented values
 
 _WORD = re.compile(r"[^\W_]+")
 _DIGITS = re.compile(r"\d+")
@@ -272,28 +274,28 @@ _WHEN = re.compile(
 )
 _HAN = re.compile(r"[\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af]")
 _LATIN = re.compile(r"[A-Za-z]")
-_SHARE = 0.5
+_MIN_SHARE_OF_WORDS = 0.5
 _LARGEST_SCALED = 10**15
-"""Below it a float holds every whole number, so a scaled one can be compared. Larger ones are ids."""
+"""Up to this number a float holds every integer, so a scaled number can be compared. Larger numbers are ids."""
 
 
 def invented_values(row: Conversation, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """Values of arguments that no message before the call contains."""
+    """Warnings on argument values that no message before the call contains."""
     for number, turn in enumerate(row.messages):
         if not turn.tool_calls:
             continue
         source = _Source("\n".join([message.content for message in row.messages[:number]]))
         for call in turn.tool_calls:
-            for path, value in _doubtful(call.arguments, source.text):
+            for path, value in _values_to_find(call.arguments, source.text):
                 if source.holds(value) or vocabulary.names(value):
                     continue
-                text = f'argument {path} of "{call.name}" is {_shown(value)}, which no message before it holds'
-                remedy = "let the user or a tool result say it, or leave the argument out"
+                text = f'argument {path} of "{call.name}" is {_shown(value)}, which no earlier message contains'
+                remedy = "add the value to a user message or a tool result, or remove the argument"
                 yield Finding(row.where, "invented", f"message {number}: {text}", "warning", remedy)
 
 
-def _doubtful(arguments: dict[str, Any], text: str) -> Iterator[tuple[str, Any]]:
-    """The values that need a source, with their paths, except texts that are in `text` as they are: nearly all are."""
+def _values_to_find(arguments: dict[str, Any], text: str) -> Iterator[tuple[str, Any]]:
+    """The values that need a source, with their paths. Strings that `text` contains, as most do, are skipped."""
     for name, value in arguments.items():
         if type(value) is str and value in text:
             continue
@@ -303,7 +305,7 @@ def _doubtful(arguments: dict[str, Any], text: str) -> Iterator[tuple[str, Any]]
 
 
 class _Source:
-    """The text before a call. Its letters and its numbers are read when they are first needed."""
+    """The text before a call. Its letters and numbers are extracted when they are first needed."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -323,7 +325,7 @@ class _Source:
 
     def _holds_text(self, value: str) -> bool:
         bare = letters_and_digits(value)
-        if bare in self._letters:  # a value without any letter or digit is, too
+        if bare in self._letters:  # also true of a value without letters and digits
             return True
         digits = [int(found) for found in _DIGITS.findall(value) if len(found) < 300]
         if _DATE.fullmatch(value.strip()):
@@ -331,17 +333,17 @@ class _Source:
         words = _WORD.findall(value.casefold())
         if len(words) > 1 and " " in value.strip():
             found = sum(word in self._letters for word in words)
-            return found >= _SHARE * len(words) or _initials(words) in self._letters
+            return found >= _MIN_SHARE_OF_WORDS * len(words) or _initials(words) in self._letters
         if not digits:
             other_script = _LATIN if _HAN.search(value) else _HAN
-            # Perhaps a translation, or NYC of New York City: its letters begin words of the text, one after the other.
+            # It may be a translation, or the initials of consecutive words, such as NYC for New York City.
             words = _WORD.findall(self.text.casefold()) if 1 < len(bare) <= 5 else []
             return bool(other_script.search(self.text)) or bare in _initials(words)
-        # A code: "order 204" gives "ORD-204", but nothing gives "ORD-771".
+        # A code: "order 204" is a source of "ORD-204", but not of "ORD-771".
         return all(map(self._holds_number, digits[:8]))
 
     def _holds_number(self, value: int | float) -> bool:
-        # Python compares a whole number with another exactly, however many digits an id has.
+        # Python compares integers exactly, however many digits an id has.
         if abs(value) in self._numbers:
             return True
         if abs(value) >= _LARGEST_SCALED:

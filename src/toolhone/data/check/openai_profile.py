@@ -1,16 +1,16 @@
 """OpenAI's own rules for chat fine-tuning files (`--profile openai`): what its upload would refuse.
 
-They apply to rows as they are written, not as toolhone reads them, since toolhone is more lenient: it takes arguments
-as objects, results without ids, and keys of its own. The service has the last word. The sources:
+The rules apply to rows as written, because toolhone reads more than OpenAI: arguments as objects, results without ids,
+and its own keys. OpenAI's service may still refuse other rows. The sources:
 
-- https://developers.openai.com/docs/guides/distillation (the page on supervised fine-tuning): 10 examples at least, 50
+- https://developers.openai.com/docs/guides/distillation (the page on supervised fine-tuning): at least 10 examples; 50
   to start with.
-- OpenAI's OpenAPI document 2.3.0, FineTuneChatRequestInput: the keys of a row; one message at least; weight 0 or 1, of
-  assistant messages; 1 to 128 `functions`; texts and images, no audio and no files.
-- The same document as its Python library 3.57.0 has it, shared_params/function_definition.py: names of 64 characters
+- OpenAI's OpenAPI document 2.3.0, FineTuneChatRequestInput: the keys of a row; at least one message; weight 0 or 1, on
+  assistant messages; 1 to 128 `functions`; texts and images, but no audio and no files.
+- The same document in its Python library 3.57.0, shared_params/function_definition.py: names of up to 64 characters
   a-z, A-Z, 0-9, _ and -, parameters as a JSON Schema object that may be left out; resources/files.py: .jsonl, 512 MB.
-- Not documented, so warnings: 128 `tools` (as `functions`); 1,024 characters of a description, which the API refused
-  (error string_above_max_length) until about May 2025; 65,536 tokens.
+- Not documented, so warnings: 128 `tools` (the limit of `functions`); 1,024 characters of a description, which the API
+  refused (error string_above_max_length) until about May 2025; 65,536 tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIN_EXAMPLES = 10
 MAX_BYTES = 512 * 1024 * 1024
 MAX_TOOLS = 128
 MAX_TOKENS = 65_536
-"""Of an example, for its larger models; counted as a quarter of the characters, so roughly."""
+"""Of an example, for the larger models. Estimated as a quarter of the characters."""
 MAX_DESCRIPTION = 1_024
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -40,24 +40,24 @@ _CALL_KEYS = {"id", "type", "function"}
 
 
 def openai_findings(files: Iterable[str], where: str) -> Iterator[Finding]:
-    """What OpenAI would refuse in files; `where` is the place of what is wrong with all of them together."""
+    """Findings on what OpenAI would refuse in files. `where` is the place of findings on all files together."""
     rows = 0
     for file in files:
         if not file.endswith(".jsonl"):
             yield Finding(file, "openai-file", "the file's name does not end in .jsonl", remedy="convert it to JSONL")
         if Path(file).is_file() and (size := Path(file).stat().st_size) > MAX_BYTES:
             text = f"{size / 2**20:,.0f} MB, more than the {MAX_BYTES // 2**20} MB that may be uploaded"
-            yield Finding(file, "openai-file", text, remedy="take fewer rows")
+            yield Finding(file, "openai-file", text, remedy="remove rows")
         for row in iter_file(file):
             rows += row.row is not None
             yield from row_findings(row)
     if rows < MIN_EXAMPLES:
-        text = f"{rows} rows, fewer than the {MIN_EXAMPLES} that OpenAI takes"
-        yield Finding(where, "openai-count", text, remedy="add rows; 50 to 100 are its advice for a start")
+        text = f"{rows} rows, but OpenAI needs at least {MIN_EXAMPLES}"
+        yield Finding(where, "openai-count", text, remedy="add rows; OpenAI advises starting with 50 to 100")
 
 
 def row_findings(row: SourceRow) -> Iterator[Finding]:
-    """What OpenAI would refuse in a row; nothing if it is not a JSON object, which is a fault of reading."""
+    """Findings on what OpenAI would refuse in a row; none if it is not a JSON object, which is a reading fault."""
     for severity, rule, text in _row_faults(row.row) if row.row is not None else ():
         yield Finding(row.where, rule, text, severity, _REMEDIES[rule])
 
@@ -67,22 +67,22 @@ _Fault = tuple[Severity, str, str]
 
 def _row_faults(row: dict[str, Any]) -> Iterator[_Fault]:
     for key in sorted(row.keys() - _ROW_KEYS):
-        yield "warning", "openai-key", f'the key "{key}" is none that OpenAI knows in a row'
+        yield "warning", "openai-key", f'OpenAI does not know the key "{key}" in a row'
     if "tools" in row and "functions" in row:
-        yield "error", "openai-tools", "both tools and functions"
+        yield "error", "openai-tools", "the row has both tools and functions"
     if "parallel_tool_calls" in row and not isinstance(row["parallel_tool_calls"], bool):
         yield "error", "openai-tools", "parallel_tool_calls is not true or false"
     offered = yield from _tool_faults(row)
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
-        yield "error", "openai-messages", "no list of messages"
+        yield "error", "openai-messages", "the row has no list of messages"
         return
     open_calls: dict[str, str] = {}
     for number, message in enumerate(messages):
         place = f"message {number}"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             role = message.get("role") if isinstance(message, dict) else message
-            yield "error", "openai-messages", f"{place}: the role {_shown(role)} is none of {', '.join(_ROLES)}"
+            yield "error", "openai-messages", f"{place}: the role is {_shown(role)}, expected {', '.join(_ROLES)}"
             continue
         if open_calls and message["role"] != "tool":
             yield "error", "openai-results", f"{place}: the calls {', '.join(open_calls)} before it have no result"
@@ -93,7 +93,7 @@ def _row_faults(row: dict[str, Any]) -> Iterator[_Fault]:
         elif message["role"] == "tool":
             id = message.get("tool_call_id")
             if not isinstance(id, str) or open_calls.pop(id, None) is None:
-                yield "error", "openai-results", f"{place}: tool_call_id {_shown(id)} names no open call"
+                yield "error", "openai-results", f"{place}: tool_call_id {_shown(id)} does not name an open call"
     last = messages[-1]
     if not isinstance(last, dict) or last.get("role") != "assistant":
         yield "error", "openai-messages", "the last message is not the assistant's"
@@ -102,13 +102,13 @@ def _row_faults(row: dict[str, Any]) -> Iterator[_Fault]:
         yield "error", "openai-weight", "every assistant message has weight 0"
     tokens = len(json.dumps(row, ensure_ascii=False)) // 4
     if tokens > MAX_TOKENS:
-        yield "warning", "openai-length", f"some {tokens:,} tokens, more than {MAX_TOKENS:,}"
+        yield "warning", "openai-length", f"about {tokens:,} tokens, more than {MAX_TOKENS:,}"
 
 
 def _message_faults(message: dict[str, Any], place: str) -> Iterator[_Fault]:
     role = message["role"]
     for key in sorted(message.keys() - _MESSAGE_KEYS):
-        yield "error", "openai-key", f'{place}: the key "{key}" is none that OpenAI knows in a message'
+        yield "error", "openai-key", f'{place}: OpenAI does not know the key "{key}" in a message'
     if "weight" in message:
         if role != "assistant":
             yield "error", "openai-weight", f"{place}: weight in a message of role {role}"
@@ -116,19 +116,19 @@ def _message_faults(message: dict[str, Any], place: str) -> Iterator[_Fault]:
             yield "error", "openai-weight", f"{place}: weight {_shown(message['weight'])} is not 0 or 1"
     name = message.get("name")
     if name is not None and not _is_name(name):
-        yield "error", "openai-name", f"{place}: the name {_shown(name)}"
+        yield "error", "openai-name", f"{place}: the name {_shown(name)} is not valid"
     calls = bool(message.get("tool_calls") or message.get("function_call"))
     content = message.get("content")
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
-            yield "error", "openai-messages", f"{place}: content is a list, but not of parts with a type"
+            yield "error", "openai-messages", f"{place}: content is a list with parts that have no type"
         elif kinds := sorted({part["type"] for part in content} - _PARTS):
             expected = ", ".join(sorted(_PARTS))
             yield "error", "openai-messages", f"{place}: a part of type {kinds[0]}, expected {expected}"
     elif not isinstance(content, str) and not (content is None and (calls or message.get("refusal"))):
-        yield "error", "openai-messages", f"{place}: content is {_shown(content)}, expected a text"
+        yield "error", "openai-messages", f"{place}: content is {_shown(content)}, expected a string"
     if role != "assistant" and calls:
-        yield "error", "openai-calls", f"{place}: a message of role {role} calls"
+        yield "error", "openai-calls", f"{place}: a message of role {role} has calls"
 
 
 def _call_faults(
@@ -136,31 +136,31 @@ def _call_faults(
 ) -> Iterator[_Fault]:
     calls = message.get("tool_calls", [None] if "tool_calls" in message else ())
     if "tool_calls" in message and (not isinstance(calls, list) or not calls):
-        yield "error", "openai-calls", f"{place}: tool_calls is {_shown(calls)}, expected a list with calls in it"
+        yield "error", "openai-calls", f"{place}: tool_calls is {_shown(calls)}, expected a list of calls"
         return
     if message.get("function_call") is not None:
         yield from _function_faults(message["function_call"], place, offered)
     for n, call in enumerate(calls):
         at = f"{place}: call {n}"
         if not isinstance(call, dict):
-            yield "error", "openai-calls", f"{at}: {_shown(call)} is no call"
+            yield "error", "openai-calls", f"{at}: {_shown(call)} is not a call"
             continue
         if not isinstance(call.get("id"), str) or not call["id"]:
-            yield "error", "openai-calls", f"{at}: no id"
+            yield "error", "openai-calls", f"{at}: the call has no id"
         elif call["id"] in open_calls:
-            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" is there twice'
+            yield "error", "openai-calls", f'{at}: the id "{call["id"]}" is used twice'
         else:
             open_calls[call["id"]] = at
         if call.get("type") != "function":
             yield "error", "openai-calls", f'{at}: type is {_shown(call.get("type"))}, expected "function"'
         for key in sorted(call.keys() - _CALL_KEYS):
-            yield "error", "openai-key", f'{at}: the key "{key}" is none that OpenAI knows in a call'
+            yield "error", "openai-key", f'{at}: OpenAI does not know the key "{key}" in a call'
         yield from _function_faults(call.get("function"), at, offered)
 
 
 def _function_faults(function: Any, at: str, offered: set[str]) -> Iterator[_Fault]:
     if not isinstance(function, dict) or not _is_name(function.get("name")):
-        yield "error", "openai-name", f"{at}: expected a function with a name, found {_shown(function)}"
+        yield "error", "openai-name", f"{at}: expected a function with a valid name, found {_shown(function)}"
         return
     if function["name"] not in offered:
         yield "error", "openai-tools", f'{at}: the tool "{function["name"]}" is not in the row\'s tools'
@@ -170,7 +170,7 @@ def _function_faults(function: Any, at: str, offered: set[str]) -> Iterator[_Fau
     except (ValueError, RecursionError):
         decoded = None
     if not isinstance(decoded, dict):
-        yield "error", "openai-calls", f"{at}: arguments are {_shown(arguments)}, expected a JSON object as a text"
+        yield "error", "openai-calls", f"{at}: arguments are {_shown(arguments)}, expected a JSON object as a string"
 
 
 def _tool_faults(row: dict[str, Any]) -> Generator[_Fault, None, set[str]]:
@@ -184,26 +184,26 @@ def _tool_faults(row: dict[str, Any]) -> Generator[_Fault, None, set[str]]:
     if len(tools) > MAX_TOOLS:
         yield "error" if legacy else "warning", "openai-tools", f"{len(tools)} tools, more than {MAX_TOOLS}"
     if "functions" in row and not tools:
-        yield "error", "openai-tools", "functions is empty, expected 1 to 128, or no such key"
+        yield "error", "openai-tools", f"functions is empty, expected 1 to {MAX_TOOLS} functions or no such key"
     for n, tool in enumerate(tools):
         function = tool if legacy else tool.get("function") if isinstance(tool, dict) else None
         if not legacy and isinstance(tool, dict) and tool.get("type") != "function":
             yield "error", "openai-tools", f'tool {n}: type is {_shown(tool.get("type"))}, expected "function"'
         if not isinstance(function, dict) or not _is_name(function.get("name")):
-            yield "error", "openai-name", f"tool {n}: the name of {_shown(function)}"
+            yield "error", "openai-name", f"tool {n}: expected a function with a valid name, found {_shown(function)}"
             continue
         if function["name"] in names:
             yield "error", "openai-tools", f'tool {n}: "{function["name"]}" is defined twice'
         names.add(function["name"])
         description = function.get("description", "")
         if not isinstance(description, str):
-            yield "error", "openai-tools", f"tool {n}: the description is {_shown(description)}, expected a text"
+            yield "error", "openai-tools", f"tool {n}: the description is {_shown(description)}, expected a string"
         elif len(description) > MAX_DESCRIPTION:
-            text = f"tool {n}: a description of {len(description):,} characters, which older models refuse"
-            yield "warning", "openai-tools", f"{text} above {MAX_DESCRIPTION:,}"
+            text = f"tool {n}: the description has {len(description):,} characters"
+            yield "warning", "openai-tools", f"{text}; older models refuse more than {MAX_DESCRIPTION:,}"
         parameters = function.get("parameters", {"type": "object"})
         if not isinstance(parameters, dict) or (parameters and parameters.get("type") != "object"):
-            yield "error", "openai-tools", f'tool {n}: the parameters are no JSON Schema of type "object"'
+            yield "error", "openai-tools", f'tool {n}: the parameters are not a JSON Schema of type "object"'
     return names
 
 
@@ -217,12 +217,12 @@ def _shown(value: Any) -> str:
 
 
 _REMEDIES = {
-    "openai-key": "toolhone data convert --to openai leaves it out",
-    "openai-tools": "write tools as OpenAI's API takes them",
-    "openai-messages": "write messages as OpenAI's API takes them",
-    "openai-results": "answer each call by one tool message with its id, before anything else is said",
-    "openai-weight": "weight is 0 or 1, on assistant messages alone, and 1 on one of them at least",
-    "openai-name": "names are 1 to 64 letters, digits, _ and -",
-    "openai-calls": "write calls as OpenAI's API takes them",
-    "openai-length": "shorten the row: what is over the limit is cut off in training",
+    "openai-key": "remove the key (toolhone data convert --to openai does)",
+    "openai-tools": "write tools as OpenAI's API expects them",
+    "openai-messages": "write messages as OpenAI's API expects them",
+    "openai-results": "answer each call with one tool message that has its id, before any other message",
+    "openai-weight": "set weight only on assistant messages, to 0 or 1, and to 1 on at least one of them",
+    "openai-name": "use a name of 1 to 64 letters, digits, _ or -",
+    "openai-calls": "write calls as OpenAI's API expects them",
+    "openai-length": "shorten the row: training cuts off what is over the limit",
 }

@@ -1,8 +1,8 @@
-"""A row's tools, compiled: are a call's arguments valid by the tool's JSON Schema, and if not, where and why.
+"""Compiles a row's tools, and validates a call's arguments against the tool's JSON Schema: what is wrong, and where.
 
-Most arguments are valid and most schemas plain, so a quick test comes first: if it says yes, jsonschema would find
-nothing (a property test compares the two); otherwise jsonschema is asked. Rows of one file mostly share their tools, so
-tools are compiled once and found again by their content.
+Most arguments are valid and most schemas simple, so a quick test runs first. If it accepts the arguments, jsonschema
+would find nothing (a property test compares the two); otherwise jsonschema decides. Most rows of a file share their
+tools, so compiled tools are cached by content.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from toolhone.records import Tool, ToolCall
 from toolhone.tool_schema import Path, filled_nulls, unlisted_keys
 
 Accepts = Callable[[Any], bool]
-"""True: surely valid. False: valid or not."""
+"""True: valid. False: valid or not; only jsonschema can decide."""
 
-_KEPT = 512
-"""Tool lists that stay compiled: enough for a file whose rows draw from a catalogue, and bounded."""
+_MAX_TOOL_SETS = 512
+"""How many compiled tool lists the cache holds: enough for a file whose rows draw their tools from a catalogue."""
 
 
 class CompiledTool:
-    """A tool with its schema compiled. `unusable` says why its schema is not one, or is ""."""
+    """A tool with its schema compiled. `unusable` says why the schema cannot be used; "" if it can."""
 
     __slots__ = ("_accepts", "_listed", "_parameters", "_validator", "name", "unusable", "unusable_rule")
 
@@ -50,7 +50,7 @@ class CompiledTool:
                 self.unusable, self.unusable_rule = f'tool "{tool.name}": {nulls}', "null-filled-schema"
                 return
             Draft202012Validator.check_schema(tool.parameters)
-            # An empty registry, so that no reference is looked up on the network.
+            # The empty registry prevents look-ups of references on the network.
             self._validator = Draft202012Validator(tool.parameters, registry=EMPTY_REGISTRY)
             self._accepts = quick_test({k: v for k, v in tool.parameters.items() if k != "$schema"})
         except SchemaError as error:
@@ -59,12 +59,12 @@ class CompiledTool:
             self.unusable = f'tool "{tool.name}": its parameters are nested too deeply; fix the tool'
 
     def accepts(self, arguments: dict[str, Any]) -> bool:
-        """True if the arguments are surely valid."""
+        """True if the arguments are valid; False if only jsonschema can decide."""
         return self._accepts is not None and self._accepts(arguments)
 
     def lists_all(self, arguments: dict[str, Any]) -> bool:
-        """Whether arguments are surely listed and not null: plain values under the names of properties. Nearly all are,
-        so that `filled_nulls` and `unlisted_keys` are seldom asked."""
+        """True if each argument is a property of the tool and is not null, a list or an object. Nearly all calls pass,
+        so the slower `filled_nulls` and `unlisted_keys` rarely run."""
         for name, value in arguments.items():
             if value is None or name not in self._listed or type(value) in (dict, list):
                 return False
@@ -75,24 +75,24 @@ class CompiledTool:
         return [] if self.unusable else filled_nulls(arguments, self._parameters)
 
     def unlisted_keys(self, arguments: dict[str, Any]) -> list[Path]:
-        """The keys that the tool does not list (`tool_schema.unlisted_keys`), if it accepts them all the same."""
+        """The keys that the tool does not list (`tool_schema.unlisted_keys`), if its schema accepts them anyway."""
         unlisted = [] if self.unusable else unlisted_keys(arguments, self._parameters)
         return unlisted if unlisted and not any(self.faults(arguments)) else []
 
     def faults(self, arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Rule and message of each fault of the arguments; none if the schema is unusable, which is a finding of its
-        own."""
+        """Rule and message of each fault of the arguments; none if the schema is unusable, which is a separate
+        finding."""
         if self.unusable or self.accepts(arguments):
             return
         try:
             faults = list(self._validator.iter_errors(arguments))
         except Unresolvable as error:
-            yield "bad-schema", f'tool "{self.name}": its parameters refer to what is not in them ({error}); fix it'
-        except (re.error, ValueError) as error:  # a pattern that is no regular expression, a $ref that is no address
+            yield "bad-schema", f'tool "{self.name}": its parameters have a broken reference ({error}); fix the tool'
+        except (re.error, ValueError) as error:  # an invalid regular expression in a pattern, or an invalid $ref
             yield "bad-schema", f'tool "{self.name}": its parameters cannot be applied ({error}); fix the tool'
         except RecursionError:
-            yield "bad-schema", f'tool "{self.name}": references in its parameters go round in a circle; fix it'
-        except OverflowError:  # a whole number beyond any float, and `multipleOf` a float
+            yield "bad-schema", f'tool "{self.name}": references in its parameters form a circle; fix the tool'
+        except OverflowError:  # an integer larger than any float, compared with a `multipleOf` that is a float
             yield "schema", f'arguments of "{self.name}": a number is too large'
         else:
             for fault in faults:
@@ -101,8 +101,8 @@ class CompiledTool:
 
 
 class ToolSet:
-    """The tools of a conversation, compiled. `key` identifies them all as they are written, `digests` each definition
-    by its content."""
+    """The tools of a conversation, compiled. `key` identifies the list as it is written; `digests` has a hash of each
+    definition's content."""
 
     def __init__(self, key: bytes, tools: tuple[Tool, ...], compiled: dict[bytes, CompiledTool]) -> None:
         self.key = key
@@ -113,7 +113,7 @@ class ToolSet:
             written = json.dumps([tool.name, tool.description, tool.parameters], sort_keys=True)
             digest = hashlib.blake2b(written.encode(), digest_size=16).digest()
             if digest not in compiled:
-                if len(compiled) >= 16 * _KEPT:
+                if len(compiled) >= 16 * _MAX_TOOL_SETS:
                     compiled.clear()
                 compiled[digest] = CompiledTool(tool)
             self.by_name[tool.name] = compiled[digest]
@@ -135,7 +135,7 @@ class ToolSet:
 
 
 class ToolSets:
-    """Compiled tools, found again by their content."""
+    """A cache of compiled tools, by content."""
 
     def __init__(self) -> None:
         self._sets: dict[bytes, ToolSet] = {}
@@ -145,12 +145,12 @@ class ToolSets:
     def get(self, tools: tuple[Tool, ...]) -> ToolSet:
         if self._last is not None and self._last.tools is tools:
             return self._last
-        # marshal is many times as fast as JSON here, and keeps 1, 1.0 and true apart. Version 2 of its format depends
-        # only on the values, not on which of them are one object.
+        # marshal is many times faster than JSON here, and distinguishes 1, 1.0 and true. Version 2 of its format
+        # depends only on the values, not on the identity of objects.
         written = marshal.dumps([(tool.name, tool.description, tool.parameters) for tool in tools], 2)
         key = hashlib.blake2b(written, digest_size=16).digest()
         if key not in self._sets:
-            if len(self._sets) >= _KEPT:
+            if len(self._sets) >= _MAX_TOOL_SETS:
                 self._sets.clear()
             self._sets[key] = ToolSet(key, tools, self._compiled)
         self._last = self._sets[key]
@@ -158,7 +158,7 @@ class ToolSets:
 
 
 class Vocabulary:
-    """What the tools name themselves: `values` of their schemas, and the `words` of their descriptions."""
+    """What the tools name themselves: `values` from their schemas, and `words` from their descriptions."""
 
     __slots__ = ("values", "words")
 
@@ -173,7 +173,7 @@ class Vocabulary:
                 if isinstance(found, list):
                     stack.extend(found)
                 for key, value in found.items() if isinstance(found, dict) else ():
-                    # A property's name counts as a keyword, which does no harm.
+                    # A property with a keyword's name is treated as the keyword, which does no harm.
                     if key in ("enum", "default", "const", "examples", "example"):
                         self.values.update(str(leaf) for _, leaf in leaves(value))
                     elif isinstance(value, str):
@@ -186,7 +186,7 @@ class Vocabulary:
 
 
 def quick_test(schema: Any) -> Accepts | None:
-    """A test of values for a plain schema, or None if the schema says more than this knows.
+    """A fast test of values for a simple schema, or None if the schema has keywords that the test does not know.
 
     The schema must be valid. Keywords that assert nothing (descriptions, formats, defaults, unknown names) are skipped,
     as jsonschema does."""
@@ -218,7 +218,7 @@ def quick_test(schema: Any) -> Accepts | None:
 
 
 def _type(names: Any, _: dict[str, Any]) -> Accepts:
-    # By exact type, since a bool is an int in Python and not in JSON. (1.0 is an integer too: jsonschema says so.)
+    # Exact types, because a bool is an int in Python but not in JSON. (Only jsonschema accepts 1.0 as an integer.)
     kinds = [_PYTHON_TYPES[name] for name in ([names] if isinstance(names, str) else names)]
     accepted = frozenset[type]().union(*kinds)
     return lambda value: type(value) in accepted

@@ -1,9 +1,9 @@
-"""Secrets and personal data by pattern, with checksums where the numbers have them. None is printed in full.
+"""Detects secrets and personal data by pattern, and by checksum if the number has one. None is printed in full.
 
-Keys by the prefixes that their issuers publish; private keys; JSON Web Tokens (RFC 7519); Chinese resident identity
+Keys with prefixes that their issuers publish; private keys; JSON Web Tokens (RFC 7519); Chinese resident identity
 numbers (GB 11643-1999: check character by ISO 7064 MOD 11-2); US social security numbers; bank cards (issuer's prefix
-and length, Luhn's check digit); IBANs (ISO 13616, remainder 1 of 97). E-mail addresses and telephone numbers are
-advice: many data sets rightly hold them. Those that are reserved for examples (RFC 2606, 555-01xx) are skipped.
+and length, Luhn's check digit); IBANs (ISO 13616, remainder 1 of 97). E-mail addresses and telephone numbers are only
+advice, because many data sets need them. Those reserved for examples (RFC 2606, 555-01xx) are skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolhone.data.values import leaves
 from toolhone.records import Conversation
 
 _KEYS = (
-    # what it is, what every one of them contains, the pattern
+    # the kind, a text that every match contains, the pattern
     ("an Anthropic key", "sk-ant-", r"sk-ant-[A-Za-z0-9_-]{20,}"),
     ("an OpenAI key", "sk-", r"(?<![A-Za-z0-9_-])sk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*[A-Za-z0-9]{20,}"),
     ("an AWS access key", "KIA", r"(?<![A-Z0-9])AKIA[A-Z0-9]{16}(?![A-Z0-9])"),
@@ -52,9 +52,9 @@ _PHONE = re.compile(
 )
 _EXAMPLE_PHONE = re.compile(r"555[ -]?01\d\d$")
 
-# Hardly any row holds one of these. Two passes over its bytes rule them out, far faster than the patterns would: every
-# key is a long run of key characters, and every number has a run of digits once separators are removed (or, for an
-# IBAN, two capitals before).
+# Few rows contain any of these. Two passes over a row's bytes rule them out, much faster than the patterns do. Every
+# key is a long run of key characters. Every number has a run of digits once separators are removed (in an IBAN, after
+# two capitals).
 _KEY_LIKE = bytes(ord("k") if (chr(n).isalnum() and n < 128) or chr(n) in "_-." else ord(" ") for n in range(256))
 _NUMBER_LIKE = bytes(
     ord("0") if chr(n) in "0123456789" else ord("A") if "A" <= chr(n) <= "Z" else n if chr(n) == "-" else ord("x")
@@ -65,7 +65,7 @@ _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z])[+(]?\d(?:[ ()-]{0,2}\d){9}")
 
 
 def private_findings(row: Conversation) -> list[Finding]:
-    """Secrets and personal data in a row's messages and arguments, each once a row."""
+    """Findings on secrets and personal data in a row's messages and arguments, one for each value."""
     texts: list[str] = []
     starts: list[int] = []  # where the texts of each message start
     for message in row.messages:
@@ -89,9 +89,9 @@ def private_findings(row: Conversation) -> list[Finding]:
                 continue
             seen.add(found)
             rule = "personal" if severity == "advice" or kind in _PERSONAL else "secret"
-            remedy = "put a made-up value of the same shape in its place"
+            remedy = "replace it with a made-up value of the same shape"
             if rule == "secret":
-                remedy += ", and revoke it"
+                remedy += ", and revoke the secret"
             findings.append(Finding(row.where, rule, f"message {number}: {kind} ({_masked(found)})", severity, remedy))
     return findings
 
@@ -125,7 +125,7 @@ def private_in(text: str) -> Iterator[tuple[str, str, Severity]]:
     numbers: list[str] = []
     for kind, pattern, valid in _NUMBERS:
         for match in pattern.findall(text):
-            # One number is one finding: the digits of a card are no telephone's.
+            # One number is one finding: part of a card number is not a telephone number.
             if valid(match) and not any(match in number for number in numbers):
                 numbers.append(match)
                 yield kind, match, "advice" if kind == "a telephone number" else "warning"

@@ -1,9 +1,9 @@
-"""`toolhone data check FILES`: one pass over conversations in any format that finds all faults.
+"""`toolhone data check FILES`: finds all faults in one pass over conversations in any format.
 
-`check` finds what training refuses, `Survey` all that is worth saying, and `check_files` both in whole files. Rows are
-not kept, only hashes of them. `RenderChecks` renders every turn as training would: with a tokenizer its tokens are
-counted; without one, toolhone's own template of a format is rendered as text alone. Tokenizers are heavy, and are
-imported only when one is named.
+`check` finds what training refuses, `Survey` finds everything, and `check_files` surveys whole files. Only hashes of
+rows are kept. `RenderChecks` renders every turn as training does. With a tokenizer it counts tokens; without one it
+renders toolhone's own template of a format as plain text. Tokenizers are slow to import, so that happens only if one
+is named.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ PROFILES = ("openai",)
 
 
 def check(conversations: Iterable[Conversation]) -> Iterator[Finding]:
-    """Yield every error, in the order of the rows: what a model must not be taught."""
+    """Yield every error (what a model must not learn), in the order of the rows."""
     survey = Survey()
     for row in conversations:
         yield from (finding for finding in survey.faults(row) if finding.severity == "error")
 
 
 def refuse_faults(conversations: list[Conversation]) -> None:
-    """Raise one `UserError` with the errors, if there are any. Warnings and advice pass."""
+    """Raise one `UserError` with all errors, if there are any. Ignores warnings and advice."""
     refuse_findings(check(conversations))
 
 
 class Survey:
-    """One pass that finds everything: `row` for each conversation in turn, then `end`.
+    """Finds everything in one pass: call `row` for each conversation, then `end`.
 
-    `balance` holds the counts. With `near`, the user's texts are kept, so memory grows with the data.
+    `balance` has the counts. With `near`, the users' texts are kept, so memory grows with the data.
     """
 
     def __init__(self, *, near: bool = False) -> None:
@@ -65,12 +65,12 @@ class Survey:
         self._tools = SeenTools()
 
     def faults(self, row: Conversation) -> Iterator[Finding]:
-        """The findings of a row on ids, turns, schemas, calls and `expected`."""
+        """Findings on a row's id, turns, schemas, calls and `expected`."""
         tools = self._tool_sets.get(row.tools)
         place = self._places.setdefault(row.id, row.where)
         if place is not row.where:
             text = f'the id "{row.id}" is already at {place}; ids must differ'
-            yield Finding(row.where, "duplicate-id", text, remedy="give the row its own id, or take it out")
+            yield Finding(row.where, "duplicate-id", text, remedy="give the row its own id, or delete the row")
         yield from one_row.turn_faults(row)
         if tools.unusable and tools.key not in self._schemas_reported:
             self._schemas_reported.add(tools.key)
@@ -79,7 +79,7 @@ class Survey:
         yield from one_row.expected_findings(row, tools)
 
     def row(self, row: Conversation) -> Iterator[Finding]:
-        """The findings of a row: its own, and those of it and the rows before it."""
+        """All findings on a row, by itself and compared with the rows before it."""
         self.balance.add(row)
         yield from self.faults(row)
         tools = self._tool_sets.get(row.tools)
@@ -94,15 +94,15 @@ class Survey:
         yield from self._rows.findings(row, tools)
 
     def end(self, where: str) -> Iterator[Finding]:
-        """The findings on all rows together, with `where` for their place."""
+        """Findings on all rows together, with `where` as their place."""
         yield from self._rows.near_findings()
         yield from self.balance.findings(where)
 
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """A check of files that runs as `found` is read: first what was fixed, then the findings. `balance` is complete
-    after that. `copies` are the files that --fix writes."""
+    """A check of files, which runs while `found` is read. `found` has first what was fixed, then the findings. After
+    that `balance` is complete. `copies` are the files that --fix writes."""
 
     found: Iterator[Fixed | Finding]
     balance: Balance
@@ -122,11 +122,14 @@ def check_files(
     fix: Path | None = None,
     console: Console | None = None,
 ) -> FileCheck:
-    """Prepare a check of files, folders, globs or `hub:` names. It runs as its `found` is read.
+    """Prepare a check of files, folders, globs or `hub:` names. It runs while its `found` is read.
 
-    `tools` is a JSON list for rows without tools. With `profile` "openai", OpenAI's own rules apply too. With a
-    `tokenizer`, `chat_format` or `max_tokens`, each turn is rendered, read back, and its tokens counted. `near` also
-    searches near duplicates and keeps texts in memory. With `fix`, a fixed copy is written there and checked instead.
+    Args:
+        tools: a file with a JSON list of tools, for rows without tools.
+        profile: "openai" also applies OpenAI's own rules.
+        tokenizer, chat_format, max_tokens: with any of them, each turn is rendered, read back, and its tokens counted.
+        near: also search for near duplicates, which keeps texts in memory.
+        fix: write a fixed copy there, and check the copy.
 
     Raises:
         UserError: if a file cannot be opened, or an argument is wrong.
@@ -161,19 +164,19 @@ def check_files(
             yield from openai_findings((file for source in sources for file in expand_source(source)), where)
         yield from survey.end(where)
         if not survey.balance.rows:
-            yield Finding(where, "no-rows", "not one row that could be read", remedy="name files with rows")
+            yield Finding(where, "no-rows", "no row could be read", remedy="choose files that have rows")
 
     return FileCheck(found(), survey.balance, [str(copy) for _, copy in copies])
 
 
 MAX_TOKENS = 2048
-"""The default limit, as that of `chat.max_tokens`."""
+"""The default limit, the same as that of `chat.max_tokens`."""
 
 
 class RenderChecks:
-    """Renders every assistant turn as training would, and counts the tokens of prompt and turn together.
+    """Renders every assistant turn as training does, and counts the tokens of prompt and turn together.
 
-    `tokenizer` is a name on the hub or a folder, or None to check only the format's text. The `chat_format` "auto"
+    `tokenizer` is a name on the hub or a folder, or None to check only the rendered text. The `chat_format` "auto"
     needs a tokenizer.
 
     Raises:
@@ -191,14 +194,14 @@ class RenderChecks:
         if tokenizer is None and chat_format == "auto":
             raise UserError("--chat-format: auto is detected from a tokenizer; give --tokenizer, or name the format")
         if tokenizer is None and max_tokens is not None:
-            raise UserError("--max-tokens: tokens are counted with a tokenizer; give --tokenizer")
+            raise UserError("--max-example-tokens: tokens are counted with a tokenizer; give --tokenizer")
         self._max_tokens = None if tokenizer is None else max_tokens or MAX_TOKENS
         loaded = _load_tokenizer(tokenizer) if tokenizer else _Characters(FORMATS[chat_format])
         config = ChatConfig.model_validate({"format": chat_format})
         self._renderer = make_renderer(loaded, config, tokenizer or chat_format)
 
     def findings(self, row: Conversation) -> Iterator[Finding]:
-        """One finding for each turn that the format does not give back, or that is too long."""
+        """One finding for each turn that cannot be rendered and read back unchanged, or that is too long."""
         from toolhone.chat.render import RenderError
 
         for example in examples(row):
@@ -212,7 +215,7 @@ class RenderChecks:
                 yield Finding(row.where, "round-trip", text, remedy=remedy)
                 continue
             if self._max_tokens is not None and len(rendered) > self._max_tokens:
-                text = f"{turn}: {len(rendered):,} tokens with its prompt, more than {self._max_tokens:,}"
+                text = f"{turn}: {len(rendered):,} tokens including the prompt, more than {self._max_tokens:,}"
                 remedy = "raise chat.max_tokens, shorten the row, or set chat.over_long: drop"
                 yield Finding(row.where, "over-long", text, "warning", remedy)
 
@@ -233,8 +236,8 @@ def _load_tokenizer(name: str) -> Any:
 
 
 class _Characters:
-    """Serves as a tokenizer with one token a character and no template. Its vocabulary lists the tokens that one format
-    needs, and they are encoded like any text."""
+    """A tokenizer with one token per character and no template. Its vocabulary lists the special tokens that one format
+    needs; they are encoded as plain text."""
 
     chat_template = None
 
@@ -258,7 +261,7 @@ class _Characters:
 
 @cache
 def _template(source: str) -> Any:
-    """A template that renders as transformers' do: blocks trimmed, and JSON without escapes."""
+    """A template that renders as in transformers: blocks are trimmed, and JSON has no escapes."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -1,7 +1,7 @@
-"""Make the data sets of a spec: `toolhone data generate`.
+"""`toolhone data generate`: make the data sets of a spec.
 
 In: a spec (spec.py) with slots and templates. Out: a JSONL file for each output. The same spec gives the same bytes.
-Nothing is written if a row breaks the tools or a check, or if the phrasings of two outputs are too similar.
+Nothing is written if a row does not fit the tools or a check, or if the phrasings of two outputs are too similar.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class Made(NamedTuple):
     rows: list[Conversation]
 
     def text(self) -> str:
-        """The rows as JSONL."""
+        """Return the rows as JSONL."""
         return "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in self.rows)
 
 
 def generate(path: Path, console: Console, *, out: Path | None = None, compare: bool = False) -> bool:
-    """Write the rows of a spec, or with `compare` only compare them; return whether the files are what the spec makes.
+    """Write the rows of a spec, or with `compare` only compare them with the files. Return whether the files match.
 
-    `out` is the file of a single output, else the folder of <output>.jsonl; default: beside the spec. A spec with any
-    fault writes nothing.
+    `out` is a file if the spec has one output, else a folder for <output>.jsonl. The default is the spec's folder. If
+    the spec has a fault, nothing is written.
     """
     spec, file = load_spec(path)
     made = make(spec, file)
     for name in made:
         console.print(_counts(spec, name, made[name]), markup=False)
-    refuse_alike(made, spec.max_similarity, console)
+    refuse_similar_outputs(made, spec.max_similarity, console)
     stale: list[Path] = []
     for name, one in made.items():
         target, text = _target(path, spec, name, out), one.text()
@@ -73,7 +73,7 @@ def generate(path: Path, console: Console, *, out: Path | None = None, compare: 
 
 
 def make(spec: Spec, file: YamlFile) -> dict[str, Made]:
-    """Return the rows of every output; faulty or too few templates, or rows that break a check, are a `UserError`."""
+    """Return the rows of every output. Raises UserError for faulty or too few templates and rows that fail a check."""
     tools = read_tools(file.path.parent / spec.tools)
     drawn: set[str] = set()
     return {name: _make_output(spec, file, name, output, tools, drawn) for name, output in spec.outputs.items()}
@@ -84,7 +84,7 @@ def _make_output(
 ) -> Made:
     folder, seed, prefix = file.path.parent, spec.seed, output.ids or name
     counts = {name: output.rows for name, output in spec.outputs.items()}
-    # Trying the templates must not use up codes of the rows, so it draws into a set of its own.
+    # Parsing fills each template once. It has its own set of drawn codes, so that it uses up none of the rows' codes.
     tried = fillers(spec.slots, name, counts, seed, set(), str(file.path))
     if isinstance(output.templates, str):
         templates = load_templates(folder / output.templates, tools, tried)
@@ -116,7 +116,7 @@ def _make_output(
         rows = join_requests(rows, output.requests, results, rng=rng, tools=tools, prefix=prefix)
     if "said_before" in spec.checks:
         for row in rows:
-            refuse_made_up_text(row)
+            refuse_invented_text(row)
     return Made(chosen, rows if spec.tools_in_rows else [replace(row, tools=()) for row in rows])
 
 
@@ -133,47 +133,47 @@ def choose(
     """Return a template for each row.
 
     Args:
-        mix: the rows of each kind (`Template.kind`), a count or a share that is rounded down; the other kinds share the
-            rest evenly.
-        evenly_by: for a kind, the argument over whose values to share its rows evenly.
-        languages: each language's share of the rows; empty: as the templates have it.
-        repeat: a template may make several rows. Each then makes at least one if the rows and the languages allow,
-            even if that is uneven: a new phrasing teaches more than another value in a known one.
+        mix: the rows of each kind (`Template.kind`), as a count or a share, which is rounded down. The other kinds
+            share the rest evenly.
+        evenly_by: for a kind, the argument whose values get equally many rows.
+        languages: each language's share of the rows. If empty, the templates decide.
+        repeat: a template may make several rows. Each template then makes at least one if the rows and the languages
+            allow, even if that is uneven, because a new phrasing teaches more than another value in a known one.
 
     Raises:
-        UserError: if the templates do not make these rows.
+        UserError: if the templates cannot make these rows.
     """
     groups: dict[str, dict[str, list[Template]]] = defaultdict(lambda: defaultdict(list))
     for template in templates:
         groups[template.kind][_variant(template, evenly_by)].append(template)
     unknown = [kind for kind in (*mix, *evenly_by) if kind not in groups]
     if unknown:
-        raise UserError(f'mix or evenly_by names "{unknown[0]}", but the templates are of {", ".join(groups)}')
-    quotas = {kind: part if isinstance(part, int) else int(rows * part) for kind, part in mix.items()}
+        raise UserError(f'mix or evenly_by has "{unknown[0]}"; expected kinds of templates: {", ".join(groups)}')
+    quotas = {kind: count if isinstance(count, int) else int(rows * count) for kind, count in mix.items()}
     left = rows - sum(quotas.values())
-    others = {kind: [t for part in parts.values() for t in part] for kind, parts in groups.items() if kind not in mix}
+    others = {kind: [t for ts in variants.values() for t in ts] for kind, variants in groups.items() if kind not in mix}
     if left < 0 or (left and not others):
-        whose = f"more than the {rows} rows" if left < 0 else f"{left} fewer than the rows, and leaves no other kind"
-        raise UserError(f"mix asks for {rows - left} rows, {whose}; change mix or rows")
+        problem = f"more than the {rows} rows" if left < 0 else f"{left} fewer than the rows, and no other kind is left"
+        raise UserError(f"mix asks for {rows - left} rows, {problem}; change mix or rows")
     quotas |= share(left, others, repeat)
     by_language: Counter[str] = Counter()
     chosen: list[Template] = []
     for kind, quota in quotas.items():
-        for name, part in share(quota, groups[kind], repeat).items():
-            for members, count in _by_language(groups[kind][name], part, languages, by_language, repeat):
+        for name, variant_rows in share(quota, groups[kind], repeat).items():
+            for members, count in _by_language(groups[kind][name], variant_rows, languages, by_language, repeat):
                 chosen += spread(members, count, rng)
     for language, weight in languages.items():
-        # The phrasings of a language may have run out.
+        # There may be too few phrasings of a language.
         found, wanted = by_language[language] / rows, weight / sum(languages.values())
         if found < wanted - 0.02 - 1 / rows:
             share_found = f"{by_language[language]} of {rows} rows, expected {wanted:.0%}"
-            raise UserError(f"languages: {language}: the templates make {share_found}; write more templates of it")
+            raise UserError(f"languages: {language}: the templates make {share_found}; add templates in this language")
     rng.shuffle(chosen)
     return chosen
 
 
 def _variant(template: Template, evenly_by: Mapping[str, str]) -> str:
-    """Return the value of the argument that `evenly_by` names for the template's kind, or ""."""
+    """Return the value of the argument that `evenly_by` names for the template's kind, or "" if there is none."""
     if template.kind not in evenly_by:
         return ""
     arguments = [arguments for _, arguments in template.calls if evenly_by[template.kind] in arguments]
@@ -183,7 +183,8 @@ def _variant(template: Template, evenly_by: Mapping[str, str]) -> str:
 def _by_language(
     members: Sequence[Template], rows: int, languages: Mapping[str, float], before: Counter[str], repeat: bool
 ) -> list[tuple[list[Template], int]]:
-    """Share rows out by language. `before` counts the rows of earlier groups, so that roundings do not add up."""
+    """Return the templates and the number of rows for each language. `before` counts the rows of earlier groups, so
+    that rounding errors do not add up."""
     if not languages:
         return [(list(members), rows)]
     groups = {language: [t for t in members if t.language == language] for language in languages}
@@ -202,10 +203,11 @@ def share(
     *,
     cover: bool = True,
 ) -> dict[str, int]:
-    """Share rows out among groups of templates, as evenly as the groups can make different rows.
+    """Return the number of rows for each group of templates, as even as the number of possible rows allows.
 
-    Each row goes to the group of the least `burden`, given its name and its rows so far. With `repeat` and `cover`,
-    every template gets a row first, if there are enough rows. Groups that cannot make `rows` rows are a `UserError`.
+    Each row goes to the group with the least `burden`, a function of its name and its rows so far. With `repeat` and
+    `cover`, every template first gets a row, if there are enough rows. Raises UserError if the groups cannot make
+    `rows` rows.
     """
     sizes = {name: len(members) for name, members in groups.items()}
     shares = sizes if repeat and cover and sum(sizes.values()) <= rows else dict.fromkeys(groups, 0)
@@ -216,28 +218,28 @@ def share(
             if shares[name] < len(members) or (repeat and any(template.slots for template in members))
         ]
         if not open_names:
-            raise UserError(f"{rows} rows asked for among {', '.join(groups)}, {left} more than the templates make")
+            raise UserError(f"the templates of {', '.join(groups)} make {rows - left} rows, expected {rows}; add some")
         shares[min(open_names, key=lambda name: burden(name, shares[name]))] += 1
     return shares
 
 
 def spread(templates: Sequence[Template], rows: int, rng: Random) -> list[Template]:
-    """Choose a template for each of `rows` rows, in a random order and as evenly as possible.
+    """Return a template for each of `rows` rows, in a random order and as evenly as possible.
 
-    A template without slots makes one row, since a second would be a copy. Too few templates are a `UserError`.
+    A template without slots makes one row, because a second would be a copy. Raises UserError for too few templates.
     """
     chosen: list[Template] = []
     left = list(templates)
     while len(chosen) < rows:
         if not left:
-            raise UserError(f"{rows} rows asked for, but the {len(templates)} templates make {len(chosen)}; write more")
+            raise UserError(f"the {len(templates)} templates make {len(chosen)} rows, expected {rows}; add templates")
         chosen += rng.sample(left, min(len(left), rows - len(chosen)))
         left = [template for template in left if template.slots]
     return chosen
 
 
 def _count_or_share(kind: str, rows: int | float | str) -> int | Fraction:
-    """Return a count of rows as it is; a share as an exact fraction, so that 600 times 1/6 is 100."""
+    """Return a count of rows as it is, and a share as an exact fraction, so that 1/6 of 600 is 100."""
     try:
         read = rows if isinstance(rows, int) else Fraction(str(rows))
     except (ValueError, ZeroDivisionError):
@@ -248,14 +250,15 @@ def _count_or_share(kind: str, rows: int | float | str) -> int | Fraction:
 
 
 def refuse_slot_in_other_argument(template: Template) -> None:
-    """Refuse a slot of one kind in an argument of another, such as a parcel's number as an order's."""
+    """Refuse a slot that fills an argument with another name, such as a tracking number as an order id."""
     for name, arguments in template.calls:
         for argument, value in arguments.items():
             if isinstance(value, str) and value.startswith("{") and not value.startswith("{" + argument):
-                raise UserError(f"{template.where}: {name}: {argument} is {value}; expected the slot {{{argument}}}")
+                place = f"{template.where}: {name}: {argument}"
+                raise UserError(f"{place}: expected the slot {{{argument}}}, found {value}")
 
 
-def refuse_made_up_text(row: Conversation) -> None:
+def refuse_invented_text(row: Conversation) -> None:
     """Refuse a text argument that occurs in no message before the call, unless the schema lists its values."""
     listed = {
         (tool.name, name)
@@ -272,8 +275,8 @@ def refuse_made_up_text(row: Conversation) -> None:
                     raise UserError(f'{row.where}: {call.name}: {name} "{value}" is in no message before the call')
 
 
-def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:
-    """Print the most similar phrasings of each two outputs; pairs over the limit are a `UserError`."""
+def refuse_similar_outputs(made: dict[str, Made], limit: float, console: Console) -> None:
+    """Print the most similar phrasings of each two outputs. Raises UserError if a pair is over the limit."""
     for one, other in combinations(made, 2):
         pairs = nearest_pairs(made[other].chosen, made[one].chosen)
         close = [pair for pair in pairs if pair[0] > limit]
@@ -282,14 +285,14 @@ def refuse_alike(made: dict[str, Made], limit: float, console: Console) -> None:
             for value, a, b in (close[:_MAX_CLOSE_PAIRS] or pairs[:_MAX_PAIRS])
         )
         if close:
-            raise UserError(f"max_similarity: {len(close)} pairs are over {limit}; reword one of each:\n{shown}")
+            raise UserError(f"max_similarity: {len(close)} pairs are over {limit}; reword one of each pair:\n{shown}")
         console.print(f"nearest phrasings of {other} and {one} (Jaccard similarity of 5-grams, slots masked):")
         console.print(shown, markup=False)
 
 
 def nearest_pairs(lefts: Iterable[Template], rights: Iterable[Template]) -> list[tuple[float, Template, Template]]:
-    """Return every pair of a template of either side, most similar first: Jaccard similarity of the character 5-grams
-    of what the user writes, in lower case, slots masked."""
+    """Return all pairs of a left and a right template with their similarity, the most similar first. It is the Jaccard
+    similarity of the character 5-grams of what the user writes, in lower case, slots masked."""
     left = {template: shingles(template.masked_question) for template in lefts}
     right = {template: shingles(template.masked_question) for template in rights}
     pairs = [(jaccard(left[a], right[b]), a, b) for a, b in product(left, right)]
@@ -297,7 +300,7 @@ def nearest_pairs(lefts: Iterable[Template], rights: Iterable[Template]) -> list
 
 
 def _counts(spec: Spec, name: str, made: Made) -> str:
-    """Return the make-up of an output in a few lines."""
+    """Return a few lines with the composition of an output."""
     calls = [call for row in made.rows for message in row.messages for call in message.tool_calls]
     counts = {
         "kind": Counter(template.kind for template in made.chosen),
@@ -317,6 +320,6 @@ def _target(path: Path, spec: Spec, name: str, out: Path | None) -> Path:
     if out is not None and len(spec.outputs) == 1:
         return out
     if out is not None and out.suffix in (".jsonl", ".json"):
-        many = ", ".join(spec.outputs)
-        raise UserError(f"--out {out}: {path} has the outputs {many}, so expected a folder, found the name of a file")
+        outputs = ", ".join(spec.outputs)
+        raise UserError(f"--out {out}: expected a folder for the outputs {outputs} of {path}, found a file name")
     return (path.parent if out is None else out) / f"{name}.jsonl"

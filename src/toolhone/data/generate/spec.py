@@ -1,4 +1,4 @@
-"""Read a spec of a data set (the YAML file as typed, frozen models, each fault with its line and key), and fill slots.
+"""Read the spec of a data set from YAML into typed, frozen models, report each fault with line and key, and fill slots.
 
     tools: tools.json
     system_prompt: You are the agent of a web shop.
@@ -11,7 +11,7 @@
           - {id: order, language: en, user: "where is {order_id}?", calls: [{query_order: {order_id: "{order_id}"}}]}
 
 `Spec` lists every key. File names are relative to the spec's folder. Outputs (train, test, ...) share no value of a
-slot, so that a test row cannot be answered from memory, unless the slot says `shared: true`.
+slot, unless the slot says `shared: true`. So a model cannot answer a test row from memory.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ class Section(BaseModel):
 
 
 class Shapes(Section):
-    """Shapes of codes that are drawn equally often. "#" is a digit, "^" a digit that is not 0, "@" a letter."""
+    """Shapes of codes, drawn equally often. "#" is a digit, "^" a digit that is not 0, "@" a letter."""
 
     of: tuple[str, ...] = Field(min_length=1)
     weight: float = Field(1.0, gt=0.0)
-    """How often to draw one of these, compared with the other groups of shapes."""
+    """How often to draw one of these, relative to the other groups of shapes."""
 
 
 class SlotSpec(Section):
-    """How to fill one slot: by one of `codes`, `integers` and `lists`."""
+    """How to fill one slot: with one of `codes`, `integers` and `lists`."""
 
     codes: tuple[Shapes, ...] | None = None
-    """Groups of shapes such as ORD-###. No code is drawn twice in the whole spec, whatever its case."""
+    """Groups of shapes such as ORD-###. No code is drawn twice in the whole spec, ignoring case."""
     lower_case: float = Field(0.0, ge=0.0, le=1.0)
-    """The share of codes that users type in lower case. Tool results keep theirs."""
+    """The share of codes that users type in lower case. Tool results keep the case of the shape."""
     integers: tuple[int, int] | None = None
     """The smallest and the largest number."""
     lists: str | dict[str, Any] | None = None
-    """Values by language; or by output and then language; or a YAML file with either. Values by language alone are
-    dealt out among the outputs."""
+    """Values by language, or by output and then language, or a YAML file with either. Values by language are divided
+    among the outputs."""
     shared: bool = False
     """Whether several outputs may use the same value."""
 
@@ -67,9 +67,9 @@ class SlotSpec(Section):
         if len(given) != 1:
             raise ValueError(f"expected one of codes, integers and lists, found {' and '.join(given) or 'none'}")
         if self.lower_case and self.codes is None:
-            raise ValueError("lower_case is for codes alone")
+            raise ValueError("lower_case needs codes")
         if self.integers is not None and self.integers[0] > self.integers[1]:
-            raise ValueError(f"integers: the least is {self.integers[0]}, above the greatest, {self.integers[1]}")
+            raise ValueError(f"integers: the smallest, {self.integers[0]}, is above the largest, {self.integers[1]}")
         return self
 
 
@@ -81,13 +81,13 @@ class OutputSpec(Section):
     templates: str | list[Any]
     """The phrasings: a YAML file with a list under `templates`, or the list itself (see templates.py)."""
     ids: str | None = None
-    """The beginning of the rows' ids; default: the output's name."""
+    """The prefix of the rows' ids. The default is the output's name."""
     repeat_templates: bool = True
     """Whether a template may make several rows, each with other values."""
     mix: dict[str, int | float | str] | None = None
-    """As the spec's mix, for this output alone; it counts requests."""
+    """Overrides the spec's mix for this output. It counts requests."""
     requests: int = Field(1, ge=1)
-    """The number of requests in a row, one after another; each takes a template."""
+    """The number of consecutive requests in a row. Each takes a template."""
 
 
 class Spec(Section):
@@ -96,43 +96,44 @@ class Spec(Section):
     tools: str
     """A JSON file with the list of tools."""
     tools_in_rows: bool = True
-    """Whether rows list the tools; if not, a config's `data.tools` must name the file."""
+    """Whether rows list the tools. If not, a config's `data.tools` must name the file."""
     system_prompt: str = ""
-    """The system message of every row; empty: none."""
+    """The system message of every row. If empty, rows have none."""
     seed: int = 0
-    """Another seed makes other rows of the same mix."""
+    """Another seed makes other rows with the same mix."""
     slots: dict[str, SlotSpec] = {}
     """How to fill the slots of the templates, by name."""
     mix: dict[str, int | float | str] = {}
     """Rows by kind of template: "no call", "several calls" (in one turn), "several turns", or a tool's name for single
-    calls of it. A whole number counts rows; 0.1 or 1/6 is a share of them, rounded down. The other kinds share the
+    calls of it. A whole number is a count; 0.1 or 1/6 is a share of the rows, rounded down. The other kinds share the
     rest evenly."""
     evenly_by: dict[str, str] = {}
-    """For a tool: the argument over whose values to share the rows of single calls evenly."""
+    """For a tool, the argument whose values get equally many rows of single calls."""
     languages: dict[str, float] = {}
-    """The languages' shares of the rows; empty: as the templates have it."""
+    """The languages' shares of the rows. If empty, the templates decide."""
     results: str | None = None
-    """A YAML file of call results, for outputs of several requests a row."""
+    """A YAML file of call results, for outputs with several requests per row."""
     outputs: dict[str, OutputSpec] = Field(min_length=1)
     """The files to make, by name: <name>.jsonl."""
     max_similarity: float = Field(1.0, ge=0.0, le=1.0)
-    """The highest similarity of a phrasing of one output to one of another: Jaccard similarity of character 5-grams of
-    what the user writes, in lower case, slots masked."""
+    """The highest allowed similarity of two outputs' phrasings: Jaccard similarity of character 5-grams of what the
+    user writes, in lower case, slots masked."""
     checks: tuple[Literal["own_argument", "said_before"], ...] = ()
-    """own_argument: a slot in a call fills the argument of its own name. said_before: a text argument, unless the
-    schema lists its values, occurs word for word in a message before the call."""
+    """own_argument: a slot in a call fills the argument with its own name. said_before: a text argument occurs word for
+    word in a message before the call, unless the schema lists its values."""
 
     @field_validator("slots")
     @classmethod
     def _slot_names(cls, slots: dict[str, SlotSpec]) -> dict[str, SlotSpec]:
         for name in slots:
             if not all(c == "_" or "a" <= c <= "z" for c in name):
-                raise ValueError(f'the slot "{name}": expected a name of small letters and underscores')
+                raise ValueError(f'the slot "{name}": expected a name of lower-case letters and underscores')
         return slots
 
 
 def load_spec(path: Path) -> tuple[Spec, YamlFile]:
-    """Read a spec, and the lists of values that it names by file; a `UserError` has every fault with line and key."""
+    """Return a spec with the lists of values from its files, and its YAML file. Raises UserError with every fault, its
+    line and its key."""
     file = YamlFile(path, "spec")
     if not isinstance(file.value, dict):
         raise UserError(f"{path}: expected keys such as tools, slots and outputs, found {type(file.value).__name__}")
@@ -151,7 +152,7 @@ def load_spec(path: Path) -> tuple[Spec, YamlFile]:
 
 
 def _describe(fault: Any, file: YamlFile) -> str:
-    names = [str(part) for part in fault["loc"]]
+    names = [str(name) for name in fault["loc"]]
     where = f"{file.place(names)}: {'.'.join(names)}"
     if fault["type"] == "extra_forbidden":
         known = [*Spec.model_fields, *OutputSpec.model_fields, *SlotSpec.model_fields]
@@ -166,7 +167,7 @@ def _describe(fault: Any, file: YamlFile) -> str:
 class _JsonTypesLoader(yaml.SafeLoader):
     """Gives unquoted values JSON's types and refuses duplicate keys.
 
-    YAML 1.1 reads `9:00` as the number 540, `no` as a boolean and `2026-01-31` as a date; in phrasings these are texts.
+    YAML 1.1 reads `9:00` as the number 540, `no` as a boolean and `2026-01-31` as a date. In phrasings, they are texts.
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
@@ -192,10 +193,10 @@ for _tag, _pattern, _first in (
 
 
 class YamlFile:
-    """A YAML file: its `value`, whose unquoted values have JSON's types, and the lines of its keys and list members."""
+    """A YAML file: its `value`, with JSON's types for unquoted values, and the lines of its keys and list members."""
 
     def __init__(self, path: Path, what: str) -> None:
-        """Read the file; `what` names its kind in the `UserError` for a file that cannot be read."""
+        """Read the file. `what` names its kind in the UserError for a file that cannot be read."""
         self.path = path
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -223,7 +224,7 @@ class YamlFile:
         return [(f"{self.path}:{line}", member) for line, member in zip(lines, value, strict=True)]
 
     def place(self, keys: list[str]) -> str:
-        """Return the `file:line` of the key, else of the nearest section around it, else the file."""
+        """Return the `file:line` of the key, or of the nearest section around it, or only the file."""
         written = dict(lines_of_keys(self._root))
         lines = (written.get(".".join(keys[:depth])) for depth in range(len(keys), 0, -1))
         line = next((line for line in lines if line is not None), None)
@@ -233,10 +234,10 @@ class YamlFile:
 # Filling slots
 
 Filler = Callable[[Random, str, bool], str | int]
-"""Returns a slot's value, given random numbers, the row's language, and whether the user types it (rather than a tool
-returning it)."""
+"""Returns a slot's value, given random numbers, the row's language, and whether the user types it (or a tool returns
+it)."""
 
-_SYMBOLS = {"#": "0123456789", "^": "123456789", "@": "ABCDEFGHJKLMNPQRSTUVWXYZ"}  # no I and O: read as 1 and 0
+_SYMBOLS = {"#": "0123456789", "^": "123456789", "@": "ABCDEFGHJKLMNPQRSTUVWXYZ"}  # no I and O, which look like 1 and 0
 _MAX_DRAWS = 10_000
 _DIGITS = re.compile(r"\d{4,}")
 
@@ -251,11 +252,11 @@ def fillers(
     """Return a filler for each slot of one output.
 
     Args:
-        rows: the number of rows of every output; values are dealt out in proportion.
-        drawn: the codes drawn so far, for all outputs together; fillers add to it.
+        rows: the number of rows of every output. Values are divided in proportion to it.
+        drawn: the codes drawn so far for all outputs. Fillers add to it.
 
     Raises:
-        UserError: starting with `where` and the slot, if an output gets no value, or two get the same.
+        UserError: starting with `where` and the slot, if an output gets no value or two outputs get the same one.
     """
     made: dict[str, Filler] = {}
     for name, slot in slots.items():
@@ -264,7 +265,7 @@ def fillers(
             made[name] = code_filler(slot, drawn, place)
         elif slot.integers is not None:
             whole = range(slot.integers[0], slot.integers[1] + 1)
-            numbers = whole if slot.shared else deal(whole, rows, f"{seed}/{name}", place)[output]
+            numbers = whole if slot.shared else divide(whole, rows, f"{seed}/{name}", place)[output]
             made[name] = _integer_filler(numbers)
         else:
             made[name] = _list_filler(_lists(slot, rows, f"{seed}/{name}", place)[output], place)
@@ -272,9 +273,9 @@ def fillers(
 
 
 def code_filler(slot: SlotSpec, drawn: set[str], where: str) -> Filler:
-    """Return a filler whose codes are new among `drawn`: in any case, and in each run of four digits or more.
+    """Return a filler whose codes are not in `drawn`, ignoring case, and share no run of four or more digits with it.
 
-    The filler raises a `UserError` once the shapes give no new code.
+    The filler raises UserError if the shapes give no new code.
     """
     assert slot.codes is not None
     groups, weights = slot.codes, [group.weight for group in slot.codes]
@@ -283,11 +284,11 @@ def code_filler(slot: SlotSpec, drawn: set[str], where: str) -> Filler:
         for _ in range(_MAX_DRAWS):
             shape = rng.choice(rng.choices(groups, weights)[0].of)
             code = "".join(rng.choice(_SYMBOLS[s]) if s in _SYMBOLS else s for s in shape)
-            marks = {code.lower(), *_DIGITS.findall(code)}
-            if slot.shared or drawn.isdisjoint(marks):
-                drawn.update(marks)
+            parts = {code.lower(), *_DIGITS.findall(code)}
+            if slot.shared or drawn.isdisjoint(parts):
+                drawn.update(parts)
                 return code.lower() if typed and slot.lower_case and rng.random() < slot.lower_case else code
-        raise UserError(f"{where}: {_MAX_DRAWS:,} draws gave no new code; add shapes, or characters to them")
+        raise UserError(f"{where}: {_MAX_DRAWS:,} draws gave no new code; add shapes, or make them longer")
 
     return draw
 
@@ -299,7 +300,7 @@ def _integer_filler(numbers: Sequence[int]) -> Filler:
 def _list_filler(by_language: Lists, where: str) -> Filler:
     def draw(rng: Random, language: str, typed: bool) -> str | int:
         if language not in by_language:
-            raise UserError(f'{where}: lists has no values for the language "{language}" of a template; add them')
+            raise UserError(f'{where}: lists has no values for the language "{language}" of a template; add some')
         return rng.choice(by_language[language])
 
     return draw
@@ -312,18 +313,18 @@ def _lists(slot: SlotSpec, rows: Mapping[str, int], seed: str, where: str) -> di
         by_language = _by_language(slot.lists, where)
         if slot.shared:
             return dict.fromkeys(rows, by_language)
-        dealt = {lang: deal(values, rows, f"{seed}/{lang}", where) for lang, values in by_language.items()}
-        return {output: {language: dealt[language][output] for language in dealt} for output in rows}
-    lacking = [output for output in rows if output not in slot.lists]
-    if lacking:
-        raise UserError(f'{where}: lists has no values for the output "{lacking[0]}"; it has {", ".join(slot.lists)}')
+        divided = {lang: divide(values, rows, f"{seed}/{lang}", where) for lang, values in by_language.items()}
+        return {output: {language: divided[language][output] for language in divided} for output in rows}
+    missing = [output for output in rows if output not in slot.lists]
+    if missing:
+        raise UserError(f'{where}: lists has no values for the output "{missing[0]}"; it has {", ".join(slot.lists)}')
     lists = {output: _by_language(values, f"{where}.{output}") for output, values in slot.lists.items()}
     owner: dict[str | int, str] = {}
     for output in lists:
         for value in {value for values in lists[output].values() for value in values}:
             if value in owner and not slot.shared:
                 both = f"{owner[value]} and {output}"
-                raise UserError(f'{where}: "{value}" is listed for {both}; take it from one, or say shared: true')
+                raise UserError(f'{where}: "{value}" is listed for {both}; remove it from one, or set shared: true')
             owner[value] = output
     return lists
 
@@ -337,17 +338,17 @@ def _by_language(values: Any, where: str) -> Lists:
     return {str(language): tuple(one) for language, one in values.items()}
 
 
-def deal(values: Sequence[_T], rows: Mapping[str, int], seed: str, where: str) -> dict[str, tuple[_T, ...]]:
-    """Deal shuffled values out among outputs: one to each, and the rest in proportion to their rows."""
+def divide(values: Sequence[_T], rows: Mapping[str, int], seed: str, where: str) -> dict[str, tuple[_T, ...]]:
+    """Divide shuffled values among outputs: one for each, and the rest in proportion to their rows."""
     if len(values) < len(rows):
-        raise UserError(f"{where}: {len(values)} values for {len(rows)} outputs; list more, or say shared: true")
+        raise UserError(f"{where}: {len(values)} values for {len(rows)} outputs; list more, or set shared: true")
     shuffled = Random(seed).sample(list(values), len(values))
     spare = len(values) - len(rows)
-    dealt: dict[str, tuple[_T, ...]] = {}
+    divided: dict[str, tuple[_T, ...]] = {}
     start = before = 0
     for number, (output, count) in enumerate(rows.items(), 1):
         before += count
         end = number + spare * before // sum(rows.values())
-        dealt[output] = tuple(shuffled[start:end])
+        divided[output] = tuple(shuffled[start:end])
         start = end
-    return dealt
+    return divided

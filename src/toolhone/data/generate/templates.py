@@ -1,7 +1,7 @@
-"""Turn templates into training rows: a YAML file of phrasings with slots goes in, filled Conversations come out.
+"""Turn templates, a YAML file of phrasings with slots, into training rows.
 
-A template is one conversation in short hand. `user` is what the user writes, `calls` what the assistant calls,
-`answer` what it says; a longer one lists them under `turns`, with `tool` for the result of a call:
+A template is one conversation in a short form. `user` is what the user writes, `calls` what the assistant calls, and
+`answer` what it says. A longer conversation lists them under `turns`, with `tool` for the result of a call:
 
     templates:
       - id: order-en-01
@@ -10,11 +10,11 @@ A template is one conversation in short hand. `user` is what the user writes, `c
         calls:
           - query_order: {order_id: "{order_id}"}
 
-The filler of a slot's name fills it, once a row; `{order_id_2}` is a second value of the same filler. An `answer` may
-be a list of texts, of which a row takes one. A value that is one slot and nothing else keeps the filler's type.
+The filler with the slot's name fills it, once per row. `{order_id_2}` is a second value of the same filler. An `answer`
+may be a list of texts, from which a row takes one. A value that is only a slot keeps the filler's type.
 
 Rows may be joined into rows of several requests. A second YAML file then has, for each tool, a call's result and what
-the assistant says about it, by language; a `{slot}` there is an argument of the call:
+the assistant says about it, by language. A `{slot}` there is an argument of the call:
 
     results:
       query_order:
@@ -51,8 +51,8 @@ _TURN_KEYS = ("user", "calls", "tool", "answer")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """One phrasing. `turns` are pairs: "user" with a text, "answer" with one or a list of them, "calls" with a list of
-    {tool: arguments}, "tool" with the result of a call."""
+    """One phrasing. `turns` are pairs: "user" with a text, "answer" with a text or a list of texts, "calls" with a list
+    of {tool: arguments}, "tool" with the result of a call."""
 
     id: str
     language: str
@@ -61,12 +61,12 @@ class Template:
 
     @property
     def calls(self) -> list[tuple[str, dict[str, Any]]]:
-        """Every call of every turn, in order, slots unfilled."""
+        """Return all calls of all turns in order, with their slots unfilled."""
         return [pair for key, value in self.turns if key == "calls" for call in value for pair in call.items()]
 
     @property
     def kind(self) -> str:
-        """ "no call", "several calls" (in one turn), "several turns", or the name of the one tool that is called."""
+        """Return "no call", "several calls" (in one turn), "several turns", or the name of the one tool called."""
         if any(key == "tool" for key, _ in self.turns):
             return "several turns"
         names = [name for name, _ in self.calls]
@@ -74,18 +74,18 @@ class Template:
 
     @property
     def slots(self) -> list[str]:
-        """The slots with their suffixes, each once, in order of appearance."""
+        """Return the distinct slots with their suffixes, in order of appearance."""
         return list(dict.fromkeys(slot for _, value in self.turns for slot in _slots(value)))
 
     @property
     def masked_question(self) -> str:
-        """All that the user writes, in lower case and with each slot replaced by `MASK`."""
+        """Return all that the user writes, in lower case and with each slot replaced by `MASK`."""
         texts = [value for key, value in self.turns if key == "user"]
         return _SLOT.sub(MASK, "\n".join(texts)).lower()
 
 
 def load_templates(path: Path, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
-    """Return the templates of a file, as `parse_templates` does; broken YAML or another key is a `UserError` too."""
+    """Return the templates of a file. Raises UserError as `parse_templates` does, and for broken YAML or other keys."""
     file = YamlFile(path, "template")
     entries = file.entries("templates")
     if entries is None or len(file.value) != 1:
@@ -94,11 +94,11 @@ def load_templates(path: Path, tools: tuple[Tool, ...], fillers: Mapping[str, Fi
 
 
 def parse_templates(entries: Entries, tools: tuple[Tool, ...], fillers: Mapping[str, Filler]) -> tuple[Template, ...]:
-    """Return the templates of a list, each tried once: its row must be a conversation that fits the tools.
+    """Return the templates of a list. Each is filled once, to check that its row is a conversation that fits the tools.
 
     Raises:
-        UserError: naming the line and the template, for an unknown key, slot, tool or argument, a duplicate id, or a
-            slot in a call or answer that no message before it contains.
+        UserError: names the line and the template, for an unknown key, slot, tool or argument, a duplicate id, or a
+            slot in a call or answer that is in no message before it.
     """
     templates = tuple(_parse_template(entry, where, fillers) for where, entry in entries)
     for id, count in Counter(template.id for template in templates).items():
@@ -132,7 +132,7 @@ def _parse_template(entry: Any, where: str, fillers: Mapping[str, Filler]) -> Te
             known.update(_slots(value))
         for slot in _slots(value):
             if slot not in known:
-                raise UserError(f"{where}: {key} uses {{{slot}}}, which no message before it holds")
+                raise UserError(f"{where}: {key} uses {{{slot}}}, which is in no message before it")
     return Template(entry["id"], entry["language"], pairs, where)
 
 
@@ -143,7 +143,7 @@ def _parse_turns(turns: Any, where: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(turn, dict) or len(turn) != 1 or next(iter(turn)) not in _TURN_KEYS:
             raise UserError(f"{where}: expected a turn with one key of {', '.join(_TURN_KEYS)}; found {turn!r}")
     if not any("tool" in turn for turn in turns):
-        raise UserError(f"{where}: turns: none is a tool result; without one, write user and calls, or user and answer")
+        raise UserError(f"{where}: turns: none is a tool result; then write user and calls, or user and answer")
     for turn in turns:
         yield from turn.items()
 
@@ -153,17 +153,17 @@ def _check_turn(key: str, value: Any, where: str, fillers: Mapping[str, Filler])
     if key in ("user", "answer") and not all(isinstance(text, str) for text in texts):
         raise UserError(f"{where}: {key}: expected a text, found {value!r}; put it in quotes")
     if key == "calls":
-        shaped = isinstance(value, list) and all(
+        well_formed = isinstance(value, list) and all(
             isinstance(call, dict) and len(call) == 1 and isinstance(next(iter(call.values())), dict) for call in value
         )
-        if not shaped or not value:
+        if not well_formed or not value:
             raise UserError(f"{where}: calls: expected a list of tool: {{arguments}}, found {value!r}")
     for text in _texts(value):
         for match in _SLOT.finditer(text):
             if match[1] not in fillers:
                 raise UserError(f"{where}: unknown slot {match[0]}{_nearest(match[1], fillers)}")
         if set(_SLOT.sub("", text)) & set("{}"):
-            raise UserError(f"{where}: a brace that belongs to no slot, in {text!r}; known slots: {', '.join(fillers)}")
+            raise UserError(f"{where}: a brace outside a slot in {text!r}; known slots: {', '.join(fillers)}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -180,11 +180,11 @@ def expand(
     tools: tuple[Tool, ...],
     prefix: str,
 ) -> list[Conversation]:
-    """Return one row of each chosen template, in their order, checked against the tools.
+    """Return one row for each chosen template, in their order, checked against the tools.
 
-    The same arguments give the same rows. Values depend on the seed, the template's id and how often it came before, so
-    that rewording a template changes its own rows alone. Ids are `prefix`-0001 and so on; `meta` has the language and
-    the template's id.
+    The same arguments give the same rows. Values depend on the seed, the template's id and how often it occurred
+    before, so that rewording a template changes only its own rows. Ids are `prefix`-0001 and so on. `meta` has the
+    language and the template's id.
     """
     uses: Counter[str] = Counter()
     rows: list[Conversation] = []
@@ -223,7 +223,7 @@ def _draw(template: Template, rng: Random, fillers: Mapping[str, Filler]) -> dic
         drawn = (filler(rng, template.language, slot in typed) for _ in range(100))
         fresh = next((value for value in drawn if value not in values.values()), None)
         if fresh is None:
-            raise UserError(f"{template.where}: a hundred draws for {{{slot}}} gave no new value; widen its filler")
+            raise UserError(f"{template.where}: 100 draws for {{{slot}}} gave no new value; give the slot more values")
         values[slot] = fresh
     return values
 
@@ -258,7 +258,7 @@ class Result(Section):
 
 
 def load_results(path: Path) -> dict[str, list[Result]]:
-    """Return the results of calls, by tool; broken YAML or another shape is a `UserError`."""
+    """Return the results of calls, by tool. Raises UserError for broken YAML or another shape."""
     value = YamlFile(path, "result").value
     if not isinstance(value, dict) or set(value) != {"results"}:
         raise UserError(f'{path}: expected the one key "results", with a list for each tool')
@@ -279,7 +279,7 @@ def join_requests(
     tools: tuple[Tool, ...],
     prefix: str,
 ) -> list[Conversation]:
-    """Join each `size` rows into one of several requests, one after another, rows of a language together.
+    """Join groups of `size` rows, in the same language if possible, into rows of consecutive requests.
 
     The answers between requests are not learned (weight 0). `meta` has the first row's language, and the templates' ids
     joined by "+". Ids are `prefix`-0001 and so on.
@@ -319,13 +319,11 @@ def _answer_calls(
     for call in calls:
         fitting = [result for result in results.get(call.name, ()) if language in result.answer]
         if not fitting:
-            raise UserError(
-                f'{where}: results: nothing for {call.name} in "{language}"; add what a call of it gives back'
-            )
+            raise UserError(f'{where}: results: nothing for {call.name} in "{language}"; add a result of a call')
         result = rng.choice(fitting)
         for slot in _slots([result.tool, result.answer[language]]):
             if slot not in call.arguments:
-                raise UserError(f"{where}: results: {call.name}: {{{slot}}} is no argument of the call")
+                raise UserError(f"{where}: results: {call.name}: {{{slot}}} is not an argument of the call")
         given.append({"role": "tool", "content": _fill(result.tool, call.arguments, keep_types=False)})
         answers.append(_fill(result.answer[language], call.arguments, keep_types=False))
     return [*given, {"role": "assistant", "content": " ".join(answers), "weight": 0}]

@@ -1,9 +1,11 @@
 """BFCL v4 (Berkeley Function Calling Leaderboard): the single-turn categories.
 
-A category is two files of JSON lines, whatever their names end in: the questions with their functions, and beside them
-in `possible_answer/` the gold by id, which lists the accepted values of each argument. `""` among them says that the
-argument may be left out; an object's own values are such lists again. Questions have no turn of the assistant. They get
-one with the gold's first accepted values, or an empty one if no call, or any call, is expected.
+A category has two files of JSON lines, although their names end in `.json`: the questions with their functions, and in
+`possible_answer/` the gold by id. The gold lists the accepted values of each argument; `""` among them means that the
+argument may be left out. Inside an object value, each key again has a list of accepted values.
+
+Questions have no assistant turn, so each gets one. It has the gold's first accepted values, or is empty if the category
+expects no call or accepts any call.
 
 No call can satisfy the gold of four entries, and some Java and JavaScript gold is an expression of the language instead
 of a JSON value. Those entries are reported by id and reason.
@@ -36,24 +38,24 @@ OTHER_LANGUAGES = ("simple_java", "simple_javascript")
 SINGLE_TURN = (*PYTHON_WITH_GOLD, *NO_CALL, *SOME_CALL, *OTHER_LANGUAGES)
 
 _TYPES: Mapping[str, Mapping[str, str | None]] = {"simple_java": JAVA_TYPES, "simple_javascript": JAVASCRIPT_TYPES}
-_MOST_ALTERNATIVES = 10_000
+_MAX_ALTERNATIVES = 10_000
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row is one of BFCL's questions, of any category."""
+    """Whether the row is a question of any BFCL category."""
     question = row.get("question")
-    of_one = isinstance(row.get("function"), list) or "involved_classes" in row
-    return of_one and isinstance(question, list) and all(isinstance(turn, list) for turn in question)
+    has_functions = isinstance(row.get("function"), list) or "involved_classes" in row
+    return has_functions and isinstance(question, list) and all(isinstance(turn, list) for turn in question)
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A question, with its gold joined to it as `ground_truth` if its category has any, as a `Conversation`."""
+    """The conversation of a question. `ground_truth` in the row holds its gold, if the category has any."""
     id = row.get("id")
     if not isinstance(id, str):
-        raise unexpected(where, '"id" to be a text', id, "bad-type")
+        raise unexpected(where, '"id" to be a string', id, "bad-type")
     place, category = f"{where}: {id}", category_of(id)
     if category is None:
-        text = f"{place}: is of no single-turn category; those are read: {', '.join(SINGLE_TURN)}"
+        text = f"{place}: not in a single-turn category; toolhone reads only {', '.join(SINGLE_TURN)}"
         raise RowError(text, rule="bfcl-category")
     tools = _tools(row.get("function"), _TYPES.get(category, PYTHON_TYPES), place)
     made: Row = {"id": id, "tools": tools, "meta": {"source": "bfcl", "category": category}}
@@ -74,15 +76,15 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 
 def read_bfcl_folder(folder: Path, categories: Sequence[str] = SINGLE_TURN) -> Iterator[Conversation | RowFault]:
-    """Yield each entry of the categories as a conversation, or as a fault (rules `bfcl-gold`, `unknown-type`, ...) that
-    names it by file:line and id. `folder` is what `scripts/fetch_bfcl.py` makes.
+    """Yield a conversation or a fault for each entry of the categories. A fault (rules `bfcl-gold`, `unknown-type`,
+    ...) names the entry by file:line and id. `folder` is the folder that `scripts/fetch_bfcl.py` writes.
 
     Raises:
-        UserError: if a file is missing, or an unknown category is asked for.
+        UserError: if a file is missing or a category is unknown.
     """
     unknown = [category for category in categories if category not in SINGLE_TURN]
     if unknown:
-        raise UserError(f'"{unknown[0]}" is no single-turn category of BFCL; known: {", ".join(SINGLE_TURN)}')
+        raise UserError(f'unknown single-turn category of BFCL: "{unknown[0]}"; known: {", ".join(SINGLE_TURN)}')
     for category in categories:
         name = f"BFCL_v4_{category}.json"
         golds: dict[str, Row] = {}
@@ -100,9 +102,9 @@ def read_bfcl_folder(folder: Path, categories: Sequence[str] = SINGLE_TURN) -> I
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
-    """The rows of a file that holds JSON lines, whatever its name suggests."""
+    """The rows of a file of JSON lines, whose name may end in `.json`."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; `python scripts/fetch_bfcl.py` brings the data")
+        raise UserError(f"{path}: no such file; run `python scripts/fetch_bfcl.py` to download the data")
     with path.open("rb") as lines:
         for where, row, fault, _ in line_rows(lines, str(path)):
             if fault is not None:
@@ -112,12 +114,12 @@ def _lines(path: Path) -> Iterator[tuple[str, Row | RowFault]]:
 
 
 def category_of(id: str) -> str | None:
-    """The single-turn category that an entry's id begins with ("live_multiple_3-2-0": live_multiple); None for none."""
+    """The single-turn category that an entry's id begins with ("live_multiple" for "live_multiple_3-2-0"), or None."""
     return next((category for category in SINGLE_TURN if re.match(rf"{category}_\d", id)), None)
 
 
 def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[Row]:
-    if isinstance(functions, str):  # as the hub's viewer has them
+    if isinstance(functions, str):  # the hub's dataset viewer exports them as a string
         functions = json_text(functions, f"{where}: function")
     if not isinstance(functions, list):
         raise unexpected(where, '"function" to be a list', functions, "bad-tool")
@@ -132,14 +134,14 @@ def _tools(functions: Any, types: Mapping[str, str | None], where: str) -> list[
 
 
 def _gold(found: Any, parameters: Mapping[str, Row], where: str) -> list[Row]:
-    """The calls that are expected, as `expected` writes them."""
+    """The expected calls, in the form that a row's `expected` has."""
     if not isinstance(found, list) or not found:
-        text = f"{where}: no gold; it is in the folder possible_answer beside the questions, so read the folder"
+        text = f"{where}: no gold; read the folder that has possible_answer/ in it, not this file alone"
         raise RowError(text, rule="bfcl-gold")
     calls = []
     for call in found:
         if not isinstance(call, dict) or len(call) != 1 or not isinstance(next(iter(call.values())), dict):
-            raise unexpected(where, "a call of the gold", call, "bfcl-gold")
+            raise unexpected(where, "a gold call {name: {argument: [accepted values]}}", call, "bfcl-gold")
         ((name, arguments),) = call.items()
         calls.append(_gold_call(name, arguments, parameters.get(name, {}), f'{where}: gold of "{name}"'))
     return calls
@@ -156,9 +158,9 @@ def _gold_call(name: str, arguments: Row, schema: Row, where: str) -> Row:
         if not values:
             raise RowError(f'{where}: no value of "{argument}" is accepted, so no call is right', rule="bfcl-gold")
         if "" not in values and argument not in properties:
-            text = f'{where}: "{argument}" is expected, which the function does not take, so no call is right'
+            text = f'{where}: "{argument}" is expected, but the function does not take it, so no call is right'
             raise RowError(text, rule="bfcl-gold")
-        if not alternatives:  # it may be left out, and may be nothing else
+        if not alternatives:  # the only accepted choice is to leave it out
             blank.append(argument)
             continue
         accepted[argument] = [value for each in alternatives for value in _expanded(each, where)]
@@ -172,33 +174,34 @@ def _gold_call(name: str, arguments: Row, schema: Row, where: str) -> Row:
 
 
 def _expanded(value: Any, where: str) -> list[Any]:
-    """The values that one accepted entry means, the canonical one first: every choice among the lists of an object
-    (`""` leaves a key out), and of each object in a list."""
+    """All values that one accepted entry describes, the canonical one first. An object describes every combination of
+    its keys' accepted values (`""` leaves a key out). So does each object in a list."""
     if isinstance(value, dict):
         lists = [each if isinstance(each, list) else [each] for each in value.values()]
         choices = [sorted(each, key=lambda choice: choice == "") for each in lists]
         return [
-            {key: chosen for key, chosen in zip(value, picked, strict=True) if chosen != ""}
-            for picked in _picked(choices, where)
+            {key: chosen for key, chosen in zip(value, combination, strict=True) if chosen != ""}
+            for combination in _combinations(choices, where)
         ]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [list(picked) for picked in _picked([_expanded(item, where) for item in value], where)]
+        return [list(items) for items in _combinations([_expanded(item, where) for item in value], where)]
     return [value]
 
 
-def _picked(choices: list[list[Any]], where: str) -> list[tuple[Any, ...]]:
-    picked = list(itertools.islice(itertools.product(*choices), _MOST_ALTERNATIVES + 1))
-    if len(picked) > _MOST_ALTERNATIVES:
-        raise RowError(f"{where}: means more than {_MOST_ALTERNATIVES:,} accepted values", rule="bfcl-gold")
-    return picked
+def _combinations(choices: list[list[Any]], where: str) -> list[tuple[Any, ...]]:
+    combinations = list(itertools.islice(itertools.product(*choices), _MAX_ALTERNATIVES + 1))
+    if len(combinations) > _MAX_ALTERNATIVES:
+        text = f"{where}: the accepted values have more than {_MAX_ALTERNATIVES:,} combinations"
+        raise RowError(text, rule="bfcl-gold")
+    return combinations
 
 
 def _canonical(gold: list[Row], tools: list[Row]) -> list[Row]:
-    """The calls of the assistant's turn: first accepted values, without what may be left out."""
-    stated = {tool["name"]: tool["parameters"].get("required") for tool in tools}
+    """The calls of the assistant turn: first accepted values, without optional arguments that no schema requires."""
+    required = {tool["name"]: tool["parameters"].get("required") for tool in tools}
     calls = []
     for call in gold:
-        names = stated.get(call["name"])
+        names = required.get(call["name"])
         left_out = [name for name in call["optional"] if not isinstance(names, list) or name not in names]
         arguments = {name: values[0] for name, values in call["arguments"].items() if name not in left_out}
         calls.append({"function": {"name": call["name"], "arguments": arguments}})
@@ -206,7 +209,7 @@ def _canonical(gold: list[Row], tools: list[Row]) -> list[Row]:
 
 
 def _refuse_expressions(gold: list[Row], tools: list[Row], where: str) -> None:
-    """Refuse gold that is a variable or an expression of the language, so not of the type that the tool states."""
+    """Raise RowError for a gold value that is a variable or an expression of the language, not of the tool's type."""
     from jsonschema import Draft202012Validator  # a slow import that the other importers do not need
     from jsonschema.exceptions import SchemaError
 
@@ -217,7 +220,7 @@ def _refuse_expressions(gold: list[Row], tools: list[Row], where: str) -> None:
             try:
                 Draft202012Validator.check_schema(schema)
             except SchemaError as error:
-                text = f"{where}: the parameter {name} is no JSON Schema: {error.message}"
+                text = f"{where}: the parameter {name} is not a valid JSON Schema: {error.message}"
                 raise RowError(text, rule="bad-tool") from None
             wrong = [value for value in values if not Draft202012Validator(schema).is_valid(value)]
             if wrong:

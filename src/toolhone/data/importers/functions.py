@@ -1,8 +1,8 @@
-"""The one reader of tool definitions and of calls, in every shape that public tools write them.
+"""Reads tool definitions and calls, in every shape that public tools write.
 
 OpenAI keeps a tool's JSON Schema under `parameters` and a call's arguments under `arguments`. MCP, Anthropic, Gemini,
-LangChain, Bedrock and the AI SDK use other keys. All of them are read here, for rows, for files of tools and for the
-server's requests. Any other key is refused by name, because what it holds would be lost.
+LangChain, Bedrock and the AI SDK use other keys. This module reads all of them, for rows, tool files and the server's
+requests. Any other key is an error that names the key, because its value would be lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SCHEMA_KEYS = (
 _ARGUMENT_KEYS = ("arguments", "args", "parameters", "input")
 _SCHEMA_WRAPPERS = ("json", "jsonSchema")  # Bedrock's and the AI SDK's: {"inputSchema": {"json": {...}}}
 
-# Keys that say nothing of what a call looks like.
+# Keys that do not affect what a call looks like.
 _NOT_NEEDED = frozenset({"type", "strict", "cache_control", "index", "_meta", "metadata"})
 _NOT_NEEDED_IN_TOOLS = _NOT_NEEDED | {
     *("title", "annotations", "icons", "execution", "tags", "examples", "input_examples"),
@@ -33,16 +33,16 @@ _CALL_KEYS = _NOT_NEEDED | {"id", "extra_content", "caller", "thought_signature"
 
 
 def looks_like_tool(row: Any) -> bool:
-    """Whether the value is a tool's definition: a name beside a schema."""
+    """Whether the value is a tool definition: it has a name and a schema."""
     function = _inner(row, ("function", "toolSpec"))
     return isinstance(function, dict) and isinstance(function.get("name"), str) and bool(_given(function, _SCHEMA_KEYS))
 
 
 def tool_definition(row: Any, where: str) -> Row:
-    """A tool's `name`, `description` and `parameters` (None if it states none), as the row has them.
+    """The tool's `name`, `description` and `parameters`, unchanged. `parameters` is None if the tool has no schema.
 
     Raises:
-        RowError: for what is no tool, two schemas, or a key that is not known.
+        RowError: if the value is not a tool, has two schemas or has an unknown key.
     """
     if isinstance(row, str) and row.lstrip().startswith("{"):
         row = json_text(row, where)
@@ -53,7 +53,7 @@ def tool_definition(row: Any, where: str) -> Row:
     if function is not row:
         _refuse_unknown(row, _NOT_NEEDED_IN_TOOLS | {"function", "toolSpec"}, f"{where}: a tool", "bad-tool")
     of_tool = f'{where}: the tool "{function["name"]}"'
-    # So in ToolACE if nothing is required; a list here would be required arguments without a schema.
+    # ToolACE writes "required": null here if no argument is required. A list of names is refused as an unknown key.
     _refuse_unknown({**function, "required": function.get("required") or None}, known, of_tool, "bad-tool")
     found = _given(function, _SCHEMA_KEYS)
     if len(found) > 1:
@@ -68,8 +68,8 @@ def tool_definition(row: Any, where: str) -> Row:
 
 
 def read_tool(row: Any, where: str) -> Tool:
-    """A tool. One without a schema takes no arguments. Raises RowError as `tool_definition`, and for a schema that is
-    no object or holds nulls."""
+    """The tool that a row defines. Without a schema it takes no arguments. Raises RowError as `tool_definition` does,
+    and if the schema is not an object or has nulls."""
     found = tool_definition(row, where)
     parameters = found["parameters"]
     if parameters is None:
@@ -82,10 +82,10 @@ def read_tool(row: Any, where: str) -> Tool:
 
 
 def read_call(row: Any, where: str) -> ToolCall:
-    """A call, with or without an envelope. An empty id is no id.
+    """The call in a row, with or without its `function` wrapper. An empty id counts as absent.
 
     Raises:
-        RowError: for what is no call, arguments that are no JSON object, or a key that is not known.
+        RowError: if the value is not a call, its arguments are not a JSON object, or a key is unknown.
     """
     function = _inner(row, ("function",))
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -115,41 +115,42 @@ def schema_key(function: Row) -> str:
 
 
 def read_arguments(found: Any, where: str) -> Row:
-    """Decode arguments once; None is a call without arguments. Raises RowError if they are no JSON object, or were
-    encoded twice."""
+    """The arguments, decoded once if they are a string; None means no arguments. Raises RowError if they are not a JSON
+    object, or are encoded twice."""
     arguments = {} if found is None else found
     if isinstance(found, str):
         try:
             arguments = parse_strict(found) if found.strip() else {}
         except StrictJsonError as error:
-            if str(error).startswith("holds "):  # JSON with a value that nothing can write
+            if str(error).startswith("holds "):  # valid JSON, but with a value that cannot be written again
                 raise RowError(f"{where}: {error}", rule=error.rule) from None
             reason = str(error).removeprefix("broken JSON: ")
             text = f"{where}: the arguments are not JSON ({reason}): {short(found)}"
             raise RowError(text, rule="bad-arguments") from None
     if isinstance(arguments, str):
-        text = f"{where}: the arguments are encoded twice (JSON in a JSON text): {short(found)}"
+        text = f"{where}: the arguments are encoded twice (a JSON string inside a JSON string): {short(found)}"
         raise RowError(text, rule="arguments-encoded-twice")
     if not isinstance(arguments, dict):
         raise unexpected(where, "arguments as a JSON object", found, "bad-arguments")
     return arguments
 
 
-def _inner(row: Any, envelopes: tuple[str, ...]) -> Any:
-    """The value without its envelope, if it has one."""
+def _inner(row: Any, wrappers: tuple[str, ...]) -> Any:
+    """The value without its wrapper, if it has one."""
     if not isinstance(row, dict):
         return None
-    return next((row[key] for key in envelopes if isinstance(row.get(key), dict)), row)
+    return next((row[key] for key in wrappers if isinstance(row.get(key), dict)), row)
 
 
 def _given(row: Row, keys: tuple[str, ...]) -> list[str]:
+    """The keys that the row has, with a value other than null."""
     return [key for key in keys if row.get(key) is not None]
 
 
-def _refuse_unknown(row: Row, known: frozenset[str] | set[str], of: str, rule: str) -> None:
+def _refuse_unknown(row: Row, known: frozenset[str] | set[str], holder: str, rule: str) -> None:
     unknown = sorted(key for key in row.keys() - known if row[key] is not None)
     if unknown:
         keys = _SCHEMA_KEYS if rule == "bad-tool" else _ARGUMENT_KEYS
         what = "the schema" if rule == "bad-tool" else "the arguments"
-        text = f'{of} has the unknown key "{unknown[0]}"; take it out, or write {what} as "{keys[0]}"'
+        text = f'{holder} has the unknown key "{unknown[0]}"; remove it, or write {what} under "{keys[0]}"'
         raise RowError(f"{text} (also read: {', '.join(keys[1:])})", rule=rule)

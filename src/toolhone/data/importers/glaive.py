@@ -1,9 +1,9 @@
-"""Glaive function-calling v2: a row is two texts, the system prompt with the functions, and the whole chat.
+"""Glaive function-calling v2: a row has two strings, the system prompt with the functions and the whole chat.
 
-`system` is `SYSTEM: ` and a lead-in, then a JSON object for each function. `chat` has turns that begin with `USER: `,
-`ASSISTANT: ` or `FUNCTION RESPONSE: ` after a blank line; an assistant turn ends with `<|endoftext|>`, and a call is
-`<functioncall> {"name": ..., "arguments": '{...}'}`: JSON, but the arguments are a JSON text in single quotes that may
-hold apostrophes.
+`system` is `SYSTEM: `, an introduction and a JSON object for each function. In `chat`, a turn begins with `USER: `,
+`ASSISTANT: ` or `FUNCTION RESPONSE: ` after a blank line. An assistant turn ends with `<|endoftext|>`. A call is
+`<functioncall> {"name": ..., "arguments": '{...}'}`: JSON, except that the arguments are a JSON string in single
+quotes, which may contain apostrophes.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _END = "<|endoftext|>"
 _CALL = "<functioncall>"
 _ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _TURN = re.compile(rf"(?:\A\s*|\n[ \t]*\n[ \t]*)({'|'.join(_ROLES)}):[ \t]?")
-_LEAD_IN = re.compile(
+_INTRODUCTION = re.compile(
     r"You are an? helpful assistant with access to the following functions\.\s*Use them if required\s*-?\s*"
 )
 _QUOTED_CALL = re.compile(r"""\{\s*"name":\s*"([^"\\]+)",\s*"arguments":\s*'(.*)'\s*\}""", re.DOTALL)
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row has the two texts, and the chat begins with a turn."""
+    """Whether the row has the two strings, and the chat begins with a turn."""
     chat = row.get("chat")
     return isinstance(row.get("system"), str) and isinstance(chat, str) and bool(_TURN.match(chat))
 
@@ -36,7 +36,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
     system, chat = row.get("system"), row.get("chat")
     for key, text in (("system", system), ("chat", chat)):
         if not isinstance(text, str):
-            raise unexpected(where, f'"{key}" to be a text', text, "bad-content")
+            raise unexpected(where, f'"{key}" to be a string', text, "bad-content")
     prompt, tools = _prompt(str(system), where)
     messages: list[Row] = [{"role": "system", "content": prompt}] if prompt else []
     for number, (speaker, text) in enumerate(_turns(str(chat), where)):
@@ -44,15 +44,15 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
         if speaker == "ASSISTANT":
             messages.append(_assistant_turn(text, place))
         elif _END in text:
-            raise RowError(f"{place}: {_END} is in it, which only ends an assistant's turn", rule="bad-turn")
+            raise RowError(f"{place}: contains {_END}, which may only end an assistant turn", rule="bad-turn")
         else:
             messages.append({"role": _ROLES[speaker], "content": text.strip()})
-    # A row without functions has an empty list of them, so that it takes none of the config's.
+    # A row without functions has an empty list, not None, so that it does not take the config's tools.
     return read_rewritten(row, "glaive", messages, tools, where, default_tools, ("id", "system", "chat"))
 
 
 def _prompt(text: str, where: str) -> tuple[str, list[Any]]:
-    """The system prompt without the functions and the words that lead to them, and the functions."""
+    """The system prompt without the functions and their introduction, and the functions."""
     text = text.strip().removeprefix("SYSTEM:").strip()
     start = text.find("{")
     if start < 0:
@@ -66,7 +66,7 @@ def _prompt(text: str, where: str) -> tuple[str, list[Any]]:
             text = f"{where}: system: function {len(tools)} cannot be read: {error}"
             raise RowError(text, rule="bad-tool") from None
         tools.append(tool)
-    return f"{_LEAD_IN.sub('', text[:start])}\n{text[end:]}".strip(), tools
+    return f"{_INTRODUCTION.sub('', text[:start])}\n{text[end:]}".strip(), tools
 
 
 def _turns(chat: str, where: str) -> list[tuple[str, str]]:
@@ -80,7 +80,7 @@ def _turns(chat: str, where: str) -> list[tuple[str, str]]:
 def _assistant_turn(text: str, place: str) -> Row:
     turn = text.strip()
     if not turn.endswith(_END) or _END in turn[: -len(_END)]:
-        found = "is cut: it does not end with" if not turn.endswith(_END) else "goes on after its"
+        found = "was cut off: it does not end with" if not turn.endswith(_END) else "continues after"
         raise RowError(f"{place}: the turn {found} {_END}", rule="bad-turn")
     words, *calls = turn.removesuffix(_END).split(_CALL)
     if not calls:

@@ -1,7 +1,7 @@
 """Hermes function-calling v1: ShareGPT turns, calls in `<tool_call>` tags, results in `<tool_response>` tags.
 
-A call is JSON or a Python literal. Tools are in the system prompt's `<tools>` or in the row's own key. What the
-prompt says about tools and calling is removed, since a chat format writes both itself; all else stays.
+A call is JSON or a Python literal. The tools are inside `<tools>` in the system prompt, or under the row's `tools`.
+The prompt's sentences about tools and calling are removed, because a chat format writes its own. The rest stays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROLES = {"system": "system", "human": "user", "gpt": "assistant", "tool": "tool
 _TOOLS = re.compile(r"<tools>(?=\s*[\[{])(.*?)</tools>", re.DOTALL)
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _TOOL_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
-# What Hermes' prompts say about calling in general, sentence by sentence; the chat template says it again.
+# The general sentences about calling in Hermes' prompts. The chat template says the same.
 _PROMPT = re.compile(
     r"You are a function calling AI model\.\s*"
     r"|You are provided with function signatures within <tools>\s*</tools> XML tags\.\s*"
@@ -42,7 +42,7 @@ _PROMPT = re.compile(
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row's turns are Hermes': a role `tool` among human and gpt, or its tags in a text."""
+    """Whether the row's turns are Hermes': human or gpt turns, with either a `tool` turn or Hermes' tags in a text."""
     names = speakers(row)
     if not names or not names <= _ROLES.keys() or not names & {"human", "gpt"}:
         return False
@@ -75,23 +75,23 @@ def _assistant_turn(text: str, place: str) -> Row:
     blocks = _TOOL_CALL.findall(text)
     rest = _TOOL_CALL.sub("", text)
     if "<tool_call>" in rest or "</tool_call>" in rest:
-        raise RowError(f"{place}: a <tool_call> tag without its partner; the turn was cut", rule="bad-call")
+        raise RowError(f"{place}: a <tool_call> tag has no matching tag; the turn was cut off", rule="bad-call")
     if not blocks:
         return {"role": "assistant", "content": text}
     calls = []
     for block in blocks:
-        # About seven hundred rows write a line break as a backslash and an n.
+        # About 700 rows write a line break as a backslash and an n.
         call = block.strip().removeprefix("\\n").removesuffix("\\n").strip()
         try:
             found = parse_literal(call)
         except LiteralError as error:
-            raise RowError(f"{place}: a call that cannot be read ({error}): {call[:60]}", rule="bad-call") from None
+            raise RowError(f"{place}: the call cannot be read ({error}): {call[:60]}", rule="bad-call") from None
         calls += [to_call(each, place) for each in (found if isinstance(found, list) else [found])]
     return {"role": "assistant", "content": rest.strip() or None, "tool_calls": calls}
 
 
 def _tool_block(text: str, where: str) -> list[Any]:
-    """The tools between `<tools>` tags: a list, or one object after the other."""
+    """The tools between `<tools>` tags, written as a list or as a sequence of objects."""
     try:
         found = parse_literal(text)
         return found if isinstance(found, list) else [found]

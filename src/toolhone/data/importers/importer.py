@@ -1,7 +1,8 @@
-"""What an importer is, and what all of them share: faults, typed fields, JSON texts inside a row.
+"""Defines an importer, and what all importers share: faults, typed fields, JSON strings inside a row.
 
-An importer reads one row format. It is one file of this folder and one line of the table in `__init__.py`. What it
-cannot read is a RowError that names the place, what was found and what was expected; such rows are counted by its rule.
+An importer reads one row format. It is one file in this folder and one line in the table of `__init__.py`. For a row
+that it cannot read it raises RowError with the place, what was found and what was expected. The error's rule is the
+name under which such rows are counted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """A row that gave no conversation, or a fault beside one. `rule` is its kind; `message` does not repeat `where`."""
+    """A fault in a row, which may still give a conversation. `rule` is its kind; `message` does not repeat `where`."""
 
     where: str
     rule: str
@@ -41,8 +42,8 @@ class Fold(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """How rows of one format become conversations. `read` takes a row, its place and the tools of rows without any, and
-    raises RowError."""
+    """How to read rows of one format. `read` takes a row, its place and the tools for rows that have none; it raises
+    RowError."""
 
     name: str
     looks_like: Callable[[Row], bool]
@@ -62,22 +63,25 @@ def short(value: Any) -> str:
 
 
 def unexpected(where: str, expected: str, found: Any, rule: str) -> RowError:
-    """The error to raise if a row holds another value than expected."""
+    """The error for a value other than the expected one."""
     return RowError(f"{where}: expected {expected}, found {short(found)}", rule=rule)
 
 
+_JSON_TYPES = {str: "a string", bool: "true or false", list: "a list", dict: "an object"}
+
+
 def typed(row: Row, key: str, kind: type, default: Any, where: str) -> Any:
-    """An optional value of one type; null counts as absent. Raises RowError for a value of another type."""
+    """The value of an optional key; null counts as absent. Raises RowError for a value of another type."""
     value = row.get(key)
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise unexpected(where, f'"{key}" to be of type {kind.__name__}', value, "bad-type")
+        raise unexpected(where, f'"{key}" to be {_JSON_TYPES[kind]}', value, "bad-type")
     return value
 
 
 def json_text(text: str, where: str) -> Any:
-    """The value of a JSON text. Raises RowError with the rule of strict JSON that the text breaks."""
+    """The value of a JSON string. Raises RowError with the rule of strict JSON that the string breaks."""
     try:
         return parse_strict(text)
     except StrictJsonError as error:
@@ -85,8 +89,8 @@ def json_text(text: str, where: str) -> Any:
 
 
 def listed(found: Any, where: str, of: str, rule: str) -> list[Any] | None:
-    """A list, or a JSON text of one; None if absent. `of` says what the list holds. Raises RowError for anything
-    else."""
+    """The list, decoded if it is a JSON string; None if absent. Raises RowError for anything else, with `of` after "a
+    list"."""
     if isinstance(found, str):
         found = json_text(found, where)
     if found is not None and not isinstance(found, list):

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's ShareGPT: calls as JSON under `function_call`, results under `observation`, tools as a JSON text."""
+"""LLaMA-Factory's ShareGPT: calls as JSON in `function_call`, results in `observation`, tools as a JSON string."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def looks_like(row: Row) -> bool:
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
     task = next((key for key in _OTHER_TASKS if row.get(key) is not None), None)
     if task is not None:
-        text = f'{where}: rows with "{task}" are of another task; a conversation has text alone'
+        text = f'{where}: has the key "{task}"; preference pairs, images, videos and audio are not supported'
         raise RowError(text, rule="bad-row")
     system = row.get("system")
     if system is not None and not isinstance(system, str):
-        raise unexpected(where, '"system" to be a text', system, "bad-content")
+        raise unexpected(where, '"system" to be a string', system, "bad-content")
     messages: list[Row] = [{"role": "system", "content": system}] if system else []
     for role, text, place in sharegpt_turns(row, _ROLES, where):
         if place.endswith("function_call"):

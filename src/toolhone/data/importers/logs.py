@@ -1,9 +1,9 @@
-"""Logs of an application: a request and its response a line, of chat completions or of the Responses API.
+"""Application logs: a line has a request and its response, of chat completions or of the Responses API.
 
-An application sends a conversation again with every step, so one conversation is spread over many lines. `Fold` joins
-a line to the earlier line whose response its messages continue. Turns that a logged response produced are learned;
-assistant turns that are only part of a request are context (weight 0). `gold_source` is the model that answered, so a
-score on such rows is agreement with that model.
+An application resends the conversation at every step, so one conversation spans many lines. `Fold` joins a line to the
+earlier line whose response it continues. Training learns the turns that a logged response produced. Assistant turns
+that appear only in a request are context (weight 0). `gold_source` is the model that answered, so a score on such rows
+measures agreement with that model.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _STREAM_KEYS = ("chunks", "response_chunks", "stream_chunks", "events")
 _ALL_RESPONSE_KEYS = frozenset((*_RESPONSE_KEYS, *_STREAM_KEYS, "choices"))
 _BODY_KEYS = frozenset({"messages", "input", "choices", "output", "body", "error", "role", "object"})
 _ERROR_STATUS = 400
-# Where applications keep the request's tools if they log its messages alone: LiteLLM, Langfuse, LangSmith and others.
+# Where LiteLLM, Langfuse, LangSmith and others keep a request's tools if they log only its messages.
 _TOOL_HOLDERS = (
     *("model_parameters", "modelParameters", "proxy_server_request", "optional_params", "invocation_params"),
     *("invocationParams", "parameters", "params", "extra"),
 )
-# Langfuse's observations that are no request to a model; the requests inside them are rows of their own.
+# Langfuse's observations that are not requests to a model. Requests inside them have rows of their own.
 _OTHER_OBSERVATIONS = frozenset(
     {"SPAN", "EVENT", "TRACE", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EMBEDDING", "EVALUATOR", "GUARDRAIL"}
 )
-# Faults of what a model wrote, not of the log.
+# Faults in what a model wrote, not in the log.
 _BROKEN_CALL = frozenset({"bad-arguments", "duplicate-key", "nan", "surrogate"})
 _KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
 
@@ -54,7 +54,7 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """One line alone: the request's messages, of which no assistant turn is learned, and the response, which is."""
+    """The conversation of one line. Only the response is learned; the request's messages are context."""
     fold = Fold(default_tools)
     for _ in fold.add(row, where):
         pass
@@ -63,28 +63,28 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 
 @dataclass(slots=True)
-class _Held:
-    """A conversation so far, with the places of the turns that a logged response produced."""
+class _Partial:
+    """A conversation so far, with the indexes of the messages that a logged response produced."""
 
     conversation: Conversation
     learned: set[int]
 
 
 class Fold:
-    """The conversations of a log. Every line that `add` takes is one learned turn of `conversations`, in any order."""
+    """Folds the lines of a log, in any order, into conversations. Each line that `add` accepts is one learned turn."""
 
     def __init__(self, default_tools: tuple[Tool, ...] = ()) -> None:
         self._default_tools = default_tools
-        self._held: list[_Held] = []
-        self._ends: dict[bytes, _Held] = {}  # by a hash of all messages
-        self._places: dict[bytes, tuple[_Held, int]] = {}  # by a hash of the messages up to an assistant turn
-        self._ids: dict[str, str] = {}  # by a response's id, where it was first seen
-        self._lines: dict[tuple[str, bytes], str] = {}  # likewise, by the id and a hash of all messages
-        self._threads: dict[str, list[Row]] = {}  # messages up to a response, for previous_response_id
+        self._partials: list[_Partial] = []
+        self._ends: dict[bytes, _Partial] = {}  # by the hash of all messages
+        self._places: dict[bytes, tuple[_Partial, int]] = {}  # by the hash of the messages up to an assistant turn
+        self._ids: dict[str, str] = {}  # the first place of each response id
+        self._lines: dict[tuple[str, bytes], str] = {}  # the first place of each response id and hash of all messages
+        self._threads: dict[str, list[Row]] = {}  # the messages up to a response, by its id
 
     def add(self, row: Row, where: str) -> Iterator[RowFault]:
-        """Add a line; yield what is odd about it. Raises RowError if it gives no turn to learn: an error, a cut or
-        refused response, a call that cannot be read, a line logged twice."""
+        """Add a line, and yield warnings and advice about it. Raises RowError if it has no turn to learn: a failed
+        request, a truncated or refused response, a call that cannot be read, or a line logged twice."""
         request, response = _request_and_response(row, where)
         try:
             found = self._conversation(request, response, where)
@@ -93,25 +93,25 @@ class Fold:
                 raise RowError(str(error), rule="log-broken-call") from None
             raise
         hashes = _prefix_hashes(found)
-        # Session ids, short ids and Azure's empty ones repeat, so an id alone does not make two responses one.
+        # Session ids, short ids and Azure's empty ids repeat, so responses with the same id may be different ones.
         line = self._lines.setdefault((found.id, hashes[-1]), where) if found.id else where
         if line != where:
-            raise RowError(f"{where}: the response {found.id} is at {line} already", rule="log-repeated")
+            raise RowError(f"{where}: the response {found.id} was already logged at {line}", rule="log-repeated")
         first = self._ids.setdefault(found.id, where) if found.id else where
         is_new = self._fold(found if first == where else replace(found, id=""), hashes)
         if first != where and is_new:
-            text = f"the id {found.id} is at {first} too, with other content; both stay"
+            text = f"the response id {found.id} is also at {first}, with different content; both rows are kept"
             yield RowFault(where, "log-id-reused", text)
-        yield from _oddities(request, response, where)
+        yield from _advice(request, response, where)
 
     def conversations(self) -> Iterator[Conversation]:
         """The folded conversations, in the order of their first lines."""
-        for held in self._held:
+        for partial in self._partials:
             messages = tuple(
-                replace(message, weight=float(n in held.learned)) if message.role == "assistant" else message
-                for n, message in enumerate(held.conversation.messages)
+                replace(message, weight=float(n in partial.learned)) if message.role == "assistant" else message
+                for n, message in enumerate(partial.conversation.messages)
             )
-            found = replace(held.conversation, messages=messages)
+            found = replace(partial.conversation, messages=messages)
             yield found if found.id else replace(found, id=found.content_hash())
 
     def _conversation(self, request: Row, response: Row, where: str) -> Conversation:
@@ -138,17 +138,18 @@ class Fold:
         return replace(found, id=id, gold_source=model if isinstance(model, str) else "unknown")
 
     def _thread(self, request: Row, where: str) -> list[Row]:
-        """The messages that the server remembered for the request."""
+        """The earlier messages of the request, which the server stored."""
         previous = request.get("previous_response_id")
         if previous is None and request.get("conversation") is None:
             return []
         if not isinstance(previous, str) or previous not in self._threads:
-            text = f"{where}: goes on from {short(previous or request.get('conversation'))}, which is not in the log"
-            raise RowError(f"{text} before it; without it the prompt is not known", rule="log-no-history")
+            text = f"{where}: continues {short(previous or request.get('conversation'))}, which the log does not have"
+            raise RowError(f"{text} before this line, so the prompt is unknown", rule="log-no-history")
         return self._threads[previous]
 
     def _fold(self, found: Conversation, hashes: list[bytes]) -> bool:
-        """Join a line to the conversation that it continues; True if it begins one. `hashes` are of its prefixes."""
+        """Join a line to the conversation that it continues, or begin a new one. Returns whether it begins one.
+        `hashes` are those of its prefixes."""
         last = len(found.messages) - 1
         known = self._places.get(hashes[last])
         if known is not None and known[1] not in known[0].learned:  # a longer line came first
@@ -157,21 +158,22 @@ class Fold:
         earlier = (hashes[n] for n in range(last - 1, -1, -1) if found.messages[n].role == "assistant")
         end = next((prefix for prefix in earlier if prefix in self._ends), None)
         if end is None:
-            held = _Held(found, {last})
-            self._held.append(held)
+            partial = _Partial(found, {last})
+            self._partials.append(partial)
         else:
-            held = self._ends.pop(end)
-            held.conversation = replace(found, id=found.id or held.conversation.id)
-            held.learned.add(last)
-        self._ends[hashes[last]] = held
+            partial = self._ends.pop(end)
+            partial.conversation = replace(found, id=found.id or partial.conversation.id)
+            partial.learned.add(last)
+        self._ends[hashes[last]] = partial
         for n, message in enumerate(found.messages):
             if message.role == "assistant":
-                self._places.setdefault(hashes[n], (held, n))
+                self._places.setdefault(hashes[n], (partial, n))
         return end is None
 
 
 def _prefix_hashes(found: Conversation) -> list[bytes]:
-    """For each message, a hash of all up to it and of what two lines of one conversation share: tools, model, meta."""
+    """For each message, a hash of the messages up to it, and of what lines of one conversation share: tools, model and
+    meta."""
     offered = [[tool.to_json() for tool in found.tools], found.parallel_tool_calls, found.gold_source, found.meta]
     state = hashlib.sha256(json.dumps(offered, sort_keys=True).encode())
     hashes = []
@@ -188,9 +190,9 @@ def _chat_answer(response: Row, where: str) -> Row:
         raise RowError(f"{where}: the response has no choice with a message", rule="log-empty")
     reason = choice.get("finish_reason")
     if reason == "length":
-        raise RowError(f"{where}: the response was cut at the length limit", rule="log-truncated")
+        raise RowError(f"{where}: the response was cut off at the token limit", rule="log-truncated")
     if rule := {"content_filter": "log-filtered", "error": "log-error"}.get(str(reason)):
-        raise RowError(f"{where}: the response ended by {reason}", rule=rule)
+        raise RowError(f'{where}: the response ended with finish_reason "{reason}"', rule=rule)
     message: Row = choice["message"]
     return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
 
@@ -200,11 +202,12 @@ def _refuse_empty(answer: Row, where: str) -> None:
         return
     if answer.get("refusal"):
         raise RowError(f"{where}: the model refused: {short(answer['refusal'])}", rule="log-refusal")
-    raise RowError(f"{where}: the response neither calls nor says anything", rule="log-empty")
+    raise RowError(f"{where}: the response has no text and no call", rule="log-empty")
 
 
 def _plain(message: Any, where: str) -> Any:
-    """A message without what only a server needs; what is no message stays for `openai` to refuse."""
+    """The message without keys that only a server needs. A value that is not an object is returned for `openai` to
+    refuse."""
     if not isinstance(message, dict):
         return message
     kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
@@ -217,8 +220,8 @@ def _plain(message: Any, where: str) -> Any:
 
 
 def _offered_tools(request: Row, where: str) -> Row:
-    """`tools` or `functions` of a row: none if the request forbids calls. OpenAI's own tools, which a row cannot hold,
-    are named in `meta`; the flat tools of the Responses API become nested ones."""
+    """The row's `tools` or `functions`; none if the request forbids calls. `meta` names OpenAI's hosted tools, which a
+    row cannot hold. The flat tools of the Responses API become nested ones."""
     if request.get("tool_choice") == "none" or request.get("function_call") == "none":
         return {"tools": []}
     tools = request.get("tools")
@@ -238,25 +241,26 @@ def _offered_tools(request: Row, where: str) -> Row:
     return {"tools": functions, "meta": {"hosted_tools": hosted}} if hosted else {"tools": functions}
 
 
-def _oddities(request: Row, response: Row, where: str) -> Iterator[RowFault]:
+def _advice(request: Row, response: Row, where: str) -> Iterator[RowFault]:
     choices = response.get("choices")
     if isinstance(choices, list) and len(choices) > 1:
-        yield RowFault(where, "log-choices", f"the response has {len(choices)} choices; the first is taken")
+        yield RowFault(where, "log-choices", f"the response has {len(choices)} choices; only the first is read")
     choice = request.get("tool_choice") or request.get("function_call")
     if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
         yield RowFault(where, "log-forced", f"the request forced a call (tool_choice {short(choice)})")
 
 
-# The two bodies in a line, wherever it keeps them
+# Finding the request and the response in a line
 
 
 def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
-    """Both bodies. A response that is only a message, or its text, becomes a chat completion."""
+    """The request and the response of a line. A response that is only a message, or a string, becomes a chat
+    completion."""
     if str(row.get("type")) in _OTHER_OBSERVATIONS:
-        raise RowError(f"{where}: an observation of type {row['type']}, no request to a model", rule="log-other")
+        raise RowError(f"{where}: an observation of type {row['type']}, not a request to a model", rule="log-other")
     request, response = _request(row), _response(row)
     if request is None:
-        raise RowError(f"{where}: no request with messages or input", rule="log-unknown")
+        raise RowError(f'{where}: no request with "messages" or "input"', rule="log-unknown")
     refuse_unread(request, where)
     refuse_unread(response, where)
     request = _with_tools(request, row, where)
@@ -270,7 +274,7 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
         response = {"id": row.get("id"), "choices": [{"message": response}]}
     if isinstance(response, str):
         if response.lstrip().startswith("{") and ('"choices"' in response or '"output"' in response):
-            text = f"{where}: the response's JSON text cannot be decoded: {short(response)}"
+            text = f"{where}: the response is a JSON string that cannot be decoded: {short(response)}"
             raise RowError(text, rule="broken-json")
         response = {"id": row.get("id"), "choices": [{"message": {"role": "assistant", "content": response}}]}
     if not isinstance(response, dict):
@@ -281,14 +285,14 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
 
 
 def _with_tools(request: Row, row: Row, where: str) -> Row:
-    """The request with its tools, wherever the line keeps them: LangChain's tracer logs each as a message."""
+    """The request with its tools, wherever the line keeps them. LangChain's tracer logs each tool as a message."""
     messages = request.get("messages")
     if request.get("tools") is not None or request.get("functions") is not None or not isinstance(messages, list):
         return request
-    stated = [m["content"] for m in messages if isinstance(m, dict) and looks_like_tool(m.get("content"))]
-    if stated:
-        said = [m for m in messages if not (isinstance(m, dict) and looks_like_tool(m.get("content")))]
-        return {**request, "tools": stated, "messages": said}
+    tools = [m["content"] for m in messages if isinstance(m, dict) and looks_like_tool(m.get("content"))]
+    if tools:
+        others = [m for m in messages if not (isinstance(m, dict) and looks_like_tool(m.get("content")))]
+        return {**request, "tools": tools, "messages": others}
     for key in _TOOL_HOLDERS:
         holder = row.get(key)
         holder = _body(
@@ -331,13 +335,14 @@ def _response(row: Row) -> Any:
 
 
 def _body(value: Any) -> Any:
-    """A body may be a JSON text, or under "body" beside headers and status."""
+    """The body itself, decoded if it is a JSON string, and taken from under "body" if it is beside headers and
+    status."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             decoded = parse_strict(value)
         except StrictJsonError:
             return value
-        # A text that is JSON may be an answer of its own, if the model was asked for JSON.
+        # A JSON string may be the answer itself, if the model was asked for JSON.
         value = decoded if isinstance(decoded, list) or decoded.keys() & _BODY_KEYS else value
     if isinstance(value, dict) and value.get("body") is not None and "messages" not in value:
         return _body(value["body"])

@@ -1,10 +1,10 @@
-"""OpenAI's chat fine-tuning format, which is toolhone's own, and what is near it.
+"""OpenAI's chat fine-tuning format, which is also toolhone's own, and formats close to it.
 
-`conversation` takes the format itself, strictly, and simple variants of it: calls without ids or type, arguments
-as JSON text or as an object, `content` absent or null, and no `tools` (the row then takes those of the config's
-`data.tools`). `read` takes legacy rows as well (`functions`, `function_call`, the role `function`), the role
-`developer`, content as a list of text parts, messages and tools as JSON texts, and TRL's `prompt` and `completion`.
-The results of parallel calls are put in the order of the calls that their ids name.
+`conversation` reads the format strictly, with a few variants: calls without ids or type, arguments as a JSON string or
+an object, `content` absent or null, and no `tools` (the row then takes the tools of the config's `data.tools`). `read`
+also reads legacy rows (`functions`, `function_call`, the role `function`), the role `developer`, content as a list of
+text parts, messages and tools as JSON strings, and TRL's `prompt` and `completion`. Results of parallel calls are
+sorted into the order of their calls, by id.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from toolhone.strict_json import StrictJsonError, refuse_surrogates
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 _ROW_KEYS = frozenset({"id", "messages", "tools", "parallel_tool_calls", "expected", "gold_source", "meta"})
 _MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "weight", "refusal"})
-# What a request says besides its messages and tools; it becomes `meta`.
+# What a request has besides messages and tools; it becomes `meta`.
 _REQUEST_KEYS = frozenset(
     {"split", "tool_choice", "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "n"}
     | {"stop", "stream", "response_format", "user", "store", "metadata", "source", "chat_template_kwargs"}
 )
-_NOT_SAID = ("annotations", "cache_control")  # keys of a message that change nothing of what it says
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_IGNORED_KEYS = ("annotations", "cache_control")  # of a message; they do not change its content
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row has a list of messages with roles, or its JSON text, or is TRL's prompt and completion."""
+    """Whether the row has messages with roles, as a list or a JSON string, or TRL's prompt and completion."""
     if "messages" in row:
         return _are_messages(row["messages"])
     return _are_messages(row.get("prompt")) and _are_messages(row.get("completion"))
@@ -45,37 +45,38 @@ def _are_messages(found: Any) -> bool:
     if isinstance(found, str):
         return found.lstrip().startswith("[") and '"role"' in found
     return isinstance(found, list) and all(
-        "role" in message if isinstance(message, dict) else _is_text_of_object(message) and '"role"' in message
+        "role" in message if isinstance(message, dict) else _is_json_object(message) and '"role"' in message
         for message in found
     )
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of the format, present or legacy, as a `Conversation`. Raises RowError, naming `where`, what was found and
-    what was expected."""
+    """The conversation of a row, in the current format or a legacy one. Raises RowError with `where`, what was found
+    and what was expected."""
     try:
         return _parsed(row, where, default_tools)
     except RowError:
-        modern = _modernised(row, where)  # only now, since nearly all rows are in the present format
+        modern = _modernised(row, where)  # only after a failure: nearly all rows are in the current format
         if modern is row:
             raise
     return _parsed(modern, where, default_tools)
 
 
 def conversation(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
-    """A row of the present format, which may come from anywhere, as a `Conversation`. Raises RowError, naming `where`,
-    what was found and what was expected."""
+    """The conversation of a row in the current format, from any source. Raises RowError with `where`, what was found
+    and what was expected."""
     refuse_unwritable(row, where)
     return _parsed(row, where, default_tools)
 
 
 def _parsed(row: Row, where: str, default_tools: tuple[Tool, ...]) -> Conversation:
-    """A row of the present format, known to be writable as JSON. One without `id` is named by a hash of its content."""
+    """The conversation of a row in the current format, known to be writable as JSON. Its default id is a hash of its
+    content."""
     if not row.keys() <= _ROW_KEYS:
         unknown = sorted(key for key in row.keys() - _ROW_KEYS if row[key] is not None)
         if unknown:
-            text = f'{where}: unknown key "{unknown[0]}"; a row has {", ".join(sorted(_ROW_KEYS))}: put it into "meta"'
-            raise RowError(text, rule="unknown-key")
+            text = f'{where}: unknown key "{unknown[0]}"; a row has {", ".join(sorted(_ROW_KEYS))}'
+            raise RowError(f'{text}; move it into "meta", or remove it', rule="unknown-key")
     rows = row.get("messages")
     if not isinstance(rows, list) or not rows:
         raise unexpected(where, '"messages", a list of messages', rows, "no-messages")
@@ -95,7 +96,7 @@ def _parsed(row: Row, where: str, default_tools: tuple[Tool, ...]) -> Conversati
 
 
 def _plain(row: Any) -> Message | None:
-    """A message of role and content alone, as most are, in a third of the time; None for all others."""
+    """A message that has only role and content, as most have, read three times as fast; None for any other."""
     if not isinstance(row, dict) or len(row) != 2:
         return None
     role, content = row.get("role"), row.get("content")
@@ -111,17 +112,17 @@ def _message(row: Any, where: str) -> Message:
     if not row.keys() <= _MESSAGE_KEYS:
         unknown = sorted(key for key in row.keys() - _MESSAGE_KEYS if row[key] is not None)
         if unknown:
-            thoughts = "; thoughts are not learned: take it out" if unknown[0] in _THOUGHTS else ""
-            text = f'{where}: unknown key "{unknown[0]}" in a message of role {role}{thoughts}'
+            hint = "; toolhone does not train on reasoning: remove the key" if unknown[0] in _REASONING_KEYS else ""
+            text = f'{where}: unknown key "{unknown[0]}" in a message of role {role}{hint}'
             raise RowError(text, rule="unknown-key")
     content = row.get("content")
     if content is None and isinstance(row.get("refusal"), str):
         content = row["refusal"]
     if content is not None and not isinstance(content, str):
-        raise unexpected(where, '"content" to be a text', content, "bad-content")
+        raise unexpected(where, '"content" to be a string', content, "bad-content")
     calls = row.get("tool_calls") or ()
     if calls and role != "assistant":
-        text = f"{where}: only an assistant calls tools, found tool_calls in a message of role {role}"
+        text = f"{where}: tool_calls in a message of role {role}; only assistant messages may have them"
         raise RowError(text, rule="calls-of-another-role")
     if not isinstance(calls, list | tuple):
         raise unexpected(where, '"tool_calls" to be a list', calls, "bad-call")
@@ -137,8 +138,8 @@ def _message(row: Any, where: str) -> Message:
 
 
 def in_call_order(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages with each run of results in the order of the calls that they answer. A run in which an id is
-    missing, unknown or repeated stays as it is, for the check to report."""
+    """The messages, with each run of results in the order of the calls that they answer. A run with a missing, unknown
+    or repeated id stays as it is; the check reports it."""
     if not any(len(message.tool_calls) > 1 for message in messages):
         return tuple(messages)
     made: list[Message] = []
@@ -156,13 +157,13 @@ def in_call_order(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def refuse_unwritable(value: Any, where: str) -> None:
-    """Refuse what no tokenizer or file can hold: half of a surrogate pair, 1e999. Raises RowError, naming `where`."""
+    """Raise RowError, naming `where`, for what no tokenizer or file can hold: half of a surrogate pair, or 1e999."""
     try:
         refuse_surrogates(value, allow_nan=False)
     except StrictJsonError as error:
         raise RowError(f"{where}: {error}", rule=error.rule) from None
     except ValueError:
-        text = f"{where}: holds a number that is too large for a float; write it as a text"
+        text = f"{where}: holds a number that is too large for a float; write it as a string"
         raise RowError(text, rule="nan") from None
 
 
@@ -170,12 +171,12 @@ def refuse_unwritable(value: Any, where: str) -> None:
 
 
 def read_tool_list(rows: Any, where: str) -> tuple[Tool, ...]:
-    """Tools, each in OpenAI's shape or as the bare function. Equal lists give the same tuple, so a list that every row
-    of a file repeats is checked and stored once. Raises RowError, naming `where` and the tool."""
+    """The tools of a list, each in OpenAI's shape or as a bare function. Equal lists give the same tuple, so a list
+    that every row of a file repeats is checked and stored once. Raises RowError, naming `where` and the tool."""
     if not isinstance(rows, list):
         raise unexpected(where, "a list of tools", rows, "bad-tool")
     try:
-        # The cache's key; JSON takes three times as long. Version 2 gives equal bytes for equal values.
+        # The cache key. JSON takes three times as long. Version 2 of marshal gives equal bytes for equal values.
         return _read_tools(marshal.dumps(rows, 2))
     except RowError as error:
         raise RowError(f"{where}: {error}", rule=error.rule) from None
@@ -200,7 +201,7 @@ def _expected(row: Any, where: str) -> Gold:
         raise unexpected(where, '"expected" to have a "status" of calls, none or any', row, "bad-expected")
     calls = row.get("calls", [])
     if not isinstance(calls, list) or bool(calls) != (row["status"] == "calls"):
-        text = f'{where}: "expected" lists "calls" where, and only where, its status is calls'
+        text = f'{where}: "expected" must list "calls" if its status is calls, and must not otherwise'
         raise RowError(text, rule="bad-expected")
     return Gold(row["status"], tuple(_gold_call(call, f"{where}: expected call {n}") for n, call in enumerate(calls)))
 
@@ -220,29 +221,30 @@ def _gold_call(row: Any, where: str) -> GoldCall:
     blank = typed(row, "blank", list, [], where)
     for name in blank:
         if not isinstance(name, str) or name in arguments:
-            text = f'{where}: "blank" names {short(name)}, expected a name that has no accepted values'
+            text = f'{where}: "blank" names {short(name)}, expected an argument without accepted values'
             raise RowError(text, rule="bad-expected")
     return GoldCall(row["name"], arguments, frozenset(optional), frozenset(blank))
 
 
-# Legacy and loose rows
+# Legacy rows and variants
 
 
 def _modernised(row: Row, where: str) -> Row:
-    """The row with messages and tools decoded, `functions` as `tools`, `function_call` as `tool_calls`, results tied to
-    the call before them, and what a request says besides as `meta`."""
+    """The row in the current format, or the same object if nothing changes. Messages and tools are decoded, `functions`
+    become `tools`, `function_call` becomes `tool_calls`, results are linked to the call before them, and what a request
+    has besides becomes `meta`."""
     if row.get("messages") is None and row.get("prompt") is not None and row.get("completion") is not None:
-        said = [*_decoded(row["prompt"], f"{where}: prompt"), *_decoded(row["completion"], f"{where}: completion")]
-        row = {**row, "messages": said, "prompt": None, "completion": None}
-    elif (said := _decoded(row.get("messages"), f"{where}: messages")) is not row.get("messages"):
-        row = {**row, "messages": said}
+        decoded = [*_decoded(row["prompt"], f"{where}: prompt"), *_decoded(row["completion"], f"{where}: completion")]
+        row = {**row, "messages": decoded, "prompt": None, "completion": None}
+    elif (decoded := _decoded(row.get("messages"), f"{where}: messages")) is not row.get("messages"):
+        row = {**row, "messages": decoded}
     messages = row.get("messages")
     if not isinstance(messages, list):
         return row
-    beside = {key: row[key] for key in row.keys() & _REQUEST_KEYS if row[key] is not None}
-    if beside:
-        kept = {key: value for key, value in row.items() if key not in beside}
-        row = {**kept, "meta": {**beside, **typed(row, "meta", dict, {}, where)}}
+    settings = {key: row[key] for key in row.keys() & _REQUEST_KEYS if row[key] is not None}
+    if settings:
+        kept = {key: value for key, value in row.items() if key not in settings}
+        row = {**kept, "meta": {**settings, **typed(row, "meta", dict, {}, where)}}
     tools = row.get("tools")
     if isinstance(tools, str):
         row = {**row, "tools": json_text(tools, f"{where}: tools")}
@@ -251,56 +253,56 @@ def _modernised(row: Row, where: str) -> Row:
             text = f'{where}: has both "tools" and "functions"; keep "tools"'
             raise RowError(text, rule="tools-and-functions")
         row = {**row, "tools": row["functions"], "functions": None}
-    if not any(map(_is_loose, messages)):
+    if not any(map(_is_variant, messages)):
         return row
     made: list[Any] = []
     for number, message in enumerate(messages):
-        made.append(_modern_message(message, made, f"{where}: message {number}") if _is_loose(message) else message)
+        made.append(_modern_message(message, made, f"{where}: message {number}") if _is_variant(message) else message)
     return {**row, "messages": made}
 
 
 def _decoded(messages: Any, where: str) -> Any:
-    """Messages that are a JSON text, or a list of JSON texts, as objects; anything else as it is."""
+    """The messages as objects, if they are a JSON string or a list of JSON strings; anything else unchanged."""
     if isinstance(messages, str):
         return json_text(messages, where)
-    if isinstance(messages, list) and any(map(_is_text_of_object, messages)):
+    if isinstance(messages, list) and any(map(_is_json_object, messages)):
         texts = enumerate(messages)
-        return [json_text(text, f"{where}: {n}") if _is_text_of_object(text) else text for n, text in texts]
+        return [json_text(text, f"{where}: {n}") if _is_json_object(text) else text for n, text in texts]
     return messages
 
 
-def _is_text_of_object(found: Any) -> bool:
+def _is_json_object(found: Any) -> bool:
     return isinstance(found, str) and found.lstrip().startswith("{")
 
 
 def text_of(content: Any, where: str) -> str | None:
-    """Content as a text: itself, or its text parts joined. Raises RowError for a part that is not text, such as an
-    image, which a text model cannot learn from."""
+    """The content as one string, with text parts joined. Raises RowError for a part that is not text, such as an
+    image."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise unexpected(where, '"content" to be a text', content, "bad-content")
+        raise unexpected(where, '"content" to be a string', content, "bad-content")
     texts = []
     for part in content:
         found = part if isinstance(part, dict) else {}
         text = found.get("text") or found.get("refusal") or found.get("text")
         if not isinstance(text, str):
-            raise unexpected(where, "a part of text", part, "content-not-text")
+            raise unexpected(where, "a text part", part, "content-not-text")
         texts.append(text)
     return "".join(texts)
 
 
-def _is_loose(message: Any) -> bool:
+def _is_variant(message: Any) -> bool:
     if not isinstance(message, dict):
         return False
     content = message.get("content")
-    of_parts = isinstance(content, list) and any(isinstance(part, dict) for part in content)
-    said = any(message.get(key) is not None for key in ("function_call", *_NOT_SAID))
-    return of_parts or said or message.get("role") in ("function", "developer")
+    has_parts = isinstance(content, list) and any(isinstance(part, dict) for part in content)
+    has_old_keys = any(message.get(key) is not None for key in ("function_call", *_IGNORED_KEYS))
+    return has_parts or has_old_keys or message.get("role") in ("function", "developer")
 
 
 def _modern_message(message: Row, before: list[Any], where: str) -> Row:
-    made = {key: value for key, value in message.items() if key not in ("function_call", *_NOT_SAID)}
+    made = {key: value for key, value in message.items() if key not in ("function_call", *_IGNORED_KEYS)}
     if isinstance(message.get("content"), list):
         made["content"] = text_of(message["content"], where)
     if message.get("role") == "developer":
@@ -311,7 +313,7 @@ def _modern_message(message: Row, before: list[Any], where: str) -> Row:
         if message.get("tool_calls"):
             text = f'{where}: has both "tool_calls" and "function_call"; keep "tool_calls"'
             raise RowError(text, rule="tools-and-functions")
-        # Legacy rows have no ids; the message's number is one, which ties the result to the call.
+        # Legacy rows have no ids. An id from the message's number links the result to the call.
         made["tool_calls"] = [{"id": f"call_{len(before)}", "function": message["function_call"]}]
     return made
 
@@ -321,7 +323,7 @@ def _call_before(message: Row, before: list[Any], where: str) -> str | None:
     call = calls[0] if isinstance(calls, list) and len(calls) == 1 else None
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(call, dict):
-        raise RowError(f"{where}: a function's result without its function_call before it", rule="orphan-result")
+        raise RowError(f"{where}: a function result without a function_call before it", rule="orphan-result")
     name = message.get("name")
     if name is not None and name != function.get("name"):
         text = f"{where}: the result of {short(name)} follows a call of {short(function.get('name'))}"

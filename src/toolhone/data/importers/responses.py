@@ -1,5 +1,5 @@
-"""Responses that are no whole chat completion: those of OpenAI's Responses API, whose items become messages, and
-streams, whose deltas or events are joined."""
+"""Reads responses that are not a complete chat completion. Items of OpenAI's Responses API become messages; the deltas
+or events of a stream are joined."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def is_response(body: Any) -> bool:
 
 
 def request_messages(request: Row, where: str) -> list[Row]:
-    """`input` (a text or items) as messages, without `instructions`."""
+    """The messages in `input`, a string or items, without `instructions`."""
     found = request.get("input")
     if isinstance(found, str):
         return [{"role": "user", "content": found}]
     if not isinstance(found, list):
-        raise unexpected(where, '"input", a text or a list of items', found, "log-unknown")
+        raise unexpected(where, '"input", a string or a list of items', found, "log-unknown")
     return _messages(found, where)
 
 
 def response_message(response: Row, where: str) -> Row:
-    """`output` as one assistant message."""
+    """The assistant message in `output`. Raises RowError if the response failed, is incomplete or is empty."""
     status = response.get("status")
     details = response.get("incomplete_details")
     if response.get("error") or status in ("failed", "cancelled"):
@@ -45,12 +45,12 @@ def response_message(response: Row, where: str) -> Row:
     if any(message["role"] != "assistant" for message in messages):
         raise RowError(f"{where}: the output has items that are not the assistant's", rule="log-unknown")
     if not messages:
-        raise RowError(f"{where}: the response neither calls nor says anything", rule="log-empty")
+        raise RowError(f"{where}: the response has no text and no call", rule="log-empty")
     return messages[0]
 
 
 def _messages(items: list[Any], where: str) -> list[Row]:
-    """The items as messages. An assistant's text and calls are separate items, which become one turn."""
+    """The items as messages. The assistant's text and calls are separate items; they become one turn."""
     messages: list[Row] = []
     for number, item in enumerate(items):
         place = f"{where}: item {number}"
@@ -70,7 +70,7 @@ def _messages(items: list[Any], where: str) -> list[Row]:
         elif kind == "message":
             messages.append({"role": item.get("role"), "content": item.get("content")})
         elif kind != "reasoning":
-            text = f"{place}: an item of type {short(kind)} has no place in a conversation of functions"
+            text = f"{place}: an item of type {short(kind)}; only messages, function calls and their outputs are read"
             raise RowError(text, rule="log-hosted-tool")
     return messages
 
@@ -84,7 +84,7 @@ def _assistant_turn(messages: list[Row]) -> Row:
 def _add_text(turn: Row, content: Any, where: str) -> None:
     parts = [{"text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise unexpected(where, "content as a text or as parts", content, "bad-content")
+        raise unexpected(where, "content as a string or a list of parts", content, "bad-content")
     for part in parts:
         refusal = part.get("refusal")
         if refusal:
@@ -92,7 +92,7 @@ def _add_text(turn: Row, content: Any, where: str) -> None:
         elif isinstance(part.get("text"), str):
             turn["content"] = (turn["content"] or "") + part["text"]
         else:
-            raise unexpected(where, "a part of text", part, "content-not-text")
+            raise unexpected(where, "a text part", part, "content-not-text")
 
 
 # Streams
@@ -108,13 +108,13 @@ def is_stream(value: Any) -> bool:
 
 
 def whole_response(stream: Any, where: str) -> Row:
-    """The response of a stream, in the shape that it has without streaming."""
+    """The complete response of a stream, in the shape of a response without streaming."""
     chunks = _events(stream, where) if isinstance(stream, str) else stream
     for chunk in chunks:
         if not isinstance(chunk, dict):
             raise unexpected(where, "a chunk of a stream", chunk, "log-unknown")
         if chunk.get("error"):
-            raise RowError(f"{where}: the stream ends in an error: {short(chunk['error'])}", rule="log-error")
+            raise RowError(f"{where}: the stream ends with an error: {short(chunk['error'])}", rule="log-error")
     if any(str(chunk.get("type", "")).startswith("response.") for chunk in chunks):
         return _last_response(chunks, where)
     return _chat_completion(chunks, where)
@@ -124,7 +124,7 @@ def _is_chunk(chunk: Row) -> bool:
     if chunk.get("object") == "chat.completion.chunk" or str(chunk.get("type", "")).startswith("response."):
         return True
     choices = chunk.get("choices")
-    # Azure reports on its content filter in chunks without choices, and in choices without a delta.
+    # Azure sends content-filter results in chunks without choices, and in choices without a delta.
     return isinstance(choices, list) and all(
         isinstance(choice, dict) and ("delta" in choice or "message" not in choice) for choice in choices
     )
@@ -139,7 +139,7 @@ def _events(text: str, where: str) -> list[Any]:
 
 
 def _last_response(events: list[Row], where: str) -> Row:
-    """The Responses API repeats the whole response in its last event."""
+    """The complete response, which the Responses API repeats in its last event."""
     for event in reversed(events):
         response = event.get("response")
         ended = event.get("type") in ("response.completed", "response.incomplete", "response.failed")
@@ -155,7 +155,7 @@ def _chat_completion(chunks: list[Row], where: str) -> Row:
     for chunk in chunks:
         for choice in _objects(chunk, "choices", where):
             if choice.get("index", 0) != 0:
-                raise RowError(f"{where}: a stream of several choices; log one", rule="log-choices")
+                raise RowError(f"{where}: the stream has several choices; log only one", rule="log-choices")
             _add_delta(choice.get("delta") or {}, message, calls, where)
             finish_reason = choice.get("finish_reason") or finish_reason
     if finish_reason is None:
@@ -185,7 +185,7 @@ def _add_delta(delta: Any, message: Row, calls: dict[int, Row], where: str) -> N
     for piece in pieces:
         index = piece.get("index")
         if not isinstance(index, int):
-            # Some servers leave the index out: an id then starts the next call.
+            # Some servers leave out the index: an id then starts the next call.
             index = len(calls) if piece.get("id") or not calls else max(calls)
         call = calls.setdefault(index, {"type": "function", "function": {}})
         if piece.get("id"):

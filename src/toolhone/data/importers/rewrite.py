@@ -1,6 +1,6 @@
-"""Foreign rows rewritten in OpenAI's format: ShareGPT turns, calls, ids, tools. `openai.conversation` then reads them.
+"""Rewrites rows of other formats in OpenAI's format, for `openai.conversation` to read: turns, calls, ids and tools.
 
-Calls and results have no ids in the sources. Each call gets one; a result gets that of the first unanswered call.
+The sources have no ids for calls and results. Each call gets an id; a result gets the id of the first unanswered call.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def read_rewritten(
     to_schema: Callable[[Any, str], Any] = object_schema,
     expected: Row | None = None,
 ) -> Conversation:
-    """The conversation of a row whose messages are OpenAI's by now. Its columns except `own_keys` become `meta`, and
-    `to_schema` makes JSON Schema of each tool's parameters."""
+    """The conversation of a row whose messages are already in OpenAI's format. Its columns except `own_keys` become
+    `meta`. `to_schema` turns each tool's parameters into JSON Schema."""
     functions = None if tools is None else [_with_schema(tool, n, where, to_schema) for n, tool in enumerate(tools)]
     meta = {key: value for key, value in row.items() if key not in own_keys and value is not None}
     made: Row = {
@@ -49,14 +49,14 @@ def read_rewritten(
 
 
 def _with_schema(tool: Any, number: int, where: str, to_schema: Callable[[Any, str], Any]) -> Row:
-    """The tool as a bare function, its parameters as JSON Schema."""
+    """The tool as a bare function, with its parameters as JSON Schema."""
     place = f"{where}: tool {number}"
     function = tool_definition(tool, place)
     return {**function, "parameters": to_schema(function["parameters"], place)}
 
 
 def sharegpt_turns(row: Row, roles: Mapping[str, str], where: str) -> list[tuple[str, str, str]]:
-    """Role, text and place of each turn `{"from": ..., "value": ...}`; the place ends with the speaker's own name."""
+    """Role, text and place of each turn `{"from": ..., "value": ...}`; the place ends with the speaker's name."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise unexpected(where, '"conversations", a list of turns', turns, "no-messages")
@@ -66,13 +66,13 @@ def sharegpt_turns(row: Row, roles: Mapping[str, str], where: str) -> list[tuple
         if not isinstance(name, str) or name not in roles:
             raise unexpected(f"{where}: turn {number}", f'a "from" of {", ".join(roles)}', name, "bad-role")
         if not isinstance(value, str):
-            raise unexpected(f"{where}: turn {number}", '"value" to be a text', value, "bad-content")
+            raise unexpected(f"{where}: turn {number}", '"value" to be a string', value, "bad-content")
         found.append((roles[name], value, f"{where}: turn {number}: {name}"))
     return found
 
 
 def speakers(row: Row) -> set[str]:
-    """The speakers that the turns of a ShareGPT row name; none if they are no turns."""
+    """The speakers of a ShareGPT row's turns; empty if the row has no such turns."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and "value" in turn for turn in turns):
         return set()
@@ -81,14 +81,14 @@ def speakers(row: Row) -> set[str]:
 
 
 def tool_rows(row: Row, where: str) -> list[Any] | None:
-    """A row's own list of tools, or its JSON text; None if the row has none (an empty list is one)."""
+    """The row's own list of tools, decoded if it is a JSON string; None if it has no list. An empty list counts."""
     found = row.get("tools")
     found = None if isinstance(found, str) and not found.strip() else found
     return listed(found, f"{where}: tools", " of tools", "bad-tool")
 
 
 def to_call(found: Any, where: str) -> Row:
-    """A call that a text states, in OpenAI's shape. Raises RowError as `read_call`."""
+    """A call that was parsed from a text, in OpenAI's shape. Raises RowError as `read_call` does."""
     arguments = found.get("arguments") if isinstance(found, dict) and "name" not in found else None
     if isinstance(arguments, dict) and "name" in arguments:
         raise RowError(f'{where}: the "name" is inside "arguments": {short(found)}', rule="bad-call")
@@ -97,25 +97,26 @@ def to_call(found: Any, where: str) -> Row:
 
 
 def with_call_ids(messages: list[Row]) -> list[Row]:
-    """The messages with an id for every call, unique in the row, and for each result the id of the first unanswered
-    call. A result without such a call gets none, for the check to find."""
+    """The messages with an id for each call, unique in the row. Each result gets the id of the first unanswered call. A
+    result without such a call gets no id; the check reports it."""
     made: list[Row] = []
-    waiting: list[str] = []
+    unanswered: list[str] = []
     count = 0
     for message in messages:
         if message["role"] == "tool":
-            made.append({**message, "tool_call_id": waiting.pop(0)} if waiting else message)
+            made.append({**message, "tool_call_id": unanswered.pop(0)} if unanswered else message)
             continue
         calls = message.get("tool_calls", [])
-        waiting = [f"call_{count + n}" for n in range(len(calls))]
+        unanswered = [f"call_{count + n}" for n in range(len(calls))]
         count += len(calls)
         if calls:
-            message = {**message, "tool_calls": [{"id": id, **call} for id, call in zip(waiting, calls, strict=True)]}
+            with_ids = [{"id": id, **call} for id, call in zip(unanswered, calls, strict=True)]
+            message = {**message, "tool_calls": with_ids}
         made.append(message)
     return made
 
 
-# Texts that hold values: JSON, or what Python's `repr` makes of a value. Nothing is evaluated.
+# Parsing values: JSON, or Python literals as `repr` writes them. Nothing is evaluated.
 
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
@@ -125,8 +126,8 @@ class LiteralError(ValueError):
 
 
 def parse_literal(text: str) -> Any:
-    """The JSON value that a text states, in JSON or as a Python literal (tuples are lists). Raises LiteralError if it
-    states none, or more than one (a key that appears twice, NaN)."""
+    """The JSON value of a text that is JSON or a Python literal (tuples become lists). Raises LiteralError if it is
+    neither, or if its value is not clear (a key that appears twice, NaN)."""
     try:
         return parse_strict(text)
     except StrictJsonError as error:
@@ -135,10 +136,10 @@ def parse_literal(text: str) -> Any:
         fault = str(error)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns about "\d" in a text
+            warnings.simplefilter("ignore")  # Python warns about "\d" in a string
             node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise LiteralError(f"{fault}, nor is it a Python literal") from None
+        raise LiteralError(f"{fault}, and not a Python literal either") from None
     try:
         return _converted(node)
     except RecursionError:
@@ -146,8 +147,8 @@ def parse_literal(text: str) -> Any:
 
 
 def decode_prefix(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value that begins at `start`, and where the text goes on after it and white space. Raises LiteralError
-    if no value, or none of a single meaning, begins there."""
+    """The JSON value that begins at `start`, and the index after it and the white space that follows. Raises
+    LiteralError if no value begins there, or if its value is not clear."""
     try:
         end = json.JSONDecoder().raw_decode(text, start)[1]
         return parse_strict(text[start:end]), len(text) - len(text[end:].lstrip())
@@ -162,7 +163,7 @@ def _converted(node: ast.expr) -> Any:
         found: dict[str, Any] = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-                raise LiteralError("a key that is no text")
+                raise LiteralError("a key that is not a string")
             if key.value in found:
                 raise LiteralError(f'the key "{key.value}" appears twice in one object')
             found[key.value] = _converted(value)
@@ -179,11 +180,12 @@ def _converted(node: ast.expr) -> Any:
         if isinstance(node.value, float) and not math.isfinite(node.value):
             raise LiteralError("a number that is too large for a float")
         return node.value
-    raise LiteralError(f"{' '.join(ast.unparse(node).split())[:60]} is no JSON value")
+    raise LiteralError(f"{' '.join(ast.unparse(node).split())[:60]} is not a JSON value")
 
 
 def split_outside(text: str, separator: str, at_most: int = -1) -> list[str]:
-    """The parts between the separators that are outside quotes and brackets; none for blank text."""
+    """The parts of a text between separators. A separator inside quotes or brackets does not count. Blank text has no
+    parts."""
     parts: list[str] = []
     start = depth = 0
     for place, character in unquoted(text, 0):
@@ -196,8 +198,8 @@ def split_outside(text: str, separator: str, at_most: int = -1) -> list[str]:
 
 
 def unquoted(text: str, start: int) -> Iterable[tuple[int, str]]:
-    """The characters outside quotes, with their places. A quote opens a text only if a value may begin there: the
-    apostrophe of a name does not."""
+    """The characters outside quotes, with their indexes. A quote opens a string only if a value may begin there, so an
+    apostrophe inside a name does not."""
     quote, escaped, before = "", False, ""
     for place in range(start, len(text)):
         character = text[place]

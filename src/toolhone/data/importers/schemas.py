@@ -1,8 +1,8 @@
-"""Tool parameters that are not quite JSON Schema: other type names, and nulls.
+"""Fixes tool parameters that are almost JSON Schema: maps other type names, and removes nulls.
 
-BFCL, ToolACE and others use the type names of a programming language (`dict`, `float`, `ArrayList`), which become JSON
-Schema's here; a type that has no counterpart is an error, never guessed. A table that merges the schemas of several
-tools gives each tool every column, and null for what the tool does not have; these nulls are found and removed.
+BFCL, ToolACE and others use the type names of a programming language (`dict`, `float`, `ArrayList`). They become JSON
+Schema's; a type without a counterpart is an error. A table that merges the schemas of several tools gives every tool
+every column, with null for the keys that the tool does not have. Those nulls are detected and removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PYTHON_TYPES: Mapping[str, str | None] = {
     "dict": "object",
     "any": None,
 }
-"""A type's name to JSON Schema's; None if every value is of the type: BFCL's `any` holds texts, numbers, lists."""
+"""Maps a type name to JSON Schema's. None means any value: BFCL's `any` holds strings, numbers and lists."""
 
 JAVA_TYPES: Mapping[str, str | None] = {
     **PYTHON_TYPES,
@@ -44,8 +44,9 @@ JAVASCRIPT_TYPES: Mapping[str, str | None] = {
 
 
 def object_schema(parameters: Any, where: str, types: Mapping[str, str | None] = PYTHON_TYPES) -> Any:
-    """A tool's parameters as a JSON Schema of type object; null or {} is a tool without parameters. `openai` refuses
-    what is no object. Raises RowError with rule "unknown-type" at a type that `types` does not know."""
+    """The tool's parameters as a JSON Schema of type object; null or {} means no parameters. A value that is not an
+    object is returned for `openai` to refuse. Raises RowError with the rule "unknown-type" for a type not in `types`.
+    """
     if parameters is None or parameters == {}:
         return {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
@@ -55,11 +56,11 @@ def object_schema(parameters: Any, where: str, types: Mapping[str, str | None] =
 
 
 def json_schema(schema: Any, types: Mapping[str, str | None], where: str) -> Any:
-    """A schema with its type names mapped, at every depth. Two contradictions are fixed: a parameter whose default is
-    null takes null, as it does in Python, and choices beside an array are those of its items.
+    """The schema with its type names mapped, at every depth. Two contradictions are fixed: a parameter whose default is
+    null accepts null, as in Python, and an `enum` beside an array applies to the array's items.
 
     Raises:
-        RowError: with rule "unknown-type" at a type that `types` does not know.
+        RowError: with the rule "unknown-type" for a type not in `types`.
     """
     try:
         return _mapped(schema, types, where)
@@ -73,23 +74,23 @@ def _mapped(schema: Any, types: Mapping[str, str | None], where: str) -> Any:
     mapped: Schema = {}
     for key, value in schema.items():
         if key == "type":
-            named = _names(value, types, where)
-            if named is not None:
-                mapped[key] = named
+            mapped_type = _mapped_type(value, types, where)
+            if mapped_type is not None:
+                mapped[key] = mapped_type
         elif key == "properties" and isinstance(value, dict):
             mapped[key] = {name: _mapped(each, types, where) for name, each in value.items()}
         elif key in ("items", "additionalProperties", "not"):
             mapped[key] = _mapped(value, types, where)
         elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
             mapped[key] = [_mapped(each, types, where) for each in value]
-        elif not (key == "required" and value is None):  # so in ToolACE if nothing is required
+        elif not (key == "required" and value is None):  # ToolACE writes null if nothing is required
             mapped[key] = value
-    _move_choices(mapped)
+    _move_enum_to_items(mapped)
     return _widened(mapped) if mapped.get("default", ...) is None else mapped
 
 
-def _move_choices(schema: Schema) -> None:
-    """BFCL lists the choices of an array's items beside the array, where they would refuse every array."""
+def _move_enum_to_items(schema: Schema) -> None:
+    """Move an array's `enum` to its items, in place. BFCL writes it beside the array, where it refuses every array."""
     choices, items = schema.get("enum"), schema.get("items", {})
     of_items = isinstance(choices, list) and not any(isinstance(choice, list | None) for choice in choices)
     if schema.get("type") == "array" and of_items and isinstance(items, dict):
@@ -98,16 +99,16 @@ def _move_choices(schema: Schema) -> None:
 
 
 def _widened(schema: Schema) -> Schema:
-    """The schema with null among its types and its choices."""
-    named, choices = schema.get("type"), schema.get("enum")
-    if named is not None and "null" not in named:
-        schema["type"] = [*([named] if isinstance(named, str) else named), "null"]
+    """The schema with null among its types and in its `enum`."""
+    types, choices = schema.get("type"), schema.get("enum")
+    if types is not None and "null" not in types:
+        schema["type"] = [*([types] if isinstance(types, str) else types), "null"]
     if isinstance(choices, list) and None not in choices:
         schema["enum"] = [*choices, None]
     return schema
 
 
-def _names(found: Any, types: Mapping[str, str | None], where: str) -> str | list[str] | None:
+def _mapped_type(found: Any, types: Mapping[str, str | None], where: str) -> str | list[str] | None:
     if isinstance(found, list):
         each = [types.get(name, "?") if isinstance(name, str) else "?" for name in found]
         if "?" not in each:
@@ -119,7 +120,7 @@ def _names(found: Any, types: Mapping[str, str | None], where: str) -> str | lis
 
 
 def unknown_type(found: Any, where: str) -> RowError:
-    """The error to raise for a type without a counterpart."""
+    """The error for a type without a counterpart."""
     text = repr(found)
     shown = text if len(text) <= 60 else text[:57] + "..."
     return RowError(f"{where}: the type {shown} has no counterpart in JSON Schema", rule="unknown-type")
@@ -141,8 +142,8 @@ _NEVER_NULL = frozenset(
 
 
 def without_nulls(schema: Any) -> tuple[Any, list[str]]:
-    """The schema without the nulls that mean absent, and their places: a property without a schema, a keyword without
-    a value."""
+    """The schema without nulls that mean "absent", and the places of those nulls: properties without a schema and
+    keywords without a value."""
     places: list[str] = []
     return _without_nulls(schema, "", places), places
 
@@ -154,13 +155,13 @@ def describe_nulls(parameters: Schema) -> str:
         return ""
     shown = ", ".join(nulls[:3]) + (", ..." if len(nulls) > 3 else "")
     return (
-        f"its parameters hold {len(nulls)} null{'s' if len(nulls) > 1 else ''} where JSON Schema has none ({shown}): a "
-        "table has merged the schemas of several tools; write them as JSON texts, or take the nulls out"
+        f"its parameters have {len(nulls)} null{'s' if len(nulls) > 1 else ''} where JSON Schema allows none ({shown}):"
+        " a table merged the schemas of several tools; write each schema as a JSON string, or remove the nulls"
     )
 
 
 def _without_nulls(schema: Any, path: str, places: list[str]) -> Any:
-    """The schema without its nulls, whose places go to `places`."""
+    """The schema without its nulls. Adds their places to `places`."""
     if not isinstance(schema, dict):
         return schema
     kept: Schema = {}

@@ -1,7 +1,7 @@
 """ToolACE: ShareGPT turns, tools as a JSON list in the system prompt, calls as `[Market Trends API(country="us")]`.
 
-Such a call looks like Python and is none: function names hold spaces, argument names may be keywords or hold hyphens.
-A scanner that knows quotes and brackets splits the text, and each value is read as a literal.
+Such a call looks like Python but is not: function names contain spaces, and argument names may be keywords or contain
+hyphens. A scanner splits the text outside quotes and brackets, and each value is parsed as a literal.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row's turns are ToolACE's: user and assistant, beside a system prompt."""
+    """Whether the row is ToolACE's: user and assistant turns, and a system prompt under its own key."""
     names = speakers(row)
     return bool(names & {"user", "assistant"}) and names <= _ROLES.keys() and "system" in row
 
@@ -57,7 +57,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
             try:
                 calls = [to_call(call, place) for call in _bracket_calls(text, names)]
             except LiteralError as error:
-                raise RowError(f"{place}: a call that cannot be read: {error}", rule="bad-call") from None
+                raise RowError(f"{place}: the call cannot be read: {error}", rule="bad-call") from None
             messages.append({"role": role, "content": None, "tool_calls": calls})
         elif role == "tool":
             open_calls = messages[-1].get("tool_calls", ()) if messages else ()
@@ -68,9 +68,9 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 
 def _prompt(system: Any, where: str) -> tuple[str, list[Any] | None]:
-    """What the system prompt says besides calling, and the tools; None if it lists none."""
+    """The system prompt without its sentences about calling, and the tools (None if it lists none)."""
     if not isinstance(system, str):
-        raise unexpected(where, '"system" to be a text', system, "bad-content")
+        raise unexpected(where, '"system" to be a string', system, "bad-content")
     opening = re.search(r"\[\s*\{", system)
     if opening is None:
         return system.strip(), None
@@ -84,7 +84,7 @@ def _prompt(system: Any, where: str) -> tuple[str, list[Any] | None]:
 
 
 def _answers(text: str, calls: int) -> list[str]:
-    """ToolACE answers all calls of a turn in one text, a JSON list with an entry for each."""
+    """The result of each call. ToolACE writes the results of a turn as one JSON list with an entry for each call."""
     try:
         entries = parse_literal(text) if calls > 1 else None
     except LiteralError:
@@ -98,7 +98,7 @@ def _answers(text: str, calls: int) -> list[str]:
 
 
 def _is_bracket_call(text: str, names: Iterable[str]) -> bool:
-    """Whether a text is meant as a list of calls: it begins with a bracket and something's name and parenthesis."""
+    """Whether a text is meant as a list of calls: it begins with a bracket, a name and a parenthesis."""
     inside = text.strip()
     if not inside.startswith("["):
         return False
@@ -107,8 +107,8 @@ def _is_bracket_call(text: str, names: Iterable[str]) -> bool:
 
 
 def _bracket_calls(text: str, names: Iterable[str]) -> list[dict[str, Any]]:
-    """The calls of a text, each as `{"name": ..., "arguments": {...}}`. `names` are those of the tools offered, for
-    names that hold a parenthesis themselves. Raises LiteralError."""
+    """The calls of a text, each as `{"name": ..., "arguments": {...}}`. `names` are those of the offered tools; a name
+    may itself contain a parenthesis. Raises LiteralError."""
     inside = text.strip()
     end = _closing(inside, 0)
     if end != len(inside) - 1:
@@ -136,14 +136,14 @@ def _call(text: str, names: list[str]) -> dict[str, Any]:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Where the bracket at `opening` closes. Raises LiteralError if it does not."""
-    waiting: list[str] = []
+    """The index at which the bracket at `opening` closes. Raises LiteralError if it does not."""
+    unclosed: list[str] = []
     for place, character in unquoted(text, opening):
         if character in _PAIRS:
-            waiting.append(_PAIRS[character])
+            unclosed.append(_PAIRS[character])
         elif character in ")]}":
-            if not waiting or waiting.pop() != character:
-                raise LiteralError(f"a {character!r} that closes nothing")
-            if not waiting:
+            if not unclosed or unclosed.pop() != character:
+                raise LiteralError(f"a {character!r} without a matching bracket")
+            if not unclosed:
                 return place
-    raise LiteralError("a bracket that is never closed; the text was cut")
+    raise LiteralError("a bracket that is never closed; the text was cut off")

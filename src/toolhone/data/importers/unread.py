@@ -1,7 +1,7 @@
-"""The row formats that toolhone knows and does not read: their rows are refused by the format's name.
+"""Detects known row formats that toolhone does not read, so that the error can name the format.
 
-Without it, a row of such a format is refused by its first unknown key, which helps nobody, or is read without what
-the format keeps elsewhere, such as Anthropic's `system`.
+Otherwise the error would only name the first unknown key. Or the row would be read without the parts that the format
+keeps elsewhere, such as Anthropic's `system`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TEXTS = ("prompt", "completion")
 
 
 def unread_format(row: Any) -> str:
-    """The name of the unread format that a row, or a request or response in it, is in; "" for none."""
+    """The name of the unread format of a row, or of a request or response in it; "" if it has none."""
     if not isinstance(row, dict):
         return ""
     bodies = [row, *(value for value in row.values() if isinstance(value, dict))]
@@ -31,8 +31,8 @@ def refuse_unread(row: Any, where: str) -> None:
 
 
 def refusal(name: str) -> str:
-    """What to say of a row in the unread format `name`."""
-    return f"looks like {name}, which toolhone does not read; write the row in OpenAI's chat format"
+    """The error message for a row in the unread format `name`."""
+    return f"looks like {name}, which toolhone does not read; convert the row to OpenAI's chat format"
 
 
 def _is_anthropic(row: Row) -> bool:
@@ -63,7 +63,7 @@ def _is_langchain(row: Row) -> bool:
 
 
 def _is_langsmith(row: Row) -> bool:
-    """A run whose messages are LangChain's, as it serialises them, at most four lists or objects deep."""
+    """Whether the row is a run with messages as LangChain serialises them, at most four lists or objects deep."""
     level: list[Any] = [row.get("inputs"), row.get("outputs"), row.get("input"), row.get("output"), row.get("messages")]
     for _ in range(5):
         if any(isinstance(each, dict) and _is_langchain(each) for each in level):

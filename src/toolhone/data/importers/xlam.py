@@ -1,7 +1,7 @@
-"""xLAM, that is APIGen's 60k rows: `query`, and `tools` and `answers` as JSON texts.
+"""xLAM, the 60k rows of APIGen: `query`, and `tools` and `answers` as JSON strings.
 
-The tools' parameters are a flat list with Python annotations (`List[int], optional`). A row has one question and the
-calls that answer it. In a row without calls none is right, and the assistant has no text.
+The tools' parameters are a flat object with Python annotations (`List[int], optional`). A row has one question and the
+calls that answer it. A row without calls expects no call, and its assistant turn is empty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from toolhone.data.importers.rewrite import read_rewritten, split_outside, to_ca
 from toolhone.data.importers.schemas import PYTHON_TYPES, Schema, object_schema, unknown_type
 from toolhone.records import Conversation, Tool
 
-_NAMED: Mapping[str, str | None] = {
+_TYPES: Mapping[str, str | None] = {
     **PYTHON_TYPES,
     **{name.capitalize(): PYTHON_TYPES[name] for name in ("list", "dict", "set", "tuple", "any")},
     **dict.fromkeys(("Callable", "callable"), "string"),  # xLAM's answers write a function as its source
@@ -30,7 +30,7 @@ def looks_like(row: Row) -> bool:
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
     query = row.get("query")
     if not isinstance(query, str):
-        raise unexpected(where, '"query" to be a text', query, "bad-content")
+        raise unexpected(where, '"query" to be a string', query, "bad-content")
     answers = listed(row.get("answers"), f"{where}: answers", "", "bad-row")
     if answers is None:
         raise unexpected(where, '"answers", a list of calls', None, "bad-call")
@@ -44,7 +44,7 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 
 def _parameters(parameters: Schema | None, where: str) -> Any:
-    # Other data of the same makers has JSON Schema; a flat list may well have a parameter "type", which is an object.
+    # Other data of the same authors has JSON Schema. Flat parameters may include one named "type", which is an object.
     if parameters and not isinstance(parameters.get("type"), str):
         return _annotated_schema(parameters, where)
     return object_schema(parameters, where)
@@ -55,15 +55,15 @@ def _annotated_schema(parameters: Mapping[str, Any], where: str) -> Schema:
     Schema of type object. A parameter is required unless its type says "optional" or it has a default."""
     properties: Schema = {}
     required = []
-    for name, said in parameters.items():
-        if not isinstance(said, dict) or not isinstance(said.get("type"), str):
-            raise unexpected(where, f'a "type" of the parameter "{name}"', said, "unknown-type")
-        annotation, *words = (part.strip() for part in split_outside(said["type"], ",") or [""])
+    for name, parameter in parameters.items():
+        if not isinstance(parameter, dict) or not isinstance(parameter.get("type"), str):
+            raise unexpected(where, f'the parameter "{name}" to have a "type"', parameter, "unknown-type")
+        annotation, *words = (part.strip() for part in split_outside(parameter["type"], ",") or [""])
         schema = annotation_schema(annotation, where)
-        rest = {key: value for key, value in said.items() if key != "type"}
+        rest = {key: value for key, value in parameter.items() if key != "type"}
         properties[name] = {**schema, **rest}
         optional = any(word.startswith(("optional", "default")) for word in words) or annotation.startswith("Optional")
-        if not optional and "default" not in said:
+        if not optional and "default" not in parameter:
             required.append(name)
     schema = {"type": "object", "properties": properties}
     return {**schema, "required": required} if required else schema
@@ -78,13 +78,13 @@ def annotation_schema(annotation: str, where: str) -> Schema:
 
 
 def _annotated(node: ast.expr) -> Schema:
-    """The schema of a parsed annotation. Raises ValueError or KeyError at what has no counterpart."""
+    """The schema of a parsed annotation. Raises ValueError or KeyError for a type without a counterpart."""
     if isinstance(node, ast.Constant) and node.value is None:
         return {"type": "null"}
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return {"anyOf": [_annotated(node.left), _annotated(node.right)]}
     if isinstance(node, ast.Name):
-        kind = _NAMED[node.id]
+        kind = _TYPES[node.id]
         return {} if kind is None else {"type": kind}
     if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
         raise ValueError

@@ -1,12 +1,12 @@
 "use strict";
 
-const COLUMNS = ["id", "reason", "probability", "hash", "mark", "mended", "note"];
+const COLUMNS = ["id", "reason", "probability", "hash", "mark", "fixed", "note"];
 
-// A mark is {mark: "right" | "wrong" | "mended" | "", mended: {calls, content} | null, note: text}; marks are by id.
+// A mark is {mark: "right" | "wrong" | "fixed" | "", fixed: {calls, content} | null, note: text}; marks are by id.
 function marksOf(sheet, marks) {
   return sheet.items.map((item) => {
-    const { mark = "", mended = null, note = "" } = marks[item.id] || {};
-    return { id: item.id, reason: item.reason, probability: item.probability, hash: item.hash, mark, mended, note };
+    const { mark = "", fixed = null, note = "" } = marks[item.id] || {};
+    return { id: item.id, reason: item.reason, probability: item.probability, hash: item.hash, mark, fixed, note };
   });
 }
 
@@ -19,8 +19,15 @@ function marksCsv(sheet, marks) {
   return "\ufeff" + [COLUMNS.join(","), ...rows].join("\n") + "\n";
 }
 
-// Returns the fixed turn, or what is wrong with it. It is checked against the schemas when marks are applied.
-function readMended(text, tools) {
+// Marks in the browser's storage as an earlier version of the page wrote them: it called "fixed" "mended".
+function withCurrentNames(mark) {
+  if (!mark || !("mended" in mark)) return mark;
+  const { mended, ...others } = mark;
+  return { ...others, mark: mark.mark === "mended" ? "fixed" : mark.mark, fixed: mended };
+}
+
+// Returns the fixed turn, or a text that says what is wrong with it. `--apply` checks it against the full schemas.
+function readFixed(text, tools) {
   let turn;
   try {
     turn = JSON.parse(text);
@@ -31,18 +38,20 @@ function readMended(text, tools) {
   if (turn === null || typeof turn !== "object") return "Expected {\"calls\": [...], \"content\": \"...\"}";
   const { calls = [], content = "", ...others } = turn;
   if (Object.keys(others).length) return `Unknown key ${Object.keys(others)[0]}; expected calls and content`;
-  if (!Array.isArray(calls) || typeof content !== "string") return "calls is a list, content a text";
-  if (!calls.length && !content.trim()) return "Neither a call nor a text";
+  if (!Array.isArray(calls) || typeof content !== "string") return "calls must be a list and content a text";
+  if (!calls.length && !content.trim()) return "Neither a call nor a text: fill in calls or content";
   for (const call of calls) {
     const tool = tools.find((one) => call !== null && typeof call === "object" && one.name === call.name);
-    if (!tool) return `Unknown tool in ${JSON.stringify(call)}; there are ${tools.map((one) => one.name).join(", ")}`;
+    if (!tool) return `Unknown tool in ${JSON.stringify(call)}; expected one of ${tools.map((one) => one.name).join(", ")}`;
     const given = call.arguments === undefined ? {} : call.arguments;
-    if (given === null || typeof given !== "object" || Array.isArray(given)) return `${call.name}: arguments is an object`;
-    const lacking = (tool.parameters.required || []).find((name) => !(name in given));
-    if (lacking) return `${call.name}: ${lacking} is required`;
+    if (given === null || typeof given !== "object" || Array.isArray(given)) {
+      return `${call.name}: arguments must be an object`;
+    }
+    const missing = (tool.parameters.required || []).find((name) => !(name in given));
+    if (missing) return `${call.name}: ${missing} is required`;
     const known = tool.parameters.properties || {};
-    const invented = Object.keys(given).find((name) => !(name in known));
-    if (invented && tool.parameters.additionalProperties === false) return `${call.name}: there is no ${invented}`;
+    const unknown = Object.keys(given).find((name) => !(name in known));
+    if (unknown && tool.parameters.additionalProperties === false) return `${call.name}: unknown argument ${unknown}`;
   }
   return { calls, content };
 }
@@ -58,22 +67,26 @@ function start() {
     at("warning").hidden = false;
   };
   try {
-    const kept = JSON.parse(localStorage.getItem(key));
-    if (kept && kept.marks && Array.isArray(kept.history)) state = kept;
+    const stored = JSON.parse(localStorage.getItem(key));
+    if (stored && stored.marks && Array.isArray(stored.history)) {
+      const marks = Object.entries(stored.marks).map(([id, one]) => [id, withCurrentNames(one)]);
+      const history = stored.history.map(({ id, before }) => ({ id, before: withCurrentNames(before) }));
+      state = { place: stored.place, marks: Object.fromEntries(marks), history };
+    }
   } catch (error) {
-    warn(`What was marked before cannot be read (${error.message}).`);
+    warn(`Cannot read the marks that this browser stored earlier (${error.message}).`);
   }
   state.place = Math.min(Math.max(0, Number(state.place) || 0), sheet.items.length - 1);
 
-  const keep = () => {
+  const store = () => {
     try {
       localStorage.setItem(key, JSON.stringify(state));
     } catch (error) {
-      warn(`The browser keeps no marks for this page (${error.message}): export them before you close it.`);
+      warn(`The browser cannot store marks for this page (${error.message}). Export them before you close it.`);
     }
   };
   const current = () => sheet.items[state.place];
-  const markOf = (item) => state.marks[item.id] || { mark: "", mended: null, note: "" };
+  const markOf = (item) => state.marks[item.id] || { mark: "", fixed: null, note: "" };
   const toolsOf = (item) => sheet.toolsets[item.toolset];
 
   function element(tag, className, text) {
@@ -101,7 +114,7 @@ function start() {
     const made = [];
     if (turn.content) made.push(element("div", "text", turn.content));
     for (const call of turn.calls) made.push(callElement(call.name, JSON.stringify(call.arguments, null, 2)));
-    if (turn.status === "any") made.push(element("div", "role", "any call to a tool that is offered"));
+    if (turn.status === "any") made.push(element("div", "role", "any call to one of the tools"));
     return made;
   }
 
@@ -110,7 +123,7 @@ function start() {
     const mark = markOf(item);
     const marked = sheet.items.filter((one) => markOf(one).mark).length;
     at("title").textContent = sheet.title;
-    at("title").title = sheet.title; // in full, should it be cut off
+    at("title").title = sheet.title; // the tooltip has the full title if the heading is cut off
     const done = marked === sheet.items.length;
     at("count").textContent = `${marked} of ${sheet.items.length} marked${done ? ": export them" : ""}`;
     at("csv").className = done ? "due" : "";
@@ -126,16 +139,16 @@ function start() {
     at("undo").disabled = state.history.length === 0;
     at("messages").replaceChildren(...item.messages.map(messageElement));
     const gold = turnElements(item.gold);
-    if (mark.mended) for (const part of gold) part.className += " replaced";
-    const mended = mark.mended ? [element("div", "role", "fixed:"), ...turnElements(mark.mended)] : [];
+    if (mark.fixed) for (const shown of gold) shown.className += " replaced";
+    const fixed = mark.fixed ? [element("div", "role", "fixed:"), ...turnElements(mark.fixed)] : [];
     at("gold").className = `gold ${mark.mark}`;
-    at("gold").replaceChildren(...gold, ...mended);
+    at("gold").replaceChildren(...gold, ...fixed);
     at("doubts").textContent = [...item.doubts, item.predicted && `the model: ${item.predicted}`].filter(Boolean).join("\n");
     at("why").hidden = !item.doubts.length && !item.predicted;
-    at("why").open = false; // it is to be judged by itself first
+    at("why").open = false; // so that the person first reviews the turn without a hint
     at("tools").textContent = JSON.stringify(toolsOf(item), null, 2);
     at("note").value = mark.note;
-    for (const [id, word] of [["right", "right"], ["wrong", "wrong"], ["mend", "mended"]]) {
+    for (const [id, word] of [["right", "right"], ["wrong", "wrong"], ["fix", "fixed"]]) {
       at(id).setAttribute("aria-pressed", String(mark.mark === word));
     }
     at("editor").hidden = true;
@@ -145,14 +158,14 @@ function start() {
   function set(id, mark) {
     state.history.push({ id, before: state.marks[id] || null });
     state.marks[id] = mark;
-    keep();
+    store();
   }
 
   function go(step) {
     goTo(Math.min(Math.max(0, state.place + step), sheet.items.length - 1));
   }
 
-  // After a mark: the turn after it or, past the last one, the first that was passed over.
+  // After a mark, shows the next turn; after the last turn, the first one without a mark.
   function goOn() {
     const open = sheet.items.findIndex((item) => !markOf(item).mark);
     if (state.place === sheet.items.length - 1 && open !== -1) goTo(open);
@@ -162,48 +175,48 @@ function start() {
   function goTo(place) {
     if (place !== state.place) scrollTo(0, 0);
     state.place = place;
-    keep();
+    store();
     show();
   }
 
   function mark(word) {
-    set(current().id, { ...markOf(current()), mark: word, mended: null });
+    set(current().id, { ...markOf(current()), mark: word, fixed: null });
     goOn();
   }
 
   function undo() {
     const last = state.history.pop();
     if (!last) return;
-    const { note } = state.marks[last.id]; // written since then, perhaps: a note is not a mark
-    state.marks[last.id] = { ...(last.before || { mark: "", mended: null }), note };
+    const { note } = state.marks[last.id]; // undo keeps the note, which may have been written after the mark
+    state.marks[last.id] = { ...(last.before || { mark: "", fixed: null }), note };
     state.place = sheet.items.findIndex((item) => item.id === last.id);
-    keep();
+    store();
     show();
   }
 
   function openEditor() {
-    const { calls, content } = markOf(current()).mended || current().gold;
-    at("mended").value = JSON.stringify({ calls, content }, null, 2);
+    const { calls, content } = markOf(current()).fixed || current().gold;
+    at("fixed").value = JSON.stringify({ calls, content }, null, 2);
     at("fault").textContent = "";
     at("editor").hidden = false;
-    at("actions").hidden = true; // a turn that is being fixed is neither right nor wrong yet
-    at("mended").focus();
+    at("actions").hidden = true; // no other mark while a fix is being written
+    at("fixed").focus();
     at("editor").scrollIntoView({ block: "nearest" });
   }
 
   function save() {
-    const mended = readMended(at("mended").value, toolsOf(current()));
-    if (typeof mended === "string") {
-      at("fault").textContent = mended;
+    const fixed = readFixed(at("fixed").value, toolsOf(current()));
+    if (typeof fixed === "string") {
+      at("fault").textContent = fixed;
       return;
     }
-    set(current().id, { ...markOf(current()), mark: "mended", mended });
-    at("mended").blur();
+    set(current().id, { ...markOf(current()), mark: "fixed", fixed });
+    at("fixed").blur();
     goOn();
   }
 
   function closeEditor() {
-    at("mended").blur();
+    at("fixed").blur();
     show();
   }
 
@@ -216,16 +229,16 @@ function start() {
   }
 
   const actions = {
-    r: () => mark("right"), w: () => mark("wrong"), m: openEditor, j: () => go(1), k: () => go(-1), u: undo,
+    r: () => mark("right"), w: () => mark("wrong"), f: openEditor, j: () => go(1), k: () => go(-1), u: undo,
     ArrowRight: () => go(1), ArrowLeft: () => go(-1),
   };
-  const buttons = { right: "r", wrong: "w", mend: "m", next: "j", back: "k", undo: "u" };
+  const buttons = { right: "r", wrong: "w", fix: "f", next: "j", back: "k", undo: "u" };
   for (const [id, name] of Object.entries(buttons)) at(id).addEventListener("click", actions[name]);
   at("save").addEventListener("click", save);
   at("cancel").addEventListener("click", closeEditor);
   at("note").addEventListener("input", () => {
     state.marks[current().id] = { ...markOf(current()), note: at("note").value };
-    keep();
+    store();
   });
   at("csv").addEventListener("click", () => download(marksCsv(sheet, state.marks), "text/csv", "marks.csv"));
   at("json").addEventListener("click", () => {
@@ -233,15 +246,15 @@ function start() {
   });
   document.addEventListener("keydown", (event) => {
     const typing = event.target.tagName === "TEXTAREA" || event.target.tagName === "INPUT";
-    if (event.isComposing) return; // an input method is at work
+    if (event.isComposing) return; // an input method editor is composing a character
     if (event.key === "Escape" && !at("editor").hidden) return closeEditor();
     if (typing) {
       if (event.target.id === "note" && (event.key === "Escape" || event.key === "Enter")) event.target.blur();
-      else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "mended") save();
+      else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "fixed") save();
       return;
     }
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || !at("editor").hidden) return;
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // with the capitals locked too
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // also works with caps lock on
     if (Object.hasOwn(actions, key)) {
       event.preventDefault();
       actions[key]();

