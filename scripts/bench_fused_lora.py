@@ -26,9 +26,9 @@ from toolhone.config_file import load_config
 from toolhone.prepare import prepare
 from toolhone.run_folder import RunFolder
 from toolhone.train.cpu import fuse_lora
+from toolhone.train.log import TrainLog
 from toolhone.train.loss import tree_loss
 from toolhone.train.model import load_model
-from toolhone.train.progress import TrainLog
 from toolhone.train.trainer import make_trainer
 
 

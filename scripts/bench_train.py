@@ -198,8 +198,8 @@ def toolhone_trainer(config: Any, hardware: Any, examples: Any, folder: Path, ba
     from toolhone.pretrained import load_tokenizer
     from toolhone.run_folder import RunFolder
     from toolhone.train.estimate import count_batches
+    from toolhone.train.log import TrainLog
     from toolhone.train.model import load_model
-    from toolhone.train.progress import TrainLog
     from toolhone.train.trainer import make_trainer
 
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)

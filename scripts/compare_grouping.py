@@ -86,8 +86,8 @@ def train_and_score(options: argparse.Namespace, held_out_rows: Path, seed: int,
     from toolhone.records import Prediction
     from toolhone.run_folder import RunFolder
     from toolhone.train.hardware import choose_hardware
+    from toolhone.train.log import TrainLog
     from toolhone.train.model import load_model
-    from toolhone.train.progress import TrainLog
     from toolhone.train.trainer import make_trainer
 
     config = Config.model_validate(

@@ -13,7 +13,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates jsonl config config_file fetch pretrained run_folder run_inputs endpoint "
+    "errors records strict_json rates progress jsonl config config_file fetch hub pretrained run_folder run_inputs "
+    "endpoint "
     "tool_schema",
     "formats",
     "chat",
@@ -25,14 +26,14 @@ LAYERS = (
     "route",
     "report",
     "serve",
-    "prepare pipeline learning_curve doctor new_project",
+    "prepare plan pipeline learning_curve doctor new_project",
     "cli",
     "__main__",
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 157
-MAX_LINES = 29_200
+MAX_FILES = 160
+MAX_LINES = 30_500
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
-from urllib.request import Request, urlopen
 
 import psutil
 import torch
@@ -27,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from toolhone.chat.render import IGNORED, LabelledTokens, mask_labels
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
+from toolhone.hub import hub_fault
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.cpu import bfloat16_speedup
@@ -218,10 +218,8 @@ def _bfloat16(device: str) -> Check:
 def _hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return Check("model hub", "note", "switched off by HF_HUB_OFFLINE; set model.name to a local folder")
-    try:
-        urlopen(Request(ENDPOINT, method="HEAD"), timeout=3).close()
-    except OSError:
-        return Check("model hub", "note", "not reachable; set model.name to a local folder")
+    if (fault := hub_fault()) is not None:
+        return Check("model hub", "note", f"{ENDPOINT} not reachable ({fault}); set model.name to a local folder")
     return Check("model hub", "ok", f"{ENDPOINT} answers")
 
 

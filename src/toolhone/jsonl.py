@@ -132,26 +132,20 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def counted(rows: Iterable[Row], console: Console | None, doing: str, *, short: int = 20_000) -> Iterator[Row]:
-    """Yield the rows unchanged. On a terminal, a progress bar counts them after the first `short` rows, which take
-    about a second. `doing` is the word before the bar, such as "writing"."""
+    """Yield the rows unchanged, and show progress once there are more than `short`, which takes about a second. `doing`
+    is the word for the work, such as "writing"."""
     waiting = iter(rows)
     yield from itertools.islice(waiting, short)
     more = next(waiting, None)
     if more is None:
         return
-    waiting = itertools.chain([more], waiting)
-    if console is None or not console.is_terminal:
-        yield from waiting
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from toolhone.progress import Progress
 
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(doing, total=len(rows) if isinstance(rows, Sized) else None, completed=short)
-        for number, row in enumerate(waiting, short + 1):
+    with Progress(doing, len(rows) if isinstance(rows, Sized) else None, "rows", console, done=short) as progress:
+        for number, row in enumerate(itertools.chain([more], waiting), short + 1):
             yield row
             if number % min(1_000, short) == 0:
-                bar.update(task, completed=number)
+                progress.update(number)
 
 
 # Part files are written one line at a time, so that an interrupted command can continue where it stopped.
@@ -172,6 +166,11 @@ def read_part(part: Path) -> list[dict[str, Any]]:
     if whole != written:
         part.write_bytes(whole)
     return [json.loads(line) for line in whole.split(b"\n")[:-1]]
+
+
+def count_parts(path: Path) -> int:
+    """How many lines the part files of `path` hold."""
+    return sum(part.read_bytes().count(b"\n") for part in path.parent.glob(f".{path.name}.*.part"))
 
 
 def remove_parts(path: Path) -> None:

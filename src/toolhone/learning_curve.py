@@ -1,7 +1,7 @@
-"""Would more data help? Run the same experiment on more and more of its training rows, scored on the same turns.
+"""Would more data help? Run the same experiment on growing parts of its training rows, scored on the same turns.
 
-Each size is a run of its own, `runs/<name>-rows<size>`, so what is finished is reused. All have the config's epochs, so
-a larger size also takes more steps.
+Each size is a run of its own, `runs/<name>-rows<size>`, so finished sizes are reused. All sizes train for the config's
+epochs, so a larger size takes more steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from toolhone.config import Config
 from toolhone.data.split import make_splits
-from toolhone.errors import UserError
+from toolhone.errors import Interrupted, UserError
 from toolhone.evaluate.metrics import compare_all
 from toolhone.evaluate.score import read_scores
 from toolhone.jsonl import write_json
@@ -24,7 +24,8 @@ from toolhone.rates import rate_of
 from toolhone.records import Score
 from toolhone.report import numbers
 from toolhone.report.tables import learning_curve_table
-from toolhone.run_folder import RUNS
+from toolhone.run_folder import RUNS, RunFolder
+from toolhone.train.checkpoint import last_checkpoint
 
 MIN_USEFUL_GAIN = 0.02
 """If even the upper end of a gain's interval is smaller than this, more rows are not worth collecting."""
@@ -32,8 +33,8 @@ MIN_USEFUL_GAIN = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From one size to the next: the gain in exact match, with its 95% interval (paired bootstrap). The bounds are None
-    if there is no interval, as for turns that are all of one template."""
+    """The gain in exact match from one size to the next, with its 95% interval (paired bootstrap). The bounds are None
+    if there is no interval, for example because all turns are of one template."""
 
     smaller: int
     larger: int
@@ -43,22 +44,23 @@ class Step:
 
     @property
     def per_doubling(self) -> float:
-        """The gain that a doubling of the rows would have brought at this pace."""
+        """The gain for twice the rows, if gains grow with the logarithm of the size."""
         return self.gain / math.log2(self.larger / self.smaller)
 
     def __str__(self) -> str:
         return numbers.points({"value": self.gain, "low": self.low, "high": self.high})
 
 
-def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path | None:
+def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path:
     """Train and score at each size, print the curve and the advice, and write `runs/<name>-learning-curve.json`.
 
-    Returns that file, or None if a training was asked to stop early.
+    Returns that file.
 
     Raises:
+        Interrupted: if a training was asked to stop early.
         UserError: if the sizes do not rise, or exceed the number of training conversations.
     """
-    from toolhone.pipeline import run_experiment
+    from toolhone.pipeline import interruption, run_experiment
 
     if len(sizes) < 2 or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
         raise UserError(f"--sizes: expected two or more rising numbers, found {','.join(map(str, sizes))}")
@@ -67,9 +69,16 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
     scores: dict[str, list[Score]] = {}
     for size in sizes:
         console.print(f"{size} training conversations", style="bold")
-        run = run_experiment(at_size(config, size), resume=False, fresh=False, console=console)
+        sized = at_size(config, size)
+        started = RunFolder(RUNS / sized.name)
+        # An interrupted size continues from its checkpoint when the command is run again.
+        resume = started.stage("train") is None and last_checkpoint(started.checkpoints) is not None
+        try:
+            run = run_experiment(sized, resume=resume, fresh=False, console=console)
+        except Interrupted as error:
+            raise Interrupted(error.kept, flag="") from None
         if run is None:
-            return None
+            raise Interrupted(interruption(started).kept, flag="")
         scores[str(size)] = read_scores(run.scores("tuned"), "run `toolhone score`")
     found = steps(scores)
     exact_match = {size: rate_of(score.exact for score in rows) for size, rows in scores.items()}
@@ -88,7 +97,7 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
 
 
 def at_size(config: Config, size: int) -> Config:
-    """The config of one size's run. The base model is the same for all, so it is left out."""
+    """The config of one size's run. It leaves out the base model, which is the same for all sizes."""
     return config.model_copy(
         update={
             "name": f"{config.name}-rows{size}",
@@ -115,7 +124,7 @@ def advice(found: Sequence[Step], turns: int) -> str:
     seen = f"from {last.smaller} to {last.larger} rows exact match changed by {last}"
     if last.low is not None and last.low > 0:
         return f"More data helps: {seen}, about {last.per_doubling * 100:.1f} points a doubling."
-    # Fewer turns cannot show a gain this small.
+    # With fewer turns than this, one turn is more than the gain.
     if last.high is not None and last.high < MIN_USEFUL_GAIN and turns * MIN_USEFUL_GAIN >= 1:
         return f"More data of this kind would hardly help: {seen}. Look at what is still wrong instead."
     return f"{turns} turns cannot tell whether more data would help: {seen}. Score on more rows, or add a larger size."

@@ -1,14 +1,14 @@
-"""The whole path of an experiment, from config to report:
+"""An experiment from config to report:
 
     prepare -> answers of the base model -> adapter -> answers of the tuned model -> scores -> report
 
-Each stage reads files and writes files. One that was finished from the same inputs is reused.
+Each stage reads files and writes files. A stage that was finished from the same inputs is reused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import turns
-from toolhone.errors import UserError
+from toolhone.errors import Interrupted, UserError
 from toolhone.evaluate.base_rows import asked_of_base
 from toolhone.evaluate.match import score
-from toolhone.evaluate.predict import predict, predict_once
+from toolhone.evaluate.predict import is_answered, predict, predict_once
 from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
-from toolhone.jsonl import read_jsonl, remove_parts, write_jsonl
+from toolhone.jsonl import count_parts, read_jsonl, remove_parts, write_jsonl
+from toolhone.plan import make_plan
 from toolhone.prepare import Prepared, prepare, rows_fingerprint
+from toolhone.progress import Progress
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
 from toolhone.run_folder import (
@@ -39,7 +41,7 @@ from toolhone.run_folder import (
     refuse_other_config,
 )
 from toolhone.run_inputs import CONTENT, EVERYTHING, Inputs, differences, listed, other_versions
-from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint
+from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint, steps_of
 from toolhone.train.hardware import release_memory
 from toolhone.train.model import load_model
 from toolhone.train.preflight import refuse_untrainable
@@ -52,7 +54,8 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
     """Train and evaluate. Returns the run folder, or None if training was asked to stop early.
 
     Raises:
-        UserError: for bad data or settings, or if a run would be lost or mixed, before anything is written.
+        UserError: for bad data or settings, or if results of another run would be lost. Nothing is written then.
+        Interrupted: on Ctrl-C in a stage, with what is kept.
     """
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
@@ -60,23 +63,28 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
     run = RunFolder(RUNS / config.name)
     with ExitStack() as held:
         is_trained = on_first_process(lambda: _claim(prepared, run, held, console, resume=resume, fresh=fresh))
-        if config.evaluate.base:
-            _predict(run, TunedModel.base(run.path), prepared.scored, config.evaluate, console)
+        held.enter_context(_says_what_is_kept(run))
+        base = TunedModel.base(run.path) if config.evaluate.base else None
+        if not is_trained and not console.quiet:
+            on_first_process(lambda: _show_plan(prepared, run, base, console, resume=resume))
+        if base is not None:
+            _predict(run, base, prepared.scored, config.evaluate, console)
         if is_trained:
             console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains anew)")
         elif not _train(prepared, run, console, resume=resume):
             return None
-        # The model is loaded from the run folder: what is scored is the adapter as it was saved.
+        # Loads the model from the run folder, to score the adapter as it was saved.
         _predict(run, TunedModel.load(run.path), prepared.scored, config.evaluate, console)
-        _score(run)
+        _score(run, console)
     return run
 
 
 def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> RunFolder:
-    """Predict, score and report again for a finished run, as it was trained, with other `evaluate` values if given.
+    """Predict, score and report again for a finished run. `overrides` are other values of the config's `evaluate`.
 
     Raises:
-        UserError: if there is no finished run, or its base model or its rows are not those that it was made from.
+        UserError: if there is no finished run, or its base model or its rows have changed since training.
+        Interrupted: on Ctrl-C, with what is kept.
     """
     run, _ = existing_run(path)
     run.require_adapter()
@@ -91,19 +99,60 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     join_processes(tuned.hardware.device)
     with ExitStack() as held:
         on_first_process(lambda: held.enter_context(run.lock(console)))
+        held.enter_context(_says_what_is_kept(run))
         if config.evaluate.base:
             _predict(run, TunedModel.base(path), examples, config.evaluate, console)
         _predict(run, tuned, examples, config.evaluate, console)
-        _score(run)
+        _score(run, console)
     return run
 
 
+def interruption(run: RunFolder) -> Interrupted:
+    """What Ctrl-C leaves of a run, as its files say."""
+    kept, flag = [], None
+    for label in ("base", "tuned"):
+        if part := count_parts(run.predictions(label)):
+            kept.append(f"{part} {label} answers")
+        elif run.stage(f"predict:{label}") is not None:
+            kept.append(f"the {label} answers")
+        if label == "base" and run.stage("train") is not None:
+            kept.append("the trained adapter")
+        elif label == "base" and (checkpoint := last_checkpoint(run.checkpoints)):
+            kept.append(f"the checkpoint of step {steps_of(checkpoint)[0]}")
+            flag = "--resume"
+    if not kept:
+        return Interrupted(f"{run.path} holds no results yet", flag="")
+    return Interrupted(f"kept in {run.path}: {', '.join(kept)}", flag or "")
+
+
+@contextmanager
+def _says_what_is_kept(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise interruption(run) from None
+
+
+def _show_plan(prepared: Prepared, run: RunFolder, base: TunedModel | None, console: Console, *, resume: bool) -> None:
+    is_finished = False
+    if base is not None:
+        asked, config = asked_of_base(base.renderer, prepared.scored, prepared.config.evaluate)
+        is_finished = is_answered(base, "predict:base", asked, config, run.predictions("base"))
+    checkpoint = last_checkpoint(run.checkpoints) if resume else None
+    steps_done = steps_of(checkpoint)[0] if checkpoint else 0
+    with Progress("measuring this machine", None, "", console):
+        plan = make_plan(prepared, base_is_finished=is_finished, steps_done=steps_done)
+    plan.print(console)
+
+
 def _claim(prepared: Prepared, run: RunFolder, held: ExitStack, console: Console, *, resume: bool, fresh: bool) -> bool:
-    """Lock the run folder until `held` closes, check that nothing in it would be lost or mixed, and open it. Returns
-    whether it holds the finished adapter already.
+    """Lock the run folder until `held` closes, check that no results in it would be lost, and open it.
+
+    Returns:
+        Whether it already holds the finished adapter.
 
     Raises:
-        UserError: saying what is there, and how to keep or delete it.
+        UserError: if results would be lost: what is there, and how to keep or delete it.
     """
     if not (fresh and run.config.is_file()):
         refuse_other_config(run, prepared.config)  # before the lock, which is a file in the folder
@@ -121,8 +170,7 @@ def _holds_adapter(run: RunFolder, prepared: Prepared, inputs: Inputs, console: 
     """Whether the folder holds a finished adapter that was trained from exactly these inputs.
 
     Raises:
-        UserError: if an adapter or a checkpoint from other inputs would be lost or mixed, or there is nothing to resume
-            from.
+        UserError: if the folder holds an adapter or a checkpoint from other inputs, or nothing to resume from.
     """
     recorded, trained, checkpoint = run.inputs(), run.stage("train"), last_checkpoint(run.checkpoints)
     if trained is not None:
@@ -164,7 +212,7 @@ def _holds_adapter(run: RunFolder, prepared: Prepared, inputs: Inputs, console: 
 
 
 def _changed_since_older(run: RunFolder, prepared: Prepared) -> list[str]:
-    """What differs from a training that recorded one fingerprint of everything, as far as can be said."""
+    """What differs from an older training, which recorded one fingerprint of everything."""
     found = run.stage("train") or {}
     older = older_training_fingerprints(run, *prepared.training_inputs)
     if prepared.training_fingerprint == found.get("same_as") or found["fingerprint"] in older:
@@ -175,8 +223,7 @@ def _changed_since_older(run: RunFolder, prepared: Prepared) -> list[str]:
 def _open(prepared: Prepared, inputs: Inputs, *, starts: bool, fresh: bool) -> None:
     """Open the run folder and write the config, the splits and the manifest's head.
 
-    Only a training that starts records what it is made from. For one that goes on or is finished, only the test rows
-    may have changed.
+    Only a training that starts records its inputs. If one is resumed or finished, only the test rows may have changed.
     """
     run = open_run(prepared.config, fresh=fresh)
     data = {
@@ -192,7 +239,7 @@ def _open(prepared: Prepared, inputs: Inputs, *, starts: bool, fresh: bool) -> N
     if starts:
         head = {**_training_head(prepared), **head, "inputs": inputs}
     elif "train" in before["stages"] and "inputs" not in before:
-        # The config on disk may have new values of keys that change no weight: keep the adapter's fingerprint valid.
+        # The new config may differ in keys that change no weight, and the adapter must count as trained from it too.
         before["stages"]["train"]["same_as"] = prepared.training_fingerprint
         head["stages"] = before["stages"]
     run.note(**head)
@@ -226,11 +273,13 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
     measure = None
     if config.train.select_by == "exact_match":
         answers = run.checkpoints / "selection" / "answers"
-        measure = exact_match_on(prepared.validation, renderer, config.evaluate, answers)
+        measure = exact_match_on(prepared.validation, renderer, config.evaluate, answers, console)
+    with Progress("loading the model", None, "", console):
+        model = load_model(config.model, hardware)
     result = train_adapter(
         config,
         hardware,
-        load_model(config.model, hardware),
+        model,
         renderer.tokenizer,
         prepared.train,
         prepared.validation,
@@ -240,46 +289,46 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         measure=measure,
     )
     if rank() == 0 and result.finished:
-        if missing_adapter_files(run.adapter):  # or the run would count as finished
+        if missing_adapter_files(run.adapter):  # checked, because the run counts as finished from here on
             raise UserError(
                 f"{run.adapter}: training has ended, but its adapter was not saved; check the launcher's config"
             )
         save_chat(run.adapter, renderer)
-        # Trainer pickles its arguments beside the weights; they can hold a hub token, and nothing here reads them.
+        # Trainer pickles its arguments beside the weights. They can hold a hub token, and nothing reads them.
         (run.adapter / "training_args.bin").unlink(missing_ok=True)
         facts = asdict(result)
-        del facts["finished"]
+        del facts["finished"], facts["asked_to_stop"]
         run.mark_finished("train", prepared.training_fingerprint, **facts)
-    if rank() == 0 and not result.finished:
-        console.print(f"stopped after step {result.steps}; `--resume` goes on from there")
+    del model
     release_memory(hardware.device)
     wait_for_all()
+    if result.finished and result.asked_to_stop:  # in the last step: the adapter is saved
+        raise interruption(run)
     return result.finished
 
 
 def save_chat(folder: Path, renderer: ChatRenderer) -> None:
-    """Save the tokenizer with the template in use, so that every later prompt is written as in training."""
+    """Save the tokenizer with the template in use, so that later prompts are written as in training."""
     renderer.tokenizer.chat_template = renderer.template
     renderer.tokenizer.save_pretrained(folder)
 
 
 def exact_match_on(
-    validation: Sequence[Rendered], renderer: ChatRenderer, config: EvaluateConfig, folder: Path
+    validation: Sequence[Rendered], renderer: ChatRenderer, config: EvaluateConfig, folder: Path, console: Console
 ) -> Measure:
-    """A measure that answers these turns greedily; the answers of each step stay in `folder`."""
+    """Return a measure that answers the validation turns greedily. `folder` keeps the answers of each step."""
     examples = [row.example for row in validation]
 
     def measure(model: Any, step: int) -> Measured:
         answers = folder / f"step-{step}.jsonl"
-        if rank() == 0:  # answers that an interrupted run began are not this model's
+        if rank() == 0:  # answers that an interrupted run began are from another model
             remove_parts(answers)
         wait_for_all()
         attention = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
         try:
-            predict(
-                model, renderer, examples, "validation", config, answers, Console(quiet=True), fingerprint=f"step{step}"
-            )
+            fingerprint = f"step{step}"
+            predict(model, renderer, examples, "validation", config, answers, console, fingerprint=fingerprint)
         finally:
             model.set_attn_implementation(attention)
             model.train()
@@ -305,8 +354,9 @@ def _predict(
     wait_for_all()
 
 
-def _score(run: RunFolder) -> None:
+def _score(run: RunFolder, console: Console) -> None:
     if rank() == 0:
-        score_run(run)
-        write_report(run.path)
+        with Progress("scores and report", None, "", console):
+            score_run(run)
+            write_report(run.path)
     wait_for_all()

@@ -1,6 +1,6 @@
-"""Read, check, split and render the data of a config: what a training needs before any weight is loaded.
+"""Read, check, split and render the data of a config, before any weight is loaded.
 
-In: a config. Out: `Prepared`, with fingerprints of all that training depends on. Nothing is written.
+In: a config. Out: `Prepared`, with fingerprints of everything that training depends on. Writes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from toolhone.data.check.finding import describe_left_out
 from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
 from toolhone.pretrained import load_tokenizer
+from toolhone.progress import Progress
 from toolhone.records import Conversation, Example
 from toolhone.run_folder import fingerprint, training_fingerprint, versions
 from toolhone.run_inputs import Inputs, model_inputs
@@ -28,9 +29,14 @@ from toolhone.train.processes import rank, world_size
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's data, ready for the model, and the hardware that it will run on. `scored` are the examples that the
-    models answer; `dropped` are the ids of over-long ones; `with_control_tokens` are the ids of those whose messages or
-    tools hold control tokens."""
+    """A run's data, ready for the model, and the hardware that it will run on.
+
+    Attributes:
+        scored: the examples that the models answer.
+        scored_tokens: how many tokens the gold turn of each of them has.
+        dropped: the ids of over-long examples.
+        with_control_tokens: the ids of examples whose messages or tools hold control tokens.
+    """
 
     config: Config
     hardware: Hardware
@@ -39,17 +45,19 @@ class Prepared:
     train: list[Rendered]
     validation: list[Rendered]
     scored: list[Example]
+    scored_tokens: list[int]
     dropped: list[str]
     with_control_tokens: list[str]
 
     @cached_property  # it hashes every token
     def training_inputs(self) -> tuple[str, int]:
-        """What training depends on besides the config: every row's ids with their template, and the processes."""
+        """What training depends on besides the config: a fingerprint of all token ids and the template, and the
+        number of processes."""
         ids = [[row.prompt_ids, row.completion_ids] for row in (*self.train, *self.validation)]
         return fingerprint(ids, self.renderer.template_hash()), world_size()
 
     def inputs(self, known: Inputs | None = None) -> dict[str, dict[str, Any]]:
-        """Fingerprints of all that the next training step depends on besides the config. `known`: those of earlier."""
+        """Fingerprints of everything that training depends on besides the config. `known`: those of an earlier run."""
         ids, processes = self.training_inputs
         return {
             "data": {
@@ -66,7 +74,7 @@ class Prepared:
 
     @property
     def training_fingerprint(self) -> str:
-        """What a training from exactly this is recorded under."""
+        """The fingerprint under which a training from these inputs is recorded."""
         return training_fingerprint(self.config.model_dump(mode="json"), *self.training_inputs)
 
 
@@ -76,6 +84,14 @@ def prepare(config: Config, *, console: Console) -> Prepared:
     Raises:
         UserError: for anything wrong with the data, the model's tokenizer or the hardware asked for.
     """
+    with Progress("reading and rendering the data", None, "", console):
+        prepared = _prepare(config)
+    if rank() == 0:
+        _describe(prepared, console)
+    return prepared
+
+
+def _prepare(config: Config) -> Prepared:
     hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
     splits = make_splits(config.data)
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
@@ -83,16 +99,25 @@ def prepare(config: Config, *, console: Console) -> Prepared:
     validation, dropped_validation = render_all(
         renderer, turns(splits.validation), config.chat, config.train.answer_weight
     )
-    # Scored examples are rendered to prove that their gold can be written; over-long ones are refused, never left out.
+    # Rendering the scored examples proves that the format can write their gold. Over-long ones are an error.
     scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
     rendered, _ = render_all(renderer, scored, config.chat.model_copy(update={"over_long": "error"}))
     dropped = [*dropped, *dropped_validation]
-    # The scored examples may be those of the validation.
+    # A dict removes duplicates: the scored examples may be the validation's.
     guarded = dict.fromkeys(row.example.id for row in (*train, *validation, *rendered) if row.holds_control_tokens)
-    prepared = Prepared(config, hardware, splits, renderer, train, validation, scored, dropped, list(guarded))
-    if rank() == 0:
-        _describe(prepared, console)
-    return prepared
+    lengths = [len(row.completion_ids) for row in rendered]
+    return Prepared(
+        config,
+        hardware,
+        splits,
+        renderer,
+        train,
+        validation,
+        scored,
+        lengths,
+        dropped,
+        with_control_tokens=list(guarded),
+    )
 
 
 def rows_fingerprint(rows: Sequence[Conversation]) -> str:
@@ -113,9 +138,7 @@ def _describe(prepared: Prepared, console: Console) -> None:
     for name, rows in splits.items():
         part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
         console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
-    whose = "the model's own" if renderer.source == "model" else "toolhone's"
-    why = f" (the model's own: {renderer.note})" if renderer.note else ""
-    console.print(f"  format: {renderer.format.name}, {whose} template{why}")
+    console.print(f"  chat format: {renderer.format.name}, {_template_in_use(prepared)}", markup=False)
     for what, ids in (
         ("dropped as over-long", prepared.dropped),
         ("control tokens in the text, encoded as plain text", prepared.with_control_tokens),
@@ -123,3 +146,17 @@ def _describe(prepared: Prepared, console: Console) -> None:
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
             console.print(f"  {what}: {len(ids)} turns ({shown})", markup=False)
+
+
+def _template_in_use(prepared: Prepared) -> str:
+    """Which chat template is used, and why."""
+    chat, renderer = prepared.config.chat, prepared.renderer
+    if renderer.source == "model":
+        return "with the model's own chat template"
+    if renderer.note:
+        has_none = renderer.note.startswith("the tokenizer")
+        why = renderer.note if has_none else f"the model's own cannot be used: {renderer.note}"
+        return f"with toolhone's chat template, because {why}"
+    if chat.template == "toolhone":
+        return "with toolhone's chat template, because chat.template is toolhone"
+    return f"with toolhone's chat template, because chat.tools is {chat.tools}"

@@ -1,4 +1,4 @@
-"""Load what belongs to a pretrained model, from a folder or the Hugging Face hub, with one clear error if it fails."""
+"""Load a model's config, tokenizer or weights from a folder or the hub, with one clear error if that fails."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.fetch import MODELS, MODELS_FOLDER
+from toolhone.hub import hub_fault, is_path, reach_hub_or_cache, unreachable
 
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -33,25 +34,26 @@ def load_model_config(config: ModelConfig) -> Any:
 
 
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
-    """What `loader`, one of transformers' Auto classes, loads for the model, or for `name` in its place.
+    """Load the model, or `name` in its place, with one of transformers' Auto classes.
 
-    Code that comes with the model runs only if `model.trust_remote_code` is set, and after a notice.
+    The model's own Python code runs only if `model.trust_remote_code` is set, and after a warning.
 
     Raises:
-        UserError: naming model.name or model.revision, if it cannot be loaded, with what to try.
+        UserError: if it cannot be loaded: names model.name or model.revision, and says what to try.
     """
     name = name or config.name
     local = Path(name)
-    if not local.is_dir() and _is_path(name):
+    if not local.is_dir() and is_path(name):
         fetch = f"; download it: toolhone fetch {local.name}" if local.name in MODELS else ""
         raise UserError(f"model.name: no such folder: {name}{fetch}")
     if local.is_dir() and name == config.name and not (local / "config.json").is_file():
         raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
+    reach_hub_or_cache(name, config.revision)
     revision = {} if local.is_dir() else {"revision": config.revision}
     if config.trust_remote_code:
         _say_that_code_runs(config.name)
     try:
-        # Given in any case: without it transformers asks on standard input.
+        # Always given: without it transformers asks on standard input.
         return loader.from_pretrained(name, trust_remote_code=config.trust_remote_code, **revision, **options)
     except (OSError, HfHubHTTPError) as error:
         raise UserError(_why_missing(name, config.revision, error)) from None
@@ -75,10 +77,6 @@ def _say_that_code_runs(name: str) -> None:
         print(f"WARNING: model.trust_remote_code is true: {code}", file=sys.stderr, flush=True)
 
 
-def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep in name and Path(name).parent.is_dir())
-
-
 def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
     causes = []
     cause: BaseException | None = error
@@ -100,6 +98,8 @@ def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
             f"model.name: {name} is gated or private on the hub: accept its licence on its page and run "
             f"`hf auth login`, or take an ungated model such as {_UNGATED}"
         )
+    if hub_fault() is not None:  # and the cache lacks a file
+        return unreachable("model.name", name, "use a local folder")
     return (
         f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, name a local folder, "
         f"for example one under {MODELS_FOLDER}"

@@ -1,4 +1,4 @@
-"""The run folder `runs/<name>/`: where each file of a run is, the manifest that says how it was made, and its lock.
+"""The run folder `runs/<name>/`: the paths of its files, the manifest that says how they were made, and its lock.
 
 A run is one experiment of one config. A finished stage is marked in the manifest with a fingerprint of what it was
 made from; a later command with the same fingerprint reuses it.
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 _TRAINING_SECTIONS = ("seed", "model", "data", "chat", "lora", "train")
-"""The sections that training depends on. A change of `evaluate` only makes new predictions."""
+"""The config sections that training depends on. A change of `evaluate` only makes new predictions."""
 _FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "data.test", "data.test_rows"}
-"""Keys in them that change no trained weight: a run may continue with other values."""
+"""Keys in these sections that change no trained weight. A run can continue with other values of them."""
 
 _ABSENT = object()
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""The files of an adapter, as PEFT names them: how it is built, and its weights."""
+"""The files of an adapter, as PEFT names them: its config and its weights."""
 
 
 def fingerprint(*parts: Any) -> str:
-    """Sixteen hex digits that say whether two things were made from the same inputs (SHA-256 of the parts as JSON)."""
+    """Sixteen hex digits that identify these inputs: the start of the SHA-256 of the parts as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of predictions or scores in a folder, one a model, the base model's first."""
+    """The files of predictions or scores in a folder, one for each model, the base model's first."""
     return sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem != "base", path.stem))
 
 
@@ -99,11 +99,11 @@ class RunFolder:
         return found
 
     def note(self, **facts: Any) -> None:
-        """Write facts into the manifest, beside those that are there."""
+        """Add facts to the manifest."""
         write_json(self.manifest, {**self.read_manifest(), **facts})
 
     def mark_finished(self, stage: str, fingerprint: str, **facts: Any) -> None:
-        """Record that a stage is done, what it was made from, and what it measured."""
+        """Record that a stage is done, the fingerprint of its inputs, and its facts."""
         stages = self.read_manifest().get("stages", {})
         stages[stage] = {"finished": _now(), "fingerprint": fingerprint, **facts}
         self.note(stages=stages)
@@ -119,10 +119,10 @@ class RunFolder:
         return found is not None and found["fingerprint"] == fingerprint
 
     def require_adapter(self) -> None:
-        """Check that training has left an adapter: its config and its weights.
+        """Check that the folder holds an adapter: its config and its weights.
 
         Raises:
-            UserError: if it has not.
+            UserError: if it does not.
         """
         missing = missing_adapter_files(self.adapter)
         if missing == [*ADAPTER_FILES]:
@@ -135,7 +135,7 @@ class RunFolder:
         """Check that a split holds the rows that the manifest names.
 
         Raises:
-            UserError: if it was changed since, or is missing.
+            UserError: if the file was changed since, or is missing.
         """
         expected = (self.read_manifest().get("data") or {}).get(name, {}).get("sha256")
         if expected is None:  # a folder that no training has written
@@ -167,7 +167,7 @@ class RunFolder:
         finally:
             self.lock_file.unlink(missing_ok=True)
             os.close(handle)
-            if is_new:  # nothing was written after all
+            if is_new:  # rmdir fails if anything was written
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
 
@@ -177,7 +177,7 @@ class RunFolder:
             handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Its holder may have deleted it between the two calls; then another process can lock a new file.
+                # Its holder may have deleted it between the two calls. Then another process can lock a new file.
                 if self.lock_file.exists() and os.fstat(handle).st_ino == self.lock_file.stat().st_ino:
                     return handle
             except BlockingIOError:
@@ -197,12 +197,12 @@ class RunFolder:
 
 
 def missing_adapter_files(folder: Path) -> list[str]:
-    """The files of an adapter that a folder lacks; none if it holds a whole one."""
+    """The files of an adapter that are missing in a folder."""
     return [name for name in ADAPTER_FILES if not (folder / name).is_file()]
 
 
 def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
-    """The run folder of a config, made if it does not exist, with the resolved config in it.
+    """Open the run folder of a config, create it if it does not exist, and write the resolved config into it.
 
     Raises:
         UserError: if the folder holds a run of another config, naming the keys that differ.
@@ -216,7 +216,7 @@ def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
 
 
 def _empty(run: RunFolder) -> None:
-    """Delete all that a run folder holds, except the lock; the config last, since it says that this is a run folder."""
+    """Delete everything in a run folder except the lock. The config goes last, because it marks the run folder."""
     for path in sorted(run.path.iterdir(), key=lambda path: path == run.config):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -225,10 +225,10 @@ def _empty(run: RunFolder) -> None:
 
 
 def existing_run(path: Path) -> tuple[RunFolder, Config]:
-    """An existing run folder, with its config.
+    """Return an existing run folder and its config.
 
     Raises:
-        UserError: if it does not exist, naming the runs that do.
+        UserError: if it does not exist. Names the runs that do.
     """
     run = RunFolder(path)
     if not run.config.is_file():
@@ -238,7 +238,7 @@ def existing_run(path: Path) -> tuple[RunFolder, Config]:
 
 
 def provenance(config: Config) -> dict[str, Any]:
-    """What a reader needs to reproduce the run: versions, machine, seed and commit."""
+    """What one needs to reproduce the run: versions, machine, seed and commit."""
     return {
         "toolhone": __version__,
         "run": config.name,
@@ -256,16 +256,16 @@ def versions() -> dict[str, str]:
 
 
 def training_fingerprint(values: dict[str, Any], *inputs: Any) -> str:
-    """Identify a training by the config's values, except those that change no trained weight, and by its other
-    inputs. A config of an older version has fewer keys."""
+    """Identify a training by its other inputs and by the config's values that change trained weights. A config of an
+    older version has fewer keys."""
     keys = [key for key in _training_keys() if key.partition(".")[0] not in ("data", "chat")]
     pairs = [[key, _lookup(values, key, _ABSENT)] for key in keys]
     return fingerprint([[key, value] for key, value in pairs if value is not _ABSENT], *inputs)
 
 
 def older_training_fingerprints(run: RunFolder, *inputs: Any) -> set[str]:
-    """What older versions may have recorded for the training of a run from its config and these other inputs. Those
-    before 0.2 counted whole sections, with the keys that change no weight."""
+    """The fingerprints that older versions may have recorded for a training from the run's config and these inputs.
+    Versions before 0.2 included the keys that change no weight."""
     stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     sections = {name: stored.get(name) for name in ("seed", "model", "lora", "train")}
     return {training_fingerprint(stored, *inputs), fingerprint(sections, *inputs)}
@@ -275,7 +275,7 @@ def refuse_other_config(run: RunFolder, config: Config) -> None:
     """Check that a folder may hold the run of this config.
 
     Raises:
-        UserError: if it holds a run of another config, naming the keys that differ, or is no run folder.
+        UserError: if it is no run folder, or holds a run of another config. Names the keys that differ.
     """
     if not run.config.is_file():
         inside = set(run.path.iterdir()) if run.path.is_dir() else {run.path} if run.path.exists() else set()
@@ -284,7 +284,7 @@ def refuse_other_config(run: RunFolder, config: Config) -> None:
         return
     defaults = {name: field.get_default() for name, field in config_fields() if not field.is_required()}
     old, new = yaml.safe_load(run.config.read_text(encoding="utf-8")), config.model_dump(mode="json")
-    # A run of an older version lacks the newer keys, and was made with their defaults.
+    # A run of an older version lacks the newer keys: it used what are their defaults today.
     pairs = [(key, _lookup(old, key, defaults.get(key)), _lookup(new, key)) for key in _training_keys()]
     changed = [f"{key} is {now!r}, was {was!r}" for key, was, now in pairs if was != now]
     if changed:

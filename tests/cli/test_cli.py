@@ -192,7 +192,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(capsys: pytest.Capt
     assert main([*train("train.batch_size=2"), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "examples: 4, longest " in shown
-    assert "steps: 2 of 2 examples" in shown
+    assert "training: 2 steps of 2 examples, about " in shown
     assert not Path("runs").exists()
 
 

@@ -51,7 +51,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen rows whose answers are of very unequal length, and five to judge, which two processes share unevenly."""
+    """Sixteen rows whose answers are of very unequal length, and five to score, which two processes share unevenly."""
     folder = tmp_path_factory.mktemp("data")
     write_rows(folder / "train.jsonl", [conversation("train", n, "q" * round(2 + 1.35**n)) for n in range(16)])
     write_rows(folder / "test.jsonl", [conversation("test", n, "q") for n in range(5)])

@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Con
 
 from toolhone.chat.render import LabelledTokens, Rendered
 from toolhone.config import Config, DataConfig, LoraConfig, ModelConfig, TrainConfig
-from toolhone.train import estimate as module
 from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.estimate import Estimate, estimate
 from toolhone.train.hardware import Hardware
@@ -30,12 +29,6 @@ ARCHITECTURES = {
         **SIZES, num_hidden_layers=2, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _known_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's speed is not what is judged here, and measuring it takes time."""
-    monkeypatch.setattr(module, "_matrix_product_rate", lambda _: 1e9)
 
 
 def experiment(lora: LoraConfig | None = None, **train: Any) -> Config:

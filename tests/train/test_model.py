@@ -79,7 +79,7 @@ def test_a_name_that_does_not_exist_is_a_matter_of_spelling(monkeypatch: pytest.
     assert message.startswith(f"model.name: no folder and no hub model is called {NAME}; check the spelling")
 
 
-def test_a_revision_that_does_not_exist_is_told_apart_from_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_revision_has_another_message_than_a_missing_model(monkeypatch: pytest.MonkeyPatch) -> None:
     message = message_for(monkeypatch, answered(RevisionNotFoundError, 404), 1)
     assert message.startswith(f"model.revision: {NAME} has no branch, tag or commit v9")
 
@@ -97,7 +97,7 @@ def test_without_a_network_a_local_folder_is_proposed(
 
 
 @pytest.mark.parametrize("which", range(3), ids=["tokenizer", "config", "model"])
-def test_transformers_own_offline_error_is_mended_too(which: int) -> None:
+def test_the_offline_error_of_transformers_becomes_one_sentence_too(which: int) -> None:
     with pytest.raises(UserError, match=rf"^model.name: {NAME} cannot be loaded"):
         LOADERS[which][1](model_config(device="cpu"))
 
@@ -118,7 +118,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_model_config(model_config(name=str(tmp_path)))
 
 
-def test_an_unknown_architecture_is_told_in_one_message(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_reported_in_one_message(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "abacus"}), encoding="utf-8")
     with pytest.raises(UserError, match=rf"^model.name: {tmp_path} holds no model that can be loaded: .*abacus"):
         load_model_config(model_config(name=str(tmp_path)))

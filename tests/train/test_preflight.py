@@ -1,4 +1,4 @@
-"""What would stop a training run late is told before it starts."""
+"""What would stop a training run late is reported before it starts."""
 
 from __future__ import annotations
 
@@ -77,24 +77,24 @@ def test_what_a_launcher_asks_for_and_training_cannot_do_is_refused(
     assert fault(config(model, select_by="exact_match")) == expected
 
 
-def test_a_target_that_names_no_layer_is_told_even_beside_one_that_does(model: Path) -> None:
+def test_a_target_that_names_no_layer_is_reported_even_beside_one_that_does(model: Path) -> None:
     assert fault(config(model, "lora", targets=["q_proj", "qkv"])) == (
         f"lora.targets: {model} has no layer qkv; known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     )
 
 
-def test_a_folder_without_weights_is_told(model: Path) -> None:
+def test_a_folder_without_weights_is_reported(model: Path) -> None:
     (model / "model.safetensors").unlink()
     assert fault(config(model)) == f"model.name: {model} holds no weights; expected a file such as model.safetensors"
 
 
-def test_weights_of_a_download_that_was_cut_short_are_told(model: Path) -> None:
+def test_weights_of_a_truncated_download_are_reported(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert fault(config(model)).startswith(f"model.name: {weights} is broken (")
 
 
-def test_an_architecture_that_is_not_known_is_told_in_one_line(model: Path) -> None:
+def test_an_architecture_that_is_not_known_is_reported_in_one_line(model: Path) -> None:
     path = model / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "model_type": "zzz"}), encoding="utf-8")
     message = fault(config(model))
@@ -103,7 +103,7 @@ def test_an_architecture_that_is_not_known_is_told_in_one_line(model: Path) -> N
     assert "\n" not in message
 
 
-def test_a_tracker_that_is_not_installed_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_is_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolhone.train.preflight.find_spec", lambda _: None)
     message = fault(config(model, report_to=["wandb"]))
     assert message == "train.report_to: wandb is not installed; run `pip install 'toolhone[wandb]'`"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from toolhone.chat.probe import make_renderer
@@ -18,15 +19,15 @@ from toolhone.evaluate.match import score
 from toolhone.pipeline import exact_match_on
 from toolhone.records import Prediction
 from toolhone.train.checkpoint import MarkComplete
-from toolhone.train.progress import TrainLog
+from toolhone.train.log import TrainLog
 from toolhone.train.select import Measured
 
 Train = Callable[..., Any]
 KEYS = {"learning_rate": 2e-3, "scheduler": "constant", "warmup": 0, "batch_size": 4, "validate_every": 2}
 
 
-class Told:
-    """A measure that gives back what it was told, and keeps the adapter that it was shown."""
+class FixedMeasure:
+    """A measure that returns fixed results, and keeps the adapters that it was shown."""
 
     def __init__(self, *rights: int) -> None:
         self.rights = list(rights)
@@ -49,40 +50,40 @@ def same_weights(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def test_the_best_adapter_is_kept_and_of_equals_the_first(train: Train, short_rows: list[Rendered]) -> None:
-    told = Told(1, 3, 3, 2)
-    trained = train(short_rows, validation=short_rows[:2], measure=told, max_steps=8, **KEYS)
-    assert list(told.seen) == [2, 4, 6, 8]
-    assert same_weights(saved(trained.run.adapter), told.seen[4])
-    assert not same_weights(told.seen[4], told.seen[6])
+    given = FixedMeasure(1, 3, 3, 2)
+    trained = train(short_rows, validation=short_rows[:2], measure=given, max_steps=8, **KEYS)
+    assert list(given.seen) == [2, 4, 6, 8]
+    assert same_weights(saved(trained.run.adapter), given.seen[4])
+    assert not same_weights(given.seen[4], given.seen[6])
     curve = [line["eval_exact_match"] for line in trained.log if "eval_exact_match" in line]
     assert curve == [0.1, 0.3, 0.3, 0.2]
 
 
 def test_training_ends_when_patience_does(train: Train, short_rows: list[Rendered]) -> None:
-    told = Told(2, 3, 3, 1, 0)
-    trained = train(short_rows, validation=short_rows[:2], measure=told, max_steps=20, patience=2, **LATER)
-    assert list(told.seen) == [2, 4, 6, 8]
+    given = FixedMeasure(2, 3, 3, 1, 0)
+    trained = train(short_rows, validation=short_rows[:2], measure=given, max_steps=20, patience=2, **LATER)
+    assert list(given.seen) == [2, 4, 6, 8]
     assert trained.result.finished
     assert trained.result.steps == 8
-    assert same_weights(saved(trained.run.adapter), told.seen[4])
+    assert same_weights(saved(trained.run.adapter), given.seen[4])
 
 
 LATER = {**KEYS, "select_by": "exact_match"}
 
 
 def test_the_last_step_is_measured_though_no_validation_falls_on_it(train: Train, short_rows: list[Rendered]) -> None:
-    told = Told(1, 2)
-    trained = train(short_rows, validation=short_rows[:2], measure=told, max_steps=3, **KEYS)
-    assert list(told.seen) == [2, 3]
-    assert same_weights(saved(trained.run.adapter), told.seen[3])
+    given = FixedMeasure(1, 2)
+    trained = train(short_rows, validation=short_rows[:2], measure=given, max_steps=3, **KEYS)
+    assert list(given.seen) == [2, 3]
+    assert same_weights(saved(trained.run.adapter), given.seen[3])
 
 
 def test_a_resumed_run_goes_on_with_the_measurements(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**KEYS, "save_every": 4}
-    first = Told(5, 1)  # it has no third figure, so training breaks off at step 6
+    first = FixedMeasure(5, 1)  # it has no third figure, so training breaks off at step 6
     with pytest.raises(IndexError):
         train(short_rows, validation=short_rows[:2], measure=first, max_steps=8, **keys)
-    second = Told(2, 4)
+    second = FixedMeasure(2, 4)
     trained = train(short_rows, validation=short_rows[:2], measure=second, max_steps=8, resume=True, **keys)
     assert list(second.seen) == [6, 8]
     assert same_weights(saved(trained.run.adapter), first.seen[2])
@@ -100,17 +101,17 @@ def test_a_run_killed_after_its_last_measurement_keeps_the_best_and_trains_no_mo
         ("patience", steps, (2, 3, 3, 1), [2, 4, 6, 8], 4),
         ("epochs", epochs, (1, 2), [2, 4], 4),
     ):
-        told = Told(*rights)
+        given = FixedMeasure(*rights)
         with monkeypatch.context() as patch:
             patch.setattr(TrainLog, "on_train_end", killed)
             with pytest.raises(KeyboardInterrupt):
-                train(short_rows[:8], name, validation=short_rows[:2], measure=told, **keys)
-        assert list(told.seen) == measured
-        none = Told()
+                train(short_rows[:8], name, validation=short_rows[:2], measure=given, **keys)
+        assert list(given.seen) == measured
+        none = FixedMeasure()
         trained = train(short_rows[:8], name, validation=short_rows[:2], measure=none, resume=True, **keys)
         assert not none.seen
         assert trained.result.steps == measured[-1]
-        assert same_weights(saved(trained.run.adapter), told.seen[best])
+        assert same_weights(saved(trained.run.adapter), given.seen[best])
 
 
 def killed(*_: Any, **__: Any) -> None:
@@ -121,7 +122,7 @@ def test_a_step_is_measured_before_its_checkpoint_is_saved(
     train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = {"epochs": 3, "learning_rate": 2e-3, "warmup": 0, "batch_size": 4, "save_every": 1}
-    told = Told(5, 1, 1)
+    given = FixedMeasure(5, 1, 1)
     with monkeypatch.context() as patch:
         mark = MarkComplete.on_save
 
@@ -132,19 +133,21 @@ def test_a_step_is_measured_before_its_checkpoint_is_saved(
 
         patch.setattr(MarkComplete, "on_save", killed_after)
         with pytest.raises(KeyboardInterrupt):
-            train(short_rows[:8], validation=short_rows[:2], measure=told, **keys)
-    rest = Told(1, 1)
+            train(short_rows[:8], validation=short_rows[:2], measure=given, **keys)
+    rest = FixedMeasure(1, 1)
     trained = train(short_rows[:8], validation=short_rows[:2], measure=rest, resume=True, **keys)
-    assert (list(told.seen), list(rest.seen)) == ([2], [4, 6])
-    assert same_weights(saved(trained.run.adapter), told.seen[2])
+    assert (list(given.seen), list(rest.seen)) == ([2], [4, 6])
+    assert same_weights(saved(trained.run.adapter), given.seen[2])
 
 
-def test_answers_are_judged_as_in_evaluation_and_training_goes_on_as_if_unmeasured(
+def test_answers_are_scored_as_in_evaluation_and_training_continues_unchanged(
     train: Train, short_rows: list[Rendered], tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(template="toolhone"), "tiny")
     shown = short_rows[:3]
-    measure = exact_match_on(shown, renderer, EvaluateConfig(batch_size=2, max_new_tokens=8), tmp_path / "answers")
+    measure = exact_match_on(
+        shown, renderer, EvaluateConfig(batch_size=2, max_new_tokens=8), tmp_path / "answers", Console(quiet=True)
+    )
     found: list[Measured] = []
 
     def kept(model: Any, step: int) -> Measured:

@@ -44,7 +44,7 @@ def assert_has_moved(adapter: dict[str, torch.Tensor]) -> None:
 
 @pytest.fixture
 def _in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows come as they stand, so that runs of another packing or batch size see the same rows in each step."""
+    """Rows keep their order, so that runs of another packing or batch size see the same rows in each step."""
     monkeypatch.setattr(ToolCallTrainer, "_get_train_sampler", lambda self, *_: SequentialSampler(self.train_dataset))
 
 

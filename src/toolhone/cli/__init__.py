@@ -20,7 +20,7 @@ from toolhone.cli.economics import add_cost_commands
 from toolhone.cli.evaluate import add_evaluate_commands
 from toolhone.cli.route import add_route_commands
 from toolhone.cli.start import add_start_commands
-from toolhone.cli.terminal import plain_console, prepare_libraries
+from toolhone.cli.terminal import describe_interruption, plain_console, prepare_libraries
 from toolhone.cli.train import add_train_commands
 from toolhone.errors import UserError
 
@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            given = sys.argv[1:] if arguments is None else arguments
+            print(f"\ninterrupted{describe_interruption(error, given)}", file=sys.stderr)
         return 130
     return code
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console, show_result
+from toolhone.errors import Interrupted
+from toolhone.hub import reach_hub_or_cache
+from toolhone.run_folder import RUNS, RunFolder
 
 
 def add_train_commands(commands: Any) -> None:
     """Add `train` and `learning-curve`."""
     train = flags.command(commands, "train", _train, "train, evaluate and report one experiment")
     flags.add(train, "--config", "--set")
-    train.add_argument("--dry-run", action="store_true", help="say what would happen; load no weights")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print the stages, their time and the memory; load no weights"
+    )
     old = train.add_mutually_exclusive_group()  # together they would delete the checkpoint to continue from
     old.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
     old.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
@@ -29,50 +36,50 @@ def _train(options: argparse.Namespace) -> int:
     if options.dry_run:
         _dry_run(options)
         return 0
-    from toolhone.pipeline import run_experiment
-
     config, console = flags.config_of(options), plain_console()
-    run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
+    with _interrupted_before_a_run("nothing was written yet"):
+        reach_hub_or_cache(config.model.name, config.model.revision)  # before the libraries, which take seconds to load
+        from toolhone.pipeline import interruption, run_experiment
+
+        run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
     if run is None:
-        return 130
-    show_result(run.path)
+        raise interruption(RunFolder(RUNS / config.name))
+    show_result(run.path, is_new=True)
     return 0
 
 
-def _dry_run(options: argparse.Namespace) -> None:
-    """Print examples, tokens, steps, parameters, memory and time, before any weight is loaded."""
-    from toolhone.prepare import prepare
-    from toolhone.pretrained import load_model_config
-    from toolhone.train.estimate import estimate
-    from toolhone.train.preflight import refuse_untrainable
-    from toolhone.train.trainer import prefix_sampler
+@contextmanager
+def _interrupted_before_a_run(kept: str) -> Iterator[None]:
+    """Say what is kept on Ctrl-C before a run begins. From then on the error itself says it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise error if isinstance(error, Interrupted) else Interrupted(kept) from None
 
+
+def _dry_run(options: argparse.Namespace) -> None:
+    """Print examples, tokens, parameters, stages, time and memory, before any weight is loaded."""
     config, console = flags.config_of(options), plain_console()
+    reach_hub_or_cache(config.model.name, config.model.revision)
+    from toolhone.plan import make_plan
+    from toolhone.prepare import prepare
+    from toolhone.train.preflight import refuse_untrainable
+
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
-    rows = [row.tokens for row in prepared.train]
-    order = list(prefix_sampler(prepared.train, config.train, config.seed))
-    found = estimate(config, prepared.hardware, load_model_config(config.model), rows, order)
+    plan = make_plan(prepared)
+    found = plan.training
     share = found.trainable_parameters / found.total_parameters
     labelled = found.labelled_tokens / found.logical_tokens
     ratio = found.logical_tokens / found.computed_tokens
-    kind = "GPU memory" if prepared.hardware.device == "cuda" else "memory"
     for line in (
         f"examples: {found.examples}, longest {found.longest} tokens (limit {config.chat.max_tokens})",
         f"tokens: {found.logical_tokens:,} a pass, of which {found.labelled_tokens:,} ({labelled:.1%}) are learned",
         f"computed: {found.computed_tokens:,} tokens a pass with packing {config.train.packing} (1/{ratio:.1f})",
-        f"steps: {found.steps} of {found.effective_batch} examples",
         f"trainable parameters: {found.trainable_parameters:,} of {found.total_parameters:,} ({share:.2%})",
-        f"peak {kind}: about {found.memory_gb:.1f} GB",
-        f"training time: about {_duration(found.seconds)}, evaluation not counted",
     ):
         console.print(f"  {line}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    plan.print(console)
 
 
 def _sizes(text: str) -> list[int]:
@@ -83,7 +90,8 @@ def _sizes(text: str) -> list[int]:
 
 
 def _learning_curve(options: argparse.Namespace) -> int:
-    from toolhone.learning_curve import learning_curve
+    with _interrupted_before_a_run("finished sizes are kept"):
+        from toolhone.learning_curve import learning_curve
 
-    path = learning_curve(flags.config_of(options), options.sizes, plain_console())
-    return 130 if path is None else 0
+        learning_curve(flags.config_of(options), options.sizes, plain_console())
+    return 0

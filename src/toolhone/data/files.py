@@ -344,12 +344,21 @@ def _hub_rows(source: str) -> Iterator[SourceRow]:
         import datasets
     except ImportError:
         raise UserError(f'{source}: reading from the hub needs "datasets"; pip install datasets') from None
+    from toolhone.hub import hub_fault, unreachable
+
+    if hub_fault() is not None:
+        raise UserError(unreachable(source, f"the dataset {name}", "download its file and give the path"))
     try:
         found = datasets.load_dataset(name, split=split or None, streaming=True)
         splits = {split: found} if split else dict(found)
         for part, rows in splits.items():
             for number, row in enumerate(rows, 1):
                 yield _table_row(row, f"hub:{name}:{part}:{number}")
+    except datasets.exceptions.DatasetNotFoundError as error:
+        how = "check the spelling, or run `hf auth login` if it is private"
+        if "gated" in str(error):
+            how = "accept its licence on its page and run `hf auth login`"
+        raise UserError(f"{source}: {str(error).rstrip('.')}; {how}") from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(

@@ -25,6 +25,7 @@ from toolhone.data.values import argument_values, codes, letters_and_digits, num
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
+from toolhone.progress import Progress
 from toolhone.records import Conversation, Tool
 from toolhone.strict_json import StrictJsonError, parse_strict
 
@@ -212,9 +213,6 @@ def _ask_all(
     console: Console,
 ) -> None:
     """Ask for every missing answer, by key, `concurrency` at a time, until the budget is spent."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     endpoint = Endpoint(
         settings.model,
         settings.base_url,
@@ -231,8 +229,8 @@ def _ask_all(
 
     waiting = iter(missing.items())
     running: set[Future[Attempt | None]] = set()
-    with Progress(*columns, console=console) as bar, ThreadPoolExecutor(settings.concurrency) as pool:
-        task = bar.add_task("asking", total=len(missing))
+    progress = Progress("asking", len(missing), "rows", console)
+    with progress, ThreadPoolExecutor(settings.concurrency) as pool:
         try:
             while True:
                 if report.stopped is None:
@@ -248,7 +246,7 @@ def _ask_all(
                             f"the budget is spent; raise it and run again: {answers.path} has all answers so far"
                         )
                         continue
-                    bar.advance(task)
+                    progress.advance()
                     if attempt is not None and attempt.failure is not None:
                         report.rows_without[attempt.failure.partition(":")[0]] += 1
                         if not answers.texts and report.rows_without.total() >= _MAX_FAILURES:

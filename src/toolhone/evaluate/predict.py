@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from toolhone.chat.render import ChatRenderer
 from toolhone.chat.token_bytes import TokenBytes
@@ -31,6 +30,7 @@ from toolhone.evaluate.decode import (
 )
 from toolhone.evaluate.score import asked_fingerprint
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
+from toolhone.progress import Progress
 from toolhone.records import Example, Message, Prediction, Token
 from toolhone.run_folder import versions
 from toolhone.run_inputs import other_versions
@@ -60,9 +60,8 @@ def predict(
     model.eval()
 
     def answers(waiting: list[Example]) -> Iterator[Prediction]:
-        batches, prefixes = _batches(renderer, waiting, config.batch_size), PrefixCache(model)
-        hidden = rank() != 0 or not console.is_terminal
-        for batch in track(batches, f"answers of {label}", console=console, disable=hidden):
+        batches, prefixes = answer_batches(renderer, waiting, config.batch_size), PrefixCache(model)
+        for batch in batches:
             yield from _answer(model, renderer, label, config, prefixes, batch)
 
     share = list(examples)[rank() :: world_size()]
@@ -89,14 +88,15 @@ def predict_once(
     """Answer the examples with a run's tuned or base model, as a stage of its run, unless that is finished. `what` is
     what the console calls the examples; `more_facts` are recorded of the stage."""
     made_from = tuned.answers_fingerprint(examples, config)
-    if path.is_file() and tuned.run.is_finished(stage, made_from):
+    if is_answered(tuned, stage, examples, config, path):
         made_with = other_versions(tuned.run.stage(stage) or {})
         console.print(f"reusing {path}{f', {made_with}' if made_with else ''}", markup=False)
         return
     if rank() == 0:
         console.print(f"{tuned.label} answers {len(examples)} {what} ...")
     started = time.perf_counter()
-    model = tuned.load_weights()
+    with Progress(f"loading the {tuned.label} model", None, "", console):
+        model = tuned.load_weights()
     predict(model, tuned.renderer, examples, tuned.label, config, path, console, fingerprint=made_from)
     if rank() == 0:
         seconds = round(time.perf_counter() - started, 1)
@@ -104,6 +104,11 @@ def predict_once(
         tuned.run.mark_finished(stage, made_from, seconds=seconds, **facts, **(more_facts or {}))
     del model
     release_memory(tuned.hardware.device)
+
+
+def is_answered(tuned: TunedModel, stage: str, examples: Sequence[Example], config: EvaluateConfig, path: Path) -> bool:
+    """Whether these answers are finished, as a stage of the model's run."""
+    return path.is_file() and tuned.run.is_finished(stage, tuned.answers_fingerprint(examples, config))
 
 
 def answer_missing(
@@ -120,10 +125,12 @@ def answer_missing(
         console.print(f"{label}: {len(done)} answers are there from before, {len(waiting)} to go")
     if waiting:
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as out:
+        progress = Progress(f"{label} answers", len(examples), "turns", console, done=len(done))
+        with part.open("ab") as out, progress:
             for prediction in answers(waiting):
                 out.write(json_line(prediction.to_json()))
                 out.flush()
+                progress.advance()
 
 
 def answer_one(
@@ -143,11 +150,11 @@ def answer_one(
         shared = shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
     config = EvaluateConfig(batch_size=1, max_new_tokens=max_new_tokens)
     cache = prefixes or PrefixCache(model)
-    return _answer(model.eval(), renderer, label, config, cache, _Batch(shared, [ids], [example]))[0]
+    return _answer(model.eval(), renderer, label, config, cache, Batch(shared, [ids], [example]))[0]
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
     """Prompts that are answered together; all begin with `prefix_ids`, which other batches may share."""
 
     prefix_ids: list[int]
@@ -178,7 +185,7 @@ class PrefixCache:
         return found
 
 
-def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[_Batch]:
+def answer_batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[Batch]:
     """The examples in batches of similar length: those with the same system prompt and tools together, and together
     those that share theirs with few others or none."""
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
@@ -193,7 +200,7 @@ def _batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: in
         # A row alone has nothing to share: it is computed in one go.
         prefix_ids = shared_prefix(prompts) if len(prompts) > 1 else []
         for indices in batches_by_length(prompts, batch_size):
-            batches.append(_Batch(prefix_ids, [prompts[n] for n in indices], [group[n] for n in indices]))
+            batches.append(Batch(prefix_ids, [prompts[n] for n in indices], [group[n] for n in indices]))
     return batches
 
 
@@ -203,7 +210,7 @@ def _answer(
     label: str,
     config: EvaluateConfig,
     prefixes: PrefixCache,
-    batch: _Batch,
+    batch: Batch,
 ) -> list[Prediction]:
     started = time.perf_counter()
     prefix = prefixes.get(batch.prefix_ids)

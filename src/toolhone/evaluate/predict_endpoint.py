@@ -17,7 +17,6 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.progress import track
 
 from toolhone.chat.parse import parse_turn
 from toolhone.endpoint import Attempt, Budget, Endpoint, OutOfBudget
@@ -25,6 +24,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate.openai_wire import read_choice, request_of
 from toolhone.evaluate.score import asked_fingerprint
 from toolhone.jsonl import json_line, part_path, read_json, read_part, remove_parts, write_json, write_jsonl
+from toolhone.progress import Progress
 from toolhone.records import Example, FormatName, Prediction
 from toolhone.run_folder import fingerprint
 
@@ -194,10 +194,10 @@ def _ask_all(
     pool = ThreadPoolExecutor(settings.concurrency)
     try:
         futures = [pool.submit(ask, example) for example in waiting]
-        done = as_completed(futures)
-        bar = track(done, f"answers of {label}", len(futures), console=console, disable=not console.is_terminal)
-        for future in bar:
-            future.result()
+        with Progress(f"{label} answers", len(futures), "rows", console) as progress:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance()
     except OutOfBudget:
         return True
     finally:

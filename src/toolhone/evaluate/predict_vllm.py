@@ -106,7 +106,6 @@ def _answers(
         for example, output in zip(chunk, outputs, strict=True):
             completion = _completion(output.outputs[0])
             yield prediction_of(completion, example, len(output.prompt_token_ids), renderer, label, latency_ms)
-        console.print(f"{label}: {first + len(chunk)} of {len(examples)} answered")
 
 
 def _engine_options(config: Config, adapter: Path | None, max_model_len: int) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Attention over prefix trees: only what the tree's mask lets through is computed.
+"""Attention over prefix trees: computes little more than what the tree's mask lets through.
 
-PyTorch's attention with a dense mask multiplies every query with every key and throws most of it away: of 16 branches
-of 75 tokens behind 850 shared ones, two thirds. Here the queries are cut into blocks along the tree; each block is
-multiplied with the keys that any of its queries sees, by the same `scaled_dot_product_attention`. The values are those
-of a dense mask (`visible`). In bfloat16 on a CPU, plain matrix products replace that kernel (`cpu.GroupedAttention`).
+With a dense mask, PyTorch's attention multiplies every query with every key and discards most of it: two thirds for 16
+branches of 75 tokens behind 850 shared ones. Here the queries are cut into blocks along the tree. Each block is
+multiplied with the keys that any of its queries sees, by the same `scaled_dot_product_attention`. The result equals
+that of a dense mask (`visible`). In bfloat16 on a CPU, plain matrix products replace that kernel
+(`cpu.GroupedAttention`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from toolhone.train.cpu import GroupedAttention
 TREE_ATTENTION = "prefix_tree"
 """The name under which transformers finds `tree_attention`: model.set_attn_implementation(TREE_ATTENTION)."""
 
-# Short branches are taken together until a block has this many queries: below, the overhead of a call outweighs the
-# products saved. A longer segment is one block on CUDA, whose kernel is made for long ones; on a CPU it is cut, since
-# its first queries see few of its keys.
+# Short branches are joined until a block has this many queries: below that, the overhead of a call outweighs the
+# products saved. On CUDA a longer segment is one block, because its kernel is made for long ones. On a CPU it is cut,
+# because its first queries see few of its keys.
 _BLOCK_QUERIES = 256
 _CPU_BLOCK_QUERIES = 128
 
@@ -32,8 +33,8 @@ _CPU_BLOCK_QUERIES = 128
 class Block:
     """Queries `first` to `last` (exclusive) of one tree of the batch.
 
-    `keys` are the indices of the keys that any of them sees [keys]; `mask` says which query sees which
-    [last - first, keys], and is None if each sees all up to itself.
+    `keys` [keys] are the indices of the keys that any of them sees. `mask` [last - first, keys] says which query sees
+    which key; it is None if each query sees all keys up to itself.
     """
 
     tree: int
@@ -44,7 +45,7 @@ class Block:
 
 
 class AttentionBlocks:
-    """A batch of trees, cut into blocks for layers that see all of a row and for those that see a window of it.
+    """A batch of trees, cut into blocks: for layers that see all of a row, and for layers that see a window of it.
 
     `ends` and `positions` [batch, seq] are those of `PrefixTree`, padding included. `matrix_attention` allows plain
     matrix products for attention where they are faster.
@@ -78,7 +79,7 @@ class AttentionBlocks:
             return
         first = 0
         for index in range(1, len(ends) + 1):
-            # A run of tokens with one end is a segment of the tree.
+            # Consecutive tokens with the same end are a segment of the tree.
             last_of_segment = index == len(ends) or ends[index] != ends[index - 1]
             if last_of_segment and (index - first >= _BLOCK_QUERIES or index == len(ends)):
                 yield first, index
@@ -94,7 +95,7 @@ def visible(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> to
         keys: [keys], indices of tokens.
 
     Returns:
-        [queries, keys], boolean, true if the token is seen, as scaled_dot_product_attention takes it.
+        [queries, keys], boolean, true if the query sees the key, as scaled_dot_product_attention takes it.
     """
     return (keys <= queries[:, None]) & (queries[:, None] < ends[keys])
 
@@ -126,23 +127,23 @@ def tree_attention(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """An attention function as transformers calls it.
+    """Compute attention along prefix trees. transformers calls it as one of its attention functions.
 
     Args:
         query: [batch, heads, seq, dim].
         key, value: [batch, key-value heads, seq, dim]; each serves heads / key-value heads query heads.
         tree_blocks: those of the batch.
         sliding_window: number of tokens that a query of this layer sees, itself included; None: all.
-        softcap, s_aux: capped logits and attention sinks, which no kernel of PyTorch's computes; models that have them
-            are refused before training (`preflight.refuse_other_attention`).
+        softcap, s_aux: capped logits and attention sinks, which no PyTorch kernel computes. Models with them are
+            refused before training (`preflight.refuse_other_attention`).
 
     Returns:
         [batch, seq, heads, dim].
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with capped logits or sinks along prefix trees")
-    # On a CPU the kernel serves a group of query heads from one key-value head, with nothing copied; CUDA's kernel for
-    # masks wants a copy for each.
+    # On a CPU the kernel serves a group of query heads from one key-value head, without a copy. CUDA's kernel for masks
+    # needs a copy for each query head.
     on_cpu = query.device.type == "cpu"
     copies = 1 if on_cpu else query.shape[1] // key.shape[1]
     as_products = on_cpu and query.dtype == torch.bfloat16 and not dropout and tree_blocks.matrix_attention

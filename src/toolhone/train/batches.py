@@ -1,13 +1,13 @@
 """Which examples form a batch, and how a batch of prefix trees is laid out as tensors.
 
-The turns of one conversation stay side by side, since each shares all that came before it with the next: conversations
-are drawn at random so that their lengths add up to whole batches (5 + 4 + 3 turns fill a batch of 12) and few are cut
-in two.
+The turns of one conversation stay side by side, because each turn shares everything before it with the next.
+Conversations are drawn at random such that their lengths fill whole batches (5 + 4 + 3 turns fill a batch of 12), and
+few are cut in two.
 
-Examples with the same system prompt and tools are a group, whose prefix a batch computes once. Batches of few groups
-are cheaper and teach less: each group's batches undo some of what the others taught. If `groups_per_batch` asks for
-them, a batch takes equal parts of that many groups, filled as above, and each group's parts are spread evenly over the
-epoch. What is left over of the groups is chained and cut the same way.
+Examples with the same system prompt and tools are a group. A batch computes the prefix of a group once. Batches of few
+groups are cheaper and teach less: each group's batches undo some of what the others taught. With `groups_per_batch`, a
+batch takes equal parts of that many groups, filled as above, and each group's parts are spread evenly over the epoch.
+The rest of all groups is chained and cut the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from toolhone.chat.render import IGNORED, LabelledTokens
 
 @dataclass(frozen=True, slots=True)
 class TreeCollator:
-    """Makes a batch of rows into prefix trees of at most `max_tokens` computed tokens, one to a line of the batch."""
+    """Turns a batch of rows into prefix trees of at most `max_tokens` computed tokens, one in each row of the batch."""
 
     pad_id: int
     max_tokens: int
@@ -54,18 +54,18 @@ class TreeCollator:
 
 
 def tree_features(row: LabelledTokens) -> dict[str, Any]:
-    """A row as `TreeCollator` takes it: the columns of the training dataset."""
+    """Convert a row to what `TreeCollator` takes: the columns of the training dataset."""
     return {"input_ids": row.ids, "labels": row.labels, "weights": row.weights, "prompt_length": row.prompt_length}
 
 
 def _pad(lists: Sequence[Sequence[float]], fill: float | None, width: int) -> torch.Tensor:
-    """Stack lists of unequal length; `fill` None continues each with the index after its own place."""
+    """Stack lists of unequal length, padded with `fill`. None pads each place with the index after it."""
     tails = ([fill] * (width - len(x)) if fill is not None else list(range(len(x) + 1, width + 1)) for x in lists)
     return torch.tensor([[*x, *tail] for x, tail in zip(lists, tails, strict=True)])
 
 
 class PrefixSampler(Sampler[int]):
-    """Yields the indices of the examples in an order that depends on seed and epoch alone.
+    """Yields the indices of the examples in an order that depends only on seed and epoch.
 
     Args:
         groups: the group of each example.
@@ -93,7 +93,7 @@ class PrefixSampler(Sampler[int]):
 
     @property
     def is_plain(self) -> bool:
-        """Whether no examples share more than all do; then any shuffle is as good."""
+        """Whether no examples share more than all of them do. Then any shuffle is as good."""
         return len(set(self.groups)) == 1 and len(set(self.conversations)) == len(self)
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class PrefixSampler(Sampler[int]):
         generator = random.Random(f"{self.seed}/{self.epoch}")
         size = self.batch_size // self.parts
         by_group, left_over = self._cut_groups(size, generator)
-        # A part that is not full must come last, otherwise it would shift all parts after it.
+        # A part that is not full comes last: earlier it would shift all parts after it.
         last = [left_over.pop()] if left_over and len(left_over[-1]) < size else []
         placed: list[tuple[float, list[int]]] = []
         for parts in (*by_group, left_over):
@@ -115,12 +115,12 @@ class PrefixSampler(Sampler[int]):
             yield from part
 
     def _cut_groups(self, size: int, generator: random.Random) -> tuple[list[list[list[int]]], list[list[int]]]:
-        """The parts of each group, and those of what is left over of all groups, of which the last may be short."""
+        """The parts of each group, and the parts of what is left over of all groups. The last of these may be short."""
         members: dict[Hashable, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, (group, conversation) in enumerate(zip(self.groups, self.conversations, strict=True)):
             members[group][conversation].append(index)
         groups = list(members.values())
-        generator.shuffle(groups)  # or what is left over would come in the data's order, and always in the same batches
+        generator.shuffle(groups)  # otherwise the rest comes in the data's order, always in the same batches
         by_group: list[list[list[int]]] = []
         left_over: list[int] = []
         for of_group in groups:
@@ -140,7 +140,7 @@ class PrefixSampler(Sampler[int]):
 
 
 def _draw(waiting: dict[int, list[list[int]]], size: int, generator: random.Random) -> list[int]:
-    """Take conversations that make one whole part; [] and nothing taken, where none are found."""
+    """Take conversations that fill one whole part; [] if there are none, and then nothing is taken."""
     taken: list[list[int]] = []
     room = size
     while room:
@@ -162,7 +162,7 @@ def _cut(indices: list[int], size: int) -> list[list[int]]:
 
 @cache
 def _sums(lengths: tuple[int, ...], most: int) -> frozenset[int]:
-    """What such lengths can add up to, each taken any number of times: 0 and all sums up to `most`."""
+    """All sums of these lengths from 0 to `most`, each length used any number of times."""
     found = {0}
     for total in range(1, most + 1):
         if any(total - length in found for length in lengths):
@@ -173,7 +173,7 @@ def _sums(lengths: tuple[int, ...], most: int) -> frozenset[int]:
 class SetEpochCallback(TrainerCallback):  # type: ignore[misc]
     """Sets the sampler's epoch.
 
-    accelerate does so itself, but not through the wrappers of a resumed run on several processes.
+    accelerate does this too, except for a resumed run on several processes.
     """
 
     def __init__(self, sampler: PrefixSampler) -> None:

@@ -1,8 +1,8 @@
-"""Complete checkpoints, and Ctrl-C: stopping at the end of a step.
+"""Complete checkpoints, and Ctrl-C, which stops training at the end of a step.
 
-Trainer writes a checkpoint file by file, so one that a crash cut short looks like any other. A marker file is written
-once every process has written its part; training resumes only from marked checkpoints, and older ones are deleted only
-after that.
+Trainer writes a checkpoint file by file, so an incomplete one looks like any other after a crash. Once every process
+has written its files, a marker file is added. Training resumes only from marked checkpoints, and older checkpoints are
+deleted only after that.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def steps_of(checkpoint: Path) -> tuple[int, int]:
 
 
 def copy_adapter(checkpoint: Path, folder: Path) -> None:
-    """Save the adapter of a checkpoint in a folder of its own.
+    """Copy the adapter of a checkpoint into a folder.
 
     Raises:
-        UserError: if the checkpoint holds none.
+        UserError: if the checkpoint lacks it.
     """
     if lacking := missing_adapter_files(checkpoint):
         raise UserError(f"{checkpoint}: holds no {lacking[0]}; restore it, or start anew with --fresh (FRESH=1)")
@@ -72,9 +72,9 @@ def copy_adapter(checkpoint: Path, folder: Path) -> None:
 
 
 class MarkComplete(TrainerCallback):  # type: ignore[misc]
-    """Marks each checkpoint once all processes have written their part of it, and then deletes all but the newest.
+    """Marks each checkpoint once all processes have written it, and then keeps only the newest ones.
 
-    Trainer's own `save_total_limit` would delete the last complete checkpoint before the new one is complete.
+    Trainer's own `save_total_limit` deletes the last complete checkpoint before the new one is complete.
     """
 
     def __init__(self, keep: int) -> None:
@@ -86,18 +86,21 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]
             folder = Path(args.output_dir)
             (folder / f"checkpoint-{state.global_step}" / _MARKER).touch()
             for path in _newest_first(folder)[self.keep :]:
-                (path / _MARKER).unlink(missing_ok=True)  # first, as a kill may leave the rest
+                (path / _MARKER).unlink(missing_ok=True)  # first: after a kill the rest must not count as complete
                 shutil.rmtree(path)
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """On SIGINT (Ctrl-C) or SIGTERM: finish the step, save a checkpoint, stop. A second signal interrupts at once.
 
-    With several processes, all stop at the same step, whichever of them got the signal.
+    With several processes, all stop at the same step, even if only one of them got the signal: `asked` is that of this
+    process, `agreed` that of any. This must be the last callback: then a signal during a measurement stops training at
+    that step.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.agreed = False
         self.stopped = False
         self._previous: dict[int, Any] = {}
 
@@ -114,17 +117,25 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
             raise KeyboardInterrupt
         self.asked = True
         if number == signal.SIGINT:
-            print("\nfinishing this step, then saving a checkpoint (Ctrl-C again: stop at once)", flush=True)
+            word = "training stops after this step or validation and saves a checkpoint; Ctrl-C again stops it at once"
+            print(f"\n{word}", flush=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stop_if_asked(args, state, control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stop_if_asked(args, state, control)
+
+    def _stop_if_asked(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         asked = torch.tensor(float(self.asked), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        # After the last step training ends by itself.
-        if asked.item() and state.global_step < state.max_steps:
+        # After the last step training ends anyway.
+        self.agreed = bool(asked.item())
+        if self.agreed and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Trainer would validate and save once more at this point, while the user is waiting.
+        # Otherwise Trainer validates and saves once more here, while the user waits.
         if self.stopped:
             control.should_evaluate = control.should_save = False

@@ -1,10 +1,10 @@
-"""What makes a CPU faster, and changes nothing on a GPU. The config section `cpu` switches each part off.
+"""Optimizations for CPUs; GPUs use none of them. The config section `cpu` switches each of them off.
 
 - `GroupedAttention`: in bfloat16, attention as plain matrix products takes half of the time of PyTorch's kernel or less
   (scripts/bench_attention.py).
-- `fuse_lora`: the adapter's part of a layer as matrix products and nothing else.
-- `map_large_tensors`, `trim_heap`, `TrimHeapCallback`: freed memory goes back to the system.
-- `bfloat16_speedup`: whether `model.dtype: auto` takes bfloat16.
+- `fuse_lora`: computes the adapter of a layer with matrix products only.
+- `map_large_tensors`, `trim_heap`, `TrimHeapCallback`: return freed memory to the system.
+- `bfloat16_speedup`: decides whether `model.dtype: auto` takes bfloat16.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _PROBES = 5
 
 
 class GroupedAttention(torch.autograd.Function):
-    """Attention of one block as plain matrix products: the query heads of a group lie one below the other, so that
-    each key-value head is multiplied once and nothing is copied. The probabilities are computed anew for the backward
-    pass, which costs a seventh of the time and keeps nothing that grows with queries times keys."""
+    """Attention of one block as plain matrix products. The query heads of a group are stacked, so each key-value head
+    is multiplied once and nothing is copied. The backward pass computes the probabilities again: that costs a seventh
+    of the time, and nothing that grows with queries times keys is kept."""
 
     @staticmethod
     def forward(
@@ -98,7 +98,7 @@ class LoraProduct(torch.autograd.Function):
 
 
 class _FusedVariant:
-    """What PEFT's layers call for the adapted output, if their `lora_variant` names it."""
+    """Computes the adapted output. PEFT's layers call it if their `lora_variant` names it."""
 
     @staticmethod
     def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -109,12 +109,12 @@ class _FusedVariant:
 
 
 def fuse_lora(model: torch.nn.Module) -> None:
-    """Let every plain LoRA layer of a model compute its adapter's part as `LoraProduct`.
+    """Make every plain LoRA layer of a model compute its adapter as `LoraProduct`.
 
-    PEFT casts `x` to the adapter's float32, and multiplies by the scaling and adds the sum in passes of their own over
-    the whole output, forward and backward: at rank 16 these cost a CPU as much as the products. Here scaling and sum
-    are part of the product, which is computed in the model's own type, so bfloat16 needs no autocast around the model.
-    Quantised layers, and layers with a variant of their own such as DoRA, stay PEFT's and keep its casts.
+    PEFT casts `x` to the adapter's float32. It scales and adds in separate passes over the whole output, forward and
+    backward: at rank 16 these take a CPU as long as the products. Here the product includes scaling and sum, in the
+    model's own type, so bfloat16 needs no autocast. Quantised layers, and layers with another variant such as DoRA,
+    keep PEFT's computation and its casts.
     """
     layers: list[Any] = [module for module in model.modules() if type(module) is LoraLinear]
     for layer in layers:
@@ -128,8 +128,8 @@ def fuse_lora(model: torch.nn.Module) -> None:
 def map_large_tensors() -> None:
     """Have glibc map each tensor of 4 MiB or more separately, so that its memory returns to the system when freed.
 
-    Otherwise glibc takes the activations of a training step from its heap, where the gaps between longer-lived ones add
-    up: a step of SmolLM2 on 2,065 tokens peaks at 6.6 GB without this and at 5.3 GB with it, in the same time.
+    Otherwise glibc takes the activations of a training step from its heap, and gaps between longer-lived tensors add
+    up. A step of SmolLM2 on 2,065 tokens peaks at 6.6 GB without this and at 5.3 GB with it, in the same time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
     if mallopt is not None:
@@ -137,16 +137,16 @@ def map_large_tensors() -> None:
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system. After a model has answered and is gone, glibc keeps 0.75 GB of the freed 1.3
-    (SmolLM2, 30 rows) without this."""
+    """Return freed memory to the system. Without this, glibc keeps 0.75 GB of the 1.3 GB that are freed after a model
+    has answered (SmolLM2, 30 rows)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
     if trim is not None:
         trim(0)
 
 
 class TrimHeapCallback(TrainerCallback):  # type: ignore[misc]
-    """Trims the heap every few steps. Batches of unequal lengths leave gaps of unequal sizes: without this the memory
-    of SmolLM2's training grew from 3.9 GB after 12 steps to 6.3 after 252."""
+    """Trims the heap every few steps. Batches of different lengths leave gaps of different sizes: without this, the
+    memory of SmolLM2's training grew from 3.9 GB after 12 steps to 6.3 GB after 252."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % _TRIM_STEPS == 0:
@@ -154,7 +154,7 @@ class TrimHeapCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16, which are fifty times slower than float32 without."""
+    """Whether the CPU has instructions for bfloat16 products. Without them, they take fifty times as long."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -163,9 +163,9 @@ def cpu_multiplies_bfloat16() -> bool:
 def bfloat16_speedup() -> float:
     """How many times faster than in float32 this CPU multiplies matrices in bfloat16; 0 without instructions for it.
 
-    This is measured, in about 70 ms, since the instructions alone do not tell: with AMX it is several times, with
-    AVX512-BF16 twice on some processors and half on others. It counts one thread's own processor time: measured by the
-    clock, a busy machine once chose the slower type, which takes twice as long.
+    Measures it in about 70 ms, because the instructions alone do not decide: AMX is several times faster, AVX512-BF16
+    twice as fast on some processors and half as fast on others. It counts the processor time of one thread: by the
+    clock, a busy machine once chose the type that takes twice as long.
     """
     if not cpu_multiplies_bfloat16():
         return 0.0

@@ -1,4 +1,4 @@
-"""What a run on CUDA needs: a driver that works, and the settings of torch that suit it. None of it has run on a GPU.
+"""What a run on CUDA needs: a driver that works, and torch's settings. None of this has run on a GPU.
 
 - `why_unavailable`, `driver_version`, `gpus_are_hidden`: whether there is CUDA, and what the driver says if not.
 - `set_up`: the settings of torch. The config section `cuda` switches each part off.
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 DRIVER = Path("/proc/driver/nvidia")
-"""The folder in which NVIDIA's driver for Linux describes itself. A container sees its host's, with or without GPUs."""
+"""The folder in which NVIDIA's Linux driver describes itself. A container sees its host's, with or without GPUs."""
 _ALL_HIDDEN = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES that hide every GPU; the last is Slurm's."""
 HOW_TO_FIX = (
@@ -27,7 +27,7 @@ HOW_TO_FIX = (
 def why_unavailable() -> str | None:
     """Why this torch cannot use CUDA, for a sentence that names torch; None if it can.
 
-    NVML counts the GPUs of any driver, also of one too old for CUDA. So a GPU that is counted is tried.
+    NVML counts GPUs even if the driver is too old for CUDA. So this tries CUDA on a GPU that is counted.
     """
     if not torch.cuda.is_available():
         if torch.version.cuda is None:
@@ -59,7 +59,7 @@ def driver_version() -> str | None:
 
 
 def gpus_are_hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides every GPU, as a user does who wants the CPU."""
+    """Whether CUDA_VISIBLE_DEVICES hides every GPU, as users do who want the CPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.split(",")[0].strip() in _ALL_HIDDEN
 
@@ -67,8 +67,8 @@ def gpus_are_hidden() -> bool:
 def set_up(*, cudnn_attention: bool) -> None:
     """Set torch up for training, evaluation and serving.
 
-    cuDNN's attention builds a plan for every new shape, which takes 0.02 to 0.9 s; a training step has two or three new
-    shapes, decoding one a token. Without it torch takes its own flash or memory-efficient kernel.
+    cuDNN's attention builds a plan for every new shape, which takes 0.02 to 0.9 s. A training step has two or three new
+    shapes, and decoding has one for each token. Without it, torch uses its own flash or memory-efficient kernel.
     """
     torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
 

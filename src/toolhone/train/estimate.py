@@ -1,4 +1,4 @@
-"""Estimate what a run takes before any weight is loaded: steps, tokens, parameters, memory and time.
+"""Estimate what training takes before any weight is loaded: steps, tokens, parameters, memory and operations.
 
 The architecture is built on PyTorch's meta device, which has shapes but no storage, so parameters are counted. One pass
 over the data is laid out in batches as training does it, so computed tokens are counted too.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +26,38 @@ from toolhone.train.trainer import lora_config
 
 # What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.
 _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
-# The share of a bare matrix product's speed that a whole training step reaches, measured on two cores; on a GPU, the
-# 35 to 45% model-FLOPs utilisation that others report for LoRA.
-_STEP_EFFICIENCY = {"cpu": 0.7, "cuda": 0.35}
-# Float32 copies of the logits that are alive at once, in toolhone's loss and in TRL's.
+# Float32 copies of the logits that exist at once in toolhone's loss, and in TRL's.
 _LOGIT_COPIES, _TRL_LOGIT_COPIES = 1, 12
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCount:
+    """What a forward pass computes: tokens, positions at the LM head, pairs of query and key, and keys. A key that
+    several blocks of queries see counts once for each."""
+
+    tokens: int
+    head_positions: int
+    pairs: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A model's sizes.
+
+    `body` counts the weights that every token is multiplied with, `frozen` all frozen weights, `trainable` the
+    adapter's. `hidden`, `inner` and `key_value` are the widths of hidden states, of the MLP's inner states, and of a
+    token's key (or value) in all heads.
+    """
+
+    body: int
+    frozen: int
+    trainable: int
+    hidden: int
+    inner: int
+    key_value: int
+    layers: int
+    vocabulary: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +66,7 @@ class Estimate:
 
     `logical_tokens` counts a pass with every row in full, `computed_tokens` with shared prefixes once (or with
     padding). `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on
-    CUDA. `seconds` is for training alone.
+    CUDA. `epoch` are the batches of one pass, of which a step takes `batches_per_step`.
     """
 
     examples: int
@@ -53,33 +79,9 @@ class Estimate:
     trainable_parameters: int
     total_parameters: int
     memory_gb: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchCount:
-    """What a forward pass computes: tokens, positions at the LM head, pairs of query and key, and keys (those that
-    several blocks of queries see are held once for each)."""
-
-    tokens: int
-    head_positions: int
-    pairs: int
-    keys: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """A model's sizes: weights that every token is multiplied with, all frozen weights, and the adapter's; the widths
-    of its hidden states, of the MLP's inner ones and of a token's key (or value), all heads together."""
-
-    body: int
-    frozen: int
-    trainable: int
-    hidden: int
-    inner: int
-    key_value: int
-    layers: int
-    vocabulary: int
+    sizes: Sizes
+    epoch: list[BatchCount]
+    batches_per_step: int
 
 
 def estimate(
@@ -89,16 +91,14 @@ def estimate(
     rows: Sequence[LabelledTokens],
     order: Sequence[int] | None = None,
 ) -> Estimate:
-    """Estimate a training run on these rows, in the order of the trainer's sampler or in any."""
-    sizes = _sizes(config, model_config)
-    # TRL's loss asks the LM head at every position, except on devices with Triton.
+    """Estimate a training run on these rows, in the order of the trainer's sampler or shuffled."""
+    sizes = model_sizes(config, model_config)
+    # TRL's loss runs the LM head at every position, except on devices with Triton.
     every_position = config.train.packing == "none" and hardware.device == "cpu"
     batches = count_batches(config, rows, order, every_position=every_position)
     per_step = config.train.gradient_accumulation * world_size()
     steps_per_epoch = math.ceil(len(batches) / per_step)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
-    flops = sum(_flops(sizes, batch) for batch in batches) * steps / steps_per_epoch
-    rate = _matrix_product_rate(hardware) * _STEP_EFFICIENCY[hardware.device] * world_size()
     return Estimate(
         examples=len(rows),
         longest=max(len(row.ids) for row in rows),
@@ -110,7 +110,9 @@ def estimate(
         trainable_parameters=sizes.trainable,
         total_parameters=sizes.frozen + sizes.trainable,
         memory_gb=round(_memory_gb(config, hardware, sizes, batches), 2),
-        seconds=flops / rate,
+        sizes=sizes,
+        epoch=batches,
+        batches_per_step=per_step,
     )
 
 
@@ -147,7 +149,8 @@ def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCoun
     return BatchCount(tokens, tokens if every_position else labelled, tokens * longest // 2, tokens)
 
 
-def _sizes(config: Config, model_config: Any) -> _Sizes:
+def model_sizes(config: Config, model_config: Any) -> Sizes:
+    """Count the weights of the model and of its adapter, without storage for them."""
     text = model_config.get_text_config()
     with torch.device("meta"):
         trust = config.model.trust_remote_code
@@ -157,7 +160,7 @@ def _sizes(config: Config, model_config: Any) -> _Sizes:
     dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     weights = [(name, p.numel(), p.dim()) for name, p in model.named_parameters()]
     apart = ("lora_", "embed", "lm_head")
-    return _Sizes(
+    return Sizes(
         body=sum(count for name, count, dim in weights if dim == 2 and not any(word in name for word in apart)),
         frozen=sum(count for name, count, _ in weights if "lora_" not in name),
         trainable=sum(count for name, count, _ in weights if "lora_" in name),
@@ -169,19 +172,24 @@ def _sizes(config: Config, model_config: Any) -> _Sizes:
     )
 
 
-def _flops(sizes: _Sizes, batch: BatchCount) -> float:
-    """Floating-point operations of one forward and backward pass with LoRA.
+def training_flops(sizes: Sizes, batch: BatchCount) -> float:
+    """Floating-point operations of one forward and backward pass through all layers, with LoRA and without the LM head.
 
     A weight costs 2 operations a token forward, 2 for the gradient of its input and 2 for its own (Kaplan et al. 2020,
     section 2.1: 6 N). The frozen ones need none of their own, so LoRA costs 4 N and saves a third of full tuning's
     arithmetic. Attention multiplies each visible pair twice forward (4 h), and two and a half times that backward.
     """
-    head = sizes.vocabulary * sizes.hidden
-    weights = batch.tokens * (4 * sizes.body + 6 * sizes.trainable) + batch.head_positions * 4 * head
+    weights = batch.tokens * (4 * sizes.body + 6 * sizes.trainable)
     return float(weights + 14 * batch.pairs * sizes.hidden * sizes.layers)
 
 
-def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Sequence[BatchCount]) -> float:
+def forward_flops(sizes: Sizes, tokens: int, seen: int = 0) -> float:
+    """Floating-point operations of a forward pass of these tokens, after `seen` ones, without the LM head."""
+    pairs = tokens * seen + tokens * tokens // 2
+    return float(2 * tokens * sizes.body + 4 * pairs * sizes.hidden * sizes.layers)
+
+
+def _memory_gb(config: Config, hardware: Hardware, sizes: Sizes, batches: Sequence[BatchCount]) -> float:
     width = hardware.dtype.itemsize
     frozen = float(sizes.frozen * width)
     if config.model.quantize == "nf4":
@@ -199,7 +207,7 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: _Sizes, batches: Seque
     return (frozen + adapter + batch) / 1e9 + _RUNTIME_GB[hardware.device]
 
 
-def _kept_bytes(config: Config, sizes: _Sizes, batch: BatchCount, width: int, key_width: int) -> float:
+def _kept_bytes(config: Config, sizes: Sizes, batch: BatchCount, width: int, key_width: int) -> float:
     """Bytes that the forward pass keeps for the backward pass.
 
     In a layer, in numbers a token: the inputs of two norms and of what follows them (6 h), the query, attention output
@@ -210,22 +218,3 @@ def _kept_bytes(config: Config, sizes: _Sizes, batch: BatchCount, width: int, ke
     if config.train.activation_checkpointing:  # one layer at a time, and the input of each
         return float(layer + batch.tokens * sizes.hidden * width * sizes.layers)
     return float(layer * sizes.layers)
-
-
-def _matrix_product_rate(hardware: Hardware) -> float:
-    """Floating-point operations a second of a matrix product of this dtype, measured for a fraction of a second."""
-    size = 1024 if hardware.device == "cpu" else 8192
-    left = torch.randn(size, size, dtype=hardware.dtype, device=hardware.device)
-    left @ left
-    repeats = 16
-    _wait(hardware)
-    started = time.perf_counter()
-    for _ in range(repeats):
-        left @ left
-    _wait(hardware)
-    return float(repeats * 2 * size**3) / (time.perf_counter() - started)
-
-
-def _wait(hardware: Hardware) -> None:
-    if hardware.device == "cuda":
-        torch.cuda.synchronize()

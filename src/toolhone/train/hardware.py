@@ -55,8 +55,8 @@ def choose_device(asked: str) -> tuple[str, list[str]]:
     """The device for `model.device`, "cuda" or "cpu", and sentences for the user about the choice.
 
     Raises:
-        UserError: if CUDA is asked for and missing, an NVIDIA driver is here that CUDA does not work with, or there are
-            fewer GPUs than processes.
+        UserError: if CUDA is asked for and missing, CUDA does not work with the NVIDIA driver of this machine, or there
+            are fewer GPUs than processes.
     """
     if asked == "cpu":
         return "cpu", []
@@ -81,7 +81,7 @@ def choose_device(asked: str) -> tuple[str, list[str]]:
 
 
 def _count_gpus() -> list[str]:
-    """Check that each process has a GPU. One process takes the first: the notes name those that it leaves idle."""
+    """Check that each process has a GPU. Returns a note if one process leaves GPUs idle."""
     count = torch.cuda.device_count()
     if local_rank() >= count:
         raise UserError(
@@ -99,7 +99,7 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
     if name == "auto":
         if device == "cuda":
             takes_bfloat16 = not cuda_lacks_bfloat16
-        else:  # what is quantised is multiplied by kernels of another kind, and processes must not measure apart
+        else:  # quantised weights use other kernels, and several processes could measure different speeds
             takes_bfloat16 = config.quantize == "none" and world_size() == 1 and cpu.bfloat16_speedup() > 1
         return torch.bfloat16 if takes_bfloat16 else torch.float32
     if name == "bfloat16" and cuda_lacks_bfloat16:

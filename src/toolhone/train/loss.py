@@ -1,8 +1,8 @@
-"""The loss of labelled tokens: they alone reach the LM head, and their cross-entropy is computed a few rows at a time.
+"""The loss of the labelled tokens. Only they reach the LM head; their cross-entropy is computed a few rows at a time.
 
-PyTorch's cross-entropy keeps logits, their float32 copy and their log-softmax, and makes two gradients of the same
-size. With a vocabulary of 262,144 (Gemma) that is a quarter of a training step's time on a CPU, most of it spent on new
-pages of memory. Here the gradient is computed together with the loss, in the memory of the logits.
+PyTorch's cross-entropy keeps the logits, their float32 copy and their log-softmax, and allocates two gradients of the
+same size. With a vocabulary of 262,144 (Gemma) that takes a quarter of a training step on a CPU, mostly for new pages
+of memory. This module computes the gradient together with the loss, in the memory of the logits.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from toolhone.chat.render import IGNORED
 from toolhone.train.attention import AttentionBlocks
 
 _ROWS = 8
-"""Rows of logits that are worked on together: few enough for a processor's cache to hold them."""
+"""Rows of logits that are computed together: few enough to fit into a processor's cache."""
 
 
 def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
     """The summed cross-entropy of the labelled tokens of a batch.
 
-    Only the positions before a label reach the LM head: scoring all of them would be a fifth of a small model's
-    arithmetic, more than half of one with a large vocabulary, and most of its memory.
+    Only the positions before a label reach the LM head. All positions would take a fifth of a small model's
+    arithmetic, more than half with a large vocabulary, and most of the memory.
 
     Args:
-        labels: [batch, seq], IGNORED if it is not learned.
+        labels: [batch, seq], IGNORED for tokens that are not learned.
         weights: [batch, seq], how many times each label counts; None: once.
-        inputs: what else the model takes, `input_ids` [batch, seq] among it.
+        inputs: the model's other inputs, with `input_ids` [batch, seq].
 
     Returns:
         A scalar, as `summed_cross_entropy`.
@@ -45,9 +45,9 @@ def summed_cross_entropy(
     """The value of `cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")`, up to rounding.
 
     Args:
-        logits: [positions, vocabulary], of any floating type; computed in float32 at least. If they need a gradient,
-            they are overwritten in place with it, and nothing else may read them.
-        targets: [positions], each the index of the right token, or IGNORED.
+        logits: [positions, vocabulary], of any floating type; computed in float32 at least. If they need a gradient, it
+            overwrites them in place, and nothing else may read them.
+        targets: [positions], the index of the right token, or IGNORED.
         weights: [positions], how many times each counts; None: once.
 
     Returns:
@@ -85,7 +85,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (of_one,) = ctx.saved_tensors
-        return of_one.mul_(gradient), None, None  # autograd refuses a second backward, which would find them changed
+        return of_one.mul_(gradient), None, None  # autograd refuses a second backward pass
 
 
 def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: bool = True) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The frozen model's weights, quantised or not, and a saved adapter on top of them."""
+"""Load the weights of the frozen model, quantised or not, and a saved adapter on top of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from toolhone.train.processes import local_rank
 
 
 def load_model(config: ModelConfig, hardware: Hardware) -> Any:
-    """The frozen model. NF4 weights (QLoRA, arXiv 2305.14314) are quantised, and put on their device, while loading.
+    """Load the frozen model. NF4 weights (QLoRA, arXiv 2305.14314) are quantised on their device while loading.
 
     Raises:
-        UserError: naming model.name, if the model cannot be loaded, with what to try.
+        UserError: if the model cannot be loaded. Names model.name and says what to try.
     """
     if hardware.device == "cpu":
         map_large_tensors()
@@ -47,7 +47,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
 
 
 def load_for_inference(config: ModelConfig, hardware: Hardware, adapter: Path | None) -> Any:
-    """The model on its device, ready to answer, with a saved adapter if one is given.
+    """Load the model onto its device, ready to answer, with a saved adapter if one is given.
 
     Raises:
         UserError: if the folder holds no adapter, or the model cannot be loaded.

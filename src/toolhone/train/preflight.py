@@ -1,5 +1,5 @@
-"""Checks before training: what would stop a run late, or lose its adapter, is reported before any weight is loaded or
-any file written."""
+"""Checks before training: report what would stop a run late or lose its adapter, before any weight is loaded or any
+file is written."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def refuse_untrainable(config: Config) -> None:
 
 
 def _refuse_launcher_settings(config: Config) -> None:
-    """Check the config of `accelerate launch`, which it hands on as environment variables: data parallel, or FSDP that
-    gathers the whole adapter to save it. With another state dict type, Trainer.save_model writes no adapter."""
+    """Check the config of `accelerate launch`, which arrives as environment variables. It must be data parallel, or
+    FSDP with a full state dict: with another type, Trainer.save_model writes no adapter."""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise UserError(
             "accelerate's config: distributed_type: DEEPSPEED is not supported; use configs/accelerate/ddp.yaml or "
@@ -82,8 +82,8 @@ def _is_set(variable: str) -> bool:
 
 
 def refuse_other_attention(model_config: Any, name: str) -> None:
-    """Refuse models whose attention prefix trees cannot compute: they need layers that see all of a row or a sliding
-    window of it, computed by PyTorch's own attention. Other models train with `packing: rows`.
+    """Refuse models whose attention prefix trees cannot compute. Every layer must see all of a row or a sliding window
+    of it, with PyTorch's own attention. Other models train with `packing: rows`.
 
     Raises:
         UserError: naming the model.

@@ -1,6 +1,6 @@
-"""The processes that a launcher (accelerate, torchrun) starts: their numbers, their group, and waiting for each other.
+"""The processes that a launcher (accelerate, torchrun) starts: their ranks, their group, and how they wait.
 
-Training, evaluation and suites share their work over them. They join the group here, and nowhere else.
+Training, evaluation and suites share their work among them. Only this module joins the group.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from toolhone.errors import UserError
 Made = TypeVar("Made")
 
 _GIVES_UP = timedelta(minutes=30)
-"""How long a process waits for the others. A launcher ends all processes at once if one fails, so only a machine that
-hangs takes this long. NCCL's own limit of ten minutes is too short: rank 0 alone scores and writes reports, and the
-shares of an evaluation take unequally long."""
+"""How long a process waits for the others. A launcher ends all processes if one fails, so only a machine that hangs
+takes this long. NCCL's own limit of ten minutes is too short: rank 0 alone scores and writes reports, and some shares
+of an evaluation take longer than others."""
 _SAYS_SO = timedelta(minutes=5)
-"""How long a process waits in silence."""
+"""How long a process waits before it says so."""
 
 
 def world_size() -> int:
@@ -43,8 +43,8 @@ def local_rank() -> int:
 
 
 def join_processes(device: str) -> None:
-    """Join the other processes' group: NCCL's on "cuda", gloo's on "cpu". It is left when Python exits. One process
-    alone joins none."""
+    """Join the group of all processes: NCCL on "cuda", gloo on "cpu". It is left when Python exits. A single process
+    joins none."""
     if world_size() == 1 or torch.distributed.is_initialized():
         return
     from accelerate import PartialState
@@ -54,10 +54,10 @@ def join_processes(device: str) -> None:
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come to this point. After five minutes, say so.
+    """Wait until every process has reached this point. After five minutes, say so.
 
     Raises:
-        UserError: if another process has ended, or has not come within half an hour.
+        UserError: if another process has ended, or has not arrived within half an hour.
     """
     if not torch.distributed.is_initialized():
         return
@@ -80,7 +80,7 @@ def wait_for_all() -> None:
 
 
 def on_first_process(act: Callable[[], Made]) -> Made:
-    """What the first process gets by `act`, in every process, once it is done. All raise its `UserError`."""
+    """Run `act` in the first process, and return its result in every process. All raise its `UserError`."""
     if not torch.distributed.is_initialized():
         return act()
     sent: list[Any] = [None, None]

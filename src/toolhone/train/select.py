@@ -1,7 +1,7 @@
-"""Keep the adapter of the step whose answers were best instead of the last step's.
+"""Keep the adapter of the step with the best answers, instead of the last step's.
 
-The loss keeps falling long after calls have stopped improving, and may rise while they still do. So the validation
-turns are answered by generation, as the test turns will be, and scored by the same scorer.
+The loss can keep falling after calls have stopped improving, and can rise while they still improve. So the model
+answers the validation turns by generation, as it will answer the test turns, and the same scorer scores them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.jsonl import read_json, write_json
-from toolhone.train.progress import TrainLog
+from toolhone.train.log import TrainLog
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How many of the validation turns were exactly right after a step."""
+    """How many validation turns were exactly right after a step."""
 
     step: int
     right: int
@@ -28,15 +28,15 @@ class Measured:
 
 
 Measure = Callable[[Any, int], Measured]
-"""Scores a model as it is after a step. Every process calls it and gets the same result."""
+"""Scores a model after a step. Every process calls it and gets the same result."""
 
 
 class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
-    """Measures at each validation and after the last step, and keeps the adapter that was best; of equals, the first.
+    """Measures at each validation and after the last step, and keeps the best adapter; of equals, the first.
 
     With `patience`, training ends after this many measurements in a row without a new best. `folder` holds the adapter
-    and the measurements (`best/`, `selection.json`), so that a resumed run goes on with them. A step is measured before
-    its checkpoint is saved: whoever resumes from that has the measurement too.
+    (`best/`) and the measurements (`selection.json`), and a resumed run continues with them. A step is measured before
+    its checkpoint is saved, so every checkpoint has its measurement.
     """
 
     def __init__(self, measure: Measure, folder: Path, patience: int | None, log: TrainLog) -> None:
@@ -56,7 +56,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         shutil.copytree(self.folder / "best", adapter, dirs_exist_ok=True)
 
     def ends_at(self, step: int) -> bool:
-        """Whether training ended after this step, for lack of a new best until there."""
+        """Whether training ended after this step because `patience` ran out."""
         history = self._history_until(step)
         return self.patience is not None and _since_best(history) >= self.patience
 
@@ -66,7 +66,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        # At the end of an epoch Trainer validates after `save_every` has saved, which would be too late.
+        # At the end of an epoch Trainer validates only after `save_every` has saved, which is too late.
         ends_epoch = args.eval_strategy == "epoch" and float(state.epoch or 0).is_integer()
         if not (control.should_evaluate or ends_epoch or state.global_step >= state.max_steps):
             return
@@ -90,7 +90,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         self.log.exact_match(found.step, found.right, found.total, is_best=is_best)
 
     def _history_until(self, step: int) -> list[Measured]:
-        """The written measurements up to a step; none if a later step was the best, which will come again."""
+        """The written measurements up to a step; none if a later step was the best, because it will be repeated."""
         written = self._written()
         history = [measured for measured in written if measured.step <= step]
         return history if history and _best(history) == _best(written) else []

@@ -1,7 +1,6 @@
-"""Training an adapter: TRL's SFTTrainer on rows that are token ids and labels already.
+"""Train an adapter with TRL's SFTTrainer on rows that are already token ids and labels.
 
-Nothing is left to the trainer's own reading of the data: no template, no truncation, no filtering. It gets what
-`chat/render.py` proved.
+The trainer applies no template, truncates nothing and filters nothing: it gets what `chat/render.py` checked.
 """
 
 from __future__ import annotations
@@ -29,18 +28,20 @@ from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, copy_adapter, steps_of
 from toolhone.train.cpu import TrimHeapCallback, fuse_lora
 from toolhone.train.hardware import Hardware, peak_memory_gb
+from toolhone.train.log import TrainLog
 from toolhone.train.loss import label_loss, tree_loss
 from toolhone.train.preflight import refuse_other_attention
 from toolhone.train.processes import world_size
-from toolhone.train.progress import TrainLog
 from toolhone.train.select import Measure, SelectByExactMatch
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What training did. `finished` is False if it was asked to stop before its last step."""
+    """What training did. `finished`: it was not asked to stop before its last step. `asked_to_stop`: it was asked in
+    any step."""
 
     finished: bool
+    asked_to_stop: bool
     steps: int
     seconds: float
     peak_memory_gb: float
@@ -87,7 +88,7 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 def _counts(inputs: dict[str, Any]) -> torch.Tensor:
-    """Examples, logical tokens (each row in full) and computed ones (without padding) of a batch."""
+    """The examples of a batch, its logical tokens (each row in full) and its computed tokens (without padding)."""
     if "ends" in inputs:
         return torch.stack([inputs[name].cpu() for name in ("examples", "logical_tokens", "computed_tokens")])
     tokens = int(inputs["attention_mask"].sum())
@@ -121,24 +122,25 @@ def train_adapter(
     resume: bool,
     measure: Measure | None = None,
 ) -> TrainResult:
-    """Train on `rows` and save the adapter in the run folder: the last step's, or with `measure` the best one by it.
+    """Train on `rows` and save the adapter in the run folder: the last step's, or the best one by `measure`.
 
-    If the checkpoint to resume from is that of the last step, its adapter is saved and no step is trained.
+    If the checkpoint to resume from is of the last step, only its adapter is saved.
 
     Raises:
-        UserError: if the adapter fits no layer of the model, the loss is no longer a number, or there is nothing to
-            resume from.
+        UserError: if the adapter fits no layer of the model, the loss is not finite, or there is nothing to resume
+            from.
     """
     checkpoint = checkpoint_to_resume(run.checkpoints) if resume else None
     set_seed(config.seed)
     log = TrainLog(run.train_log, console)
     stop = StopOnSignal()
     trims = hardware.device == "cpu" and config.cpu.release_memory and config.train.packing != "none"
-    callbacks = [log, stop, MarkComplete(config.train.keep_checkpoints), *([TrimHeapCallback()] if trims else [])]
+    callbacks = [log, MarkComplete(config.train.keep_checkpoints), *([TrimHeapCallback()] if trims else [])]
     selection = None
     if measure is not None:
         selection = SelectByExactMatch(measure, run.checkpoints / "selection", config.train.patience, log)
         callbacks.append(selection)
+    callbacks.append(stop)  # last, so that a signal while the step is measured stops training after this step
     trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, callbacks)
     trainer.remove_callback(PrinterCallback)
     if trainer.args.world_size != world_size():
@@ -148,7 +150,7 @@ def train_adapter(
         )
     started = time.perf_counter()
     step, last_step = steps_of(checkpoint) if checkpoint is not None else (0, 1)
-    # Trainer itself would train one step more.
+    # From such a checkpoint Trainer would train one more step.
     is_over = step >= last_step or (selection is not None and selection.ends_at(step))
     if is_over:
         log.say(f"{checkpoint}: is of the last step, so nothing is left to train; its adapter is saved")
@@ -161,6 +163,7 @@ def train_adapter(
             log.close()
     result = TrainResult(
         finished=not stop.stopped,
+        asked_to_stop=stop.agreed or (stop.asked and world_size() == 1),
         steps=step if is_over else trainer.state.global_step,
         seconds=round(log.earlier_seconds + time.perf_counter() - started, 1),
         peak_memory_gb=peak_memory_gb(hardware.device),
@@ -187,7 +190,7 @@ def make_trainer(
     run: RunFolder,
     callbacks: list[Any],
 ) -> ToolCallTrainer:
-    """The trainer of a config. The first callback must be the `TrainLog` that it counts for.
+    """Make the trainer of a config. The first callback must be the `TrainLog` that it counts for.
 
     Raises:
         UserError: if the adapter fits no layer of the model.
@@ -216,16 +219,16 @@ def make_trainer(
     trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
-        if not sampler.is_plain:  # otherwise the order is SFTTrainer's, as without prefix trees
+        if not sampler.is_plain:  # a plain one keeps SFTTrainer's order, as without prefix trees
             trainer.prefix_sampler = sampler
             trainer.add_callback(SetEpochCallback(sampler))
-    if _fuses_lora(config, hardware):
+    if fuses_lora(config, hardware):
         fuse_lora(trainer.model)
     return trainer
 
 
 def training_arguments(config: Config, hardware: Hardware, folder: Path, *, validates: bool) -> SFTConfig:
-    """The config as TRL's arguments."""
+    """Convert the config to TRL's arguments."""
     train = config.train
     validate = "steps" if train.validate_every else "epoch"
     # transformers 5 takes TensorBoard's folder from the environment alone.
@@ -237,8 +240,8 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=hardware.device == "cpu",
-        # Autocast would be another copy of each activation, and accelerate's of all logits: see `cpu.fuse_lora`.
-        bf16=hardware.dtype == torch.bfloat16 and not _fuses_lora(config, hardware),
+        # Autocast copies each activation, and accelerate then copies all logits (see `cpu.fuse_lora`).
+        bf16=hardware.dtype == torch.bfloat16 and not fuses_lora(config, hardware),
         fp16=hardware.dtype == torch.float16,
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
@@ -262,7 +265,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         save_total_limit=None,  # MarkComplete deletes older checkpoints
         report_to=list(train.report_to) or "none",
         disable_tqdm=True,
-        # The rows are ready: nothing may be cut, filtered, or encoded again.
+        # The rows are ready: truncate, filter and encode nothing.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
@@ -273,18 +276,18 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         dataloader_pin_memory=hardware.device == "cuda",
     )
     if hardware.device == "cuda" and world_size() == 1:
-        arguments._n_gpu = 1  # with more, Trainer splits batches over all GPUs by DataParallel, which TRL refuses
+        arguments._n_gpu = 1  # otherwise Trainer uses DataParallel on all visible GPUs, which TRL refuses
     return arguments
 
 
-def _fuses_lora(config: Config, hardware: Hardware) -> bool:
-    """Whether the model computes its adapters with `cpu.fuse_lora`: never with packing none, which is SFTTrainer's."""
+def fuses_lora(config: Config, hardware: Hardware) -> bool:
+    """Whether the model computes its adapters with `cpu.fuse_lora`. Packing none never does: it is SFTTrainer as is."""
     is_plain = config.train.packing == "none" or config.model.quantize != "none"
     return hardware.device == "cpu" and config.cpu.fused_lora and not is_plain
 
 
 def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
-    """The collator of prefix trees; None leaves SFTTrainer its own."""
+    """The collator of prefix trees; None for SFTTrainer's own."""
     if config.train.packing == "prefix_tree":
         return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
     return None
@@ -304,6 +307,6 @@ def prefix_sampler(rows: Sequence[Rendered], train: TrainConfig, seed: int) -> P
 
 
 def _group(row: Rendered) -> str:
-    """What rows with the same system prompt and tools have in common."""
+    """A key that is equal for rows with the same system prompt and tools."""
     system = [message.content for message in row.example.prompt[:1] if message.role == "system"]
     return fingerprint(system, [tool.to_json() for tool in row.example.tools])

@@ -221,6 +221,9 @@ class RenderChecks:
 
 
 def _load_tokenizer(name: str) -> Any:
+    from toolhone.hub import reach_hub_or_cache
+
+    reach_hub_or_cache(name, None, key="--tokenizer")
     from transformers import AutoTokenizer
 
     try:

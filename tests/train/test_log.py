@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import TrainerState
 
 from toolhone.errors import UserError
-from toolhone.train.progress import TrainLog
+from toolhone.train.log import TrainLog
 
 LOGS = {"loss": 2.5, "learning_rate": 1e-3, "grad_norm": 0.5}
 
@@ -77,7 +77,7 @@ def test_the_speed_after_resuming_is_that_of_the_new_steps_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("toolhone.train.progress.time.perf_counter", lambda: clock.now)
+    monkeypatch.setattr("toolhone.train.log.time.perf_counter", lambda: clock.now)
     before = start(tmp_path / "log.jsonl")
     clock.now += 10
     steps(before, 1, 1)
@@ -109,9 +109,26 @@ def test_a_figure_that_is_no_number_stops_every_process(tmp_path: Path, bad: dic
         steps(log, 7, 7, zero=zero, **bad)
 
 
-def test_without_a_terminal_about_twenty_lines_are_printed(tmp_path: Path) -> None:
+def test_a_log_gets_lines_with_loss_speed_and_time_left_and_shows_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("toolhone.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("toolhone.train.log.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("toolhone.progress._EVERY_S", 1e6)
     out = io.StringIO()
-    steps(start(tmp_path / "log.jsonl", out=out), 1, 40)
+    log = start(tmp_path / "log.jsonl", out=out)
+    nothing: Any = SimpleNamespace()
+    for step in range(1, 41):
+        clock.now += 5
+        steps(log, step, step)
+        log.on_step_end(nothing, state(step), nothing)
+    for _ in range(2):
+        clock.now += 6
+        log.on_prediction_step(nothing, state(40), nothing, eval_dataloader=[1, 2])
+    log.on_evaluate(nothing, state(40), nothing)
+    log.on_train_end(nothing, state(40), nothing)
     printed = out.getvalue().splitlines()
-    assert len(printed) == 20
-    assert printed[-1].startswith("step 40/40  loss 2.5000")
+    assert printed[0] == "training: 4 of 40 steps, loss 2.500, 8 tokens/s, 3 min left"
+    assert printed[-2:] == ["validation: 2 of 2 batches in 6 s", "training: 40 of 40 steps in 4 min"]
+    assert len(printed) == 11

@@ -1,4 +1,4 @@
-"""The progress of training: a bar with loss, speed and time left, and `train_log.jsonl`."""
+"""The log of training: `train_log.jsonl`, and the progress with loss, speed and time left."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.errors import UserError
+from toolhone.progress import Progress
 from toolhone.train.processes import rank
 
 
 class TrainLog(TrainerCallback):  # type: ignore[misc]
-    """Writes a JSON line for every logged step and moves the bar.
+    """Writes a JSON line for every logged step, and shows the progress of training and of each validation.
 
-    The trainer counts, over all processes: examples, logical tokens (every row in full) and computed tokens (shared
-    prefixes once, without padding). `earlier_seconds` is the time that the steps before a resumption took.
+    The trainer counts examples, logical tokens (every row in full) and computed tokens (shared prefixes once, without
+    padding) of all processes. `earlier_seconds` is the time of the steps before the run was resumed.
     """
 
     def __init__(self, path: Path, console: Console) -> None:
@@ -32,8 +32,8 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         self.earlier_seconds = 0.0
         self._started = 0.0
         self._tokens_at_start = 0
-        self._bar: Progress | None = None
-        self._task: Any = None
+        self._training: Progress | None = None
+        self._validation: Progress | None = None
 
     def count(self, examples: int, logical_tokens: int, computed_tokens: int) -> None:
         """Add a batch."""
@@ -47,21 +47,25 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         self.keep_lines_until(state.global_step)
         self._started = time.perf_counter()
         self._tokens_at_start = self.logical_tokens
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s "),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self.console)
-            self._bar.start()
-            self._task = self._bar.add_task(
-                "training", total=state.max_steps, completed=state.global_step, loss="-", speed="-"
-            )
+        self._training = Progress("training", state.max_steps, "steps", self.console, done=state.global_step)
+        self._training.open()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._training is not None:
+            self._training.update(state.global_step)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any, **_: Any
+    ) -> None:
+        if self._training is None:
+            return
+        if self._validation is None:
+            self._validation = Progress("validation", len(eval_dataloader), "batches", self.console)
+            self._validation.open()
+        self._validation.advance()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._end_validation()
 
     def on_log(
         self,
@@ -86,13 +90,19 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the terminal; safe to call twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Stop showing progress; safe to call twice."""
+        self._end_validation()
+        if self._training is not None:
+            self._training.close()
+            self._training = None
+
+    def _end_validation(self) -> None:
+        if self._validation is not None:
+            self._validation.close()
+            self._validation = None
 
     def exact_match(self, step: int, right: int, total: int, *, is_best: bool) -> None:
-        """Note how many validation turns were exactly right after a step."""
+        """Log how many validation turns were exactly right after a step."""
         if rank() == 0:
             self._write({"step": step, "eval_exact_match": right / total, "eval_turns": total})
         best = ", the best so far" if is_best else ""
@@ -120,10 +130,8 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
     def _show(self, loss: float, state: TrainerState) -> None:
         elapsed = time.perf_counter() - self._started
         speed = f"{(self.logical_tokens - self._tokens_at_start) / elapsed:,.0f}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, loss=f"{loss:.3f}", speed=speed)
-        elif state.global_step % max(1, state.max_steps // 20) == 0:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  {speed} tokens/s")
+        if self._training is not None:
+            self._training.update(state.global_step, f"loss {loss:.3f}, {speed} tokens/s")
 
     def _stop_on_nan(self, logs: dict[str, float], step: int) -> None:
         bad = [name for name in ("loss", "grad_norm", "eval_loss") if not math.isfinite(logs.get(name, 0.0))]
@@ -134,7 +142,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             )
 
     def keep_lines_until(self, step: int) -> None:
-        """On resuming, drop the lines of steps that will be repeated, and continue counting from the last line left."""
+        """On resuming, drop the lines of steps that will be repeated, and count on from the last line that is left."""
         kept: list[dict[str, Any]] = []
         if step and self.path.is_file():
             lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

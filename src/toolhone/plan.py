@@ -1,0 +1,371 @@
+"""What `toolhone train` will do and how long it takes on this machine, before any weight is loaded.
+
+Two decoder layers of the model, with random weights, train on a batch of the real data and answer a real prompt, and
+its LM head scores as many positions. That takes a few seconds, and is scaled to all layers, batches and turns.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from rich.console import Console
+from torch.nn.functional import cross_entropy, linear
+from transformers import AutoModelForCausalLM
+
+from toolhone.chat.probe import make_renderer
+from toolhone.chat.render import IGNORED, LabelledTokens
+from toolhone.config import Config, LoraConfig
+from toolhone.evaluate.base_rows import asked_of_base
+from toolhone.evaluate.decode import compute_prefix, decode_greedily
+from toolhone.evaluate.predict import Batch, answer_batches
+from toolhone.prepare import Prepared
+from toolhone.pretrained import load_model_config
+from toolhone.progress import duration
+from toolhone.train.attention import TREE_ATTENTION
+from toolhone.train.batches import TreeCollator, tree_features
+from toolhone.train.cpu import fuse_lora, map_large_tensors
+from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
+from toolhone.train.hardware import Hardware, release_memory
+from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
+from toolhone.train.processes import world_size
+from toolhone.train.trainer import fuses_lora, lora_config, prefix_sampler
+
+_LAYERS = 2
+_VOCABULARY = 128
+"""Tokens of the layers' own vocabulary. The real one counts for the LM head, which is measured apart."""
+_OWN_TOKENS = 8
+"""Tokens of the measured prompts that are not in their shared prefix."""
+_STEPS = 6
+"""Decoding steps that are timed."""
+_POSITIONS = 256
+"""At most this many positions of the LM head are timed."""
+_MOST_FLOPS = {"cpu": 2e11, "cuda": 2e13}
+"""A measured batch is cut to about this many operations."""
+_TIMED_S = 0.25
+"""Each measurement is repeated until it has taken this long in all, three times at most."""
+_SLOW_S = 2.0
+"""A first call that takes this long is not repeated."""
+_NF4 = 1.2
+"""Layers of NF4 weights take this many times longer than others, measured on a CPU."""
+_RECOMPUTED = 1.5
+"""With activation checkpointing, a step computes the forward pass twice: half as much again."""
+_TURNS_A_SECOND = 60
+"""Turns of one model that are scored and reported in a second, roughly, on two cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a run. `seconds` is None if its results are reused."""
+
+    name: str
+    detail: str
+    seconds: float | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}, " + (
+            "finished before" if self.seconds is None else f"about {duration(self.seconds)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSpeed:
+    """How fast a model answers: operations a second on prompts, seconds of a decoding step and of each row in it."""
+
+    prompt_flops: float
+    step_s: float
+    row_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast this machine is: operations a second of the layers in training, seconds of a position at the LM head
+    (forward and backward), and how fast the base and the tuned model answer."""
+
+    training_flops: float
+    head_s: float
+    base: AnswerSpeed
+    tuned: AnswerSpeed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages of a run, and what training takes."""
+
+    stages: list[Stage]
+    training: Estimate
+    device: str
+
+    def lines(self) -> Iterator[str]:
+        """One line for each stage, then the total and the peak memory."""
+        yield from map(str, self.stages)
+        total = sum(stage.seconds or 0.0 for stage in self.stages)
+        kind = "GPU memory" if self.device == "cuda" else "memory"
+        yield f"total: about {duration(total)}, peak {kind} about {self.training.memory_gb:.1f} GB"
+
+    def print(self, console: Console) -> None:
+        """Print the lines."""
+        for line in self.lines():
+            console.print(f"  {line}", markup=False)
+
+
+def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done: int = 0) -> Plan:
+    """Measure this machine for a few seconds, and estimate each stage. `steps_done`: those of an interrupted run."""
+    config, hardware = prepared.config, prepared.hardware
+    rows = [row.tokens for row in prepared.train]
+    order = list(prefix_sampler(prepared.train, config.train, config.seed))
+    model_config = load_model_config(config.model)
+    found = estimate(config, hardware, model_config, rows, order)
+    untuned = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, untuned=True)
+    size = config.evaluate.batch_size
+    asked, of_base = asked_of_base(untuned, prepared.scored, config.evaluate)
+    base = list(answer_batches(untuned, asked, size))
+    tuned = list(answer_batches(prepared.renderer, prepared.scored, size))
+    typical = sorted(range(len(found.epoch)), key=lambda n: training_flops(found.sizes, found.epoch[n]))
+    start = typical[len(typical) // 2] * config.train.batch_size
+    batch = [rows[index] for index in order[start : start + config.train.batch_size]]
+    speed = measure_speed(
+        config, hardware, model_config, found.sizes, batch, _median_prompt(base), _median_prompt(tuned)
+    )
+
+    limit = config.evaluate.max_new_tokens
+    gold = {
+        example.id: min(limit, length) for example, length in zip(prepared.scored, prepared.scored_tokens, strict=True)
+    }
+    # A pretrained model without a chat template of its own rarely ends its answer before the limit.
+    talks = prepared.renderer.tokenizer.chat_template is not None
+    untrained = {id_: min(length if talks else limit, of_base.max_new_tokens) for id_, length in gold.items()}
+    turns = f"{len(prepared.scored)} turns"
+    stages = []
+    if config.evaluate.base:
+        seconds = answer_seconds(found.sizes, speed.base, base, untrained)
+        some = f"{len(asked)} of {turns}" if len(asked) < len(prepared.scored) else turns
+        stages.append(Stage("base answers", some, None if base_is_finished else seconds))
+    steps = f"{found.steps} steps of {found.effective_batch} examples"
+    seconds = training_seconds(config, found, speed, [row.tokens for row in prepared.validation])
+    if config.train.select_by == "exact_match":
+        share = len(prepared.validation) / max(1, len(prepared.scored))
+        seconds += _validations(config, found) * share * answer_seconds(found.sizes, speed.tuned, tuned, gold)
+    stages.append(Stage("training", steps, seconds * max(0.0, 1 - steps_done / found.steps)))
+    stages.append(Stage("tuned answers", turns, answer_seconds(found.sizes, speed.tuned, tuned, gold)))
+    scored = len(prepared.scored) + len(asked) * config.evaluate.base
+    stages.append(Stage("report", "scores and page", 5 + scored / _TURNS_A_SECOND))
+    return Plan(stages, found, hardware.device)
+
+
+def training_seconds(config: Config, found: Estimate, speed: Speed, validation: Sequence[LabelledTokens]) -> float:
+    """The seconds of all training steps, with the validations between them."""
+    epochs = found.steps * found.batches_per_step / len(found.epoch)
+    trained = epochs * _pass_seconds(found.sizes, speed, found.epoch) * _again(config)
+    if not validation:
+        return trained / world_size()
+    held_out = _pass_seconds(found.sizes, speed, count_batches(config, validation))
+    # A forward pass alone is half of the operations of both.
+    return (trained + _validations(config, found) * held_out / 2) / world_size()
+
+
+def answer_seconds(sizes: Sizes, speed: AnswerSpeed, batches: Sequence[Batch], lengths: dict[str, int]) -> float:
+    """The seconds in which a model answers these batches with this many tokens for each example's id."""
+    seconds = 0.0
+    before: list[int] = []
+    for batch in batches:
+        shared = len(batch.prefix_ids)
+        if batch.prefix_ids != before:
+            before = batch.prefix_ids
+            seconds += forward_flops(sizes, shared) / speed.prompt_flops
+        width = max(map(len, batch.prompts)) - shared
+        seconds += len(batch.prompts) * forward_flops(sizes, width, shared) / speed.prompt_flops
+        tokens = [lengths[example.id] for example in batch.examples]  # rows that have ended leave the batch
+        seconds += max(tokens) * speed.step_s + sum(tokens) * speed.row_s
+    return seconds / world_size()
+
+
+def measure_speed(
+    config: Config,
+    hardware: Hardware,
+    model_config: Any,
+    sizes: Sizes,
+    rows: Sequence[LabelledTokens],
+    base_prompt: int,
+    tuned_prompt: int,
+) -> Speed:
+    """Time layers and LM head of the model on this machine: training on a batch of rows, and answers to prompts of
+    these lengths in tokens."""
+    if hardware.device == "cpu":
+        map_large_tensors()
+    layers = min(_LAYERS, sizes.layers)
+    part = layers / sizes.layers
+    small = replace(sizes, body=int(sizes.body * part), trainable=int(sizes.trainable * part), layers=layers)
+    with torch.device(hardware.device):
+        trust = config.model.trust_remote_code
+        model: Any = AutoModelForCausalLM.from_config(
+            _small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust
+        )
+    model.set_attn_implementation(config.model.attention)
+    base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
+    try:
+        model = get_peft_model(model, lora_config(config.lora))
+    except ValueError:  # the targets are in other layers
+        model = get_peft_model(model, lora_config(LoraConfig(rank=config.lora.rank)))
+    tuned = _answer_speed(config, hardware, model.eval(), small, sizes, tuned_prompt)
+    trained = _training_rate(config, hardware, model.train(), small, rows)
+    del model
+    release_memory(hardware.device)
+    slower = _NF4 if config.model.quantize == "nf4" else 1.0
+    return Speed(
+        trained / slower,
+        _head_seconds(config, hardware, sizes, rows),
+        *(replace(one, prompt_flops=one.prompt_flops / slower, step_s=one.step_s * slower) for one in (base, tuned)),
+    )
+
+
+def _answer_speed(
+    config: Config, hardware: Hardware, model: Any, small: Sizes, sizes: Sizes, prompt_tokens: int
+) -> AnswerSpeed:
+    length = max(prompt_tokens - _OWN_TOKENS, 1)
+    ids = [1 + n % (_VOCABULARY - 1) for n in range(length)]
+    prompts = _seconds(hardware, lambda: compute_prefix(model, ids))
+    prefix = compute_prefix(model, ids)
+    weight = torch.empty(sizes.vocabulary, sizes.hidden, dtype=hardware.dtype, device=hardware.device).fill_(0.01)
+
+    def step(rows: int) -> float:
+        """A decoding step of this many rows, with the LM head."""
+        prompts = [ids + [1 + row % 100] * _OWN_TOKENS for row in range(rows)]
+
+        def decode(tokens: int) -> float:
+            return _seconds(hardware, lambda: decode_greedily(model, prompts, prefix, frozenset(), tokens))
+
+        layers = max(0.0, decode(1 + _STEPS) - decode(1)) / _STEPS
+        hidden = torch.full((rows, sizes.hidden), 0.1, dtype=hardware.dtype, device=hardware.device)
+
+        def score() -> None:
+            logprobs = linear(hidden, weight).float().log_softmax(dim=-1)  # [rows, vocabulary]
+            logprobs.max(dim=-1).indices.tolist()
+            logprobs.topk(2, dim=-1)
+
+        return layers * sizes.layers / small.layers + _seconds(hardware, score)
+
+    many = max(2, config.evaluate.batch_size)
+    all_rows, one_row = step(many), step(1)
+    row_s = max(0.0, all_rows - one_row) / (many - 1)
+    return AnswerSpeed(forward_flops(small, length) / prompts, max(one_row - row_s, 0.0), row_s)
+
+
+def _training_rate(
+    config: Config, hardware: Hardware, model: Any, small: Sizes, rows: Sequence[LabelledTokens]
+) -> float:
+    """Operations a second of a forward and backward pass over a batch."""
+    known = [_in_small_vocabulary(row) for row in rows]
+    one_batch = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": len(rows)})})
+
+    def flops() -> float:
+        (batch,) = count_batches(one_batch, known, range(len(known)))
+        return training_flops(small, batch)
+
+    while len(known) > 1 and flops() > _MOST_FLOPS[hardware.device]:
+        known = known[: (len(known) + 1) // 2]
+    if fuses_lora(config, hardware):
+        fuse_lora(model)
+    if config.train.packing == "prefix_tree":
+        model.set_attn_implementation(TREE_ATTENTION)
+    batch = TreeCollator(0, config.train.tree_tokens)([tree_features(row) for row in known])
+    batch = {name: tensor.to(hardware.device) for name, tensor in batch.items()}
+
+    def step() -> None:
+        if config.train.packing == "prefix_tree":
+            loss = tree_loss(model, batch, matrix_attention=config.cpu.matrix_attention)
+        else:
+            loss = label_loss(model, **_padded(known, hardware.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+
+    wide = hardware.dtype != torch.float32 and not fuses_lora(config, hardware)
+    with torch.autocast(hardware.device, dtype=hardware.dtype, enabled=wide):
+        return flops() / _seconds(hardware, step)
+
+
+def _head_seconds(config: Config, hardware: Hardware, sizes: Sizes, rows: Sequence[LabelledTokens]) -> float:
+    """Seconds of a position at the LM head and in the loss, forward and backward."""
+    positions = min(_POSITIONS, sum(len(row.ids) - row.prompt_length for row in rows))
+    options: dict[str, Any] = {"dtype": hardware.dtype, "device": hardware.device}
+    weight = torch.empty(sizes.vocabulary, sizes.hidden, **options).fill_(0.01)
+    hidden = torch.full((positions, sizes.hidden), 0.1, requires_grad=True, **options)
+    targets = torch.arange(positions, device=hardware.device) % sizes.vocabulary
+
+    def step() -> None:
+        logits = linear(hidden, weight)  # [positions, vocabulary]
+        if config.train.packing == "none":
+            cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
+        else:
+            summed_cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
+
+    return _seconds(hardware, step) / positions
+
+
+def _seconds(hardware: Hardware, act: Callable[[], Any]) -> float:
+    """The median seconds of a few calls after one that warms up, or of that one if it is slow."""
+    taken: list[float] = []
+    for _ in range(4):
+        if hardware.device == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        act()
+        if hardware.device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+        if taken[0] > _SLOW_S or (len(taken) > 1 and sum(taken) > _TIMED_S):
+            break
+    return statistics.median(taken[1:] or taken)
+
+
+def _small_config(model_config: Any, layers: int) -> Any:
+    """The architecture with few layers and a small vocabulary."""
+    small = copy.deepcopy(model_config)
+    text = small.get_text_config()
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:  # one entry for each layer
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers, text.vocab_size = layers, _VOCABULARY
+    for one in (small, text):
+        one.pad_token_id = one.bos_token_id = one.eos_token_id = 0
+    return small
+
+
+def _in_small_vocabulary(row: LabelledTokens) -> LabelledTokens:
+    labels = [label if label == IGNORED else label % _VOCABULARY for label in row.labels]
+    return replace(row, ids=[id_ % _VOCABULARY for id_ in row.ids], labels=labels)
+
+
+def _padded(rows: Sequence[LabelledTokens], device: str) -> dict[str, torch.Tensor]:
+    width = max(len(row.ids) for row in rows)
+    ids = [row.ids + [0] * (width - len(row.ids)) for row in rows]
+    labels = [row.labels + [IGNORED] * (width - len(row.ids)) for row in rows]
+    mask = [[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]
+    named = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    return {name: torch.tensor(values, device=device) for name, values in named.items()}  # each [rows, width]
+
+
+def _median_prompt(batches: Sequence[Batch]) -> int:
+    return int(statistics.median(len(prompt) for batch in batches for prompt in batch.prompts))
+
+
+def _pass_seconds(sizes: Sizes, speed: Speed, batches: Sequence[BatchCount]) -> float:
+    layers = sum(training_flops(sizes, batch) for batch in batches) / speed.training_flops
+    return layers + sum(batch.head_positions for batch in batches) * speed.head_s
+
+
+def _again(config: Config) -> float:
+    return _RECOMPUTED if config.train.activation_checkpointing else 1.0
+
+
+def _validations(config: Config, found: Estimate) -> float:
+    """How many times training validates."""
+    if config.train.validate_every:
+        return found.steps / config.train.validate_every
+    return max(1.0, found.steps * found.batches_per_step / len(found.epoch))

@@ -1,0 +1,157 @@
+"""Progress of long work, with the time left: a bar on a terminal, and a line from time to time in a log file.
+
+    with Progress("base answers", len(examples), "turns", console) as progress:
+        for example in examples:
+            ...
+            progress.advance()
+
+In a log that reads `base answers: 40 of 60 turns, 12 s left`. Under a launcher only the first process shows anything.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHORT_S = 5.0
+"""Work that takes less time than this leaves no line."""
+_APART_S = 10.0
+"""Lines in a log are at least this far apart."""
+_EVERY_S = 15.0
+"""A log gets a line this often while nothing advances. After two minutes the lines become rarer."""
+
+
+class Progress:
+    """Shows how far a piece of work is, while it is open as a context.
+
+    A Progress that is opened inside another takes its place on the screen until it closes. The bar disappears at the
+    end and on errors. Work that took longer than a few seconds leaves one line, with its duration.
+
+    Attributes:
+        what: what is done, such as "base answers".
+        total: how many units there are; None if nobody knows.
+        done: how many of them are done. At the start, those of an earlier, interrupted run.
+        note: what else to show, such as the loss.
+    """
+
+    _open: ClassVar[list[Progress]] = []  # the innermost at the end
+
+    def __init__(self, what: str, total: int | None, unit: str, console: Console | None, *, done: int = 0) -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, done
+        self.note = ""
+        self._console = console if os.environ.get("RANK", "0") == "0" else None
+        self._first, self._said_at_done = done, done
+        self._started = self._updated = self._said = time.monotonic()
+        self._bar: Any = None
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Progress:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def open(self) -> None:
+        """Start to show it."""
+        if Progress._open:
+            Progress._open[-1]._hide()
+        Progress._open.append(self)
+        self._show()
+        if self._console is not None and not self._console.is_terminal:
+            threading.Thread(target=self._speak_regularly, daemon=True).start()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Stop showing it; safe to call twice. Work that failed leaves no line."""
+        if self not in Progress._open:
+            return
+        self._closed.set()
+        self._hide()
+        Progress._open.remove(self)
+        elapsed = time.monotonic() - self._started
+        if not failed and self._console is not None and elapsed >= _SHORT_S:
+            counted = f"{self._counts()} in " if self.total is not None or self.done else ""
+            self._console.print(f"{self.what}: {counted}{duration(elapsed)}", markup=False)
+        if Progress._open:
+            Progress._open[-1]._show()
+
+    def advance(self, units: int = 1) -> None:
+        """Count more units as done."""
+        self.update(self.done + units)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Set how many units are done, and the note."""
+        self.done, self.note, self._updated = done, note or self.note, time.monotonic()
+        is_tenth = self.total is not None and (done - self._said_at_done) * 10 >= self.total
+        if is_tenth and done != self.total and self._updated - self._said >= _APART_S:
+            self._speak()
+
+    def status(self) -> str:
+        """What is shown: counts, note, and the time left, or the time so far if the time left is unknown."""
+        left = self.seconds_left()
+        so_far = time.monotonic() - self._started
+        times = f"{duration(so_far)} so far" if left is None else f"{duration(left)} left"
+        return ", ".join(part for part in (self._counts(), self.note, times) if part)
+
+    def seconds_left(self) -> float | None:
+        """The time left at the average speed since the start, or None before the first unit is done."""
+        if self.total is None or self.done <= self._first:
+            return None
+        each = (self._updated - self._started) / (self.done - self._first)
+        left = each * (self.total - self.done) - (time.monotonic() - self._updated)
+        return left if left > 0 else None  # a unit that takes longer than the average
+
+    def _counts(self) -> str:
+        if self.total is not None:
+            return f"{self.done:,} of {self.total:,} {self.unit}"
+        return f"{self.done:,} {self.unit}" if self.done else ""
+
+    def _show(self) -> None:
+        """Put the bar on the terminal."""
+        if self._console is None or not self._console.is_terminal or self._console.quiet:
+            return
+        from rich.progress import BarColumn, ProgressColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        work = self
+
+        class Status(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                task.completed = work.done
+                return Text(work.status())
+
+        columns = (TextColumn(self.what, markup=False), Status(), BarColumn())
+        self._bar = RichProgress(*columns, console=self._console, transient=True)
+        self._bar.add_task(self.what, total=self.total, completed=self.done)
+        self._bar.start()
+
+    def _hide(self) -> None:
+        """Remove the bar from the terminal; safe to call twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _speak_regularly(self) -> None:
+        pause = _EVERY_S
+        while not self._closed.wait(max(0.1, self._said + pause - time.monotonic())):
+            if Progress._open[-1:] == [self] and time.monotonic() - self._said >= pause:
+                self._speak()
+            pause = max(_EVERY_S, (time.monotonic() - self._started) / 8)
+
+    def _speak(self) -> None:
+        self._said, self._said_at_done = time.monotonic(), self.done
+        if self._console is not None and not self._console.is_terminal and not self._closed.is_set():
+            self._console.print(f"{self.what}: {self.status()}", markup=False)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: seconds up to 90, minutes up to 90, then hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
