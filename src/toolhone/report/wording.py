@@ -34,7 +34,9 @@ HEADLINE = (
         "Tool-name accuracy",
         "Rows that call exactly the expected tools, or no tool if none is expected.",
     ),
-    Measure("argument_accuracy", "Argument accuracy", "Calls to the right tool with every argument right."),
+    Measure(
+        "argument_accuracy", "Argument accuracy", "Calls with every argument right, out of the calls to the right tool."
+    ),
 )
 
 ARGUMENTS = (
