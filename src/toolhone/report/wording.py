@@ -28,7 +28,9 @@ class Measure:
 
 
 HEADLINE = (
-    Measure("exact_match", "Exact match", "Rows where everything is right: whether to call, the tools, all arguments."),
+    Measure(
+        "exact_match", "Exact match", "Rows where all is right: the decision to call, the tools and their arguments."
+    ),
     Measure(
         "tool_name_accuracy",
         "Tool-name accuracy",
@@ -87,7 +89,7 @@ SLICE_TITLES = {
     "turns": "By turn of the conversation",
     "tools": "By number of tools offered",
     "source": "By source",
-    "seen": "By whether training had the tool",
+    "seen": "By tool seen or unseen in training",
 }
 
 REPAIRS: dict[Repair, str] = {
