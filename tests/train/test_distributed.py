@@ -179,7 +179,7 @@ def test_answers_shared_out_over_processes_are_those_of_one(one_and_two: tuple[R
 
 def test_two_processes_write_one_run_with_one_report(one_and_two: tuple[Run, Run]) -> None:
     _, two = one_and_two
-    assert two.printed.count("report: ") == 1
+    assert two.printed.count("report.html") == 1
     assert "2 processes" in two.printed
     assert (two.path / "report.html").is_file()
     assert json.loads((two.path / "manifest.json").read_text(encoding="utf-8"))["processes"] == 2
@@ -222,7 +222,7 @@ def test_an_evaluation_shared_out_over_processes_scores_once_and_leaves_the_grou
     assert len(answers) == (4 if suite else 5)
     assert {row["completion_tokens"] for row in answers} == {3}
     assert "tuned" in read_json(folder / "metrics.json", "")["models"]
-    assert done.stdout.count("figures, scores and predictions: " if suite else "report: ") == 1
+    assert done.stdout.count("figures, scores and predictions: " if suite else "report.html") == 1
 
 
 FAILS_IN_ONE = """

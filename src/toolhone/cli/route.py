@@ -151,7 +151,7 @@ def _files_read(options: argparse.Namespace, run: RunFolder | None, small: Path)
     return {
         "small": small,
         "large": options.large,
-        "calibration": options.calibration,
+        "calibration": options.calibration_small,
         "calibration_large": options.calibration_large,
         **{f"rows {number}": Path(source) for number, source in enumerate(rows, 1)},
     }

@@ -10,8 +10,6 @@ from typing import Any
 from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console, show_result
 from toolhone.errors import Interrupted
-from toolhone.hub import reach_hub_or_cache
-from toolhone.run_folder import RUNS, RunFolder
 
 
 def add_train_commands(commands: Any) -> None:
@@ -36,6 +34,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.dry_run:
         _dry_run(options)
         return 0
+    from toolhone.hub import reach_hub_or_cache
+    from toolhone.run_folder import RUNS, RunFolder
+
     config, console = flags.config_of(options), plain_console()
     with _interrupted_before_a_run("nothing was written yet"):
         reach_hub_or_cache(config.model.name, config.model.revision)  # before the libraries, which take seconds to load
@@ -59,6 +60,8 @@ def _interrupted_before_a_run(kept: str) -> Iterator[None]:
 
 def _dry_run(options: argparse.Namespace) -> None:
     """Print examples, tokens, parameters, stages, time and memory, before any weight is loaded."""
+    from toolhone.hub import reach_hub_or_cache
+
     config, console = flags.config_of(options), plain_console()
     reach_hub_or_cache(config.model.name, config.model.revision)
     from toolhone.plan import make_plan
