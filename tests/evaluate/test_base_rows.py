@@ -182,7 +182,7 @@ def test_the_base_model_has_its_own_denominator_and_is_compared_on_the_shared_ro
 def test_the_limit_of_the_base_models_answers_is_recorded_and_reported(run: RunFolder) -> None:
     assert run.read_manifest()["stages"]["predict:base"]["max_new_tokens"] == 3
     write_report(run.path)
-    assert "Answers of base end after 3 tokens." in run.report.read_text(encoding="utf-8")
+    assert "Answers of base are cut off after 3 tokens." in run.report.read_text(encoding="utf-8")
 
 
 def test_a_changed_number_of_rows_asks_the_base_model_anew_and_not_the_tuned_one(run: RunFolder) -> None:

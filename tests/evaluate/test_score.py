@@ -278,7 +278,7 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
     assert [score.id for score in scores_of(run, "adapted")] == ["a/1", "c/1"]
     write_report(run.path)
     page = run.report.read_text(encoding="utf-8")
-    assert "1 test row is in no figure here, of any model, as the endpoint of large would not answer." in page
+    assert "1 test row is excluded from the figures of every model: the endpoint of large refused to answer." in page
     assert "b/1: withheld" in page
     answer(run, "large", {"a/1": GOOD["a/1"]})
     write_json(note, {"left_out": {"b/1": "withheld"}})

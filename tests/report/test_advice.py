@@ -1,4 +1,4 @@
-"""The advice in words: its sentences, and that every allowed case has one."""
+"""The texts of the advice: its sentences, and that every allowed case gets advice."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def advised(**changes: Any) -> Advice:
 
 @settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(wide)
-def test_every_allowed_case_has_an_advice_in_json_terminal_and_page(changes: dict[str, Any]) -> None:
+def test_every_allowed_case_gets_advice_in_json_terminal_and_page(changes: dict[str, Any]) -> None:
     if changes["cheap_call_usd"] is None:
         changes["cheap_model"] = "none"
     advice = advise(build_case(changes))
@@ -57,13 +57,13 @@ def test_every_allowed_case_has_an_advice_in_json_terminal_and_page(changes: dic
     assert "nan" not in advice_page(advice).lower().replace("finance", "")
 
 
-def test_the_parts_of_an_option_add_up() -> None:
+def test_the_costs_of_an_option_add_up() -> None:
     for entry in advised().options:
         assert entry.total_usd == pytest.approx(entry.once_usd + entry.running_usd + entry.errors_usd)
         assert entry.first_year_usd == pytest.approx(entry.once_usd + entry.running_usd)
 
 
-def test_a_veto_says_what_cost_alone_would_choose() -> None:
+def test_advice_against_tuning_says_what_cost_alone_would_choose() -> None:
     said = reasons(advised(examples=20, api_call_usd=0.05, cheap_call_usd=0.05))
     assert any(reason.startswith("Against tuning: good examples 20 (500 or more for") for reason in said)
     assert any(reason.startswith("Cost alone would choose ") for reason in said)
@@ -75,7 +75,7 @@ def test_limits_that_no_option_meets_are_reported() -> None:
     assert any(reason.startswith("No option meets the limits") for reason in reasons(advice))
 
 
-def test_between_the_bands_it_says_that_cost_decides() -> None:
+def test_between_the_bands_the_advice_says_that_cost_decides() -> None:
     said = "Between the bands (calls a day 5,000, good examples 100), cost decides: the lowest total over the horizon."
     assert said in reasons(advised(calls_per_day=5_000.0, examples=100))
 
@@ -88,13 +88,13 @@ def test_between_the_bands_it_says_that_cost_decides() -> None:
         (80_000.0, "with what it costs, under 43.7%."),
     ],
 )
-def test_what_a_budget_allows(budget: float, words: str) -> None:
+def test_the_advice_says_how_many_escalations_a_budget_allows(budget: float, words: str) -> None:
     # $48 a day, $500 a month and $8,550 once are $32,070 in the first year; all calls at $0.003 are $109,500.
     said = reasons(advised(yearly_budget=budget))
     assert any(reason.endswith(words) for reason in said), said
 
 
-def test_routing_is_shown_with_its_share_and_against_both_apis() -> None:
+def test_the_headline_of_routing_gives_its_share_and_compares_it_with_both_apis() -> None:
     line = headline(advised(calls_per_day=1e6, error_usd=0.03, small_accuracy=0.92))
     assert line.startswith("Route: the tuned model first, 10% to gpt-4o: ")
     assert " less than gpt-4o and " in line

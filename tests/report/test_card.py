@@ -1,4 +1,4 @@
-"""The adapter's model card, read again by huggingface_hub's own classes."""
+"""The adapter's model card, read back with huggingface_hub's own classes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_model_index_has_the_last_model_s_headline_figures(tmp_path: Path, s
     assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_the_front_matter_is_a_model_index_as_the_hub_reads_it(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_the_hub_can_read_the_front_matter_as_a_model_index(tmp_path: Path, scored_run: ScoredRun) -> None:
     _card(scored_run(tmp_path / "cpu", ANSWERS, adapter=True))
     [entry] = metadata_load(tmp_path / "cpu" / "adapter" / "README.md")["model-index"]
     assert entry["name"] == "cpu"
@@ -49,7 +49,7 @@ def test_the_front_matter_is_a_model_index_as_the_hub_reads_it(tmp_path: Path, s
     assert all({"type", "value", "name"} <= set(metric) for metric in result["metrics"])
 
 
-def test_a_policy_that_is_not_the_strict_one_is_named(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_the_card_names_a_policy_other_than_strict(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path / "cpu", ANSWERS, adapter=True)
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     (run / "metrics.json").write_text(json.dumps({**found, "provenance": {"policy": "bfcl"}}), encoding="utf-8")
@@ -59,7 +59,7 @@ def test_a_policy_that_is_not_the_strict_one_is_named(tmp_path: Path, scored_run
 
 
 @pytest.mark.parametrize("name", [".cache/models/SmolLM2", "/models/x", "a/b/c", "src", HOSTILE, None])
-def test_a_base_model_that_is_no_name_on_the_hub_is_kept_out_of_the_front_matter(
+def test_a_base_model_without_a_valid_hub_name_is_left_out_of_the_front_matter(
     tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     (tmp_path / "src").mkdir()
@@ -80,7 +80,9 @@ def test_a_figure_without_a_value_is_left_out(tmp_path: Path, scored_run: Scored
     assert [result.metric_type for result in data.eval_results] == ["exact_match", "tool_name_accuracy"]
 
 
-def test_gold_from_another_model_is_agreement_on_the_card_too(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_figures_on_gold_from_another_model_are_called_agreement_on_the_card(
+    tmp_path: Path, scored_run: ScoredRun
+) -> None:
     card = _card(scored_run(tmp_path, ANSWERS, gold_source="gpt-4o", adapter=True))
     assert card.data.eval_results is not None
     assert [result.metric_name for result in card.data.eval_results] == [
@@ -91,7 +93,7 @@ def test_gold_from_another_model_is_agreement_on_the_card_too(tmp_path: Path, sc
     assert "accuracy" not in card.content.lower()
 
 
-def test_the_tables_of_the_card_have_as_many_cells_in_every_row(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_every_row_of_a_card_table_has_the_same_number_of_cells(tmp_path: Path, scored_run: ScoredRun) -> None:
     card = _card(scored_run(tmp_path, ANSWERS, adapter=True, data={"test": {"rows": 3, "sha256": "9f" * 32}}))
     tables = re.findall(r"(?:^\|.*\n)+", card.text, flags=re.MULTILINE)
     assert len(tables) == 3

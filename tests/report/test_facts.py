@@ -1,4 +1,4 @@
-"""The facts of a run in words, from manifests that record more and less."""
+"""The sentences and facts of a run, from manifests that record more or less."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_training_names_the_share_of_parameters_trained() -> None:
     }
 
 
-def test_one_validation_loss_is_not_written_as_a_change() -> None:
+def test_a_single_validation_loss_is_not_shown_as_a_change() -> None:
     found = dict(facts.training(_run(log=[{"step": 4, "eval_loss": 0.4}])))
     assert found == {"Validation loss": "0.400"}
 
@@ -51,11 +51,11 @@ def test_one_validation_loss_is_not_written_as_a_change() -> None:
         ),
     ],
 )
-def test_the_commands_make_the_run_again(manifest: dict[str, Any] | None, commands: tuple[str, ...]) -> None:
+def test_the_commands_reproduce_the_run(manifest: dict[str, Any] | None, commands: tuple[str, ...]) -> None:
     assert facts.commands(_run(manifest)) == commands
 
 
-def test_a_commit_with_changes_on_top_is_checked_out_without_them_and_says_so() -> None:
+def test_the_checkout_of_a_dirty_commit_mentions_its_uncommitted_changes() -> None:
     checkout, _ = facts.commands(_run({"git_commit": "v0.1-3-gabc123-dirty"}))
     assert checkout.startswith("git checkout v0.1-3-gabc123 ")
     assert "not committed" in checkout

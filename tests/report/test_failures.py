@@ -1,4 +1,4 @@
-"""Failed rows: their kinds of error, and what is marked on either side."""
+"""Failed rows: their kinds of error, and the marks on both sides."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WRONG_TOOL = {"calls": (ToolCall("query_stock", {"sku": "1"}),), "missing_calls"
         ({"matches": (_fault("wrong", found="ORD-002"),)}, ("wrong value",)),
     ],
 )
-def test_kinds_of_error_name_all_that_is_wrong(fields: dict[str, Any], kinds: tuple[str, ...]) -> None:
+def test_kinds_of_error_name_every_error_of_a_row(fields: dict[str, Any], kinds: tuple[str, ...]) -> None:
     assert kinds_of_error(_score(**fields)) == kinds
 
 
@@ -97,7 +97,7 @@ def test_marks_follow_the_match_and_not_the_order_of_the_calls() -> None:
     assert [call.arguments[0].mark for call in row.prediction] == ["", "wrong"]
 
 
-def test_calls_without_a_partner_are_marked_and_a_tool_that_was_not_offered_is_named_so() -> None:
+def test_unmatched_calls_and_calls_to_unknown_tools_are_marked() -> None:
     [row] = failures(
         [_score(**{**WRONG_TOOL, "calls": (*WRONG_TOOL["calls"], ToolCall("hack", {})), "extra_calls": (0, 1)})], {}
     )
@@ -128,7 +128,7 @@ def test_a_row_with_two_kinds_of_error_counts_in_both() -> None:
     assert count_kinds(rows) == {"wrong tool": 2, "invented tool": 1}
 
 
-def test_the_gold_in_one_text_names_alternatives_and_what_may_be_left_out() -> None:
+def test_the_gold_text_names_accepted_alternatives_and_optional_arguments() -> None:
     [row] = failures([_score(gold=Gold("calls", (ORDER, STOCK)))], {})
     assert row.gold_text == (
         'query_order(order_id="ORD-001" or "ord-001", detail=true or left out)\nquery_stock(sku="SKU4471")'
@@ -137,7 +137,7 @@ def test_the_gold_in_one_text_names_alternatives_and_what_may_be_left_out() -> N
     assert none.gold_text == "no call"
 
 
-def test_an_unseen_difference_in_a_value_can_be_seen() -> None:
+def test_an_invisible_difference_in_a_value_is_shown_as_an_escape() -> None:
     call = ToolCall("query_order", {"order_id": "ORD-001\u200b"})
     [row] = failures([_score(calls=(call,), matches=(_fault("wrong"),))], {})
     value = (Piece('"ORD-001', False), Piece("\\u200b", True), Piece('"', False))

@@ -20,20 +20,20 @@ def test_a_log_without_losses_gives_no_curve() -> None:
     assert loss_curve([{"step": 1, "grad_norm": 0.5}]) is None
 
 
-def test_the_first_step_stands_left_the_last_right_and_a_loss_of_zero_at_the_bottom() -> None:
+def test_the_first_step_is_at_the_left_the_last_at_the_right_and_zero_loss_at_the_bottom() -> None:
     curve = loss_curve(_log([2.0, 1.0, 0.0]))
     assert curve is not None
     assert [(p.x, p.y) for p in curve.training] == [(0, 0), (50, 50), (100, 100)]
 
 
-def test_hovering_over_a_point_says_step_and_loss() -> None:
+def test_the_tooltip_of_a_point_gives_step_and_loss() -> None:
     curve = loss_curve([{"step": 7, "loss": 1.25}, {"step": 7, "eval_loss": 0.5}])
     assert curve is not None
     assert curve.training[0].title == "step 7: training loss 1.2500"
     assert curve.validation[0].title == "step 7: validation loss 0.5000"
 
 
-def test_of_a_step_taken_twice_after_a_resumption_the_later_counts() -> None:
+def test_the_later_line_of_a_step_counts_after_a_resume() -> None:
     curve = loss_curve([*_log([3.0, 2.0, 9.0]), *_log([1.0, 0.5], first=3)])
     assert curve is not None
     assert [point.title for point in curve.training][2:] == [
@@ -42,16 +42,16 @@ def test_of_a_step_taken_twice_after_a_resumption_the_later_counts() -> None:
     ]
 
 
-def test_a_long_log_is_averaged_and_says_over_how_many_steps() -> None:
+def test_a_long_log_is_averaged_over_a_number_of_steps_that_the_curve_gives() -> None:
     curve = loss_curve(_log([1.0, 3.0] * 250))
     assert curve is not None
-    assert curve.steps_a_point == 3
+    assert curve.steps_per_point == 3
     assert len(curve.training) == 167
     assert curve.training[0].title == f"step 3: training loss {5 / 3:.4f}"
 
 
 @pytest.mark.parametrize("loss", [0.0, 1e-6, 0.3, 1.0, 17.0])
-def test_one_step_is_a_curve_of_one_point_in_the_middle(loss: float) -> None:
+def test_a_single_step_is_one_point_in_the_middle(loss: float) -> None:
     curve = loss_curve(_log([loss]))
     assert curve is not None
     assert curve.training[0].x == 50
@@ -59,7 +59,7 @@ def test_one_step_is_a_curve_of_one_point_in_the_middle(loss: float) -> None:
 
 
 @given(LOSSES, st.integers(0, 10_000))
-def test_every_point_lies_on_the_plot_and_every_tick_on_its_axis(losses: list[float], first: int) -> None:
+def test_every_point_is_inside_the_plot_and_every_tick_on_its_axis(losses: list[float], first: int) -> None:
     curve = loss_curve(_log(losses, first))
     assert curve is not None
     places = [coordinate for point in curve.training for coordinate in (point.x, point.y)]

@@ -1,4 +1,4 @@
-"""The report: what is on the page, that nothing hostile gets through, and that it comes from files alone."""
+"""The report: its contents, that hostile text does no harm, and that it needs only files."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ MANIFEST = {
 
 
 def make_run(folder: Path, scores: dict[str, list[Score]], provenance: dict[str, Any] | None = None) -> Path:
-    """A run folder as `toolhone score` leaves it, without a training log, manifest or config."""
+    """Write a run folder as `toolhone score` does, without a training log, manifest or config."""
     for model, rows in scores.items():
         write_jsonl(folder / "scores" / f"{model}.jsonl", (row.to_json() for row in rows))
     write_json(folder / "metrics.json", metrics(scores, provenance or {}))
@@ -114,7 +114,7 @@ def markdown_of(folder: Path) -> str:
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
-    """The tables outside code blocks, as rows of cells."""
+    """Return the tables outside code blocks, as rows of cells."""
     prose = re.sub(r"^(`{3,})\w*\n.*?\n\1$", "", text, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"(?:^\|.*\n)+", prose, flags=re.MULTILINE)
     return [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
@@ -129,14 +129,14 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\(|@import|https?://", html)
 
 
-def test_links_within_the_page_lead_somewhere(tmp_path: Path) -> None:
+def test_every_link_within_the_page_has_a_target(tmp_path: Path) -> None:
     page = page_of(trained_run(tmp_path, {"base": BASE, "tuned": TUNED}))
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = {(attributes["href"] or "")[1:] for tag, attributes in page.tags if tag == "a"}
     assert links <= ids
 
 
-def test_the_content_policy_lets_only_the_page_s_own_script_run(tmp_path: Path) -> None:
+def test_the_content_policy_allows_only_the_page_s_own_script(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, {"base": BASE, "tuned": TUNED}))
     [script] = page.scripts
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -167,7 +167,7 @@ def test_hostile_text_is_shown_and_never_run(tmp_path: Path) -> None:
     assert json.loads(row["data-tools"] or "") == [HOSTILE]
 
 
-def test_hostile_text_stays_in_its_markdown_cell_or_code_block(tmp_path: Path) -> None:
+def test_hostile_text_stays_inside_its_markdown_cell_or_code_block(tmp_path: Path) -> None:
     text = "````\n# not a heading\n| not | a table |\n```"
     gold = Gold("calls", (GoldCall("a|b<img>", {"x": ["1"]}),))
     scores = [malformed(1, "tuned", gold=gold, text=text, question=text, failure="| # `", tools=("a|b<img>",))]
@@ -193,15 +193,15 @@ def test_every_failed_row_of_the_last_model_is_on_the_page(tmp_path: Path) -> No
     assert "The first 20 of 60" in " ".join(page.text.split())
 
 
-def test_rows_that_only_the_last_model_got_wrong_are_flagged(tmp_path: Path) -> None:
+def test_rows_that_the_base_model_got_right_are_flagged(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, {"base": BASE, "tuned": TUNED}))
     assert [row.get("data-broken") for row in page.of_tag("article")] == ["yes", None]
-    assert page.text.count("base had it right") == 1
-    assert "What base said (right)" in page.text
-    assert "2 rows not an exact match, 1 of them right under base" in page.text
+    assert page.text.count("base got it right") == 1
+    assert "Answer of base (right)" in page.text
+    assert "2 rows are not an exact match. base got 1 of them right." in page.text
 
 
-def test_the_filter_offers_the_tools_and_kinds_that_occur_with_their_counts(tmp_path: Path) -> None:
+def test_the_filter_lists_the_tools_and_kinds_that_occur_with_their_counts(tmp_path: Path) -> None:
     tuned = [wrong_value(1, "tuned"), wrong_value(2, "tuned"), malformed(3, "tuned"), over_call(4, "tuned")]
     page = page_of(make_run(tmp_path, {"tuned": tuned}))
     options = [attributes["value"] for tag, attributes in page.tags if tag == "option"]
@@ -211,7 +211,7 @@ def test_the_filter_offers_the_tools_and_kinds_that_occur_with_their_counts(tmp_
     assert [json.loads(row["data-kinds"] or "") for row in page.of_tag("article")][2:] == [["malformed"], ["over-call"]]
 
 
-def test_figures_on_page_and_in_markdown_are_those_of_the_metrics(tmp_path: Path) -> None:
+def test_page_and_markdown_show_the_figures_of_metrics_json(tmp_path: Path) -> None:
     run = trained_run(tmp_path, {"base": BASE, "tuned": TUNED})
     page, markdown = page_of(run), markdown_of(run)
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
@@ -239,11 +239,11 @@ def test_a_rate_over_nothing_is_a_dash(tmp_path: Path) -> None:
 def test_a_run_that_only_evaluates_has_a_report(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, {"tuned": TUNED}))
     assert "No loss was logged" in page.text
-    assert "does not say how it was made" in page.text
+    assert "the commands that reproduce it are unknown" in page.text
     assert not [tag for tag, _ in page.tags if tag == "polyline"]
 
 
-def test_a_trained_run_shows_loss_cost_data_and_how_to_make_it_again(tmp_path: Path) -> None:
+def test_a_trained_run_shows_its_loss_cost_data_and_how_to_reproduce_it(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "cpu", {"base": BASE, "tuned": TUNED})
     page = page_of(run)
     assert "step 2: validation loss 0.6000" in page.text
@@ -254,18 +254,18 @@ def test_a_trained_run_shows_loss_cost_data_and_how_to_make_it_again(tmp_path: P
     assert "make train CONFIG=runs/cpu/config.yaml" in markdown_of(run)
 
 
-def test_rows_left_out_are_counted_and_named(tmp_path: Path) -> None:
+def test_excluded_rows_are_counted_and_listed(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"tuned": TUNED}, {"quarantined": {"order-9/2": "its gold calls no known tool"}})
     write_json(run / "manifest.json", {"dropped": ["order-7/2", "order-8/2"]})
     page, markdown = page_of(run), markdown_of(run)
     assert "order-9/2: its gold calls no known tool" in page.text
     assert "order-7/2\norder-8/2" in page.text
     for text in (page.text, markdown):
-        assert "1 test row is in no figure here" in text
-        assert "2 turns were left out of training" in text
+        assert "1 test row is excluded from the figures of every model: the gold answer itself" in text
+        assert "2 turns were left out of training: longer than chat.max_tokens." in text
 
 
-def test_markdown_tables_have_as_many_cells_in_every_row(tmp_path: Path) -> None:
+def test_every_row_of_a_markdown_table_has_the_same_number_of_cells(tmp_path: Path) -> None:
     tables = markdown_tables(markdown_of(trained_run(tmp_path, {"base": BASE, "tuned": TUNED})))
     assert len(tables) == 4
     for table in tables:
@@ -274,7 +274,7 @@ def test_markdown_tables_have_as_many_cells_in_every_row(tmp_path: Path) -> None
         assert len(table) > 2
 
 
-def test_markdown_shows_ten_failed_rows_and_says_how_many_there_are(tmp_path: Path) -> None:
+def test_markdown_shows_ten_failed_rows_and_gives_their_total(tmp_path: Path) -> None:
     markdown = markdown_of(make_run(tmp_path, {"tuned": [malformed(i, "tuned") for i in range(12)]}))
     assert len(re.findall(r"^### \d+\. ", markdown, flags=re.MULTILINE)) == 10
     assert "The first 10 of 12" in markdown
@@ -288,7 +288,7 @@ def test_the_same_files_give_the_same_report(tmp_path: Path) -> None:
     assert [(run / name).read_bytes() for name in ("report.html", "report.md")] == first
 
 
-def test_gold_from_another_model_is_agreement_and_never_accuracy(tmp_path: Path) -> None:
+def test_figures_on_gold_from_another_model_are_called_agreement_and_never_accuracy(tmp_path: Path) -> None:
     scores = {
         name: [wrong_value(1, name, gold_source="gpt-4o"), right(2, name, gold_source="gpt-4o")]
         for name in ("base", "tuned")
@@ -302,18 +302,18 @@ def test_gold_from_another_model_is_agreement_and_never_accuracy(tmp_path: Path)
         assert "exact match" not in text.lower().replace("not an exact match", "")
 
 
-def test_three_models_stand_side_by_side_in_order(tmp_path: Path) -> None:
+def test_three_models_are_shown_side_by_side_in_order(tmp_path: Path) -> None:
     scores = {name: [right(1, name), wrong_value(2, name)] for name in ("base", "large", "tuned")}
     run = make_run(tmp_path, scores)
     page = page_of(run)
     assert "base 50.0% to large 50.0% to tuned 50.0% exact match, +0.0 points" in page.text
-    assert {"What base said (wrong)", "What large said (wrong)"} <= set(
-        re.findall(r"What \w+ said \(wrong\)", page.text)
+    assert {"Answer of base (wrong)", "Answer of large (wrong)"} <= set(
+        re.findall(r"Answer of \w+ \(wrong\)", page.text)
     )
     assert markdown_tables(markdown_of(run))[0][0] == [" Measure ", " base ", " large ", " tuned ", " Difference "]
 
 
-def test_a_confusion_matrix_too_large_to_read_becomes_a_list_of_mistakes(tmp_path: Path) -> None:
+def test_a_confusion_matrix_too_large_to_read_is_replaced_by_a_list_of_mistakes(tmp_path: Path) -> None:
     scores = []
     for i in range(40):
         gold = Gold("calls", (GoldCall(f"tool_{i}", {}),))
@@ -328,7 +328,7 @@ def test_a_confusion_matrix_too_large_to_read_becomes_a_list_of_mistakes(tmp_pat
         scores.append(right(i, "tuned", gold=gold, calls=call, tools=tools, exact=exact, names_right=exact, **found))
     page = page_of(make_run(tmp_path, {"tuned": scores}))
     assert "matrix" not in [attributes.get("class") for tag, attributes in page.tags if tag == "table"]
-    assert "commonest mistakes" in page.text
+    assert "most common mistakes" in page.text
 
 
 RATES = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -377,7 +377,7 @@ def test_the_terminal_table_has_headline_figures_and_the_errors_that_occur() -> 
     assert "Truncated" not in printed
 
 
-def test_the_terminal_table_takes_no_markup_from_a_model_s_name() -> None:
+def test_the_terminal_table_shows_markup_in_a_model_s_name_as_text() -> None:
     assert "[red]x[/nope]" in _printed(metrics({"[red]x[/nope]": TUNED}, {}))
 
 
@@ -393,7 +393,7 @@ def test_a_run_without_metrics_names_the_command_to_run(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_scores_that_are_missing_or_of_another_run_are_refused(tmp_path: Path) -> None:
+def test_scores_that_are_missing_or_from_another_run_are_rejected(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"base": BASE, "tuned": TUNED})
     write_jsonl(run / "scores" / "tuned.jsonl", [score.to_json() for score in TUNED[:3]])
     with pytest.raises(UserError, match=r"models\.tuned\.rows is 4, but .*tuned\.jsonl has 3 lines"):
@@ -404,7 +404,7 @@ def test_scores_that_are_missing_or_of_another_run_are_refused(tmp_path: Path) -
     assert not (run / "report.html").exists()
 
 
-def test_metrics_without_a_measure_are_refused_by_its_name(tmp_path: Path) -> None:
+def test_metrics_without_a_measure_are_rejected_and_the_measure_is_named(tmp_path: Path) -> None:
     run = _with_metrics(make_run(tmp_path, {"tuned": TUNED}), lambda found: found["models"]["tuned"].pop("over_call"))
     with pytest.raises(UserError, match=r"metrics\.json: models\.tuned: over_call missing"):
         write_report(run)
@@ -413,13 +413,13 @@ def test_metrics_without_a_measure_are_refused_by_its_name(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"), [("{", r"metrics\.json:1: broken JSON"), ("[]", "expected a JSON object")]
 )
-def test_broken_metrics_are_refused_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+def test_broken_metrics_are_rejected_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "metrics.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         write_report(tmp_path)
 
 
-def test_a_score_line_that_lacks_a_field_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_score_line_without_a_field_is_rejected_with_file_and_line(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"tuned": TUNED})
     rows: Iterable[dict[str, Any]] = [{**score.to_json()} for score in TUNED]
     broken = [{k: v for k, v in row.items() if k != "gold"} if i == 1 else row for i, row in enumerate(rows)]

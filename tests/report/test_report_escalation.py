@@ -1,4 +1,4 @@
-"""Escalations are in a report of rows that offer or expect them, and in no other."""
+"""A report shows escalations only if its rows offer or expect them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERS = {"base": ["right", "right", "right"], "tuned": ["right", "right", "rig
 
 
 def rescored(score: Score, gold: Gold, *, escalates: bool) -> Score:
-    """The score as it would be with this gold, of this answer or of the reserved call."""
+    """Return the score with another gold, for the same answer or for the reserved call."""
     calls = (ToolCall(ESCALATE, {}),) if escalates else score.calls
     names = (*score.tools, ESCALATE)
     tools = [Tool(name, "", {"type": "object"}) for name in names]
@@ -29,8 +29,8 @@ def rescored(score: Score, gold: Gold, *, escalates: bool) -> Score:
 
 
 def escalate(run: Path) -> None:
-    """Score a run's answers as if its first row should be escalated, and the tuned model had done so, and once more
-    without need."""
+    """Rescore a run whose first row expects an escalation. The tuned model escalates that row and, without need, the
+    second one."""
     scores = {}
     for model in ANSWERS:
         path = run / "scores" / f"{model}.jsonl"
@@ -41,7 +41,7 @@ def escalate(run: Path) -> None:
     write_json(run / "metrics.json", metrics(scores, {}))
 
 
-def test_escalations_are_a_class_of_their_own(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_escalations_have_their_own_section(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, ANSWERS)
     escalate(run)
     page, markdown, table = drawn(run)
@@ -49,12 +49,12 @@ def test_escalations_are_a_class_of_their_own(tmp_path: Path, scored_run: Scored
     assert 'aria-label="tuned: 100.0% (1/1), 95% interval [20.7, 100.0]"' in page
     assert "| Escalated | 0.0% [0.0, 79.3] 0/1 | 100.0% [20.7, 100.0] 1/1 |" in markdown
     assert "| Needless escalations | 0.0% [0.0, 65.8] 0/2 | 50.0% [9.5, 90.5] 1/2 |" in markdown
-    assert "| Exact match, if kept | 66.7% [20.8, 93.9] 2/3 | 100.0% [20.7, 100.0] 1/1 |" in markdown
+    assert "| Exact match, not escalated | 66.7% [20.8, 93.9] 2/3 | 100.0% [20.7, 100.0] 1/1 |" in markdown
     [line] = [line for line in table.splitlines() if "Needless escalations" in line]
     assert "50.0% [9.5, 90.5] 1/2" in line
 
 
-def test_without_the_reserved_tool_nothing_is_said_nor_in_files_from_before(
+def test_runs_without_the_reserved_tool_and_older_files_show_no_escalations(
     tmp_path: Path, scored_run: ScoredRun
 ) -> None:
     run = scored_run(tmp_path, ANSWERS)

@@ -1,4 +1,4 @@
-"""What repairs and policies change is beside the strict figures, named and counted, and never in their place."""
+"""The effects of repairs and policies are named and counted beside the strict figures and never replace them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_repair_says_what_it_fixes() -> None:
     assert set(REPAIRS) == set(get_args(Repair))
 
 
-def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_figures_with_repairs_are_shown_beside_the_strict_ones(tmp_path: Path, scored_run: ScoredRun) -> None:
     page, markdown, table = drawn(scored_run(tmp_path, ANSWERS))
     assert "base 100.0% to tuned 33.3% exact match" in page
     assert '<h3 id="repaired">' in page
@@ -44,21 +44,19 @@ def test_figures_with_repairs_stand_beside_the_strict_ones(tmp_path: Path, score
     assert "66.7% [20.8, 93.9] 2/3" in line
 
 
-def test_each_failed_row_says_what_repairs_make_of_it(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_each_failed_row_says_how_repairs_change_it(tmp_path: Path, scored_run: ScoredRun) -> None:
     page, *_ = drawn(scored_run(tmp_path, ANSWERS))
     assert page.count('class="reason repaired"') == 2
-    assert "With repairs (python_literals) it reads as calls: an exact match." in page
-    assert "With repairs (python_literals) it reads as calls: the right tools, but no exact match." in page
+    assert "Read with repairs (python_literals), its status is calls: an exact match." in page
+    assert "Read with repairs (python_literals), its status is calls: right tools, but not an exact match." in page
 
 
-def test_a_run_without_repaired_texts_says_nothing_of_repairs(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_a_run_without_repaired_texts_does_not_mention_repairs(tmp_path: Path, scored_run: ScoredRun) -> None:
     for text in drawn(scored_run(tmp_path, {"base": ["<tool_call>\n{"] * 2, "tuned": ["right"] * 2})):
         assert "repairs" not in text
 
 
-def test_a_report_of_files_from_before_repairs_were_recorded_says_nothing_of_them(
-    tmp_path: Path, scored_run: ScoredRun
-) -> None:
+def test_a_report_of_older_files_does_not_mention_repairs(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, ANSWERS)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     for name, model in metrics["models"].items():
@@ -86,14 +84,14 @@ def test_rules_that_fired_are_listed_with_their_meaning(tmp_path: Path, scored_r
     assert "under the policy bfcl" in table
 
 
-def test_strict_figures_name_no_policy(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_a_report_of_strict_figures_names_no_policy(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, {"base": ["right"] * 2, "tuned": ["right"] * 2})
     for text in drawn(run):
         assert "policy" not in text.replace("Content-Security-Policy", "").replace("content policy", "")
 
 
 def suite_figures(text: str) -> dict[str, Any]:
-    """A suite's figures of one row that is answered so."""
+    """Return the figures of a suite with one row and this answer."""
     gold = Gold("calls", (GoldCall("query_order", {"order_id": ["ORD-000"]}),))
     tool = Tool("query_order", "", {"type": "object", "properties": {"order_id": {"type": "string"}}})
     meta = {"category": "multiple"}
@@ -102,7 +100,7 @@ def suite_figures(text: str) -> dict[str, Any]:
     return {"models": {"m": {"strict": by_category([scored], ["multiple"])}}}
 
 
-def test_a_suite_s_table_has_repairs_in_a_row_of_its_own_if_they_change_something() -> None:
+def test_a_suite_s_table_has_a_row_for_repairs_only_if_they_change_a_figure() -> None:
     for text, is_shown in ((REPAIRED, True), (REPAIRED_AND_WRONG, False), ("Which one?", False)):
         out = StringIO()
         Console(file=out, width=200).print(suite_table(suite_figures(text)))

@@ -1,4 +1,4 @@
-"""The page of a scored run: its numbers are those of metrics.json, its filters name what occurs, it stays small."""
+"""The page of a scored run: it shows the numbers of metrics.json, filters by what occurs, and stays small."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ REPAIRABLE = """<tool_call>
 
 
 def _rates(value: Any, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every rate in a model's part of metrics.json, with a count and an interval."""
+    """Yield every rate with a count and an interval in a model's part of metrics.json."""
     if isinstance(value, dict) and {"numerator", "denominator", "low"} <= set(value):
         yield model, value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            # Precision is in words, beside the number of calls; repairs are there only if some fired.
+            # Precision is text beside the number of calls. Repairs are shown only if some fired.
             if key != "name_precision" and not (key == "repaired" and not inner["rows"]):
                 yield from _rates(inner, model)
 
 
 def _label(model: str, rate: dict[str, Any]) -> str:
-    """What a bar must say of a rate, worked out from its counts alone."""
+    """Return the label that a rate's bar must have, computed from its counts."""
     numerator, denominator = rate["numerator"], rate["denominator"]
     if denominator == 0:
         return f"{model}: – (0/0)"
@@ -66,7 +66,7 @@ def _label(model: str, rate: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("repaired", [False, True])
-def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
+def test_the_page_shows_every_rate_of_metrics_json_and_no_other(
     tmp_path: Path, scored_run: ScoredRun, repaired: bool
 ) -> None:
     answers = {**ANSWERS, **({"base": [REPAIRABLE, *ANSWERS["base"][1:]]} if repaired else {})}
@@ -79,10 +79,9 @@ def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
     bars = Counter(a["aria-label"] for tag, a in page.tags if tag == "svg" and a.get("class") == "bar")
     for model, found in models.items():
         for entry in found["per_tool"].values():
-            rightly = entry["name_precision"]["value"]
-            assert (
-                f"{model} {entry['called']}{'' if rightly is None else f' ({100 * rightly:.1f}% rightly)'}" in page.text
-            )
+            precision = entry["name_precision"]["value"]
+            share = "" if precision is None else f" ({100 * precision:.1f}% correctly)"
+            assert f"{model} {entry['called']}{share}" in page.text
     f1 = Counter({label: n for label, n in bars.items() if "/" not in (label or "")})
     assert bars - f1 == expected
     shares = [found[key]["value"] for found in models.values() for key in ("argument_f1", "argument_f1_given_name")]
@@ -90,7 +89,7 @@ def test_every_rate_of_metrics_json_stands_on_the_page_and_no_other(
     assert {label.split(": ")[1] for label in f1 if label} == {f"{100 * share:.1f}%" for share in shares}
 
 
-def test_a_bar_is_as_long_as_its_rate(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_the_length_of_a_bar_is_its_rate(tmp_path: Path, scored_run: ScoredRun) -> None:
     page = page_of(scored_run(tmp_path, {"tuned": ["right", "right", "right", "我不知道"]}))
     places = [place for place, (_, a) in enumerate(page.tags) if "75.0% (3/4)" in (a.get("aria-label") or "")]
     assert places
@@ -108,7 +107,7 @@ def test_counts_in_the_matrix_add_up_to_the_confusion_in_metrics_json(tmp_path: 
     assert sum(int(title.rsplit(": ", 1)[1]) for title in titles) == total
 
 
-def test_the_difference_is_that_under_compare(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_the_page_shows_the_differences_of_metrics_json(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, ANSWERS, last_is_chat=True)
     page = page_of(run)
     compare = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["compare"]
@@ -120,10 +119,10 @@ def test_the_difference_is_that_under_compare(tmp_path: Path, scored_run: Scored
     test = next(entry["mcnemar"] for entry in compare if entry["measure"] == "exact_match")
     assert (test["first_only"], test["second_only"]) == (2, 2)
     assert "Of the rows that base got wrong, tuned gets 2 right." in page.text
-    assert "2 went wrong" in page.text
+    assert "Of the rows that base got right, tuned gets 2 wrong." in page.text
 
 
-def test_rows_carry_the_tools_and_kinds_that_the_filters_offer(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_the_filters_list_the_tools_and_kinds_of_the_rows(tmp_path: Path, scored_run: ScoredRun) -> None:
     page = page_of(scored_run(tmp_path, ANSWERS, last_is_chat=True))
     rows = page.of_class("row")
     kinds = [json.loads(row["data-kinds"] or "") for row in rows]
@@ -136,8 +135,8 @@ def test_rows_carry_the_tools_and_kinds_that_the_filters_offer(tmp_path: Path, s
     assert {kind for row in kinds for kind in row} <= set(KINDS)
 
 
-def test_filters_are_plain_form_controls_with_names(tmp_path: Path, scored_run: ScoredRun) -> None:
-    """Such controls are reached and worked with the keyboard by every browser."""
+def test_filters_are_plain_form_controls(tmp_path: Path, scored_run: ScoredRun) -> None:
+    """Every browser supports such controls with the keyboard alone."""
     page = page_of(scored_run(tmp_path, ANSWERS, last_is_chat=True))
     controls = {a.get("id"): tag for tag, a in page.tags if (a.get("id") or "").startswith("filter-")}
     kinds = {"tool": "select", "kind": "select", "broken": "input", "shown": "output", "none": "p", "reset": "button"}
@@ -152,7 +151,7 @@ def test_the_characters_that_differ_are_marked_within_a_wrong_value(tmp_path: Pa
     assert '&#34;ORD-0<b class="differs">9</b>' in html.replace("&quot;", "&#34;")
 
 
-def test_rows_that_do_not_fit_in_full_are_listed_and_then_counted(
+def test_rows_that_do_not_fit_in_full_are_listed_and_the_rest_are_counted(
     tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = scored_run(tmp_path, {"tuned": ["我不知道"] * 30})
@@ -168,24 +167,26 @@ def test_rows_that_do_not_fit_in_full_are_listed_and_then_counted(
     assert listed
     assert [*full, *listed] == [f"row-{n}" for n in range(1, len(full) + len(listed) + 1)]
     assert f"{len(listed)} more failed rows, in short" in page.text
-    assert f"{30 - len(full) - len(listed)} more failed rows are too many for this page" in page.text
-    assert "30 rows not an exact match" in page.text
+    assert f"{30 - len(full) - len(listed)} more failed rows do not fit on this page" in page.text
+    assert "30 rows are not an exact match" in page.text
     assert all(json.loads(a["data-kinds"] or "") == ["under-call"] for a in page.of_class("row"))
 
 
-def test_an_endless_answer_is_cut_with_the_number_of_characters_left_out(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_a_very_long_answer_is_cut_and_gives_the_number_of_characters_left_out(
+    tmp_path: Path, scored_run: ScoredRun
+) -> None:
     page = page_of(scored_run(tmp_path, {"tuned": ["好" * 300_000]}))
     assert len(page.text) < 30_000
     assert "(294,000 more characters)" in page.text
 
 
-def test_controls_in_a_text_are_seen_and_turn_nothing_around(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_control_characters_in_a_text_are_shown_as_escapes(tmp_path: Path, scored_run: ScoredRun) -> None:
     text = "a\u202eb\x07c\u2066d 家\u200d人\n第二行"
     page = page_of(scored_run(tmp_path, {"tuned": [text]}))
     assert "a\\u202eb\\u0007c\\u2066d 家\u200d人\n第二行" in page.text
 
 
-def test_a_run_that_chose_its_adapter_by_exact_match_shows_the_curve(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_exact_match_on_validation_rows_is_shown_as_a_curve(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, ANSWERS)
     log = [{"step": 10, "loss": 1.0}, {"step": 10, "eval_exact_match": 0.25}, {"step": 20, "eval_exact_match": 0.5}]
     write_jsonl(run / "train_log.jsonl", log)
@@ -197,7 +198,7 @@ def test_a_run_that_chose_its_adapter_by_exact_match_shows_the_curve(tmp_path: P
     )
 
 
-def test_a_flawless_model_alone_has_no_filters_and_says_so(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_a_single_model_without_failed_rows_has_no_filters(tmp_path: Path, scored_run: ScoredRun) -> None:
     page = page_of(scored_run(tmp_path, {"tuned": ["right", "right"]}))
     assert "Every row is an exact match." in page.text
     assert not [tag for tag, _ in page.tags if tag in ("select", "article")]
@@ -205,7 +206,7 @@ def test_a_flawless_model_alone_has_no_filters_and_says_so(tmp_path: Path, score
 
 
 @pytest.mark.parametrize("group", ["HEADLINE", "ARGUMENTS", "ARGUMENT_ERRORS", "BEHAVIOUR_ERRORS", "VALIDITY"])
-def test_a_new_rate_needs_its_words_and_nothing_else_of_the_report(
+def test_a_new_rate_needs_only_a_measure_to_be_shown_everywhere(
     tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch, group: str
 ) -> None:
     run = scored_run(tmp_path, ANSWERS, adapter=True)
@@ -232,7 +233,7 @@ def test_a_new_rate_needs_its_words_and_nothing_else_of_the_report(
 
 
 @given(st.text())
-def test_legible_text_has_no_control_but_line_breaks_tabs_and_joiners(text: str) -> None:
+def test_legible_text_has_no_control_characters_except_line_breaks_tabs_and_joiners(text: str) -> None:
     shown = legible(text)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]", shown)
     if text.isalnum() and text.isascii():
@@ -248,11 +249,11 @@ def test_a_difference_is_in_points_with_its_sign(value: float | None, text: str)
 
 
 @pytest.mark.parametrize(("value", "text"), [(1e-9, "<0.0001"), (0.0312, "0.031"), (0.5, "0.50"), (1.0, "1.00")])
-def test_a_p_value_has_two_figures(value: float, text: str) -> None:
+def test_a_p_value_has_two_significant_digits(value: float, text: str) -> None:
     assert p_value(value) == text
 
 
-def test_no_line_is_broken_within_an_interval(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_no_line_breaks_inside_an_interval(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, {"<b>[x]": ["right", "right", "我不知道"]})
     write_report(run)
     html = (run / "report.html").read_text(encoding="utf-8")
@@ -262,7 +263,7 @@ def test_no_line_is_broken_within_an_interval(tmp_path: Path, scored_run: Scored
     assert "<b>" not in html
 
 
-def test_figures_of_thousands_of_rows_stand_on_a_line_of_their_own(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_figures_of_thousands_of_rows_get_their_own_line(tmp_path: Path, scored_run: ScoredRun) -> None:
     run = scored_run(tmp_path, {"tuned": ["right"] * 3})
     for rows, kind in ((3, "headline"), (10_000, "headline long")):
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A base model that answered a sample of the rows: every figure has its own count, and says so."""
+"""A base model that answered a sample of the rows: every figure gives the count of its own rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from toolhone.report.report import write_report
 from toolhone.report.tables import models_table, pairs_table
 
 SAMPLE = (1, 4, 7, 9)
-"""The rows of ten that base answered. It has the last right, and tuned has all but two: one of them here, one not."""
+"""The rows of ten that base answered. Base gets only row 9 right. Tuned gets rows 4 and 5 wrong; only 4 is here."""
 WRONG = call_text("query_order", order_id="none")
 
 
@@ -61,7 +61,7 @@ def test_the_verdict_names_the_sample_and_the_rows_of_the_difference(run: Path) 
     assert found.endswith(" on the 4 shared rows")
 
 
-def test_page_markdown_table_and_card_label_the_base_model_and_give_its_own_count(run: Path) -> None:
+def test_page_markdown_table_and_card_label_the_base_model_with_its_row_count(run: Path) -> None:
     page, markdown, table = drawn(run)
     card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
     for text in (page, markdown, table, card):
@@ -76,20 +76,23 @@ def test_page_markdown_table_and_card_label_the_base_model_and_give_its_own_coun
 
 def test_rows_that_changed_are_counted_over_the_shared_rows(run: Path) -> None:
     page, markdown, _ = drawn(run)
-    assert "They are compared on 4 rows. Of the rows that base got wrong, tuned gets 2 right." in " ".join(page.split())
-    assert "2 rows fixed, 0 broken; 1 right and 1 wrong under both, of 4 shared rows" in markdown
+    assert "Both models answered 4 rows. Of the rows that base got wrong, tuned gets 2 right." in " ".join(page.split())
+    assert (
+        "2 rows went from wrong to right and 0 from right to wrong; 1 stayed right and 1 stayed wrong, of 4 shared rows"
+        in markdown
+    )
 
 
-def test_a_row_that_base_was_not_asked_is_no_failure_of_base(run: Path) -> None:
+def test_rows_that_base_was_not_asked_are_not_its_failures(run: Path) -> None:
     page = page_of(run)
     listed = page.text[page.text.index("Failed rows of base (4 of 10 rows)") :]
     assert "The first 3 of 3" in listed
     assert [f"r{n}/2" in listed for n in range(10)] == [n in (1, 4, 7) for n in range(10)]
     # Of tuned's two failed rows, base answered one.
-    assert page.text.count("What base said") == 1
+    assert page.text.count("Answer of base") == 1
 
 
-def test_a_tools_counts_are_those_of_each_model(run: Path) -> None:
+def test_each_model_has_its_own_counts_per_tool(run: Path) -> None:
     page, markdown, _ = drawn(run)
     for text in (page, markdown):
         assert "expected: base 4, tuned 10; called: base 4" in " ".join(text.split())
@@ -98,7 +101,7 @@ def test_a_tools_counts_are_those_of_each_model(run: Path) -> None:
     assert "25.0% 1/4 | " in markdown
 
 
-def test_samples_keep_the_number_of_their_row_in_the_data_set(run: Path) -> None:
+def test_samples_keep_the_row_numbers_of_the_data_set(run: Path) -> None:
     write_report(run)
     [path] = (run / "samples" / "base").glob("samples_*.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -112,16 +115,16 @@ def test_compare_labels_the_sample_and_counts_the_rows_of_each_pair(run: Path) -
     assert "base (4 of 10 rows)" in table
     [line] = [line for line in pairs.splitlines() if "Exact match" in line]
     assert [cell.strip() for cell in line.split("│")][3:5] == ["Exact match", "4"]
-    assert "folds over 4 conversations" in pairs
+    assert "resamples of 4 conversations" in pairs
 
 
-def test_differences_and_mcnemar_count_the_shared_rows_alone(run: Path) -> None:
+def test_differences_and_mcnemar_use_only_the_shared_rows(run: Path) -> None:
     entry = figures(run)["compare"][0]
     assert (entry["measure"], entry["rows"], entry["value"]) == ("exact_match", 4, 0.5)
     assert (entry["mcnemar"]["first_only"], entry["mcnemar"]["second_only"]) == (0, 2)
 
 
-def test_several_models_are_compared_each_on_its_shared_rows(run: Path) -> None:
+def test_each_pair_of_models_is_compared_on_its_shared_rows(run: Path) -> None:
     tuned = read_scores(run / "scores" / "tuned.jsonl")
     models = {"base": sampled(tuned), "other": sampled(tuned, (4, 5)), "large": tuned, "tuned": tuned}
     found = {(one["first"], one["second"]): one["rows"] for one in compare_all(models)}
@@ -133,10 +136,10 @@ def test_several_models_are_compared_each_on_its_shared_rows(run: Path) -> None:
         ("other", "tuned"): 2,
         ("large", "tuned"): 10,
     }
-    assert "folds over whole conversations" in printed(pairs_table(metrics(models, {})))
+    assert "resamples of whole conversations" in printed(pairs_table(metrics(models, {})))
 
 
-def test_a_sample_of_other_rows_or_of_none_that_is_shared_is_refused(run: Path) -> None:
+def test_samples_with_foreign_rows_or_no_shared_rows_are_rejected(run: Path) -> None:
     tuned = read_scores(run / "scores" / "tuned.jsonl")
     foreign = [replace(row, id=f"x{row.id}", conversation_id=f"x{row.conversation_id}") for row in sampled(tuned)]
     with pytest.raises(UserError, match=r"^base and tuned cannot be compared.*4 are in base alone \(such as xr1/2\)"):
@@ -148,20 +151,20 @@ def test_a_sample_of_other_rows_or_of_none_that_is_shared_is_refused(run: Path) 
         compare_all({"base": one_more, "tuned": tuned})
 
 
-def test_rows_that_no_sample_accounts_for_are_still_refused(run: Path) -> None:
+def test_missing_rows_are_rejected_if_the_model_answered_no_sample(run: Path) -> None:
     tuned = read_scores(run / "scores" / "tuned.jsonl")
     with pytest.raises(UserError, match="cannot be compared"):
         compare_all({"base": tuned[:4], "tuned": tuned})
 
 
-def test_costs_and_advice_say_that_a_figure_is_of_a_sample(run: Path) -> None:
+def test_costs_and_advice_say_that_a_figure_comes_from_a_sample(run: Path) -> None:
     assert measured_run(run, "base").source == f"{run}, base, a sample of 10 rows"
     inputs, _ = measured_inputs(run, "gpt-4o", "gpt-4o-mini")
     assert inputs["prompt_tokens"][1] == f"measured: mean of 4 rows ({run}, base, a sample of 10 rows)"
     assert inputs["small_accuracy"][1] == f"measured: 8 of 10 rows ({run}, tuned)"
 
 
-def test_a_score_of_a_sample_reads_back_and_others_keep_their_shape(run: Path) -> None:
+def test_only_scores_of_a_sample_record_its_size(run: Path) -> None:
     [first, *_] = read_scores(run / "scores" / "base.jsonl")
     assert first.sampled_from == 10
     assert Score.from_json(first.to_json()) == first

@@ -1,4 +1,4 @@
-"""Samples in lm-evaluation-harness's layout, compared with the fields that its evaluator logs."""
+"""Samples in lm-evaluation-harness's layout have the fields that its evaluator logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = [
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash",
     "target_hash",
 ]  # fmt: skip
-"""The keys of a logged sample in `lm_eval.evaluator`, 0.4.9, before those of its metrics."""
+"""The keys of a logged sample in `lm_eval.evaluator`, 0.4.9; the keys of its metrics follow."""
 
 WRONG = '<tool_call>\n{"name": "query_order", "arguments": {"order_id": "ORD-010"}}\n</tool_call>'
 ANSWERS = {
@@ -58,9 +58,7 @@ def test_the_mean_of_a_sample_s_metric_is_the_figure_in_metrics_json(tmp_path: P
             assert sum(row[metric] for row in rows) / len(rows) == found[model][metric]["value"]
 
 
-def test_hashes_are_of_document_prompt_and_target_as_the_harness_makes_them(
-    tmp_path: Path, scored_run: ScoredRun
-) -> None:
+def test_document_prompt_and_target_are_hashed_as_the_harness_does(tmp_path: Path, scored_run: ScoredRun) -> None:
     for row in _samples(scored_run(tmp_path, ANSWERS), "tuned"):
         texts = {
             "doc_hash": json.dumps(row["doc"], indent=2, ensure_ascii=False),
@@ -72,7 +70,7 @@ def test_hashes_are_of_document_prompt_and_target_as_the_harness_makes_them(
         }
 
 
-def test_the_prompt_has_all_messages_before_the_answer_or_else_the_question(
+def test_the_prompt_is_all_messages_before_the_answer_or_the_question_without_a_split(
     tmp_path: Path, scored_run: ScoredRun
 ) -> None:
     run = scored_run(tmp_path, ANSWERS)
@@ -86,12 +84,12 @@ def test_the_prompt_has_all_messages_before_the_answer_or_else_the_question(
     assert "你是客服" not in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_half_a_surrogate_pair_in_an_answer_is_hashed_and_kept(tmp_path: Path, scored_run: ScoredRun) -> None:
+def test_an_answer_with_a_lone_surrogate_is_hashed_and_written(tmp_path: Path, scored_run: ScoredRun) -> None:
     [row] = _samples(scored_run(tmp_path, {"tuned": ["\ud800 right"]}), "tuned")
     assert row["resps"] == [["\ud800 right"]]
 
 
-def test_the_file_is_named_by_task_and_date_and_a_later_evaluation_takes_its_place(
+def test_the_file_name_has_task_and_date_and_a_later_evaluation_replaces_the_file(
     tmp_path: Path, scored_run: ScoredRun
 ) -> None:
     for hour in ("10", "11"):

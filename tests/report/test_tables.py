@@ -1,4 +1,4 @@
-"""The tables in the terminal, of one run and of scores in files, and the report that is drawn from such files."""
+"""The terminal tables of runs and score files, and the report made from score files alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shown(table: Any) -> str:
     return out.getvalue()
 
 
-def test_models_are_compared_over_runs_and_files(tmp_path: Path) -> None:
+def test_models_of_run_folders_and_files_are_compared_together(tmp_path: Path) -> None:
     scores_file(tmp_path / "run" / "scores" / "base.jsonl", "1000110000")
     scores_file(tmp_path / "run" / "scores" / "tuned.jsonl", "1111110100")
     found = compare_files([tmp_path / "run", scores_file(tmp_path / "gpt.jsonl", "1111111111")])
@@ -37,10 +37,10 @@ def test_models_are_compared_over_runs_and_files(tmp_path: Path) -> None:
     assert "70.0% [39.7, 89.2] 7/10" in text
     text = shown(pairs_table(found))
     assert "+40.0 points [" in text
-    assert "10,000 folds over 10 conversations" in text
+    assert "10,000 resamples of 10 conversations" in text
 
 
-def test_one_model_has_figures_and_no_pairs(tmp_path: Path) -> None:
+def test_a_single_model_has_figures_but_no_pairs(tmp_path: Path) -> None:
     found = compare_files([scores_file(tmp_path / "gpt.jsonl", "1101")])
     assert "75.0%" in shown(models_table(found))
     assert pairs_table(found) is None
@@ -56,7 +56,7 @@ def test_agreement_is_never_called_accuracy(tmp_path: Path) -> None:
     assert {entry["agreement_with"] for entry in found["compare"]} == {"gpt-4o"}
 
 
-def test_a_report_is_drawn_from_scores_alone(tmp_path: Path) -> None:
+def test_a_report_can_be_made_from_score_files_alone(tmp_path: Path) -> None:
     files = [scores_file(tmp_path / "base.jsonl", "1000110000"), scores_file(tmp_path / "tuned.jsonl", "1111110100")]
     found = report_scores(files, tmp_path / "out" / "july.html")
     page = (tmp_path / "out" / "july.html").read_text(encoding="utf-8")

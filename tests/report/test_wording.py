@@ -1,4 +1,4 @@
-"""How a report writes figures."""
+"""How a report formats numbers and shows invisible characters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_share_is_written_with_one_decimal(value: float | None, text: str) -> 
 
 
 @given(st.integers(1, 10_000), st.data())
-def test_only_a_flawless_result_reads_100_percent_and_only_a_complete_failure_0(rows: int, data: st.DataObject) -> None:
+def test_only_all_rows_right_reads_100_percent_and_only_all_wrong_0(rows: int, data: st.DataObject) -> None:
     right = data.draw(st.integers(0, rows))
     text = numbers.percent(right / rows)
     assert (text == "100.0%") == (right == rows)
@@ -57,13 +57,13 @@ def test_a_time_has_its_two_largest_units(seconds: float | None, text: str) -> N
     assert numbers.duration(seconds) == text
 
 
-def test_values_that_differ_in_what_cannot_be_seen_are_shown_differently() -> None:
+def test_values_that_differ_in_invisible_characters_are_shown_differently() -> None:
     assert wording.visible("北京\u200b") == "北京\\u200b"
     assert wording.visible("a\u202egpj.exe\u00a0") == "a\\u202egpj.exe\\u00a0"
     assert wording.visible("订单 ORD-001") == "订单 ORD-001"
 
 
 @given(st.text())
-def test_visible_text_has_no_character_that_leaves_no_mark(text: str) -> None:
+def test_visible_text_has_no_invisible_characters(text: str) -> None:
     hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
     assert not [c for c in wording.visible(text) if unicodedata.category(c) in hidden]

@@ -214,7 +214,7 @@ def test_a_policy_made_from_other_files_is_not_shown_as_current(
     write_report(scored.run)
     page, _ = texts(scored)
     assert f"policy.json is out of date: {changed} has changed" in page
-    assert "95.0%" not in page.partition("Tool by tool")[0].partition("only")[2]
+    assert "95.0%" not in page.partition("Results by tool")[0].partition("only")[2]
     main(["report", "--run", str(scored.run)])
     assert "is out of date" in capsys.readouterr().out
 

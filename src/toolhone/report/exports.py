@@ -1,7 +1,7 @@
-"""What other tools read of a run: its rows as lm-evaluation-harness logs samples, and the model card of its adapter.
+"""Writes the files of a run that other tools read: samples for lm-evaluation-harness, and the adapter's model card.
 
-In: a run folder, read, and its report's page. Out: `samples/` and `adapter/README.md`. What a run does not say (a
-licence, say) is left out, never guessed.
+In: the files of a run folder, and the values of its report. Out: `samples/` and `adapter/README.md`. What a run does
+not record, such as a licence, is left out and never guessed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _Asked = tuple[dict[str, Any], dict[str, str]]
 
 
 def write_samples(run: RunFiles, run_folder: Path) -> None:
-    """Write `samples/<model>/samples_<task>_<date>.jsonl` for every model, in place of those of an earlier evaluation.
+    """Write `samples/<model>/samples_<task>_<date>.jsonl` for every model. Deletes the samples of earlier evaluations.
 
     The layout is that of `lm_eval.evaluator` and `lm_eval.loggers.EvaluationTracker`, version 0.4.9. The prompt is the
-    messages as JSON, as the harness logs it if a model takes messages.
+    messages as JSON: the harness logs it so for a model that takes messages.
     """
     task = re.sub(r"\W+", "_", f"{run.name}_{run.scored_split}" if run.scored_split else run.name)
     asked: dict[str, _Asked] = {}
-    # The harness numbers the rows of the data set, of which a model may have answered a sample.
+    # doc_id is a row's number in the data set. One model may have answered only a sample of the rows.
     longest = max(run.scores, key=lambda model: len(run.scores[model]))
     numbers = {score.id: number for number, score in enumerate(run.scores[longest])}
     for model in run.scores:
@@ -49,9 +49,9 @@ def write_samples(run: RunFiles, run_folder: Path) -> None:
 
 
 def _date(run: RunFiles, model: str) -> str:
-    """When the model answered, as the harness writes it in a file's name: ISO 8601 with dashes for colons.
+    """Return when the model answered, as the harness writes it in a file name: ISO 8601 with dashes instead of colons.
 
-    A run that does not say when has the start of time, so that the same files always give the same samples.
+    If the run records no time, the date is 1970-01-01, so that the same files always give the same samples.
     """
     stage = run.manifest.get("stages", {}).get(f"predict:{model}", {})
     found = str(stage.get("finished") or run.manifest.get("created") or "1970-01-01T00:00:00")
@@ -61,11 +61,12 @@ def _date(run: RunFiles, model: str) -> str:
 def _samples(
     run: RunFiles, model: str, asked: dict[str, _Asked], numbers: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a model's file. `asked` keeps what the rows ask, which is the same for every model, and
-    `numbers` has each row's `doc_id`.
+    """Yield the rows of a model's file.
 
-    `target` is the gold as JSON: of calls, each with its accepted values. `filtered_resps` has the calls that were
-    read from the answer, as JSON; or the answer itself, if none could be.
+    `asked` caches what each row asks, which is the same for every model. `numbers` maps a row id to its `doc_id`.
+
+    `target` is the gold as JSON; calls have all their accepted values. `filtered_resps` has the calls read from the
+    answer as JSON, or the answer itself if no call could be read.
     """
     for score in run.scores[model]:
         if score.id not in asked:
@@ -86,7 +87,7 @@ def _samples(
 
 
 def _ask(score: Score, prompt: Sequence[Message] | None) -> _Asked:
-    """What a row asks and expects, and the hashes of that. If the prompt is not at hand, it is the question alone."""
+    """Return what a row asks and expects, and the hashes of both. Without a prompt, it asks the question alone."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": score.question}]
     if prompt is not None:
         messages = [message.to_json() for message in prompt]
@@ -104,7 +105,7 @@ _json = json.JSONEncoder(ensure_ascii=False).encode
 def write_card(run: RunFiles, page: Mapping[str, Any], adapter: Path) -> None:
     """Write adapter/README.md beside the weights. `page` has the values of the run's report.
 
-    huggingface_hub reads its front matter as a model card with a `model-index`.
+    huggingface_hub reads the front matter as a model card with a `model-index`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -112,7 +113,7 @@ def write_card(run: RunFiles, page: Mapping[str, Any], adapter: Path) -> None:
     *_, model = run.metrics["models"].values()
     languages = [
         code for code in model["by"].get("language", {}) if len(code) in (2, 3) and code.isascii() and code.islower()
-    ]  # those that are codes of ISO 639
+    ]  # only values that look like ISO 639 codes
     front_matter = ModelCardData(
         base_model=on_hub,
         eval_results=_eval_results(run) or None,
@@ -128,22 +129,22 @@ def write_card(run: RunFiles, page: Mapping[str, Any], adapter: Path) -> None:
 
 
 def hub_id(name: str | None) -> str | None:
-    """The name, if it is one of a model on the hub ("owner/name" or "name") and not of a folder here."""
+    """Return `name` if it can be a model on the Hub ("owner/name" or "name"). None for a local folder or other name."""
     if name is None or Path(name).exists():
         return None
-    # Imported here, as it takes longer than the rest, and a run of an endpoint has no adapter.
+    # Imported here because the import is slow, and a run that only evaluates an endpoint has no adapter.
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HFValidationError
 
     try:
-        hf_hub_url(name, "config.json")  # asks nobody: it only refuses what can be no name there
+        hf_hub_url(name, "config.json")  # sends no request; only checks the form of the name
     except HFValidationError:
         return None
     return name
 
 
 def _eval_results(run: RunFiles) -> list[EvalResult]:
-    """The last model's headline figures, as shares from 0 to 1 with counts and interval; without those of no value."""
+    """Return the last model's headline figures as shares from 0 to 1, with counts and interval. Skips empty figures."""
     from huggingface_hub import EvalResult
 
     *_, model = run.metrics["models"].values()

@@ -1,8 +1,8 @@
-"""A run folder, read, and what a report says of it in sentences, such as the verdict and what was left out.
+"""Reads a run folder, and writes the sentences of its report: the verdict, the rows left out, the facts of training.
 
-In: metrics.json and scores/<model>.jsonl and, if they exist, train_log.jsonl, manifest.json, config.yaml and the split
-that was scored. Out: one `RunFiles`, sentences, and pairs of name and text. What the files do not record is left out,
-never guessed: a manifest grows with the stages that have finished, and older versions recorded less.
+In: metrics.json and scores/<model>.jsonl and, if they exist, train_log.jsonl, manifest.json, config.yaml and the scored
+split. Out: one `RunFiles`, sentences, and pairs of name and text. What the files do not record is left out, never
+guessed: a manifest grows as stages finish, and older versions recorded less.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from toolhone.report import numbers, wording
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """A run folder, read. What a file that is absent would hold is empty or None.
+    """The contents of a run folder. A file that does not exist leaves its field empty or None.
 
-    `scored_split` names the split that was scored; `prompts` has by row id the messages before the answer.
+    `scored_split` names the split that was scored. `prompts` maps a row id to the messages before the answer.
     `ways` is the three-row table (`routing.ways_page`).
     """
 
@@ -39,7 +39,7 @@ class RunFiles:
 
     @property
     def base_model(self) -> str | None:
-        """The model that was tuned, as the config named it, if the manifest says so."""
+        """The name of the base model, as in the config. None if the manifest does not record it."""
         model = self.manifest.get("model")
         return str(model["name"]) if isinstance(model, dict) and "name" in model else None
 
@@ -48,9 +48,9 @@ def read_run(folder: Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
-        UserError: if metrics.json or a model's scores are missing, unreadable, or not of the same run.
+        UserError: if metrics.json or a model's scores are missing, unreadable, or from different runs.
     """
-    # Imported here, as they read data and schemas, which the tables of the terminal do not need.
+    # Imported here because they read data and schemas, which the terminal tables do not need.
     from toolhone.evaluate.score import read_scores, scored_examples
     from toolhone.report.routing import run_ways
     from toolhone.run_folder import RunFolder
@@ -65,14 +65,14 @@ def read_run(folder: Path) -> RunFiles:
         if len(rows) != counted:
             raise UserError(
                 f"{run.metrics}: models.{name}.rows is {counted}, but {run.scores(name)} has {len(rows)} lines; "
-                f"the two are of different runs, so {remedy}"
+                f"the two come from different runs; {remedy}"
             )
     manifest = _read_object(run.manifest, remedy) if run.manifest.exists() else {}
     split = None if manifest.get("judged") is None else str(manifest["judged"])
     scored_rows = (metrics.get("provenance") or {}).get("split_sha256")
     known_rows = ((manifest.get("data") or {}).get(split) or {}).get("sha256")
     if scored_rows is not None and scored_rows != known_rows:
-        raise UserError(f"{run.metrics}: is of other rows than {run.split(str(split))} holds now; {remedy}")
+        raise UserError(f"{run.metrics}: {run.split(str(split))} has other rows now than when it was scored; {remedy}")
     scored = scored_examples(run, with_tools=False) if split is not None and run.split(split).exists() else []
     return RunFiles(
         name=folder.resolve().name,
@@ -97,25 +97,26 @@ def _read_object(path: Path, remedy: str) -> dict[str, Any]:
 def _check_metrics(metrics: dict[str, Any], path: Path, remedy: str) -> None:
     models = metrics.get("models")
     if not isinstance(models, dict) or not models:
-        raise UserError(f"{path}: models: expected at least one model's figures; {remedy}")
+        raise UserError(f"{path}: models: expected the figures of at least one model; {remedy}")
     needed = ("rows", *(measure.key for measure in wording.MEASURES), "per_tool", "confusion", "by")
     for name, model in models.items():
         absent = [key for key in (*needed, "prompt_tokens", "completion_tokens", "latency_ms") if key not in model]
         if absent:
             raise UserError(
-                f"{path}: models.{name}: {', '.join(absent)} missing, expected every measure of this version of "
-                f"toolhone; {remedy}"
+                f"{path}: models.{name}: {', '.join(absent)} missing; this version of toolhone needs every measure, so "
+                f"{remedy}"
             )
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """The result in one sentence, "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
+    """Return the result in one sentence: "base 9.5% to tuned 96.0% exact match, +86.5 points [81.0, 91.0], 200 rows".
 
     If base answered a sample: "base 10.0% (60 of 242 rows) to tuned 96.3% (242 rows) exact match, +86.7 points
     [78.1, 93.2] on the 60 shared rows".
 
-    The interval is of the difference; of one model alone, its own: "tuned 96.0% exact match [92.3, 98.0], 200 rows".
-    If the gold is another model's answers, it says agreement with that model. A policy that is not strict is named.
+    The interval is that of the difference. Without a comparison, it is the last model's own: "tuned 96.0% exact match
+    [92.3, 98.0], 200 rows". If the gold is another model's answers, the sentence says agreement with that model. It
+    names the policy unless that is strict.
     """
     models: dict[str, dict[str, Any]] = metrics["models"]
     *_, last = models.values()
@@ -143,19 +144,21 @@ def policy(metrics: Mapping[str, Any]) -> str:
 
 
 def repaired_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each model's figures with repairs; empty if repairs changed no text, without the models that record none."""
+    """Return the figures with repairs of each model that records them. Empty if repairs changed no text."""
     found = {name: model["repaired"] for name, model in models.items() if model.get("repaired")}
     return found if any(figures["rows"] for figures in found.values()) else {}
 
 
 def escalation_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each model's figures of escalation, without the models that have none."""
+    """Return the escalation figures of each model that has them."""
     return {name: model["escalation"] for name, model in models.items() if model.get("escalation")}
 
 
 def difference(metrics: Mapping[str, Any], measure: str) -> str:
-    """The change from the first model to the last, "+86.5 points [81.0, 91.0]"; "" if they were not compared in it. If
-    one of them answered a sample, "on the 60 shared rows" follows."""
+    """Return the change from the first model to the last: "+86.5 points [81.0, 91.0]".
+
+    If one of them answered a sample, "on the 60 shared rows" follows. "" if they were not compared in this measure.
+    """
     models = metrics["models"]
     first, last = next(iter(models)), list(models)[-1]
     for entry in metrics.get("compare", ()):
@@ -167,7 +170,7 @@ def difference(metrics: Mapping[str, Any], measure: str) -> str:
 
 
 def sample(metrics: Mapping[str, Any]) -> str:
-    """What a reader must know of the models that answered a sample of the rows; "" if all answered all."""
+    """Return a note on the models that answered only a sample of the rows. "" if every model answered all rows."""
     models = metrics["models"]
     sampled = {name: model for name, model in models.items() if model.get("sampled_from")}
     asked = " and ".join(
@@ -177,19 +180,19 @@ def sample(metrics: Mapping[str, Any]) -> str:
     if not asked:
         return ""
     return (
-        f"{asked}: a sample in which every kind of turn has its share. Its figures are over the sample. Each "
-        "difference is over the rows that both models answered."
+        f"{asked}: a sample with about the same mix of turns. Its figures cover only the sample. Each difference "
+        "covers the rows that both models answered."
     )
 
 
 def answer_limit(run: RunFiles) -> str:
-    """How long the base model's answers may be, in a sentence; "" if the manifest does not say."""
+    """Return the token limit of the base model's answers in a sentence. "" if the manifest does not record it."""
     limit = run.manifest.get("stages", {}).get("predict:base", {}).get("max_new_tokens")
-    return "" if limit is None else f"Answers of base end after {numbers.counted(limit, 'token')}."
+    return "" if limit is None else f"Answers of base are cut off after {numbers.counted(limit, 'token')}."
 
 
 def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:
-    """Count the rows by which of two models has them right, on the ids that both answered."""
+    """Count the rows that both models answered, by which of the two has them right."""
     outcomes = [(before[id_].exact, score.exact) for id_, score in after.items() if id_ in before]
     return {
         "fixed": outcomes.count((False, True)),
@@ -200,27 +203,27 @@ def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str,
 
 
 def left_out(run: RunFiles) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield why rows are in no figure or were not trained on, in a sentence, and a line for each of them."""
+    """Yield why rows were not scored or not trained on: a sentence, and a line for each row."""
     provenance = run.metrics.get("provenance") or {}
-    reasons = [("as even the gold answer does not score", provenance.get("quarantined") or {})]
+    reasons = [("the gold answer itself does not score as right", provenance.get("quarantined") or {})]
     for model, refused in (provenance.get("refused") or {}).items():
-        reasons.append((f"of any model, as the endpoint of {model} would not answer", refused))
+        reasons.append((f"the endpoint of {model} refused to answer", refused))
     for why, rows in reasons:
         if rows:
             count = f"{numbers.counted(len(rows), 'test row')} {'is' if len(rows) == 1 else 'are'}"
             lines = tuple(f"{wording.visible(id_)}: {reason}" for id_, reason in rows.items())
-            yield f"{count} in no figure here, {why}.", lines
+            yield f"{count} excluded from the figures of every model: {why}.", lines
     for rule, places in (run.manifest.get("left_out") or {}).items():
         count = f"{numbers.counted(len(places), 'row')} {'was' if len(places) == 1 else 'were'}"
-        yield f"{count} left out in reading ({rule}); `toolhone data check` says why.", tuple(map(str, places))
+        yield f"{count} left out while reading ({rule}); run `toolhone data check` to see why.", tuple(map(str, places))
     dropped = run.manifest.get("dropped") or []
     if dropped:
         count = f"{numbers.counted(len(dropped), 'turn')} {'was' if len(dropped) == 1 else 'were'}"
-        yield f"{count} left out of training, as longer than the config allows.", tuple(map(str, dropped))
+        yield f"{count} left out of training: longer than chat.max_tokens.", tuple(map(str, dropped))
 
 
 def machine(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """Yield the few facts under the title: model, device, machine and date."""
+    """Yield the facts under the title: model, device, machine and date."""
     if run.base_model is not None:
         yield "Model", run.base_model
     device = [str(run.manifest[key]) for key in ("device", "dtype") if run.manifest.get(key)]
@@ -229,11 +232,11 @@ def machine(run: RunFiles) -> Iterator[tuple[str, str]]:
     if run.manifest.get("machine"):
         yield "Machine", str(run.manifest["machine"])
     if run.manifest.get("created"):
-        yield "Made", wording.date_time(run.manifest["created"])
+        yield "Created", wording.date_time(run.manifest["created"])
 
 
 def training(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """Yield what training took and where it ended, from the manifest's stage and the log."""
+    """Yield the resources of training and its first and last losses, from the manifest and the training log."""
     stage = run.manifest.get("stages", {}).get("train", {})
     if stage.get("seconds") is not None:
         yield "Time", numbers.duration(stage["seconds"])
@@ -256,9 +259,9 @@ def training(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 
 def commands(run: RunFiles) -> tuple[str, ...]:
-    """The commands that reproduce this run.
+    """Return the commands that reproduce this run.
 
-    The run folder's own config.yaml is complete, so it serves if the manifest does not name the file that was given.
+    They use the config file that the manifest names, or else the run folder's config.yaml, which has every key.
     """
     if run.config is None:
         return ()
@@ -267,4 +270,4 @@ def commands(run: RunFiles) -> tuple[str, ...]:
     if not commit:
         return (train,)
     clean = str(commit).removesuffix("-dirty")
-    return (f"git checkout {clean}{'' if clean == commit else '   # and changes that were not committed'}", train)
+    return (f"git checkout {clean}{'' if clean == commit else '   # plus changes that were not committed'}", train)

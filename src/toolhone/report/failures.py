@@ -1,8 +1,8 @@
-"""The failed rows of a report: gold and prediction side by side, with what differs marked and named.
+"""The failed rows of a report: gold and prediction side by side, with the differences marked and named.
 
-In: the scores of the model in question and of those that it is compared with. Out: one `Failure` for each row that is
-not an exact match, in the order of the scores, and their HTML as far as the page has room. The marks are what the
-scorer found and, within a wrong value, the characters that differ. Texts that are too long are cut, with a count.
+In: the scores of one model, and of the models to compare it with. Out: one `Failure` for each row that is not an exact
+match, in the order of the scores, and their HTML up to a size limit. The marks show the scorer's errors and, within a
+wrong value, the characters that differ. Long texts are cut, with the number of characters left out.
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ KINDS = (
 
 _KIND_OF_FAULT = {"missing": "missing argument", "invented": "invented argument", "wrong": "wrong value"}
 
-# A page of 10 MB still opens on a phone.
+# Size limits of rows in full and rows in a table: a page of 10 MB still opens on a phone.
 _ARTICLE_BYTES = 5_000_000
 _LISTED_BYTES = 3_500_000
 
 
-# Character-level differences: the least share of two texts that must be alike, the size of the table that is compared
-# in full, and how much of a text decides which accepted value is nearest.
+# Two texts with a smaller share in common differ as a whole.
 _MIN_ALIKE = 0.6
+# Texts are compared character by character up to this many pairs of characters.
 _MAX_COMPARED = 250_000
+# The number of leading characters that decide which accepted value is nearest.
 _NEAREST = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a text, and whether the other text lacks it."""
+    """A stretch of text. `differs` is true if the other text lacks it."""
 
     text: str
     differs: bool
@@ -69,8 +70,11 @@ Pieces = tuple[Piece, ...]
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument as it is shown: its accepted values as JSON (a prediction has one), each in pieces that show what
-    differs from the other side, and its mark, "" if right."""
+    """An argument as the page shows it.
+
+    `values` are its accepted values as JSON (a prediction has one), split into pieces that mark the differences from
+    the other side. `mark` names the error; "" if the argument is right.
+    """
 
     name: str
     values: tuple[Pieces, ...]
@@ -79,14 +83,15 @@ class Argument:
 
     @property
     def text(self) -> str:
-        """The argument in one text: `order_id="ORD-001" or "ord-001"`."""
+        """The argument as one text: `order_id="ORD-001" or "ord-001"`."""
         values = " or ".join("".join(piece.text for piece in value) for value in self.values)
         return f"{self.name}={values}{' or left out' if self.optional else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call as it is shown, with the mark of the call as a whole, "" if it has a partner."""
+    """A call as the page shows it. `mark` says what is wrong with the whole call; "" if it matches a call of the other
+    side."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -97,9 +102,9 @@ class Call:
 class Failure:
     """A row that is not an exact match.
 
-    `tools` are all names that gold or prediction calls. `regression` is true if the first of the other models got the
-    row right. `before` has the role and the text of each message before the question, and `others` each other model,
-    whether it was right, and its text.
+    `tools` are all tool names that gold or prediction calls. `regression` is true if the first of the other models got
+    the row right. `before` has the role and text of each message before the question. `others` has, for each other
+    model, its name, whether it was right, and its text.
     """
 
     number: int
@@ -121,9 +126,9 @@ class Failure:
 
     @property
     def gold_text(self) -> str:
-        """The gold in one text, a call a line: `query_order(order_id="ORD-001" or "ord-001")`."""
+        """The gold as one text, one call per line: `query_order(order_id="ORD-001" or "ord-001")`."""
         if self.gold_status != "calls":
-            return "no call" if self.gold_status == "none" else "some call, whichever"
+            return "no call" if self.gold_status == "none" else "any valid call"
         return "\n".join(f"{call.name}({', '.join(one.text for one in call.arguments)})" for call in self.gold)
 
 
@@ -132,22 +137,22 @@ def failures(
     others: Mapping[str, Mapping[str, Score]],
     prompts: Mapping[str, Sequence[Message]] | None = None,
 ) -> list[Failure]:
-    """One `Failure` for each score that is not exact.
+    """Return one `Failure` for each score that is not exact.
 
     Args:
-        scores: of the model in question.
-        others: for each other model, its scores by row id; the first is the one to compare with.
-        prompts: the messages before each row's answer, if they are at hand.
+        scores: the scores of the model to report on.
+        others: each other model's scores by row id. The first model is the one to compare with.
+        prompts: the messages before each row's answer, by row id, if available.
     """
     failed = (score for score in scores if not score.exact)
     return [_failure(number, score, others, prompts or {}) for number, score in enumerate(failed, 1)]
 
 
 def kinds_of_error(score: Score) -> tuple[str, ...]:
-    """All that is wrong with a prediction, in the order of `KINDS`.
+    """Return all kinds of error in a prediction, in the order of `KINDS`.
 
-    A text that could not be read at all has that one kind, and another if its calls are in another format than the
-    expected one: what its calls lack says nothing more.
+    A text that cannot be read has only that kind, and "call in another format" if its calls use another format. Its
+    missing calls follow from that, so they are not listed.
     """
     if score.status in ("malformed", "truncated"):
         is_foreign = score.failure is not None and score.failure.startswith(OTHER_FORMAT)
@@ -159,7 +164,7 @@ def kinds_of_error(score: Score) -> tuple[str, ...]:
         found.add("invented tool")
     if score.gold.status == "none":
         found.add("over-call")
-    elif score.gold.status == "any":  # whichever call it was, its arguments must satisfy the tool's schema
+    elif score.gold.status == "any":  # any call is accepted if its arguments satisfy the tool's schema
         if not found:
             found.add("invalid arguments")
     else:
@@ -175,21 +180,21 @@ def kinds_of_error(score: Score) -> tuple[str, ...]:
 
 
 def count_kinds(rows: Iterable[Failure]) -> dict[str, int]:
-    """How many rows show each kind of error; a row with two kinds counts in both."""
+    """Return the number of rows with each kind of error. A row with two kinds counts in both."""
     counts = Counter(kind for row in rows for kind in row.kinds)
     return {kind: counts[kind] for kind in KINDS if kind in counts}
 
 
 def count_tools(rows: Iterable[Failure]) -> dict[str, int]:
-    """How many rows call each tool, in gold or prediction; by name."""
+    """Return the number of rows that call each tool in gold or prediction, sorted by name."""
     return dict(sorted(Counter(tool for row in rows for tool in row.tools).items()))
 
 
 def draw_failures(rows: Sequence[Failure], first_model: str) -> dict[str, Any]:
-    """The rows as HTML, as many as the page has room for.
+    """Return the rows as HTML, up to the size limits of the page.
 
     Returns:
-        `articles`, the first rows in full; `listed`, the next ones as rows of a table; and the count `unlisted`.
+        `articles`, the first rows in full; `listed`, the next ones as table rows; `unlisted`, the number of the rest.
     """
     template: Any = page_environment().get_template("failure.html.jinja").module
     articles = _fitting((Markup(template.article(row, first_model)) for row in rows), _ARTICLE_BYTES)
@@ -199,7 +204,7 @@ def draw_failures(rows: Sequence[Failure], first_model: str) -> dict[str, Any]:
 
 
 def _fitting(drawn: Iterable[Markup], size: int) -> list[Markup]:
-    """The first of the texts that together take at most `size` bytes of UTF-8."""
+    """Return the leading texts that together take at most `size` bytes of UTF-8."""
     fitting = []
     for text in drawn:
         size -= len(text.encode("utf-8", "backslashreplace"))
@@ -241,24 +246,24 @@ def _failure(
 
 
 def _repaired_reading(score: Score) -> str | None:
-    """What repairs make of a row's text, in a sentence; None if they change nothing."""
+    """Return a sentence on how repairs change the reading of a row's text. None if they change nothing."""
     if score.repaired is None or not score.repaired.repairs:
         return None
     fired = ", ".join(score.repaired.repairs)
-    result = "the right tools, but no" if score.repaired.names_right else "still no"
-    result = "an" if score.repaired.exact else result
-    return f"With repairs ({fired}) it reads as {score.repaired.status}: {result} exact match."
+    result = "right tools, but not an exact match" if score.repaired.names_right else "still not an exact match"
+    result = "an exact match" if score.repaired.exact else result
+    return f"Read with repairs ({fired}), its status is {score.repaired.status}: {result}."
 
 
 def _sides(score: Score) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
-    """The calls of gold and prediction, with what differs between those that match marked on both sides."""
+    """Return the calls of gold and prediction. Differences between matched calls are marked on both sides."""
     marks: dict[tuple[str, int, str], str] = {}
     pieces: dict[tuple[str, int, str, str], Pieces] = {}
     for match in score.matches:
         accepted, given = score.gold.calls[match.gold].arguments, score.calls[match.predicted].arguments
         for error in match.errors:
             name = error.argument
-            # If a value is wrong, it is the prediction's.
+            # A wrong value belongs to the prediction; the gold side has the expected one.
             marks["gold", match.gold, name] = "expected" if error.fault == "wrong" else error.fault
             marks["prediction", match.predicted, name] = error.fault
             if error.fault == "wrong" and name in given and accepted.get(name):
@@ -286,7 +291,7 @@ def _sides(score: Score) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
 
 
 def _message_text(message: Message) -> str:
-    """A message in one text, its calls as JSON lines."""
+    """Return a message as one text, with its calls as JSON lines."""
     calls = (_json({"name": call.name, "arguments": call.arguments}) for call in message.tool_calls)
     return _readable("\n".join((*([message.content] if message.content else []), *calls)))
 
@@ -300,10 +305,11 @@ def _json(value: Any) -> str:
 
 
 def differences(expected: str, found: str) -> tuple[Pieces, Pieces]:
-    """Both texts in pieces that, joined, give them back, so that a reader finds `ORD-0017` beside `ORD-0071` at once.
+    """Return both texts in pieces that mark where they differ, as in `ORD-0017` and `ORD-0071`.
 
-    Two texts with too little in common differ as a whole. In very long ones, all between what they begin and what
-    they end with alike differs. A character is compared together with the marks that combine with it.
+    The joined pieces are the text. Two texts with too little in common differ as a whole. In very long texts,
+    everything between the common start and the common end differs. A character is compared together with its
+    combining marks.
     """
     a, b = _characters(expected), _characters(found)
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -320,7 +326,7 @@ def differences(expected: str, found: str) -> tuple[Pieces, Pieces]:
 
 
 def nearest(found: str, accepted: Sequence[str]) -> str:
-    """The accepted text that a text comes closest to; the first of those equally close."""
+    """Return the accepted text that is most similar to `found`. In a tie, the first one."""
     if len(accepted) == 1:
         return accepted[0]
     matcher = SequenceMatcher(None, autojunk=False)
@@ -344,6 +350,6 @@ def _characters(text: str) -> list[str]:
 
 
 def _pieces(characters: Sequence[str], same: set[int]) -> Pieces:
-    """The text in pieces; `same` has the places of what both texts have."""
+    """Return the text in pieces. `same` has the indexes of the characters that both texts have."""
     places = groupby(range(len(characters)), key=lambda place: place not in same)
     return tuple(Piece("".join(characters[place] for place in group), differs) for differs, group in places)

@@ -1,6 +1,6 @@
-"""How numbers are written for a reader: shares, counts, times, amounts of money and differences.
+"""Formats numbers for readers: shares, counts, sizes, times, money and differences.
 
-Every page, table and sentence of toolhone writes its numbers with these functions.
+All pages, tables and sentences of toolhone use these functions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ABSENT = "–"
 
 
 def percent(value: float | None) -> str:
-    """A share as "96.0%". 0.9999 is ">99.9%", since "100.0%" would hide the one row that is wrong."""
+    """A share as "96.0%". 0.9999 is ">99.9%", because "100.0%" would hide the one wrong row."""
     if value is None:
         return ABSENT
     text = f"{100 * value:.1f}"
@@ -36,7 +36,7 @@ def share(rate: Mapping[str, Any]) -> str:
 
 
 def fraction(rate: Mapping[str, Any]) -> str:
-    """A rate's counts, "192/200"; "" if it has none, as F1."""
+    """A rate's counts, "192/200"; "" if it has none, like F1."""
     if rate.get("denominator") is None:
         return ""
     return f"{rate['numerator']:,}/{rate['denominator']:,}"
@@ -59,12 +59,12 @@ def decimal(figure: Mapping[str, Any]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun in the right number: "1 row", "2,378 rows"."""
+    """A count with its noun in singular or plural: "1 row", "2,378 rows"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def gigabytes(size: float | None) -> str:
-    """A size that is given in gigabytes: "3.7 GB"."""
+    """A size in gigabytes, "3.7 GB"."""
     return ABSENT if size is None else f"{size:.1f} GB"
 
 
@@ -96,12 +96,12 @@ def points(difference: Mapping[str, Any]) -> str:
 
 
 def p_value(value: float) -> str:
-    """A probability to two figures, "0.031"; "<0.0001" if it is smaller."""
+    """A p-value with two significant digits, "0.031"; "<0.0001" if it is smaller."""
     return "<0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
 def dollars(amount: float) -> str:
-    """An amount in as many digits as it needs: $1,095,000, $3,000, $27.40, $0.0027, $0.000042."""
+    """An amount in dollars, with as many digits as it needs: $1,095,000, $3,000, $27.40, $0.0027, $0.000042."""
     if amount == 0:
         return "$0"
     size = abs(amount)
@@ -117,19 +117,19 @@ def dollars(amount: float) -> str:
 
 
 def money(amount: float) -> str:
-    """Dollars; from a million on in millions: $1.095 million."""
+    """An amount in dollars; from a million up, in millions: $1.095 million."""
     if abs(amount) >= 1e6:
         return f"{'-' if amount < 0 else ''}${f'{abs(amount) / 1e6:,.3f}'.rstrip('0').rstrip('.')} million"
     return dollars(amount)
 
 
 def short_money(amount: float) -> str:
-    """The same in the width of a table's cell: $1.095M."""
+    """An amount in dollars, short enough for a table cell: $1.095M."""
     return money(amount).replace(" million", "M")
 
 
 def months(count: float) -> str:
-    """A time in days up to two months, then in months."""
+    """A number of months as text: in days below two months, else in months."""
     if count < 2:
         days = count * 365 / 12
         return f"{days:.0f} day{'' if round(days) == 1 else 's'}" if days >= 0.5 else "within a day"

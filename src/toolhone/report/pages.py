@@ -1,7 +1,7 @@
-"""The one Jinja environment of all pages and Markdown files.
+"""Renders all pages and Markdown files with one Jinja environment.
 
-In: a template under `templates/` and its values. Out: text that UTF-8 can carry. An HTML page is one file: styles
-inside, nothing loaded from anywhere, light and dark, fit for a phone.
+In: a template under `templates/` and its values. Out: text that UTF-8 can encode. An HTML page is a single file with
+its styles inside. It loads nothing, has a light and a dark theme, and fits a phone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def html_page(name: str, /, **values: Any) -> str:
     """Render `templates/<name>.html.jinja` with the report's styles, then those of `templates/<name>.css`.
 
-    All text is escaped. A template extends `page.html.jinja` and takes the look of the run report.
+    Escapes all text. The template must extend `page.html.jinja`, which gives every page the look of the run report.
     """
     sheets = dict.fromkeys(("report", name))
     style = "".join((TEMPLATES / f"{sheet}.css").read_text(encoding="utf-8") for sheet in sheets)
@@ -33,14 +33,14 @@ def html_page(name: str, /, **values: Any) -> str:
 
 
 def markdown_page(name: str, /, **values: Any) -> str:
-    """Render `templates/<name>.md.jinja`. Text from outside must pass through `md_cell` or `md_fence` there."""
+    """Render `templates/<name>.md.jinja`. It must filter foreign text with `md_cell` or `md_fence`."""
     return _render(f"{name}.md.jinja", **values)
 
 
 def page_script(name: str) -> dict[str, str]:
-    """The text of `templates/<name>.js`, and its hash, by which a page's content policy lets this one script run.
+    """Return the text of `templates/<name>.js` and its hash. The page's content policy allows only this script.
 
-    If a model's text ever escaped its quoting, it would still be inert.
+    If a script in a model's text ever escaped its quoting, the browser would still not run it.
     """
     script = (TEMPLATES / f"{name}.js").read_text(encoding="utf-8")
     return {"script": script, "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
@@ -48,7 +48,7 @@ def page_script(name: str) -> dict[str, str]:
 
 @cache
 def page_environment() -> Environment:
-    """The environment: HTML templates escape all text, and an unknown name is an error."""
+    """Return the environment. HTML templates escape all text, and an unknown name is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
@@ -68,29 +68,29 @@ def page_environment() -> Environment:
 
 
 def _render(template: str, **values: Any) -> str:
-    """Render a template; half of a surrogate pair, which JSON can carry and UTF-8 cannot, becomes a visible escape."""
+    """Render a template. A lone surrogate, which JSON can hold and UTF-8 cannot, becomes a visible escape."""
     text = page_environment().get_template(template).render(**values)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _markdown_cell(text: str) -> str:
-    """Text that stays inside its table cell and is shown as it is."""
+    """Return text that stays inside its table cell and shows literally."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;")
 
 
 def _markdown_fence(text: str, language: str = "text") -> str:
-    """Text as a code block whose fence is longer than any run of backticks in it."""
+    """Return text as a code block. Its fence is longer than any run of backticks in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _unbroken(text: str) -> Markup:
-    """Text in whose intervals, "[81.0, 91.0]", no line is broken."""
+    """Return text as HTML that never breaks a line inside an interval such as "[81.0, 91.0]"."""
     return Markup(re.sub(r"\[[^\[\]]*\]", r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
 def _code(text: str) -> Markup:
-    """Text in which what is between backticks is code."""
+    """Return text as HTML, with everything between backticks as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

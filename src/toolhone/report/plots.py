@@ -1,8 +1,8 @@
-"""The geometry of plots, in percent, which a page draws as SVG: the training curves of train_log.jsonl, and of
-`toolhone route` the deferral curve and the reliability diagram.
+"""Computes the geometry of plots, which a page draws as SVG.
 
-Percent, not pixels: the plot then takes any width without its text shrinking. Of a training curve, x runs from the
-first step to the last, y from the top (the highest loss, rounded up to a tick; or 100%) to the bottom (0).
+In: the training log for the training curves; the results of `toolhone route` for the deferral curve and the reliability
+diagram. Out: positions in percent, so that a plot can have any width and its text keeps its size. In a training curve,
+x runs from the first step to the last. y runs from the top (100%, or the highest loss rounded up to a tick) down to 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MIN_TOP = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis: its place along it, in percent, and its text."""
+    """A mark on an axis: its position in percent, and its text."""
 
     at: float
     label: str
@@ -35,7 +35,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A measurement: its place in percent from the left and from the top, and the words shown on hovering."""
+    """A measurement: its position in percent from the left and from the top, and its tooltip."""
 
     x: float
     y: float
@@ -44,20 +44,20 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a plot shows. Each training point is the mean of `steps_a_point` logged steps."""
+    """The contents of a training plot. Each training point is the mean of `steps_per_point` logged steps."""
 
     training: tuple[Point, ...]
     validation: tuple[Point, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    steps_a_point: int
+    steps_per_point: int
 
 
 def loss_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
-    """Place the losses of a training log; None if it has none.
+    """Return the loss curves of a training log. None if it has no losses.
 
     Args:
-        log: lines with `step` and either `loss` or `eval_loss`, in nats a token.
+        log: lines with `step` and either `loss` or `eval_loss`, in nats per token.
     """
     training, validation = _values(log, "loss"), _values(log, "eval_loss")
     if not training and not validation:
@@ -76,12 +76,12 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
         validation=tuple(place("validation loss", *point) for point in validation),
         x_ticks=x_ticks,
         y_ticks=tuple(Tick(100 - share(loss, 0, top), f"{loss:g}") for loss in y_values),
-        steps_a_point=width,
+        steps_per_point=width,
     )
 
 
 def accuracy_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
-    """Place the exact match on validation rows during training; None if the log has none.
+    """Return the curve of exact match on validation rows during training. None if the log has no such values.
 
     Args:
         log: lines with `step` and `eval_exact_match`, a share from 0 to 1.
@@ -92,12 +92,15 @@ def accuracy_curve(log: Sequence[dict[str, Any]]) -> Curve | None:
     x_ticks, across = _steps(step for step, _ in measured)
     points = (Point(across(step), 100 - 100 * value, f"step {step:g}: {percent(value)}") for step, value in measured)
     y_ticks = tuple(Tick(100 - value, f"{value}%") for value in range(0, 101, 25))
-    return Curve((), tuple(points), x_ticks, y_ticks, steps_a_point=1)
+    return Curve((), tuple(points), x_ticks, y_ticks, steps_per_point=1)
 
 
 def deferral_plot(curve: DeferralCurve, point: OperatingPoint) -> dict[str, Any]:
-    """Place the deferral curve and the policy on it. Lines are the points of an SVG polyline; `band` is the cascade's
-    interval, empty if it has none. `costs` are costs of a call under the x axis, empty without prices."""
+    """Return the deferral curve with the policy's point.
+
+    Each line is the points of an SVG polyline. `band` is the cascade's interval, empty if it has none. `costs` are the
+    costs per call below the x axis, empty without prices.
+    """
     values = [figure["value"] for figure in curve.accuracy]
     lows, highs = ([_end(figure, end) for figure in curve.accuracy] for end in ("low", "high"))
     lowest = min(*lows, *curve.random, *values, point.accuracy["value"])
@@ -127,19 +130,19 @@ def deferral_plot(curve: DeferralCurve, point: OperatingPoint) -> dict[str, Any]
 
 
 def _end(figure: dict[str, Any], end: str) -> float:
-    """An end of a figure's interval; the figure itself if it has none."""
+    """Return one end of a figure's interval, or its value if it has no interval."""
     value: float = figure["value"] if figure[end] is None else figure[end]
     return value
 
 
 def _mark(x: float, right: Figure, up: Callable[[float], float], size: float, title: str) -> dict[str, Any]:
-    """A dot with its interval; `up` places a share right in percent from the top."""
+    """Return a dot with its interval. `up` converts the share of right answers to percent from the top."""
     ends = {"y": right["value"], "top": _end(right, "high"), "bottom": _end(right, "low")}
     return {"x": round(100 * x, 2), **{key: up(value) for key, value in ends.items()}, "size": size, "title": title}
 
 
 def reliability_plot(found: Reliability) -> dict[str, Any]:
-    """Place the bins that hold rows; a mark's area grows with its rows."""
+    """Return a mark for each bin that has rows. Its area grows with the number of rows."""
     most = max(one["denominator"] for one in found.bins)
     marks = []
     for one in found.bins:
@@ -151,7 +154,7 @@ def reliability_plot(found: Reliability) -> dict[str, Any]:
 
 
 def _steps(steps: Iterable[float]) -> tuple[tuple[Tick, ...], Callable[[float], float]]:
-    """The marks under a plot, and the function that places a step."""
+    """Return the ticks below a plot, and the function that gives the position of a step."""
     known = set(steps)
     first, last = min(known), max(known)
     marks = [step for step in ticks(first, last, 6) if step == int(step) and first <= step <= last] or [first]
@@ -159,7 +162,7 @@ def _steps(steps: Iterable[float]) -> tuple[tuple[Tick, ...], Callable[[float], 
 
 
 def _values(log: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Step and value, by step. A resumed run has taken some steps twice: the later line counts."""
+    """Return (step, value) pairs sorted by step. A resumed run logs some steps twice: the later line counts."""
     return sorted({line["step"]: line[key] for line in log if line.get(key) is not None}.items())
 
 
@@ -168,12 +171,12 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def share(value: float, low: float, high: float) -> float:
-    """A value's place between two others, in percent; the middle if the two are the same."""
+    """Return the position of a value between two others in percent. 50 if the two are equal."""
     return 50.0 if high == low else round(100 * (value - low) / (high - low), 3)
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round values a step of 1, 2 or 5 times a power of ten apart, about `count` of them, the last not below `high`."""
+    """Return about `count` round values, spaced by 1, 2 or 5 times a power of ten. The last is at least `high`."""
     span = (high - low) or 1.0
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))

@@ -1,8 +1,8 @@
 """The report of a run: report.html (one file, opens offline) and report.md (for a pull request).
 
-In: the files of a run folder, read. Out: the files beside them, with samples/ in lm-evaluation-harness's layout and
-the adapter's model card. Every figure is worded here; the templates only place it. No model is needed, nothing is
-scored again, and the same files always give the same report.
+In: the files of a run folder. Out: the report in that folder, samples/ in lm-evaluation-harness's layout, and the
+adapter's model card. This module turns figures into text; the templates only place it. It loads no model and scores
+nothing again. The same files always give the same report.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _Models = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(run_folder: Path) -> None:
-    """Write report.html, report.md and samples/ into a run folder, and README.md into its adapter, if it has one.
+    """Write report.html, report.md and samples/ into a run folder, and README.md into its adapter folder if it exists.
 
     Raises:
-        UserError: if metrics.json or a model's scores are missing, unreadable, or do not belong together.
+        UserError: if metrics.json or a model's scores are missing, unreadable, or from different runs.
     """
     run = read_run(run_folder)
     page = _draw(run, run_folder / "report.html")
@@ -48,10 +48,10 @@ def write_report(run_folder: Path) -> None:
 
 
 def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Draw a report from scores alone, report.md beside it, and return the metrics.
+    """Write a report from score files alone, as HTML to `out` and as Markdown beside it. Returns the metrics.
 
     Raises:
-        UserError: if the models cannot be compared, or `out` is no .html file.
+        UserError: if the models cannot be compared, or `out` does not end in .html.
     """
     if out.suffix != ".html":
         raise UserError(f"--out {out}: expected a file that ends in .html, for example report.html")
@@ -63,7 +63,7 @@ def report_scores(sources: Sequence[Path], out: Path) -> dict[str, Any]:
 
 
 def _draw(run: RunFiles, out: Path) -> dict[str, Any]:
-    """Write the report to `out`, and as Markdown beside it; return the page's values."""
+    """Write the report to `out` and as Markdown beside it. Returns the page's values."""
     page = build_page(run)
     shown = draw_failures(page["failures"], page["models"][0])
     write_text(out, html_page("report", page=page, shown=shown, **page_script("report")))
@@ -72,7 +72,10 @@ def _draw(run: RunFiles, out: Path) -> dict[str, Any]:
 
 
 def build_page(run: RunFiles) -> dict[str, Any]:
-    """All that the templates show, in the order of the report. `run.scores` has the models of the metrics, in order."""
+    """Return all values that the templates show, in the order of the report.
+
+    `run.scores` must have the models of the metrics in the same order.
+    """
     models: dict[str, dict[str, Any]] = run.metrics["models"]
     names, labels = tuple(models), wording.labels(models)
     first, last = names[0], names[-1]
@@ -135,7 +138,7 @@ def build_page(run: RunFiles) -> dict[str, Any]:
 
 
 def _bars(rates: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Each model's rate: its words, and its geometry in percent (None if there is no value or no interval)."""
+    """Return one bar per model: its texts, and its geometry in percent (None without a value or an interval)."""
     *_, last = labels
     return [
         {
@@ -158,7 +161,7 @@ def _measure_rows(
     agreement_with: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Each measure with a bar for each model, and with `metrics` how the models differ in it; empty without models."""
+    """Return a row per measure with one bar per model, and with `metrics` the difference. Empty without models."""
     return [
         {
             "label": measure.label_for(agreement_with),
@@ -174,7 +177,7 @@ def _measure_rows(
 def _group_row(
     label: str, counts: str, entries: _Models, first: str, second: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A tool or a group of rows, with each model's bars of two measures side by side."""
+    """Return a table row for a tool or a group of rows: two measures side by side, one bar per model."""
     return {
         "label": wording.visible(label),
         "counts": counts,
@@ -184,7 +187,7 @@ def _group_row(
 
 
 def _tool_rows(models: _Models) -> list[dict[str, Any]]:
-    """The tools by falling support, then by name."""
+    """Return a table row per tool. The tools expected most often come first; equal ones are sorted by name."""
     support = {tool: entry["support"] for model in models.values() for tool, entry in model["per_tool"].items()}
     rows = []
     for tool in sorted(support, key=lambda tool: (-support[tool], tool)):
@@ -197,22 +200,21 @@ def _tool_rows(models: _Models) -> list[dict[str, Any]]:
 
 
 def _of_each(counts: Mapping[str, str], what: str) -> str:
-    """A count that all models have in common, "40 expected". If they differ, as for a sample of the rows, each one's:
-    "expected: base 9, tuned 40"."""
+    """Return the count of all models, "40 expected". If they differ, as with a sample: "expected: base 9, tuned 40"."""
     if len(set(counts.values())) == 1:
         return next(iter(counts.values())) + what
     return f"{what.strip()}: {', '.join(f'{name} {count}' for name, count in counts.items())}"
 
 
 def _called(entry: Mapping[str, Any]) -> str:
-    """How often a tool was called, and of these calls the share that was expected."""
+    """Return how often a tool was called, and the share of these calls that was expected."""
     precision = entry.get("name_precision") or {"value": None}
-    share = "" if precision["value"] is None else f" ({numbers.percent(precision['value'])} rightly)"
+    share = "" if precision["value"] is None else f" ({numbers.percent(precision['value'])} correctly)"
     return f"{numbers.number(entry['called'])}{share}"
 
 
 def _slices(models: _Models) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield each property of the rows, such as their language, with a row for each of its values."""
+    """Yield each property of the rows, such as the language, with a table row for each of its values."""
     for key in dict.fromkeys(key for model in models.values() for key in model["by"]):
         groups = {name: model["by"].get(key, {}) for name, model in models.items()}
         rows = []
@@ -226,9 +228,9 @@ def _slices(models: _Models) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def _matrix(model: str, confusion: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's confusion matrix, without its rows if it is too large to be read, and its commonest mistakes.
+    """Return a model's confusion matrix and its most common mistakes. A matrix too large to read has no rows.
 
-    A cell's `shade` is its share of the gold calls of its row, 0 to 1.
+    A cell's `shade` is its share of the gold calls in its row, from 0 to 1.
     """
     counts = confusion["matrix"]
     labels = [wording.visible(label) for label in confusion["labels"]]

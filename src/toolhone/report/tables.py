@@ -1,7 +1,7 @@
-"""The tables of a report: those printed in the terminal, and the plain ones of the page.
+"""The tables of a report: those in the terminal, and the plain ones of the page.
 
 In: metrics.json, the figures of a suite, or the manifest of a run. Out: rich tables for the terminal, `PlainTable` for
-the page. A table with nothing to show is None. Figures of older versions may lack what a table shows: it leaves it out.
+the page. A table with nothing to show is None. A table leaves out figures that older versions did not record.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from toolhone.report import facts, numbers, wording
 
 @dataclass(frozen=True, slots=True)
 class PlainTable:
-    """A table as text: its head, its rows, and for each column "l" or "r", as it holds words or figures.
+    """A table as text. `align` has "l" for each column of words and "r" for each column of figures.
 
-    On a page with several, `key` is its anchor. `title` is above it and `note` below.
+    `key` is its anchor on a page with several tables. `title` goes above it and `note` below.
     """
 
     align: str
@@ -33,7 +33,7 @@ class PlainTable:
 
 
 def rich_table(title: str | Text, align: str, head: Iterable[str], **options: Any) -> Table:
-    """A table for the terminal, still without rows; `align` is that of `PlainTable`."""
+    """Return an empty table for the terminal. `align` has the same form as in `PlainTable`."""
     table = Table(title=title, title_justify="left", title_style="bold", **options)
     for side, name in zip(align, head, strict=True):
         table.add_column(Text(name), justify="right" if side == "r" else "left")
@@ -41,7 +41,7 @@ def rich_table(title: str | Text, align: str, head: Iterable[str], **options: An
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
-    """The short table in the terminal: the headline figures with their intervals, and the errors that occur."""
+    """Return the short table for the terminal: the headline figures with intervals, and the errors that occur."""
     models: dict[str, dict[str, Any]] = metrics["models"]
     source = wording.agreement_with(models)
     head = ("Measure", *wording.labels(models).values())
@@ -69,7 +69,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def models_table(metrics: Mapping[str, Any]) -> Table:
-    """One row for each model: its headline figures with their intervals and counts."""
+    """Return a table with one row per model: its headline figures with intervals and counts."""
     models: dict[str, dict[str, Any]] = metrics["models"]
     source = wording.agreement_with(models)
     labels, rows = wording.labels(models), max(model.get("sampled_from", model["rows"]) for model in models.values())
@@ -79,12 +79,12 @@ def models_table(metrics: Mapping[str, Any]) -> Table:
     for name, model in models.items():
         table.add_row(Text(labels[name]), *(Text(numbers.figure(model[measure.key])) for measure in wording.HEADLINE))
     if source is not None:
-        table.caption = Text(f"The gold is what {source} answered: these figures are agreement with {source}.")
+        table.caption = Text(f"The gold answers come from {source}, so these figures are agreement with {source}.")
     return table
 
 
 def pairs_table(metrics: Mapping[str, Any]) -> Table | None:
-    """One row for each pair of models and measure: the difference with its interval, and McNemar's test."""
+    """Return a table with one row per pair of models and measure: the difference with its interval, McNemar's test."""
     entries = metrics["compare"]
     if not entries:
         return None
@@ -99,16 +99,19 @@ def pairs_table(metrics: Mapping[str, Any]) -> Table | None:
     clusters = {numbers.counted(entry["intervals"][-1]["clusters"], entry["clustered_by"]) for entry in entries}
     over = clusters.pop() if len(clusters) == 1 else f"whole {entries[0]['clustered_by']}s"
     table.caption = Text(
-        f"95% intervals: paired bootstrap, {numbers.number(entries[0]['folds'])} folds over {over}. Rows: those that "
-        "both models answered. Only from, only to: rows that one model alone has right. p: McNemar's exact test, which "
-        "takes rows for independent; not adjusted for the number of pairs."
+        f"95% intervals: paired bootstrap, {numbers.number(entries[0]['folds'])} resamples of {over}. Rows: those that "
+        "both models answered. Only from, only to: rows that only this model has right. p: McNemar's exact test, which "
+        "assumes independent rows; not adjusted for the number of pairs."
     )
     return table
 
 
 def _pairs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Both models, the measure, the number of rows that both answered, the difference, and of McNemar's test the rows
-    that one alone has right, and p."""
+    """Yield a row of cells per pair and measure.
+
+    The cells: both models, the measure, the number of shared rows, the difference, and McNemar's test (the rows that
+    only the first model has right, those that only the second has right, and p).
+    """
     source = wording.agreement_with(metrics["models"])
     labels = {measure.key: measure.label_for(source) for measure in wording.MEASURES}
     for entry in metrics.get("compare", ()):
@@ -122,7 +125,7 @@ def _pairs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def suite_table(metrics: Mapping[str, Any]) -> Table:
-    """The suite's figures of all models under all policies."""
+    """Return the table of a suite: exact match of all models under all policies, by category and by group."""
     models: dict[str, dict[str, Any]] = metrics["models"]
     columns = [figures for model in models.values() for figures in model.values()]
     head = ("Category", *(f"{name}, {policy}" for name, model in models.items() for policy in model))
@@ -145,30 +148,30 @@ def suite_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def learning_curve_table(exact_match: Mapping[str, dict[str, Any]], gains: Sequence[str]) -> Table:
-    """Exact match by number of training rows, with the gain over the size before it, of which the first has none."""
-    table = Table("Rows", "Exact match", "Against the size before")
+    """Return exact match by number of training rows, with the gain over the previous size (none for the first)."""
+    table = Table("Rows", "Exact match", "Gain over previous size")
     for (size, rate), gain in zip(exact_match.items(), ("", *gains), strict=True):
         table.add_row(size, numbers.figure(rate), gain)
     return table
 
 
 def comparisons_table(metrics: Mapping[str, Any]) -> PlainTable | None:
-    """Every pair of models in every measure that they were compared in."""
+    """Return the differences of every pair of models in every measure that they were compared in."""
     rows = tuple((label, f"{first} to {second}", *cells) for first, second, label, *cells in _pairs(metrics))
-    alone = ("Right under the first alone", "Under the second alone")
-    head = ("Measure", "Models", "Rows of both", "Difference", *alone, "McNemar’s p")
+    alone = ("Only first right", "Only second right")
+    head = ("Measure", "Models", "Shared rows", "Difference", *alone, "McNemar’s p")
     return PlainTable("llrlrrr", head, rows) if rows else None
 
 
 def repairs_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable | None:
-    """How often each repair fired."""
+    """Return how often each model's texts needed each repair."""
     labels = wording.labels(models)
     counts = {labels[name]: figures["repairs"] for name, figures in facts.repaired_figures(models).items()}
     return _counts_table("Repair", "What it fixes", wording.REPAIRS, counts)
 
 
 def rules_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable | None:
-    """In how many rows each rule of the policy fired."""
+    """Return the number of rows in which each rule of the policy fired."""
     counts = {label: models[name].get("rules") or {} for name, label in wording.labels(models).items()}
     return _counts_table("Rule", "What it excuses", RULES, counts)
 
@@ -185,7 +188,7 @@ def _counts_table(
 
 
 def cost_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable:
-    """Tokens and time of each model."""
+    """Return the tokens and the latency of each model."""
     rows: list[tuple[str, ...]] = []
     labels = wording.labels(models)
     for what, key in (("Prompt tokens", "prompt_tokens"), ("Completion tokens", "completion_tokens")):
@@ -201,7 +204,7 @@ def cost_table(models: Mapping[str, Mapping[str, Any]]) -> PlainTable:
 
 
 def data_table(manifest: Mapping[str, Any]) -> PlainTable | None:
-    """The splits, with the start of each one's hash."""
+    """Return the splits with their sizes and the first 16 digits of their hashes."""
     rows = tuple(
         (name, *(numbers.number(split.get(key)) for key in ("rows", "examples")), _text(split.get("sha256"))[:16])
         for name, split in _entries(manifest, "data")
@@ -210,7 +213,7 @@ def data_table(manifest: Mapping[str, Any]) -> PlainTable | None:
 
 
 def stages_table(manifest: Mapping[str, Any]) -> PlainTable | None:
-    """The stages that have finished, and what they took."""
+    """Return the finished stages with their time and peak memory."""
     rows = tuple(
         (
             name,
@@ -224,7 +227,7 @@ def stages_table(manifest: Mapping[str, Any]) -> PlainTable | None:
 
 
 def _entries(manifest: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The objects below a key of the manifest, by name; none if an older version wrote something else."""
+    """Return the objects below a key of the manifest, by name. Empty if an older version wrote another type."""
     found = manifest.get(key)
     pairs = found.items() if isinstance(found, dict) else ()
     return [(str(name), entry) for name, entry in pairs if isinstance(entry, dict)]

@@ -1,5 +1,5 @@
 "use strict";
-// The filter of the failed rows: by tool, by kind of error, and to those that only the last model got wrong.
+// Filters the failed rows by tool, by kind of error, and by whether the first model got them right.
 const filter = document.getElementById("filter");
 if (filter) {
   const rows = [...document.querySelectorAll(".row[data-kinds]")];
@@ -16,7 +16,7 @@ if (filter) {
       row.hidden = !fits;
       count += fits ? 1 : 0;
     }
-    // On paper this line alone says what was chosen.
+    // On paper, only this line shows the chosen filters.
     const chosen = [tool.value, kind.value, broken && broken.checked ? broken.parentElement.textContent.trim() : ""];
     const by = chosen.filter(Boolean).join(", ");
     shown.textContent = `${count.toLocaleString("en")} of ${rows.length.toLocaleString("en")} shown${by && ": "}${by}`;
