@@ -231,7 +231,7 @@ def test_a_slow_download_shows_how_much_has_arrived(
     python.write_text('#!/bin/sh\nhead -c 3000000 /dev/zero > "$TMPDIR/part"\nsleep 4\nexit 1\n', encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    monkeypatch.setattr("toolhone.progress._EVERY_S", 0.2)
+    monkeypatch.setattr("toolhone.progress._IDLE_INTERVAL_S", 0.2)
     monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], megabytes=12))
     written = io.StringIO()
     with pytest.raises(UserError):
