@@ -188,7 +188,7 @@ def test_the_model_of_a_config_is_downloaded_and_another_is_left_to_the_hub(
     assert models_folder() == ["tiny"]
     capsys.readouterr()
     assert main(["fetch", "tiny", "--config", "tiny.yaml"]) == 2
-    assert capsys.readouterr().err == "Error: --config: goes without MODEL, found tiny; leave one of them out\n"
+    assert capsys.readouterr().err == "Error: --config: cannot be used with MODEL, found tiny; leave out one of them\n"
 
 
 def test_without_a_name_the_default_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,12 +391,12 @@ def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
 def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tmp_path: Path) -> None:
     run.config.write_text("name: small\n", encoding="utf-8")
     rows = list(read_conversations(run.split("test")))
-    with pytest.raises(UserError, match=r"^--out .*small: is the folder of a run"):
+    with pytest.raises(UserError, match=r"^--out .*small: is a run folder"):
         score_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
     write_jsonl(tmp_path / "scores" / "m.jsonl", answers())
     with pytest.raises(UserError, match=r"scores/m\.jsonl would be overwritten"):
         score_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
-    with pytest.raises(UserError, match=r"another file is named m\.jsonl too"):
+    with pytest.raises(UserError, match=r"another file is also named m\.jsonl"):
         score_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
 
 
