@@ -188,7 +188,7 @@ def test_a_run_killed_after_its_last_step_is_finished_without_training(
     stages = finished.read_manifest()["stages"]
     del stages["train"]
     finished.note(stages=stages)
-    with pytest.raises(UserError, match=r"its training has not finished; `toolhone train` with --resume"):
+    with pytest.raises(UserError, match=r"its training has not finished; run `toolhone train` with --resume"):
         evaluate_run(finished.path, {}, console=Console(quiet=True))
 
     def refuse(*_: Any, **__: Any) -> None:

@@ -501,7 +501,7 @@ def test_a_missing_run_is_reported_with_the_existing_ones(fails: Fails, argument
 def test_a_run_that_was_never_trained_is_reported(fails: Fails) -> None:
     run = open_run(load_config(Path("try.yaml")))
     assert fails("eval", "--run", "runs/try") == "runs/try: has no adapter yet; `toolhone train` makes it"
-    assert fails("score", "--run", "runs/try").startswith("runs/try/manifest.json: does not record which rows are scored")
+    assert fails("score", "--run", "runs/try").startswith("runs/try/manifest.json: does not record which rows")
     assert fails("report", "--run", "runs/try").startswith("runs/try/metrics.json: no such file; ")
     assert fails("ask", "--run", "runs/try", "hi") == "runs/try: has no adapter yet; `toolhone train` makes it"
     shutil.copytree("tiny", run.adapter)
