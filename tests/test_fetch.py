@@ -188,7 +188,7 @@ def test_the_model_of_a_config_is_downloaded_and_another_is_left_to_the_hub(
     assert models_folder() == ["tiny"]
     capsys.readouterr()
     assert main(["fetch", "tiny", "--config", "tiny.yaml"]) == 2
-    assert capsys.readouterr().err == "Error: --config: goes without MODEL, found tiny; leave one of them out\n"
+    assert capsys.readouterr().err == "Error: --config: cannot be used with MODEL, found tiny; leave out one of them\n"
 
 
 def test_without_a_name_the_default_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_a_slow_download_shows_how_much_has_arrived(
     python.write_text('#!/bin/sh\nhead -c 3000000 /dev/zero > "$TMPDIR/part"\nsleep 4\nexit 1\n', encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    monkeypatch.setattr("toolhone.progress._EVERY_S", 0.2)
+    monkeypatch.setattr("toolhone.progress._IDLE_INTERVAL_S", 0.2)
     monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], megabytes=12))
     written = io.StringIO()
     with pytest.raises(UserError):

@@ -80,7 +80,7 @@ def test_each_stage_can_be_interrupted_and_continued_by_the_printed_command() ->
     assert again == command
 
     kept, again = interrupted(again, lambda: lines("train_log.jsonl") >= 3)
-    assert f"base: {answered} answers are there from before, {TURNS - answered} to go" in Path("out.txt").read_text()
+    assert f"base: {answered} answers are reused, {TURNS - answered} are left" in Path("out.txt").read_text()
     assert kept.startswith("interrupted: kept in runs/try: the base answers, the checkpoint of step ")
     assert again == [*command, "--resume"]
 

@@ -74,8 +74,8 @@ def experiment(tiny_llama: Path) -> Config:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ([50], "expected two or more rising numbers, found 50"),
-        ([50, 50], "expected two or more rising numbers, found 50,50"),
+        ([50], "expected two or more increasing numbers, found 50"),
+        ([50, 50], "expected two or more increasing numbers, found 50,50"),
         ([10, 100_000], r"100000 is more than the \d+ training conversations"),
     ],
 )

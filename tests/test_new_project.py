@@ -96,7 +96,7 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is(
     before = files_of(in_workspace)
     assert main(["init", "shop"]) == 2
     found = "is not empty (it has notes.txt)" if used == "folder" else "is a file"
-    assert capsys.readouterr().err == f"Error: shop: {found}; choose a folder that is new or empty\n"
+    assert capsys.readouterr().err == f"Error: shop: {found}; choose a new or empty folder\n"
     assert files_of(in_workspace) == before
 
 

@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The time that progress sees. No line comes from the thread that speaks regularly."""
     time = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.now))
-    monkeypatch.setattr(module, "_EVERY_S", 1e6)
+    monkeypatch.setattr(module, "_IDLE_INTERVAL_S", 1e6)
     monkeypatch.setenv("TERM", "xterm")
     yield time
     assert not Progress._open, "a progress is still shown"
@@ -58,7 +58,7 @@ def test_lines_of_fast_work_are_seconds_apart_and_short_work_writes_none(clock: 
 
 
 def test_a_log_gets_a_line_while_nothing_advances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_EVERY_S", 0.05)
+    monkeypatch.setattr(module, "_IDLE_INTERVAL_S", 0.05)
     out, console = log()
     with Progress("loading the model", None, "", console) as progress:
         for _ in range(200):

@@ -62,7 +62,7 @@ def workspace(in_workspace: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("a question was asked on standard input")
 
     monkeypatch.setattr("builtins.input", asked)
-    pretrained._say_that_code_runs.cache_clear()
+    pretrained._warn_of_remote_code.cache_clear()
     return in_workspace
 
 
@@ -109,7 +109,9 @@ def test_code_of_a_model_does_not_run_and_nothing_is_asked(
     assert "Traceback" not in error
     if code:
         assert code == 2
-        assert error.startswith(("Error: model.trust_remote_code: model brings Python code of its own", "Error: --tok"))
+        assert error.startswith(
+            ("Error: model.trust_remote_code: model comes with its own Python code", "Error: --tok")
+        )
     else:  # transformers has its own class for this type or tokenizer, or the command loads no model
         assert what != "config" or command[0] == "data"
 

@@ -128,7 +128,7 @@ def test_fresh_deletes_the_old_run() -> None:
 def test_a_folder_that_is_not_a_run_stays_unchanged() -> None:
     Path("runs/try").mkdir(parents=True)
     Path("runs/try/notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
+    with pytest.raises(UserError, match=r"^runs/try: is not empty and is not a run folder; choose another name"):
         open_run(config())
     assert [path.name for path in Path("runs/try").iterdir()] == ["notes.txt"]
 
@@ -136,7 +136,7 @@ def test_a_folder_that_is_not_a_run_stays_unchanged() -> None:
 def test_a_file_in_place_of_the_folder_stays_unchanged() -> None:
     Path("runs").mkdir()
     Path("runs/try").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match=r"^runs/try: is not empty and is no run folder; choose another name"):
+    with pytest.raises(UserError, match=r"^runs/try: is not empty and is not a run folder; choose another name"):
         open_run(config())
     assert Path("runs/try").read_text(encoding="utf-8") == "mine"
 
@@ -179,7 +179,7 @@ def test_an_existing_run_is_opened_with_its_config() -> None:
 def test_a_missing_run_is_reported_with_the_existing_runs() -> None:
     with pytest.raises(UserError) as caught:
         existing_run(Path("runs/x"))
-    assert str(caught.value) == "runs/x: is no run folder; known: none yet, run `make train`"
+    assert str(caught.value) == "runs/x: is not a run folder; known: none yet, run `make train`"
     open_run(config())
     open_run(config(name="a"))
     with pytest.raises(UserError, match=r"known: runs/a, runs/try$"):
@@ -319,7 +319,7 @@ def test_a_file_system_without_locks_gets_a_notice(monkeypatch: pytest.MonkeyPat
     printed = io.StringIO()
     with RunFolder(Path("runs/try")).lock(Console(file=printed, width=200)):
         pass
-    assert "note: runs/try cannot be locked here; start no second command on it" in printed.getvalue()
+    assert "note: runs/try cannot be locked here; do not run a second command on it" in printed.getvalue()
 
 
 def test_a_read_only_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_an_interrupted_run_is_not_resumed_with_changed_inputs_and_stays_unchang
     before = files(interrupted.path)
     with pytest.raises(UserError) as caught:
         train(resume=True)
-    assert "checkpoint-2: belongs to a training that was interrupted and cannot be resumed" in str(caught.value)
+    assert "checkpoint-2: belongs to an interrupted training that cannot be resumed" in str(caught.value)
     assert named in str(caught.value)
     assert "expected" in str(caught.value)
     assert "--fresh" in str(caught.value)
@@ -159,7 +159,7 @@ def test_a_finished_adapter_is_not_reused_with_changed_inputs_and_stays_unchange
     before = files(finished.path)
     with pytest.raises(UserError) as caught:
         train(resume=resume)
-    assert "runs/run: holds a finished adapter that was trained from something else" in str(caught.value)
+    assert "runs/run: its finished adapter was trained from other inputs" in str(caught.value)
     assert named in str(caught.value)
     assert files(finished.path) == before
 
@@ -188,7 +188,7 @@ def test_a_run_killed_after_its_last_step_is_finished_without_training(
     stages = finished.read_manifest()["stages"]
     del stages["train"]
     finished.note(stages=stages)
-    with pytest.raises(UserError, match=r"its training has not finished; `toolhone train` with --resume goes on"):
+    with pytest.raises(UserError, match=r"its training has not finished; run `toolhone train` with --resume"):
         evaluate_run(finished.path, {}, console=Console(quiet=True))
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -291,7 +291,7 @@ def test_a_finished_run_without_fingerprints_is_used_with_a_notice(
 ) -> None:
     forget_inputs(finished)
     weights = (finished.adapter / "adapter_model.safetensors").read_bytes()
-    assert "is of an older version" in train()
+    assert "was made by an older version" in train()
     assert "inputs" not in finished.read_manifest(), "it is not known what the adapter was made from"
     assert (finished.adapter / "adapter_model.safetensors").read_bytes() == weights
     for command in ("score", "report", "eval"):
@@ -343,7 +343,7 @@ def test_all_processes_refuse_a_changed_number_of_processes_and_write_nothing(fi
     command = [sys.executable, *launcher, "train", "--config", "run.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode != 0
-    assert done.stderr.count("Error: runs/run: holds a finished adapter that was trained from something else") == 2
+    assert done.stderr.count("Error: runs/run: its finished adapter was trained from other inputs") == 2
     assert "the number of processes: found 2, expected 1" in done.stderr
     assert files(finished.path) == before
 

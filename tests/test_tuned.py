@@ -95,7 +95,7 @@ def test_evaluation_prompts_an_old_run_with_its_own_template(run: RunFolder) -> 
 @pytest.mark.usefixtures("newer_template")
 def test_training_again_with_a_newer_template_is_refused_and_changes_nothing(run: RunFolder, tiny_llama: Path) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"runs/tuned: holds a finished adapter that was trained .*toolhone eval"):
+    with pytest.raises(UserError, match=r"runs/tuned: its finished adapter was trained .*toolhone eval"):
         run_experiment(config(tiny_llama, log_every=5), resume=False, fresh=False, console=QUIET)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
@@ -153,7 +153,7 @@ def test_a_finished_run_of_an_older_version_is_reused_with_another_log_every(run
 
 def test_a_folder_without_its_config_is_not_a_run_folder(run: RunFolder, tiny_llama: Path) -> None:
     run.config.unlink()
-    with pytest.raises(UserError, match=r"runs/tuned: is not empty and is no run folder"):
+    with pytest.raises(UserError, match=r"runs/tuned: is not empty and is not a run folder"):
         run_experiment(config(tiny_llama), resume=False, fresh=False, console=QUIET)
 
 

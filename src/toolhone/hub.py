@@ -1,7 +1,7 @@
-"""Whether the Hugging Face hub answers, found out in seconds.
+"""Check within seconds whether the Hugging Face hub answers.
 
-huggingface_hub retries every file for about a minute, with a warning each time. So it is asked once before anything is
-downloaded. It imports no model library, so commands can check it before they load those.
+huggingface_hub retries every file for about a minute, with a warning each time. So the hub is checked once before any
+download. This module imports no model library, so commands can check the hub before they load those.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from huggingface_hub import constants, get_session, try_to_load_from_cache
 from toolhone.errors import UserError
 
 _WAIT_S = 3.0
-"""How long the hub may take to connect, and again to answer."""
+"""Time limit for connecting to the hub, and again for its answer."""
 
 
-@functools.cache  # asked once a process
+@functools.cache  # the hub is asked once per process
 def hub_fault() -> str | None:
-    """Why the hub does not answer, found out within seconds; None if it answers, or HF_HUB_OFFLINE forbids to ask."""
+    """Return why the hub does not answer, within seconds; None if it answers or HF_HUB_OFFLINE is set."""
     if constants.is_offline_mode():
         return None
     found = ["no answer"]
@@ -36,7 +36,7 @@ def hub_fault() -> str | None:
         except httpx2.HTTPError as error:
             found[0] = str(error) or "no answer"
 
-    # In a thread, since looking up the host's name has no time limit of its own.
+    # In a thread, because the lookup of the host's name has no time limit.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(2 * _WAIT_S + 1)
@@ -44,7 +44,7 @@ def hub_fault() -> str | None:
 
 
 def unreachable(key: str, what: str, instead: str) -> str:
-    """The error for a download while the hub cannot be reached. `instead`: what also helps."""
+    """Return the error message for a download while the hub cannot be reached. `instead` is another way to fix it."""
     return (
         f"{key}: cannot reach the hub ({constants.ENDPOINT}: {hub_fault()}) to download {what}. Check the network, set "
         f"HF_ENDPOINT to a mirror, or {instead}"
@@ -52,11 +52,11 @@ def unreachable(key: str, what: str, instead: str) -> str:
 
 
 def reach_hub_or_cache(name: str, revision: str | None, *, key: str = "model.name") -> None:
-    """Check, for a model on the hub, that the hub answers or that the model is in its cache. If only the cache has it,
-    all later calls are offline. A folder needs neither.
+    """Check that the hub answers, or that its cache has the model. In the second case all later calls are offline.
+    A model in a local folder needs no check.
 
     Raises:
-        UserError: if neither is so.
+        UserError: if the hub does not answer and the cache lacks the model.
     """
     if Path(name).is_dir() or is_path(name) or hub_fault() is None or constants.is_offline_mode():
         return
@@ -71,5 +71,5 @@ def reach_hub_or_cache(name: str, revision: str | None, *, key: str = "model.nam
 
 
 def is_path(name: str) -> bool:
-    """Whether a model is named as a folder, which may be missing, and not as a model on the hub."""
+    """Return whether a model's name is a path (which may not exist) and not a name on the hub."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep in name and Path(name).parent.is_dir())

@@ -1,6 +1,6 @@
-"""Would more data help? Run the same experiment on growing parts of its training rows, scored on the same turns.
+"""Would more data help? Run the same experiment on more and more of its training rows, scored on the same turns.
 
-Each size is a run of its own, `runs/<name>-rows<size>`, so finished sizes are reused. All sizes train for the config's
+Each size is a separate run, `runs/<name>-rows<size>`, so finished sizes are reused. All sizes train for the config's
 epochs, so a larger size takes more steps.
 """
 
@@ -34,7 +34,7 @@ MIN_USEFUL_GAIN = 0.02
 @dataclass(frozen=True, slots=True)
 class Step:
     """The gain in exact match from one size to the next, with its 95% interval (paired bootstrap). The bounds are None
-    if there is no interval, for example because all turns are of one template."""
+    if there is no interval, for example because all turns have the same template."""
 
     smaller: int
     larger: int
@@ -54,18 +54,19 @@ class Step:
 def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Path:
     """Train and score at each size, print the curve and the advice, and write `runs/<name>-learning-curve.json`.
 
-    Returns that file.
+    Returns:
+        The path of that file.
 
     Raises:
-        Interrupted: if a training was asked to stop early.
-        UserError: if the sizes do not rise, or exceed the number of training conversations.
+        Interrupted: if a training was stopped early.
+        UserError: if the sizes do not increase, or exceed the number of training conversations.
     """
     from toolhone.pipeline import interruption, run_experiment
 
     if len(sizes) < 2 or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
-        raise UserError(f"--sizes: expected two or more rising numbers, found {','.join(map(str, sizes))}")
+        raise UserError(f"--sizes: expected two or more increasing numbers, found {','.join(map(str, sizes))}")
     if sizes[-1] > (available := len(make_splits(config.data).train)):
-        raise UserError(f"--sizes: {sizes[-1]} is more than the {available} training conversations that there are")
+        raise UserError(f"--sizes: {sizes[-1]} is more than the {available} training conversations available")
     scores: dict[str, list[Score]] = {}
     for size in sizes:
         console.print(f"{size} training conversations", style="bold")
@@ -97,7 +98,7 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
 
 
 def at_size(config: Config, size: int) -> Config:
-    """The config of one size's run. It leaves out the base model, which is the same for all sizes."""
+    """Return the config for the run of one size. It skips the base model, which is the same for all sizes."""
     return config.model_copy(
         update={
             "name": f"{config.name}-rows{size}",
@@ -108,7 +109,7 @@ def at_size(config: Config, size: int) -> Config:
 
 
 def steps(scores: dict[str, list[Score]]) -> list[Step]:
-    """The gains from each size to the next; `scores` has sizes, written as text, in rising order."""
+    """Return the gain from each size to the next. The keys of `scores` are sizes as text, in increasing order."""
     sizes = list(scores)
     found = []
     for smaller, larger in pairwise(sizes):
@@ -119,7 +120,7 @@ def steps(scores: dict[str, list[Score]]) -> list[Step]:
 
 
 def advice(found: Sequence[Step], turns: int) -> str:
-    """What the last step says about more data."""
+    """Return whether more data would help, according to the last step."""
     last = found[-1]
     seen = f"from {last.smaller} to {last.larger} rows exact match changed by {last}"
     if last.low is not None and last.low > 0:

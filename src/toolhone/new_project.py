@@ -1,8 +1,9 @@
-"""Create a project folder that holds all that a first training needs: `toolhone init`.
+"""Create a project folder with everything that a first training needs: `toolhone init`.
 
-In: a folder that is new or empty. Out: config.yaml, tools.json, data/, Makefile, README.md and .gitignore in it.
+In: a new or empty folder. Out: config.yaml, tools.json, data/, Makefile, README.md and .gitignore in it.
 The config is configs/cpu.yaml of toolhone's repository with other paths, and the rows are those of
-data/customer_service. A wheel has copies of them, which pyproject.toml lists; an editable install reads the originals.
+data/customer_service. A wheel contains copies of them (listed in pyproject.toml); an editable install reads the
+originals.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ SHIPPED = {
     "data/train.jsonl": "data/customer_service/train.jsonl",
     "data/test.jsonl": "data/customer_service/test.jsonl",
 }
-"""Files of a project, and the files of the repository that they are made from."""
+"""Files of a project, and the repository files that they are made from."""
 _TEMPLATES = {"Makefile": "Makefile", "README.md": "README.md", ".gitignore": "gitignore"}
-"""Files of a project, and those of the package's folder `project` that they are copies of."""
+"""Files of a project, and the files of the package's folder `project` that they are copied from."""
 
 _HEADER = f"""\
 # What is tuned, and how: `toolhone train --config config.yaml`. `toolhone config` explains every key.
@@ -33,12 +34,12 @@ name: {RUN_NAME}
 
 
 def create_project(folder: Path) -> None:
-    """Write a project's files into a folder that is new or empty.
+    """Write a project's files into a new or empty folder.
 
     Raises:
-        UserError: if the folder holds anything, or cannot be written. It is then as it was before.
+        UserError: if the folder is not empty, or cannot be written. Then it is unchanged.
     """
-    _refuse_used(folder)
+    _require_empty(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
@@ -47,7 +48,7 @@ def create_project(folder: Path) -> None:
                 path = whole / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(text)
-            if folder.is_dir():  # a shell may be in it: keep the folder, move what goes in
+            if folder.is_dir():  # a shell may be in the folder, so keep it and move the files into it
                 for path in whole.iterdir():
                     path.rename(folder / path.name)
             else:
@@ -58,17 +59,17 @@ def create_project(folder: Path) -> None:
         ) from None
 
 
-def _refuse_used(folder: Path) -> None:
+def _require_empty(folder: Path) -> None:
     if folder.is_dir():
         found = sorted(path.name for path in folder.iterdir())
         if found:
-            raise UserError(f"{folder}: is not empty (it has {found[0]}); choose a folder that is new or empty")
+            raise UserError(f"{folder}: is not empty (it has {found[0]}); choose a new or empty folder")
     elif folder.exists() or folder.is_symlink():
-        raise UserError(f"{folder}: is a file; choose a folder that is new or empty")
+        raise UserError(f"{folder}: is a file; choose a new or empty folder")
 
 
 def _files() -> dict[str, bytes]:
-    """Return the content of every file of a project, by its path."""
+    """Return the content of every file of a project, by path."""
     files = {name: _shipped(name) for name in SHIPPED}
     files["config.yaml"] = project_config(files["config.yaml"].decode()).encode()
     templates = resources.files("toolhone") / "project"
@@ -76,13 +77,13 @@ def _files() -> dict[str, bytes]:
 
 
 def _shipped(name: str) -> bytes:
-    """Return the content of a file: from the wheel, or from the repository if the package is used from there."""
+    """Return the content of a file: from the wheel, or from the repository in an editable install."""
     packed = resources.files("toolhone") / "project" / name
     return packed.read_bytes() if packed.is_file() else (Path(__file__).parents[2] / SHIPPED[name]).read_bytes()
 
 
 def project_config(text: str) -> str:
-    """Return configs/cpu.yaml with a project's name and paths; keys and their comments stay."""
+    """Return configs/cpu.yaml with a project's name and paths. Keys and comments stay."""
     body = re.sub(r"\A(?:#.*\n|\s*\n)*name:.*\n", "", text)
     for name, source in SHIPPED.items():
         body = body.replace(source, name)

@@ -20,7 +20,7 @@ from toolhone.config import Config, EvaluateConfig
 from toolhone.config_file import load_config
 from toolhone.data.read import turns
 from toolhone.errors import Interrupted, UserError
-from toolhone.evaluate.base_rows import asked_of_base
+from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.match import score
 from toolhone.evaluate.predict import is_answered, predict, predict_once
 from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
@@ -51,55 +51,55 @@ from toolhone.tuned import TunedModel
 
 
 def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Console) -> RunFolder | None:
-    """Train and evaluate. Returns the run folder, or None if training was asked to stop early.
+    """Train and evaluate. Return the run folder, or None if training was stopped early.
 
     Raises:
-        UserError: for bad data or settings, or if results of another run would be lost. Nothing is written then.
-        Interrupted: on Ctrl-C in a stage, with what is kept.
+        UserError: for bad data or settings, or if results of another run would be lost. Then nothing is written.
+        Interrupted: on Ctrl-C in a stage; its message lists what is kept.
     """
     prepared = prepare(config, console=console)
     refuse_untrainable(config)
     join_processes(prepared.hardware.device)
     run = RunFolder(RUNS / config.name)
-    with ExitStack() as held:
-        is_trained = on_first_process(lambda: _claim(prepared, run, held, console, resume=resume, fresh=fresh))
-        held.enter_context(_says_what_is_kept(run))
+    with ExitStack() as stack:
+        is_trained = on_first_process(lambda: _lock_and_open(prepared, run, stack, console, resume=resume, fresh=fresh))
+        stack.enter_context(_report_kept_on_interrupt(run))
         base = TunedModel.base(run.path) if config.evaluate.base else None
         if not is_trained and not console.quiet:
             on_first_process(lambda: _show_plan(prepared, run, base, console, resume=resume))
         if base is not None:
             _predict(run, base, prepared.scored, config.evaluate, console)
         if is_trained:
-            console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains anew)")
+            console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains again)")
         elif not _train(prepared, run, console, resume=resume):
             return None
-        # Loads the model from the run folder, to score the adapter as it was saved.
+        # Load the model from the run folder, so that the saved adapter is what is scored.
         _predict(run, TunedModel.load(run.path), prepared.scored, config.evaluate, console)
         _score(run, console)
     return run
 
 
 def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> RunFolder:
-    """Predict, score and report again for a finished run. `overrides` are other values of the config's `evaluate`.
+    """Predict, score and report again for a finished run. `overrides` replace values of the config's `evaluate`.
 
     Raises:
         UserError: if there is no finished run, or its base model or its rows have changed since training.
-        Interrupted: on Ctrl-C, with what is kept.
+        Interrupted: on Ctrl-C; its message lists what is kept.
     """
     run, _ = existing_run(path)
     run.require_adapter()
     if run.stage("train") is None:
-        how = "--fresh starts anew (it records no fingerprints)" if run.inputs() is None else "--resume goes on with it"
-        raise UserError(f"{path}: its training has not finished; `toolhone train` with {how}")
+        how = "--fresh (it has no fingerprints, so it cannot be resumed)" if run.inputs() is None else "--resume"
+        raise UserError(f"{path}: its training has not finished; run `toolhone train` with {how}")
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     tuned = TunedModel.load(path)
     for note in tuned.notes if rank() == 0 else ():
         console.print(f"note: {note}", markup=False)
     examples = scored_examples(run)
     join_processes(tuned.hardware.device)
-    with ExitStack() as held:
-        on_first_process(lambda: held.enter_context(run.lock(console)))
-        held.enter_context(_says_what_is_kept(run))
+    with ExitStack() as stack:
+        on_first_process(lambda: stack.enter_context(run.lock(console)))
+        stack.enter_context(_report_kept_on_interrupt(run))
         if config.evaluate.base:
             _predict(run, TunedModel.base(path), examples, config.evaluate, console)
         _predict(run, tuned, examples, config.evaluate, console)
@@ -108,7 +108,7 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
 
 
 def interruption(run: RunFolder) -> Interrupted:
-    """What Ctrl-C leaves of a run, as its files say."""
+    """Return the error for Ctrl-C: its message lists the results in the run folder."""
     kept, flag = [], None
     for label in ("base", "tuned"):
         if part := count_parts(run.predictions(label)):
@@ -121,12 +121,13 @@ def interruption(run: RunFolder) -> Interrupted:
             kept.append(f"the checkpoint of step {steps_of(checkpoint)[0]}")
             flag = "--resume"
     if not kept:
-        return Interrupted(f"{run.path} holds no results yet", flag="")
+        return Interrupted(f"{run.path} has no results yet", flag="")
     return Interrupted(f"kept in {run.path}: {', '.join(kept)}", flag or "")
 
 
 @contextmanager
-def _says_what_is_kept(run: RunFolder) -> Iterator[None]:
+def _report_kept_on_interrupt(run: RunFolder) -> Iterator[None]:
+    """Add what is kept to a Ctrl-C in the body."""
     try:
         yield
     except KeyboardInterrupt:
@@ -136,7 +137,7 @@ def _says_what_is_kept(run: RunFolder) -> Iterator[None]:
 def _show_plan(prepared: Prepared, run: RunFolder, base: TunedModel | None, console: Console, *, resume: bool) -> None:
     is_finished = False
     if base is not None:
-        asked, config = asked_of_base(base.renderer, prepared.scored, prepared.config.evaluate)
+        asked, config = select_for_base(base.renderer, prepared.scored, prepared.config.evaluate)
         is_finished = is_answered(base, "predict:base", asked, config, run.predictions("base"))
     checkpoint = last_checkpoint(run.checkpoints) if resume else None
     steps_done = steps_of(checkpoint)[0] if checkpoint else 0
@@ -145,45 +146,51 @@ def _show_plan(prepared: Prepared, run: RunFolder, base: TunedModel | None, cons
     plan.print(console)
 
 
-def _claim(prepared: Prepared, run: RunFolder, held: ExitStack, console: Console, *, resume: bool, fresh: bool) -> bool:
-    """Lock the run folder until `held` closes, check that no results in it would be lost, and open it.
+def _lock_and_open(
+    prepared: Prepared, run: RunFolder, stack: ExitStack, console: Console, *, resume: bool, fresh: bool
+) -> bool:
+    """Lock the run folder until `stack` closes, check that no results in it would be lost, and open it.
 
     Returns:
-        Whether it already holds the finished adapter.
+        Whether the folder already has the finished adapter.
 
     Raises:
-        UserError: if results would be lost: what is there, and how to keep or delete it.
+        UserError: if results would be lost. The message lists them, and how to keep or delete them.
     """
     if not (fresh and run.config.is_file()):
         refuse_other_config(run, prepared.config)  # before the lock, which is a file in the folder
-    held.enter_context(run.lock(console))
+    stack.enter_context(run.lock(console))
     inputs = prepared.inputs(None if fresh else run.inputs())
     is_trained = False
     if not fresh:
         refuse_other_config(run, prepared.config)
-        is_trained = _holds_adapter(run, prepared, inputs, console, resume=resume)
+        is_trained = _has_finished_adapter(run, prepared, inputs, console, resume=resume)
     _open(prepared, inputs, starts=not (is_trained or resume), fresh=fresh)
     return is_trained
 
 
-def _holds_adapter(run: RunFolder, prepared: Prepared, inputs: Inputs, console: Console, *, resume: bool) -> bool:
-    """Whether the folder holds a finished adapter that was trained from exactly these inputs.
+def _has_finished_adapter(
+    run: RunFolder, prepared: Prepared, inputs: Inputs, console: Console, *, resume: bool
+) -> bool:
+    """Return whether the folder has a finished adapter that was trained from exactly these inputs.
 
     Raises:
-        UserError: if the folder holds an adapter or a checkpoint from other inputs, or nothing to resume from.
+        UserError: if the folder has an adapter or a checkpoint from other inputs, or nothing to resume from.
     """
     recorded, trained, checkpoint = run.inputs(), run.stage("train"), last_checkpoint(run.checkpoints)
     if trained is not None:
         run.require_adapter()
-        changed = _changed_since_older(run, prepared) if recorded is None else differences(recorded, inputs, CONTENT)
+        changed = (
+            _differences_from_older_run(run, prepared) if recorded is None else differences(recorded, inputs, CONTENT)
+        )
         if changed:
             raise UserError(
-                f"{run.path}: holds a finished adapter that was trained from something else: {listed(changed)}. Score "
-                "it as it is with `toolhone eval`, give this run another name (--set name=...), or delete it with "
+                f"{run.path}: its finished adapter was trained from other inputs: {listed(changed)}. Score "
+                "it unchanged with `toolhone eval`, give this run another name (--set name=...), or delete it with "
                 "--fresh (FRESH=1)"
             )
         if recorded is None:
-            console.print(f"note: {run.path} is of an older version: its model's files cannot be compared")
+            console.print(f"note: {run.path} was made by an older version: its model's files cannot be compared")
         elif made_with := other_versions(recorded):
             console.print(f"note: the adapter in {run.adapter} was {made_with}", markup=False)
         return True
@@ -191,14 +198,14 @@ def _holds_adapter(run: RunFolder, prepared: Prepared, inputs: Inputs, console: 
         changed = ["it records no fingerprints"] if recorded is None else differences(recorded, inputs, EVERYTHING)
         if changed:
             raise UserError(
-                f"{checkpoint}: belongs to a training that was interrupted and cannot be resumed from these inputs: "
-                f"{listed(changed)}. Restore what it began with, give this run another name (--set name=...), or start "
-                "anew with --fresh (FRESH=1)"
+                f"{checkpoint}: belongs to an interrupted training that cannot be resumed from these inputs: "
+                f"{listed(changed)}. Restore the recorded inputs, give this run another name (--set name=...), or "
+                "start again with --fresh (FRESH=1)"
             )
         if not resume:
             raise UserError(
-                f"{checkpoint}: belongs to a training that was interrupted; --resume (make: RESUME=1) continues it, "
-                "--fresh (FRESH=1) deletes the run and starts anew"
+                f"{checkpoint}: belongs to an interrupted training; --resume (make: RESUME=1) continues it, "
+                "--fresh (FRESH=1) deletes the run and starts again"
             )
     elif resume:
         checkpoint_to_resume(run.checkpoints)
@@ -211,8 +218,8 @@ def _holds_adapter(run: RunFolder, prepared: Prepared, inputs: Inputs, console: 
     return False
 
 
-def _changed_since_older(run: RunFolder, prepared: Prepared) -> list[str]:
-    """What differs from an older training, which recorded one fingerprint of everything."""
+def _differences_from_older_run(run: RunFolder, prepared: Prepared) -> list[str]:
+    """Return what differs from a training by an older version, which recorded a single fingerprint of all inputs."""
     found = run.stage("train") or {}
     older = older_training_fingerprints(run, *prepared.training_inputs)
     if prepared.training_fingerprint == found.get("same_as") or found["fingerprint"] in older:
@@ -223,7 +230,7 @@ def _changed_since_older(run: RunFolder, prepared: Prepared) -> list[str]:
 def _open(prepared: Prepared, inputs: Inputs, *, starts: bool, fresh: bool) -> None:
     """Open the run folder and write the config, the splits and the manifest's head.
 
-    Only a training that starts records its inputs. If one is resumed or finished, only the test rows may have changed.
+    Inputs are recorded only when a training starts. If it is resumed or finished, only the test rows may have changed.
     """
     run = open_run(prepared.config, fresh=fresh)
     data = {
@@ -239,7 +246,7 @@ def _open(prepared: Prepared, inputs: Inputs, *, starts: bool, fresh: bool) -> N
     if starts:
         head = {**_training_head(prepared), **head, "inputs": inputs}
     elif "train" in before["stages"] and "inputs" not in before:
-        # The new config may differ in keys that change no weight, and the adapter must count as trained from it too.
+        # The new config may differ in keys that change no weight. Record that the adapter belongs to it too.
         before["stages"]["train"]["same_as"] = prepared.training_fingerprint
         head["stages"] = before["stages"]
     run.note(**head)
@@ -266,7 +273,7 @@ def _training_head(prepared: Prepared) -> dict[str, Any]:
 
 
 def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool) -> bool:
-    """Train the adapter. Returns False if it was asked to stop early."""
+    """Train the adapter. Return False if training was stopped early."""
     from toolhone.train.trainer import train_adapter
 
     config, hardware, renderer = prepared.config, prepared.hardware, prepared.renderer
@@ -289,7 +296,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
         measure=measure,
     )
     if rank() == 0 and result.finished:
-        if missing_adapter_files(run.adapter):  # checked, because the run counts as finished from here on
+        if missing_adapter_files(run.adapter):  # check this here: from now on the run counts as finished
             raise UserError(
                 f"{run.adapter}: training has ended, but its adapter was not saved; check the launcher's config"
             )
@@ -308,7 +315,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
 
 
 def save_chat(folder: Path, renderer: ChatRenderer) -> None:
-    """Save the tokenizer with the template in use, so that later prompts are written as in training."""
+    """Save the tokenizer with the template in use, so that later prompts are the same as in training."""
     renderer.tokenizer.chat_template = renderer.template
     renderer.tokenizer.save_pretrained(folder)
 
@@ -321,7 +328,7 @@ def exact_match_on(
 
     def measure(model: Any, step: int) -> Measured:
         answers = folder / f"step-{step}.jsonl"
-        if rank() == 0:  # answers that an interrupted run began are from another model
+        if rank() == 0:  # answers of an interrupted run are from another model
             remove_parts(answers)
         wait_for_all()
         attention = model.config._attn_implementation
@@ -346,7 +353,7 @@ def _predict(
     path, asked, what = run.predictions(tuned.label), examples, "turns"
     facts: dict[str, Any] = {}
     if tuned.adapter is None:
-        asked, config = asked_of_base(tuned.renderer, examples, config)
+        asked, config = select_for_base(tuned.renderer, examples, config)
         facts = {"max_new_tokens": config.max_new_tokens}
         if len(asked) < len(examples):
             what, facts["sampled_from"] = f"of {len(examples)} turns", asked_fingerprint(examples)

@@ -1,7 +1,8 @@
 """What `toolhone train` will do and how long it takes on this machine, before any weight is loaded.
 
-Two decoder layers of the model, with random weights, train on a batch of the real data and answer a real prompt, and
-its LM head scores as many positions. That takes a few seconds, and is scaled to all layers, batches and turns.
+Two decoder layers of the model, with random weights, train on a batch of the real data and answer a prompt of the usual
+length. The LM head is timed separately. This takes a few seconds; the result is scaled to all layers, batches and
+turns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config, LoraConfig
-from toolhone.evaluate.base_rows import asked_of_base
+from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.decode import compute_prefix, decode_greedily
 from toolhone.evaluate.predict import Batch, answer_batches
 from toolhone.prepare import Prepared
@@ -39,25 +40,25 @@ from toolhone.train.trainer import fuses_lora, lora_config, prefix_sampler
 
 _LAYERS = 2
 _VOCABULARY = 128
-"""Tokens of the layers' own vocabulary. The real one counts for the LM head, which is measured apart."""
-_OWN_TOKENS = 8
-"""Tokens of the measured prompts that are not in their shared prefix."""
-_STEPS = 6
-"""Decoding steps that are timed."""
-_POSITIONS = 256
+"""Vocabulary of the timed layers. The LM head is timed separately, with the real vocabulary."""
+_UNSHARED_TOKENS = 8
+"""Tokens of the timed prompts after their shared prefix."""
+_DECODE_STEPS = 6
+"""Number of decoding steps that are timed."""
+_MAX_HEAD_POSITIONS = 256
 """At most this many positions of the LM head are timed."""
-_MOST_FLOPS = {"cpu": 2e11, "cuda": 2e13}
-"""A measured batch is cut to about this many operations."""
-_TIMED_S = 0.25
-"""Each measurement is repeated until it has taken this long in all, three times at most."""
-_SLOW_S = 2.0
-"""A first call that takes this long is not repeated."""
-_NF4 = 1.2
-"""Layers of NF4 weights take this many times longer than others, measured on a CPU."""
-_RECOMPUTED = 1.5
-"""With activation checkpointing, a step computes the forward pass twice: half as much again."""
-_TURNS_A_SECOND = 60
-"""Turns of one model that are scored and reported in a second, roughly, on two cores."""
+_MAX_BATCH_FLOPS = {"cpu": 2e11, "cuda": 2e13}
+"""The timed batch is shortened to about this many operations."""
+_TIMING_S = 0.25
+"""Each measurement is repeated until its total time exceeds this, at most three times."""
+_NO_REPEAT_S = 2.0
+"""A measurement whose first call takes longer is not repeated."""
+_NF4_SLOWDOWN = 1.2
+"""Layers with NF4 weights take this many times longer, measured on a CPU."""
+_CHECKPOINTING_SLOWDOWN = 1.5
+"""With activation checkpointing, a step takes this many times longer, because it computes the forward pass twice."""
+_SCORED_TURNS_PER_S = 60
+"""Rough number of turns that are scored and reported per second on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpeed:
-    """How fast a model answers: operations a second on prompts, seconds of a decoding step and of each row in it."""
+    """How fast a model answers: operations per second on prompts, seconds per decoding step and per row in a step."""
 
     prompt_flops: float
     step_s: float
@@ -85,7 +86,7 @@ class AnswerSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast this machine is: operations a second of the layers in training, seconds of a position at the LM head
+    """How fast this machine is: operations per second of the layers in training, seconds per position at the LM head
     (forward and backward), and how fast the base and the tuned model answer."""
 
     training_flops: float
@@ -96,14 +97,14 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stages of a run, and what training takes."""
+    """The stages of a run, and the estimate of its training."""
 
     stages: list[Stage]
     training: Estimate
     device: str
 
     def lines(self) -> Iterator[str]:
-        """One line for each stage, then the total and the peak memory."""
+        """Yield a line for each stage, then one with the total time and the peak memory."""
         yield from map(str, self.stages)
         total = sum(stage.seconds or 0.0 for stage in self.stages)
         kind = "GPU memory" if self.device == "cuda" else "memory"
@@ -116,16 +117,16 @@ class Plan:
 
 
 def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done: int = 0) -> Plan:
-    """Measure this machine for a few seconds, and estimate each stage. `steps_done`: those of an interrupted run."""
+    """Measure this machine for a few seconds, and estimate each stage. `steps_done`: steps of an interrupted run."""
     config, hardware = prepared.config, prepared.hardware
     rows = [row.tokens for row in prepared.train]
     order = list(prefix_sampler(prepared.train, config.train, config.seed))
     model_config = load_model_config(config.model)
     found = estimate(config, hardware, model_config, rows, order)
-    untuned = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, untuned=True)
+    base_renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, is_base=True)
     size = config.evaluate.batch_size
-    asked, of_base = asked_of_base(untuned, prepared.scored, config.evaluate)
-    base = list(answer_batches(untuned, asked, size))
+    asked, base_config = select_for_base(base_renderer, prepared.scored, config.evaluate)
+    base = list(answer_batches(base_renderer, asked, size))
     tuned = list(answer_batches(prepared.renderer, prepared.scored, size))
     typical = sorted(range(len(found.epoch)), key=lambda n: training_flops(found.sizes, found.epoch[n]))
     start = typical[len(typical) // 2] * config.train.batch_size
@@ -138,13 +139,14 @@ def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done:
     gold = {
         example.id: min(limit, length) for example, length in zip(prepared.scored, prepared.scored_tokens, strict=True)
     }
-    # A pretrained model without a chat template of its own rarely ends its answer before the limit.
-    talks = prepared.renderer.tokenizer.chat_template is not None
-    untrained = {id_: min(length if talks else limit, of_base.max_new_tokens) for id_, length in gold.items()}
+    # A pretrained model without a chat template rarely ends its answer before the limit.
+    has_template = prepared.renderer.tokenizer.chat_template is not None
+    base_limit = base_config.max_new_tokens
+    base_lengths = {id_: min(length if has_template else limit, base_limit) for id_, length in gold.items()}
     turns = f"{len(prepared.scored)} turns"
     stages = []
     if config.evaluate.base:
-        seconds = answer_seconds(found.sizes, speed.base, base, untrained)
+        seconds = answer_seconds(found.sizes, speed.base, base, base_lengths)
         some = f"{len(asked)} of {turns}" if len(asked) < len(prepared.scored) else turns
         stages.append(Stage("base answers", some, None if base_is_finished else seconds))
     steps = f"{found.steps} steps of {found.effective_batch} examples"
@@ -155,23 +157,24 @@ def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done:
     stages.append(Stage("training", steps, seconds * max(0.0, 1 - steps_done / found.steps)))
     stages.append(Stage("tuned answers", turns, answer_seconds(found.sizes, speed.tuned, tuned, gold)))
     scored = len(prepared.scored) + len(asked) * config.evaluate.base
-    stages.append(Stage("report", "scores and page", 5 + scored / _TURNS_A_SECOND))
+    stages.append(Stage("report", "scores and page", 5 + scored / _SCORED_TURNS_PER_S))
     return Plan(stages, found, hardware.device)
 
 
 def training_seconds(config: Config, found: Estimate, speed: Speed, validation: Sequence[LabelledTokens]) -> float:
-    """The seconds of all training steps, with the validations between them."""
+    """Return the seconds of all training steps and validations."""
     epochs = found.steps * found.batches_per_step / len(found.epoch)
-    trained = epochs * _pass_seconds(found.sizes, speed, found.epoch) * _again(config)
+    trained = epochs * _pass_seconds(found.sizes, speed, found.epoch) * _checkpointing_factor(config)
     if not validation:
         return trained / world_size()
     held_out = _pass_seconds(found.sizes, speed, count_batches(config, validation))
-    # A forward pass alone is half of the operations of both.
+    # A forward pass alone takes half of the operations of a forward and backward pass.
     return (trained + _validations(config, found) * held_out / 2) / world_size()
 
 
 def answer_seconds(sizes: Sizes, speed: AnswerSpeed, batches: Sequence[Batch], lengths: dict[str, int]) -> float:
-    """The seconds in which a model answers these batches with this many tokens for each example's id."""
+    """Return the seconds that a model takes to answer these batches. `lengths` has the answer's tokens by example
+    id."""
     seconds = 0.0
     before: list[int] = []
     for batch in batches:
@@ -181,7 +184,7 @@ def answer_seconds(sizes: Sizes, speed: AnswerSpeed, batches: Sequence[Batch], l
             seconds += forward_flops(sizes, shared) / speed.prompt_flops
         width = max(map(len, batch.prompts)) - shared
         seconds += len(batch.prompts) * forward_flops(sizes, width, shared) / speed.prompt_flops
-        tokens = [lengths[example.id] for example in batch.examples]  # rows that have ended leave the batch
+        tokens = [lengths[example.id] for example in batch.examples]  # finished rows leave the batch
         seconds += max(tokens) * speed.step_s + sum(tokens) * speed.row_s
     return seconds / world_size()
 
@@ -195,8 +198,8 @@ def measure_speed(
     base_prompt: int,
     tuned_prompt: int,
 ) -> Speed:
-    """Time layers and LM head of the model on this machine: training on a batch of rows, and answers to prompts of
-    these lengths in tokens."""
+    """Time the model's layers and LM head on this machine: training on a batch of rows, and answering prompts of these
+    lengths in tokens."""
     if hardware.device == "cpu":
         map_large_tensors()
     layers = min(_LAYERS, sizes.layers)
@@ -217,7 +220,7 @@ def measure_speed(
     trained = _training_rate(config, hardware, model.train(), small, rows)
     del model
     release_memory(hardware.device)
-    slower = _NF4 if config.model.quantize == "nf4" else 1.0
+    slower = _NF4_SLOWDOWN if config.model.quantize == "nf4" else 1.0
     return Speed(
         trained / slower,
         _head_seconds(config, hardware, sizes, rows),
@@ -228,20 +231,20 @@ def measure_speed(
 def _answer_speed(
     config: Config, hardware: Hardware, model: Any, small: Sizes, sizes: Sizes, prompt_tokens: int
 ) -> AnswerSpeed:
-    length = max(prompt_tokens - _OWN_TOKENS, 1)
+    length = max(prompt_tokens - _UNSHARED_TOKENS, 1)
     ids = [1 + n % (_VOCABULARY - 1) for n in range(length)]
     prompts = _seconds(hardware, lambda: compute_prefix(model, ids))
     prefix = compute_prefix(model, ids)
     weight = torch.empty(sizes.vocabulary, sizes.hidden, dtype=hardware.dtype, device=hardware.device).fill_(0.01)
 
     def step(rows: int) -> float:
-        """A decoding step of this many rows, with the LM head."""
-        prompts = [ids + [1 + row % 100] * _OWN_TOKENS for row in range(rows)]
+        """Return the seconds of a decoding step with this many rows, including the LM head."""
+        prompts = [ids + [1 + row % 100] * _UNSHARED_TOKENS for row in range(rows)]
 
         def decode(tokens: int) -> float:
             return _seconds(hardware, lambda: decode_greedily(model, prompts, prefix, frozenset(), tokens))
 
-        layers = max(0.0, decode(1 + _STEPS) - decode(1)) / _STEPS
+        layers = max(0.0, decode(1 + _DECODE_STEPS) - decode(1)) / _DECODE_STEPS
         hidden = torch.full((rows, sizes.hidden), 0.1, dtype=hardware.dtype, device=hardware.device)
 
         def score() -> None:
@@ -260,7 +263,7 @@ def _answer_speed(
 def _training_rate(
     config: Config, hardware: Hardware, model: Any, small: Sizes, rows: Sequence[LabelledTokens]
 ) -> float:
-    """Operations a second of a forward and backward pass over a batch."""
+    """Return the operations per second of a forward and backward pass over a batch."""
     known = [_in_small_vocabulary(row) for row in rows]
     one_batch = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": len(rows)})})
 
@@ -268,7 +271,7 @@ def _training_rate(
         (batch,) = count_batches(one_batch, known, range(len(known)))
         return training_flops(small, batch)
 
-    while len(known) > 1 and flops() > _MOST_FLOPS[hardware.device]:
+    while len(known) > 1 and flops() > _MAX_BATCH_FLOPS[hardware.device]:
         known = known[: (len(known) + 1) // 2]
     if fuses_lora(config, hardware):
         fuse_lora(model)
@@ -291,8 +294,8 @@ def _training_rate(
 
 
 def _head_seconds(config: Config, hardware: Hardware, sizes: Sizes, rows: Sequence[LabelledTokens]) -> float:
-    """Seconds of a position at the LM head and in the loss, forward and backward."""
-    positions = min(_POSITIONS, sum(len(row.ids) - row.prompt_length for row in rows))
+    """Return the seconds per position of the LM head and the loss, forward and backward."""
+    positions = min(_MAX_HEAD_POSITIONS, sum(len(row.ids) - row.prompt_length for row in rows))
     options: dict[str, Any] = {"dtype": hardware.dtype, "device": hardware.device}
     weight = torch.empty(sizes.vocabulary, sizes.hidden, **options).fill_(0.01)
     hidden = torch.full((positions, sizes.hidden), 0.1, requires_grad=True, **options)
@@ -309,7 +312,7 @@ def _head_seconds(config: Config, hardware: Hardware, sizes: Sizes, rows: Sequen
 
 
 def _seconds(hardware: Hardware, act: Callable[[], Any]) -> float:
-    """The median seconds of a few calls after one that warms up, or of that one if it is slow."""
+    """Return the median seconds of a few calls after a warm-up call, or the seconds of the first call if it is slow."""
     taken: list[float] = []
     for _ in range(4):
         if hardware.device == "cuda":
@@ -319,13 +322,13 @@ def _seconds(hardware: Hardware, act: Callable[[], Any]) -> float:
         if hardware.device == "cuda":
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)
-        if taken[0] > _SLOW_S or (len(taken) > 1 and sum(taken) > _TIMED_S):
+        if taken[0] > _NO_REPEAT_S or (len(taken) > 1 and sum(taken) > _TIMING_S):
             break
     return statistics.median(taken[1:] or taken)
 
 
 def _small_config(model_config: Any, layers: int) -> Any:
-    """The architecture with few layers and a small vocabulary."""
+    """Return the architecture with few layers and a small vocabulary."""
     small = copy.deepcopy(model_config)
     text = small.get_text_config()
     for name, value in list(vars(text).items()):
@@ -360,12 +363,12 @@ def _pass_seconds(sizes: Sizes, speed: Speed, batches: Sequence[BatchCount]) -> 
     return layers + sum(batch.head_positions for batch in batches) * speed.head_s
 
 
-def _again(config: Config) -> float:
-    return _RECOMPUTED if config.train.activation_checkpointing else 1.0
+def _checkpointing_factor(config: Config) -> float:
+    return _CHECKPOINTING_SLOWDOWN if config.train.activation_checkpointing else 1.0
 
 
 def _validations(config: Config, found: Estimate) -> float:
-    """How many times training validates."""
+    """Return how many times training validates."""
     if config.train.validate_every:
         return found.steps / config.train.validate_every
     return max(1.0, found.steps * found.batches_per_step / len(found.epoch))

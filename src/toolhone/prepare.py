@@ -1,6 +1,6 @@
 """Read, check, split and render the data of a config, before any weight is loaded.
 
-In: a config. Out: `Prepared`, with fingerprints of everything that training depends on. Writes nothing.
+In: a config. Out: `Prepared`, with fingerprints of everything that training depends on. No file is written.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Prepared:
 
     Attributes:
         scored: the examples that the models answer.
-        scored_tokens: how many tokens the gold turn of each of them has.
+        scored_tokens: the number of tokens in the gold turn of each scored example.
         dropped: the ids of over-long examples.
-        with_control_tokens: the ids of examples whose messages or tools hold control tokens.
+        with_control_tokens: the ids of examples whose messages or tools contain control tokens.
     """
 
     config: Config
@@ -51,13 +51,13 @@ class Prepared:
 
     @cached_property  # it hashes every token
     def training_inputs(self) -> tuple[str, int]:
-        """What training depends on besides the config: a fingerprint of all token ids and the template, and the
-        number of processes."""
+        """The inputs of training besides the config: a fingerprint of all token ids and the template, and the number
+        of processes."""
         ids = [[row.prompt_ids, row.completion_ids] for row in (*self.train, *self.validation)]
         return fingerprint(ids, self.renderer.template_hash()), world_size()
 
     def inputs(self, known: Inputs | None = None) -> dict[str, dict[str, Any]]:
-        """Fingerprints of everything that training depends on besides the config. `known`: those of an earlier run."""
+        """Return fingerprints of all inputs of training besides the config. `known`: those of an earlier run."""
         ids, processes = self.training_inputs
         return {
             "data": {
@@ -79,10 +79,10 @@ class Prepared:
 
 
 def prepare(config: Config, *, console: Console) -> Prepared:
-    """Read, check, split and render the data of a config, and print what was found. No weights are loaded.
+    """Read, check, split and render the data of a config, and print a summary. No weights are loaded.
 
     Raises:
-        UserError: for anything wrong with the data, the model's tokenizer or the hardware asked for.
+        UserError: if the data, the model's tokenizer or the requested hardware cannot be used.
     """
     with Progress("reading and rendering the data", None, "", console):
         prepared = _prepare(config)
@@ -121,7 +121,7 @@ def _prepare(config: Config) -> Prepared:
 
 
 def rows_fingerprint(rows: Sequence[Conversation]) -> str:
-    """Identify the content of a split, as the manifest names it."""
+    """Return the fingerprint of a split's rows, as recorded in the manifest."""
     return fingerprint([row.to_json() for row in rows])
 
 
@@ -149,7 +149,7 @@ def _describe(prepared: Prepared, console: Console) -> None:
 
 
 def _template_in_use(prepared: Prepared) -> str:
-    """Which chat template is used, and why."""
+    """Return which chat template is used, and why."""
     chat, renderer = prepared.config.chat, prepared.renderer
     if renderer.source == "model":
         return "with the model's own chat template"

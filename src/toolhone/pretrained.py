@@ -21,7 +21,7 @@ _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
-    """The model's tokenizer, or the one saved beside an adapter in `folder`."""
+    """Load the model's tokenizer, or the one that was saved with an adapter in `folder`."""
     tokenizer = from_pretrained(AutoTokenizer, config, str(folder) if folder else None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -29,17 +29,17 @@ def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
 
 
 def load_model_config(config: ModelConfig) -> Any:
-    """The model's architecture (layers, sizes), without its weights."""
+    """Load the model's architecture (layers, sizes) without its weights."""
     return from_pretrained(AutoConfig, config)
 
 
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
-    """Load the model, or `name` in its place, with one of transformers' Auto classes.
+    """Load the model, or `name` instead, with one of transformers' Auto classes.
 
     The model's own Python code runs only if `model.trust_remote_code` is set, and after a warning.
 
     Raises:
-        UserError: if it cannot be loaded: names model.name or model.revision, and says what to try.
+        UserError: if it cannot be loaded. The message names model.name or model.revision, and a fix.
     """
     name = name or config.name
     local = Path(name)
@@ -47,37 +47,37 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
         fetch = f"; download it: toolhone fetch {local.name}" if local.name in MODELS else ""
         raise UserError(f"model.name: no such folder: {name}{fetch}")
     if local.is_dir() and name == config.name and not (local / "config.json").is_file():
-        raise UserError(f"model.name: {name} holds no config.json; expected a folder saved by transformers")
+        raise UserError(f"model.name: {name} has no config.json; expected a folder saved by transformers")
     reach_hub_or_cache(name, config.revision)
     revision = {} if local.is_dir() else {"revision": config.revision}
     if config.trust_remote_code:
-        _say_that_code_runs(config.name)
+        _warn_of_remote_code(config.name)
     try:
-        # Always given: without it transformers asks on standard input.
+        # Always pass trust_remote_code: without it transformers asks the user on standard input.
         return loader.from_pretrained(name, trust_remote_code=config.trust_remote_code, **revision, **options)
     except (OSError, HfHubHTTPError) as error:
-        raise UserError(_why_missing(name, config.revision, error)) from None
+        raise UserError(_load_failure(name, config.revision, error)) from None
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"model.trust_remote_code: {name} brings Python code of its own, which is not run; read that code, and "
-                "set model.trust_remote_code: true if you trust it, or choose a model without"
+                f"model.trust_remote_code: {name} comes with its own Python code, which is not run; read that code and "
+                "set model.trust_remote_code: true if you trust it, or choose another model"
             ) from None
         # An architecture that transformers does not know, a broken config.
         what = "tokenizer" if loader is AutoTokenizer else "model"
-        raise UserError(f"model.name: {name} holds no {what} that can be loaded: {_first_line(error)}") from None
+        raise UserError(f"model.name: {name} has no {what} that can be loaded: {_first_line(error)}") from None
 
 
-@functools.cache  # once a process
-def _say_that_code_runs(name: str) -> None:
+@functools.cache  # once per process
+def _warn_of_remote_code(name: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         code = f"Python code that comes with {name} runs here, with your permissions"
         print(f"WARNING: model.trust_remote_code is true: {code}", file=sys.stderr, flush=True)
 
 
-def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
+def _load_failure(name: str, revision: str | None, error: BaseException) -> str:
     causes = []
     cause: BaseException | None = error
     while cause is not None:
@@ -96,12 +96,12 @@ def _why_missing(name: str, revision: str | None, error: BaseException) -> str:
     if gated or statuses & {401, 403}:
         return (
             f"model.name: {name} is gated or private on the hub: accept its licence on its page and run "
-            f"`hf auth login`, or take an ungated model such as {_UNGATED}"
+            f"`hf auth login`, or use an ungated model such as {_UNGATED}"
         )
     if hub_fault() is not None:  # and the cache lacks a file
         return unreachable("model.name", name, "use a local folder")
     return (
-        f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, name a local folder, "
+        f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, use a local folder, "
         f"for example one under {MODELS_FOLDER}"
     )
 

@@ -1,11 +1,11 @@
-"""Progress of long work, with the time left: a bar on a terminal, and a line from time to time in a log file.
+"""Progress of long work, with the time left: a bar on a terminal, regular lines in a log file.
 
     with Progress("base answers", len(examples), "turns", console) as progress:
         for example in examples:
             ...
             progress.advance()
 
-In a log that reads `base answers: 40 of 60 turns, 12 s left`. Under a launcher only the first process shows anything.
+A log then has lines such as `base answers: 40 of 60 turns, 12 s left`. Under a launcher only the first process prints.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SHORT_S = 5.0
-"""Work that takes less time than this leaves no line."""
-_APART_S = 10.0
-"""Lines in a log are at least this far apart."""
-_EVERY_S = 15.0
-"""A log gets a line this often while nothing advances. After two minutes the lines become rarer."""
+_MIN_REPORTED_S = 5.0
+"""Shorter work prints no final line."""
+_MIN_INTERVAL_S = 10.0
+"""Minimum time between two lines in a log while units are counted."""
+_IDLE_INTERVAL_S = 15.0
+"""Time between two lines in a log while no unit is counted. It grows after two minutes."""
 
 
 class Progress:
-    """Shows how far a piece of work is, while it is open as a context.
+    """Shows the progress of a piece of work while it is open as a context.
 
-    A Progress that is opened inside another takes its place on the screen until it closes. The bar disappears at the
-    end and on errors. Work that took longer than a few seconds leaves one line, with its duration.
+    An inner Progress replaces the outer one on the screen until it closes. The bar disappears at the end and on errors.
+    If the work took longer than a few seconds, its duration is printed at the end.
 
     Attributes:
-        what: what is done, such as "base answers".
-        total: how many units there are; None if nobody knows.
-        done: how many of them are done. At the start, those of an earlier, interrupted run.
-        note: what else to show, such as the loss.
+        what: the name of the work, such as "base answers".
+        total: the number of units; None if unknown.
+        done: the number of units done, including those of an earlier, interrupted run.
+        note: other text to show, such as the loss.
     """
 
     _open: ClassVar[list[Progress]] = []  # the innermost at the end
@@ -45,8 +45,8 @@ class Progress:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self.note = ""
         self._console = console if os.environ.get("RANK", "0") == "0" else None
-        self._first, self._said_at_done = done, done
-        self._started = self._updated = self._said = time.monotonic()
+        self._first, self._done_at_print = done, done
+        self._started = self._updated = self._printed = time.monotonic()
         self._bar: Any = None
         self._closed = threading.Event()
 
@@ -58,53 +58,53 @@ class Progress:
         self.close(failed=kind is not None)
 
     def open(self) -> None:
-        """Start to show it."""
+        """Start showing progress."""
         if Progress._open:
             Progress._open[-1]._hide()
         Progress._open.append(self)
         self._show()
         if self._console is not None and not self._console.is_terminal:
-            threading.Thread(target=self._speak_regularly, daemon=True).start()
+            threading.Thread(target=self._print_regularly, daemon=True).start()
 
     def close(self, *, failed: bool = False) -> None:
-        """Stop showing it; safe to call twice. Work that failed leaves no line."""
+        """Stop showing progress; safe to call twice. Failed work prints no final line."""
         if self not in Progress._open:
             return
         self._closed.set()
         self._hide()
         Progress._open.remove(self)
         elapsed = time.monotonic() - self._started
-        if not failed and self._console is not None and elapsed >= _SHORT_S:
+        if not failed and self._console is not None and elapsed >= _MIN_REPORTED_S:
             counted = f"{self._counts()} in " if self.total is not None or self.done else ""
             self._console.print(f"{self.what}: {counted}{duration(elapsed)}", markup=False)
         if Progress._open:
             Progress._open[-1]._show()
 
     def advance(self, units: int = 1) -> None:
-        """Count more units as done."""
+        """Add units to those done."""
         self.update(self.done + units)
 
     def update(self, done: int, note: str = "") -> None:
-        """Set how many units are done, and the note."""
+        """Set the number of units done, and the note."""
         self.done, self.note, self._updated = done, note or self.note, time.monotonic()
-        is_tenth = self.total is not None and (done - self._said_at_done) * 10 >= self.total
-        if is_tenth and done != self.total and self._updated - self._said >= _APART_S:
-            self._speak()
+        is_tenth = self.total is not None and (done - self._done_at_print) * 10 >= self.total
+        if is_tenth and done != self.total and self._updated - self._printed >= _MIN_INTERVAL_S:
+            self._print_line()
 
     def status(self) -> str:
-        """What is shown: counts, note, and the time left, or the time so far if the time left is unknown."""
+        """Return the text to show: counts, note and time left, or the time so far if the time left is unknown."""
         left = self.seconds_left()
         so_far = time.monotonic() - self._started
         times = f"{duration(so_far)} so far" if left is None else f"{duration(left)} left"
         return ", ".join(part for part in (self._counts(), self.note, times) if part)
 
     def seconds_left(self) -> float | None:
-        """The time left at the average speed since the start, or None before the first unit is done."""
+        """Return the time left at the average speed since the start; None before the first unit is done."""
         if self.total is None or self.done <= self._first:
             return None
         each = (self._updated - self._started) / (self.done - self._first)
         left = each * (self.total - self.done) - (time.monotonic() - self._updated)
-        return left if left > 0 else None  # a unit that takes longer than the average
+        return left if left > 0 else None  # not positive if the current unit takes longer than the average
 
     def _counts(self) -> str:
         if self.total is not None:
@@ -137,21 +137,21 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
-    def _speak_regularly(self) -> None:
-        pause = _EVERY_S
-        while not self._closed.wait(max(0.1, self._said + pause - time.monotonic())):
-            if Progress._open[-1:] == [self] and time.monotonic() - self._said >= pause:
-                self._speak()
-            pause = max(_EVERY_S, (time.monotonic() - self._started) / 8)
+    def _print_regularly(self) -> None:
+        pause = _IDLE_INTERVAL_S
+        while not self._closed.wait(max(0.1, self._printed + pause - time.monotonic())):
+            if Progress._open[-1:] == [self] and time.monotonic() - self._printed >= pause:
+                self._print_line()
+            pause = max(_IDLE_INTERVAL_S, (time.monotonic() - self._started) / 8)
 
-    def _speak(self) -> None:
-        self._said, self._said_at_done = time.monotonic(), self.done
+    def _print_line(self) -> None:
+        self._printed, self._done_at_print = time.monotonic(), self.done
         if self._console is not None and not self._console.is_terminal and not self._closed.is_set():
             self._console.print(f"{self.what}: {self.status()}", markup=False)
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: seconds up to 90, minutes up to 90, then hours."""
+    """Return a readable duration: seconds below 90 s, minutes below 90 min, then hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

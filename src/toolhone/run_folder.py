@@ -1,7 +1,7 @@
-"""The run folder `runs/<name>/`: the paths of its files, the manifest that says how they were made, and its lock.
+"""The run folder `runs/<name>/`: the paths of its files, the manifest that records how they were made, and its lock.
 
-A run is one experiment of one config. A finished stage is marked in the manifest with a fingerprint of what it was
-made from; a later command with the same fingerprint reuses it.
+A run is one experiment of one config. The manifest records each finished stage with a fingerprint of its
+inputs; a later command with the same fingerprint reuses the stage.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 _TRAINING_SECTIONS = ("seed", "model", "data", "chat", "lora", "train")
-"""The config sections that training depends on. A change of `evaluate` only makes new predictions."""
+"""The config sections that training depends on. A change of `evaluate` needs only new predictions."""
 _FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "data.test", "data.test_rows"}
-"""Keys in these sections that change no trained weight. A run can continue with other values of them."""
+"""Keys in these sections that change no trained weight. A run can continue if their values change."""
 
 _ABSENT = object()
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
@@ -50,12 +50,12 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Sixteen hex digits that identify these inputs: the start of the SHA-256 of the parts as JSON."""
+    """Return the first 16 hex digits of the SHA-256 of the parts as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of predictions or scores in a folder, one for each model, the base model's first."""
+    """Return the files of predictions or scores in a folder, one for each model, the base model's first."""
     return sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem != "base", path.stem))
 
 
@@ -90,11 +90,11 @@ class RunFolder:
         try:
             manifest: dict[str, Any] = read_json(self.manifest, "it is written when a run begins")
         except UserError as error:
-            raise UserError(f"{error}; start anew with --fresh (FRESH=1)") from None
+            raise UserError(f"{error}; start again with --fresh (FRESH=1)") from None
         return manifest
 
     def inputs(self) -> dict[str, dict[str, Any]] | None:
-        """The fingerprints of what the run is made from (`run_inputs.py`); None if it records none."""
+        """Return the fingerprints of the run's inputs (`run_inputs.py`); None if none are recorded."""
         found: dict[str, dict[str, Any]] | None = self.read_manifest().get("inputs")
         return found
 
@@ -109,20 +109,20 @@ class RunFolder:
         self.note(stages=stages)
 
     def stage(self, stage: str) -> dict[str, Any] | None:
-        """What the manifest records of a finished stage: `finished`, `fingerprint` and its facts; None otherwise."""
+        """Return the record of a finished stage (`finished`, `fingerprint` and facts); None if it is not finished."""
         stages: dict[str, Any] = self.read_manifest().get("stages", {})
         return stages.get(stage)
 
     def is_finished(self, stage: str, fingerprint: str) -> bool:
-        """Whether the stage was finished from exactly these inputs."""
+        """Return whether the stage was finished from exactly these inputs."""
         found = self.stage(stage)
         return found is not None and found["fingerprint"] == fingerprint
 
     def require_adapter(self) -> None:
-        """Check that the folder holds an adapter: its config and its weights.
+        """Check that the folder has an adapter: its config and its weights.
 
         Raises:
-            UserError: if it does not.
+            UserError: if either is missing.
         """
         missing = missing_adapter_files(self.adapter)
         if missing == [*ADAPTER_FILES]:
@@ -132,27 +132,28 @@ class RunFolder:
             raise UserError(f"{where}: is missing; restore it from a copy, or train again with --fresh (FRESH=1)")
 
     def refuse_edited_split(self, name: str) -> None:
-        """Check that a split holds the rows that the manifest names.
+        """Check that a split still has the rows that the manifest records.
 
         Raises:
-            UserError: if the file was changed since, or is missing.
+            UserError: if the file was changed or is missing.
         """
         expected = (self.read_manifest().get("data") or {}).get(name, {}).get("sha256")
-        if expected is None:  # a folder that no training has written
+        if expected is None:  # no training has written into this folder
             return
         found = fingerprint([row for _, row in read_jsonl(self.split(name))])
         if found != expected:
             raise UserError(
-                f"{self.split(name)}: its rows are not those that {self.manifest} names (found {found}, expected "
+                f"{self.split(name)}: its rows are not those that {self.manifest} records (found {found}, expected "
                 f"{expected}); `toolhone train` with the run's config writes the file again"
             )
 
     @contextlib.contextmanager
     def lock(self, console: Console) -> Iterator[None]:
-        """Keep other processes from writing into the folder. The system releases the lock if this process dies.
+        """Keep other processes from writing into the folder. The operating system releases the lock if this process
+        dies.
 
         Raises:
-            UserError: if another process writes into the folder, naming it, or the folder cannot be written to.
+            UserError: if another process uses the folder (the message names it), or it cannot be written to.
         """
         is_new = not self.path.exists()
         try:
@@ -177,7 +178,7 @@ class RunFolder:
             handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Its holder may have deleted it between the two calls. Then another process can lock a new file.
+                # Another process may have deleted the file between the two calls. Then a third one can lock a new file.
                 if self.lock_file.exists() and os.fstat(handle).st_ino == self.lock_file.stat().st_ino:
                     return handle
             except BlockingIOError:
@@ -189,7 +190,7 @@ class RunFolder:
                 ) from None
             except OSError as error:
                 if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                    console.print(f"note: {self.path} cannot be locked here; start no second command on it")
+                    console.print(f"note: {self.path} cannot be locked here; do not run a second command on it")
                     return handle
                 os.close(handle)
                 raise
@@ -197,7 +198,7 @@ class RunFolder:
 
 
 def missing_adapter_files(folder: Path) -> list[str]:
-    """The files of an adapter that are missing in a folder."""
+    """Return the files of an adapter that are missing in a folder."""
     return [name for name in ADAPTER_FILES if not (folder / name).is_file()]
 
 
@@ -205,7 +206,7 @@ def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
     """Open the run folder of a config, create it if it does not exist, and write the resolved config into it.
 
     Raises:
-        UserError: if the folder holds a run of another config, naming the keys that differ.
+        UserError: if the folder has a run of another config. The message names the keys that differ.
     """
     run = RunFolder(RUNS / config.name)
     if fresh and run.config.is_file():
@@ -228,17 +229,17 @@ def existing_run(path: Path) -> tuple[RunFolder, Config]:
     """Return an existing run folder and its config.
 
     Raises:
-        UserError: if it does not exist. Names the runs that do.
+        UserError: if it does not exist. The message lists the existing runs.
     """
     run = RunFolder(path)
     if not run.config.is_file():
         known = sorted(str(p.parent) for p in RUNS.glob("*/config.yaml"))
-        raise UserError(f"{path}: is no run folder; known: {', '.join(known) or 'none yet, run `make train`'}")
+        raise UserError(f"{path}: is not a run folder; known: {', '.join(known) or 'none yet, run `make train`'}")
     return run, load_config(run.config)
 
 
 def provenance(config: Config) -> dict[str, Any]:
-    """What one needs to reproduce the run: versions, machine, seed and commit."""
+    """Return what is needed to reproduce the run: versions, machine, seed and commit."""
     return {
         "toolhone": __version__,
         "run": config.name,
@@ -251,51 +252,51 @@ def provenance(config: Config) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of toolhone and of the libraries that it trains and answers with."""
+    """Return the versions of toolhone and of the libraries that training and answering use."""
     return {"toolhone": __version__, **{name: metadata.version(name) for name in _VERSIONED}}
 
 
 def training_fingerprint(values: dict[str, Any], *inputs: Any) -> str:
-    """Identify a training by its other inputs and by the config's values that change trained weights. A config of an
-    older version has fewer keys."""
+    """Return the fingerprint of a training: its inputs, and the config's values that change trained weights. A config
+    of an older version has fewer keys."""
     keys = [key for key in _training_keys() if key.partition(".")[0] not in ("data", "chat")]
     pairs = [[key, _lookup(values, key, _ABSENT)] for key in keys]
     return fingerprint([[key, value] for key, value in pairs if value is not _ABSENT], *inputs)
 
 
 def older_training_fingerprints(run: RunFolder, *inputs: Any) -> set[str]:
-    """The fingerprints that older versions may have recorded for a training from the run's config and these inputs.
-    Versions before 0.2 included the keys that change no weight."""
+    """Return the fingerprints that older versions may have recorded for the run's config and these inputs. Versions
+    before 0.2 included the keys that change no weight."""
     stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     sections = {name: stored.get(name) for name in ("seed", "model", "lora", "train")}
     return {training_fingerprint(stored, *inputs), fingerprint(sections, *inputs)}
 
 
 def refuse_other_config(run: RunFolder, config: Config) -> None:
-    """Check that a folder may hold the run of this config.
+    """Check that a folder can be used for the run of this config.
 
     Raises:
-        UserError: if it is no run folder, or holds a run of another config. Names the keys that differ.
+        UserError: if it is not a run folder, or has a run of another config. The message names the keys that differ.
     """
     if not run.config.is_file():
         inside = set(run.path.iterdir()) if run.path.is_dir() else {run.path} if run.path.exists() else set()
         if inside - {run.lock_file}:
-            raise UserError(f"{run.path}: is not empty and is no run folder; choose another name in the config")
+            raise UserError(f"{run.path}: is not empty and is not a run folder; choose another name in the config")
         return
     defaults = {name: field.get_default() for name, field in config_fields() if not field.is_required()}
     old, new = yaml.safe_load(run.config.read_text(encoding="utf-8")), config.model_dump(mode="json")
-    # A run of an older version lacks the newer keys: it used what are their defaults today.
+    # A config of an older version lacks newer keys. Such a run used their present defaults.
     pairs = [(key, _lookup(old, key, defaults.get(key)), _lookup(new, key)) for key in _training_keys()]
     changed = [f"{key} is {now!r}, was {was!r}" for key, was, now in pairs if was != now]
     if changed:
         raise UserError(
             f"{run.path}: holds a run with another config ({'; '.join(changed[:5])}); give this one another name "
-            "(--set name=...), or start anew with --fresh (FRESH=1), which deletes the old run"
+            "(--set name=...), or start again with --fresh (FRESH=1), which deletes the old run"
         )
 
 
 def _training_keys() -> list[str]:
-    """The keys of a config that change trained weights, dotted."""
+    """Return the dotted keys of a config that change trained weights."""
     return [key for key, _ in config_fields() if key.partition(".")[0] in _TRAINING_SECTIONS and key not in _FREE_KEYS]
 
 

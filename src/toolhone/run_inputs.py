@@ -1,7 +1,7 @@
 """The inputs of a run: fingerprints of its data, model, tokenizer, template and library versions.
 
 Training records them in the manifest when it starts. Commands that resume the run or use its adapter compare them,
-because a path in the config may lead to different content by then.
+because the content at a path in the config may have changed by then.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from toolhone.pretrained import load_model_config
 from toolhone.run_folder import RunFolder, versions
 
 Inputs = Mapping[str, Mapping[str, Any]]
-"""Fingerprints by section and name, as in the manifest."""
+"""Fingerprints by section and name, as recorded in the manifest."""
 
 MODEL = ("model",)
 BASE = ("model", "tokenizer")
 CONTENT = ("data", *BASE, "template", "processes")
-"""The sections that a finished adapter depends on. Other library versions only give a notice, because they do not
+"""The sections that a finished adapter depends on. Different library versions only give a notice, because they do not
 change saved weights."""
 EVERYTHING = (*CONTENT, "hardware", "versions")
 """The sections that the next training step depends on."""
@@ -49,8 +49,8 @@ _TOKENIZER_FILES = (
 def model_inputs(config: ModelConfig, known: Inputs | None = None) -> dict[str, dict[str, Any]]:
     """Return the sections "model" and "tokenizer": the SHA-256 of each file of a local folder, or a hub model's commit.
 
-    Section "stat" has the size, times and inode of each file. A file with the same values in `known` is not read again,
-    because hashing large weights takes seconds.
+    Section "stat" has the size, times and inode of each file. A file whose values in `known` are the same is not read
+    again, because hashing large weights takes seconds.
 
     Raises:
         UserError: if there is no such model.
@@ -73,7 +73,7 @@ def model_inputs(config: ModelConfig, known: Inputs | None = None) -> dict[str, 
 
 
 def differences(recorded: Inputs, now: Inputs, sections: Iterable[str]) -> list[str]:
-    """Return the differences between two inputs in these sections, each with the values found and expected."""
+    """Return the differences between two sets of inputs in these sections, each with the values found and expected."""
     return list(_differences(recorded, now, sections))
 
 
@@ -94,11 +94,11 @@ def other_versions(recorded: Inputs) -> str:
 
 
 def refuse_other_model(run: RunFolder, config: ModelConfig, sections: Sequence[str]) -> str:
-    """Check that the base model is the one that the run was trained on. Returns a notice if the run does not record it,
-    as in older versions of toolhone; "" otherwise.
+    """Check that the base model is the one that the run was trained on. Return a notice if the run does not record its
+    model, as in older versions of toolhone; "" otherwise.
 
     Raises:
-        UserError: naming the differences.
+        UserError: if it is another model. The message lists the differences.
     """
     recorded = run.inputs()
     if recorded is None:
@@ -115,7 +115,7 @@ def refuse_other_model(run: RunFolder, config: ModelConfig, sections: Sequence[s
 
 
 def listed(changed: Sequence[str]) -> str:
-    """Return the first four differences, and how many more there are."""
+    """Return the first four differences, and the number of others."""
     more = f"; {len(changed) - 4} more" if len(changed) > 4 else ""
     return "; ".join(changed[:4]) + more
 

@@ -1,7 +1,7 @@
 """A tuned model as one object: its adapter, and the tokenizer, template and format that were saved with the run.
 
-Everything that prompts a run's model (`ask`, `serve`, `eval`, `predict`, suites, the pipeline) loads it here. So every
-prompt is written as in training, even if toolhone's own templates have changed since.
+All code that prompts a run's model (`ask`, `serve`, `eval`, `predict`, suites, the pipeline) loads it here. So every
+prompt is the same as in training, even if toolhone's own templates have changed since.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class TunedModel:
 
     Attributes:
         run: the run folder that it was loaded from.
-        renderer: tokenizer, template and format as they were saved with the run.
+        renderer: the tokenizer, template and format that were saved with the run.
         adapter: the folder of the adapter; None for the base model.
-        notes: notices for the user, besides those of the hardware.
+        notes: notices for the user, in addition to those of the hardware.
     """
 
     run: RunFolder
@@ -66,7 +66,7 @@ class TunedModel:
         """
         run, config = existing_run(folder)
         note = refuse_other_model(run, config.model, BASE)
-        renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, untuned=True)
+        renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, is_base=True)
         return cls(run, config, _hardware(config), renderer, None, (note,) if note else ())
 
     @property
@@ -81,7 +81,7 @@ class TunedModel:
             weights = (self.run.stage("train") or {}).get("fingerprint", self.label)
         else:
             weights = self.label if inputs is None else fingerprint([inputs[section] for section in BASE])
-        # trust_remote_code is a newer key. The code itself is among the files of the model.
+        # Older fingerprints do not include trust_remote_code. The code itself is among the model's files.
         model = self.config.model.model_dump(mode="json", exclude={"trust_remote_code"})
         # The sample of rows is in `examples`; the tuned model's answers do not depend on it.
         sections = {"model": model, "evaluate": config.model_dump(mode="json", exclude={"base_rows"})}
@@ -90,11 +90,12 @@ class TunedModel:
 
     @cached_property
     def model(self) -> Any:
-        """The model with its adapter, on its device. It is loaded once."""
+        """The model with its adapter, on its device; loaded on first use."""
         return self.load_weights()
 
     def load_weights(self) -> Any:
-        """Load the model with its adapter onto its device. Only the caller holds a reference to it."""
+        """Load the model with its adapter onto its device. Only the caller keeps a reference, so it can free the
+        memory."""
         return load_for_inference(self.config.model, self.hardware, self.adapter)
 
 
@@ -110,7 +111,7 @@ def saved_renderer(run: RunFolder, config: Config) -> ChatRenderer:
     """
     chat = run.read_manifest().get("chat")
     if chat is None:
-        raise UserError(f"{run.manifest}: names no chat template, so the adapter cannot be prompted; train again")
+        raise UserError(f"{run.manifest}: records no chat template, so the adapter cannot be prompted; train again")
     if chat["format"] not in FORMATS:
         raise UserError(f"{run.manifest}: chat.format: unknown format {chat['format']!r}; known: {', '.join(FORMATS)}")
     tokenizer = load_tokenizer(config.model, run.adapter)

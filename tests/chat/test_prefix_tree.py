@@ -479,7 +479,7 @@ def test_rows_that_fit_into_one_tree_become_one_tree() -> None:
         (AutoConfig.for_model("qwen3_next"), "linear_attention"),
         (AutoConfig.for_model("gemma2"), "capped attention logits"),
         (AutoConfig.for_model("gpt_oss"), "attention sinks"),
-        (AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True), "what comes later"),
+        (AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True), "bidirectional attention"),
     ],
 )
 def test_models_with_unsupported_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:

@@ -550,9 +550,9 @@ def test_gemma_has_system_message_and_tools_in_the_first_user_turn(tiny_gemma_to
 @pytest.mark.parametrize(
     ("tools", "expected"), [("names", "schema"), ("signatures", "signatures"), ("schema", "schema")]
 )
-def test_an_untuned_model_gets_schemas_instead_of_names(tiny_tokenizer: Any, tools: Any, expected: Any) -> None:
+def test_the_base_model_gets_schemas_instead_of_names(tiny_tokenizer: Any, tools: Any, expected: Any) -> None:
     asked, offered = (Message("user", "hi"),), (LOOK_UP,)
-    base = make_renderer(tiny_tokenizer, ChatConfig(tools=tools, template="auto"), "tiny", untuned=True)
+    base = make_renderer(tiny_tokenizer, ChatConfig(tools=tools, template="auto"), "tiny", is_base=True)
     same = make_renderer(tiny_tokenizer, ChatConfig(tools=expected, template="auto"), "tiny")
     assert base.text(asked, offered, ask=True) == same.text(asked, offered, ask=True)
 

@@ -197,7 +197,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(capsys: pytest.Capt
 
 
 @pytest.mark.usefixtures("workspace")
-def test_ask_prints_the_calls_of_the_untuned_model_before_any_training(
+def test_ask_prints_the_calls_of_the_base_model_before_any_training(
     tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from toolhone.evaluate.decode import Completion
@@ -296,7 +296,7 @@ def test_another_policy_is_named_in_the_figures_and_counts_what_it_excuses() -> 
             "--predictions: needs --rows, the predicted rows, and --out",
         ),
         ([*SCORE, "absent.jsonl"], "absent.jsonl: no such file"),
-        ([*SCORE, "test.jsonl"], "test.jsonl:1: is no prediction: "),
+        ([*SCORE, "test.jsonl"], "test.jsonl:1: is not a prediction: "),
         (["score", "--run", "runs/x", "--rows", "test.jsonl"], "--rows: goes with files, not with --run"),
         (["report", "--run", "runs/x", "--out", "x.html"], "--out: goes with files, not with --run"),
         (["report", "--scores", "small.jsonl"], "--scores: needs --out, the file to write"),
@@ -429,7 +429,7 @@ def test_an_over_long_test_row_is_refused_even_if_training_rows_may_be_dropped(f
         ("./absent", "model.name: no such folder: ./absent"),
         ("models/of/mine", "model.name: no such folder: models/of/mine"),
         ("some-owner/no-such-model", "model.name: some-owner/no-such-model cannot be loaded ("),
-        ("empty", "model.name: empty holds no config.json; expected a folder saved by transformers"),
+        ("empty", "model.name: empty has no config.json; expected a folder saved by transformers"),
     ],
 )
 def test_a_model_that_cannot_be_found_is_reported(fails: Fails, name: str, message: str) -> None:
@@ -439,7 +439,7 @@ def test_a_model_that_cannot_be_found_is_reported(fails: Fails, name: str, messa
 
 def test_a_folder_without_weights_is_reported_before_anything_is_written(fails: Fails, tiny_llama: Path) -> None:
     shutil.copytree(tiny_llama, "bare", ignore=shutil.ignore_patterns("*.safetensors"))
-    assert fails(*train("model.name=bare")).startswith("model.name: bare holds no weights; ")
+    assert fails(*train("model.name=bare")).startswith("model.name: bare has no weights; ")
 
 
 def test_an_adapter_target_that_names_no_layer_is_reported_before_anything_is_written(fails: Fails) -> None:
@@ -493,15 +493,15 @@ def test_a_run_folder_of_another_config_is_refused_and_kept(fails: Fails) -> Non
     ids=lambda arguments: arguments[0],
 )
 def test_a_missing_run_is_reported_with_the_existing_ones(fails: Fails, arguments: list[str]) -> None:
-    assert fails(*arguments) == "runs/absent: is no run folder; known: none yet, run `make train`"
+    assert fails(*arguments) == "runs/absent: is not a run folder; known: none yet, run `make train`"
     open_run(load_config(Path("try.yaml")))
-    assert fails(*arguments) == "runs/absent: is no run folder; known: runs/try"
+    assert fails(*arguments) == "runs/absent: is not a run folder; known: runs/try"
 
 
 def test_a_run_that_was_never_trained_is_reported(fails: Fails) -> None:
     run = open_run(load_config(Path("try.yaml")))
     assert fails("eval", "--run", "runs/try") == "runs/try: has no adapter yet; `toolhone train` makes it"
-    assert fails("score", "--run", "runs/try").startswith("runs/try/manifest.json: does not say which rows are scored")
+    assert fails("score", "--run", "runs/try").startswith("runs/try/manifest.json: does not record which rows")
     assert fails("report", "--run", "runs/try").startswith("runs/try/metrics.json: no such file; ")
     assert fails("ask", "--run", "runs/try", "hi") == "runs/try: has no adapter yet; `toolhone train` makes it"
     shutil.copytree("tiny", run.adapter)

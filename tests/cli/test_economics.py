@@ -53,7 +53,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(printed(capsys, *arguments, "--json"))
 
 
-def test_cost_of_a_run_takes_the_untuned_prompt_the_tuned_answer_and_the_runs_speed(
+def test_cost_of_a_run_takes_the_base_prompt_the_tuned_answer_and_the_runs_speed(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prices = ("--price-in", "2.5", "--price-out", "10", "--gpu-usd-per-hour", "2")

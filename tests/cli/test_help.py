@@ -19,7 +19,7 @@ UNITS = r"""
 
 MEANINGS = {
     "--api-accuracy": "share of calls that the API gets right",
-    "--base": "ask the untuned model",
+    "--base": "ask the base model",
     "--base-url": "address of the endpoint",
     "--calls-per-day": "calls a day",
     "--calls-per-second": "calls a second of one machine",

@@ -98,7 +98,7 @@ def test_tools_that_are_called_once_each_have_their_share_together() -> None:
 def test_answers_are_limited_to_the_longest_gold_answer_and_a_margin(
     scored_turns: list[Example], tiny_tokenizer: Any
 ) -> None:
-    renderer = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny", untuned=True)
+    renderer = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny", is_base=True)
     some = sorted(scored_turns, key=lambda one: len(str(one.turn.to_json())))[-20:]
     longest = max(len(renderer.render(one).completion_ids) for one in some)
     limit = with_gold_limit(EvaluateConfig(max_new_tokens=1000), renderer, some).max_new_tokens

@@ -67,8 +67,8 @@ def test_an_entry_that_no_call_satisfies_is_reported_and_not_scored() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("simple_pyton", '"simple_pyton" is no single-turn category; known: simple_python'),
-        (" , ", "none is named"),
+        ("simple_pyton", '"simple_pyton" is not a single-turn category; known: simple_python'),
+        (" , ", "expected at least one category"),
     ],
 )
 def test_an_unknown_category_is_refused(text: str, message: str) -> None:
@@ -194,7 +194,7 @@ def test_entries_that_the_run_was_trained_on_are_reported(run: RunFolder, capsys
     ("more", "message"),
     [
         (["--models", "best"], '--models: "best" is unknown; a run has base and tuned'),
-        (["--categories", "simple"], '--categories: "simple" is no single-turn category'),
+        (["--categories", "simple"], '--categories: "simple" is not a single-turn category'),
         (["--max-rows", "0"], "--max-rows: expected 1 or more, found 0"),
         (["--suite-data", "nowhere"], "python scripts/fetch_bfcl.py"),
         (["--endpoint-model", "m"], "--base-url: name the endpoint's address"),

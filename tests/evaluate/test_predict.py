@@ -218,7 +218,7 @@ def test_an_interrupted_prediction_resumes_where_it_stopped(
     decoded.clear()
     printed = run()
     assert sum(decoded) == len(examples) - whole[0]
-    assert f"tuned: {whole[0]} answers are there from before, {sum(decoded)} to go" in printed
+    assert f"tuned: {whole[0]} answers are reused, {sum(decoded)} are left" in printed
     found, expected = (rows_of(tmp_path / "predictions" / f"{name}.jsonl") for name in ("tuned", "whole"))
     # Batches differ, and with them the last digits of a log-probability.
     for row, other in zip(found, expected, strict=True):

@@ -561,7 +561,7 @@ def test_an_endpoint_answers_the_suite_into_a_folder_of_its_own(
         (["--rows", "rows.jsonl"], "--endpoint-model: name the model"),
         (["--rows", "no.jsonl", "--endpoint-model", "m", "--base-url", "http://127.0.0.1:1/v1"], "no.jsonl"),
         (["--rows", "rows.jsonl", "--vllm"], "--vllm takes its rows and its model from --run"),
-        (["--run", "runs/none", "--endpoint-model", "m"], "is no run folder"),
+        (["--run", "runs/none", "--endpoint-model", "m"], "is not a run folder"),
     ],
 )
 def test_a_command_that_lacks_something_is_refused(

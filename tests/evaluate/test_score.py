@@ -193,9 +193,9 @@ def test_a_row_whose_gold_cannot_be_right_is_left_out_and_listed(run: RunFolder)
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"a/1": "", "b/1": ""}, r"1 lack an answer, 0 are no such rows \(first: c/1\)"),
-        ({**GOOD, "x/1": ""}, r"0 lack an answer, 1 are no such rows \(first: x/1\)"),
-        ({"a/1": "", "c/1": "", "x/1": ""}, r"1 lack an answer, 1 are no such rows \(first: b/1\)"),
+        ({"a/1": "", "b/1": ""}, r"1 lack an answer, 0 are other rows \(first: c/1\)"),
+        ({**GOOD, "x/1": ""}, r"0 lack an answer, 1 are other rows \(first: x/1\)"),
+        ({"a/1": "", "c/1": "", "x/1": ""}, r"1 lack an answer, 1 are other rows \(first: b/1\)"),
         ({}, r"3 lack an answer"),
     ],
     ids=["lacking", "foreign", "both", "none"],
@@ -282,7 +282,7 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
     assert "b/1: withheld" in page
     answer(run, "large", {"a/1": GOOD["a/1"]})
     write_json(note, {"left_out": {"b/1": "withheld"}})
-    with pytest.raises(UserError, match=r"large\.jsonl: .* 1 lack an answer, 0 are no such rows \(first: c/1\)"):
+    with pytest.raises(UserError, match=r"large\.jsonl: .* 1 lack an answer, 0 are other rows \(first: c/1\)"):
         score_run(run)
 
 
@@ -352,7 +352,7 @@ def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) ->
     two["messages"] += [{"role": "user", "content": "Thanks"}, {"role": "assistant", "content": "Goodbye."}]
     two["messages"][1]["tool_calls"][0]["id"] = "1"
     two["messages"].insert(2, {"role": "tool", "tool_call_id": "1", "content": "sent"})
-    with pytest.raises(UserError, match=r"2 lack an answer, 1 are no such rows \(first: d/1\)"):
+    with pytest.raises(UserError, match=r"2 lack an answer, 1 are other rows \(first: d/1\)"):
         score_answers(tmp_path, {"m": answers({"d": call("D1")})}, [two])
     assert (
         score_answers(tmp_path, {"m": answers({"d/1": call("D1"), "d/4": "Bye."})}, [two])["models"]["m"]["rows"] == 2
@@ -367,10 +367,10 @@ def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) ->
         (answers(text=None), r'm\.jsonl:1: expected "text" to be a text, found NoneType'),
         (answers(finish_reason="tool_calls"), r"expected \"finish_reason\" to be stop or length, found 'tool_calls'"),
         (answers(latency_ms="1"), r'expected "latency_ms" to be a number, found str'),
-        (answers(cost=1), r"m\.jsonl:1: is no prediction: cost unknown; expected id, model, text"),
+        (answers(cost=1), r"m\.jsonl:1: is not a prediction: cost unknown; expected id, model, text"),
         (
             [{"id": "a/1", "text": ""}],
-            r"is no prediction: completion_tokens, finish_reason, latency_ms, model, prompt_",
+            r"is not a prediction: completion_tokens, finish_reason, latency_ms, model, prompt_",
         ),
     ],
     ids=["lacking", "twice", "null-text", "finish-reason", "latency", "unknown-key", "absent-keys"],
@@ -384,19 +384,19 @@ def test_files_that_are_no_answers_to_the_rows_are_refused(
 
 
 def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 is the id at .*rows\.jsonl:1 too; ids must differ"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: a/1 is also the id at .*rows\.jsonl:1; give each row"):
         score_answers(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
 
 
 def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tmp_path: Path) -> None:
     run.config.write_text("name: small\n", encoding="utf-8")
     rows = list(read_conversations(run.split("test")))
-    with pytest.raises(UserError, match=r"^--out .*small: is the folder of a run"):
+    with pytest.raises(UserError, match=r"^--out .*small: is a run folder"):
         score_files([run.predictions("base")], rows, "test.jsonl", run.path, "hermes")
     write_jsonl(tmp_path / "scores" / "m.jsonl", answers())
     with pytest.raises(UserError, match=r"scores/m\.jsonl would be overwritten"):
         score_files([tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
-    with pytest.raises(UserError, match=r"another file is named m\.jsonl too"):
+    with pytest.raises(UserError, match=r"another file is also named m\.jsonl"):
         score_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
 
 
@@ -421,12 +421,12 @@ def test_models_of_several_runs_have_the_runs_name_too_if_two_names_are_equal(tm
 
 def test_files_without_scores_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: holds no scores .*`toolhone score` makes scores"):
+    with pytest.raises(UserError, match=r"empty: has no scores .*run `toolhone score`"):
         compare_files([tmp_path / "empty"])
     with pytest.raises(UserError, match=r"absent\.jsonl: no such file"):
         compare_files([tmp_path / "absent.jsonl"])
     write_jsonl(tmp_path / "predictions.jsonl", [{"id": "a", "text": ""}])
-    with pytest.raises(UserError, match=r"predictions\.jsonl:1: not a score .*`toolhone score` makes scores"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl:1: not a score .*run `toolhone score`"):
         compare_files([tmp_path / "predictions.jsonl"])
     one = scores_file(tmp_path / "run" / "scores" / "one.jsonl", "1")
     with pytest.raises(UserError, match=r"one\.jsonl: is named twice"):

@@ -124,5 +124,5 @@ def test_the_identity_of_a_run(make_run: MakeRun) -> None:
     run.note(model={"name": "some/model", "revision": "main", "quantize": "nf4"})
     assert identity_of_run(run) == Identity("some/model@main", weights, "0123456789abcdef", "nf4")
     (run.adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match="holds no adapter"):
+    with pytest.raises(UserError, match="has no adapter"):
         identity_of_run(run)

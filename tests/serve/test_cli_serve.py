@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str, run: str = "runs/no
             "--host 0.0.0.0: other machines can reach this address, and TOOLHONE_API_KEY is not set",
         ),
         (["--port", "70000"], "--port 70000: expected a number from 0 to 65535"),
-        ([], "runs/none: is no run folder"),
+        ([], "runs/none: is not a run folder"),
     ],
 )
 def test_invalid_flags_and_runs_are_reported_at_once(

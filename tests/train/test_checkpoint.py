@@ -188,7 +188,7 @@ def test_a_checkpoint_that_is_being_deleted_counts_as_incomplete(
 
 
 def test_resuming_where_there_is_nothing_says_so(train: Train, short_rows: list[Rendered], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"checkpoints: holds no complete checkpoint .*--resume"):
+    with pytest.raises(UserError, match=r"checkpoints: has no complete checkpoint .*--resume"):
         train(short_rows, resume=True, **KEYS)
     (tmp_path / "checkpoint-7").mkdir()
     assert last_checkpoint(tmp_path) is None

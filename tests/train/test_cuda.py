@@ -112,7 +112,7 @@ def test_one_process_trains_on_the_first_of_several_gpus_and_says_how_to_use_all
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     hardware = choose_hardware(config().model)
-    assert hardware.notes == ("8 GPUs are here and one is used; for all of them: make train CONFIG=... GPUS=8",)
+    assert hardware.notes == ("this machine has 8 GPUs and one is used; to use all: make train CONFIG=... GPUS=8",)
     arguments = training_arguments(config(), hardware, tmp_path, validates=False)
     assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:0"))
     assert arguments.train_batch_size == config().train.batch_size, "not one batch a GPU, as with DataParallel"

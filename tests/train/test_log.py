@@ -115,7 +115,7 @@ def test_a_log_gets_lines_with_loss_speed_and_time_left_and_shows_validation(
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("toolhone.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr("toolhone.train.log.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr("toolhone.progress._EVERY_S", 1e6)
+    monkeypatch.setattr("toolhone.progress._IDLE_INTERVAL_S", 1e6)
     out = io.StringIO()
     log = start(tmp_path / "log.jsonl", out=out)
     nothing: Any = SimpleNamespace()

@@ -92,7 +92,7 @@ def test_without_a_network_a_local_folder_is_proposed(
 ) -> None:
     message = message_for(monkeypatch, error, 0)
     assert message.startswith(f"model.name: {NAME} cannot be loaded (transformers says")
-    assert "offline, name a local folder" in message
+    assert "offline, use a local folder" in message
     assert "\n" not in message
 
 
@@ -114,18 +114,18 @@ def test_a_missing_folder_is_named_with_the_command_that_downloads_it() -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no config.json"):
+    with pytest.raises(UserError, match=r"has no config.json"):
         load_model_config(model_config(name=str(tmp_path)))
 
 
 def test_an_unknown_architecture_is_reported_in_one_message(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "abacus"}), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"^model.name: {tmp_path} holds no model that can be loaded: .*abacus"):
+    with pytest.raises(UserError, match=rf"^model.name: {tmp_path} has no model that can be loaded: .*abacus"):
         load_model_config(model_config(name=str(tmp_path)))
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no adapter; run `toolhone train` first"):
+    with pytest.raises(UserError, match="has no adapter; run `toolhone train` first"):
         load_for_inference(model_config(), Hardware("cpu", torch.float32, ()), tmp_path)
 
 

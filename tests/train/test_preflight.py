@@ -85,7 +85,7 @@ def test_a_target_that_names_no_layer_is_reported_even_beside_one_that_does(mode
 
 def test_a_folder_without_weights_is_reported(model: Path) -> None:
     (model / "model.safetensors").unlink()
-    assert fault(config(model)) == f"model.name: {model} holds no weights; expected a file such as model.safetensors"
+    assert fault(config(model)) == f"model.name: {model} has no weights; expected a file such as model.safetensors"
 
 
 def test_weights_of_a_truncated_download_are_reported(model: Path) -> None:
@@ -98,7 +98,7 @@ def test_an_architecture_that_is_not_known_is_reported_in_one_line(model: Path) 
     path = model / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "model_type": "zzz"}), encoding="utf-8")
     message = fault(config(model))
-    assert message.startswith(f"model.name: {model} holds no model that can be loaded: ")
+    assert message.startswith(f"model.name: {model} has no model that can be loaded: ")
     assert "zzz" in message
     assert "\n" not in message
 

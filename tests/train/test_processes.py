@@ -54,10 +54,10 @@ def test_the_group_is_joined_once_with_a_limit_and_left_at_exit(
 def test_a_long_wait_is_announced_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "barrier", lambda: time.sleep(0.3))
-    monkeypatch.setattr(processes, "_SAYS_SO", timedelta(seconds=0.05))
+    monkeypatch.setattr(processes, "_WARN_AFTER", timedelta(seconds=0.05))
     wait_for_all()
     assert capsys.readouterr().err.count("process 0 has waited") == 1
-    monkeypatch.setattr(processes, "_SAYS_SO", timedelta(seconds=60))
+    monkeypatch.setattr(processes, "_WARN_AFTER", timedelta(seconds=60))
     wait_for_all()
     assert capsys.readouterr().err == ""
 

@@ -43,7 +43,7 @@ def choose_format(name: str, vocabulary: Container[str], model: str) -> ChatForm
     return chat_format
 
 
-def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, untuned: bool = False) -> ChatRenderer:
+def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, is_base: bool = False) -> ChatRenderer:
     """Choose format and template for a model's tokenizer.
 
     The model's own template is used if it writes the tools and every probe turn (parallel calls, text beside a call, a
@@ -51,13 +51,13 @@ def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, untuned: bo
     `names` need toolhone's template.
 
     Args:
-        untuned: the model has not been tuned. Its prompts are the same, except that it gets schemas instead of names:
-            from names alone it could not know how to call.
+        is_base: whether the base model gets the prompts. They are the same, except for schemas instead of names: from
+            names alone it could not know how to call.
 
     Raises:
         UserError: if no format fits, or `chat.template: model` selects a template that is missing or unusable.
     """
-    tools = "schema" if untuned and config.tools == "names" else config.tools
+    tools = "schema" if is_base and config.tools == "names" else config.tools
     chat_format = choose_format(config.format, tokenizer.get_vocab(), model)
     template_kwargs = {**chat_format.template_kwargs, **config.template_kwargs}
 

@@ -115,7 +115,7 @@ def _add_predict(commands: Any) -> None:
     flags.add(parser, "--tools")
     add = parser.add_argument
     add("--vllm", action="store_true", help="with --run: ask its adapter in vLLM (needs a GPU and the package vllm)")
-    add("--base", action="store_true", help="with --vllm: ask the untuned model instead")
+    add("--base", action="store_true", help="with --vllm: ask the base model instead")
     add("--label", help="name of the predictions (default: the endpoint's model, with - for / and :)")
     add("--out", type=Path, help="file to write (default: predictions/LABEL.jsonl in the run folder or here)")
     flags.add(parser, "--chat-format", default=None, help="how calls are written (default: the run's, or hermes)")
@@ -345,7 +345,7 @@ def _add_ask(commands: Any) -> None:
     parser = flags.command(commands, "ask", _ask, "ask the tuned model of a run one question")
     flags.add(parser, "--run")
     parser.add_argument("question", help='the user message, for example "帮我查订单 ORD-001"')
-    parser.add_argument("--base", action="store_true", help="ask the untuned model instead")
+    parser.add_argument("--base", action="store_true", help="ask the base model instead")
 
 
 def _ask(options: argparse.Namespace) -> None:

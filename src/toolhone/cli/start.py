@@ -67,7 +67,7 @@ def _fetch(options: argparse.Namespace) -> None:
     models: list[str] = options.models or [DEFAULT]
     if options.config is not None:
         if options.models:
-            raise UserError(f"--config: goes without MODEL, found {options.models[0]}; leave one of them out")
+            raise UserError(f"--config: cannot be used with MODEL, found {options.models[0]}; leave out one of them")
         named = load_config(options.config, []).model.name
         models = [name for name in MODELS if Path(named) == MODELS_FOLDER / name]
     for name in models:

@@ -1,4 +1,4 @@
-"""The console of commands, the result that they end with, and settings to make before model libraries are imported."""
+"""The commands' console, the result that they print last, and settings to make before model libraries are imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plain_console() -> Console:
-    """Standard output without coloured numbers; the terminal wraps lines."""
+    """Return a console on standard output without coloured numbers. The terminal wraps lines."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
@@ -30,8 +30,8 @@ def plain_console() -> Console:
 
 @contextmanager
 def gc_disabled() -> Iterator[None]:
-    """Turn off Python's cyclic garbage collector. Reading and scoring make hundreds of thousands of records without
-    cycles, and searching them again and again takes a fifth of the time."""
+    """Turn off Python's cyclic garbage collector. Reading and scoring create hundreds of thousands of records without
+    cycles. Searching them repeatedly takes a fifth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -42,8 +42,8 @@ def gc_disabled() -> Iterator[None]:
 
 
 def show_result(folder: Path, *, is_new: bool = False) -> None:
-    """Print the short table of `metrics.json` and the path of the report, and for a run that was just trained what to
-    do next; under a launcher, only from rank 0."""
+    """Print the short table of `metrics.json` and the path of the report. After a training, print the next command
+    too. Under a launcher, only rank 0 prints."""
     if os.environ.get("RANK", "0") != "0":
         return
     from toolhone.report.routing import run_ways, ways_table
@@ -67,10 +67,11 @@ def show_result(folder: Path, *, is_new: bool = False) -> None:
 
 
 def describe_interruption(error: KeyboardInterrupt, given: Sequence[str]) -> str:
-    """What is kept after Ctrl-C, and the command that continues; "" if nobody knows. `given`: the command's words."""
+    """Return what is kept after Ctrl-C and the command that continues; "" if unknown. `given`: the command's
+    arguments."""
     if not isinstance(error, Interrupted):
         return ""
-    if "WORLD_SIZE" in os.environ:  # the launcher's own words are not known here
+    if "WORLD_SIZE" in os.environ:  # the launcher's own arguments are unknown here
         flag = f", with {error.flag}" if error.flag else ""
         return f": {error.kept}\nto continue, run the same command again{flag}"
     # --fresh has already deleted what it should, unless nothing was written.
@@ -82,7 +83,7 @@ def describe_interruption(error: KeyboardInterrupt, given: Sequence[str]) -> str
 
 
 def _program() -> list[str]:
-    """How toolhone was started, for a shell."""
+    """Return the shell command that started toolhone, without arguments."""
     name = sys.argv[0]
     if name.endswith("__main__.py"):
         return [sys.executable, "-m", "toolhone"]
@@ -90,16 +91,16 @@ def _program() -> list[str]:
 
 
 def prepare_libraries() -> None:
-    """Hide warnings that a user can do nothing about, and have GPUs counted without starting CUDA. Call this before the
-    model libraries are imported, because they read these settings then."""
-    # Otherwise the first check for a GPU starts CUDA. Then forked processes cannot use it, and CUDA_VISIBLE_DEVICES has
-    # no effect any more.
+    """Hide warnings that a user cannot act on, and count GPUs without starting CUDA. Call this before the model
+    libraries are imported, because they read these settings on import."""
+    # Otherwise the first check for a GPU starts CUDA. After that, forked processes cannot use CUDA, and
+    # CUDA_VISIBLE_DEVICES has no effect.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    # Tokenizers warn at every fork of a process that has used one.
+    # A process that has used a tokenizer prints a warning at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # On import, bitsandbytes asks for an optional CPU kernel that nothing here needs.
+    # On import, bitsandbytes warns about an optional CPU kernel that nothing here needs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # TRL and PEFT still use names that transformers 5 is renaming.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\b")
-    # FSDP is only imported, not used, by the code that warns on one process.
+    # With one process, FSDP is imported but not used, and it warns on import.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\b")

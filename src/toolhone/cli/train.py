@@ -19,7 +19,7 @@ def add_train_commands(commands: Any) -> None:
     train.add_argument(
         "--dry-run", action="store_true", help="print the stages, their time and the memory; load no weights"
     )
-    old = train.add_mutually_exclusive_group()  # together they would delete the checkpoint to continue from
+    old = train.add_mutually_exclusive_group()  # --fresh would delete the checkpoint that --resume needs
     old.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
     old.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
 
@@ -38,8 +38,10 @@ def _train(options: argparse.Namespace) -> int:
     from toolhone.run_folder import RUNS, RunFolder
 
     config, console = flags.config_of(options), plain_console()
-    with _interrupted_before_a_run("nothing was written yet"):
-        reach_hub_or_cache(config.model.name, config.model.revision)  # before the libraries, which take seconds to load
+    with _report_interrupt_before_run("nothing was written yet"):
+        reach_hub_or_cache(
+            config.model.name, config.model.revision
+        )  # first, because the libraries take seconds to load
         from toolhone.pipeline import interruption, run_experiment
 
         run = run_experiment(config, resume=options.resume, fresh=options.fresh, console=console)
@@ -50,8 +52,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _interrupted_before_a_run(kept: str) -> Iterator[None]:
-    """Say what is kept on Ctrl-C before a run begins. From then on the error itself says it."""
+def _report_interrupt_before_run(kept: str) -> Iterator[None]:
+    """Report what is kept on Ctrl-C before a run begins. Later, the error itself reports it."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -93,7 +95,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _learning_curve(options: argparse.Namespace) -> int:
-    with _interrupted_before_a_run("finished sizes are kept"):
+    with _report_interrupt_before_run("finished sizes are kept"):
         from toolhone.learning_curve import learning_curve
 
         learning_curve(flags.config_of(options), options.sizes, plain_console())

@@ -1,8 +1,8 @@
-"""What the base model is asked: which of the scored examples, and how long its answers may be.
+"""Choose the examples that the base model answers, and the token limit of its answers.
 
-In: the scored examples and the config. Out: the examples to ask and the token limit. An untuned model usually generates
-until the token limit, so its answers take the most time of all and say the least. A sample of the rows and a limit that
-fits the gold answers give nearly the same figures in a fraction of the time.
+In: the scored examples and the config. Out: the examples to answer and the token limit. A base model usually generates
+until the token limit, so its answers take the most time. A sample of the rows and a limit that fits the gold answers
+give nearly the same figures in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from toolhone.records import Example
 
 _MARGIN = 0.25
 _MIN_MARGIN = 16
-"""Answers may be longer than the longest gold answer by this fraction of it, and at least by this many tokens: room for
-a few words beside a call, or for JSON with more spaces."""
+"""The limit exceeds the longest gold answer by this fraction, and at least by this many tokens. That leaves room for a
+few words beside a call, or for JSON with more spaces."""
 
 _Kind = tuple[str, str, str]
 
 
-def asked_of_base(
+def select_for_base(
     renderer: ChatRenderer, examples: Sequence[Example], config: EvaluateConfig
 ) -> tuple[list[Example], EvaluateConfig]:
     """Return the examples that the base model answers, and the config with the token limit of its answers. `renderer`
@@ -32,16 +32,16 @@ def asked_of_base(
 
 
 def sample_turns(examples: Sequence[Example], limit: int | None) -> list[Example]:
-    """Choose at most `limit` examples that represent all of them, in their own order; None: all.
+    """Return at most `limit` examples that represent all of them, in the given order; None: all.
 
-    The examples are divided into kinds: by their place (first turn, later turn, or the turn after a tool result) and by
-    what is expected (no call, one call of a certain tool, several calls). Kinds that are too small for one place in the
-    sample are joined: no call, one call of any tool, several calls. Each kind gets one example, the largest first, and
-    the rest by its share of the whole (Sainte-Laguë's method: a kind with n examples gets its next place at n / 3,
-    n / 5, n / 7, ...). Within a kind the order is that of the hashes of the ids, which says nothing about difficulty.
+    The sample is stratified. A kind of example is its place (first turn, later turn, or the turn after a tool result)
+    and its gold (no call, one call of a certain tool, several calls). Kinds that are too small for one place in the
+    sample are merged: no call, one call of any tool, several calls. Each kind gets one place, the largest first. The
+    other places go to kinds in proportion to their size (Sainte-Laguë's method: a kind with n examples competes for its
+    next place with n / 3, n / 5, n / 7, ...). Within a kind, examples are ordered by the hash of their id, which is
+    independent of difficulty.
 
-    So the choice depends on the examples alone. Every run with the same rows and limit asks the same ones, whatever its
-    seed and machine, and no answer of any model takes part in it.
+    The choice depends only on the examples and the limit: not on the seed, the machine or any model's answers.
     """
     if limit is None or limit >= len(examples):
         return list(examples)
@@ -61,7 +61,7 @@ def sample_turns(examples: Sequence[Example], limit: int | None) -> list[Example
 
 
 def _kind(example: Example) -> _Kind:
-    """The turn's place, how many calls are expected, and the tool if it is one call."""
+    """Return the turn's place, the number of calls expected, and the tool if it is one call."""
     roles = [message.role for message in example.prompt]
     place = "after a tool result" if roles[-1:] == ["tool"] else "later" if "assistant" in roles else "first"
     calls = example.gold.calls
@@ -71,11 +71,10 @@ def _kind(example: Example) -> _Kind:
 
 
 def with_gold_limit(config: EvaluateConfig, renderer: ChatRenderer, examples: Sequence[Example]) -> EvaluateConfig:
-    """The config with `max_new_tokens` lowered to what the examples' longest gold answer needs, plus a margin.
+    """Return the config with `max_new_tokens` lowered to the length of the longest gold answer, plus a margin.
 
-    Gold answers are counted with the renderer's template and tokenizer, up to and including the end of the turn. The
-    limit stays as it is if the template does not write a gold answer right after its prompt, since the gold's length is
-    then unknown.
+    Gold answers are counted with the renderer's template and tokenizer, including the end of the turn. If the template
+    does not write a gold answer directly after its prompt, the gold's length is unknown and the limit is unchanged.
     """
     longest = 0
     for example in examples:

@@ -1,6 +1,6 @@
 """The BFCL suite: a run's models, or an endpoint, answer the leaderboard's entries and are scored under each policy.
 
-In: the folder that `scripts/fetch_bfcl.py` makes. Out, in the run's `suite/bfcl/`: predictions, scores, metrics.json.
+In: the folder that `scripts/fetch_bfcl.py` creates. Out, in the run's `suite/bfcl/`: predictions, scores, metrics.json.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from toolhone.run_folder import RunFolder, existing_run, fingerprint
 MODELS = ("base", "tuned")
 
 CATEGORIES = (*PYTHON_WITH_GOLD, *NO_CALL)
-"""The default categories: all of Python's functions, and those in which no call is right."""
+"""The default categories: all with Python functions, and those whose gold is no call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """The entries of some categories. `unreadable` gives the reason for each entry that cannot be scored, by place."""
+    """The entries of some categories. `unreadable` maps the place of each entry that cannot be scored to the reason."""
 
     categories: tuple[str, ...]
     examples: tuple[Example, ...]
@@ -43,19 +43,23 @@ class Suite:
 
 
 def parse_categories(text: str | None) -> tuple[str, ...]:
-    """The value of `--categories`, names with commas between, or a `UserError`; None gives the default ones."""
+    """Return the comma-separated names of `--categories`; the default ones for None.
+
+    Raises:
+        UserError: if a name is unknown, or there is none.
+    """
     if text is None:
         return CATEGORIES
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [f'"{name}" is no single-turn category' for name in names if name not in SINGLE_TURN]
+    unknown = [f'"{name}" is not a single-turn category' for name in names if name not in SINGLE_TURN]
     if unknown or not names:
-        problem = unknown[0] if unknown else "none is named"
+        problem = unknown[0] if unknown else "expected at least one category"
         raise UserError(f"--categories: {problem}; known: {', '.join(SINGLE_TURN)}")
     return names
 
 
 def read_suite(folder: Path, categories: Sequence[str], rows: int | None = None, seed: int = 0) -> Suite:
-    """Read the entries; with `rows`, at most this many of each category, chosen by the seed.
+    """Read the entries of the categories. With `rows`, read at most this many of each, chosen by the seed.
 
     Raises:
         UserError: if a file is missing, a category is unknown or named twice, or nothing is left.
@@ -77,7 +81,7 @@ def read_suite(folder: Path, categories: Sequence[str], rows: int | None = None,
 
 
 def _sample(rows: list[Conversation], limit: int | None, seed: int) -> list[Conversation]:
-    """At most `limit` rows, in their own order; which ones depends on seed and ids alone."""
+    """Return at most `limit` rows, in the given order. The choice depends only on seed and ids."""
     drawn = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row.id}".encode()).digest())[:limit]
     chosen = {row.id for row in drawn}
     return [row for row in rows if row.id in chosen]
@@ -86,7 +90,7 @@ def _sample(rows: list[Conversation], limit: int | None, seed: int) -> list[Conv
 def suite_of_run(
     folder: Path, suite: Suite, models: Sequence[str], overrides: Mapping[str, Any], console: Console
 ) -> dict[str, Any]:
-    """Have a run's models answer the suite, each with its own prompts, and score them. Returns the metrics.
+    """Answer the suite with a run's models, each with its own prompts, and score them. Return the metrics.
 
     Raises:
         UserError: if there is no run, or no adapter for "tuned".
@@ -106,7 +110,7 @@ def suite_of_run(
 def suite_of_endpoint(
     folder: Path, suite: Suite, label: str, settings: EndpointSettings, console: Console
 ) -> dict[str, Any]:
-    """Have an endpoint answer the suite, and score it. Returns the metrics."""
+    """Answer the suite with an endpoint, and score it. Return the metrics."""
     run = RunFolder(folder)
     with run.lock(console) if run.config.is_file() else nullcontext():
         predict_endpoint(suite.examples, label, settings, _predictions(folder, label), console)
@@ -114,7 +118,7 @@ def suite_of_endpoint(
 
 
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
-    """Write the predictions of the base or the tuned model; returns the chat format that they are in."""
+    """Write the predictions of the base or the tuned model, and return their chat format."""
     from toolhone.evaluate.predict import predict_once
     from toolhone.train.processes import join_processes
     from toolhone.tuned import TunedModel
@@ -133,7 +137,7 @@ def _predictions(folder: Path, label: str) -> Path:
 
 
 def _entries_fingerprint(suite: Suite) -> str:
-    """Identifies the entries by what they ask, offer and expect."""
+    """Return a fingerprint of the entries' prompts, tools and gold."""
     return fingerprint([[*example.asked(), example.gold.to_json()] for example in suite.examples])
 
 
@@ -153,7 +157,7 @@ def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: Forma
             write_jsonl(place / "scores" / f"{label}.{policy}.jsonl", (row.to_json() for row in scores))
             models[label][policy] = by_category(scores, suite.categories)
     made_from = _entries_fingerprint(suite)
-    # Figures of models that answered the same entries before stay.
+    # Keep the figures of other models that answered the same entries.
     known = read_json(place / "metrics.json", "the suite writes it") if (place / "metrics.json").is_file() else {}
     same = known if known.get("entries_fingerprint") == made_from else {"models": {}, "unanswered": {}}
     metrics = {
@@ -172,7 +176,7 @@ def score_suite(folder: Path, suite: Suite, labels: Sequence[str], format: Forma
 
 
 def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
-    """The entries whose question is among the run's training rows."""
+    """Return the ids of entries whose question is in the run's training rows."""
     if not run.split("train").is_file():
         return []
     learned = {user_words(row) for row in read_conversations(run.split("train"))}
@@ -180,10 +184,10 @@ def _trained_on(run: RunFolder, suite: Suite) -> list[str]:
 
 
 def by_category(scores: Sequence[Score], categories: Sequence[str]) -> dict[str, Any]:
-    """Exact match by category, then over groups of them, each as a rate with its interval.
+    """Return exact match by category and by group of categories, each as a rate with its interval.
 
-    All rows of a group count together, as in BFCL's own "Live" figure; its "Non-Live" one is a mean of categories.
-    `repaired` is exact match if texts with a fault are read with repairs.
+    A group's rate is over all its rows, like BFCL's own "Live" figure. BFCL's "Non-Live" figure is a mean of
+    categories. `repaired` is exact match if texts with a fault are read with repairs.
     """
 
     def exact(names: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Greedy decoding in batches over a prompt prefix that is computed once.
 
-The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. Their
-longest common prefix is run through the model once. Each batch starts from a copy of its key-value cache, and rows that
-have ended leave the batch. Every token comes with its raw log-probability and that of the runner-up.
+The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. The
+model runs their longest common prefix once. Each batch starts from a copy of its key-value cache, and finished rows
+leave the batch. Every token has its raw log-probability and that of the runner-up.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from toolhone.errors import UserError
 
-_ROOM = 64  # tokens that a layer's cache is enlarged by when it is full
+_ROOM = 64  # a full cache grows by this many tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a model generated for a row. `ids` ends with the stop token if `stopped`; `logprobs` are the natural
-    logarithms of their raw probabilities, and `runner_ups` those of the second likeliest tokens in their places."""
+    logarithms of the tokens' raw probabilities, and `runner_ups` those of the second likeliest tokens."""
 
     ids: list[int]
     logprobs: Sequence[float]
@@ -33,17 +33,17 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Token ids that prompts begin with, and the cache after them (batch 1); the cache is None for no ids."""
+    """Token ids that prompts begin with, and the cache after them (batch 1). Without ids the cache is None."""
 
     ids: list[int]
     cache: Cache | None
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """The longest common prefix of the prompts that leaves every one at least one token of its own."""
+    """Return the longest common prefix of the prompts that leaves each prompt at least one more token."""
     if not prompts:
         return []
-    shortest, longest = min(prompts), max(prompts)  # in lexical order these two share the least
+    shortest, longest = min(prompts), max(prompts)  # the first and last in lexical order share the least
     limit = min(len(prompt) for prompt in prompts) - 1
     length = next((n for n in range(limit) if shortest[n] != longest[n]), limit)
     return list(shortest[:length])
@@ -66,11 +66,12 @@ def decode_greedily(
 ) -> list[Completion]:
     """Answer a batch of prompts, each beginning with `prefix.ids` and at least one token longer.
 
-    The batch is laid out as [prefix, padding, rest of the prompt], the padding masked and skipped by the position ids,
-    so in float32 every row gets the tokens that it would get alone.
+    The batch is laid out as [prefix, padding, rest of the prompt]. The padding is masked, and position ids skip it. So
+    in float32 every row gets the same tokens as alone.
 
     Raises:
-        UserError: if prompts outgrow the model's sliding window and its attention takes no mask for that.
+        UserError: if prompts and answers are longer than the model's sliding window, and its attention cannot mask
+        that.
     """
     own = [list(prompt[len(prefix.ids) :]) for prompt in prompts]
     width = max(len(ids) for ids in own)
@@ -107,22 +108,22 @@ def decode_greedily(
             answers[row][0].append(token)
             answers[row][1].append(logprob)
             answers[row][2].append(runner_up)
-        going = [n for n, row in enumerate(rows) if answers[row][0][-1] not in stop_ids]
-        if not going:
+        unfinished = [n for n, row in enumerate(rows) if answers[row][0][-1] not in stop_ids]
+        if not unfinished:
             break
         next_ids, next_positions = best.indices[:, None], positions[:, -1:] + 1  # [batch, 1]
-        if len(going) < len(rows):
-            keep = torch.tensor(going, device=device)
+        if len(unfinished) < len(rows):
+            keep = torch.tensor(unfinished, device=device)
             cache.batch_select_indices(keep)
             visible, next_ids, next_positions = visible[keep], next_ids[keep], next_positions[keep]
-            rows = [rows[n] for n in going]
+            rows = [rows[n] for n in unfinished]
         visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
         input_ids, positions = next_ids, next_positions
     return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
 
 
 def _outgrown_window(model: Any, length: int) -> int | None:
-    """The sliding window of the model's layers if it is smaller than this number of tokens, else None."""
+    """Return the sliding window of the model's layers if it is smaller than this number of tokens, else None."""
     text = model.config.get_text_config()
     kinds = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
@@ -131,15 +132,15 @@ def _outgrown_window(model: Any, length: int) -> int | None:
     if "flash" in model.config._attn_implementation:
         raise UserError(
             f"model.attention: prompts and answers of {length} tokens are longer than the model's sliding window of "
-            f"{window}, which flash attention cannot follow over a shared prefix; set it to sdpa"
+            f"{window}, which flash attention does not support with a shared prefix; set it to sdpa"
         )
     return int(window)
 
 
 def _windowed(model: Any, visible: torch.Tensor, queries: int, window: int) -> torch.Tensor | dict[str, torch.Tensor]:
-    """What each of the last `queries` tokens sees, for layers of either kind, as transformers takes it.
+    """Return the attention mask of the last `queries` tokens for each kind of layer, as transformers expects it.
 
-    transformers would count the padding between prefix and prompt as part of the window. Positions do not.
+    transformers would count the padding between prefix and prompt as part of the window. Positions skip the padding.
 
     Args:
         visible: [batch, keys], 0 for padding.
@@ -160,17 +161,19 @@ def _windowed(model: Any, visible: torch.Tensor, queries: int, window: int) -> t
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Yield the indices of the prompts in batches of similar length, the longest first: memory peaks at once."""
+    """Yield the indices of the prompts in batches of similar length, the longest first, so that memory peaks at the
+    start."""
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's cache with room at its end.
+class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's cache with preallocated space for more tokens.
 
-    transformers copies its own cache in full for every new token. For 32 rows after a prefix of 1,000 tokens, that is
-    more work than the token itself. `keys` and `values` are what the other methods expect: [batch, heads, seq, dim].
+    transformers copies its own cache in full for every new token. For 32 rows after a prefix of 1,000 tokens, the copy
+    takes longer than the token itself. `keys` and `values` have the shape that other methods expect: [batch, heads,
+    seq, dim].
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -184,16 +187,16 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        # Selecting or repeating rows makes new tensors of keys and values, which have no room of their own yet.
+        # Selecting or repeating rows creates new tensors of keys and values without preallocated space.
         if self._rooms is None or self.keys.data_ptr() != self._rooms[0].data_ptr() or length > self._rooms[0].shape[2]:
-            self._rooms = _with_room(self.keys, length), _with_room(self.values, length)
+            self._rooms = _enlarged(self.keys, length), _enlarged(self.values, length)
         keys, values = self._rooms
         keys[:, :, held:length], values[:, :, held:length] = key_states, value_states
         self.keys, self.values = keys[:, :, :length], values[:, :, :length]
         return self.keys, self.values
 
 
-def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
+def _enlarged(states: torch.Tensor, length: int) -> torch.Tensor:
     batch, heads, held, dim = states.shape
     room = states.new_empty(batch, heads, length + _ROOM, dim)
     room[:, :, :held] = states
@@ -201,4 +204,4 @@ def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _new_cache() -> Cache:
-    return Cache(layer_class_to_replicate=_RoomyLayer)
+    return Cache(layer_class_to_replicate=_PreallocatedLayer)

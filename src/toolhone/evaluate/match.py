@@ -1,15 +1,15 @@
-"""Score one prediction: read its text, match its calls with the gold's, and say what is right.
+"""Score one prediction: read its text, match its calls with the gold calls, and report what is right.
 
-In: an `Example` and the model's `Prediction`. Out: a `Score`. Gold itself is scored first (`gold_faults`), so that a
-row that no answer can get right counts against no model.
+In: an `Example` and the model's `Prediction`. Out: a `Score`. `gold_faults` scores the gold itself, so
+that a row that no answer can get right counts against no model.
 
-- gold "calls": tool names are right if the status is calls and every gold call has a call of its name, none missing or
-  extra. It is an exact match if all their arguments are right too.
-- gold "none": the status must be none. Malformed, truncated or partial is an attempted call, never an abstention.
-- gold "any": the status must be calls, of tools that were offered; an exact match needs valid arguments too.
+- gold "calls": tool names are right if the status is calls and the calls have the names of the gold calls, with none
+  missing or extra. It is an exact match if all arguments are right too.
+- gold "none": the status must be none. Malformed, truncated or partial counts as an attempted call.
+- gold "any": the status must be calls, with tools that were offered. An exact match needs valid arguments too.
 
-In a partial turn names and exact match are wrong, since one of its calls is unknown; reports show how the others match.
-A policy other than `strict` excuses more, by named rules.
+In a partial turn, names and exact match are wrong because one call is unknown; reports show how the others match.
+Policies other than `strict` accept more, by named rules.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from toolhone.tool_schema import Schema, arguments_valid, filled_nulls, subschem
 
 
 class TurnMatch(NamedTuple):
-    """How a turn's calls compare with the gold; the fields are those of `Score`."""
+    """The comparison of a turn's calls with the gold. The fields are those of `Score`."""
 
     matches: tuple[CallMatch, ...]
     missing_calls: tuple[int, ...]
@@ -86,7 +86,7 @@ def score(example: Example, prediction: Prediction, format: FormatName, policy: 
         completion_tokens=prediction.completion_tokens,
         latency_ms=prediction.latency_ms,
         gold_source=example.gold_source,
-        # Figures are made of scores alone, so a score carries what they are grouped by.
+        # Figures are computed from scores alone, so a score has the properties to group by.
         meta={**example.meta, "turn": "later" if any(m.role == "assistant" for m in example.prompt) else "first"},
         repaired=repaired,
         **found._asdict(),
@@ -101,10 +101,10 @@ def match_turn(
     where: str,
     policy: ScoringPolicy = STRICT,
 ) -> TurnMatch:
-    """Compare what was read of a turn with the gold. `where` begins the message of a `UserError`."""
+    """Compare the parsed turn with the gold. The message of a `UserError` begins with `where`."""
     schema_valid = _all_valid(calls, tools, where) if calls else None
     if gold.status == "any":
-        # Whichever calls were made, none is missing or extra.
+        # Any calls are accepted, so none is missing or extra.
         offered = {tool.name for tool in tools}
         names_right = status == "calls" and all(call.name in offered for call in calls)
         exact = names_right and schema_valid is True
@@ -135,11 +135,11 @@ _NO_SCHEMA: Schema = {}
 def _match_calls(
     gold: Sequence[GoldCall], calls: Sequence[ToolCall], tools: Sequence[Tool], policy: ScoringPolicy
 ) -> list[tuple[CallMatch, set[Rule]]]:
-    """Pair gold calls with calls of the same name, by maximum-weight bipartite matching; in the gold's order, each pair
-    with the rules that fired in it.
+    """Pair gold calls with calls of the same name, by maximum-weight bipartite matching. Return the pairs in the gold's
+    order, each with the rules that fired in it.
 
-    The matching has the most pairs that are wholly right. Among those it has the most right arguments, then the fewest
-    wrong ones. In a tie, the pairs whose places in the turn are nearest win.
+    The matching maximizes the number of fully right pairs, then the number of right arguments. Then it minimizes the
+    number of wrong arguments, and last the distance between the calls' places in the turn.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
     found: list[tuple[CallMatch, set[Rule]]] = []
@@ -155,7 +155,7 @@ def _match_calls(
 
 
 def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
-    """The rows and columns of the best matching. Each criterion weighs more than the sum of all later ones.
+    """Return the rows and columns of the best matching. Each criterion outweighs the sum of all later ones.
 
     Weights are exact up to 2**53. Above that, with hundreds of calls of one tool, ties may be decided differently.
     """
@@ -184,10 +184,10 @@ def _best_pairs(pairs: Sequence[Sequence[CallMatch]]) -> list[tuple[int, int]]:
 def _match_arguments(
     gold_index: int, gold: GoldCall, index: int, call: ToolCall, parameters: Schema, policy: ScoringPolicy
 ) -> tuple[CallMatch, set[Rule]]:
-    """Compare a call's arguments with those expected, and name the rules that fired.
+    """Compare a call's arguments with the gold, and return the match and the rules that fired.
 
-    An argument left out is wrong, unless the gold lists it as optional; an explicit null is a value like any other; an
-    argument that the gold does not know is wrong. The schema's defaults excuse nothing.
+    A missing argument is wrong unless the gold lists it as optional. An explicit null is a value like any other. An
+    argument that is not in the gold is wrong. The schema's defaults change nothing.
     """
     schema = subschemas_of(parameters)
     required = (parameters.get("required") or ()) if policy == BFCL else ()
@@ -216,7 +216,8 @@ def _match_arguments(
 
 
 def gold_faults(examples: Sequence[Example], policy: ScoringPolicy = STRICT) -> dict[str, str]:
-    """The ids of the examples whose own gold is no exact match under the policy, each with the reason."""
+    """Return the ids of examples whose gold is not an exact match with itself under the policy, each with the
+    reason."""
     return {example.id: reason for example in examples if (reason := _gold_fault(example, policy)) is not None}
 
 
@@ -235,7 +236,7 @@ def _gold_fault(example: Example, policy: ScoringPolicy) -> str | None:
         for name, accepted in call.arguments.items():
             if not accepted:
                 return f'"{call.name}": no value of "{name}" is accepted'
-        # Without what may be left out, since BFCL accepts there what the schema does not allow.
+        # Leave out optional arguments, because BFCL accepts values for them that the schema does not allow.
         left_out = call.optional - set(by_name[call.name].parameters.get("required", ()))
         least = {name: values[0] for name, values in call.arguments.items() if name not in left_out}
         if nulls := filled_nulls(least, by_name[call.name].parameters):
@@ -251,7 +252,7 @@ def _gold_fault(example: Example, policy: ScoringPolicy) -> str | None:
         if wrong.fault == "wrong":
             return f'"{wrong.call}": the accepted value of "{wrong.argument}" is not equal to itself under the schema'
         return f'"{wrong.call}": "{wrong.argument}" is {wrong.fault} even in the call that is expected'
-    # BFCL's checker does not ask whether a call satisfies the schema.
+    # BFCL's checker does not check calls against the schema.
     if policy == STRICT and not found.schema_valid:
         bad = next(call for call in calls if not _all_valid([call], example.tools, example.where))
         return f'"{bad.name}": the expected arguments do not satisfy the tool\'s schema'

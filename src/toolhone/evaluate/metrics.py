@@ -1,14 +1,13 @@
-"""The figures over scores: what metrics.json says of each model, and of each pair of models.
+"""Compute the figures of metrics.json for each model and each pair of models.
 
-In: scores of one model or several, over the same examples. Out: dictionaries in a fixed order, so that the same scores
-give the same text. Every rate carries its numerator, its denominator and a 95% interval (`rates.rate`).
+In: scores of one or more models for the same examples. Out: dictionaries in a fixed order, so that the same scores
+give the same text. Every rate has its numerator, its denominator and a 95% interval (`rates.rate`).
 
-To add a rate, add a line to `RATES` and its words to a group in report/wording.py; reports and tables follow. Those in
-`HEADLINE` are also compared between models.
+To add a rate, add a line to `RATES` and its wording to a group in report/wording.py; reports and tables then show it.
+The rates in `HEADLINE` are also compared between models.
 
-What is counted by call or argument leaves out rows whose gold is "any", since they list no calls; only invented_tool
-includes them. An optional argument counts as the gold's only if it was given. The calls that could be read of a partial
-row count like any others.
+Figures by call or argument skip rows whose gold is "any", because it lists no calls; only invented_tool includes them.
+An optional argument counts as gold only if it was given. The readable calls of a partial row count like any others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from toolhone.rates import DIFFERENCE_FOLDS, Rate, bootstrap, f1, mcnemar, rate,
 from toolhone.records import Score
 
 Counts = tuple[int, int]
-"""What a row adds to a rate's numerator and denominator."""
+"""The amounts that a row adds to a rate's numerator and denominator."""
 
 HEADLINE: dict[str, Callable[[Score], Counts]] = {
     "exact_match": lambda score: (int(score.exact), 1),
@@ -40,7 +39,7 @@ _BY_ROW = ("exact_match", "tool_name_accuracy")  # yes or no for every row, as M
 NONE, MALFORMED, UNKNOWN = "<none>", "<malformed>", "<unknown>"
 """The labels of a confusion matrix beside the tools: no call; a call that cannot be read; a tool not offered."""
 
-UNSTATED = "unstated"  # the group of the rows that do not state the property that others are grouped by
+UNSTATED = "unstated"  # the group of rows without the property
 
 
 def metrics(
@@ -48,13 +47,13 @@ def metrics(
     provenance: Mapping[str, Any],
     seen_tools: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json, with the models in the order given, and under `compare` each pair of them.
+    """Return the content of metrics.json: the models in the given order, and each pair of them under `compare`.
 
-    `provenance` says what the figures were made from. `seen_tools` are the tools that training called, for separate
-    figures on them and on others.
+    `provenance` records what the figures were made from. `seen_tools` are the tools that the training rows call, for
+    separate figures on rows with and without other tools.
 
     Raises:
-        UserError: if a model has an example twice, or not all have the same ones with the same gold.
+        UserError: if a model has an example twice, or the models' examples or gold differ.
     """
     comparisons = compare_all(scores_by_model)
     models = {model: aggregate(scores, seen_tools) for model, scores in scores_by_model.items()}
@@ -62,7 +61,7 @@ def metrics(
 
 
 def aggregate(scores: Sequence[Score], seen_tools: Collection[str] | None = None) -> dict[str, Any]:
-    """All figures of one model. `rules` has the number of rows in which each leniency of the policy fired."""
+    """Return all figures of one model. `rules` counts the rows in which each rule of the policy fired."""
     sources = sorted({score.gold_source for score in scores if score.gold_source is not None})
     sampled_from = next((score.sampled_from for score in scores), None)
     return {
@@ -90,8 +89,8 @@ def _headline(scores: Sequence[Score], counts: Callable[[Score], Counts]) -> Rat
 
 
 def _arguments(scores: Sequence[Score]) -> dict[str, Any]:
-    """Precision over the arguments of all predicted calls, recall over those of all gold calls. The `_given_name` three
-    are over matched calls alone, so that choosing a wrong tool does not count a second time; so are the error rates."""
+    """Return precision over the arguments of all predicted calls, and recall over those of all gold calls. The three
+    `_given_name` figures and the error rates are over matched calls only, so that a wrong tool does not count twice."""
     listed = [score for score in scores if score.gold.status != "any"]
     matches = [match for score in listed for match in score.matches]
     faults = Counter(error.fault for match in matches for error in match.errors)
@@ -126,12 +125,12 @@ RATES: dict[str, Callable[[Sequence[Score]], Rate]] = {
     "missing_calls": lambda rows: rate_of(bool(row.missing_calls) for row in rows if row.gold.status == "calls"),
     "extra_calls": lambda rows: rate_of(bool(row.extra_calls) for row in rows if row.gold.status == "calls"),
 }
-"""How the model behaves, beside the headline rates and those of arguments."""
+"""Rates of the model's behaviour, in addition to the headline rates and those of arguments."""
 
 
 def _repaired(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """The figures if texts with a fault are read with repairs, of which `rows` had some; all other figures are of the
-    strict reading. None for scores of an older version, which do not record repairs."""
+    """Return the figures if texts with a fault are read with repairs. `rows` counts the repaired rows. All other
+    figures are of the strict reading. None for scores of an older version, which do not record repairs."""
     if any(score.failure is not None and score.repaired is None for score in scores):
         return None
     repairs = [score.repaired.repairs for score in scores if score.repaired and score.repaired.repairs]
@@ -144,8 +143,8 @@ def _repaired(scores: Sequence[Score]) -> dict[str, Any] | None:
 
 
 def _escalation(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """How often `escalate` is called in rows whose gold it is, and in all others, and exact match in rows without that
-    call. None if no row offers or expects it."""
+    """Return how often `escalate` is called in rows that expect it and in all others, and exact match in rows without
+    that call. None if no row offers or expects it."""
     expected = [any(call.name == ESCALATE for call in score.gold.calls) for score in scores]
     if not any(expected) and not any(ESCALATE in score.tools for score in scores):
         return None
@@ -159,8 +158,8 @@ def _escalation(scores: Sequence[Score]) -> dict[str, Any] | None:
 
 
 def _per_tool(scores: Sequence[Score]) -> dict[str, Any]:
-    """For each tool that is expected, or offered and called: how often it is expected (`support`) and called, and the
-    rates of these calls."""
+    """Return for each tool that is expected, or offered and called: how often it is expected (`support`) and called,
+    and the rates of these calls."""
     listed = [score for score in scores if score.gold.status != "any"]
     support = Counter(call.name for score in listed for call in score.gold.calls)
     called = Counter(call.name for score in listed for call in score.calls if call.name in score.tools)
@@ -180,7 +179,7 @@ def _per_tool(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def _confusion(scores: Sequence[Score]) -> dict[str, Any]:
-    """A matrix of counts, gold in rows, predicted in columns; see `_cells` for what is counted."""
+    """Return a matrix of counts, with gold in rows and predictions in columns. `_cells` defines what is counted."""
     cells = Counter(cell for score in scores if score.gold.status != "any" for cell in _cells(score))
     others = (NONE, MALFORMED, UNKNOWN)
     labels = [*sorted({label for cell in cells for label in cell}.difference(others)), *others]
@@ -188,10 +187,10 @@ def _confusion(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def _cells(score: Score) -> Iterator[tuple[str, str]]:
-    """Pairs of gold and prediction.
+    """Yield pairs of gold and prediction.
 
-    A matched call is on the diagonal. Unmatched gold calls are paired with unmatched predicted calls, in order; then
-    with the call that could not be read, if there is one; then with no call. What is left of the predictions is paired
+    A matched call is on the diagonal. Unmatched gold calls are paired, in order, with unmatched predicted calls, then
+    with a call that could not be read, if there is one, then with no call. The remaining predicted calls are paired
     with no call. A row that rightly calls nothing counts once, as no call for no call.
     """
     for match in score.matches:
@@ -212,7 +211,7 @@ def _cells(score: Score) -> Iterator[tuple[str, str]]:
 
 
 def _by(scores: Sequence[Score], seen_tools: Collection[str] | None) -> dict[str, Any]:
-    """Exact match and tool names by group. A property that no row states is left out."""
+    """Return exact match and tool names by group. A property that no row has is left out."""
 
     def stated(key: str) -> list[str | None]:
         return [str(score.meta[key]) if key in score.meta else None for score in scores]
@@ -241,7 +240,7 @@ def _groups(scores: Sequence[Score], values: Sequence[str | None]) -> dict[str, 
             "exact_match": rate_of(score.exact for score in groups[value]),
             "tool_name_accuracy": rate_of(score.names_right for score in groups[value]),
         }
-        # Numbers by their size, then words.
+        # Numbers in increasing order, then words.
         for value in sorted(groups, key=lambda value: (not value.isdecimal(), len(value) * value.isdecimal(), value))
     }
 
@@ -250,12 +249,14 @@ def _groups(scores: Sequence[Score], values: Sequence[str | None]) -> dict[str, 
 
 
 def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
-    """Every pair of models, in the order given, in every headline rate; none for one model alone.
+    """Compare every pair of models, in the given order, in every headline rate. Return an entry for each pair and rate.
 
-    Each entry has `value`, the second's rate less the first's (None if either has none), with the interval `low` and
-    `high` of the coarsest clustering, which `clustered_by` names; `intervals`, one for each clustering; and `mcnemar`
-    (rows that only one model has right, and `p_value`), or None for a rate that is not by row. McNemar's test assumes
-    independent rows; if they are not, believe the interval.
+    - `value`: the second model's rate minus the first's (None if either has none).
+    - `low`, `high`: the interval of the coarsest clustering, which `clustered_by` names.
+    - `intervals`: the interval of each clustering.
+    - `mcnemar`: the rows that only one model has right, and `p_value`; None for a rate that is not by row. McNemar's
+      test
+      assumes independent rows; if they are dependent, use the interval.
 
     Raises:
         UserError: if a row is scored twice, or models were not scored on the same rows with the same gold.
@@ -269,7 +270,7 @@ def compare_all(scores_by_model: Mapping[str, Sequence[Score]]) -> list[dict[str
 
 
 def _pairs(first: Mapping[str, Score], second: Mapping[str, Score]) -> list[tuple[Score, Score]]:
-    """Both models' scores of the rows that both answered. In the order of ids, so that the order of files changes
+    """Return both models' scores of the rows that both answered, in the order of ids. So the order of files changes
     nothing, not even which folds are drawn."""
     return [(first[id_], second[id_]) for id_ in sorted(first.keys() & second.keys())]
 
@@ -304,8 +305,8 @@ def _compare(first: str, second: str, pairs: Sequence[tuple[Score, Score]]) -> l
 
 
 def _comparable(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dict[str, Score]]:
-    """Each model's scores by id, if all are of the same rows with the same gold. A model that answered a sample may
-    lack rows that the others have, but shares some with each."""
+    """Return each model's scores by id, after checking that all are of the same rows with the same gold. A model that
+    answered a sample may lack rows, but must share some with each other model."""
     by_id: dict[str, dict[str, Score]] = {}
     for model, scores in scores_by_model.items():
         rows = by_id.setdefault(model, {})
@@ -336,8 +337,8 @@ def _comparable(scores_by_model: Mapping[str, Sequence[Score]]) -> dict[str, dic
 
 
 def clusterings(scores: Sequence[Score]) -> list[tuple[str, list[Hashable]]]:
-    """The cluster of each row: its conversation, and if any row states one, its template. A row without a template
-    stays with its conversation."""
+    """Return the clusterings and the cluster of each row in them: by conversation, and by template if any row has one.
+    A row without a template is clustered by its conversation."""
     conversations: list[Hashable] = [score.conversation_id for score in scores]
     if not any("template" in score.meta for score in scores):
         return [("conversation", conversations)]

@@ -1,11 +1,12 @@
-"""An example as an OpenAI chat-completions request, and the reply as an answer in a chat format.
+"""Convert an example to an OpenAI chat-completions request, and the reply to an answer in a chat format.
 
 Endpoints accept only tool names of letters, digits, "_" and "-": other names are replaced in the request and restored
-in the answer. An endpoint gives calls apart from the text. They are written after the text in a chat format, so that
-one scorer reads endpoints and local models. The text itself is prose, and is never read for calls, whatever it quotes.
+in the answer. An endpoint returns calls separately from the text. They are written after the text in a chat format, so
+that one scorer reads endpoints and local models. The text itself is prose and is not parsed for calls.
 
-There are two exceptions, both without calls beside the text: it opens with the marker of a call, which the server
-failed to parse; or the server is declared to leave calls in the text (`calls_in_text`). It is then the model's own.
+There are two exceptions, both for replies without separate calls: the text opens with the marker of a call, which the
+server failed to parse; or the server is declared to leave calls in the text (`calls_in_text`). Then the text is parsed
+like a local model's.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from toolhone.records import Example, FinishReason, FormatName, Token
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_-]")
 _LONGEST_NAME = 64
 
-_NO_TOKEN_ID = -1  # an endpoint gives a token's bytes, and no id
+_NO_TOKEN_ID = -1  # an endpoint returns a token's bytes but no id
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent. `names` maps each tool's name in the request to its real name."""
+    """The messages and tools to send. `names` maps each tool's name in the request to its real name."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
@@ -38,7 +39,7 @@ class Request:
 
 
 def request_of(example: Example) -> Request:
-    """The request that asks for the example's turn."""
+    """Return the request for the example's turn."""
     allowed = _allowed_names([tool.name for tool in example.tools])
     tools = [tool.to_json() for tool in example.tools]
     for tool in tools:
@@ -46,7 +47,7 @@ def request_of(example: Example) -> Request:
     messages = [message.to_json() for message in example.prompt]
     open_calls: list[str] = []
     for place, message in enumerate(messages):
-        message.pop("weight", None)  # says what is to be learned, and is no key of a request
+        message.pop("weight", None)  # a training weight, which requests do not have
         for number, call in enumerate(message.get("tool_calls", ())):
             call.setdefault("id", f"call_{place}_{number}")
             name = call["function"]["name"]
@@ -63,7 +64,7 @@ def _allowed(name: str) -> str:
 
 
 def _allowed_names(names: list[str]) -> dict[str, str]:
-    """A distinct allowed name for each name; one that is allowed stays as it is."""
+    """Return a distinct allowed name for each name. Allowed names stay the same."""
     allowed = {name: name for name in names if _allowed(name) == name}
     for name in names:
         if name not in allowed:
@@ -77,8 +78,8 @@ def _allowed_names(names: list[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The endpoint's answer. `tokens` is empty if it gives no log-probabilities, or those of another text; `prose_end`
-    is that of a `Prediction`."""
+    """The endpoint's answer. `tokens` is empty if the endpoint returns no log-probabilities, or those of another text.
+    `prose_end` is as in `Prediction`."""
 
     text: str
     finish_reason: FinishReason
@@ -86,7 +87,7 @@ class Answer:
     prose_end: int = 0
 
     def read(self, format: FormatName, tools: Collection[str]) -> ParsedTurn:
-        """The answer's calls and prose. `tools` are the names of the declared tools."""
+        """Return the answer's calls and prose. `tools` are the names of the declared tools."""
         return parse_turn(self.text, format, self.finish_reason, tools=tools, prose_end=self.prose_end)
 
 
@@ -95,14 +96,14 @@ def read_choice(
 ) -> Answer | None:
     """Read one of the `choices` of a response; None if the endpoint withheld the answer (content filter).
 
-    The choice must have a message; anything else may be missing or odd, since endpoints differ. What cannot be read as
-    a call comes out as malformed.
+    The choice must have a message. Anything else may be missing or malformed, because endpoints differ. A call that
+    cannot be read becomes malformed.
 
     Args:
         names: maps each tool's name in the request to its real name.
         format: the chat format to write the calls in.
-        calls_in_text: whether the server leaves calls in the text, in that format. A message that has calls of its own
-            is read as any other.
+        calls_in_text: whether the server leaves calls in the text, in that format. It has no effect on messages with
+            separate calls.
     """
     row = choice.to_dict(warnings=False)
     message, reason = row["message"], row.get("finish_reason")
@@ -112,7 +113,7 @@ def read_choice(
     content = _content(message)
     calls = _calls(message, names)
     if finish == "length" and not content and not calls:
-        # The turn was cut off in its reasoning, which is no abstention.
+        # The turn was cut off during reasoning: that is not a decision against calling.
         thought = message.get("reasoning_content") or message.get("reasoning")
         return Answer(f"<think>{thought if isinstance(thought, str) else ''}", finish)
     is_own_text = not calls and (calls_in_text or opens_with_marker(content))
@@ -121,7 +122,7 @@ def read_choice(
     tools, tokens = tuple(names.values()), _tokens(row.get("logprobs"))
     if not tokens:
         return answer
-    # A server that parses calls from the model's text may give the text's tokens. They count if they read the same.
+    # If a server parses calls from the model's text, the tokens may be those of the text. Use them if they parse alike.
     raw = b"".join(token.bytes for token in tokens).decode(errors="replace")
     starts_alike = raw.startswith(content)
     spelt = Answer(raw, finish, tokens, prose_end if starts_alike else 0)
@@ -129,7 +130,7 @@ def read_choice(
 
 
 def _content(message: dict[str, Any]) -> str:
-    """The text of a message, which may be a text, a list of parts, or a refusal."""
+    """Return the text of a message, whose content may be a text, a list of parts, or a refusal."""
     content, refusal = message.get("content"), message.get("refusal")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
@@ -138,7 +139,7 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def calls_of(message: dict[str, Any]) -> Any:
-    """The calls of a message as the endpoint gave them: `tool_calls`, or the older `function_call` as a list of one."""
+    """Return the calls of a message unchanged: `tool_calls`, or the older `function_call` as a list of one."""
     older = message.get("function_call")
     return message.get("tool_calls") or ([{"function": older}] if older else [])
 
@@ -154,13 +155,13 @@ def _call(call: Any, names: Mapping[str, str]) -> RawCall:
         return RawCall("", json.dumps(call))  # a call without a name is malformed
     name: str = function["name"]
     arguments = function.get("arguments")
-    if arguments is not None and not isinstance(arguments, str):  # some give the object itself
+    if arguments is not None and not isinstance(arguments, str):  # some endpoints return the object itself
         arguments = json.dumps(arguments, ensure_ascii=False)
     return RawCall(names.get(name, name), arguments or "")
 
 
 def _tokens(logprobs: Any) -> tuple[Token, ...]:
-    """The answer's tokens with their bytes; none if any of them is not as specified."""
+    """Return the answer's tokens with their bytes; none if any token does not follow the API's specification."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     tokens = []
     for row in content if isinstance(content, list) else []:
@@ -173,10 +174,11 @@ def _tokens(logprobs: Any) -> tuple[Token, ...]:
 
 
 def _runner_up(row: dict[str, Any]) -> float | None:
-    """The log-probability of the likeliest token except the chosen one; None if the endpoint does not give it."""
+    """Return the log-probability of the likeliest token except the chosen one; None if the endpoint does not return
+    it."""
 
     def differs(other: dict[str, Any]) -> bool:
-        # Parts of a character may look alike and differ in their bytes.
+        # Tokens that are parts of a character may have the same text and different bytes.
         has_bytes = row.get("bytes") is not None and other.get("bytes") is not None
         return bool(other["token"] != row["token"] or (has_bytes and other["bytes"] != row["bytes"]))
 

@@ -1,7 +1,7 @@
 """Predictions of a local model: examples in, a line of `predictions/<model>.jsonl` for each out.
 
 Answers are written batch by batch into a part file, so an interrupted prediction resumes. Under a launcher each process
-answers its share of the examples, and the first one joins the shares.
+answers its share of the examples, and the first one merges them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from toolhone.train.hardware import release_memory
 from toolhone.train.processes import rank, wait_for_all, world_size
 from toolhone.tuned import TunedModel
 
-_WORTH_SHARING = 4
+_MIN_SHARED_ROWS = 4
 """At least this many rows with the same system prompt and tools get their own batches, with a cached prefix."""
 
 
@@ -85,8 +85,8 @@ def predict_once(
     console: Console,
     more_facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Answer the examples with a run's tuned or base model, as a stage of its run, unless that is finished. `what` is
-    what the console calls the examples; `more_facts` are recorded of the stage."""
+    """Answer the examples with a run's tuned or base model as a stage of the run, unless the stage is finished. `what`
+    is the console's word for the examples; `more_facts` are recorded with the stage."""
     made_from = tuned.answers_fingerprint(examples, config)
     if is_answered(tuned, stage, examples, config, path):
         made_with = other_versions(tuned.run.stage(stage) or {})
@@ -107,7 +107,7 @@ def predict_once(
 
 
 def is_answered(tuned: TunedModel, stage: str, examples: Sequence[Example], config: EvaluateConfig, path: Path) -> bool:
-    """Whether these answers are finished, as a stage of the model's run."""
+    """Return whether the stage of these answers is finished."""
     return path.is_file() and tuned.run.is_finished(stage, tuned.answers_fingerprint(examples, config))
 
 
@@ -118,11 +118,11 @@ def answer_missing(
     console: Console,
     answers: Callable[[list[Example]], Iterable[Prediction]],
 ) -> None:
-    """Append the predictions of the examples that a part file lacks, each as `answers` gives it."""
+    """Append to a part file the predictions that it lacks, as `answers` yields them."""
     done = {row["id"] for row in read_part(part)}
     waiting = [example for example in examples if example.id not in done]
     if done and rank() == 0:
-        console.print(f"{label}: {len(done)} answers are there from before, {len(waiting)} to go")
+        console.print(f"{label}: {len(done)} answers are reused, {len(waiting)} are left")
     if waiting:
         part.parent.mkdir(parents=True, exist_ok=True)
         progress = Progress(f"{label} answers", len(examples), "turns", console, done=len(done))
@@ -142,10 +142,10 @@ def answer_one(
     label: str = "ask",
     prefixes: PrefixCache | None = None,
 ) -> Prediction:
-    """Answer a single example. With `prefixes`, the system prompt and the tools stay there for later examples."""
+    """Answer a single example. With `prefixes`, the system prompt and the tools stay cached for later examples."""
     _, ids = renderer.prompt(example.prompt, example.tools)
     shared: list[int] = []
-    if prefixes:  # the prompt begins with what it shares with an empty question
+    if prefixes:  # the system prompt and tools are what the prompt shares with an empty question
         system = example.prompt[:1] if example.prompt and example.prompt[0].role == "system" else ()
         shared = shared_prefix([ids, renderer.prompt((*system, Message("user", "")), example.tools)[1]])
     config = EvaluateConfig(batch_size=1, max_new_tokens=max_new_tokens)
@@ -155,7 +155,7 @@ def answer_one(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prompts that are answered together; all begin with `prefix_ids`, which other batches may share."""
+    """Prompts that are answered together. All begin with `prefix_ids`, which other batches may share."""
 
     prefix_ids: list[int]
     prompts: list[list[int]]
@@ -163,41 +163,41 @@ class Batch:
 
 
 class PrefixCache:
-    """Holds the last used prefixes. One is enough for a prediction, since batches that share one follow each other.
-    `reused_tokens` counts the tokens of the last answer's prompt that were there already."""
+    """Caches the last used prefixes. One is enough for a prediction, because batches with the same prefix are
+    consecutive. `reused_tokens` counts the tokens of the last prompt that were cached."""
 
-    def __init__(self, model: Any, held: int = 1) -> None:
+    def __init__(self, model: Any, size: int = 1) -> None:
         self.reused_tokens = 0
         self._model = model
-        self._held = held
-        self._prefixes: list[Prefix] = []  # the last used at the end
+        self._size = size
+        self._prefixes: list[Prefix] = []  # the most recently used last
 
     def get(self, ids: list[int]) -> Prefix:
-        """The prefix of these tokens, computed if it is not held."""
+        """Return the prefix of these tokens, from the cache or computed."""
         found = next((prefix for prefix in self._prefixes if prefix.ids == ids), None)
         self.reused_tokens = len(ids) if found else 0
         others = [prefix for prefix in self._prefixes if prefix is not found]
         if found is None:
-            # Dropped before the new one is made, to free their memory for it.
-            self._prefixes = others = others[max(0, len(others) + 1 - self._held) :]
+            # Drop old prefixes first, to free their memory for the new one.
+            self._prefixes = others = others[max(0, len(others) + 1 - self._size) :]
             found = compute_prefix(self._model, ids)
         self._prefixes = [*others, found]
         return found
 
 
 def answer_batches(renderer: ChatRenderer, examples: Sequence[Example], batch_size: int) -> list[Batch]:
-    """The examples in batches of similar length: those with the same system prompt and tools together, and together
-    those that share theirs with few others or none."""
+    """Return the examples in batches of similar length. Examples with the same system prompt and tools share batches.
+    Small groups are batched together, without a shared prefix of system prompt and tools."""
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
         system = example.prompt[0].content if example.prompt and example.prompt[0].role == "system" else ""
         groups[(system, *(json.dumps(tool.to_json()) for tool in example.tools))].append(example)
-    # A prefix that is computed once is worth less than a batch that is full.
-    alone = [example for group in groups.values() if len(group) < _WORTH_SHARING for example in group]
+    # For small groups, a full batch saves more time than a shared prefix.
+    alone = [example for group in groups.values() if len(group) < _MIN_SHARED_ROWS for example in group]
     batches = []
-    for group in [*(group for group in groups.values() if len(group) >= _WORTH_SHARING), *([alone] if alone else [])]:
+    for group in [*(group for group in groups.values() if len(group) >= _MIN_SHARED_ROWS), *([alone] if alone else [])]:
         prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in group]
-        # A row alone has nothing to share: it is computed in one go.
+        # A single row has no prefix to share.
         prefix_ids = shared_prefix(prompts) if len(prompts) > 1 else []
         for indices in batches_by_length(prompts, batch_size):
             batches.append(Batch(prefix_ids, [prompts[n] for n in indices], [group[n] for n in indices]))
@@ -225,7 +225,8 @@ def _answer(
 def prediction_of(
     completion: Completion, example: Example, prompt_tokens: int, renderer: ChatRenderer, label: str, latency_ms: float
 ) -> Prediction:
-    """Return what a model generated as a prediction. The stop token counts as one, and is not part of the text."""
+    """Return what a model generated as a prediction. The stop token counts as a completion token, but is not part of
+    the text."""
     ids, token_bytes = completion.ids, _token_bytes(renderer.tokenizer)
     return Prediction(
         id=example.id,
@@ -239,5 +240,5 @@ def prediction_of(
     )
 
 
-# Cached: it reads the whole tokenizer, which takes longer than a batch of a small model.
+# Cached, because reading the whole tokenizer takes longer than a batch of a small model.
 _token_bytes = functools.lru_cache(maxsize=4)(TokenBytes)

@@ -1,8 +1,8 @@
 """Predictions of any OpenAI-compatible endpoint: examples in, a line of `predictions/<model>.jsonl` for each out.
 
-Several requests run at once, at a bounded pace and within a budget; temporary failures are retried. Every attempt goes
-into a part file as it ends, so an interrupted prediction resumes, and its cost counts. `<model>.json` beside the
-predictions says how they were made and what they cost.
+Several requests run at once, with a rate limit and a budget; temporary failures are retried. Every attempt is written
+to a part file when it ends, so an interrupted prediction resumes and its cost counts. `<model>.json` beside the
+predictions records how they were made and what they cost.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from toolhone.run_folder import fingerprint
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """How an endpoint is asked. `format` is the chat format to write its calls in, or that of the calls that the server
-    leaves in the text (`calls_in_text`); prices are in dollars for a million tokens."""
+    """How to call an endpoint. `format` is the chat format to write its calls in, or the format of the calls that the
+    server leaves in the text (`calls_in_text`). Prices are in dollars per million tokens."""
 
     model: str
     base_url: str
@@ -61,7 +61,7 @@ class EndpointSettings:
             if value is not None and not value > 0:
                 raise UserError(f"--{name.removesuffix('_s').replace('_', '-')}: expected more than 0, found {value}")
         if self.max_usd is not None and (self.price_in is None or self.price_out is None):
-            raise UserError("--max-usd needs --price-in and --price-out, in dollars for a million tokens")
+            raise UserError("--max-usd needs --price-in and --price-out, in dollars per million tokens")
 
 
 def predict_endpoint(
@@ -69,11 +69,11 @@ def predict_endpoint(
 ) -> dict[str, Any]:
     """Ask the endpoint for every example's turn and write the predictions to `path`, in the examples' order.
 
-    Returns the content of the file beside it: settings, rows, calls, failures, tokens and cost.
+    Return the content of the JSON file beside it: settings, rows, calls, failures, tokens and cost.
 
     Raises:
-        UserError: if the endpoint cannot be asked, rows stay without an answer, or the budget is used up. The same
-            command goes on from the answers so far.
+        UserError: if the endpoint refuses the request, rows have no answer, or the budget is used up. The same command
+            continues with the missing rows.
     """
     asked = [example.asked() for example in examples]
     how = (settings.model, settings.base_url, settings.format, settings.max_tokens, settings.temperature)
@@ -104,7 +104,7 @@ def predict_endpoint(
     waiting = [example for example in examples if example.id not in answered]
     if log:
         done = len(examples) - len(waiting)
-        console.print(f"{label}: {done} answers are there from before, {len(waiting)} to go", markup=False)
+        console.print(f"{label}: {done} answers are reused, {len(waiting)} are left", markup=False)
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as out:
         halted = _ask_all(endpoint, waiting, label, settings, budget, out, console)
@@ -152,8 +152,8 @@ def predict_endpoint(
 
 
 def _calls_left_in_text(examples: Sequence[Example], made: Mapping[str, Prediction], format: FormatName) -> list[str]:
-    """The ids of prose that reads like calls, if no answer at all has calls apart from its text: the server may leave
-    them there."""
+    """Return the ids of answers whose prose parses as calls, if no answer has separate calls. Then the server may leave
+    calls in the text."""
     if any(len(prediction.text) > prediction.prose_end for prediction in made.values()):
         return []
     tools = {example.id: example.tool_names for example in examples}
@@ -177,7 +177,7 @@ def _ask_all(
     out: IO[bytes],
     console: Console,
 ) -> bool:
-    """Ask for every example, and write each attempt to `out`; True if the budget ended first."""
+    """Ask for every example and write each attempt to `out`. Return True if the budget ran out first."""
     lock, stop = threading.Lock(), threading.Event()
 
     def ask(example: Example) -> None:
@@ -201,7 +201,7 @@ def _ask_all(
     except OutOfBudget:
         return True
     finally:
-        stop.set()  # waiting threads give up; running requests end, since they may be charged
+        stop.set()  # waiting threads stop; running requests finish, because they may be charged
         pool.shutdown(wait=True, cancel_futures=True)
     return False
 
@@ -232,7 +232,7 @@ def _attempt_row(
 def _left_out(
     examples: Sequence[Example], log: Sequence[dict[str, Any]], settings: EndpointSettings, *, halted: bool
 ) -> dict[str, str]:
-    """The rows that the endpoint refuses for good, with its reason, if the settings leave them out.
+    """Return the rows that the endpoint refuses permanently, with its reason, if the settings leave them out.
 
     Raises:
         UserError: if other rows have no answer.
@@ -247,12 +247,12 @@ def _left_out(
         return {}
     if halted:
         raise UserError(
-            f"the budget is used up with {len(answers)} of {len(examples)} rows answered; the answers are kept: run "
-            "the same command with a larger --max-calls or --max-usd to go on"
+            f"the budget is used up with {len(answers)} of {len(examples)} rows answered; the answers are kept: to "
+            "continue, run the same command with a larger --max-calls or --max-usd"
         )
     reasons = Counter(str(last[id_]["failure"]) if id_ in last else "not asked" for id_ in lacking)
     why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-    hint = ", or leave out what it refuses with --leave-out-refused" if refused else ""
+    hint = ", or leave out refused rows with --leave-out-refused" if refused else ""
     raise UserError(
         f"{len(lacking)} of {len(examples)} rows have no answer ({why}; the first is {lacking[0]}); the other answers "
         f"are kept: run the same command again to ask for these{hint}"

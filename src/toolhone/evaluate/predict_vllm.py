@@ -1,7 +1,7 @@
-"""Predictions of a run's model by vLLM's offline engine, with the adapter: for a GPU, many rows at once.
+"""Predictions of a run's model by vLLM's offline engine with the adapter, for many rows on a GPU.
 
-Needs the package vllm (`pip install "toolhone[vllm]"`). Prompts are rendered here and given as token ids, as in
-training; the log-probabilities are those of vLLM's default, before any mask or temperature.
+Needs the package vllm (`pip install "toolhone[vllm]"`). Prompts are rendered here and passed as token ids, as in
+training. Log-probabilities are vLLM's default ones, before any mask or temperature.
 Only vLLM's public names are used: `LLM`, `SamplingParams`, `LoRARequest`.
 """
 
@@ -27,11 +27,11 @@ from toolhone.tuned import TunedModel
 
 _CHUNK = 256
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM takes for `max_lora_rank`."""
+"""The values that vLLM accepts for `max_lora_rank`."""
 
 
 def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path:
-    """Answer the rows that a run is scored on; returns the file of predictions, tuned-vllm or base-vllm.
+    """Answer the rows that a run is scored on. Return the predictions' file, tuned-vllm.jsonl or base-vllm.jsonl.
 
     Raises:
         UserError: if vllm is not installed, or the run has no adapter.
@@ -52,14 +52,13 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
 def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, path: Path, console: Console) -> str:
     """Answer every example greedily and write the predictions to `path`, in the examples' order.
 
-    Returns a fingerprint of what the answers are made from. Answers of an interrupted call are reused if the same is
-    asked of the same model.
+    Return a fingerprint of the answers' inputs. Answers of an interrupted call are reused if the inputs are the same.
 
     Raises:
-        UserError: if vllm is not installed, or cannot hold an adapter of this rank.
+        UserError: if vllm is not installed, or does not support the adapter's rank.
     """
     prompts = {one.id: tuned.renderer.prompt(one.prompt, one.tools)[1] for one in examples}
-    # Size and time identify the weights, which may be too large to read.
+    # Size and time identify the weights, because hashing them may take too long.
     files = sorted(tuned.adapter.glob("adapter_model*")) if tuned.adapter else []
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     settings = tuned.config.model_dump(mode="json", include={"model", "evaluate", "seed"})
@@ -76,21 +75,21 @@ def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, pat
 def _answers(
     tuned: TunedModel, examples: Sequence[Example], prompts: dict[str, list[int]], label: str, console: Console
 ) -> Iterator[Prediction]:
-    """Yield the predictions, a chunk of them at a time."""
+    """Yield the predictions, computed in chunks."""
     try:
         from vllm import LLM, SamplingParams  # type: ignore[import-not-found,unused-ignore]
         from vllm.lora.request import LoRARequest  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise UserError('the package vllm is not installed; `pip install "toolhone[vllm]"` brings it') from None
+        raise UserError('the package vllm is not installed; run `pip install "toolhone[vllm]"`') from None
     renderer, max_new_tokens = tuned.renderer, tuned.config.evaluate.max_new_tokens
     longest = max(len(prompts[example.id]) for example in examples) + max_new_tokens
     llm = LLM(**_engine_options(tuned.config, tuned.adapter, longest))
     sampling = SamplingParams(
         temperature=0.0,  # greedy
         max_tokens=max_new_tokens,
-        logprobs=2,  # those of the chosen token and of its runner-up
+        logprobs=2,  # of the chosen token and its runner-up
         stop_token_ids=sorted(renderer.stop_ids()),
-        detokenize=False,  # the ids are decoded here, special tokens and all
+        detokenize=False,  # the ids are decoded here, including special tokens
     )
     adapted = LoRARequest("adapter", 1, str(tuned.adapter.resolve())) if tuned.adapter else None
     for first in range(0, len(examples), _CHUNK):
@@ -126,7 +125,7 @@ def _engine_options(config: Config, adapter: Path | None, max_model_len: int) ->
         rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         fits = [size for size in _RANKS if size >= rank]
         if not fits:
-            raise UserError(f"{adapter}: is of rank {rank}, and vLLM holds adapters up to rank {_RANKS[-1]}")
+            raise UserError(f"{adapter}: has rank {rank}, but vLLM supports adapters up to rank {_RANKS[-1]}")
         options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": fits[0]}
     return options
 

@@ -1,6 +1,6 @@
-"""Score predictions, of a run or in files: write scores/ and metrics.json; and read scores again to compare models.
+"""Score the predictions of a run or of files, write scores/ and metrics.json, and read scores to compare models.
 
-No model and no tokenizer is loaded.
+No model or tokenizer is loaded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 def score_run(run: RunFolder, policy: ScoringPolicy = STRICT) -> dict[str, Any]:
     """Score every file of predictions, write scores/ and metrics.json, and return the metrics.
 
-    All models are scored on the same rows, except the base model if it was asked a sample of them. The metrics'
-    provenance lists the rows left out: those whose own gold is no exact match, and those that the endpoint of any model
+    All models are scored on the same rows, except a base model that answered only a sample. The metrics' provenance
+    lists the rows left out: those whose gold is not an exact match with itself, and those that any model's endpoint
     refused.
 
     Raises:
@@ -58,18 +58,20 @@ def score_files(
 ) -> dict[str, Any]:
     """Score files of predictions of the same rows; write scores/ and metrics.json into `out`, and return the metrics.
 
-    A file's stem is its model's name. `rows_named` is what messages call the rows, such as their file's name.
+    A file's stem is its model's name. `rows_named` names the rows in messages, for example by their file.
 
     Raises:
-        UserError: if predictions are not of these rows or cannot be read, or `out` is the folder of a run.
+        UserError: if predictions are of other rows or cannot be read, or `out` is a run folder.
     """
     run = RunFolder(out)
     if run.config.exists():
-        raise UserError(f"--out {out}: is the folder of a run, whose figures are its own; name another")
+        raise UserError(f"--out {out}: is a run folder, whose figures would be overwritten; choose another folder")
     stems = [path.stem for path in predictions]
     for path in predictions:
         if stems.count(path.stem) > 1:
-            raise UserError(f"{path}: another file is named {path.name} too; a file's name is its model's: rename it")
+            raise UserError(
+                f"{path}: another file is also named {path.name}; the file name is the model's name, so rename one"
+            )
         if path.resolve() == run.scores(path.stem).resolve():
             raise UserError(f"--out {out}: {path} would be overwritten; choose another folder")
     asked = RowsToScore(turns(rows), policy, f"the rows of {rows_named}")
@@ -88,7 +90,7 @@ def _score_all(
     samples: Mapping[str, Collection[str]],
 ) -> dict[str, Any]:
     """Score each model's file and write the files of `run`. A row that one endpoint refused counts for no model.
-    `samples` has the ids of the examples that a model was asked, if it was not asked all."""
+    `samples` has the ids that a model was asked, if it was asked only a sample."""
     read = {path.stem: asked.read_answers(path, samples.get(path.stem)) for path in predictions}
     refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
     scored = [example for id_, example in asked.examples.items() if not any(id_ in rows for rows in refused.values())]
@@ -109,19 +111,19 @@ def _score_all(
 
 
 def asked_fingerprint(examples: Sequence[Example]) -> str:
-    """Identify what examples ask, whatever their gold. It is recorded with the answers."""
+    """Return a fingerprint of the examples' prompts and tools, without their gold. It is recorded with the answers."""
     return fingerprint([example.asked() for example in examples])
 
 
 def _samples(run: RunFolder, predictions: Sequence[Path], examples: Sequence[Example]) -> dict[str, set[str]]:
-    """Check that files of predictions answer these examples, and return the ids that a model was asked if its stage
-    records that they are a sample.
+    """Check that files of predictions answer these examples. Return the ids that each model was asked, for models whose
+    stage records a sample.
 
-    Ids alone do not say what was asked, since the rows may have been edited. Files without a record are not checked.
+    Ids alone are not enough, because the rows may have been edited. Files without a record are not checked.
     """
     asked, samples = asked_fingerprint(examples), {}
     for path in predictions:
-        note = path.with_suffix(".json")  # beside the answers of an endpoint
+        note = path.with_suffix(".json")  # written beside an endpoint's answers
         endpoint = read_json(note, "") if note.is_file() else None
         recorded = run.stage(f"predict:{path.stem}") or (endpoint if isinstance(endpoint, dict) else {})
         answered = examples
@@ -132,40 +134,41 @@ def _samples(run: RunFolder, predictions: Sequence[Path], examples: Sequence[Exa
         if recorded.get("asked") not in (None, asked_fingerprint(answered)):
             raise UserError(
                 f"{path}: answers other rows than those in {run.split(scored_split(run))}, which have changed since; "
-                "ask the run's models again with `toolhone eval`, an endpoint with `toolhone predict`"
+                "ask the run's models again with `toolhone eval`, or an endpoint with `toolhone predict`"
             )
     return samples
 
 
 def scored_split(run: RunFolder) -> str:
-    """The name of the split that the run's models are scored on, "test" or "validation"."""
+    """Return the name of the split that the run's models are scored on, "test" or "validation"."""
     manifest = run.read_manifest()
     if "judged" not in manifest:
-        raise UserError(f"{run.manifest}: does not say which rows are scored; `toolhone train` writes it")
+        raise UserError(f"{run.manifest}: does not record which rows are scored; `toolhone train` writes it")
     return str(manifest["judged"])
 
 
 def scored_examples(run: RunFolder, *, with_tools: bool = True) -> list[Example]:
-    """The examples that the run's models are scored on. Without tools, which take most of the time to read, ids and
-    messages are the same.
+    """Return the examples that the run's models are scored on. Without tools, reading is much faster; ids and messages
+    are the same.
 
     Raises:
-        UserError: if the split's file was edited, which is checked only with tools.
+        UserError: if the split's file was edited. This is checked only with tools.
     """
     split = scored_split(run)
     if with_tools:
         run.refuse_edited_split(split)
     rows = read_jsonl(run.split(split))
     if not with_tools:
-        # A row without an id is named by a hash of its content, tools and all.
+        # A row without an id is named by a hash of its content, including tools.
         rows = ((where, {**row, "tools": None} if row.get("id") else row) for where, row in rows)
     return turns(conversation(row, where, ()) for where, row in rows)
 
 
 class RowsToScore:
-    """The examples to score, by id. `quarantined` has those whose own gold is no exact match, with the reason.
+    """The examples to score, by id. `quarantined` has those whose gold is not an exact match with itself, and the
+    reason.
 
-    For messages, `named` says which rows these are, and `remedy` what to do if other rows were answered.
+    In messages, `named` names these rows, and `remedy` says what to do if other rows were answered.
     """
 
     def __init__(
@@ -173,14 +176,16 @@ class RowsToScore:
         examples: Sequence[Example],
         policy: ScoringPolicy,
         named: str,
-        remedy: str = "predict these rows, or name with --rows those that were predicted",
+        remedy: str = "predict these rows, or give the predicted rows with --rows",
     ) -> None:
         self.policy, self.named, self.remedy = policy, named, remedy
         places: dict[str, str] = {}
         turn_ids: dict[str, list[str]] = {}
         for example in examples:
             if example.id in places:
-                raise UserError(f"{example.where}: {example.id} is the id at {places[example.id]} too; ids must differ")
+                raise UserError(
+                    f"{example.where}: {example.id} is also the id at {places[example.id]}; give each row another id"
+                )
             places[example.id] = example.where
             turn_ids.setdefault(example.conversation_id, []).append(example.id)
         self.quarantined = gold_faults(examples, policy)
@@ -190,13 +195,13 @@ class RowsToScore:
     def read_answers(
         self, path: Path, sample: Collection[str] | None = None, *, tokens: bool = False
     ) -> tuple[dict[str, Prediction], dict[str, str]]:
-        """One model's answers by example id, and the rows that its endpoint refused, each with the reason.
+        """Return one model's answers by example id, and the rows that its endpoint refused, each with the reason.
 
-        A prediction may have its example's id, or the conversation's if that has one turn to answer. A model that was
-        asked a `sample` need only answer these ids. Tokens, which take most of the memory, are left out by default.
+        A prediction may have its example's id, or the conversation's id if that has only one turn to answer. A model
+        that was asked a `sample` must answer only these ids. Tokens take most of the memory and are skipped by default.
 
         Raises:
-            UserError: if a line is no prediction, or the rows answered are not these.
+            UserError: if a line is not a prediction, or the answers are to other rows.
         """
         predictions: dict[str, Prediction] = {}
         for where, row in read_jsonl(path):
@@ -212,14 +217,14 @@ class RowsToScore:
         foreign = [id_ for id_ in predictions if id_ not in self.examples and id_ not in self.quarantined]
         if lacking or foreign:
             raise UserError(
-                f"{path}: does not answer {self.named}: {len(lacking)} lack an answer, {len(foreign)} are no such rows "
+                f"{path}: does not answer {self.named}: {len(lacking)} lack an answer, {len(foreign)} are other rows "
                 f"(first: {(lacking + foreign)[0]}); {self.remedy}"
             )
         return predictions, refused
 
 
 def _left_out(path: Path) -> dict[str, str]:
-    """The rows that `toolhone predict --leave-out-refused` went without, from the file beside its predictions."""
+    """Return the rows that `toolhone predict --leave-out-refused` left out, from the file beside its predictions."""
     note = path.with_suffix(".json")
     summary = read_json(note, "") if note.is_file() else None
     left_out = summary.get("left_out") if isinstance(summary, dict) else None
@@ -233,7 +238,7 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
         faults = [f"{', '.join(absent)} missing"] * bool(absent) + [f"{', '.join(unknown)} unknown"] * bool(unknown)
         known = ", ".join(_PREDICTION_KEYS)
         raise UserError(
-            f"{where}: is no prediction: {'; '.join(faults)}; expected {known} (tokens and prose_end may be left out)"
+            f"{where}: is not a prediction: {'; '.join(faults)}; expected {known} (tokens and prose_end are optional)"
         )
     for key in ("id", "text"):
         if not isinstance(row[key], str):
@@ -253,18 +258,18 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
         return Prediction.from_json({"tokens": [], **row} if tokens else {**row, "tokens": []})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f'{where}: its "tokens" cannot be read ({error!r}); expected of each its id, bytes and logprob'
+            f'{where}: its "tokens" cannot be read ({error!r}); expected id, bytes and logprob of each token'
         ) from None
 
 
-_REMEDY = "`toolhone score` makes scores of predictions"
+_REMEDY = "run `toolhone score` to score predictions"
 
 
 def read_scores(path: Path, remedy: str = _REMEDY) -> list[Score]:
     """Read one file of scores.
 
     Raises:
-        UserError: if the file is missing, or a line is no score, with `remedy`.
+        UserError: if the file is missing, or a line is not a score. The message ends with `remedy`.
     """
     scores = []
     for where, row in read_jsonl(path):
@@ -276,10 +281,10 @@ def read_scores(path: Path, remedy: str = _REMEDY) -> list[Score]:
 
 
 def read_score_files(sources: Sequence[Path]) -> dict[str, list[Score]]:
-    """Read each model's scores, by its file's stem; if two stems are the same, with the folder's name before them.
+    """Return each model's scores by the stem of its file. If two stems are the same, the folder's name precedes them.
 
     Raises:
-        UserError: if a source holds no scores, is named twice, or a line is no score.
+        UserError: if a source has no scores, is named twice, or a line is not a score.
     """
     files = [file for source in sources for file in _files_of(source)]
     counts = Counter(file.resolve() for file in files)
@@ -299,13 +304,13 @@ def compare_files(sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def _files_of(source: Path) -> list[Path]:
-    """A file itself, or a folder's scores, the base model's first."""
+    """Return a file itself, or the files of a folder's scores, the base model's first."""
     if not source.is_dir():
         return [source]
     inside = source / "scores" if (source / "scores").is_dir() else source
     files = model_files(inside)
     if not files:
-        raise UserError(f"{source}: holds no scores (looked for {inside}/*.jsonl); {_REMEDY}")
+        raise UserError(f"{source}: has no scores (looked for {inside}/*.jsonl); {_REMEDY}")
     return files
 
 

@@ -1,18 +1,18 @@
-"""The scoring policies, and whether an argument's value is right under one.
+"""Compare an argument's value with the gold under a scoring policy.
 
-`strict` compares values by JSON Schema type and excuses nothing. `bfcl` scores as the checker of the Berkeley Function
-Calling Leaderboard does, which is laxer about texts and stricter about numbers. If a policy accepts what `strict` does
-not, `Score.rules` has the name of the rule. Under `bfcl` an argument that the schema requires must be given even if the
-gold lists it as optional.
+`strict` compares values by JSON Schema type, without exceptions. `bfcl` scores like the checker of the Berkeley
+Function Calling Leaderboard, which is less strict about texts and stricter about numbers. If a policy accepts a value
+that `strict` refuses, `Score.rules` has the name of the rule. Under `bfcl` an argument that the schema requires must be
+given even if the gold lists it as optional.
 
-JSON values: no value is of two types; numbers are compared as numbers; strings by Unicode's canonical form
-without outer white space; arrays in order; objects by key; all at any depth.
+`strict`: values of different JSON types differ. Numbers are compared as numbers, strings in Unicode's canonical form
+without outer white space, arrays in order, and objects by key, at any depth.
 
-BFCL compares by Python's types. An argument has the one type that its schema states, else that of the first accepted
-value; a whole number passes for a float, and an array's items are checked one level deep. Texts are compared without
-case and some punctuation if they are the argument or directly inside its list or object; all else by Python's `==`.
-If an argument may be left out, an empty text or list is right too. One difference is deliberate: BFCL drops the sign
-and the decimal point of a number in a text, and here "-5" is not "5".
+`bfcl`: values are compared by Python type. The type is the one in the schema, or else that of the first accepted value.
+A whole number is accepted for a float, and an array's items are checked one level deep. Texts are compared without case
+and some punctuation if they are the argument or directly inside its list or object; all else by Python's `==`. For an
+optional argument, an empty text or list is right too. One difference is deliberate: BFCL drops the sign and the decimal
+point of a number in a text, but here "-5" is not "5".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from toolhone.tool_schema import Subschemas
 
 Rule = Literal["spelling", "python-equality", "empty-as-left-out", "unreadable-as-none", "any-call"]
 
-# What each rule excuses.
+# What each rule accepts.
 RULES: dict[Rule, str] = {
     "spelling": "a text differs from the expected in case, spaces, the kind of quotes or the signs , . / - _ * ^ only",
     "python-equality": "a value inside a list or an object equals the expected one to Python, where true is 1",
@@ -41,7 +41,7 @@ STRICT: ScoringPolicy = "strict"
 BFCL: ScoringPolicy = "bfcl"
 
 RELATIVE_TOLERANCE = 1e-6
-"""For numbers that are not whole; whole numbers are compared exactly."""
+"""For fractions. Whole numbers are compared exactly."""
 
 NO_RULES: frozenset[Rule] = frozenset()
 
@@ -49,14 +49,15 @@ NO_RULES: frozenset[Rule] = frozenset()
 def values_match(
     gold: GoldCall, name: str, found: Any, schema: Subschemas, policy: ScoringPolicy
 ) -> tuple[bool, frozenset[Rule]]:
-    """Whether a value is right for the argument `name` of `gold`, and the rules that fired. `schema` is the tool's."""
+    """Return whether a value is right for the argument `name` of `gold`, and the rules that fired. `schema` is the
+    tool's."""
     accepted, stated = gold.arguments.get(name, []), schema.property(name)
     if policy == STRICT:
         return any(same_value(value, found, stated) for value in accepted), NO_RULES
     if not any(name in one.get("properties", {}) for one in schema.alternatives):
         return False, NO_RULES
     optional = name in gold.optional or name in gold.blank
-    # The keys of an object that may be left out, for which BFCL accepts an empty text too.
+    # Optional keys of an object. BFCL accepts an empty text for them too.
     blank_keys = frozenset(path.removeprefix(f"{name}/") for path in gold.blank if path.startswith(f"{name}/"))
     kind = _kind(stated) or str
     objects = kind is list and _item_kind(stated) is dict
@@ -69,9 +70,9 @@ def values_match(
 
 
 def same_value(expected: Any, found: Any, schema: Subschemas) -> bool:
-    """Whether two values are the same in JSON. If the schema states no type, `expected` does."""
+    """Return whether two values are the same in JSON. If the schema has no type, the type of `expected` counts."""
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
-        # In Python True == 1; in JSON true has a type of its own.
+        # In Python True == 1, but in JSON true and 1 have different types.
         return type(expected) is type(found) and bool(expected == found)
     if isinstance(expected, str):
         return isinstance(found, str) and (expected == found or _canonical(expected) == _canonical(found))
@@ -96,7 +97,7 @@ def _canonical(text: str) -> str:
 
 
 def _same_number(expected: float, found: float, types: set[str]) -> bool:
-    """Python compares int and float exactly, however large; the tolerance is for what has no exact decimal."""
+    """Compare whole numbers exactly, as Python does at any size, and fractions with a tolerance."""
     if expected % 1 == 0 or found % 1 == 0:
         return expected == found
     if "integer" in types and "number" not in types:
@@ -115,8 +116,8 @@ _POINT = re.compile(r"(?:(?<![\d.])\d+|(?<![\w.]))(\.)\d+(?!\d|\.\d)")
 def _bfcl_accepts(
     accepted: Sequence[Any], alike: Sequence[Any], found: Any, kind: type, schema: Subschemas, *, optional: bool
 ) -> bool:
-    """Whether BFCL accepts a value. `alike` are the accepted values that are the same to it if types fit; `kind` is the
-    Python type that the schema states."""
+    """Return whether BFCL accepts a value. `alike` are the accepted values that BFCL treats as equal if the types
+    match; `kind` is the Python type of the schema."""
     gold_kind = type(accepted[0]) if accepted else None
     if kind is float and type(found) is int:
         try:
@@ -128,14 +129,15 @@ def _bfcl_accepts(
             return False
     elif gold_kind is None or type(found) is not gold_kind:
         return False
-    # BFCL takes gold of another type than the schema's for a variable's name, or the like, and compares it literally.
+    # If gold has another type than the schema, BFCL treats it as a variable's name or similar, and compares literally.
     if kind not in (str, list, dict) or type(found) is not kind or gold_kind not in (None, kind):
         return found in accepted or (optional and found == "")
     return bool(alike) or (optional and (found == [] or _same_item("", found)))
 
 
 def _kind(schema: Subschemas) -> type | None:
-    """The Python type that BFCL reads in the first type stated, null aside; None if none is stated."""
+    """Return the Python type that BFCL uses for the schema's first type, ignoring null; None if the schema has no
+    type."""
     stated = [one["type"] for one in schema.alternatives if "type" in one]
     names = [name for each in stated for name in ([each] if isinstance(each, str) else each)]
     named = next((name for name in names if name != "null"), names[0] if names else None)
@@ -143,14 +145,15 @@ def _kind(schema: Subschemas) -> type | None:
 
 
 def _item_kind(schema: Subschemas) -> type | None:
-    """The Python type of an array's items; None if nothing is said of them. BFCL reads its type "any" as a text's."""
+    """Return the Python type of an array's items; None if the schema does not describe them. BFCL treats "any" as
+    text."""
     items = schema.item(0)
     return (_kind(items) or str) if items.alternatives else None
 
 
 def _items_fit(accepted: Sequence[Any], found: list[Any], kind: type | None) -> bool:
-    """Whether each item is of the stated type, or of that of an accepted list's first item; True if an accepted value
-    is no list."""
+    """Return whether each item has the schema's type, or the type of an accepted list's first item. True if an accepted
+    value is not a list."""
     return kind is None or any(
         not isinstance(value, list)
         or {type(item) for item in found} <= {kind, next((type(first) for first in value if first != ""), None)}
@@ -159,7 +162,7 @@ def _items_fit(accepted: Sequence[Any], found: list[Any], kind: type | None) -> 
 
 
 def _alike(expected: Any, found: Any, blank_keys: frozenset[str], *, objects: bool) -> bool:
-    """Whether two values of the stated type are the same to BFCL. `objects`: for arrays of objects."""
+    """Return whether BFCL treats two values of the schema's type as equal. `objects`: for arrays of objects."""
     if isinstance(expected, dict):
         return _same_object(expected, found, blank_keys)
     if isinstance(expected, list) and isinstance(found, list):
@@ -182,7 +185,7 @@ def _same_item(expected: Any, found: Any) -> bool:
 
 
 def _rules(expected: Any, found: Any, schema: Subschemas) -> Iterator[Rule]:
-    """The leniencies by which one value passes for the other."""
+    """Yield the rules by which BFCL accepts one value for the other."""
     if isinstance(expected, list) and isinstance(found, list):
         pairs = [(*pair, schema.item(n)) for n, pair in enumerate(zip(expected, found, strict=True))]
     elif isinstance(expected, dict) and isinstance(found, dict):
@@ -198,8 +201,8 @@ def _rules(expected: Any, found: Any, schema: Subschemas) -> Iterator[Rule]:
 
 
 def respelt(text: str) -> str:
-    """The text as BFCL compares it: in lower case, with one kind of quotes, without spaces and the signs , . / - _ * ^
-    except the sign and the decimal point of a number."""
+    """Return the text as BFCL compares it: in lower case, with one kind of quotes, without spaces and the signs , . / -
+    _ * ^ except the sign and the decimal point of a number."""
     kept: set[int] = set()
     if "-" in text:
         kept.update(match.start() for match in _SIGN.finditer(text))

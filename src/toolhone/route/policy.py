@@ -176,7 +176,7 @@ def identity_of_run(run: RunFolder) -> Identity:
         raise UserError(f"{run.manifest}: does not name the model and its chat template; `toolhone train` writes it")
     weights = next((run.adapter / name for name in _WEIGHTS if (run.adapter / name).is_file()), None)
     if weights is None:
-        raise UserError(f"{run.adapter}: holds no adapter ({' or '.join(_WEIGHTS)}); finish `toolhone train` first")
+        raise UserError(f"{run.adapter}: has no adapter ({' or '.join(_WEIGHTS)}); finish `toolhone train` first")
     model = manifest["model"]
     revision = "" if model["revision"] is None else f"@{model['revision']}"
     return Identity(

@@ -1,10 +1,9 @@
-"""Attention over prefix trees: computes little more than what the tree's mask lets through.
+"""Attention over prefix trees that computes little more than the unmasked part.
 
-With a dense mask, PyTorch's attention multiplies every query with every key and discards most of it: two thirds for 16
-branches of 75 tokens behind 850 shared ones. Here the queries are cut into blocks along the tree. Each block is
-multiplied with the keys that any of its queries sees, by the same `scaled_dot_product_attention`. The result equals
-that of a dense mask (`visible`). In bfloat16 on a CPU, plain matrix products replace that kernel
-(`cpu.GroupedAttention`).
+With a dense mask, PyTorch's attention multiplies every query with every key and discards most results: two thirds for
+16 branches of 75 tokens after 850 shared ones. Here the queries are split into blocks along the tree.
+`scaled_dot_product_attention` multiplies each block with the keys that any of its queries sees. The result equals that
+of a dense mask (`visible`). In bfloat16 on a CPU, plain matrix products replace that kernel (`cpu.GroupedAttention`).
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from toolhone.train.cpu import GroupedAttention
 TREE_ATTENTION = "prefix_tree"
 """The name under which transformers finds `tree_attention`: model.set_attn_implementation(TREE_ATTENTION)."""
 
-# Short branches are joined until a block has this many queries: below that, the overhead of a call outweighs the
-# products saved. On CUDA a longer segment is one block, because its kernel is made for long ones. On a CPU it is cut,
-# because its first queries see few of its keys.
+# Short branches are merged until a block has this many queries. In smaller blocks, the overhead of a call exceeds the
+# time saved. On CUDA a longer segment is one block, because the kernel is efficient for long ones. On a CPU it is
+# split, because its first queries see few of its keys.
 _BLOCK_QUERIES = 256
 _CPU_BLOCK_QUERIES = 128
 
@@ -34,7 +33,7 @@ class Block:
     """Queries `first` to `last` (exclusive) of one tree of the batch.
 
     `keys` [keys] are the indices of the keys that any of them sees. `mask` [last - first, keys] says which query sees
-    which key; it is None if each query sees all keys up to itself.
+    which key. It is None if each query sees all keys up to itself.
     """
 
     tree: int
@@ -45,10 +44,10 @@ class Block:
 
 
 class AttentionBlocks:
-    """A batch of trees, cut into blocks: for layers that see all of a row, and for layers that see a window of it.
+    """Splits a batch of trees into blocks, for layers with full attention and for layers with a sliding window.
 
-    `ends` and `positions` [batch, seq] are those of `PrefixTree`, padding included. `matrix_attention` allows plain
-    matrix products for attention where they are faster.
+    `ends` and `positions` [batch, seq] are those of `PrefixTree`, with padding. `matrix_attention` allows plain matrix
+    products for attention if they are faster.
     """
 
     def __init__(self, ends: torch.Tensor, positions: torch.Tensor, *, matrix_attention: bool = True) -> None:
@@ -58,8 +57,8 @@ class AttentionBlocks:
         self._of_window: dict[int | None, list[Block]] = {}
 
     def within(self, window: int | None) -> list[Block]:
-        """Blocks that cover every query once and in order. A query sees itself and the `window` - 1 tokens of its row
-        before it; None: all of them."""
+        """Return blocks that cover every query once and in order. A query sees itself and the `window` - 1 tokens
+        before it in its row; None: all tokens before it."""
         if window is not None and window >= self._longest:
             window = None
         if window not in self._of_window:
@@ -72,14 +71,14 @@ class AttentionBlocks:
         return self._of_window[window]
 
     def _spans(self, ends: list[int]) -> Iterator[tuple[int, int]]:
-        """Query ranges."""
+        """Yield the ranges of queries of the blocks of one tree."""
         if self._ends.device.type == "cpu":
             for first in range(0, len(ends), _CPU_BLOCK_QUERIES):
                 yield first, min(first + _CPU_BLOCK_QUERIES, len(ends))
             return
         first = 0
         for index in range(1, len(ends) + 1):
-            # Consecutive tokens with the same end are a segment of the tree.
+            # Consecutive tokens with the same end form a segment of the tree.
             last_of_segment = index == len(ends) or ends[index] != ends[index - 1]
             if last_of_segment and (index - first >= _BLOCK_QUERIES or index == len(ends)):
                 yield first, index
@@ -87,7 +86,7 @@ class AttentionBlocks:
 
 
 def visible(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Which queries see which keys of a tree.
+    """Return which queries see which keys of a tree.
 
     Args:
         ends: [seq], `PrefixTree.ends`.
@@ -95,14 +94,14 @@ def visible(ends: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> to
         keys: [keys], indices of tokens.
 
     Returns:
-        [queries, keys], boolean, true if the query sees the key, as scaled_dot_product_attention takes it.
+        [queries, keys], boolean: true if the query sees the key, as scaled_dot_product_attention expects.
     """
     return (keys <= queries[:, None]) & (queries[:, None] < ends[keys])
 
 
 def _block(ends: torch.Tensor, positions: torch.Tensor, window: int | None, tree: int, first: int, last: int) -> Block:
     index = torch.arange(last, device=ends.device)
-    keys = index[ends[:last] > first]  # seen by a query of the block, or part of it
+    keys = index[ends[:last] > first]  # the keys that some query of the block sees, and the block itself
     mask = visible(ends, index[first:], keys)
     if window is not None:
         mask &= positions[first:last, None] - positions[keys] < window
@@ -127,22 +126,21 @@ def tree_attention(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention along prefix trees. transformers calls it as one of its attention functions.
+    """Compute attention along prefix trees. transformers calls this like its own attention functions.
 
     Args:
-        query: [batch, heads, seq, dim].
-        key, value: [batch, key-value heads, seq, dim]; each serves heads / key-value heads query heads.
-        tree_blocks: those of the batch.
-        sliding_window: number of tokens that a query of this layer sees, itself included; None: all.
-        softcap, s_aux: capped logits and attention sinks, which no PyTorch kernel computes. Models with them are
-            refused before training (`preflight.refuse_other_attention`).
+        query: [batch, heads, seq, dim]. key, value: [batch, key-value heads, seq, dim]; each is shared by heads /
+        key-value heads query heads. tree_blocks: the blocks of the batch. sliding_window: number of tokens that a query
+        of this layer sees, including itself; None: all. softcap, s_aux: capped logits and attention sinks, which no
+        PyTorch kernel supports. Models with them are refused
+            before training (`preflight.refuse_other_attention`).
 
     Returns:
         [batch, seq, heads, dim].
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with capped logits or sinks along prefix trees")
-    # On a CPU the kernel serves a group of query heads from one key-value head, without a copy. CUDA's kernel for masks
+    # On a CPU the kernel uses one key-value head for a group of query heads without a copy. CUDA's kernel for masks
     # needs a copy for each query head.
     on_cpu = query.device.type == "cpu"
     copies = 1 if on_cpu else query.shape[1] // key.shape[1]

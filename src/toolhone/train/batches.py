@@ -1,13 +1,13 @@
-"""Which examples form a batch, and how a batch of prefix trees is laid out as tensors.
+"""Choose the examples of each batch, and convert a batch of prefix trees to tensors.
 
-The turns of one conversation stay side by side, because each turn shares everything before it with the next.
-Conversations are drawn at random such that their lengths fill whole batches (5 + 4 + 3 turns fill a batch of 12), and
-few are cut in two.
+The turns of one conversation stay together, because each turn shares everything before it with the next.
+Conversations are drawn at random so that their lengths fill whole batches (5 + 4 + 3 turns fill a batch of 12), and few
+are split.
 
-Examples with the same system prompt and tools are a group. A batch computes the prefix of a group once. Batches of few
-groups are cheaper and teach less: each group's batches undo some of what the others taught. With `groups_per_batch`, a
-batch takes equal parts of that many groups, filled as above, and each group's parts are spread evenly over the epoch.
-The rest of all groups is chained and cut the same way.
+Examples with the same system prompt and tools are a group. A batch computes the prefix of a group once. Batches with
+few groups are cheaper but train worse: each group's batches undo some of what the model learned from the others. With
+`groups_per_batch`, a batch takes equal parts of N groups, filled as above, and each group's parts are spread evenly
+over the epoch. The remaining examples of all groups are concatenated and split the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from toolhone.chat.render import IGNORED, LabelledTokens
 
 @dataclass(frozen=True, slots=True)
 class TreeCollator:
-    """Turns a batch of rows into prefix trees of at most `max_tokens` computed tokens, one in each row of the batch."""
+    """Converts a batch of rows to prefix trees of at most `max_tokens` computed tokens, one in each row of the
+    tensors."""
 
     pad_id: int
     max_tokens: int
@@ -45,7 +46,7 @@ class TreeCollator:
             "position_ids": _pad([tree.positions for tree in trees], 0, width),
             "labels": _pad([tree.labels for tree in trees], IGNORED, width),
             "weights": _pad([tree.weights for tree in trees], 0.0, width),
-            # A padding token sees itself alone: a query without any key would give NaN.
+            # A padding token sees only itself: a query without any key would give NaN.
             "ends": _pad([tree.ends for tree in trees], None, width),
             "examples": torch.tensor(len(rows)),
             "logical_tokens": torch.tensor(sum(len(row) for row in rows)),
@@ -54,7 +55,7 @@ class TreeCollator:
 
 
 def tree_features(row: LabelledTokens) -> dict[str, Any]:
-    """Convert a row to what `TreeCollator` takes: the columns of the training dataset."""
+    """Return a row as the input of `TreeCollator`: the columns of the training dataset."""
     return {"input_ids": row.ids, "labels": row.labels, "weights": row.weights, "prompt_length": row.prompt_length}
 
 
@@ -65,14 +66,14 @@ def _pad(lists: Sequence[Sequence[float]], fill: float | None, width: int) -> to
 
 
 class PrefixSampler(Sampler[int]):
-    """Yields the indices of the examples in an order that depends only on seed and epoch.
+    """Yields the indices of the examples in an order that depends only on the examples, the seed and the epoch.
 
     Args:
-        groups: the group of each example.
-        conversations: the conversation of each example.
-        batch_size: examples in one batch.
-        groups_per_batch: number of groups that one batch takes equal parts of, lowered to what exists and divides the
-            batch evenly (asked for two: two in a batch of 12, one in a batch of 5); None: groups do not count.
+        groups: the group of each example. conversations: the conversation of each example. batch_size: examples in one
+        batch. groups_per_batch: number of groups in one batch, in equal parts. It is lowered to the number of groups,
+        and until
+            it divides the batch evenly (2 stays 2 in a batch of 12, and becomes 1 in a batch of 5). None: ignore
+            groups.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class PrefixSampler(Sampler[int]):
 
     @property
     def is_plain(self) -> bool:
-        """Whether no examples share more than all of them do. Then any shuffle is as good."""
+        """Whether all examples share the same prefix. Then any order is equally good."""
         return len(set(self.groups)) == 1 and len(set(self.conversations)) == len(self)
 
     def __len__(self) -> int:
@@ -103,24 +104,25 @@ class PrefixSampler(Sampler[int]):
         generator = random.Random(f"{self.seed}/{self.epoch}")
         size = self.batch_size // self.parts
         by_group, left_over = self._cut_groups(size, generator)
-        # A part that is not full comes last: earlier it would shift all parts after it.
+        # An incomplete part comes last: earlier it would shift all later parts.
         last = [left_over.pop()] if left_over and len(left_over[-1]) < size else []
         placed: list[tuple[float, list[int]]] = []
         for parts in (*by_group, left_over):
             generator.shuffle(parts)
-            # Spread evenly over the epoch: neighbours, and so the parts of a batch, are of different groups.
+            # Spread parts evenly over the epoch, so that the parts of a batch are of different groups.
             placed += [((number + generator.random()) / len(parts), part) for number, part in enumerate(parts)]
         placed.sort()
         for part in (*(part for _, part in placed), *last):
             yield from part
 
     def _cut_groups(self, size: int, generator: random.Random) -> tuple[list[list[list[int]]], list[list[int]]]:
-        """The parts of each group, and the parts of what is left over of all groups. The last of these may be short."""
+        """Return the parts of each group, and the parts of the remaining examples of all groups. The last part may be
+        short."""
         members: dict[Hashable, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, (group, conversation) in enumerate(zip(self.groups, self.conversations, strict=True)):
             members[group][conversation].append(index)
         groups = list(members.values())
-        generator.shuffle(groups)  # otherwise the rest comes in the data's order, always in the same batches
+        generator.shuffle(groups)  # otherwise the remaining examples are always in the same batches
         by_group: list[list[list[int]]] = []
         left_over: list[int] = []
         for of_group in groups:
@@ -140,7 +142,7 @@ class PrefixSampler(Sampler[int]):
 
 
 def _draw(waiting: dict[int, list[list[int]]], size: int, generator: random.Random) -> list[int]:
-    """Take conversations that fill one whole part; [] if there are none, and then nothing is taken."""
+    """Take conversations that fill one whole part. If there are none, take nothing and return []."""
     taken: list[list[int]] = []
     room = size
     while room:
@@ -162,7 +164,7 @@ def _cut(indices: list[int], size: int) -> list[list[int]]:
 
 @cache
 def _sums(lengths: tuple[int, ...], most: int) -> frozenset[int]:
-    """All sums of these lengths from 0 to `most`, each length used any number of times."""
+    """Return all sums of these lengths from 0 to `most`. Each length may be used any number of times."""
     found = {0}
     for total in range(1, most + 1):
         if any(total - length in found for length in lengths):
@@ -171,10 +173,7 @@ def _sums(lengths: tuple[int, ...], most: int) -> frozenset[int]:
 
 
 class SetEpochCallback(TrainerCallback):  # type: ignore[misc]
-    """Sets the sampler's epoch.
-
-    accelerate does this too, except for a resumed run on several processes.
-    """
+    """Sets the sampler's epoch. accelerate does this too, except for a resumed run on several processes."""
 
     def __init__(self, sampler: PrefixSampler) -> None:
         self.sampler = sampler

@@ -1,8 +1,8 @@
-"""Complete checkpoints, and Ctrl-C, which stops training at the end of a step.
+"""Mark complete checkpoints, and stop training at the end of a step on Ctrl-C.
 
-Trainer writes a checkpoint file by file, so an incomplete one looks like any other after a crash. Once every process
-has written its files, a marker file is added. Training resumes only from marked checkpoints, and older checkpoints are
-deleted only after that.
+Trainer writes a checkpoint file by file, so after a crash an incomplete one looks like any other. Once every process
+has written its files, a marker file is added. Training resumes only from marked checkpoints. Older checkpoints are
+deleted only after the new one is marked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MARKER = "complete"
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint with the most steps, or None."""
+    """Return the complete checkpoint with the most steps, or None."""
     return next((path for path in _newest_first(folder) if _is_complete(path)), None)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """All checkpoints, complete or not."""
+    """Return all checkpoints, complete or not."""
     found = {int(m[1]): path for path in folder.glob("checkpoint-*") if (m := re.fullmatch(r".*-(\d+)", path.name))}
     return [found[step] for step in sorted(found, reverse=True)]
 
@@ -41,20 +41,20 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def checkpoint_to_resume(folder: Path) -> Path:
-    """The checkpoint that `--resume` continues from.
+    """Return the checkpoint that `--resume` continues from.
 
     Raises:
         UserError: if there is none.
     """
     path = last_checkpoint(folder)
     if path is None:
-        raise UserError(f"{folder}: holds no complete checkpoint to resume from; leave out --resume")
+        raise UserError(f"{folder}: has no complete checkpoint to resume from; leave out --resume")
     return path
 
 
 def steps_of(checkpoint: Path) -> tuple[int, int]:
-    """The step that a checkpoint was saved after, and the step that its training ends at."""
-    state = read_json(checkpoint / "trainer_state.json", "start anew with --fresh (FRESH=1)")
+    """Return the step that a checkpoint was saved after, and the step that its training ends at."""
+    state = read_json(checkpoint / "trainer_state.json", "start again with --fresh (FRESH=1)")
     return int(state["global_step"]), int(state["max_steps"])
 
 
@@ -65,7 +65,7 @@ def copy_adapter(checkpoint: Path, folder: Path) -> None:
         UserError: if the checkpoint lacks it.
     """
     if lacking := missing_adapter_files(checkpoint):
-        raise UserError(f"{checkpoint}: holds no {lacking[0]}; restore it, or start anew with --fresh (FRESH=1)")
+        raise UserError(f"{checkpoint}: has no {lacking[0]}; restore it, or start again with --fresh (FRESH=1)")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, folder / name)
@@ -86,16 +86,18 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]
             folder = Path(args.output_dir)
             (folder / f"checkpoint-{state.global_step}" / _MARKER).touch()
             for path in _newest_first(folder)[self.keep :]:
-                (path / _MARKER).unlink(missing_ok=True)  # first: after a kill the rest must not count as complete
+                (path / _MARKER).unlink(
+                    missing_ok=True
+                )  # first, so that after a kill the remaining files do not count as complete
                 shutil.rmtree(path)
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """On SIGINT (Ctrl-C) or SIGTERM: finish the step, save a checkpoint, stop. A second signal interrupts at once.
 
-    With several processes, all stop at the same step, even if only one of them got the signal: `asked` is that of this
-    process, `agreed` that of any. This must be the last callback: then a signal during a measurement stops training at
-    that step.
+    With several processes, all stop at the same step, even if only one got the signal. `asked` is true if this process
+    got it, `agreed` if any process did. This must be the last callback: then a signal during a measurement stops
+    training at that step.
     """
 
     def __init__(self) -> None:
@@ -136,6 +138,6 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Otherwise Trainer validates and saves once more here, while the user waits.
+        # Otherwise Trainer validates and saves again here, while the user waits.
         if self.stopped:
             control.should_evaluate = control.should_save = False

@@ -1,10 +1,10 @@
 """Optimizations for CPUs; GPUs use none of them. The config section `cpu` switches each of them off.
 
-- `GroupedAttention`: in bfloat16, attention as plain matrix products takes half of the time of PyTorch's kernel or less
-  (scripts/bench_attention.py).
-- `fuse_lora`: computes the adapter of a layer with matrix products only.
+- `GroupedAttention`: attention as plain matrix products. In bfloat16 it takes at most half of the time of PyTorch's
+  kernel (scripts/bench_attention.py).
+- `fuse_lora`: computes a layer's adapter with matrix products only.
 - `map_large_tensors`, `trim_heap`, `TrimHeapCallback`: return freed memory to the system.
-- `bfloat16_speedup`: decides whether `model.dtype: auto` takes bfloat16.
+- `bfloat16_speedup`: decides whether `model.dtype: auto` means bfloat16.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_M_MMAP_THRESHOLD = -3  # mallopt's name for it, in glibc's malloc.h
+_M_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in glibc's malloc.h
 _LARGE_BYTES = 4 << 20
 _TRIM_STEPS = 8
 """Optimizer steps between two calls of `trim_heap`."""
 _PROBES = 5
-"""Products of each number type that `bfloat16_speedup` times."""
+"""Number of products that `bfloat16_speedup` times for each number type."""
 
 
 class GroupedAttention(torch.autograd.Function):
     """Attention of one block as plain matrix products. The query heads of a group are stacked, so each key-value head
-    is multiplied once and nothing is copied. The backward pass computes the probabilities again: that costs a seventh
-    of the time, and nothing that grows with queries times keys is kept."""
+    is multiplied once and nothing is copied. The backward pass recomputes the probabilities. This costs a seventh of
+    the time, but no memory that grows with queries times keys."""
 
     @staticmethod
     def forward(
         ctx: Any,
         query: torch.Tensor,  # [1, heads, queries, dim]
         key: torch.Tensor,  # [1, key-value heads, keys, dim]
-        value: torch.Tensor,  # as key
+        value: torch.Tensor,  # the same shape as key
         mask: torch.Tensor | None,  # [queries, keys]; None: causal
         scaling: float,
     ) -> torch.Tensor:
@@ -61,7 +61,7 @@ class GroupedAttention(torch.autograd.Function):
 
 
 def _probabilities(stacked: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
-    """[key-value heads, group x queries, keys] from [key-value heads, group x queries, dim] and the keys."""
+    """Return [key-value heads, group x queries, keys] from [key-value heads, group x queries, dim] and the keys."""
     if mask is None:
         mask = key.new_ones(key.shape[1], key.shape[1], dtype=torch.bool).tril()
     unseen = key.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
@@ -72,7 +72,7 @@ def _probabilities(stacked: torch.Tensor, key: torch.Tensor, mask: torch.Tensor 
 class LoraProduct(torch.autograd.Function):
     """`result + scaling * (x A^T) B^T`, computed in the type of `x`. The arguments of `apply`:
 
-    result: [..., out], what the frozen layer gave; x: [..., in]; a: [rank, in] and b: [out, rank], of any floating
+    result: [..., out], the output of the frozen layer; x: [..., in]; a: [rank, in] and b: [out, rank], of any floating
     type; scaling: alpha / rank (arXiv 2106.09685), or alpha / sqrt(rank) (arXiv 2312.03732).
     """
 
@@ -98,7 +98,7 @@ class LoraProduct(torch.autograd.Function):
 
 
 class _FusedVariant:
-    """Computes the adapted output. PEFT's layers call it if their `lora_variant` names it."""
+    """Computes the adapted output. PEFT's layers call it if `lora_variant` contains it."""
 
     @staticmethod
     def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -109,27 +109,27 @@ class _FusedVariant:
 
 
 def fuse_lora(model: torch.nn.Module) -> None:
-    """Make every plain LoRA layer of a model compute its adapter as `LoraProduct`.
+    """Make every plain LoRA layer of a model compute its adapter with `LoraProduct`.
 
     PEFT casts `x` to the adapter's float32. It scales and adds in separate passes over the whole output, forward and
-    backward: at rank 16 these take a CPU as long as the products. Here the product includes scaling and sum, in the
+    backward. At rank 16 these take a CPU as long as the products. Here the product includes scaling and sum in the
     model's own type, so bfloat16 needs no autocast. Quantised layers, and layers with another variant such as DoRA,
-    keep PEFT's computation and its casts.
+    keep PEFT's computation and casts.
     """
     layers: list[Any] = [module for module in model.modules() if type(module) is LoraLinear]
     for layer in layers:
         if layer.lora_variant:
             continue
-        layer.cast_input_dtype_enabled = False  # x stays as the model computes it
+        layer.cast_input_dtype_enabled = False  # x keeps the model's type
         for name in layer.lora_A:
             layer.lora_variant[name] = _FusedVariant
 
 
 def map_large_tensors() -> None:
-    """Have glibc map each tensor of 4 MiB or more separately, so that its memory returns to the system when freed.
+    """Make glibc map each tensor of 4 MiB or more separately, so that its memory returns to the system when freed.
 
-    Otherwise glibc takes the activations of a training step from its heap, and gaps between longer-lived tensors add
-    up. A step of SmolLM2 on 2,065 tokens peaks at 6.6 GB without this and at 5.3 GB with it, in the same time.
+    Otherwise glibc allocates the activations of a training step on its heap, and gaps between longer-lived tensors
+    accumulate. A step of SmolLM2 on 2,065 tokens peaks at 6.6 GB without this and at 5.3 GB with it, in the same time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
     if mallopt is not None:
@@ -145,7 +145,7 @@ def trim_heap() -> None:
 
 
 class TrimHeapCallback(TrainerCallback):  # type: ignore[misc]
-    """Trims the heap every few steps. Batches of different lengths leave gaps of different sizes: without this, the
+    """Trims the heap every few steps. Batches of different lengths leave gaps of different sizes. Without this, the
     memory of SmolLM2's training grew from 3.9 GB after 12 steps to 6.3 GB after 252."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -154,18 +154,19 @@ class TrimHeapCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16 products. Without them, they take fifty times as long."""
+    """Return whether the CPU has instructions for bfloat16 products. Without them, products take fifty times as
+    long."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @lru_cache(maxsize=1)
 def bfloat16_speedup() -> float:
-    """How many times faster than in float32 this CPU multiplies matrices in bfloat16; 0 without instructions for it.
+    """Return the speedup of bfloat16 over float32 matrix products on this CPU; 0 without instructions for bfloat16.
 
-    Measures it in about 70 ms, because the instructions alone do not decide: AMX is several times faster, AVX512-BF16
-    twice as fast on some processors and half as fast on others. It counts the processor time of one thread: by the
-    clock, a busy machine once chose the type that takes twice as long.
+    It is measured in about 70 ms, because the instructions alone do not decide: AMX is several times faster,
+    AVX512-BF16 twice as fast on some processors and half as fast on others. The measure is the processor time of one
+    thread: with wall time, a busy machine once chose the type that takes twice as long.
     """
     if not cpu_multiplies_bfloat16():
         return 0.0

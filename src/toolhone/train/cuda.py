@@ -1,6 +1,6 @@
-"""What a run on CUDA needs: a driver that works, and torch's settings. None of this has run on a GPU.
+"""Check the CUDA driver and set torch up for it. None of this has run on a GPU.
 
-- `why_unavailable`, `driver_version`, `gpus_are_hidden`: whether there is CUDA, and what the driver says if not.
+- `why_unavailable`, `driver_version`, `gpus_are_hidden`: whether CUDA can be used, and the reason if not.
 - `set_up`: the settings of torch. The config section `cuda` switches each part off.
 """
 
@@ -13,21 +13,21 @@ from pathlib import Path
 import torch
 
 DRIVER = Path("/proc/driver/nvidia")
-"""The folder in which NVIDIA's Linux driver describes itself. A container sees its host's, with or without GPUs."""
+"""The folder with information on NVIDIA's Linux driver. A container sees its host's folder, with or without GPUs."""
 _ALL_HIDDEN = ("", "-1", "NoDevFiles")
-"""Values of CUDA_VISIBLE_DEVICES that hide every GPU; the last is Slurm's."""
+"""Values of CUDA_VISIBLE_DEVICES that hide every GPU. Slurm sets the last one."""
 HOW_TO_FIX = (
     "install a driver that is new enough for torch, or the build of torch for this driver "
     "(https://pytorch.org/get-started/locally; make takes its environment as VENV=...); give a container the GPUs "
     "(docker run --gpus all); or set model.device: cpu to use the CPU"
 )
-"""What a user can do about a driver that CUDA does not work with."""
+"""How a user can fix a driver that does not work with CUDA."""
 
 
 def why_unavailable() -> str | None:
-    """Why this torch cannot use CUDA, for a sentence that names torch; None if it can.
+    """Return why torch cannot use CUDA, as part of a sentence; None if it can.
 
-    NVML counts GPUs even if the driver is too old for CUDA. So this tries CUDA on a GPU that is counted.
+    NVML counts GPUs even if the driver is too old for CUDA. So this also starts CUDA.
     """
     if not torch.cuda.is_available():
         if torch.version.cuda is None:
@@ -42,12 +42,12 @@ def why_unavailable() -> str | None:
 
 
 def torch_build() -> str:
-    """The version of torch and of the CUDA that it is built for."""
+    """Return the version of torch and of the CUDA that it is built for."""
     return f"torch {torch.__version__}" + (f" for CUDA {torch.version.cuda}" if torch.version.cuda else "")
 
 
 def driver_version() -> str | None:
-    """The version of the NVIDIA driver of this machine, such as "580.65.06"; None without a driver."""
+    """Return the version of this machine's NVIDIA driver, such as "580.65.06"; None without a driver."""
     if not DRIVER.exists():
         return None
     try:
@@ -59,7 +59,7 @@ def driver_version() -> str | None:
 
 
 def gpus_are_hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides every GPU, as users do who want the CPU."""
+    """Return whether CUDA_VISIBLE_DEVICES hides every GPU, as users do to run on the CPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.split(",")[0].strip() in _ALL_HIDDEN
 
@@ -68,7 +68,7 @@ def set_up(*, cudnn_attention: bool) -> None:
     """Set torch up for training, evaluation and serving.
 
     cuDNN's attention builds a plan for every new shape, which takes 0.02 to 0.9 s. A training step has two or three new
-    shapes, and decoding has one for each token. Without it, torch uses its own flash or memory-efficient kernel.
+    shapes, and decoding has one for each token. If it is off, torch uses its flash or memory-efficient kernel.
     """
     torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
 

@@ -1,7 +1,7 @@
 """Estimate what training takes before any weight is loaded: steps, tokens, parameters, memory and operations.
 
-The architecture is built on PyTorch's meta device, which has shapes but no storage, so parameters are counted. One pass
-over the data is laid out in batches as training does it, so computed tokens are counted too.
+Parameters are counted by building the architecture on PyTorch's meta device, which has shapes but no storage. Computed
+tokens are counted by arranging one pass over the data in batches, as training does.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from toolhone.train.hardware import Hardware
 from toolhone.train.processes import world_size
 from toolhone.train.trainer import lora_config
 
-# What Python, torch, transformers and the tokenizer hold before any weight (on Linux), and CUDA's context.
+# Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.
 _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
-# Float32 copies of the logits that exist at once in toolhone's loss, and in TRL's.
+# Number of float32 copies of the logits that exist at once in toolhone's loss, and in TRL's.
 _LOGIT_COPIES, _TRL_LOGIT_COPIES = 1, 12
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCount:
-    """What a forward pass computes: tokens, positions at the LM head, pairs of query and key, and keys. A key that
-    several blocks of queries see counts once for each."""
+    """The work of a forward pass: tokens, positions at the LM head, pairs of query and key, and keys. A key that
+    several blocks of queries see counts once for each block."""
 
     tokens: int
     head_positions: int
@@ -64,9 +64,9 @@ class Sizes:
 class Estimate:
     """The estimate of one run.
 
-    `logical_tokens` counts a pass with every row in full, `computed_tokens` with shared prefixes once (or with
-    padding). `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on
-    CUDA. `epoch` are the batches of one pass, of which a step takes `batches_per_step`.
+    `logical_tokens` counts every row of a pass in full, `computed_tokens` counts shared prefixes once (or includes
+    padding). `memory_gb` is the peak in GB of 10^9 bytes: resident memory on a CPU, GPU memory on CUDA. `epoch` has the
+    batches of one pass. A step takes `batches_per_step` of them.
     """
 
     examples: int
@@ -91,7 +91,7 @@ def estimate(
     rows: Sequence[LabelledTokens],
     order: Sequence[int] | None = None,
 ) -> Estimate:
-    """Estimate a training run on these rows, in the order of the trainer's sampler or shuffled."""
+    """Estimate a training run on these rows, in the given order or shuffled."""
     sizes = model_sizes(config, model_config)
     # TRL's loss runs the LM head at every position, except on devices with Triton.
     every_position = config.train.packing == "none" and hardware.device == "cpu"
@@ -119,8 +119,8 @@ def estimate(
 def count_batches(
     config: Config, rows: Sequence[LabelledTokens], order: Sequence[int] | None = None, *, every_position: bool = False
 ) -> list[BatchCount]:
-    """One pass over the rows in batches, in the given order or shuffled. With `every_position` each position of a
-    padded batch reaches the LM head, not only the labelled ones."""
+    """Return the batches of one pass over the rows, in the given order or shuffled. With `every_position`, all
+    positions of a padded batch reach the LM head, not only the labelled ones."""
     ordered = [rows[index] for index in order] if order is not None else list(rows)
     if order is None:
         random.Random(config.seed).shuffle(ordered)
@@ -150,7 +150,7 @@ def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCoun
 
 
 def model_sizes(config: Config, model_config: Any) -> Sizes:
-    """Count the weights of the model and of its adapter, without storage for them."""
+    """Count the weights of the model and its adapter without allocating them."""
     text = model_config.get_text_config()
     with torch.device("meta"):
         trust = config.model.trust_remote_code
@@ -173,18 +173,21 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
 
 
 def training_flops(sizes: Sizes, batch: BatchCount) -> float:
-    """Floating-point operations of one forward and backward pass through all layers, with LoRA and without the LM head.
+    """Return the floating-point operations of one forward and backward pass through all layers with LoRA, without the
+    LM head.
 
-    A weight costs 2 operations a token forward, 2 for the gradient of its input and 2 for its own (Kaplan et al. 2020,
-    section 2.1: 6 N). The frozen ones need none of their own, so LoRA costs 4 N and saves a third of full tuning's
-    arithmetic. Attention multiplies each visible pair twice forward (4 h), and two and a half times that backward.
+    Per token, a weight costs 2 operations forward, 2 for the gradient of its input and 2 for its own gradient (Kaplan
+    et al. 2020, section 2.1: 6 N). Frozen weights have no gradient, so LoRA costs 4 N and saves a third of the
+    arithmetic of full tuning. Attention costs 4 h for each visible pair forward, and two and a half times that
+    backward.
     """
     weights = batch.tokens * (4 * sizes.body + 6 * sizes.trainable)
     return float(weights + 14 * batch.pairs * sizes.hidden * sizes.layers)
 
 
 def forward_flops(sizes: Sizes, tokens: int, seen: int = 0) -> float:
-    """Floating-point operations of a forward pass of these tokens, after `seen` ones, without the LM head."""
+    """Return the floating-point operations of a forward pass over these tokens after `seen` ones, without the LM
+    head."""
     pairs = tokens * seen + tokens * tokens // 2
     return float(2 * tokens * sizes.body + 4 * pairs * sizes.hidden * sizes.layers)
 
@@ -193,13 +196,13 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: Sizes, batches: Sequen
     width = hardware.dtype.itemsize
     frozen = float(sizes.frozen * width)
     if config.model.quantize == "nf4":
-        # NF4 with double quantisation takes 4.127 bits a weight (QLoRA, section 3); embeddings and norms stay wide.
+        # NF4 with double quantisation takes 4.127 bits per weight (QLoRA, section 3); embeddings and norms stay wide.
         frozen = sizes.body * 4.127 / 8 + (sizes.frozen - sizes.body) * width
     moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
     adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
     is_ours = config.train.packing != "none"
     logits = (_LOGIT_COPIES if is_ours else _TRL_LOGIT_COPIES) * sizes.vocabulary * 4
-    # On CUDA every query head is given keys and values of its own (see tree_attention).
+    # On CUDA keys and values are copied for every query head (see tree_attention).
     key_width = sizes.key_value if hardware.device == "cpu" else sizes.hidden
     batch = max(
         _kept_bytes(config, sizes, batch, width, key_width) + batch.head_positions * logits for batch in batches
@@ -208,11 +211,11 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: Sizes, batches: Sequen
 
 
 def _kept_bytes(config: Config, sizes: Sizes, batch: BatchCount, width: int, key_width: int) -> float:
-    """Bytes that the forward pass keeps for the backward pass.
+    """Return the bytes that the forward pass keeps for the backward pass.
 
-    In a layer, in numbers a token: the inputs of two norms and of what follows them (6 h), the query, attention output
-    twice (3 h), and in the MLP gate, its activation, up and their product (4 inner); and for each key, key and value as
-    attention takes them (2 `key_width`).
+    Numbers per token in a layer: the inputs of two norms and of the layers after them (6 h), the query and two copies
+    of the attention output (3 h), and in the MLP the gate, its activation, the up projection and their product (4
+    inner). For each key: the key and value as attention reads them (2 `key_width`).
     """
     layer = (batch.tokens * (9 * sizes.hidden + 4 * sizes.inner) + batch.keys * 2 * key_width) * width
     if config.train.activation_checkpointing:  # one layer at a time, and the input of each

@@ -1,4 +1,4 @@
-"""Which device and number type a run uses, and how much memory is in use."""
+"""Choose the device and number type of a run, and measure its memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolhone.train.processes import local_rank, world_size
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The device ("cpu" or "cuda") and dtype of a run; `notes` are sentences for the user."""
+    """The device ("cpu" or "cuda") and dtype of a run. `notes` are notices for the user."""
 
     device: str
     dtype: torch.dtype
@@ -29,7 +29,7 @@ class Hardware:
         return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:
-        """The device and the number type, for the user."""
+        """Return a description of the device and the number type for the user."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         return f"{name}, {self.dtype_name}"
 
@@ -38,7 +38,7 @@ def choose_hardware(config: ModelConfig, *, cudnn_attention: bool = False) -> Ha
     """Resolve `model.device` and `model.dtype`, and set torch up for CUDA if that is the device.
 
     Raises:
-        UserError: if the device or the number type that the config asks for is not available.
+        UserError: if the device or the number type of the config is not available.
     """
     device, notes = choose_device(config.device)
     if device == "cuda":
@@ -52,11 +52,12 @@ def choose_hardware(config: ModelConfig, *, cudnn_attention: bool = False) -> Ha
 
 
 def choose_device(asked: str) -> tuple[str, list[str]]:
-    """The device for `model.device`, "cuda" or "cpu", and sentences for the user about the choice.
+    """Return the device for `model.device`, "cuda" or "cpu", and notices for the user about the choice.
 
     Raises:
-        UserError: if CUDA is asked for and missing, CUDA does not work with the NVIDIA driver of this machine, or there
-            are fewer GPUs than processes.
+        UserError: if CUDA is asked for but missing, CUDA does not work with this machine's NVIDIA driver, or there are
+        fewer
+            GPUs than processes.
     """
     if asked == "cpu":
         return "cpu", []
@@ -81,7 +82,7 @@ def choose_device(asked: str) -> tuple[str, list[str]]:
 
 
 def _count_gpus() -> list[str]:
-    """Check that each process has a GPU. Returns a note if one process leaves GPUs idle."""
+    """Check that each process has a GPU. Return a notice if a single process leaves GPUs idle."""
     count = torch.cuda.device_count()
     if local_rank() >= count:
         raise UserError(
@@ -89,7 +90,7 @@ def _count_gpus() -> list[str]:
             f"{count} processes on it (make: GPUS={count})"
         )
     if world_size() == 1 and count > 1:
-        return [f"{count} GPUs are here and one is used; for all of them: make train CONFIG=... GPUS={count}"]
+        return [f"this machine has {count} GPUs and one is used; to use all: make train CONFIG=... GPUS={count}"]
     return []
 
 
@@ -111,7 +112,8 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
 
 
 def peak_memory_gb(device: str) -> float:
-    """The peak so far in GB of 10^9 bytes: allocated GPU memory on "cuda", the process's resident memory on "cpu"."""
+    """Return the peak so far in GB of 10^9 bytes: allocated GPU memory on "cuda", the process's resident memory on
+    "cpu"."""
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The log of training: `train_log.jsonl`, and the progress with loss, speed and time left."""
+"""Log training to `train_log.jsonl`, and show its progress with loss, speed and time left."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from toolhone.train.processes import rank
 class TrainLog(TrainerCallback):  # type: ignore[misc]
     """Writes a JSON line for every logged step, and shows the progress of training and of each validation.
 
-    The trainer counts examples, logical tokens (every row in full) and computed tokens (shared prefixes once, without
-    padding) of all processes. `earlier_seconds` is the time of the steps before the run was resumed.
+    The counts cover all processes: examples, logical tokens (every row in full) and computed tokens (shared prefixes
+    once, without padding). `earlier_seconds` is the time of the steps before the run was resumed.
     """
 
     def __init__(self, path: Path, console: Console) -> None:
@@ -36,7 +36,7 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
         self._validation: Progress | None = None
 
     def count(self, examples: int, logical_tokens: int, computed_tokens: int) -> None:
-        """Add a batch."""
+        """Add the counts of a batch."""
         self.examples += examples
         self.logical_tokens += logical_tokens
         self.computed_tokens += computed_tokens
@@ -142,7 +142,8 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             )
 
     def keep_lines_until(self, step: int) -> None:
-        """On resuming, drop the lines of steps that will be repeated, and count on from the last line that is left."""
+        """On resuming, drop the lines of steps that will be repeated, and continue the counts of the last remaining
+        line."""
         kept: list[dict[str, Any]] = []
         if step and self.path.is_file():
             lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

@@ -1,8 +1,8 @@
-"""The loss of the labelled tokens. Only they reach the LM head; their cross-entropy is computed a few rows at a time.
+"""Compute the loss of the labelled tokens. Only they reach the LM head; cross-entropy is computed a few rows at a time.
 
 PyTorch's cross-entropy keeps the logits, their float32 copy and their log-softmax, and allocates two gradients of the
-same size. With a vocabulary of 262,144 (Gemma) that takes a quarter of a training step on a CPU, mostly for new pages
-of memory. This module computes the gradient together with the loss, in the memory of the logits.
+same size. With a vocabulary of 262,144 (Gemma) that takes a quarter of a training step on a CPU, mostly for allocating
+memory. This module computes the gradient together with the loss, in the memory of the logits.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from toolhone.chat.render import IGNORED
 from toolhone.train.attention import AttentionBlocks
 
 _ROWS = 8
-"""Rows of logits that are computed together: few enough to fit into a processor's cache."""
+"""Number of logit rows that are computed together: few enough to fit into a processor's cache."""
 
 
 def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
-    """The summed cross-entropy of the labelled tokens of a batch.
+    """Return the summed cross-entropy of the labelled tokens of a batch.
 
-    Only the positions before a label reach the LM head. All positions would take a fifth of a small model's
-    arithmetic, more than half with a large vocabulary, and most of the memory.
+    Only the positions before a label reach the LM head. With all positions, the LM head would take a fifth of a small
+    model's arithmetic, more than half with a large vocabulary, and most of the memory.
 
     Args:
-        labels: [batch, seq], IGNORED for tokens that are not learned.
-        weights: [batch, seq], how many times each label counts; None: once.
+        labels: [batch, seq], IGNORED for tokens without a label.
+        weights: [batch, seq], the weight of each label; None: 1.
         inputs: the model's other inputs, with `input_ids` [batch, seq].
 
     Returns:
-        A scalar, as `summed_cross_entropy`.
+        A scalar, as from `summed_cross_entropy`.
     """
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
@@ -42,16 +42,16 @@ def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = 
 def summed_cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The value of `cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")`, up to rounding.
+    """Return `cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")`, up to rounding.
 
     Args:
-        logits: [positions, vocabulary], of any floating type; computed in float32 at least. If they need a gradient, it
-            overwrites them in place, and nothing else may read them.
+        logits: [positions, vocabulary], of any floating type; computed at least in float32. If they need a gradient, it
+            overwrites them in place, so nothing else may read them.
         targets: [positions], the index of the right token, or IGNORED.
-        weights: [positions], how many times each counts; None: once.
+        weights: [positions], the weight of each target; None: 1.
 
     Returns:
-        A scalar, in float32 at least. Its gradient can be taken once.
+        A scalar, at least in float32. Its gradient can be computed only once.
     """
     loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, weights)  # type: ignore[no-untyped-call]
     return loss
@@ -89,15 +89,17 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: bool = True) -> torch.Tensor:
-    """The summed cross-entropy of the labelled tokens of a `TreeCollator`'s batch, weighted while the model trains.
+    """Return the summed cross-entropy of the labelled tokens of a `TreeCollator` batch, weighted in training mode.
 
-    The model must attend by `TREE_ATTENTION`. On a CPU in bfloat16, `matrix_attention` computes attention as plain
+    The model must use `TREE_ATTENTION`. On a CPU in bfloat16, `matrix_attention` computes attention as plain
     matrix products.
     """
     return label_loss(
         model,
         batch["labels"],
-        batch["weights"] if model.training else None,  # so that validation losses of different weights compare
+        batch["weights"]
+        if model.training
+        else None,  # unweighted in validation, so that losses with different weights are comparable
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         tree_blocks=AttentionBlocks(batch["ends"], batch["position_ids"], matrix_attention=matrix_attention),

@@ -25,7 +25,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
     """Load the frozen model. NF4 weights (QLoRA, arXiv 2305.14314) are quantised on their device while loading.
 
     Raises:
-        UserError: if the model cannot be loaded. Names model.name and says what to try.
+        UserError: if the model cannot be loaded. The message names model.name and a fix.
     """
     if hardware.device == "cpu":
         map_large_tensors()
@@ -36,7 +36,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=hardware.dtype,
-            # A floating storage type is what FSDP needs to shard 4-bit weights.
+            # FSDP needs a floating storage type to shard 4-bit weights.
             bnb_4bit_quant_storage=hardware.dtype if hardware.device == "cuda" else torch.uint8,
         )
         options["device_map"] = {"": local_rank() if hardware.device == "cuda" else "cpu"}
@@ -50,10 +50,10 @@ def load_for_inference(config: ModelConfig, hardware: Hardware, adapter: Path | 
     """Load the model onto its device, ready to answer, with a saved adapter if one is given.
 
     Raises:
-        UserError: if the folder holds no adapter, or the model cannot be loaded.
+        UserError: if the folder has no adapter, or the model cannot be loaded.
     """
     if adapter is not None and missing_adapter_files(adapter):
-        raise UserError(f"{adapter}: holds no adapter; run `toolhone train` first")
+        raise UserError(f"{adapter}: has no adapter; run `toolhone train` first")
     model = load_model(config, hardware)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
@@ -64,7 +64,7 @@ def load_for_inference(config: ModelConfig, hardware: Hardware, adapter: Path | 
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Keeps transformers' weight-loading bar off the terminal."""
+    """Hide transformers' progress bar for loading weights."""
     transformers_logging.disable_progress_bar()
     try:
         yield

@@ -1,5 +1,5 @@
-"""Checks before training: report what would stop a run late or lose its adapter, before any weight is loaded or any
-file is written."""
+"""Check before training for faults that would stop a run late or lose its adapter. No weight is loaded and no file is
+written before these checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType, where its number is 1
+_FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType; its number is 1
 
 
 def refuse_untrainable(config: Config) -> None:
@@ -26,19 +26,19 @@ def refuse_untrainable(config: Config) -> None:
     trackers.
 
     Raises:
-        UserError: naming the config key of the first fault.
+        UserError: if a check fails. The message names the config key of the first fault.
     """
     _refuse_launcher_settings(config)
     model_config = load_model_config(config.model)
     folder = Path(config.model.name)
     if folder.is_dir() and not any((folder / name).is_file() for name in _WEIGHTS):
-        raise UserError(f"model.name: {folder} holds no weights; expected a file such as {_WEIGHTS[0]}")
+        raise UserError(f"model.name: {folder} has no weights; expected a file such as {_WEIGHTS[0]}")
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(path, framework="pt"):  # reads the header, which a truncated download contradicts
+            with safe_open(path, framework="pt"):  # reads the header, which does not match a truncated file
                 pass
         except SafetensorError as error:
-            raise UserError(f"model.name: {path} is broken ({error}); fetch it again") from None
+            raise UserError(f"model.name: {path} is broken ({error}); download it again") from None
     if config.train.packing == "prefix_tree":
         refuse_other_attention(model_config, config.model.name)
     if config.lora.targets != "all-linear":
@@ -57,8 +57,8 @@ def refuse_untrainable(config: Config) -> None:
 
 
 def _refuse_launcher_settings(config: Config) -> None:
-    """Check the config of `accelerate launch`, which arrives as environment variables. It must be data parallel, or
-    FSDP with a full state dict: with another type, Trainer.save_model writes no adapter."""
+    """Check the config of `accelerate launch`, which is passed in environment variables. It must be data parallel, or
+    FSDP with a full state dict: with another state dict type, Trainer.save_model writes no adapter."""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise UserError(
             "accelerate's config: distributed_type: DEEPSPEED is not supported; use configs/accelerate/ddp.yaml or "
@@ -82,11 +82,11 @@ def _is_set(variable: str) -> bool:
 
 
 def refuse_other_attention(model_config: Any, name: str) -> None:
-    """Refuse models whose attention prefix trees cannot compute. Every layer must see all of a row or a sliding window
-    of it, with PyTorch's own attention. Other models train with `packing: rows`.
+    """Refuse models whose attention prefix trees do not support. Every layer must have full or sliding-window attention
+    that PyTorch's kernels compute. Other models train with `packing: rows`.
 
     Raises:
-        UserError: naming the model.
+        UserError: if the model has another kind of attention.
     """
     text = model_config.get_text_config()
     others = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
@@ -95,7 +95,7 @@ def refuse_other_attention(model_config: Any, name: str) -> None:
     if text.model_type == "gpt_oss":
         others.append("attention sinks")
     if getattr(text, "use_bidirectional_attention", None):
-        others.append("attention to what comes later")
+        others.append("bidirectional attention")
     if others:
         raise UserError(
             f"train.packing: prefix_tree needs full or sliding-window attention in every layer, and {name} has "

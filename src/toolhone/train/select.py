@@ -1,7 +1,7 @@
-"""Keep the adapter of the step with the best answers, instead of the last step's.
+"""Keep the adapter of the step with the best answers, instead of the last one.
 
 The loss can keep falling after calls have stopped improving, and can rise while they still improve. So the model
-answers the validation turns by generation, as it will answer the test turns, and the same scorer scores them.
+generates answers to the validation turns, as it will for the test turns, and the same scorer scores them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toolhone.train.log import TrainLog
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How many validation turns were exactly right after a step."""
+    """The number of validation turns that were exactly right after a step."""
 
     step: int
     right: int
@@ -32,10 +32,10 @@ Measure = Callable[[Any, int], Measured]
 
 
 class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
-    """Measures at each validation and after the last step, and keeps the best adapter; of equals, the first.
+    """Measures at each validation and after the last step, and keeps the best adapter. In a tie, the first one is kept.
 
-    With `patience`, training ends after this many measurements in a row without a new best. `folder` holds the adapter
-    (`best/`) and the measurements (`selection.json`), and a resumed run continues with them. A step is measured before
+    With `patience`, training ends after this many measurements in a row without a new best. `folder` has the adapter
+    (`best/`) and the measurements (`selection.json`); a resumed run continues with them. A step is measured before
     its checkpoint is saved, so every checkpoint has its measurement.
     """
 
@@ -52,11 +52,11 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         return _best(self.history)
 
     def take_best(self, adapter: Path) -> None:
-        """Put the best adapter where the run's adapter belongs."""
+        """Copy the best adapter into the run's adapter folder."""
         shutil.copytree(self.folder / "best", adapter, dirs_exist_ok=True)
 
     def ends_at(self, step: int) -> bool:
-        """Whether training ended after this step because `patience` ran out."""
+        """Return whether training ended after this step because `patience` ran out."""
         history = self._history_until(step)
         return self.patience is not None and _since_best(history) >= self.patience
 
@@ -73,7 +73,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         self._measure(model, state)
         since_best = _since_best(self.history)
         if self.patience is not None and since_best >= self.patience and state.global_step < state.max_steps:
-            self.log.say(f"step {state.global_step}: no better after {since_best} measurements; training ends")
+            self.log.say(f"step {state.global_step}: no improvement in {since_best} measurements; training ends")
             control.should_training_stop = True
             if args.save_strategy == "steps":  # otherwise Trainer saves at the end of the epoch
                 control.should_save = True
@@ -90,7 +90,8 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         self.log.exact_match(found.step, found.right, found.total, is_best=is_best)
 
     def _history_until(self, step: int) -> list[Measured]:
-        """The written measurements up to a step; none if a later step was the best, because it will be repeated."""
+        """Return the saved measurements up to a step; none if a later step was the best, because it will be
+        repeated."""
         written = self._written()
         history = [measured for measured in written if measured.step <= step]
         return history if history and _best(history) == _best(written) else []
@@ -107,5 +108,5 @@ def _best(history: Sequence[Measured]) -> Measured:
 
 
 def _since_best(history: Sequence[Measured]) -> int:
-    """Measurements after the best one."""
+    """Return the number of measurements after the best one."""
     return len(history) - 1 - history.index(_best(history)) if history else 0

@@ -1,6 +1,6 @@
 """Train an adapter with TRL's SFTTrainer on rows that are already token ids and labels.
 
-The trainer applies no template, truncates nothing and filters nothing: it gets what `chat/render.py` checked.
+The trainer applies no template and does not truncate or filter: `chat/render.py` has checked the rows.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from toolhone.train.select import Measure, SelectByExactMatch
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What training did. `finished`: it was not asked to stop before its last step. `asked_to_stop`: it was asked in
-    any step."""
+    """The result of training. `finished`: it was not stopped before its last step. `asked_to_stop`: a signal to stop
+    came in any step."""
 
     finished: bool
     asked_to_stop: bool
@@ -63,9 +63,11 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean cross-entropy of the labelled tokens of all processes and accumulated batches, as SFTTrainer's.
+        """Return the mean cross-entropy of the labelled tokens of all processes and accumulated batches, like
+        SFTTrainer.
 
-        With packing none, and for mixtures of experts, whose routers SFTTrainer balances, the loss is SFTTrainer's own.
+        With packing none, the loss is SFTTrainer's own. So it is for mixtures of experts, whose routers SFTTrainer
+        balances.
         """
         if self.packing == "prefix_tree":
             total = tree_loss(model, inputs, matrix_attention=self.cpu.matrix_attention)
@@ -75,7 +77,7 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORED).sum().clamp(min=1)
-        # Trainer counted the labels of all processes, and DDP takes the mean of their gradients.
+        # Trainer counted the labels of all processes, and DDP averages their gradients.
         return total * self.accelerator.num_processes / num_items_in_batch
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -88,7 +90,7 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 def _counts(inputs: dict[str, Any]) -> torch.Tensor:
-    """The examples of a batch, its logical tokens (each row in full) and its computed tokens (without padding)."""
+    """Return a batch's number of examples, logical tokens (each row in full) and computed tokens (without padding)."""
     if "ends" in inputs:
         return torch.stack([inputs[name].cpu() for name in ("examples", "logical_tokens", "computed_tokens")])
     tokens = int(inputs["attention_mask"].sum())
@@ -96,7 +98,7 @@ def _counts(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def lora_config(config: LoraConfig) -> PeftLoraConfig:
-    """PEFT's config of the adapter."""
+    """Return PEFT's config of the adapter."""
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     return PeftLoraConfig(
         r=config.rank,
@@ -122,9 +124,9 @@ def train_adapter(
     resume: bool,
     measure: Measure | None = None,
 ) -> TrainResult:
-    """Train on `rows` and save the adapter in the run folder: the last step's, or the best one by `measure`.
+    """Train on `rows` and save the adapter of the last step in the run folder, or the best one according to `measure`.
 
-    If the checkpoint to resume from is of the last step, only its adapter is saved.
+    If the checkpoint to resume from is that of the last step, its adapter is saved without further training.
 
     Raises:
         UserError: if the adapter fits no layer of the model, the loss is not finite, or there is nothing to resume
@@ -150,10 +152,10 @@ def train_adapter(
         )
     started = time.perf_counter()
     step, last_step = steps_of(checkpoint) if checkpoint is not None else (0, 1)
-    # From such a checkpoint Trainer would train one more step.
+    # From a checkpoint of the last step, Trainer would train one more step.
     is_over = step >= last_step or (selection is not None and selection.ends_at(step))
     if is_over:
-        log.say(f"{checkpoint}: is of the last step, so nothing is left to train; its adapter is saved")
+        log.say(f"{checkpoint}: is the last step, so nothing is left to train; its adapter is saved")
         log.keep_lines_until(step)
     else:
         try:
@@ -190,7 +192,7 @@ def make_trainer(
     run: RunFolder,
     callbacks: list[Any],
 ) -> ToolCallTrainer:
-    """Make the trainer of a config. The first callback must be the `TrainLog` that it counts for.
+    """Create the trainer of a config. The first callback must be the `TrainLog`, to which the trainer adds its counts.
 
     Raises:
         UserError: if the adapter fits no layer of the model.
@@ -219,7 +221,7 @@ def make_trainer(
     trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
-        if not sampler.is_plain:  # a plain one keeps SFTTrainer's order, as without prefix trees
+        if not sampler.is_plain:  # otherwise keep SFTTrainer's order, as without prefix trees
             trainer.prefix_sampler = sampler
             trainer.add_callback(SetEpochCallback(sampler))
     if fuses_lora(config, hardware):
@@ -231,7 +233,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
     """Convert the config to TRL's arguments."""
     train = config.train
     validate = "steps" if train.validate_every else "epoch"
-    # transformers 5 takes TensorBoard's folder from the environment alone.
+    # transformers 5 reads TensorBoard's folder only from the environment.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
     arguments = SFTConfig(
         output_dir=str(folder),
@@ -250,7 +252,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         gradient_accumulation_steps=train.gradient_accumulation,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
-        warmup_steps=train.warmup,  # transformers 5 reads a number below 1 as a share of the steps
+        warmup_steps=train.warmup,  # transformers 5 reads a number below 1 as a fraction of the steps
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=train.optimizer,
@@ -265,7 +267,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         save_total_limit=None,  # MarkComplete deletes older checkpoints
         report_to=list(train.report_to) or "none",
         disable_tqdm=True,
-        # The rows are ready: truncate, filter and encode nothing.
+        # The rows are final: do not truncate, filter or encode them.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
@@ -281,13 +283,14 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
 
 
 def fuses_lora(config: Config, hardware: Hardware) -> bool:
-    """Whether the model computes its adapters with `cpu.fuse_lora`. Packing none never does: it is SFTTrainer as is."""
+    """Return whether the model computes its adapters with `cpu.fuse_lora`. Packing none never does: it is plain
+    SFTTrainer."""
     is_plain = config.train.packing == "none" or config.model.quantize != "none"
     return hardware.device == "cpu" and config.cpu.fused_lora and not is_plain
 
 
 def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
-    """The collator of prefix trees; None for SFTTrainer's own."""
+    """Return the collator of prefix trees; None for SFTTrainer's own."""
     if config.train.packing == "prefix_tree":
         return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
     return None
@@ -300,13 +303,13 @@ def _dataset(rows: Sequence[Rendered], train: TrainConfig) -> Dataset:
 
 
 def prefix_sampler(rows: Sequence[Rendered], train: TrainConfig, seed: int) -> PrefixSampler:
-    """The order in which prefix trees take these rows."""
+    """Return the sampler that orders these rows for prefix trees."""
     conversations = [row.example.conversation_id for row in rows]
     groups = [_group(row) for row in rows]
     return PrefixSampler(groups, conversations, train.batch_size, train.groups_per_batch, seed)
 
 
 def _group(row: Rendered) -> str:
-    """A key that is equal for rows with the same system prompt and tools."""
+    """Return a key that is equal for rows with the same system prompt and tools."""
     system = [message.content for message in row.example.prompt[:1] if message.role == "system"]
     return fingerprint(system, [tool.to_json() for tool in row.example.tools])
