@@ -40,7 +40,7 @@ _RENAMED_KEYS = {
     "lora_alpha": 'is "lora.alpha" here',
     "lora_dropout": 'is "lora.dropout" here',
     "target_modules": 'is "targets" here',
-    "overwrite_output_dir": "is not a key here: use the flag --fresh to start a run folder anew",
+    "overwrite_output_dir": "is not a key here: use the flag --fresh to start a run folder again",
     "output_dir": "is not a key here: a run is in runs/<name>",
     "group_by_length": "is not a key here: transformers 5 removed it",
     "save_safetensors": "is not a key here: adapters are always saved as safetensors",
