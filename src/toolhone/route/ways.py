@@ -29,7 +29,6 @@ the user, or made from a figure that was."""
 _BASES: tuple[Basis, ...] = ("measured", "priced", "assumed")
 """From the strongest to the weakest. A figure made of several has the weakest of theirs."""
 
-
 WayName = Literal["large", "tuned", "routed"]
 _TUNED = ("predictions/tuned.jsonl", "predictions/tuned-vllm.jsonl")
 

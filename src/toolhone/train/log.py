@@ -83,8 +83,11 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             self._write({"step": state.global_step, "eval_loss": logs["eval_loss"]})
             self.console.print(f"step {state.global_step}: validation loss {logs['eval_loss']:.4f}")
         if "loss" in logs:
-            self._write(self._line(logs, state))
-            self._show(logs["loss"], state)
+            line = self._line(logs, state)
+            self._write(line)
+            if self._training is not None:
+                speed = f"{line['tokens_per_second']:,.0f} tokens/s"
+                self._training.update(state.global_step, f"loss {line['loss']:.3f}, {speed}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.close()
@@ -126,12 +129,6 @@ class TrainLog(TrainerCallback):  # type: ignore[misc]
             "tokens_per_second": round((self.logical_tokens - self._tokens_at_start) / elapsed, 1),
             "elapsed_s": round(self.earlier_seconds + elapsed, 2),
         }
-
-    def _show(self, loss: float, state: TrainerState) -> None:
-        elapsed = time.perf_counter() - self._started
-        speed = f"{(self.logical_tokens - self._tokens_at_start) / elapsed:,.0f}"
-        if self._training is not None:
-            self._training.update(state.global_step, f"loss {loss:.3f}, {speed} tokens/s")
 
     def _stop_on_nan(self, logs: dict[str, float], step: int) -> None:
         bad = [name for name in ("loss", "grad_norm", "eval_loss") if not math.isfinite(logs.get(name, 0.0))]
