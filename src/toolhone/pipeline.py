@@ -135,14 +135,15 @@ def _report_kept_on_interrupt(run: RunFolder) -> Iterator[None]:
 
 
 def _show_plan(prepared: Prepared, run: RunFolder, base: TunedModel | None, console: Console, *, resume: bool) -> None:
-    is_finished = False
+    is_finished, base_turns = False, None
     if base is not None:
         asked, config = select_for_base(base.renderer, prepared.scored, prepared.config.evaluate)
+        base_turns = base.renderer, asked, config
         is_finished = is_answered(base, "predict:base", asked, config, run.predictions("base"))
     checkpoint = last_checkpoint(run.checkpoints) if resume else None
     steps_done = steps_of(checkpoint)[0] if checkpoint else 0
     with Progress("measuring this machine", None, "", console):
-        plan = make_plan(prepared, base_is_finished=is_finished, steps_done=steps_done)
+        plan = make_plan(prepared, base_turns=base_turns, base_is_finished=is_finished, steps_done=steps_done)
     plan.print(console)
 
 

@@ -21,14 +21,15 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import AutoModelForCausalLM
 
 from toolhone.chat.probe import make_renderer
-from toolhone.chat.render import IGNORED, LabelledTokens
-from toolhone.config import Config, LoraConfig
+from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens
+from toolhone.config import Config, EvaluateConfig, LoraConfig
 from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.decode import compute_prefix, decode_greedily
 from toolhone.evaluate.predict import Batch, answer_batches
 from toolhone.prepare import Prepared
 from toolhone.pretrained import load_model_config
 from toolhone.progress import duration
+from toolhone.records import Example
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.cpu import fuse_lora, map_large_tensors
@@ -116,16 +117,30 @@ class Plan:
             console.print(f"  {line}", markup=False)
 
 
-def make_plan(prepared: Prepared, *, base_is_finished: bool = False, steps_done: int = 0) -> Plan:
-    """Measure this machine for a few seconds, and estimate each stage. `steps_done`: steps of an interrupted run."""
+BaseTurns = tuple[ChatRenderer, list[Example], EvaluateConfig]
+"""The base model's renderer, the examples that it answers, and the config of its answers."""
+
+
+def make_plan(
+    prepared: Prepared, *, base_turns: BaseTurns | None = None, base_is_finished: bool = False, steps_done: int = 0
+) -> Plan:
+    """Measure this machine for a few seconds, and estimate each stage.
+
+    Args:
+        base_turns: None: chosen here.
+        base_is_finished: whether the base model's answers are reused.
+        steps_done: steps of an interrupted run.
+    """
     config, hardware = prepared.config, prepared.hardware
     rows = [row.tokens for row in prepared.train]
     order = list(prefix_sampler(prepared.train, config.train, config.seed))
     model_config = load_model_config(config.model)
     found = estimate(config, hardware, model_config, rows, order)
-    base_renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, is_base=True)
+    if base_turns is None:
+        renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, is_base=True)
+        base_turns = renderer, *select_for_base(renderer, prepared.scored, config.evaluate)
+    base_renderer, asked, base_config = base_turns
     size = config.evaluate.batch_size
-    asked, base_config = select_for_base(base_renderer, prepared.scored, config.evaluate)
     base = list(answer_batches(base_renderer, asked, size))
     tuned = list(answer_batches(prepared.renderer, prepared.scored, size))
     typical = sorted(range(len(found.epoch)), key=lambda n: training_flops(found.sizes, found.epoch[n]))
