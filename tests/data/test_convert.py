@@ -15,7 +15,6 @@ from rich.console import Console
 
 from toolhone.cli.data import show_conversion
 from toolhone.data.convert import Changed, Converted, convert, losses
-from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.openai import in_call_order
 from toolhone.data.read import detected_formats, read_conversations, read_source, read_tools
 from toolhone.data.write_formats import WRITERS, DoesNotFit, to_hermes, to_openai, to_xlam
@@ -46,8 +45,8 @@ def row(*messages: Message, **more: Any) -> Conversation:
 
 def through(format: str, before: Conversation, keep_extra: bool = False) -> tuple[Conversation, list[str]]:
     """Return the row after it was written as JSON text and read back, and what it lost."""
-    written = json.loads(json.dumps(WRITERS[format](before, keep_extra)))
-    after = IMPORTERS[format].read(written, "out.jsonl:1", ())
+    written = json.loads(json.dumps(WRITERS[format].write(before, keep_extra)))
+    after = WRITERS[format].read(written, "out.jsonl:1", ())
     return after, losses(before, after, format)
 
 

@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 from rich.console import Console
 
 from toolhone.data.files import SourceRow, iter_file
-from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.openai import in_call_order
 from toolhone.data.read import read_sources, read_tools
@@ -105,8 +104,8 @@ def _written(
             continue
         report.read += 1
         try:
-            written = WRITERS[to](row, keep_extra)
-            lost = losses(row, IMPORTERS[to].read(written, row.where, ()), to)
+            written = WRITERS[to].write(row, keep_extra)
+            lost = losses(row, WRITERS[to].read(written, row.where, ()), to)
             lost += [f"{path} in the file" for path in unread_values(originals.of(row), row)]
         except (DoesNotFit, Changed) as why:
             report.note("left out", str(why), row.where)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -153,19 +153,39 @@ def _with_format(rows: Iterator[SourceRow], format: str) -> tuple[str, Iterator[
     return detect_format(row.row for row in sample if row.row is not None), chain(sample, rows)
 
 
-def _looks_like(row: Row) -> str | None:
+def _looks_like(row: Row, other_than: Collection[str] = ()) -> str | None:
     for importer in IMPORTERS.values():
-        if importer.looks_like(row):
+        if importer.name not in other_than and importer.looks_like(row):
             return importer.name
     return "tools" if looks_like_tool(row) else None
 
 
 def _read_row(
-    row: Row, where: str, importer: Importer, detect: bool, default_tools: tuple[Tool, ...], folds: dict[str, Fold]
+    row: Row,
+    where: str,
+    importer: Importer,
+    detect: bool,
+    default_tools: tuple[Tool, ...],
+    folds: dict[str, Fold],
+    rewriters: tuple[str, ...] = (),
 ) -> Sequence[ReadRow]:
+    """Return the conversations and faults of a row. `rewriters` are the importers that rewrote it so far."""
     try:
+        if importer.rewrite is not None:
+            rewritten = list(importer.rewrite(row, where))  # as a whole, so that an error leaves no half of it behind
+            rewriters = (*rewriters, importer.name)
+            found: list[ReadRow] = []
+            for each in rewritten:
+                if isinstance(each, RowFault):
+                    found.append(each)
+                    continue
+                name = _looks_like(each, rewriters)
+                inner = IMPORTERS["openai" if name in (None, "tools") else str(name)]
+                found += _read_row(each, where, inner, False, default_tools, folds, rewriters)
+            return found
         if importer.name in folds:
             return list(folds[importer.name].add(row, where))
+        assert importer.read is not None
         return (importer.read(row, where, default_tools),)
     except RowError as error:
         other = _looks_like(row) if detect else None

@@ -9,8 +9,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
+from toolhone.data.importers import hermes, openai, xlam
 from toolhone.data.importers.openai import in_call_order
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
@@ -144,8 +145,19 @@ def _annotation(schema: Row) -> tuple[str, frozenset[str]]:
     return _ANNOTATIONS.get(str(kinds), "Any"), frozenset({"type"})
 
 
-WRITERS: dict[str, Callable[[Conversation, bool], Row]] = {"openai": to_openai, "hermes": to_hermes, "xlam": to_xlam}
-"""The formats that can be written. A writer takes a row and whether to keep toolhone's own keys."""
+class Target(NamedTuple):
+    """A format that can be written. `write` takes a row and whether to keep toolhone's own keys. `read` is the format's
+    importer, which must give the row back."""
+
+    write: Callable[[Conversation, bool], Row]
+    read: Callable[[Row, str, tuple[Tool, ...]], Conversation]
+
+
+WRITERS = {
+    "openai": Target(to_openai, openai.read),
+    "hermes": Target(to_hermes, hermes.read),
+    "xlam": Target(to_xlam, xlam.read),
+}
 
 
 def _columns(row: Conversation, taken: set[str]) -> Row:

@@ -248,7 +248,7 @@ def test_items_of_the_responses_api_become_messages() -> None:
     )
     assert (found.id, found.gold_source) == ("resp_3", "gpt-4o-2024-08-06")
     assert [tool.name for tool in found.tools] == ["query_order"]
-    assert found.meta == {"hosted_tools": ["web_search_preview"]}
+    assert found.meta == {"hosted_tools": ["web_search_preview"], "date": "2025-03-08"}
     assert streamed.messages[-1].content == "Yes."
     assert faults == [(4, "log-no-history"), (5, "log-hosted-tool"), (6, "log-truncated"), (7, "log-error")]
 

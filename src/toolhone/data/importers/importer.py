@@ -1,8 +1,9 @@
 """Defines an importer, and what all importers share: faults, typed fields, JSON strings inside a row.
 
-An importer reads one row format. It is one file in this folder and one line in the table of `__init__.py`. For a row
-that it cannot read it raises RowError with the place, what was found and what was expected. The error's rule is the
-name under which such rows are counted.
+An importer reads one row format. It is one file in this folder and one line in the table of `__init__.py`. It either
+reads a row as a conversation, or rewrites it as rows that other importers read. For a row that it cannot read it raises
+RowError with the place, what was found and what was expected. The error's rule is the name under which such rows are
+counted.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ class Fold(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """How to read rows of one format. `read` takes a row, its place and the tools for rows that have none; it raises
-    RowError."""
+    """How to read rows of one format, with exactly one of `read` and `rewrite`. Both raise RowError."""
 
     name: str
     looks_like: Callable[[Row], bool]
-    read: Callable[[Row, str, tuple[Tool, ...]], Conversation]
+    read: Callable[[Row, str, tuple[Tool, ...]], Conversation] | None = None
+    """Takes a row, its place and the tools for rows that have none."""
+    rewrite: Callable[[Row, str], Iterator[Row | RowFault]] | None = None
+    """Takes a row and its place. Yields the rows in it, each in the format of another importer, and a fault for what
+    is left out. A request with its response becomes a log line: `{"request": {...}, "response": {...}}`, both in
+    OpenAI's format or in that of the provider. The log importer then joins the lines of a conversation."""
     fold: Callable[[tuple[Tool, ...]], Fold] | None = None
     """Used instead of `read` if one conversation spans many rows."""
     read_folder: Callable[[Path], Iterator[Conversation | RowFault]] | None = None

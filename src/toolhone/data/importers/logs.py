@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from toolhone.data.importers import openai
@@ -40,6 +42,10 @@ _OTHER_OBSERVATIONS = frozenset(
 )
 # Faults in what a model wrote, not in the log.
 _BROKEN_CALL = frozenset({"bad-arguments", "duplicate-key", "nan", "surrogate"})
+_CREATED_KEYS = ("created", "created_at")  # of a response
+_TIME_KEYS = ("timestamp", "time", "created_at", "start_time", "startTime", "date")  # of a line
+_ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
+_LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
 
 
@@ -64,10 +70,12 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 @dataclass(slots=True)
 class _Partial:
-    """A conversation so far, with the indexes of the messages that a logged response produced."""
+    """A conversation so far, with the indexes of the messages that a logged response produced. `date` is the day of its
+    first line, such as "2026-11-30"; "" if unknown."""
 
     conversation: Conversation
     learned: set[int]
+    date: str
 
 
 class Fold:
@@ -98,7 +106,7 @@ class Fold:
         if line != where:
             raise RowError(f"{where}: the response {found.id} was already logged at {line}", rule="log-repeated")
         first = self._ids.setdefault(found.id, where) if found.id else where
-        is_new = self._fold(found if first == where else replace(found, id=""), hashes)
+        is_new = self._fold(found if first == where else replace(found, id=""), hashes, _date(response))
         if first != where and is_new:
             text = f"the response id {found.id} is also at {first}, with different content; both rows are kept"
             yield RowFault(where, "log-id-reused", text)
@@ -111,7 +119,8 @@ class Fold:
                 replace(message, weight=float(n in partial.learned)) if message.role == "assistant" else message
                 for n, message in enumerate(partial.conversation.messages)
             )
-            found = replace(partial.conversation, messages=messages)
+            dated = {"date": partial.date} if partial.date else {}
+            found = replace(partial.conversation, messages=messages, meta={**partial.conversation.meta, **dated})
             yield found if found.id else replace(found, id=found.content_hash())
 
     def _conversation(self, request: Row, response: Row, where: str) -> Conversation:
@@ -147,7 +156,7 @@ class Fold:
             raise RowError(f"{text} before this line, so the prompt is unknown", rule="log-no-history")
         return self._threads[previous]
 
-    def _fold(self, found: Conversation, hashes: list[bytes]) -> bool:
+    def _fold(self, found: Conversation, hashes: list[bytes], date: str) -> bool:
         """Join a line to the conversation that it continues, or begin a new one. Returns whether it begins one.
         `hashes` are those of its prefixes."""
         last = len(found.messages) - 1
@@ -158,17 +167,28 @@ class Fold:
         earlier = (hashes[n] for n in range(last - 1, -1, -1) if found.messages[n].role == "assistant")
         end = next((prefix for prefix in earlier if prefix in self._ends), None)
         if end is None:
-            partial = _Partial(found, {last})
+            partial = _Partial(found, {last}, date)
             self._partials.append(partial)
         else:
             partial = self._ends.pop(end)
             partial.conversation = replace(found, id=found.id or partial.conversation.id)
             partial.learned.add(last)
+            partial.date = min(partial.date, date) or date
         self._ends[hashes[last]] = partial
         for n, message in enumerate(found.messages):
             if message.role == "assistant":
                 self._places.setdefault(hashes[n], (partial, n))
         return end is None
+
+
+def _date(response: Row) -> str:
+    """The day of the response: `created` in seconds since 1970 (`created_at` in the Responses API), or an ISO text."""
+    found = next((response[key] for key in _CREATED_KEYS if response.get(key)), None)
+    if isinstance(found, str):
+        return found[:10] if _ISO_DAY.match(found) else ""
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < _LAST_SECOND:
+        return ""
+    return datetime.fromtimestamp(found, UTC).date().isoformat()
 
 
 def _prefix_hashes(found: Conversation) -> list[bytes]:
@@ -281,6 +301,8 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
         raise RowError(f"{where}: no response", rule="log-empty")
     if response.get("model") is None and row.get("model") is not None:
         response = {**response, "model": row["model"]}
+    if not any(response.get(key) for key in _CREATED_KEYS):
+        response = {**response, "created": next((row[key] for key in _TIME_KEYS if row.get(key)), None)}
     return request, response
 
 

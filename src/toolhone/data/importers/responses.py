@@ -165,7 +165,8 @@ def _chat_completion(chunks: list[Row], where: str) -> Row:
     model = next((chunk["model"] for chunk in chunks if chunk.get("model")), None)
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     id_ = next((chunk["id"] for chunk in chunks if chunk.get("id")), None)  # empty in Azure's first chunk
-    return {"id": id_, "model": model, "choices": [choice]}
+    created = next((chunk["created"] for chunk in chunks if chunk.get("created")), None)
+    return {"id": id_, "model": model, "created": created, "choices": [choice]}
 
 
 def _objects(holder: Any, key: str, where: str) -> list[Row]:
