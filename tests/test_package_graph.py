@@ -13,8 +13,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates progress jsonl config config_file fetch hub pretrained run_folder run_inputs "
-    "endpoint "
+    "errors launcher records strict_json rates progress jsonl config config_file fetch hub pretrained run_folder "
+    "run_inputs endpoint "
     "tool_schema",
     "formats",
     "chat",
@@ -32,7 +32,7 @@ LAYERS = (
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 160
+MAX_FILES = 161
 MAX_LINES = 30_500
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60

@@ -16,6 +16,7 @@ import httpx2
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 
 from toolhone.errors import UserError
+from toolhone.launcher import rank
 
 _WAIT_S = 3.0
 """Time limit for connecting to the hub, and again for its answer."""
@@ -62,7 +63,7 @@ def reach_hub_or_cache(name: str, revision: str | None, *, key: str = "model.nam
         return
     if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         raise UserError(unreachable(key, name, "use a local folder"))
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         where = f"the hub cannot be reached ({constants.ENDPOINT}: {hub_fault()})"
         print(f"note: {where}; using {name} from the cache", file=sys.stderr, flush=True)
     # The libraries read the first, PEFT and child processes the second.

@@ -25,6 +25,7 @@ from toolhone.evaluate.match import score
 from toolhone.evaluate.predict import is_answered, predict, predict_once
 from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
 from toolhone.jsonl import count_parts, read_jsonl, remove_parts, write_jsonl
+from toolhone.launcher import rank, world_size
 from toolhone.plan import make_plan
 from toolhone.prepare import Prepared, prepare, rows_fingerprint
 from toolhone.progress import Progress
@@ -45,7 +46,7 @@ from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint, ste
 from toolhone.train.hardware import release_memory
 from toolhone.train.model import load_model
 from toolhone.train.preflight import refuse_untrainable
-from toolhone.train.processes import join_processes, on_first_process, rank, wait_for_all, world_size
+from toolhone.train.processes import join_processes, on_first_process, wait_for_all
 from toolhone.train.select import Measure, Measured
 from toolhone.tuned import TunedModel
 

@@ -26,6 +26,7 @@ from toolhone.config import Config, EvaluateConfig, LoraConfig
 from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.decode import compute_prefix, decode_greedily
 from toolhone.evaluate.predict import Batch, answer_batches
+from toolhone.launcher import world_size
 from toolhone.prepare import Prepared
 from toolhone.pretrained import load_model_config
 from toolhone.progress import duration
@@ -36,7 +37,6 @@ from toolhone.train.cpu import fuse_lora, map_large_tensors
 from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
 from toolhone.train.hardware import Hardware, release_memory
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
-from toolhone.train.processes import world_size
 from toolhone.train.trainer import fuses_lora, lora_config, prefix_sampler
 
 _LAYERS = 2

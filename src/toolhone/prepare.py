@@ -18,13 +18,13 @@ from toolhone.config import Config
 from toolhone.data.check.finding import describe_left_out
 from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
+from toolhone.launcher import rank, world_size
 from toolhone.pretrained import load_tokenizer
 from toolhone.progress import Progress
 from toolhone.records import Conversation, Example
 from toolhone.run_folder import fingerprint, training_fingerprint, versions
 from toolhone.run_inputs import Inputs, model_inputs
 from toolhone.train.hardware import Hardware, choose_hardware
-from toolhone.train.processes import rank, world_size
 
 
 @dataclass(frozen=True)

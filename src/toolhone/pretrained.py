@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.fetch import MODELS, MODELS_FOLDER
 from toolhone.hub import hub_fault, is_path, reach_hub_or_cache, unreachable
+from toolhone.launcher import rank
 
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -72,7 +72,7 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
 
 @functools.cache  # once per process
 def _warn_of_remote_code(name: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         code = f"Python code that comes with {name} runs here, with your permissions"
         print(f"WARNING: model.trust_remote_code is true: {code}", file=sys.stderr, flush=True)
 

@@ -10,10 +10,11 @@ A log then has lines such as `base answers: 40 of 60 turns, 12 s left`. Under a 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from toolhone.launcher import rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,7 @@ class Progress:
     def __init__(self, what: str, total: int | None, unit: str, console: Console | None, *, done: int = 0) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self.note = ""
-        self._console = console if os.environ.get("RANK", "0") == "0" else None
+        self._console = console if rank() == 0 else None
         self._first, self._done_at_print = done, done
         self._started = self._updated = self._printed = time.monotonic()
         self._bar: Any = None

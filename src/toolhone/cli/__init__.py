@@ -23,6 +23,7 @@ from toolhone.cli.start import add_start_commands
 from toolhone.cli.terminal import describe_interruption, plain_console, prepare_libraries
 from toolhone.cli.train import add_train_commands
 from toolhone.errors import UserError
+from toolhone.launcher import rank
 
 _ABOUT = "toolhone tunes a small model to call your tools, and measures how often it calls them right."
 _GROUPS = {
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        if os.environ.get("RANK", "0") == "0":
+        if rank() == 0:
             given = sys.argv[1:] if arguments is None else arguments
             print(f"\ninterrupted{describe_interruption(error, given)}", file=sys.stderr)
         return 130

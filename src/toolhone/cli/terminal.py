@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolhone.errors import Interrupted
+from toolhone.launcher import rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,7 @@ def gc_disabled() -> Iterator[None]:
 def show_result(folder: Path, *, is_new: bool = False) -> None:
     """Print the short table of `metrics.json` and the path of the report. After a training, print the next command
     too. Under a launcher, only rank 0 prints."""
-    if os.environ.get("RANK", "0") != "0":
+    if rank() != 0:
         return
     from toolhone.report.routing import run_ways, ways_table
     from toolhone.report.tables import summary_table

@@ -23,6 +23,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.predict_endpoint import EndpointSettings, predict_endpoint
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from toolhone.launcher import rank
 from toolhone.rates import rate_of
 from toolhone.records import POLICIES, Conversation, Example, FormatName, Prediction, Score
 from toolhone.run_folder import RunFolder, existing_run, fingerprint
@@ -96,7 +97,6 @@ def suite_of_run(
         UserError: if there is no run, or no adapter for "tuned".
     """
     from toolhone.config_file import load_config
-    from toolhone.train.processes import rank
 
     run, _ = existing_run(folder)
     if "tuned" in models:

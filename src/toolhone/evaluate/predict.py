@@ -30,12 +30,13 @@ from toolhone.evaluate.decode import (
 )
 from toolhone.evaluate.score import asked_fingerprint
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
+from toolhone.launcher import rank, world_size
 from toolhone.progress import Progress
 from toolhone.records import Example, Message, Prediction, Token
 from toolhone.run_folder import versions
 from toolhone.run_inputs import other_versions
 from toolhone.train.hardware import release_memory
-from toolhone.train.processes import rank, wait_for_all, world_size
+from toolhone.train.processes import wait_for_all
 from toolhone.tuned import TunedModel
 
 _MIN_SHARED_ROWS = 4

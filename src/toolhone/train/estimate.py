@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
+from toolhone.launcher import world_size
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware
-from toolhone.train.processes import world_size
 from toolhone.train.trainer import lora_config
 
 # Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.

@@ -11,8 +11,8 @@ import torch
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
+from toolhone.launcher import local_rank, world_size
 from toolhone.train import cpu, cuda
-from toolhone.train.processes import local_rank, world_size
 
 
 @dataclass(frozen=True, slots=True)

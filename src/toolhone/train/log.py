@@ -12,8 +12,8 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.errors import UserError
+from toolhone.launcher import rank
 from toolhone.progress import Progress
-from toolhone.train.processes import rank
 
 
 class TrainLog(TrainerCallback):  # type: ignore[misc]

@@ -14,11 +14,11 @@ from transformers.utils import logging as transformers_logging
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
+from toolhone.launcher import local_rank
 from toolhone.pretrained import from_pretrained
 from toolhone.run_folder import missing_adapter_files
 from toolhone.train.cpu import map_large_tensors
 from toolhone.train.hardware import Hardware
-from toolhone.train.processes import local_rank
 
 
 def load_model(config: ModelConfig, hardware: Hardware) -> Any:

@@ -1,5 +1,4 @@
-"""Handle the processes that a launcher (accelerate, torchrun) starts: their ranks, their group, and waiting for each
-other.
+"""Handle the processes that a launcher (accelerate, torchrun) starts: their group, and waiting for each other.
 
 Training, evaluation and suites divide their work among them. Only this module joins the group.
 """
@@ -7,7 +6,6 @@ Training, evaluation and suites divide their work among them. Only this module j
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from toolhone.errors import UserError
+from toolhone.launcher import rank, world_size
 
 Made = TypeVar("Made")
 
@@ -26,21 +25,6 @@ reaches this limit. NCCL's default of ten minutes is too short: rank 0 alone sco
 of an evaluation take longer than others."""
 _WARN_AFTER = timedelta(minutes=5)
 """Time after which a waiting process prints a message."""
-
-
-def world_size() -> int:
-    """Return the number of processes that the launcher started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """Return this process's number among all processes."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """Return this process's number on its machine, which is also the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def join_processes(device: str) -> None:

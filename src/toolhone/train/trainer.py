@@ -22,6 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from toolhone.chat.render import IGNORED, Rendered
 from toolhone.config import Config, CpuConfig, LoraConfig, TrainConfig
 from toolhone.errors import UserError
+from toolhone.launcher import world_size
 from toolhone.run_folder import RunFolder, fingerprint
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator, tree_features
@@ -31,7 +32,6 @@ from toolhone.train.hardware import Hardware, peak_memory_gb
 from toolhone.train.log import TrainLog
 from toolhone.train.loss import label_loss, tree_loss
 from toolhone.train.preflight import refuse_other_attention
-from toolhone.train.processes import world_size
 from toolhone.train.select import Measure, SelectByExactMatch
 
 
