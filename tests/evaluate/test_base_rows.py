@@ -1,4 +1,4 @@
-"""What the base model is asked: a sample of the scored turns, and answers not much longer than gold's."""
+"""The base model answers a sample of the scored turns, with a token limit taken from the gold answers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def example(id: str, *names: str, roles: Sequence[str] = ("user",)) -> Example:
 
 
 def groups(examples: Sequence[Example]) -> Counter[str]:
-    """How many turns of each tool, and of the other kinds, there are."""
+    """Counts the turns of each tool and of each other kind."""
     found: Counter[str] = Counter()
     for one in examples:
         after = "after a result: " if one.prompt[-1].role == "tool" else ""
@@ -55,7 +55,7 @@ def groups(examples: Sequence[Example]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("limit", [30, 60, 120])
-def test_every_kind_of_turn_has_its_share_of_the_sample(scored_turns: list[Example], limit: int) -> None:
+def test_the_sample_keeps_the_share_of_each_kind_of_turn(scored_turns: list[Example], limit: int) -> None:
     sample = sample_turns(scored_turns, limit)
     assert len(sample) == limit
     whole, chosen = groups(scored_turns), groups(sample)
@@ -74,28 +74,30 @@ def test_the_sample_keeps_the_order_and_does_not_depend_on_it(scored_turns: list
 
 
 @pytest.mark.parametrize("limit", [None, 242, 1000])
-def test_without_a_limit_that_binds_every_turn_is_asked(scored_turns: list[Example], limit: int | None) -> None:
+def test_every_turn_is_sampled_if_there_is_no_limit_or_a_larger_one(
+    scored_turns: list[Example], limit: int | None
+) -> None:
     assert sample_turns(scored_turns, limit) == scored_turns
 
 
-def test_a_rare_kind_of_turn_gets_one_place() -> None:
+def test_each_rare_kind_of_turn_is_sampled_once() -> None:
     common = [example(f"c{n}", "find") for n in range(95)]
     rare = [example("late", roles=("user", "assistant", "user")), *(example(f"p{n}", "find", "buy") for n in range(4))]
     chosen = groups(sample_turns([*common, *rare], 10))
     assert chosen == {"find": 8, "no call": 1, "several calls": 1}
 
 
-def test_tools_that_are_called_once_each_have_their_share_together() -> None:
-    """As in a benchmark, where nearly every row has tools of its own."""
+def test_tools_called_only_once_are_sampled_as_one_group() -> None:
+    """As in a benchmark in which nearly every row has different tools."""
     once = [example(f"o{n}", f"tool_{n}") for n in range(300)]
     chosen = groups(sample_turns([*once, *(example(f"n{n}") for n in range(100))], 40))
     assert chosen["no call"] == 10
     names = sorted(int(name.removeprefix("tool_")) for name in chosen if name != "no call")
     assert len(names) == 30
-    assert names[-1] - names[0] > 150  # not only the first in some order of names
+    assert names[-1] - names[0] > 150  # not only the first names in order
 
 
-def test_answers_are_limited_to_the_longest_gold_answer_and_a_margin(
+def test_the_token_limit_is_the_longest_gold_answer_plus_a_margin(
     scored_turns: list[Example], tiny_tokenizer: Any
 ) -> None:
     renderer = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny", is_base=True)
@@ -158,7 +160,7 @@ def made(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A copy of it, in which the test works."""
+    """A copy of the finished run, in the test's own working folder."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return RunFolder(Path("runs/run"))
@@ -185,7 +187,7 @@ def test_the_limit_of_the_base_models_answers_is_recorded_and_reported(run: RunF
     assert "Answers of base are cut off after 3 tokens." in run.report.read_text(encoding="utf-8")
 
 
-def test_a_changed_number_of_rows_asks_the_base_model_anew_and_not_the_tuned_one(run: RunFolder) -> None:
+def test_changing_base_rows_repeats_only_the_predictions_of_the_base_model(run: RunFolder) -> None:
     assert "reusing runs/run/predictions/base.jsonl" in train(3)
     before = run.predictions("tuned").stat().st_mtime_ns
     for base_rows, count in ((4, 4), (None, ALL), (2, 2)):
@@ -198,21 +200,21 @@ def test_a_changed_number_of_rows_asks_the_base_model_anew_and_not_the_tuned_one
     assert not list(run.predictions("base").parent.glob(".*.part"))
 
 
-def test_eval_keeps_the_runs_number_of_rows(run: RunFolder) -> None:
+def test_eval_answers_the_rows_that_the_run_sampled(run: RunFolder) -> None:
     before = ids(run.predictions("base"))
     evaluate_run(run.path, {"max_new_tokens": 2}, console=Console(quiet=True))
     assert ids(run.predictions("base")) == before
     assert {line["completion_tokens"] for _, line in read_jsonl(run.predictions("base"))} <= {1, 2}
 
 
-def test_answers_that_are_missing_from_the_sample_are_refused(run: RunFolder) -> None:
+def test_predictions_that_lack_sampled_rows_are_refused(run: RunFolder) -> None:
     lines = [line for _, line in read_jsonl(run.predictions("base"))]
     write_jsonl(run.predictions("base"), lines[:2])
     with pytest.raises(UserError, match=r"base\.jsonl: answers other rows than those in"):
         score_run(run)
 
 
-def test_only_a_recorded_sample_may_lack_rows(run: RunFolder) -> None:
+def test_predictions_may_lack_rows_only_if_the_manifest_records_a_sample(run: RunFolder) -> None:
     stages = run.read_manifest()["stages"]
     del stages["predict:base"]["sampled_from"]
     run.note(stages=stages)

@@ -37,7 +37,7 @@ def exact(id: str, calls: list[dict[str, Any]], policy: Any) -> bool:
 
 
 @pytest.mark.parametrize("id", sorted({row["id"] for row in VERDICTS}))
-def test_recorded_verdicts_of_bfcl_are_those_of_the_policy(id: str) -> None:
+def test_the_bfcl_policy_agrees_with_the_recorded_verdicts_of_bfcl(id: str) -> None:
     """The verdicts were recorded by `scripts/bfcl_parity.py --data tests/fixtures/formats/bfcl --verdicts ...`."""
     rows = [row for row in VERDICTS if row["id"] == id]
     apart = [row for row in rows if exact(id, row["calls"], BFCL) is not row["bfcl"]]
@@ -46,18 +46,18 @@ def test_recorded_verdicts_of_bfcl_are_those_of_the_policy(id: str) -> None:
     assert {row.get("fault") for row in apart} <= {"sign-or-point", "greedy", "crash"}
 
 
-def test_the_recorded_verdicts_are_of_every_category_and_both_kinds() -> None:
+def test_the_recorded_verdicts_cover_every_category_and_both_outcomes() -> None:
     assert {ENTRIES[row["id"]].category for row in VERDICTS} == set(PYTHON_WITH_GOLD)
     valid = Counter(row["bfcl"] for row in VERDICTS)
     assert valid[True] > 100 < valid[False]
 
 
-def test_strict_refuses_what_only_bfcl_accepts() -> None:
+def test_strict_rejects_respelt_values_that_bfcl_accepts() -> None:
     lax = [row for row in VERDICTS if row["bfcl"] and not exact(row["id"], row["calls"], STRICT)]
     assert {row["mutation"] for row in lax} >= {"respelt"}
 
 
-def test_mutations_depend_on_the_seed_alone() -> None:
+def test_mutations_depend_only_on_the_seed() -> None:
     entry = next(iter(ENTRIES.values()))
     mutations = parity.mutations
     first = list(mutations(entry.gold, entry.functions, 10, "0"))
@@ -65,9 +65,9 @@ def test_mutations_depend_on_the_seed_alone() -> None:
     assert first != list(mutations(entry.gold, entry.functions, 10, "1"))
 
 
-def test_a_slice_of_all_entries_is_scored_as_by_bfcl_s_own_checker() -> None:
+def test_a_sample_of_all_entries_gets_the_scores_of_bfcls_own_checker() -> None:
     if not (DATA / "BFCL_v4_simple_python.json").is_file() or not (CODE / "bfcl_eval").is_dir():
-        pytest.skip("needs the wheel of bfcl-eval: `python scripts/bfcl_parity.py` brings it")
+        pytest.skip("needs the wheel of bfcl-eval: run `python scripts/bfcl_parity.py` to download it")
     checker = parity.import_checker(CODE)
     drawn = []
     for _, entries in groupby(parity.read_entries(DATA), key=lambda entry: entry.category):

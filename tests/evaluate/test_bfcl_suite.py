@@ -46,7 +46,7 @@ def test_every_default_category_is_read_with_its_gold() -> None:
     assert {name for name, status in golds.items() if status == "none"} == {"irrelevance", "live_irrelevance"}
 
 
-def test_a_slice_is_drawn_by_the_seed_from_each_category() -> None:
+def test_the_seed_draws_a_sample_from_each_category() -> None:
     whole = read_suite(BFCL, ["simple_python", "live_simple"])
     drawn = {seed: [e.id for e in read_suite(BFCL, whole.categories, 1, seed).examples] for seed in range(8)}
     for ids in drawn.values():
@@ -76,7 +76,7 @@ def test_an_unknown_category_is_refused(text: str, message: str) -> None:
         parse_categories(text)
 
 
-def test_categories_are_named_with_commas() -> None:
+def test_categories_are_separated_by_commas() -> None:
     assert parse_categories("parallel, irrelevance") == ("parallel", "irrelevance")
     assert parse_categories(None) == CATEGORIES
 
@@ -100,7 +100,7 @@ def test_figures_count_each_entry_once_in_its_category_and_its_group() -> None:
     assert 0 < found["groups"]["all"]["low"] < 10 / 13 < found["groups"]["all"]["high"] < 1
 
 
-def test_models_that_answered_the_same_entries_are_in_one_table(tmp_path: Path) -> None:
+def test_models_that_answered_the_same_entries_share_one_table(tmp_path: Path) -> None:
     suite = read_suite(BFCL, CATEGORIES)
     for label, text in (("good", gold_text), ("silent", lambda _: "Sorry.")):
         path = tmp_path / "suite" / "bfcl" / "predictions" / f"{label}.jsonl"
@@ -123,7 +123,7 @@ def test_models_that_answered_the_same_entries_are_in_one_table(tmp_path: Path) 
     assert "100.0% [75.8, 100.0] 12/12" in shown
     assert all(name in shown for name in CATEGORIES)
     other = score_suite(tmp_path, read_suite(BFCL, ["multiple"]), ["good"], "hermes")
-    assert list(other["models"]) == ["good"], "other entries: earlier figures do not belong beside them"
+    assert list(other["models"]) == ["good"], "earlier figures are of other entries and are dropped"
 
 
 # From the command line, with a tiny model
@@ -159,7 +159,7 @@ def rows(run: RunFolder, kind: str, name: str) -> list[dict[str, Any]]:
     return [row for _, row in read_jsonl(run.path / "suite" / "bfcl" / kind / f"{name}.jsonl")]
 
 
-def test_base_and_tuned_answer_a_slice_and_a_second_call_reuses_them(
+def test_base_and_tuned_answer_a_sample_and_a_second_run_reuses_the_answers(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slice_ = ("--categories", "simple_python,irrelevance", "--max-rows", "2")

@@ -72,7 +72,7 @@ def first_entry(one: Sequence[Score], other: Sequence[Score]) -> dict[str, Any]:
 # What is reported
 
 
-def test_the_difference_is_the_second_models_rate_less_the_firsts() -> None:
+def test_the_difference_is_the_second_models_rate_minus_the_firsts() -> None:
     found = first_entry(model("1000110000"), model("1111110100"))
     assert (found["measure"], found["first"], found["second"], found["rows"]) == ("exact_match", "base", "tuned", 10)
     assert found["value"] == pytest.approx(0.7 - 0.3)
@@ -81,7 +81,7 @@ def test_the_difference_is_the_second_models_rate_less_the_firsts() -> None:
     assert found["folds"] == 10_000
 
 
-def test_the_rates_differ_in_both_directions() -> None:
+def test_the_difference_is_negative_if_the_second_model_is_worse() -> None:
     found = first_entry(model("1110000"), model("0001000"))
     assert found["value"] == pytest.approx(-2 / 7)
     assert (found["mcnemar"]["first_only"], found["mcnemar"]["second_only"]) == (3, 1)
@@ -95,13 +95,13 @@ def test_every_measure_is_compared_and_argument_accuracy_is_over_matched_calls()
     assert {name: entry["value"] for name, entry in found.items()} == {
         "exact_match": 0.5,
         "tool_name_accuracy": 0.5,
-        "argument_accuracy": 0.5,  # 1 of 2 less 0 of 1
+        "argument_accuracy": 0.5,  # 1 of 2 minus 0 of 1
     }
     assert found["argument_accuracy"]["mcnemar"] is None
     assert found["tool_name_accuracy"]["mcnemar"]["second_only"] == 1
 
 
-def test_a_measure_that_one_model_has_no_value_of_has_no_difference() -> None:
+def test_a_measure_that_has_no_value_for_one_model_has_no_difference() -> None:
     matched = [scored("a/1", True, matches=(CallMatch(0, 0, 1, ()),)), scored("b/1", True)]
     entry = compare_all({"base": model_of("ab"), "tuned": matched})[2]
     assert (entry["measure"], entry["value"], entry["low"], entry["high"]) == ("argument_accuracy", None, None, None)
@@ -124,14 +124,14 @@ def test_the_order_of_the_rows_changes_nothing() -> None:
     assert compare_all({"a": one, "b": other}) == compare_all({"a": one[::-1], "b": other[3:] + other[:3]})
 
 
-def test_gold_of_another_model_is_named() -> None:
+def test_the_comparison_names_the_model_that_wrote_the_gold() -> None:
     assert (
         first_entry(model("10", gold_source="gpt-4o"), model("11", gold_source="gpt-4o"))["agreement_with"] == "gpt-4o"
     )
     assert first_entry(model("10"), model("11"))["agreement_with"] is None
 
 
-def test_the_interval_is_by_template_if_rows_have_one() -> None:
+def test_the_interval_clusters_rows_by_template_if_they_have_one() -> None:
     templates = [f"t{n // 10}" for n in range(40)]
     base = [scored(f"c{n}/1", False, template=templates[n]) for n in range(40)]
     tuned = [scored(f"c{n}/1", n // 10 != 3, template=templates[n]) for n in range(40)]
@@ -146,7 +146,7 @@ def test_the_interval_is_by_template_if_rows_have_one() -> None:
     assert by["template"]["high"] - by["template"]["low"] > 2 * (by["conversation"]["high"] - by["conversation"]["low"])
 
 
-def test_turns_of_one_conversation_are_one_cluster_and_a_row_without_a_template_stays_with_its_conversation() -> None:
+def test_rows_without_a_template_are_clustered_by_conversation() -> None:
     ids = ["a/1", "a/3", "b/1", "c/1", "c/3"]
     templates = [{}, {}, {"template": "t"}, {"template": "t"}, {"template": "t"}]
     one = [scored(id, False, **meta) for id, meta in zip(ids, templates, strict=True)]
@@ -161,7 +161,7 @@ def test_turns_of_one_conversation_are_one_cluster_and_a_row_without_a_template_
 @pytest.mark.parametrize(
     ("base", "tuned"), [("00", "11"), ("11", "11"), ("", ""), ("0", "1")], ids=["lifted", "same", "no rows", "one row"]
 )
-def test_there_is_no_interval_if_no_fold_can_differ(base: str, tuned: str) -> None:
+def test_there_is_no_interval_if_every_resample_gives_the_same_difference(base: str, tuned: str) -> None:
     found = first_entry(model(base), model(tuned))
     assert (found["low"], found["high"]) == (None, None)
     assert found["value"] == (None if not base else tuned.count("1") / len(base) - base.count("1") / len(base))
@@ -170,7 +170,7 @@ def test_there_is_no_interval_if_no_fold_can_differ(base: str, tuned: str) -> No
 # What is refused
 
 
-def test_other_rows_are_refused_with_how_many_and_the_first() -> None:
+def test_different_rows_are_refused_with_their_number_and_the_first_of_them() -> None:
     with pytest.raises(UserError) as caught:
         compare_all({"base": model("1010"), "tuned": [*model("10"), scored("x/1", True)]})
     assert str(caught.value) == (
@@ -184,13 +184,13 @@ def test_every_model_must_have_the_same_rows() -> None:
         compare_all({"a": model("10"), "b": model("10"), "c": model("1")})
 
 
-def test_the_same_rows_with_another_gold_are_refused() -> None:
+def test_the_same_rows_with_different_gold_are_refused() -> None:
     other = [scored("c0/1", True), scored("c1/1", True, gold=Gold("none"))]
     with pytest.raises(UserError, match=r"their gold differs in 1 rows \(such as c1/1\)"):
         compare_all({"base": model("10"), "tuned": other})
 
 
-def test_a_row_that_is_scored_twice_is_refused_even_of_one_model() -> None:
+def test_a_row_that_is_scored_twice_is_refused_even_for_one_model() -> None:
     with pytest.raises(UserError, match=r"^base: c0/1 is scored twice"):
         compare_all({"base": [*model("1"), *model("0")]})
 
@@ -199,7 +199,7 @@ def test_a_row_that_is_scored_twice_is_refused_even_of_one_model() -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemars_test_is_scipys_exact_binomial_test(first_only: int, second_only: int) -> None:
+def test_the_p_value_equals_that_of_scipys_exact_binomial_test(first_only: int, second_only: int) -> None:
     found = mcnemar(first_only, second_only)
     if first_only + second_only == 0:
         assert found == 1.0
@@ -207,7 +207,7 @@ def test_mcnemars_test_is_scipys_exact_binomial_test(first_only: int, second_onl
         assert found == pytest.approx(binomtest(first_only, first_only + second_only, 0.5).pvalue, rel=1e-9)
 
 
-def test_mcnemars_test_of_large_counts_is_scipys() -> None:
+def test_the_p_value_of_large_counts_equals_that_of_scipy() -> None:
     for one, other in ((10_000, 10_400), (3, 50_000), (25_000, 25_000)):
         expected = float(binomtest(one, one + other, 0.5).pvalue)
         assert mcnemar(one, other) == pytest.approx(expected, rel=1e-8, abs=1e-300)
@@ -216,13 +216,13 @@ def test_mcnemars_test_of_large_counts_is_scipys() -> None:
 # The bootstrap
 
 
-def test_the_folds_are_drawn_alike_every_time() -> None:
+def test_the_same_seed_gives_the_same_interval() -> None:
     rows = [(n % 2, 1, n % 3 > 0, 1) for n in range(50)]
     assert bootstrap(rows, range(50)) == bootstrap(rows, range(50))
     assert bootstrap(rows, range(50), seed=8) != bootstrap(rows, range(50))
 
 
-def test_without_clusters_it_agrees_with_scipys_bootstrap() -> None:
+def test_the_interval_without_clusters_agrees_with_scipys_bootstrap() -> None:
     draw = np.random.default_rng(5)
     outcomes = (draw.random((200, 2)) < [0.55, 0.7]).astype(int)
     ours = bootstrap([(one, 1, other, 1) for one, other in outcomes.tolist()], range(200))
@@ -239,7 +239,7 @@ def test_without_clusters_it_agrees_with_scipys_bootstrap() -> None:
     assert ours["high"] - ours["low"] == pytest.approx(2 * 1.975 * theirs.standard_error, rel=0.06)
 
 
-def test_it_agrees_with_the_exact_distribution_over_all_resamples() -> None:
+def test_the_interval_agrees_with_the_exact_distribution_over_all_resamples() -> None:
     # Of 200 rows, 20 gain, 8 lose: the resampled net gain is the sum of 200 draws, whose distribution is a convolution.
     rows = [(0, 1, 1, 1)] * 20 + [(1, 1, 0, 1)] * 8 + [(1, 1, 1, 1)] * 172
     one_draw, total = np.array([8, 172, 20]) / 200, np.ones(1)
@@ -252,14 +252,14 @@ def test_it_agrees_with_the_exact_distribution_over_all_resamples() -> None:
     assert [found["low"], found["high"]] == pytest.approx(exact, abs=1 / 200 + 1e-12)
 
 
-def test_with_many_clusters_the_quantiles_are_the_plain_ones_and_with_few_they_are_further_out() -> None:
+def test_few_clusters_move_the_quantiles_outwards_and_many_do_not() -> None:
     assert expanded_tail(100_000) == pytest.approx(0.025, abs=1e-5)
     assert expanded_tail(20) == pytest.approx(norm.cdf(-math.sqrt(20 / 19) * 2.093), abs=1e-4)
     assert expanded_tail(5) < expanded_tail(20) < 0.025
 
 
 def test_numerators_and_denominators_of_uneven_clusters_are_resampled_together() -> None:
-    # Each cluster has a rate and a size of its own; the statistic is a ratio of sums, not a mean of ratios.
+    # Clusters differ in rate and size; the statistic is a ratio of sums, not a mean of ratios.
     draw = np.random.default_rng(3)
     sizes = draw.integers(1, 6, 60)
     rows = [(int(draw.integers(0, s + 1)), int(s), int(draw.integers(0, s + 1)), int(s)) for s in sizes]
@@ -286,8 +286,8 @@ def test_numerators_and_denominators_of_uneven_clusters_are_resampled_together()
 def coverage(data_sets: int, folds: int, *, clusters: int, sigma: float, seed: int) -> float:
     """How often the interval covers the true difference, over simulated data of 200 rows in uneven clusters.
 
-    Both models' chances in a cluster share a normal effect on the logit scale, and each has one of its own, so rows of
-    a cluster are alike in both models and in their difference.
+    Within a cluster both models share one normal effect on the logit scale, and each model adds its own. So the rows of
+        a cluster are correlated in both models and in their difference.
     """
     draw = np.random.default_rng(seed)
     logits = np.array([-0.4, 0.6])
@@ -317,8 +317,8 @@ def test_coverage_over_thousands_of_data_sets(clusters: int, sigma: float) -> No
     assert 0.93 <= coverage(4000, 1000, clusters=clusters, sigma=sigma, seed=clusters) <= 0.97
 
 
-def test_resampling_single_rows_would_cover_the_truth_too_rarely() -> None:
-    """The simulation can detect it: rows of a cluster are so alike that ignoring clusters fails."""
+def test_resampling_single_rows_gives_intervals_that_are_too_narrow() -> None:
+    """Shows that the simulation above would detect a method that ignores clusters."""
     draw = np.random.default_rng(1)
     cluster = np.repeat(np.arange(20), 10)
     ratios = []
@@ -330,7 +330,7 @@ def test_resampling_single_rows_would_cover_the_truth_too_rarely() -> None:
     assert np.mean(ratios) > 1.4
 
 
-def test_ten_thousand_folds_of_ten_thousand_rows_take_about_a_second() -> None:
+def test_ten_thousand_resamples_of_ten_thousand_rows_take_about_a_second() -> None:
     draw = np.random.default_rng(2)
     rows = [(one, 1, other, 1) for one, other in draw.integers(0, 2, (10_000, 2)).tolist()]
     started = time.process_time()

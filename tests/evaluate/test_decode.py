@@ -33,7 +33,7 @@ SHARED = [5, 9, 33, 2, 17, 8, 41]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A random Llama whose weights are large, so that its answers differ and its choices are clear."""
+    """A random Llama with large weights, so that answers differ and no two tokens are nearly tied."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module", params=["gemma3", "mistral"])
 def windowed(request: pytest.FixtureRequest) -> Any:
-    """A model whose layers, one in two or all, see a window that every prompt outgrows."""
+    """A model with a sliding window shorter than every prompt, in every second layer or in all."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def windowed(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    """Eight prompts of mixed lengths that begin alike."""
+    """Eight prompts of mixed lengths with a common prefix."""
     draw = torch.Generator().manual_seed(1)
     lengths = (1, 9, 3, 17, 2, 9, 5, 12)
     return [SHARED + torch.randint(0, VOCABULARY, (n,), generator=draw).tolist() for n in lengths]
@@ -62,7 +62,7 @@ def prompts() -> list[list[int]]:
 
 @torch.inference_mode()
 def plainly(model: Any, prompt: list[int], stop_ids: frozenset[int], limit: int) -> tuple[list[int], list[float]]:
-    """The tokens of one prompt and their log-probabilities, by a full forward pass for each."""
+    """Returns the tokens of one prompt's answer and their log-probabilities, from a full forward pass for each."""
     ids: list[int] = []
     logprobs: list[float] = []
     while len(ids) < limit and not (ids and ids[-1] in stop_ids):
@@ -79,7 +79,7 @@ def stop_ids(model: Any, prompts: list[list[int]]) -> frozenset[int]:
     answers = [plainly(model, prompt, frozenset(), NEW_TOKENS)[0] for prompt in prompts]
     chosen = frozenset({answers[0][1], answers[3][4]})
     lengths = {next((n for n, id_ in enumerate(answer) if id_ in chosen), NEW_TOKENS) for answer in answers}
-    assert len(lengths) >= 3, "the random model does not make the case that these tests need"
+    assert len(lengths) >= 3, "the random model does not produce the case that these tests need"
     assert NEW_TOKENS in lengths
     return chosen
 
@@ -100,7 +100,7 @@ def forward_shapes(model: Any) -> Iterator[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("prefix_length", [0, 3, len(SHARED)])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_every_row_gets_the_tokens_and_log_probabilities_that_it_gets_alone(
+def test_a_row_gets_the_same_tokens_and_log_probabilities_in_a_batch_as_alone(
     model: Any, prompts: list[list[int]], stop_ids: frozenset[int], batch_size: int, prefix_length: int
 ) -> None:
     prefix = compute_prefix(model, SHARED[:prefix_length])
@@ -114,7 +114,7 @@ def test_every_row_gets_the_tokens_and_log_probabilities_that_it_gets_alone(
 
 
 @pytest.mark.parametrize("prefix_length", [0, 3, len(SHARED)])
-def test_a_row_sees_the_window_that_it_sees_alone(
+def test_a_row_sees_the_same_sliding_window_in_a_batch_as_alone(
     windowed: Any, prompts: list[list[int]], stop_ids: frozenset[int], prefix_length: int
 ) -> None:
     prefix = compute_prefix(windowed, SHARED[:prefix_length])
@@ -122,7 +122,7 @@ def test_a_row_sees_the_window_that_it_sees_alone(
     assert [answer.ids for answer in found] == [plainly(windowed, p, stop_ids, NEW_TOKENS)[0] for p in prompts]
 
 
-def test_flash_attention_over_an_outgrown_window_is_refused(
+def test_flash_attention_is_refused_if_prompts_exceed_the_sliding_window(
     windowed: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(windowed.config, "_attn_implementation_internal", "flash_attention_2")
@@ -130,14 +130,14 @@ def test_flash_attention_over_an_outgrown_window_is_refused(
         decode_greedily(windowed, prompts, compute_prefix(windowed, []), frozenset(), NEW_TOKENS)
 
 
-def test_a_prefix_can_be_used_again(model: Any, prompts: list[list[int]], stop_ids: frozenset[int]) -> None:
+def test_a_prefix_can_be_reused(model: Any, prompts: list[list[int]], stop_ids: frozenset[int]) -> None:
     prefix = compute_prefix(model, SHARED)
     first = decode_greedily(model, prompts[:3], prefix, stop_ids, NEW_TOKENS)
     decode_greedily(model, prompts[3:], prefix, stop_ids, NEW_TOKENS)
     assert decode_greedily(model, prompts[:3], prefix, stop_ids, NEW_TOKENS) == first
 
 
-def test_the_prefix_is_computed_once_and_prompts_go_on_from_it(
+def test_the_prefix_is_computed_once_and_every_batch_continues_from_it(
     model: Any, prompts: list[list[int]], forward_shapes: list[tuple[int, int]]
 ) -> None:
     prefix = compute_prefix(model, SHARED)
@@ -152,7 +152,7 @@ def test_a_row_that_stops_leaves_the_batch(
     lengths = [len(plainly(model, prompt, stop_ids, NEW_TOKENS)[0]) for prompt in prompts]
     forward_shapes.clear()
     decode_greedily(model, prompts, compute_prefix(model, []), stop_ids, NEW_TOKENS)
-    # A row takes part in as many passes as it has tokens.
+    # A row takes part in one pass per token.
     assert [rows for rows, _ in forward_shapes] == [
         sum(length > step for length in lengths) for step in range(max(lengths))
     ]
@@ -167,7 +167,7 @@ def test_decoding_ends_with_the_last_row(model: Any, prompts: list[list[int]]) -
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
-def test_no_more_than_the_limit_is_generated(
+def test_generation_ends_at_the_limit(
     model: Any, prompts: list[list[int]], forward_shapes: list[tuple[int, int]], limit: int
 ) -> None:
     found = decode_greedily(model, prompts, compute_prefix(model, []), frozenset(), limit)
@@ -176,7 +176,7 @@ def test_no_more_than_the_limit_is_generated(
     assert len(forward_shapes) == limit
 
 
-def test_a_stop_token_at_the_very_limit_counts_as_stopped(model: Any, prompts: list[list[int]]) -> None:
+def test_a_stop_token_at_the_limit_counts_as_stopped(model: Any, prompts: list[list[int]]) -> None:
     ids, _ = plainly(model, prompts[0], frozenset(), 2)
     stop = frozenset({ids[1]} - {ids[0]})
     assert stop
@@ -184,8 +184,8 @@ def test_a_stop_token_at_the_very_limit_counts_as_stopped(model: Any, prompts: l
     assert (found.ids, found.stopped) == (ids, True)
 
 
-def test_log_probabilities_are_of_the_raw_distribution(model: Any, prompts: list[list[int]]) -> None:
-    """A generation config with a temperature or a ban on tokens changes nothing."""
+def test_log_probabilities_come_from_the_raw_distribution(model: Any, prompts: list[list[int]]) -> None:
+    """A temperature in the generation config changes nothing."""
     kept: list[torch.Tensor] = []
     hook = model.register_forward_hook(lambda _, __, output: kept.append(output.logits[:, -1].double()))
     model.generation_config.temperature = 0.1
@@ -208,7 +208,7 @@ IDS = st.lists(st.integers(0, 3), min_size=1, max_size=8)
 
 
 @given(IDS, st.lists(IDS, min_size=1, max_size=6), st.booleans())
-def test_shared_prefix_is_the_longest_that_leaves_each_prompt_a_token(
+def test_the_shared_prefix_is_the_longest_that_leaves_every_prompt_a_token(
     head: list[int], tails: list[list[int]], headed: bool
 ) -> None:
     prompts = [head + tail for tail in tails] if headed else tails
@@ -219,16 +219,16 @@ def test_shared_prefix_is_the_longest_that_leaves_each_prompt_a_token(
 
 
 @given(st.permutations([[1, 2, 3], [1, 2, 4, 5], [1, 2]]))
-def test_shared_prefix_does_not_depend_on_the_order(prompts: list[list[int]]) -> None:
+def test_the_shared_prefix_does_not_depend_on_the_order(prompts: list[list[int]]) -> None:
     assert shared_prefix(prompts) == [1]
 
 
-def test_no_prompts_share_nothing() -> None:
+def test_no_prompts_have_an_empty_shared_prefix() -> None:
     assert shared_prefix([]) == []
 
 
 @given(st.lists(IDS, max_size=20), st.integers(1, 7))
-def test_batches_hold_every_prompt_once_the_longest_first(prompts: list[list[int]], batch_size: int) -> None:
+def test_batches_contain_every_prompt_once_longest_first(prompts: list[list[int]], batch_size: int) -> None:
     batches = list(batches_by_length(prompts, batch_size))
     order = [n for batch in batches for n in batch]
     assert sorted(order) == list(range(len(prompts)))

@@ -100,7 +100,7 @@ def test_parallel_calls_match_in_any_order() -> None:
         assert exact(expected, *calls)
 
 
-def test_a_choosy_gold_call_gets_the_one_call_that_fits_it() -> None:
+def test_a_gold_call_is_paired_with_the_only_call_that_fits_it() -> None:
     either, one = expect("move", y=[1, 2]), expect("move", y=[1])
     for expected in (gold(either, one), gold(one, either)):
         assert exact(expected, call("move", y=1), call("move", y=2))
@@ -115,7 +115,7 @@ def test_two_identical_calls_need_two_identical_calls() -> None:
     assert scored(expected, *[call("say", text="a")] * 3).extra_calls == (2,)
 
 
-def test_an_extra_or_a_missing_call_is_wrong_in_name_too() -> None:
+def test_an_extra_or_missing_call_makes_the_names_wrong_too() -> None:
     expected = gold(expect("stop"), expect("say", text=["a"]))
     missing = scored(expected, call("say", text="a"))
     assert (missing.missing_calls, missing.extra_calls, missing.names_right, missing.exact) == ((0,), (), False, False)
@@ -128,7 +128,7 @@ def test_right_arguments_under_a_wrong_name_do_not_match() -> None:
     assert (found.matches, found.missing_calls, found.extra_calls, found.names_right) == ((), (0,), (0,), False)
 
 
-def test_a_wholly_right_pair_is_worth_more_than_many_right_arguments() -> None:
+def test_one_fully_right_call_counts_more_than_many_right_arguments() -> None:
     rich = expect("move", x=[1], y=[2], fast=[True])
     poor = expect("move", y=[2])
     # Paired crosswise, two arguments are right but no call. Paired in order, the gold with one argument is right.
@@ -136,7 +136,7 @@ def test_a_wholly_right_pair_is_worth_more_than_many_right_arguments() -> None:
     assert [(m.gold, m.predicted, m.right) for m in found.matches] == [(0, 1, False), (1, 0, True)]
 
 
-def test_ties_go_to_the_calls_in_their_order() -> None:
+def test_ties_pair_calls_in_order() -> None:
     same = [expect("say", text=["a"])] * 3
     assert [m.predicted for m in scored(gold(*same), *[call("say", text="a")] * 3).matches] == [0, 1, 2]
     assert [m.predicted for m in scored(gold(*same[:2]), *[call("say", text="b")] * 3).matches] == [0, 1]
@@ -164,14 +164,14 @@ def test_values_are_compared_by_their_type(accepted: dict[str, Any], found: dict
     assert exact(gold(expect("move", **accepted)), call("move", **found)) is right
 
 
-def test_a_text_is_right_in_either_unicode_form_and_escaped_or_not() -> None:
+def test_a_text_is_right_in_nfc_or_nfd_and_escaped_or_not() -> None:
     expected = gold(expect("say", text=["café"]))
     assert exact(expected, call("say", text="cafe\u0301"))
     escaped = r'<tool_call>{"name": "say", "arguments": {"text": "caf\u00e9"}}</tool_call>'
     assert score(example(expected), said(escaped), "hermes").exact
 
 
-def test_each_accepted_value_is_right_and_an_enum_value_is_exact() -> None:
+def test_any_accepted_value_is_right_and_an_enum_value_must_match_exactly() -> None:
     expected = gold(expect("say", text=["hi", "hello"], tone=["warm"]))
     assert exact(expected, call("say", text="hello", tone="warm"))
     assert not exact(expected, call("say", text="hello", tone="Warm"))
@@ -206,13 +206,13 @@ def test_only_an_optional_argument_may_be_left_out() -> None:
     assert not exact(expected, call("move", fast=True))
 
 
-def test_an_explicit_null_is_not_an_argument_left_out() -> None:
+def test_an_explicit_null_differs_from_an_omitted_argument() -> None:
     assert not exact(gold(expect("move", optional=("fast",), x=[1], fast=[True])), call("move", x=1, fast=None))
     assert not exact(gold(expect("move", x=[1])), call("move", x=1, fast=None))
     assert not exact(gold(expect("move", x=[1], fast=[None])), call("move", x=1))
 
 
-def test_a_default_excuses_neither_a_left_out_nor_an_added_argument() -> None:
+def test_a_schema_default_excuses_neither_an_omitted_nor_an_added_argument() -> None:
     with_default = (tool("stock", sku={"type": "string"}, quantity={"type": "integer", "default": 1}),)
     one = example(gold(expect("stock", sku=["a"])), with_default)
     assert not score(one, said(written(call("stock", sku="a", quantity=1))), "hermes").exact
@@ -247,7 +247,7 @@ def test_a_truncated_call_is_wrong_if_none_is_expected() -> None:
     assert (found.status, found.names_right, found.exact) == ("truncated", False, False)
 
 
-def test_a_good_call_followed_by_a_broken_one_is_wrong_though_it_matches() -> None:
+def test_a_good_call_followed_by_a_broken_one_is_wrong_even_if_it_matches() -> None:
     found = score(example(gold(expect("stop"))), said(written(call("stop")) + "<tool_call>{</tool_call>"), "hermes")
     assert (found.status, found.names_right, found.exact) == ("partial", False, False)
     assert found.matches[0].right
@@ -258,7 +258,7 @@ def test_prose_beside_the_right_call_does_not_matter() -> None:
     assert score(example(gold(expect("stop"))), said(text), "hermes").exact
 
 
-def test_any_call_is_right_if_it_is_offered_and_exact_if_it_is_valid() -> None:
+def test_an_offered_call_is_right_if_any_call_is_expected_and_exact_if_it_is_valid() -> None:
     expected = Gold("any")
     good, invalid, invented = call("say", text="a"), call("say", text=5), call("shout")
     assert scored(expected, good, good).exact
@@ -268,7 +268,7 @@ def test_any_call_is_right_if_it_is_offered_and_exact_if_it_is_valid() -> None:
     assert (scored(expected, good).missing_calls, scored(expected, good).extra_calls) == ((), ())
 
 
-def test_schema_valid_needs_every_call_offered_and_valid() -> None:
+def test_schema_valid_requires_every_call_to_be_offered_and_valid() -> None:
     expected = gold(expect("say", text=["a"]))
     assert scored(expected, call("say", text="b")).schema_valid is True
     assert scored(expected, call("say", text="a"), call("say", text=1)).schema_valid is False
@@ -292,7 +292,7 @@ def test_a_prediction_of_another_example_is_refused() -> None:
         score(example(gold(), id="c/3"), said(""), "hermes")
 
 
-def test_a_score_says_whether_the_turn_is_the_conversations_first() -> None:
+def test_a_score_records_whether_its_turn_is_the_first_of_the_conversation() -> None:
     before = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     assert score(example(gold(), meta={"language": "en"}), said(""), "hermes").meta == {
         "language": "en",
@@ -323,7 +323,7 @@ CALLS = st.lists(
 
 
 def worth(matches: tuple[CallMatch, ...]) -> tuple[int, int, int, int]:
-    """Pairs, pairs wholly right, arguments right, and (less is better) arguments not right."""
+    """Counts pairs, fully right pairs, right arguments and (negative) wrong arguments; higher is better."""
     errors = sum(len(match.errors) for match in matches)
     return len(matches), sum(m.right for m in matches), sum(m.arguments_right for m in matches), -errors
 
@@ -333,7 +333,7 @@ def matches(expected: list[GoldCall], calls: list[ToolCall]) -> tuple[CallMatch,
 
 
 @given(GOLD_CALLS, CALLS)
-def test_no_other_matching_is_better(expected: list[GoldCall], calls: list[ToolCall]) -> None:
+def test_no_other_matching_scores_better(expected: list[GoldCall], calls: list[ToolCall]) -> None:
     def all_matchings(rows: list[int], free: frozenset[int]) -> Any:
         if not rows:
             yield ()
@@ -350,7 +350,7 @@ def test_no_other_matching_is_better(expected: list[GoldCall], calls: list[ToolC
 
 
 @given(GOLD_CALLS, CALLS, st.randoms())
-def test_order_on_either_side_changes_nothing_that_counts(
+def test_the_order_of_gold_and_calls_does_not_change_the_score(
     expected: list[GoldCall], calls: list[ToolCall], random: Any
 ) -> None:
     tools = (tool("f"), tool("g"))
@@ -366,12 +366,12 @@ def test_order_on_either_side_changes_nothing_that_counts(
 
 
 @given(GOLD_CALLS)
-def test_gold_scores_full_marks_against_itself(expected: list[GoldCall]) -> None:
+def test_gold_is_exact_if_it_is_the_answer(expected: list[GoldCall]) -> None:
     row = example(gold(*expected), (tool("f"), tool("g")))
     assert gold_faults([row]) == {}
 
 
-# Gold that nothing satisfies
+# Gold that no call satisfies
 
 
 @pytest.mark.parametrize(
@@ -384,12 +384,12 @@ def test_gold_scores_full_marks_against_itself(expected: list[GoldCall]) -> None
         (Gold("calls"), "calls are expected, but none is listed"),
     ],
 )
-def test_gold_that_cannot_be_right_is_named_with_its_reason(expected: Gold, reason: str) -> None:
+def test_gold_that_no_call_satisfies_is_reported_with_the_reason(expected: Gold, reason: str) -> None:
     rows = [example(gold(), id="a/1"), example(expected, id="b/1"), example(gold(expect("stop")), id="c/1")]
     assert gold_faults(rows) == {"b/1": reason}
 
 
-def test_some_call_cannot_be_expected_without_tools() -> None:
+def test_gold_that_expects_any_call_needs_tools() -> None:
     faults = gold_faults([example(Gold("any"), ()), example(Gold("any"))])
     assert faults == {"c/1": "some call is expected, but no tool is offered"}
 
@@ -400,7 +400,7 @@ def test_some_call_cannot_be_expected_without_tools() -> None:
 REPAIRABLE = """<tool_call>{'name': 'move', 'arguments': {'x': 2, 'fast': True}}</tool_call>"""
 
 
-def test_a_text_that_strict_reading_refuses_is_scored_with_repairs_too() -> None:
+def test_a_text_that_strict_parsing_rejects_is_also_scored_with_repairs() -> None:
     asked = example(gold(expect("move", x=[2], fast=[True])))
     found = score(asked, said(REPAIRABLE), "hermes")
     assert (found.status, found.calls, found.names_right, found.exact) == ("malformed", (), False, False)
@@ -415,7 +415,7 @@ def test_a_call_that_only_repairs_can_read_is_wrong_if_none_is_expected() -> Non
     assert found.repaired == Repaired({"python_literals": 1}, "calls", False, False)
 
 
-def test_a_text_that_no_repair_fixes_keeps_its_score_and_one_without_fault_is_read_once() -> None:
+def test_repairs_are_recorded_only_for_texts_that_strict_parsing_rejects() -> None:
     asked = example(gold(expect("stop")))
     assert score(asked, said("<tool_call>{"), "hermes").repaired == Repaired({}, "malformed", False, False)
     assert score(asked, said(written(call("stop"))), "hermes").repaired is None
@@ -434,7 +434,7 @@ def contract_score() -> Score:
     return score(asked, prediction, "hermes")
 
 
-def test_the_contracts_score_is_what_the_scorer_makes_of_the_contracts_prediction() -> None:
+def test_scoring_the_contracts_prediction_gives_the_contracts_score() -> None:
     made = contract_score()
     line = json.dumps(made.to_json(), ensure_ascii=False) + "\n"
     assert line == (CONTRACTS / "score.jsonl").read_text(encoding="utf-8")
@@ -452,7 +452,7 @@ def test_a_score_reads_back_as_it_was_written() -> None:
     assert Score.from_json(json.loads(json.dumps(repairable.to_json()))) == repairable
 
 
-def test_a_score_that_was_written_before_repairs_were_recorded_reads() -> None:
+def test_a_score_written_before_repairs_were_recorded_can_be_read() -> None:
     ((_, row),) = read_jsonl(CONTRACTS / "score.jsonl")
     del row["repaired"]
     assert Score.from_json(row) == contract_score()

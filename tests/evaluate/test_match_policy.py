@@ -69,7 +69,7 @@ def test_bfcl_accepts(value: Any, accepted: list[Any], schema: dict[str, Any], r
         ("e\u0301", ["é"], TEXT),
     ],
 )
-def test_bfcl_refuses_what_strict_accepts(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
+def test_bfcl_rejects_values_that_strict_accepts(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
     assert not score_of(value, accepted, schema, BFCL).exact
     if value != 1.0000001:
         assert score_of(value, accepted, schema, STRICT).exact
@@ -92,7 +92,7 @@ def test_bfcl_refuses_what_strict_accepts(value: Any, accepted: list[Any], schem
         (None, ["x"], TEXT),
     ],
 )
-def test_both_refuse(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
+def test_both_policies_reject(value: Any, accepted: list[Any], schema: dict[str, Any]) -> None:
     assert not score_of(value, accepted, schema, BFCL).exact
     assert not score_of(value, accepted, schema, STRICT).exact
 
@@ -113,12 +113,12 @@ def test_both_refuse(value: Any, accepted: list[Any], schema: dict[str, Any]) ->
         ("a_b*c^d/e", "ABCDE", True),
     ],
 )
-def test_only_the_sign_and_the_point_of_a_number_stay_in_texts(one: str, other: str, same: bool) -> None:
+def test_spelling_ignores_all_punctuation_except_a_numbers_sign_and_point(one: str, other: str, same: bool) -> None:
     assert (respelt(one) == respelt(other)) is same
 
 
 @pytest.mark.parametrize(("value", "schema"), [("", TEXT), (" . ", TEXT), ([], TEXTS), ([], OBJECTS)])
-def test_bfcl_accepts_an_empty_value_for_one_left_out(value: Any, schema: dict[str, Any]) -> None:
+def test_bfcl_accepts_an_empty_value_for_an_optional_argument(value: Any, schema: dict[str, Any]) -> None:
     accepted = {"string": ["x"], "array": [["x"]] if schema is TEXTS else [[{"a": 1}]]}[schema["type"]]
     found = score_of(value, accepted, schema, BFCL, optional=True)
     assert (found.exact, found.rules) == (True, ("empty-as-left-out",))
@@ -126,7 +126,7 @@ def test_bfcl_accepts_an_empty_value_for_one_left_out(value: Any, schema: dict[s
     assert not score_of(value, accepted, schema, STRICT, optional=True).exact
 
 
-def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() -> None:
+def test_a_blank_argument_or_key_may_only_be_an_empty_text() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT, "y": OBJECT}, "required": []})
     gold = Gold("calls", (GoldCall("f", {"y": [{"a": 1}]}, frozenset(), frozenset({"x", "y/b"})),))
 
@@ -142,7 +142,7 @@ def test_a_blank_argument_and_a_blank_key_may_be_empty_texts_and_nothing_else() 
     assert not exact(STRICT, y={"a": 1}, x="")
 
 
-def test_bfcl_needs_what_the_schema_requires_even_if_gold_has_it_as_optional() -> None:
+def test_bfcl_requires_the_schemas_required_arguments_even_if_optional_in_gold() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
     gold = Gold("calls", (GoldCall("f", {"x": ["a"]}, frozenset({"x"})),))
     found = match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL)
@@ -151,15 +151,15 @@ def test_bfcl_needs_what_the_schema_requires_even_if_gold_has_it_as_optional() -
     assert match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", STRICT).exact
 
 
-def test_bfcl_needs_a_blank_argument_that_the_schema_requires() -> None:
-    """As in live_multiple_507-149-4, whose gold for a required argument is an empty text alone."""
+def test_bfcl_requires_a_blank_argument_that_the_schema_requires() -> None:
+    """As in live_multiple_507-149-4, whose gold for a required argument is only an empty text."""
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}, "required": ["x"]})
     gold = Gold("calls", (GoldCall("f", {}, frozenset(), frozenset({"x"})),))
     assert not match_turn(gold, "calls", [ToolCall("f", {})], [tool], "", BFCL).exact
     assert match_turn(gold, "calls", [ToolCall("f", {"x": ""})], [tool], "", BFCL).exact
 
 
-def test_what_cannot_be_read_counts_as_no_call_under_bfcl_alone() -> None:
+def test_only_bfcl_counts_an_unreadable_answer_as_no_call() -> None:
     for status in ("malformed", "truncated", "partial"):
         assert match_turn(Gold("none"), status, [], [], "", BFCL).rules == ("unreadable-as-none",)
         assert match_turn(Gold("none"), status, [], [], "", BFCL).exact
@@ -176,7 +176,7 @@ def test_any_call_is_right_under_bfcl_if_some_call_is_expected() -> None:
     assert not match_turn(Gold("any"), "malformed", [], tools, "", BFCL).exact
 
 
-def test_a_score_names_the_rules_and_keeps_them_in_its_row() -> None:
+def test_a_score_names_the_rules_that_applied_and_saves_them() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": TEXT}})
     gold = Gold("calls", (GoldCall("f", {"x": ["New York"]}),))
     example = Example(
@@ -199,7 +199,7 @@ def test_a_score_names_the_rules_and_keeps_them_in_its_row() -> None:
     assert not score(example, prediction, "hermes").exact
 
 
-def test_calls_of_one_tool_are_matched_as_a_whole_under_bfcl_too() -> None:
+def test_bfcl_too_pairs_all_calls_of_one_tool_at_once() -> None:
     tool = Tool("f", "", {"type": "object", "properties": {"x": WHOLE}})
     gold = Gold("calls", (GoldCall("f", {"x": [1, 2]}), GoldCall("f", {"x": [1]})))
     calls = [ToolCall("f", {"x": 1}), ToolCall("f", {"x": 2})]

@@ -54,15 +54,17 @@ SCORES = [
     row(2, [expect("find", a=1)], say("send", a=1)),  # the wrong tool
     row(3, [expect("find", a=1), expect("send", b=2)], say("send", b=2)),  # a missing call
     row(4, [expect("stop")], say("stop") + say("shout", x=1)),  # an extra call, of an invented tool
-    row(5, [], "No."),  # rightly no call
+    row(5, [], "No."),  # no call, as expected
     row(6, [], say("find", a=1)),  # over-call
     row(7, [], BROKEN),  # malformed where no call is expected
     row(8, [expect("send", b=1)], "Sure."),  # under-call
     row(9, [expect("send", b=1)], '<tool_call>{"name"', "length"),  # truncated
     row(10, [expect("send", b=1), expect("stop")], say("stop") + BROKEN),  # partial
-    row(11, Gold("any"), say("find", a=5)),  # some call
+    row(11, Gold("any"), say("find", a=5)),  # any call
     row(12, Gold("any"), "Which?"),  # under-call
-    row(13, [expect("find", optional=("b", "c"), a=1, b=2, c=3)], say("find", a=1, c="x")),  # optional: out, and wrong
+    row(
+        13, [expect("find", optional=("b", "c"), a=1, b=2, c=3)], say("find", a=1, c="x")
+    ),  # one optional argument omitted, one wrong
 ]
 
 
@@ -80,7 +82,7 @@ def figures() -> dict[str, Any]:
     ("name", "expected"),
     [
         ("exact_match", (3, 14)),  # rows 0, 5, 11
-        ("tool_name_accuracy", (5, 14)),  # and 1, 13
+        ("tool_name_accuracy", (5, 14)),  # rows 0, 1, 5, 11, 13
         ("argument_accuracy", (4, 6)),  # matched: 0, 1, 3 (send), 4 (stop), 10 (stop), 13; wrong in 1 and 13
         # Right: 2 (row 0), 1 (row 3), 1 (row 13). Given: 2, 2, 1 (row 2), 1, 1 (row 4), 1 (row 6), 2 (row 13).
         ("argument_precision", (4, 10)),
@@ -108,17 +110,17 @@ def test_each_rate_has_its_own_numerator_and_denominator(
     assert counts(figures[name]) == expected
 
 
-def test_f1_comes_with_its_counts(figures: dict[str, Any]) -> None:
+def test_f1_includes_its_counts(figures: dict[str, Any]) -> None:
     assert figures["argument_f1"] == {"value": 8 / 22, "right": 4, "predicted": 10, "gold": 12}
     assert figures["argument_f1_given_name"] == {"value": 8 / 14, "right": 4, "predicted": 7, "gold": 7}
 
 
-def test_an_optional_argument_of_a_call_that_was_not_made_is_not_expected() -> None:
+def test_a_missing_call_does_not_count_its_optional_arguments_as_missing() -> None:
     figures = aggregate([row(0, [expect("find", optional=("b",), a=1, b=2)], "Sure.")])
     assert counts(figures["argument_recall"]) == (0, 1)
 
 
-def test_right_wrong_and_missing_make_up_all_arguments_of_matched_gold_calls(figures: dict[str, Any]) -> None:
+def test_right_wrong_and_missing_add_up_to_all_arguments_of_matched_gold_calls(figures: dict[str, Any]) -> None:
     shares = ("argument_recall_given_name", "wrong_argument_rate", "missing_argument_rate")
     assert sum(figures[share]["numerator"] for share in shares) == figures["missing_argument_rate"]["denominator"]
 
@@ -138,7 +140,7 @@ def test_per_tool_counts_gold_calls_and_predicted_calls(figures: dict[str, Any])
     }
 
 
-def test_confusion_pairs_each_gold_call_with_what_was_called(figures: dict[str, Any]) -> None:
+def test_the_confusion_matrix_pairs_each_gold_call_with_the_tool_that_was_called(figures: dict[str, Any]) -> None:
     confusion = figures["confusion"]
     assert confusion["labels"] == ["find", "send", "stop", "<none>", "<malformed>", "<unknown>"]
     assert confusion["matrix"] == [
@@ -152,7 +154,7 @@ def test_confusion_pairs_each_gold_call_with_what_was_called(figures: dict[str, 
     assert sum(map(sum, confusion["matrix"][:3])) == sum(len(score.gold.calls) for score in SCORES)
 
 
-def test_groups_are_by_what_rows_state_and_add_up_to_all_rows() -> None:
+def test_groups_come_from_the_rows_and_add_up_to_all_rows() -> None:
     scores = [
         row(0, [expect("stop")], say("stop"), language="en"),
         row(1, [expect("stop")] * 2, say("stop"), language="zh"),
@@ -172,7 +174,7 @@ def test_groups_are_by_what_rows_state_and_add_up_to_all_rows() -> None:
     assert counts(by["language"]["zh"]["tool_name_accuracy"]) == (1, 2)
 
 
-def test_tools_that_training_never_called_are_a_group_of_their_own() -> None:
+def test_tools_that_training_never_called_form_a_separate_group() -> None:
     scores = [row(0, [expect("stop")], say("stop")), row(1, [expect("find")], ""), row(2, [], "")]
     seen = aggregate(scores, seen_tools={"stop"})["by"]["seen"]
     assert {value: counts(entry["exact_match"]) for value, entry in seen.items()} == {
@@ -182,7 +184,7 @@ def test_tools_that_training_never_called_are_a_group_of_their_own() -> None:
     }
 
 
-def test_groups_are_in_the_order_of_their_numbers() -> None:
+def test_groups_are_in_numerical_order() -> None:
     scores = [row(n, [expect("stop")] * n, "") for n in (10, 2, 1, 0)]
     assert list(aggregate(scores)["by"]["calls"]) == ["0", "1", "2", "10"]
 
@@ -201,13 +203,13 @@ def test_no_scores_give_rates_without_a_value() -> None:
     assert figures["confusion"]["labels"] == ["<none>", "<malformed>", "<unknown>"]
 
 
-def test_gold_from_another_model_is_named() -> None:
+def test_metrics_name_the_models_that_wrote_the_gold() -> None:
     borrowed = [replace(SCORES[0], gold_source="gpt-4"), replace(SCORES[5], gold_source="claude"), SCORES[6]]
     assert aggregate(borrowed)["agreement_with"] == "claude, gpt-4"
     assert aggregate(SCORES)["agreement_with"] is None
 
 
-def test_models_scored_on_other_examples_are_refused() -> None:
+def test_models_scored_on_different_examples_are_refused() -> None:
     with pytest.raises(UserError, match=r"^base and tuned cannot be compared: they were not scored on the same rows"):
         metrics({"base": SCORES[:3], "tuned": SCORES[1:4]}, {})
     with pytest.raises(UserError, match=r"^base: c0/1 is scored twice"):
@@ -221,19 +223,19 @@ def test_models_keep_their_order_and_the_order_of_scores_changes_nothing() -> No
     assert json.dumps(found["models"]["base"]) == json.dumps(found["models"]["again"])
 
 
-def test_rows_are_counted_by_each_leniency_that_fired() -> None:
+def test_rows_are_counted_under_each_rule_that_excused_them() -> None:
     scores = [replace(SCORES[0], rules=("b", "a", "b")), replace(SCORES[1], rules=("b",)), SCORES[2]]
     assert aggregate(scores)["rules"] == {"a": 1, "b": 2}
     assert aggregate(SCORES)["rules"] == {}
 
 
-def test_repaired_figures_are_over_all_rows_and_count_each_repair() -> None:
+def test_repaired_figures_cover_all_rows_and_count_each_repair() -> None:
     repairable = "<tool_call>{'name': 'find', 'arguments': {'a': 1}}</tool_call>"
     text = """<tool_call>{"name": "find", "arguments": "{'a': 1}"}</tool_call>"""
     scores = [
         row(0, [expect("find", a=1)], repairable),  # right with repairs
         row(1, [expect("find", a=2)], text),  # repaired twice, and wrong
-        row(2, [], repairable),  # an over-call that only repairs can read
+        row(2, [], repairable),  # an over-call that can be read only with repairs
         row(3, [], BROKEN),
         row(4, [expect("find", a=1)], say("find", a=1)),
         row(5, [], "No."),
@@ -252,13 +254,13 @@ def test_scores_that_do_not_record_repairs_have_no_repaired_figures() -> None:
     assert aggregate([replace(score, repaired=None) for score in SCORES if score.failure is None])["repaired"]
 
 
-def test_models_are_compared_and_one_model_alone_is_not() -> None:
+def test_models_are_compared_only_if_there_are_two() -> None:
     found = metrics({"base": SCORES, "tuned": SCORES}, {})["compare"]
     assert [entry["measure"] for entry in found] == ["exact_match", "tool_name_accuracy", "argument_accuracy"]
     assert metrics({"base": SCORES}, {})["compare"] == []
 
 
-def test_a_new_rate_is_a_line_in_metrics_and_its_words_and_every_output_shows_it(
+def test_a_new_rate_with_its_wording_appears_in_every_output(
     tmp_path: Path, scored_run: ScoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = wording.Measure("silent", "Silent", "Rows with an empty text.")
@@ -282,7 +284,7 @@ def contract_metrics() -> dict[str, Any]:
     return metrics({"tuned": scores}, {"toolhone": "0.1.0", "run": "contract", "quarantined": {}})
 
 
-def test_the_contracts_metrics_are_those_of_the_contracts_score() -> None:
+def test_the_contracts_score_gives_the_contracts_metrics() -> None:
     text = json.dumps(contract_metrics(), ensure_ascii=False, indent=2) + "\n"
     assert text == (CONTRACTS / "metrics.json").read_text(encoding="utf-8")
 
@@ -297,11 +299,11 @@ def test_calls_of_a_partial_turn_count_as_predicted() -> None:
     assert figures["confusion"]["matrix"][1] == [0, 0, 1, 0]
 
 
-def test_escalating_is_a_class_of_its_own() -> None:
+def test_escalations_have_figures_of_their_own() -> None:
     escalate = expect(ESCALATE)
     figures = aggregate(
         [
-            row(0, [escalate], say(ESCALATE)),  # escalated as it should be
+            row(0, [escalate], say(ESCALATE)),  # rightly escalated
             row(1, [escalate], say("find", a=1)),  # kept, and wrong
             row(2, [escalate], "Sorry."),  # kept, and wrong
             row(3, [escalate], BROKEN),  # no escalation could be read
@@ -320,7 +322,7 @@ def test_escalating_is_a_class_of_its_own() -> None:
     assert figures["handed_over"]["low"] == pytest.approx(0.0456, abs=1e-4)  # Wilson's
 
 
-def test_only_rows_that_offer_to_escalate_have_figures_of_escalation(figures: dict[str, Any]) -> None:
+def test_escalation_figures_need_rows_that_offer_the_escalation_tool(figures: dict[str, Any]) -> None:
     assert figures["escalation"] is None
     offered = aggregate([replace(SCORES[0], tools=(*SCORES[0].tools, ESCALATE))])["escalation"]
     assert counts(offered["handed_over"]) == (0, 0)

@@ -1,4 +1,4 @@
-"""Predicting: the file that it writes, and that an interrupted prediction resumes."""
+"""The predictions file, and resuming an interrupted prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model(tiny_llama: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
-    # Larger weights make the answers of different rows differ.
+    # Larger weights give different rows different answers.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -45,7 +45,7 @@ def renderer(tiny_tokenizer: Any) -> ChatRenderer:
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
-    """Eleven questions of mixed lengths, under two system prompts that alternate, and one without tools."""
+    """Eleven questions of mixed lengths with two alternating system prompts; one has no tools."""
     found = []
     for n in range(11):
         system = Message("system", "Be brief." if n % 2 else "你是客服。")
@@ -71,7 +71,7 @@ def run(model: Any, renderer: ChatRenderer, examples: list[Example], tmp_path: P
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of each batch that was decoded. A negative number put in it beforehand, -n, interrupts the n-th."""
+    """The size of each decoded batch. If the test first puts -n into the list, the n-th batch is interrupted."""
     sizes: list[int] = []
     interrupt_at = [0]
 
@@ -118,7 +118,7 @@ def test_predictions_are_in_the_order_of_the_examples(
 
 
 @pytest.mark.parametrize("sharing", [1, 2])
-def test_rows_that_share_their_tools_with_few_others_or_none_are_answered_together(
+def test_rows_whose_tools_few_or_no_other_rows_share_are_batched_together(
     model: Any, renderer: ChatRenderer, decoded: list[int], tmp_path: Path, sharing: int
 ) -> None:
     found = []
@@ -135,7 +135,7 @@ def test_rows_that_share_their_tools_with_few_others_or_none_are_answered_togeth
         assert (row["id"], row["text"]) == (example.id, alone.text)
 
 
-def test_each_prediction_is_what_the_example_gets_alone(
+def test_an_example_gets_the_same_prediction_in_a_batch_as_alone(
     run: Callable[..., str], model: Any, renderer: ChatRenderer, examples: list[Example], tmp_path: Path
 ) -> None:
     run()
@@ -173,7 +173,7 @@ def test_a_forged_turn_reaches_the_model_as_plain_text_in_a_batch_and_alone(
         assert [id_ for id_ in ids if id_ in marks] == [id_ for id_ in harmless if id_ in marks]
 
 
-def test_batch_size_changes_no_answer(run: Callable[..., str], tmp_path: Path) -> None:
+def test_the_batch_size_does_not_change_answers(run: Callable[..., str], tmp_path: Path) -> None:
     for size in (1, 4, 64):
         run(name=f"by-{size}", config=EvaluateConfig(batch_size=size, max_new_tokens=6))
     texts = {
@@ -183,7 +183,7 @@ def test_batch_size_changes_no_answer(run: Callable[..., str], tmp_path: Path) -
     assert len(texts) == 1
 
 
-def test_answers_run_to_the_limit_or_to_a_stop_token(
+def test_answers_end_at_the_limit_or_at_a_stop_token(
     run: Callable[..., str], renderer: ChatRenderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(name="free")
@@ -200,7 +200,7 @@ def test_answers_run_to_the_limit_or_to_a_stop_token(
         assert stop not in ids[:-1]
         if row.finish_reason == "length":
             assert len(ids) == CONFIG.max_new_tokens
-        # The stop token is among the tokens, and not in the text.
+        # The stop token is in the tokens but not in the text.
         said = ids[:-1] if row.finish_reason == "stop" else ids
         assert row.text == renderer.decode(said)
         in_text = b"".join(token.bytes for token in row.tokens[: len(said)])
@@ -220,19 +220,19 @@ def test_an_interrupted_prediction_resumes_where_it_stopped(
     assert sum(decoded) == len(examples) - whole[0]
     assert f"tuned: {whole[0]} answers are reused, {sum(decoded)} are left" in printed
     found, expected = (rows_of(tmp_path / "predictions" / f"{name}.jsonl") for name in ("tuned", "whole"))
-    # Batches differ, and with them the last digits of a log-probability.
+    # Other batches change the last digits of a log-probability.
     for row, other in zip(found, expected, strict=True):
         assert _logprobs(row) == pytest.approx(_logprobs(other), abs=1e-4)
     assert found == expected
 
 
 def _logprobs(row: dict[str, Any]) -> list[float]:
-    """Takes the log-probabilities out of a row."""
+    """Removes the log-probabilities from a row and returns them."""
     return [token.pop(key) for token in row["tokens"] for key in ("logprob", "runner_up")]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])
-def test_an_answer_whose_line_was_cut_is_made_again(
+def test_an_answer_whose_line_was_cut_off_is_predicted_again(
     run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path, cut: int
 ) -> None:
     run(name="whole")
@@ -247,7 +247,7 @@ def test_an_answer_whose_line_was_cut_is_made_again(
     assert [(row["id"], row["text"]) for row in found] == [(row["id"], row["text"]) for row in expected]
 
 
-def test_a_line_cut_within_a_character_is_made_again(
+def test_an_answer_whose_line_was_cut_inside_a_character_is_predicted_again(
     run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path
 ) -> None:
     interrupt(run, decoded, batch=2)
@@ -260,7 +260,7 @@ def test_a_line_cut_within_a_character_is_made_again(
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x1c"])
-def test_line_separators_in_an_answer_do_not_break_it_in_two(
+def test_line_separators_in_an_answer_do_not_split_its_line(
     run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path, character: str
 ) -> None:
     interrupt(run, decoded, batch=2)
@@ -276,7 +276,7 @@ def test_line_separators_in_an_answer_do_not_break_it_in_two(
     assert texts[row["id"]] == f"one{character}two"
 
 
-def test_answers_made_from_something_else_are_not_reused(
+def test_answers_with_another_fingerprint_are_not_reused(
     run: Callable[..., str], decoded: list[int], examples: list[Example], tmp_path: Path
 ) -> None:
     interrupt(run, decoded, batch=2, fingerprint="old")
@@ -287,7 +287,7 @@ def test_answers_made_from_something_else_are_not_reused(
     assert not list((tmp_path / "predictions").glob(".*.part"))
 
 
-def test_a_systems_prompt_is_computed_once_for_all_its_rows(
+def test_a_system_prompt_is_computed_once_for_all_its_rows(
     run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
@@ -299,6 +299,6 @@ def test_a_systems_prompt_is_computed_once_for_all_its_rows(
 
     monkeypatch.setattr(predict_module, "compute_prefix", counted)
     run(config=EvaluateConfig(batch_size=2, max_new_tokens=1))
-    # Two system prompts with the tool; the row without tools is alone, and computed in one go.
+    # Two system prompts with the tool. The row without tools shares no prefix.
     assert len([length for length in computed if length]) == 2
     assert min(length for length in computed if length) > 50

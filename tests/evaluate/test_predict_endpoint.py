@@ -1,4 +1,4 @@
-"""Predictions of an endpoint: a server on this machine that answers well, badly, late or not at all."""
+"""Predictions from an endpoint: a local server whose answers are right, malformed, late or missing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def says(message: Any, finish_reason: str = "stop", logprobs: Any = None, **usag
 
 
 def calls(*functions: Any, **more: Any) -> dict[str, Any]:
-    """A message that calls, each call's function as given."""
+    """A message with one call for each of the given functions."""
     rows = [{"id": f"c{n}", "type": "function", "function": function} for n, function in enumerate(functions)]
     return {"role": "assistant", "content": None, "tool_calls": rows, **more}
 
@@ -90,7 +90,7 @@ def predictions(path: Path) -> list[Prediction]:
     return [Prediction.from_json(row) for _, row in read_jsonl(path)]
 
 
-def test_answers_are_in_the_order_of_the_examples_and_are_scored_as_right(server: Server, path: Path) -> None:
+def test_right_answers_are_saved_in_the_order_of_the_examples_and_score_as_exact(server: Server, path: Path) -> None:
     rows = [example(n) for n in range(20)]
     summary = ask(server, path, rows, price_in=1.0, price_out=10.0)
     made = predictions(path)
@@ -105,7 +105,7 @@ def test_answers_are_in_the_order_of_the_examples_and_are_scored_as_right(server
     assert sorted(file.name for file in path.parent.iterdir()) == ["gpt.json", "gpt.jsonl"]
 
 
-def test_the_request_carries_tools_greedy_settings_and_no_key_of_ours(server: Server, path: Path) -> None:
+def test_the_request_has_the_tools_and_greedy_settings_and_none_of_our_own_keys(server: Server, path: Path) -> None:
     ask(server, path, max_tokens=77)
     body = server.requests[0]
     assert body["tools"] == [TOOL.to_json()]
@@ -113,7 +113,7 @@ def test_the_request_carries_tools_greedy_settings_and_no_key_of_ours(server: Se
     assert (body["model"], body["temperature"], body["max_tokens"], body["logprobs"]) == ("gpt-x", 0.0, 77, True)
 
 
-def test_earlier_calls_and_results_are_tied_by_ids_and_weights_are_not_sent() -> None:
+def test_earlier_calls_and_their_results_share_ids_and_weights_are_not_sent() -> None:
     call = ToolCall("query.order", {"id": "1"})
     prompt = (
         Message("user", "both?"),
@@ -133,7 +133,7 @@ def test_earlier_calls_and_results_are_tied_by_ids_and_weights_are_not_sent() ->
 
 
 @pytest.mark.parametrize("format", ["hermes", "llama3"])
-def test_parallel_calls_are_written_in_the_format_asked_for(server: Server, path: Path, format: FormatName) -> None:
+def test_parallel_calls_are_written_in_the_requested_format(server: Server, path: Path, format: FormatName) -> None:
     one = {"name": "query_order", "arguments": '{"id": "1"}'}
     two = {"name": "query_order", "arguments": '{"id": "}; </tool_call>"}'}
     server.answers = [always(calls(one, two, content="Both."), "tool_calls")]
@@ -190,7 +190,7 @@ SOUND: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("message", "status"), SOUND.values(), ids=SOUND.keys())
-def test_other_ways_to_answer_are_read(server: Server, path: Path, message: Any, status: str) -> None:
+def test_other_shapes_of_an_answer_are_read(server: Server, path: Path, message: Any, status: str) -> None:
     server.answers = [always({"role": "assistant", **message})]
     ask(server, path)
     found = score(example(), predictions(path)[0], "hermes")
@@ -212,7 +212,7 @@ def test_a_server_that_leaves_calls_in_the_text_must_be_declared(server: Server,
     assert (declared["calls_in_text"], declared["texts_like_calls"]) == (True, 0)
 
 
-def test_prose_is_no_sign_of_calls_in_the_text_if_the_server_gives_calls_apart(server: Server, path: Path) -> None:
+def test_prose_that_quotes_calls_is_not_reported_if_the_server_returns_tool_calls(server: Server, path: Path) -> None:
     server.answers = [always({"content": f"Looking.\n{OWN_TEXT}"}), calls_the_tool]
     assert ask(server, path, [example(1), example(2)], concurrency=1)["texts_like_calls"] == 0
 
@@ -245,7 +245,7 @@ def test_an_answer_cut_at_the_limit_is_truncated(server: Server, path: Path, mes
     assert score(example(), made, "hermes").status == "truncated"
 
 
-def test_names_that_endpoints_refuse_are_mapped_there_and_back(server: Server, path: Path) -> None:
+def test_tool_names_that_endpoints_reject_are_renamed_and_restored(server: Server, path: Path) -> None:
     dotted, plain, chinese = (Tool(name, "", TOOL.parameters) for name in ("math.add", "math_add", "查"))
     row = example(3, dotted)
     row = Example(
@@ -276,10 +276,13 @@ def test_tokens_of_a_text_are_kept_with_their_bytes(server: Server, path: Path) 
     ("others", "expected"),
     [
         ([token("Hi", -0.1), token("Yo", -3.0), token("Ey", -2.5)], -2.5),
-        ([token("Yo", -3.0)], -3.0),  # the chosen token need not be among them
+        ([token("Yo", -3.0)], -3.0),  # the chosen token may be missing
         ([token("Hi", -0.1)], None),
         ([token("Hi", -0.1) | {"bytes": None}], None),
-        ([token("Hi", -0.1), token("Hi", -2.0) | {"bytes": [72]}], -2.0),  # parts of a character may look alike
+        (
+            [token("Hi", -0.1), token("Hi", -2.0) | {"bytes": [72]}],
+            -2.0,
+        ),  # different parts of a character may have the same text
         ([], None),
         (None, None),
         ("no", None),
@@ -287,7 +290,7 @@ def test_tokens_of_a_text_are_kept_with_their_bytes(server: Server, path: Path) 
         (7, None),
     ],
 )
-def test_the_runner_up_is_the_likeliest_other_token_if_the_endpoint_gives_it(
+def test_the_runner_up_is_the_likeliest_other_token_if_the_endpoint_returns_it(
     server: Server, path: Path, others: Any, expected: float | None
 ) -> None:
     server.answers = [always({"content": "Hi"}, logprobs={"content": [token("Hi", -0.1) | {"top_logprobs": others}]})]
@@ -296,7 +299,7 @@ def test_the_runner_up_is_the_likeliest_other_token_if_the_endpoint_gives_it(
     assert [(one.bytes, one.logprob, one.runner_up) for one in made.tokens] == [(b"Hi", -0.1, expected)]
 
 
-def test_tokens_of_the_model_s_own_call_are_kept_and_its_text_with_them(server: Server, path: Path) -> None:
+def test_if_the_tokens_spell_the_call_they_and_their_text_are_saved(server: Server, path: Path) -> None:
     raw = '<tool_call>{"name":"query_order",  "arguments":{"id":"7"}}</tool_call>'
     message = calls({"name": "query_order", "arguments": '{"id": "7"}'})
     server.answers = [always(message, "tool_calls", logprobs={"content": [token(raw)]})]
@@ -320,7 +323,7 @@ def test_tokens_of_the_model_s_own_call_are_kept_and_its_text_with_them(server: 
         "no",
     ],
 )
-def test_tokens_that_are_not_the_text_s_are_left_out(server: Server, path: Path, logprobs: Any) -> None:
+def test_tokens_that_do_not_spell_the_text_are_dropped(server: Server, path: Path, logprobs: Any) -> None:
     server.answers = [always(calls({"name": "query_order", "arguments": '{"id": "7"}'}), logprobs=logprobs)]
     ask(server, path)
     [made] = predictions(path)
@@ -355,13 +358,13 @@ def test_a_temporary_failure_is_retried_and_counted(server: Server, path: Path, 
     assert (summary["calls"], sum(summary["failures"].values())) == (2, 1)
 
 
-def test_an_endpoint_that_hangs_is_given_up_and_asked_again(server: Server, path: Path) -> None:
+def test_a_request_that_hangs_times_out_and_is_retried(server: Server, path: Path) -> None:
     server.answers = [hangs, calls_the_tool]
     assert ask(server, path, timeout_s=0.3)["failures"] == {"timeout": 1}
     assert len(predictions(path)) == 1
 
 
-def test_what_an_endpoint_does_not_accept_is_left_out_of_the_next_request(server: Server, path: Path) -> None:
+def test_options_that_an_endpoint_rejects_are_dropped_from_the_next_request(server: Server, path: Path) -> None:
     server.answers = [
         fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
         fails(400, "'temperature' does not support 0 with this model"),
@@ -377,7 +380,7 @@ def test_what_an_endpoint_does_not_accept_is_left_out_of_the_next_request(server
     assert (summary["temperature"], summary["logprobs"]) == (None, False)
 
 
-def test_rows_without_an_answer_are_reported_and_the_others_stay_for_the_next_call(server: Server, path: Path) -> None:
+def test_rows_without_an_answer_are_reported_and_the_answered_ones_are_reused(server: Server, path: Path) -> None:
     def but_one(body: dict[str, Any]) -> tuple[int, Any]:
         return fails(500)(body) if "order 2?" in str(body) else calls_the_tool(body)
 
@@ -394,10 +397,10 @@ def test_rows_without_an_answer_are_reported_and_the_others_stay_for_the_next_ca
     ask(server, path, rows)
     assert len(server.requests) == asked + 1, "a finished file is reused"
     ask(server, path, rows[:3])
-    assert len(server.requests) == asked + 4, "other rows are asked anew"
+    assert len(server.requests) == asked + 4, "other rows get new requests"
 
 
-def test_a_last_line_that_was_cut_is_asked_again(server: Server, path: Path) -> None:
+def test_a_row_whose_line_was_cut_off_gets_a_new_request(server: Server, path: Path) -> None:
     rows = [example(n) for n in range(3)]
     with pytest.raises(UserError, match="budget"):
         ask(server, path, rows, max_calls=2, concurrency=1)
@@ -408,7 +411,7 @@ def test_a_last_line_that_was_cut_is_asked_again(server: Server, path: Path) -> 
     assert len(server.requests) == 4
 
 
-def test_refused_rows_are_left_out_only_if_asked_for(server: Server, path: Path) -> None:
+def test_rows_that_the_endpoint_refuses_are_left_out_only_on_request(server: Server, path: Path) -> None:
     server.answers = [lambda body: fails(400)(body) if "order 2?" in str(body) else calls_the_tool(body)]
     rows = [example(n) for n in range(4)]
     with pytest.raises(UserError, match=r"refused with status 400.*--leave-out-refused"):
@@ -419,15 +422,15 @@ def test_refused_rows_are_left_out_only_if_asked_for(server: Server, path: Path)
     assert summary["rows"] == 3
 
 
-def test_a_filtered_answer_is_none(server: Server, path: Path) -> None:
+def test_a_filtered_answer_does_not_count_as_an_answer(server: Server, path: Path) -> None:
     server.answers = [always({"content": ""}, "content_filter")]
     with pytest.raises(UserError, match="content filter"):
         ask(server, path)
 
 
-def test_the_budget_in_dollars_stops_before_it_is_spent_and_counts_across_calls(server: Server, path: Path) -> None:
+def test_the_budget_in_dollars_is_never_exceeded_and_counts_earlier_commands(server: Server, path: Path) -> None:
     rows = [example(n) for n in range(8)]
-    # A call costs 0.0003; before it starts, its dearest outcome (1,024 tokens and the prompt's bytes) must fit.
+    # A request costs $0.0003. It starts only if its highest cost (1,024 tokens and the prompt's bytes) still fits.
     options = {"price_in": 1.0, "price_out": 10.0, "concurrency": 1}
     with pytest.raises(UserError, match=r"budget is used up with \d of 8 rows"):
         ask(server, path, rows, max_usd=0.0115, **options)
@@ -440,7 +443,7 @@ def test_the_budget_in_dollars_stops_before_it_is_spent_and_counts_across_calls(
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_a_wrong_key_or_model_ends_it_at_once(server: Server, path: Path, status: int) -> None:
+def test_a_wrong_key_or_model_stops_at_once(server: Server, path: Path, status: int) -> None:
     server.answers = [fails(status)]
     with pytest.raises(UserError, match=str(status)):
         ask(server, path, [example(n) for n in range(50)], concurrency=2)
@@ -470,12 +473,12 @@ def test_an_answer_without_usage_is_counted(server: Server, path: Path) -> None:
         ({"calls_a_minute": -1.0}, "--calls-a-minute: expected more than 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         EndpointSettings("m", "http://127.0.0.1:1/v1", **given)
 
 
-def test_calls_start_at_even_distances_whatever_thread_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_start_at_even_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     import toolhone.endpoint
 
     now, waits = [100.0], []
@@ -501,7 +504,7 @@ def flags(server: Server, *more: str) -> list[str]:
     return ["--endpoint-model", "org/gpt", "--base-url", server.url, "--retries", "0", *more]
 
 
-def test_rows_of_a_file_are_answered_and_the_figures_printed(
+def test_predict_answers_the_rows_of_a_file_and_prints_the_figures(
     server: Server, in_workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [Conversation(f"r{n}", (*example(n).prompt, example(n).turn), (TOOL,), "rows:1") for n in range(3)]
@@ -519,7 +522,7 @@ def test_rows_of_a_file_are_answered_and_the_figures_printed(
     assert len(predictions(Path("x/y.jsonl"))) == 3
 
 
-def test_a_run_s_rows_are_answered_in_the_run_s_format_and_scored_beside_its_models(
+def test_the_rows_of_a_run_are_answered_in_its_format_and_scored_beside_its_models(
     server: Server, in_workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("try.yaml").write_text(
@@ -538,7 +541,7 @@ def test_a_run_s_rows_are_answered_in_the_run_s_format_and_scored_beside_its_mod
     assert metrics["models"]["org-gpt"]["exact_match"]["numerator"] == 2
 
 
-def test_an_endpoint_answers_the_suite_into_a_folder_of_its_own(
+def test_an_endpoint_can_answer_the_suite_in_a_folder_without_a_run(
     server: Server, in_workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bfcl = Path(__file__).parents[1] / "fixtures" / "formats" / "bfcl"
@@ -564,7 +567,7 @@ def test_an_endpoint_answers_the_suite_into_a_folder_of_its_own(
         (["--run", "runs/none", "--endpoint-model", "m"], "is not a run folder"),
     ],
 )
-def test_a_command_that_lacks_something_is_refused(
+def test_an_incomplete_command_is_refused(
     in_workspace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     row = Conversation("r", (*example().prompt, example().turn), (TOOL,), "rows:1")
@@ -575,7 +578,7 @@ def test_a_command_that_lacks_something_is_refused(
 
 
 @pytest.mark.parametrize("label", ["base", "tuned", "..", "a/b"])
-def test_a_label_that_would_take_another_model_s_place_is_refused(
+def test_a_label_that_is_reserved_or_no_file_name_is_refused(
     in_workspace: Path, capsys: pytest.CaptureFixture[str], label: str
 ) -> None:
     row = Conversation("r", (*example().prompt, example().turn), (TOOL,), "rows:1")

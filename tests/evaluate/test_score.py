@@ -1,4 +1,4 @@
-"""Scoring a run folder or files: scores, metrics and report, and only if the files belong together."""
+"""Scoring a run folder or files: scores, metrics and report. Files that do not belong together are refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def call(order_id: str) -> str:
 
 
 def conversation(id: str, arguments: str | None) -> dict[str, Any]:
-    """A question with its gold: a call with these arguments, or a plain answer."""
+    """A question and its gold: a call with these arguments, or a plain answer."""
     function = {"name": "query_order", "arguments": arguments}
     turn = {"content": "Hello."} if arguments is None else {"tool_calls": [{"type": "function", "function": function}]}
     return {
@@ -120,11 +120,11 @@ def answer(run: RunFolder, model: str, texts: dict[str, str]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """A run of three rows: `base` has one of them right, `tuned` all."""
+    """A run of three rows: `base` has one of them right, `adapted` all."""
     run = RunFolder(tmp_path / "runs" / "small")
     write_jsonl(run.split("test"), ROWS)
     run.note(**MANIFEST)
-    # In alphabetical order the base model would not be first.
+    # Alphabetical order would not put the base model first.
     answer(run, "adapted", GOOD)
     answer(run, "base", {"c/1": "Good day.", "b/1": call("B3"), "a/1": "<tool_call>{"})
     return run
@@ -144,7 +144,7 @@ def test_each_model_gets_scores_in_the_order_of_the_rows(run: RunFolder) -> None
     assert base[1].question == "Question of b"
 
 
-def test_metrics_are_returned_and_written_with_where_they_come_from(run: RunFolder) -> None:
+def test_metrics_are_returned_and_written_with_their_provenance(run: RunFolder) -> None:
     found = score_run(run)
     assert found == json.loads(run.metrics.read_text(encoding="utf-8"))
     figures = {name: (model["exact_match"]["numerator"], model["rows"]) for name, model in found["models"].items()}
@@ -159,14 +159,14 @@ def test_the_base_model_comes_first(run: RunFolder) -> None:
     assert list(score_run(run)["models"]) == ["base", "adapted", "zebra"]
 
 
-def test_the_report_is_drawn(run: RunFolder) -> None:
+def test_the_report_shows_the_scores(run: RunFolder) -> None:
     score_run(run)
     write_report(run.path)
     assert "base 33.3% to adapted 100.0% exact match" in run.report.read_text(encoding="utf-8")
     assert "base 33.3% to adapted 100.0% exact match" in (run.path / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_split_that_the_manifest_names_is_scored(run: RunFolder) -> None:
+def test_scoring_uses_the_split_named_in_the_manifest(run: RunFolder) -> None:
     write_jsonl(run.split("validation"), ROWS[:1])
     run.note(judged="validation")
     for model in ("base", "adapted"):
@@ -174,14 +174,14 @@ def test_the_split_that_the_manifest_names_is_scored(run: RunFolder) -> None:
     assert score_run(run)["models"]["base"]["rows"] == 1
 
 
-def test_the_format_that_the_manifest_names_is_read(run: RunFolder) -> None:
+def test_scoring_uses_the_format_named_in_the_manifest(run: RunFolder) -> None:
     run.note(chat={**MANIFEST["chat"], "format": "llama3"})
     answer(run, "adapted", {**GOOD, "a/1": '{"name": "query_order", "parameters": {"order_id": "A1"}}'})
     score_run(run)
     assert [score.exact for score in scores_of(run, "adapted")] == [True, False, True]
 
 
-def test_a_row_whose_gold_cannot_be_right_is_left_out_and_listed(run: RunFolder) -> None:
+def test_a_row_whose_gold_no_call_satisfies_is_left_out_and_listed(run: RunFolder) -> None:
     write_jsonl(run.split("test"), [ROWS[0], conversation("b", '{"order_id": 2}'), ROWS[2]])
     found = score_run(run)
     assert list(found["provenance"]["quarantined"]) == ["b/1"]
@@ -200,7 +200,7 @@ def test_a_row_whose_gold_cannot_be_right_is_left_out_and_listed(run: RunFolder)
     ],
     ids=["lacking", "foreign", "both", "none"],
 )
-def test_answers_to_other_rows_are_refused(run: RunFolder, texts: dict[str, str], message: str) -> None:
+def test_predictions_for_other_rows_are_refused(run: RunFolder, texts: dict[str, str], message: str) -> None:
     answer(run, "adapted", texts)
     with pytest.raises(UserError, match=rf"adapted\.jsonl: does not answer the test rows .*{message}.*toolhone eval"):
         score_run(run)
@@ -214,7 +214,7 @@ def test_a_row_that_is_answered_twice_is_refused(run: RunFolder) -> None:
         score_run(run)
 
 
-def test_a_run_without_predictions_says_what_makes_them(run: RunFolder) -> None:
+def test_the_error_without_predictions_says_how_to_make_them(run: RunFolder) -> None:
     for path in run.predictions("base").parent.iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"runs/small: has no predictions yet; `toolhone train`"):
@@ -241,7 +241,7 @@ def test_models_are_compared(run: RunFolder) -> None:
     assert entry["mcnemar"] == {"first_only": 0, "second_only": 2, "p_value": 0.5}
 
 
-def test_tools_that_the_training_rows_call_have_figures_of_their_own(run: RunFolder) -> None:
+def test_seen_and_unseen_tools_have_separate_figures(run: RunFolder) -> None:
     assert "seen" not in score_run(run)["models"]["adapted"]["by"]
     write_jsonl(run.split("train"), [conversation("t", None)])
     seen = score_run(run)["models"]["adapted"]["by"]["seen"]
@@ -251,7 +251,7 @@ def test_tools_that_the_training_rows_call_have_figures_of_their_own(run: RunFol
     assert {name: group["exact_match"]["denominator"] for name, group in seen.items()} == {"seen": 2, "unstated": 1}
 
 
-def test_another_policy_scores_gold_and_answers(run: RunFolder) -> None:
+def test_the_policy_applies_to_gold_and_answers(run: RunFolder) -> None:
     answer(run, "adapted", {**GOOD, "a/1": call("a 1"), "c/1": "<tool_call>{"})
     assert score_run(run)["models"]["adapted"]["exact_match"]["numerator"] == 1
     found = score_run(run, BFCL)
@@ -268,7 +268,7 @@ def test_another_policy_scores_gold_and_answers(run: RunFolder) -> None:
     assert list(score_run(run)["provenance"]["quarantined"]) == ["a/1", "b/1"]
 
 
-def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: RunFolder) -> None:
+def test_rows_that_an_endpoint_refused_are_excluded_for_every_model_and_listed(run: RunFolder) -> None:
     answer(run, "large", {"a/1": GOOD["a/1"], "c/1": GOOD["c/1"]})
     note = run.predictions("large").with_suffix(".json")
     write_json(note, {"left_out": {"b/1": "withheld", "c/1": "since answered"}})
@@ -286,7 +286,7 @@ def test_rows_that_an_endpoint_refused_count_for_no_model_and_are_listed(run: Ru
         score_run(run)
 
 
-def test_rows_that_an_endpoint_refuses_are_left_out_when_its_predictions_are_scored(
+def test_predict_and_score_leave_out_the_rows_that_an_endpoint_refuses(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answered(body: dict[str, Any]) -> tuple[int, Any]:
@@ -315,7 +315,7 @@ def test_rows_that_an_endpoint_refuses_are_left_out_when_its_predictions_are_sco
 def score_answers(
     folder: Path, answers: dict[str, list[dict[str, Any]]], rows: list[dict[str, Any]] = ROWS
 ) -> dict[str, Any]:
-    """Score files of predictions, named as the keys, into folder/scored."""
+    """Score each list of predictions as a file named after its key; writes to folder/scored."""
     write_jsonl(folder / "rows.jsonl", rows)
     for name, lines in answers.items():
         write_jsonl(folder / f"{name}.jsonl", lines)
@@ -329,7 +329,7 @@ def answers(texts: dict[str, str] = GOOD, **changed: Any) -> list[dict[str, Any]
     return [{**prediction(id_, "x", text), **changed} for id_, text in texts.items()]
 
 
-def test_files_of_predictions_are_scored_as_a_run_s_are(run: RunFolder, tmp_path: Path) -> None:
+def test_prediction_files_get_the_same_scores_as_in_a_run(run: RunFolder, tmp_path: Path) -> None:
     lines = {path.stem: [row for _, row in read_jsonl(path)] for path in (run.path / "predictions").iterdir()}
     found = score_answers(tmp_path, {"base": lines["base"], "adapted": lines["adapted"]})
     of_run = score_run(run)
@@ -340,14 +340,14 @@ def test_files_of_predictions_are_scored_as_a_run_s_are(run: RunFolder, tmp_path
     assert found["provenance"]["quarantined"] == {}
 
 
-def test_a_prediction_may_have_its_conversation_s_id_and_no_tokens(tmp_path: Path) -> None:
+def test_a_prediction_may_have_the_id_of_its_conversation_and_no_tokens(tmp_path: Path) -> None:
     lines = answers({id_.partition("/")[0]: text for id_, text in GOOD.items()})
     for line in lines:
         del line["tokens"]
     assert score_answers(tmp_path, {"m": lines})["models"]["m"]["exact_match"]["numerator"] == 3
 
 
-def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) -> None:
+def test_a_conversation_of_two_turns_needs_an_answer_to_each_turn(tmp_path: Path) -> None:
     two = conversation("d", '{"order_id": "D1"}')
     two["messages"] += [{"role": "user", "content": "Thanks"}, {"role": "assistant", "content": "Goodbye."}]
     two["messages"][1]["tool_calls"][0]["id"] = "1"
@@ -375,7 +375,7 @@ def test_a_conversation_of_two_turns_is_answered_turn_by_turn(tmp_path: Path) ->
     ],
     ids=["lacking", "twice", "null-text", "finish-reason", "latency", "unknown-key", "absent-keys"],
 )
-def test_files_that_are_no_answers_to_the_rows_are_refused(
+def test_files_that_do_not_answer_the_rows_are_refused(
     tmp_path: Path, lines: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -388,7 +388,7 @@ def test_rows_that_share_an_id_are_refused(tmp_path: Path) -> None:
         score_answers(tmp_path, {"m": answers()}, [ROWS[0], ROWS[0]])
 
 
-def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tmp_path: Path) -> None:
+def test_an_output_folder_whose_files_would_be_overwritten_is_refused(run: RunFolder, tmp_path: Path) -> None:
     run.config.write_text("name: small\n", encoding="utf-8")
     rows = list(read_conversations(run.split("test")))
     with pytest.raises(UserError, match=r"^--out .*small: is a run folder"):
@@ -400,14 +400,14 @@ def test_a_folder_in_which_something_would_be_lost_is_refused(run: RunFolder, tm
         score_files([tmp_path / "m.jsonl", tmp_path / "scores" / "m.jsonl"], rows, "test.jsonl", tmp_path, "hermes")
 
 
-def test_the_models_of_one_run_have_the_names_of_their_files_the_base_first(tmp_path: Path) -> None:
+def test_models_of_one_run_are_named_after_their_files_base_first(tmp_path: Path) -> None:
     for name in ("zebra", "adapted", "base"):
         scores_file(tmp_path / "run" / "scores" / f"{name}.jsonl", "10")
     assert list(read_score_files([tmp_path / "run"])) == ["base", "adapted", "zebra"]
     assert list(read_score_files([tmp_path / "run" / "scores"])) == ["base", "adapted", "zebra"]
 
 
-def test_models_of_several_runs_have_the_runs_name_too_if_two_names_are_equal(tmp_path: Path) -> None:
+def test_models_of_several_runs_are_prefixed_with_the_run_if_names_clash(tmp_path: Path) -> None:
     for run in ("one", "two"):
         scores_file(tmp_path / run / "scores" / "tuned.jsonl", "10")
     alone = scores_file(tmp_path / "gpt.jsonl", "11")

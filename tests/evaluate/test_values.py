@@ -1,4 +1,4 @@
-"""When two argument values are the same."""
+"""Which argument values count as equal."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_null_is_only_null() -> None:
         assert not same(other, None)
 
 
-def test_a_number_is_not_its_text() -> None:
+def test_a_number_differs_from_its_text() -> None:
     assert not same("5", 5, STRING)
     assert not same(5, "5", INTEGER)
 
 
 @pytest.mark.parametrize("schema", [NUMBER, INTEGER, None])
-def test_whole_numbers_are_equal_however_they_are_written(schema: dict[str, Any] | None) -> None:
+def test_whole_numbers_are_equal_with_or_without_a_point(schema: dict[str, Any] | None) -> None:
     assert same(5, 5.0, schema)
     assert same(5.0, 5, schema)
     assert same(10**22, 1e22, schema)
@@ -50,7 +50,7 @@ def test_whole_numbers_are_equal_however_they_are_written(schema: dict[str, Any]
     assert not same(15, 1.5, schema)
 
 
-def test_whole_numbers_are_compared_exactly_however_large() -> None:
+def test_large_whole_numbers_are_compared_exactly() -> None:
     assert same(10**40, 10**40, NUMBER)
     assert not same(10**40, 10**40 + 1, NUMBER)
     assert not same(10**15, 10**15 + 1, NUMBER)
@@ -58,7 +58,7 @@ def test_whole_numbers_are_compared_exactly_however_large() -> None:
     assert not same(10**400, 1.5, NUMBER)
 
 
-def test_other_numbers_are_equal_to_one_in_a_million() -> None:
+def test_other_numbers_are_equal_within_one_in_a_million() -> None:
     assert same(0.3, 0.1 + 0.2, NUMBER)
     assert same(1234.5, 1234.5001, NUMBER)
     assert not same(1234.5, 1234.51, NUMBER)
@@ -67,7 +67,7 @@ def test_other_numbers_are_equal_to_one_in_a_million() -> None:
     assert not same(0, 1e-12, NUMBER)
 
 
-def test_an_integer_is_never_a_fraction() -> None:
+def test_a_fraction_never_matches_an_integer() -> None:
     assert same(5, 5.0, INTEGER)
     assert not same(5, 5.5, INTEGER)
     assert not same(5.5, 5.5, INTEGER)
@@ -75,7 +75,7 @@ def test_an_integer_is_never_a_fraction() -> None:
     assert same(5.5, 5.5)
 
 
-def test_strings_are_equal_in_nfc_and_without_outer_white_space_then_exactly() -> None:
+def test_strings_are_compared_exactly_after_nfc_and_stripping() -> None:
     assert same("café", "cafe\u0301", STRING)
     assert same("文三路 478 号", " 文三路 478 号\n", STRING)
     assert same("ORD-1", "\u3000ORD-1")
@@ -130,12 +130,12 @@ NESTED = {
         ({"other": 5.5}, True),
     ],
 )
-def test_the_schema_is_looked_up_at_any_depth(value: dict[str, Any], integer: bool) -> None:
+def test_the_schema_applies_at_any_depth(value: dict[str, Any], integer: bool) -> None:
     # 5.5 equals itself unless its schema says that it is an integer.
     assert same(value, value, NESTED) is not integer
 
 
-def test_a_schema_that_refers_to_itself_or_to_nothing_is_harmless() -> None:
+def test_a_schema_with_a_circular_or_broken_reference_is_ignored() -> None:
     assert same(5.5, 5.5, {"$ref": "#"})
     assert same(5.5, 5.5, {"$ref": "#/$defs/absent"})
     assert same(5.5, 5.5, {"$ref": "https://example.org/elsewhere"})
