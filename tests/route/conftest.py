@@ -1,4 +1,4 @@
-"""Generated answers of a small model, with log-probabilities that are lower on average if it is wrong."""
+"""Generated answers of a small model. Wrong answers have lower log-probabilities on average."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ORDER = Tool("query_order", "", {"type": "object", "properties": {"order_id": _
 
 
 def outcomes(scores: Floats, small: Floats, large: Floats | None = None, **known: float | Floats) -> Outcomes:
-    """Two models on rows of their own; costs and times are nan unless they are given."""
+    """Two models on separate rows; costs and times are nan unless given."""
     count = len(scores)
     names = ("small_usd", "large_usd", "small_s", "large_s")
     columns = {name: np.broadcast_to(known.get(name, np.nan), count) for name in names}
@@ -34,8 +34,8 @@ def call_text(name: str, **arguments: object) -> str:
 
 
 def prediction(id: str, model: str, text: str, surety: float | None) -> Prediction:
-    """An answer of which every character is a token. `surety` is the log-probability of the digits in it; None: the
-    endpoint gave no log-probabilities."""
+    """An answer with one token per character. `surety` is the log-probability of its digits; None: the endpoint gave no
+    log-probabilities."""
     tokens = tuple(
         Token(number, character.encode(), surety if character.isdigit() else -0.001)
         for number, character in enumerate(text)
@@ -46,7 +46,7 @@ def prediction(id: str, model: str, text: str, surety: float | None) -> Predicti
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was made: a run folder, and a file of a large model's predictions of its rows."""
+    """A run folder, and a file with a large model's predictions for its rows."""
 
     run: Path
     large: Path
@@ -57,8 +57,8 @@ MakeRun = Callable[..., Made]
 
 
 def small_answer(example: Example, draw: random.Random, wrong: float) -> Prediction:
-    """In the share `wrong` of the rows the answer asks for the other order, mostly with a lower log-probability. One
-    row in twenty is not JSON."""
+    """Returns an answer that asks for the other order in the share `wrong` of the rows, mostly with a lower
+    log-probability. One answer in twenty is not JSON."""
     number = example.turn.tool_calls[0].arguments["order_id"]
     other = next(order for order in example.meta["orders"] if order != number)
     failed = draw.random() < wrong
@@ -70,7 +70,7 @@ def small_answer(example: Example, draw: random.Random, wrong: float) -> Predict
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Makes a run of `count` rows, five to a template; the large model is right on nine in ten."""
+    """Makes a run of `count` rows, five per template; the large model is right on nine in ten."""
 
     def make(
         count: int = 240,

@@ -1,4 +1,4 @@
-"""The calibrator compared with scikit-learn, its figures with their definitions, and what each signal adds."""
+"""The calibrator agrees with scikit-learn, its figures with their definitions; and what each signal adds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toolhone.route.confidence import FEATURES, GROUPS, Gate, Signals
 
 
 def made_rows(rows: int, seed: int = 0) -> tuple[Floats, Floats]:
-    """Returns features, two of them informative, one noise and one constant, on different scales; and outcomes."""
+    """Returns features on different scales (two informative, one noise, one constant) and outcomes."""
     random = np.random.default_rng(seed)
     features = np.column_stack([random.normal(3, 50, rows), random.random(rows), random.normal(size=rows)])
     chance = 1 / (1 + np.exp(-(features[:, 0] / 40 + 3 * features[:, 1])))
@@ -52,7 +52,7 @@ def test_the_calibrator_agrees_with_scikit_learn(rows: int) -> None:
     np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-12)
 
 
-def test_scores_outside_the_isotonic_curve_take_its_ends() -> None:
+def test_scores_outside_the_isotonic_curve_get_its_end_values() -> None:
     calibrator = Calibrator((0.0,), (1.0,), (1.0,), 0.0, ((0.2, 0.1), (0.6, 0.5), (0.8, 0.9)))
     assert [calibrator.probability(score) for score in (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 1.0)] == pytest.approx(
         [0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9], abs=1e-12
@@ -60,14 +60,14 @@ def test_scores_outside_the_isotonic_curve_take_its_ends() -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
-def test_a_score_is_a_probability_whatever_the_feature(one: float, other: float) -> None:
+def test_a_score_is_a_probability_that_rises_with_the_feature(one: float, other: float) -> None:
     calibrator = Calibrator((0.0,), (1.0,), (2.0,), -1.0, ())
     low, high = sorted((one, other))
     assert 0 <= calibrator.score([low]) <= calibrator.score([high]) <= 1
 
 
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
-def test_answers_that_are_all_right_or_all_wrong_calibrate_nothing(outcome: float) -> None:
+def test_answers_that_are_all_right_or_all_wrong_cannot_be_calibrated(outcome: float) -> None:
     features, _ = made_rows(20)
     with pytest.raises(UserError, match=r"calibration rows: \d+ of 20 answers are right"):
         fit(features, np.full(20, outcome), "the calibration rows")
@@ -85,7 +85,7 @@ def test_ten_thousand_rows_are_calibrated_and_measured_in_five_seconds() -> None
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
-def test_auroc_and_brier_are_scikit_learns(rows: list[tuple[int, bool]]) -> None:
+def test_auroc_and_brier_equal_scikit_learns(rows: list[tuple[int, bool]]) -> None:
     scores = np.array([score / 6 for score, _ in rows])
     right = np.array([float(good) for _, good in rows])
     found = reliability(scores, scores, right, list(range(len(rows))))
@@ -98,7 +98,7 @@ def test_auroc_and_brier_are_scikit_learns(rows: list[tuple[int, bool]]) -> None
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=25))
 def test_a_weight_of_n_equals_n_copies_of_the_row(rows: list[tuple[int, bool, int]]) -> None:
-    """The figures of resamples are those of the rows written out as often as they were drawn."""
+    """So the figures of a resample equal those of the rows repeated as often as they were drawn."""
     scores, right, weights = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     times = weights.astype(int)
     if not times.sum():
@@ -109,29 +109,29 @@ def test_a_weight_of_n_equals_n_copies_of_the_row(rows: list[tuple[int, bool, in
         np.testing.assert_allclose(weighted, figure(*apart, np.ones((1, times.sum()))), atol=1e-12)
 
 
-def test_aurc_is_the_mean_share_wrong_over_all_coverages() -> None:
+def test_aurc_is_the_mean_error_rate_over_all_coverages() -> None:
     random = np.random.default_rng(4)
     scores = random.random(4_000)
     right = (random.random(4_000) < scores).astype(float)
     wrong = 1 - right[np.argsort(-scores)]
     by_steps = (np.cumsum(wrong) / np.arange(1, 4_001)).mean()
     assert aurc(scores, right, np.ones((1, 4_000)))[0] == pytest.approx(by_steps, abs=1e-3)
-    # One score for all: the share wrong is the same at every coverage.
+    # With one score for all rows, the error rate is the same at every coverage.
     assert aurc(np.ones(8), np.array([1, 1, 0, 1, 0, 1, 1, 1.0]), np.ones((1, 8)))[0] == pytest.approx(0.25)
 
 
-def test_expected_calibration_error_and_its_diagram() -> None:
+def test_expected_calibration_error_and_its_bins_by_hand() -> None:
     probabilities = np.array([0.95, 0.95, 0.95, 0.95, 0.05, 0.05, 1.0, 0.0])
     right = np.array([1, 1, 1, 0, 0, 1, 1, 0.0])
     found = reliability(probabilities, probabilities, right, list(range(8)))
-    # The upper bin: probability 4.8 / 5, four of five right; the lower: 0.1 / 3, one of three.
+    # Upper bin: mean probability 4.8 / 5, four of five right. Lower bin: 0.1 / 3, one of three.
     assert found.ece["value"] == pytest.approx((5 * (0.96 - 0.8) + 3 * (1 / 3 - 0.1 / 3)) / 8)
     assert [(b["from"], b["numerator"], b["denominator"]) for b in found.bins] == [(0.0, 1, 3), (0.9, 4, 5)]
     assert [b["probability"] for b in found.bins] == pytest.approx([0.1 / 3, 0.96])
     assert (found.rows, found.wrong) == (8, 3)
 
 
-def test_ece_by_chance_is_that_of_perfectly_calibrated_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ece_by_chance_equals_the_ece_of_perfectly_calibrated_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolhone.rates.FIGURE_FOLDS", 2)
     random = np.random.default_rng(2)
     seen = []
@@ -143,9 +143,9 @@ def test_ece_by_chance_is_that_of_perfectly_calibrated_probabilities(monkeypatch
     assert 0.05 < seen[0].ece_by_chance < 0.12  # not small, with fifteen rows a bin
 
 
-def test_an_interval_is_wider_if_rows_come_in_clusters() -> None:
+def test_an_interval_is_wider_if_rows_are_clustered() -> None:
     random = np.random.default_rng(6)
-    values = np.repeat(random.integers(0, 2, 60), 5).astype(float)  # five rows of a cluster are alike
+    values = np.repeat(random.integers(0, 2, 60), 5).astype(float)  # the five rows of a cluster are equal
     alone, together = (
         with_intervals(lambda weights: shares(weights, values[:, None]), clusters)[0]
         for clusters in (list(range(300)), np.repeat(np.arange(60), 5).tolist())
@@ -160,7 +160,7 @@ def test_one_cluster_gives_no_interval() -> None:
     assert found == [{"value": 0.5, "low": None, "high": None}]
 
 
-def test_intervals_are_the_same_each_time() -> None:
+def test_intervals_are_reproducible() -> None:
     random = np.random.default_rng(1)
     scores, right = random.random(50), (random.random(50) < 0.7).astype(float)
     assert reliability(scores, scores, right, list(range(50))) == reliability(scores, scores, right, list(range(50)))
@@ -197,32 +197,32 @@ def test_only_the_informative_group_ranks_better_than_chance() -> None:
         assert made[name].brier["value"] == pytest.approx(0.1875, abs=0.001)
 
 
-def test_gates_count_in_every_variant() -> None:
+def test_gates_apply_in_every_variant() -> None:
     gates: list[Gate | None] = ["malformed" if not right and n % 8 else None for n, right in enumerate(RIGHT)]
     made = ablation(signals(gates), RIGHT, CLUSTERS)
     assert {name: one.auroc["value"] for name, one in made.items()} == dict.fromkeys(made, 0.75)
 
 
-def test_deferral_is_a_variant_if_an_answer_escalates_and_adds_its_information() -> None:
+def test_escalations_of_the_small_model_form_a_variant_and_add_information() -> None:
     random = np.random.default_rng(4)
     knows = (RIGHT * 0.2 + random.uniform(size=ROWS) * 0.8).tolist()
-    handed = [not right and n % 8 == 0 for n, right in enumerate(RIGHT)]
-    made = ablation(signals(escalated=handed, decision=knows), RIGHT, CLUSTERS)
+    escalates = [not right and n % 8 == 0 for n, right in enumerate(RIGHT)]
+    made = ablation(signals(escalated=escalates, decision=knows), RIGHT, CLUSTERS)
     assert list(made) == ["gates", "deferral", *GROUPS, "all features", "all with deferral"]
     figures = {name: one.auroc["value"] for name, one in made.items()}
     assert figures["deferral"] == 0.75
     assert figures["all with deferral"] > max(figures["all features"], figures["deferral"])
 
 
-def test_a_row_is_scored_by_a_calibrator_that_has_seen_none_of_its_cluster() -> None:
-    """Each of twelve clusters has a feature that is its own, and one outcome: whoever had seen it would know that."""
+def test_a_row_is_scored_by_a_calibrator_that_has_not_seen_its_cluster() -> None:
+    """Each of twelve clusters has its own feature and one outcome: a calibrator that saw it knows its outcome."""
     outcomes = np.random.default_rng(5).permutation([0.0, 1.0, 1.0] * 4)
     right, clusters = np.repeat(outcomes, ROWS // 12), [n // (ROWS // 12) for n in range(ROWS)]
     own = [name for name in FEATURES if name != "escalated"]
     columns = {name: [float(cluster == n) for cluster in clusters] for n, name in enumerate(own)}
     held_out = ablation(signals(**columns), right, clusters)["all features"]
     assert held_out.brier_gain["value"] <= 0
-    # By clusters of one row each, the same rows give each other away.
+    # If every row is its own cluster, rows with the same feature reveal the outcome.
     seen = ablation(signals(**columns), right, range(ROWS))["all features"]
     assert seen.brier_gain["value"] > 0.2
 
@@ -233,7 +233,10 @@ def test_a_row_is_scored_by_a_calibrator_that_has_seen_none_of_its_cluster() -> 
         (np.ones(ROWS), CLUSTERS),
         (np.array([0.0] * 4 + [1.0] * (ROWS - 4)), CLUSTERS),
         (RIGHT, [0] * ROWS),
-        (np.array([0.0] * 30 + [1.0] * (ROWS - 30)), [0 if n < 30 else n for n in range(ROWS)]),  # one holds all wrong
+        (
+            np.array([0.0] * 30 + [1.0] * (ROWS - 30)),
+            [0 if n < 30 else n for n in range(ROWS)],
+        ),  # one cluster has all wrong answers
     ],
 )
 def test_too_few_rows_of_either_kind_give_no_variant(right: np.ndarray, clusters: list[int]) -> None:

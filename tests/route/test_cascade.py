@@ -1,4 +1,4 @@
-"""The cascade: whose answer a request gets when the large model is well, slow, broken or gone, and its log."""
+"""The cascade: which model answers a request if the large one works, is slow, fails or is down; and the log."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BROKEN = small('<tool_call>\n{"name": "order.query", "argum')
 
 
 def policy(*, keeps: bool) -> Policy:
-    """Says 0.5 to every answer that passes the gates."""
+    """A policy with confidence 0.5 for every answer that passes the gates."""
     none = (0.0,) * len(FEATURES)
     return Policy(
         identity=Identity("tiny"),
@@ -120,7 +120,7 @@ def route(
     settings: dict[str, Any] | None = None,
     **cascade: Any,
 ) -> list[Routed]:
-    """Route requests one after the other, of which the small model's answers are these."""
+    """Route one request per prediction of the small model, in order."""
 
     async def all_of_them() -> list[Routed]:
         how = LargeSettings("big", url, **{"timeout_s": 5.0, "first_wait_s": 0.0, **(settings or {})})
@@ -139,7 +139,7 @@ def route(
     return asyncio.run(all_of_them())
 
 
-def test_an_answer_that_the_policy_keeps_asks_nobody(large: Server, log: DecisionLog) -> None:
+def test_a_kept_answer_makes_no_request_to_the_large_model(large: Server, log: DecisionLog) -> None:
     [routed] = route(log, large.url, CALL, keeps=True)
     assert (routed.route, routed.confidence, routed.fallback, routed.small) == ("small", 0.5, None, CALL)
     assert large.requests == []
@@ -149,13 +149,13 @@ def test_an_answer_that_the_policy_keeps_asks_nobody(large: Server, log: Decisio
     assert "texts" not in line
 
 
-def test_an_unsure_answer_is_replaced_by_the_large_models(large: Server, log: DecisionLog) -> None:
+def test_an_answer_below_the_threshold_is_replaced_by_the_large_models(large: Server, log: DecisionLog) -> None:
     [routed] = route(log, large.url, CALL)
     assert (routed.route, routed.fallback) == ("large", None)
     completion = routed.completion
     assert completion is not None
     [choice] = completion["choices"]
-    # The tool's name is no name for an endpoint, and comes back as the client knows it.
+    # Endpoints do not accept the tool's name. It is renamed in the request and restored in the answer.
     assert large.requests[0]["tools"][0]["function"]["name"] == "order_query"
     assert choice["message"]["tool_calls"] == [
         {"id": "call_big", "type": "function", "function": {"name": "order.query", "arguments": '{"id": "8"}'}}
@@ -171,7 +171,7 @@ def test_an_unsure_answer_is_replaced_by_the_large_models(large: Server, log: De
     assert line["cost_usd"] == pytest.approx((50 * 2 + 10 * 8) / 1e6)
 
 
-def test_the_contracts_decision_has_what_a_line_of_the_log_has(large: Server, log: DecisionLog, tmp_path: Path) -> None:
+def test_the_contracts_decision_has_the_keys_of_a_log_line(large: Server, log: DecisionLog, tmp_path: Path) -> None:
     contract = Path(__file__).parents[1] / "fixtures" / "contracts" / "decision.jsonl"
     row = json.loads(contract.read_text(encoding="utf-8"))
     route(log, large.url, CALL)
@@ -183,7 +183,7 @@ def test_the_contracts_decision_has_what_a_line_of_the_log_has(large: Server, lo
     opened.close()
 
 
-def test_a_gated_answer_goes_to_the_large_model_whatever_the_threshold(large: Server, log: DecisionLog) -> None:
+def test_a_gated_answer_is_escalated_at_any_threshold(large: Server, log: DecisionLog) -> None:
     [routed] = route(log, large.url, BROKEN, keeps=True)
     assert (routed.route, routed.confidence) == ("large", 0.0)
     assert lines(log)[0]["gate"] == "malformed"
@@ -237,7 +237,7 @@ QUOTES = 'The log has {"name": "order.query", "arguments": {"id": "7"}} and <too
 
 
 @pytest.mark.parametrize("text", [QUOTES, '{"name": "order.query", "arguments": {"id": "7"}}', "\ud83d"])
-def test_a_large_answer_is_prose_whatever_it_quotes(large: Server, log: DecisionLog, text: str) -> None:
+def test_prose_of_the_large_model_that_quotes_a_call_stays_prose(large: Server, log: DecisionLog, text: str) -> None:
     large.answers = [lambda _: (200, said({"content": text}, "stop"))]
     [routed] = route(log, large.url, BROKEN)
     assert (routed.route, routed.fallback) == ("large", None)
@@ -247,7 +247,7 @@ def test_a_large_answer_is_prose_whatever_it_quotes(large: Server, log: Decision
     assert "tool_calls" not in choice["message"]
 
 
-def test_a_large_call_beside_prose_that_quotes_json_is_given_with_it(large: Server, log: DecisionLog) -> None:
+def test_prose_beside_a_call_of_the_large_model_is_returned_with_the_call(large: Server, log: DecisionLog) -> None:
     large.answers = [lambda _: (200, said({**calls(), "content": QUOTES}))]
     [routed] = route(log, large.url, BROKEN)
     assert routed.completion is not None
@@ -256,7 +256,7 @@ def test_a_large_call_beside_prose_that_quotes_json_is_given_with_it(large: Serv
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-def test_a_body_in_any_encoding_of_unicode_is_read(large: Server, log: DecisionLog, encoding: str) -> None:
+def test_a_body_in_any_unicode_encoding_is_read(large: Server, log: DecisionLog, encoding: str) -> None:
     large.answers = [lambda _: (200, SAID.encode(encoding))]
     [routed] = route(log, large.url, BROKEN)
     assert routed.completion is not None
@@ -279,7 +279,7 @@ def test_a_temporary_failure_is_retried_once(large: Server, log: DecisionLog) ->
     assert lines(log)[0]["asked_large"] == 2
 
 
-def test_an_endpoint_that_wants_a_long_pause_is_not_asked_again() -> None:
+def test_a_long_retry_after_is_not_waited_for() -> None:
     model = LargeModel(LargeSettings("big", "http://127.0.0.1:1/v1"), DayBudget(None, None))
     found = {}
     for pause in ("0.2", "30"):
@@ -289,7 +289,9 @@ def test_an_endpoint_that_wants_a_long_pause_is_not_asked_again() -> None:
     assert found == {"0.2": 0.2, "30": None}
 
 
-def test_an_answer_that_trickles_in_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch, log: DecisionLog) -> None:
+def test_the_timeout_covers_an_answer_that_arrives_byte_by_byte(
+    monkeypatch: pytest.MonkeyPatch, log: DecisionLog
+) -> None:
     with serving(good, monkeypatch) as server:
 
         def trickle(_: dict[str, Any]) -> tuple[int, Any]:
@@ -298,13 +300,13 @@ def test_an_answer_that_trickles_in_is_given_up_in_time(monkeypatch: pytest.Monk
         handler = server.RequestHandlerClass
 
         class Trickling(handler):  # type: ignore[valid-type, misc]
-            def do_POST(self) -> None:  # noqa: N802  # the base class looks for it
+            def do_POST(self) -> None:  # noqa: N802  # the name that the base class calls
                 self.rfile.read(int(self.headers["content-length"]))
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", "1000")
                 self.end_headers()
-                while not self.server.closing.wait(0.05):  # each piece comes sooner than a read's own limit
+                while not self.server.closing.wait(0.05):  # each byte arrives before the read timeout
                     try:
                         self.wfile.write(b" ")
                         self.wfile.flush()
@@ -318,7 +320,7 @@ def test_an_answer_that_trickles_in_is_given_up_in_time(monkeypatch: pytest.Monk
         assert time.perf_counter() - started < 4
 
 
-def test_options_that_the_endpoint_refuses_are_left_out_from_then_on(large: Server, log: DecisionLog) -> None:
+def test_options_that_the_endpoint_rejects_are_dropped_from_then_on(large: Server, log: DecisionLog) -> None:
     def newer(body: dict[str, Any]) -> tuple[int, Any]:
         if "max_tokens" in body:
             return 400, {"error": {"message": "'max_tokens' is not supported: use 'max_completion_tokens' instead"}}
@@ -339,9 +341,9 @@ def test_the_daily_cap_survives_a_restart(large: Server, log: DecisionLog) -> No
     def budget(spent: float) -> DayBudget:
         return DayBudget(0.0022, PRICE, spent, lambda: today[0])
 
-    limits = {"max_tokens": 100}  # so that no call costs more than 0.0018 dollars
+    limits = {"max_tokens": 100}  # so that no request costs more than $0.0018
     routed = route(log, large.url, CALL, CALL, CALL, budget=budget(0.0), settings=limits)
-    # Each call costs 0.0009, and another starts only if its highest cost still fits.
+    # Each request costs $0.0009. The next one starts only if its highest cost still fits.
     assert [(r.route, r.fallback) for r in routed] == [("large", None), ("small", "budget"), ("small", "budget")]
     assert [line["cost_usd"] for line in lines(log)] == pytest.approx([0.0009, 0, 0])
     log.close()
@@ -367,12 +369,12 @@ def test_a_call_that_may_have_been_charged_counts_at_its_highest_cost(large: Ser
     assert line["cost_usd"] == pytest.approx((line["large_prompt_tokens"] * 2 + 200 * 8) / 1e6) == budget.spent_usd
 
 
-def test_without_a_price_the_log_says_that_the_cost_is_not_known(large: Server, log: DecisionLog) -> None:
+def test_without_a_price_the_logged_cost_is_null(large: Server, log: DecisionLog) -> None:
     route(log, large.url, CALL, budget=DayBudget(None, None))
     assert lines(log)[0]["cost_usd"] is None
 
 
-def test_a_server_that_is_stopped_meanwhile_leaves_a_whole_log(large: Server, log: DecisionLog) -> None:
+def test_a_request_interrupted_by_a_shutdown_is_logged_with_its_highest_cost(large: Server, log: DecisionLog) -> None:
     large.answers = [hangs]
     budget = DayBudget(None, PRICE)
 
@@ -408,7 +410,7 @@ def test_texts_are_logged_only_on_request(large: Server, log: DecisionLog) -> No
 ESCALATES = small('<tool_call>\n{"name": "escalate", "arguments": {}}\n</tool_call>')
 
 
-def test_only_the_small_model_is_offered_the_reserved_tool(large: Server, log: DecisionLog) -> None:
+def test_only_the_small_model_is_offered_the_escalation_tool(large: Server, log: DecisionLog) -> None:
     offered = []
 
     async def ask_small(found: Example) -> Prediction:
@@ -441,14 +443,14 @@ def test_an_escalation_is_an_answer_only_for_a_client_that_offered_it(
 
 @contextmanager
 def full_disk(monkeypatch: pytest.MonkeyPatch, taken: int) -> Iterator[None]:
-    """Makes writes stop after `taken` bytes."""
+    """Simulates a full disk: each write stops after `taken` bytes."""
     write = os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda file, data: write(file, data[:taken]))
         yield
 
 
-def test_a_full_disk_costs_a_line_and_no_answer(
+def test_a_full_disk_loses_a_log_line_but_no_answer(
     large: Server, log: DecisionLog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     route(log, large.url, CALL)
@@ -476,7 +478,7 @@ def test_a_log_has_one_writer(log: DecisionLog) -> None:
         DecisionLog(log.path, DAY)
 
 
-def test_a_line_that_is_not_a_decision_is_an_error_because_the_days_cost_is_unknown(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_decision_is_an_error_because_the_days_cost_would_be_unknown(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     path.write_text('{"time": "2026-11-24T01:00:00+00:00"}\n{"time": "2026-11-25T01:00:00+00:00"}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"decisions\.jsonl:2: is not a decision"):
@@ -497,7 +499,7 @@ def test_a_large_model_without_address_or_key_is_an_error(monkeypatch: pytest.Mo
         LargeModel(LargeSettings("big", "https://api.example.com/v1"), budget)
 
 
-def test_many_requests_at_once_have_a_line_each(large: Server, log: DecisionLog) -> None:
+def test_concurrent_requests_have_one_log_line_each(large: Server, log: DecisionLog) -> None:
     large.answers = [FAULTS["429"][0], good, FAULTS["500"][0], good, FAULTS["page"][0], good]
 
     async def all_at_once() -> list[Routed]:
@@ -509,7 +511,7 @@ def test_many_requests_at_once_have_a_line_each(large: Server, log: DecisionLog)
             return BROKEN if int(asked.id) % 2 else CALL
 
         async def ask(number: int) -> Routed:
-            async with few:  # the test server's queue of connections is short
+            async with few:  # the test server accepts few connections at once
                 return await answer(made, example(str(number)), ask_small)
 
         found = await asyncio.gather(*map(ask, range(40)))

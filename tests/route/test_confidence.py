@@ -1,4 +1,4 @@
-"""The signals of answers whose every token has a known probability, and which tokens wrote which text."""
+"""Signals of answers with known token probabilities, and the alignment of tokens with the text."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def example(said: str = "where is ORD-20?", *before: Message, tools: tuple[Tool,
 
 
 def predicted(*pieces: Piece, finish_reason: Any = "stop", end: float | None = 1.0) -> Prediction:
-    """A prediction made of pieces of text, each with its probability and optionally that of the runner-up. `end` is the
-    probability of the end of the turn."""
+    """A prediction built from pieces of text, each with its probability and optionally that of the runner-up. `end` is
+    the probability of the end of the turn."""
     all_pieces = [*pieces, ("<|im_end|>", end)] if end is not None else list(pieces)
     tokens = tuple(
         Token(n, piece[0].encode(), math.log(piece[1]), math.log(piece[2]) if len(piece) > 2 else None)
@@ -77,7 +77,7 @@ CALL: list[Piece] = [
 ]
 
 
-def test_the_features_of_a_call_are_those_of_its_tokens() -> None:
+def test_the_features_of_a_call_come_from_its_tokens() -> None:
     found = signals(predicted(*CALL, end=0.88), example(), "hermes")
     assert (found.gate, found.escalated) == (None, False)
     assert features(found) == {
@@ -87,7 +87,7 @@ def test_the_features_of_a_call_are_those_of_its_tokens() -> None:
         "value_minimum": 0.4,  # the token of the closing quote, which ends the value
         "value_mean": 0.5,
         "value_quantile": 0.42,
-        "value_margin": 0.0,  # without a runner-up the least that it can be: 2 x 0.4 - 1, or nothing
+        "value_margin": 0.0,  # without a runner-up, the lower bound max(0, 2 x 0.4 - 1)
         "frame_minimum": 0.88,
         "arguments": 1,
         "called": 1,
@@ -97,17 +97,17 @@ def test_the_features_of_a_call_are_those_of_its_tokens() -> None:
     }
 
 
-def test_a_token_that_straddles_a_value_and_its_quotes_counts_as_the_value_s() -> None:
+def test_a_token_that_contains_a_value_and_its_quote_counts_for_the_value() -> None:
     opening = '<tool_call>{"name": "query_order", "arguments": {"order_id": '
     straddling = predicted((opening, 0.9), ('"ORD', 0.3), ('-20"}}</tool_call>', 0.2))
     assert features(signals(straddling, example(), "hermes"))["value_mean"] == 0.25
-    # An opening quote alone does not decide the value.
+    # A token with only the opening quote does not count for the value.
     apart = predicted((opening, 0.9), ('"', 0.1), ("ORD", 0.3), ('-20"}}</tool_call>', 0.2))
     found = features(signals(apart, example(), "hermes"))
     assert (found["value_mean"], found["frame_minimum"]) == (0.25, 0.1)
 
 
-def test_a_number_ends_with_the_token_behind_it() -> None:
+def test_the_token_after_a_number_counts_for_it() -> None:
     opening = '<tool_call>{"name": "query_order", "arguments": {"order_id": "ORD-20", "days": '
     tokens = [("1", 0.8), ("5", 0.7), ("}}", 0.6), ("</tool_call>", 0.5)]
     found = features(signals(predicted((opening, 1.0), *tokens), example(), "hermes"))
@@ -115,7 +115,7 @@ def test_a_number_ends_with_the_token_behind_it() -> None:
     assert (found["frame_minimum"], found["arguments"]) == (0.5, 2)
 
 
-def test_nested_arguments_count_whole() -> None:
+def test_a_nested_argument_counts_as_one_value() -> None:
     opening = '<tool_call>{"name": "update", "arguments": {"address": '
     tokens = [('{"city": ', 0.9), ('"', 0.3), ("杭州", 0.8), ('", "n": [', 0.7), ("1, ", 0.6), ("2]}", 0.5)]
     found = features(signals(predicted((opening, 1.0), *tokens, ("}}</tool_call>", 0.2)), example(), "hermes"))
@@ -123,7 +123,7 @@ def test_nested_arguments_count_whole() -> None:
     assert found["values_in_prompt"] == 0
 
 
-def test_several_calls_count_together_and_what_opens_a_further_one_is_frame() -> None:
+def test_several_calls_count_together_and_the_opening_of_a_further_one_counts_as_frame() -> None:
     second: list[Piece] = [
         ("\n<tool_call>", 0.3),
         ('{"name": "', 1.0),
@@ -154,7 +154,9 @@ def test_several_calls_count_together_and_what_opens_a_further_one_is_frame() ->
         ("json", [("<think>", 0.1), (' {"name": "f"} ', 0.1), ("</think>", 0.1), ("\n\n", 0.4), ('{"', 0.5)], ""),
     ],
 )
-def test_the_decision_is_what_opens_the_first_call(format: FormatName, opening: list[Piece], closing: str) -> None:
+def test_the_decision_is_the_probability_of_the_tokens_that_open_the_first_call(
+    format: FormatName, opening: list[Piece], closing: str
+) -> None:
     key = "parameters" if format in ("llama3", "gemma") else "arguments"
     rest = [('name": "', 0.95), ("transfer_to_human", 0.9), (f'", "{key}": {{}}}}', 0.95)]
     found = signals(predicted(*opening, *rest, *([(closing, 0.96)] if closing else [])), example(), format)
@@ -191,13 +193,13 @@ def test_only_the_first_token_of_a_plain_answer_counts() -> None:
 @pytest.mark.parametrize(
     ("first", "expected"),
     [
-        # No call is likelier than the runner-up, whatever else might have been written.
+        # A call cannot be likelier than the runner-up.
         (("Good", 0.3, 0.05), 0.95),
         (("Good", 0.6, 0.4), 0.6),
         (("Good", 0.5, 0.45), 0.55),
     ],
 )
-def test_the_runner_up_bounds_what_a_call_s_probability_was(first: Piece, expected: float) -> None:
+def test_the_runner_up_limits_the_probability_of_a_call(first: Piece, expected: float) -> None:
     assert features(signals(predicted(first, (" morning", 0.1)), example(), "hermes"))["decision"] == expected
 
 
@@ -206,16 +208,16 @@ def test_the_decision_of_a_plain_answer_comes_after_its_thought() -> None:
     assert features(signals(predicted(*tokens), example(), "hermes"))["decision"] == 0.7
 
 
-def test_of_an_empty_answer_the_end_of_turn_is_the_decision() -> None:
+def test_the_decision_of_an_empty_answer_is_its_end_of_turn() -> None:
     assert features(signals(predicted(end=0.6), example(), "hermes"))["decision"] == 0.6
 
 
-def test_the_margin_is_the_least_lead_over_a_runner_up() -> None:
+def test_the_margin_is_the_smallest_lead_over_a_runner_up() -> None:
     opening = '<tool_call>{"name": "query_order", "arguments": {"order_id": "'
     tokens = [("ORD", 0.6, 0.1), ("-20", 0.5, 0.45), ('"}}', 0.9, 0.05), ("</tool_call>", 0.5, 0.5)]
     assert features(signals(predicted((opening, 1.0), *tokens), example(), "hermes"))["value_margin"] == 0.05
-    untold = [("ORD", 0.9), ("-20", 0.8), ('"}}', 0.9), ("</tool_call>", 0.5)]
-    assert features(signals(predicted((opening, 1.0), *untold), example(), "hermes"))["value_margin"] == 0.6
+    unknown = [("ORD", 0.9), ("-20", 0.8), ('"}}', 0.9), ("</tool_call>", 0.5)]
+    assert features(signals(predicted((opening, 1.0), *unknown), example(), "hermes"))["value_margin"] == 0.6
 
 
 def test_a_call_quoted_in_a_thought_is_ignored() -> None:
@@ -224,7 +226,7 @@ def test_a_call_quoted_in_a_thought_is_ignored() -> None:
     assert found == signals(predicted(*CALL, end=0.88), example(), "hermes")
 
 
-def test_escapes_and_split_characters_are_the_value_s() -> None:
+def test_escapes_and_split_characters_count_for_the_value() -> None:
     opening = '<tool_call>{"name": "query_order", "arguments": {"order_id": "'
     escaped = predicted(
         (opening, 1.0), ("\\u00", 0.9), ("e9", 0.8), ('\\"', 0.7), ("\\n", 0.6), ('"}}</tool_call>', 0.95)
@@ -261,21 +263,21 @@ def call(name: str, **arguments: Any) -> str:
         ("Hello and", "length", None),
     ],
 )
-def test_the_gates(text: str, finish_reason: Any, gate: Gate | None) -> None:
+def test_each_gate_has_its_reason(text: str, finish_reason: Any, gate: Gate | None) -> None:
     bare = Prediction("c/1", "m", text, finish_reason, 1, 1, 1.0)
     assert signals(bare, example(), "hermes") == Signals(gate, False, None)
-    # With tokens the gate is the same, and there are features whatever could be read.
+    # Tokens do not change the gate, and they give features even if no call can be read.
     found = signals(replace(bare, tokens=(Token(0, text.encode(), -0.1),)), example(), "hermes")
     assert found.gate == gate
     assert len(features(found)) == len(FEATURES)
 
 
-def test_tokens_of_another_text_give_no_features() -> None:
+def test_tokens_that_do_not_spell_the_text_give_no_features() -> None:
     stray = replace(predicted(("Hello.", 0.5)), text="Good morning.")
     assert signals(stray, example(), "hermes").features is None
 
 
-def test_an_invalid_schema_is_named() -> None:
+def test_an_invalid_schema_is_an_error_that_names_the_tool() -> None:
     broken = (Tool("query_order", "", {"type": "no such type"}),)
     with pytest.raises(UserError, match=r'rows.jsonl:1: tool "query_order"'):
         signals(predicted(*CALL), example(tools=broken), "hermes")
@@ -284,7 +286,7 @@ def test_an_invalid_schema_is_named() -> None:
 def test_the_model_s_own_escalation_is_a_signal() -> None:
     found = signals(predicted((call(ESCALATE), 0.9)), example(), "hermes")
     assert (found.gate, found.escalated, features(found)["escalated"]) == (None, True, 1)
-    # Also if the tool was not offered.
+    # Even if the tool was not offered.
     found = signals(predicted((call(ESCALATE), 0.9)), example(tools=TOOLS[:1]), "hermes")
     assert (found.gate, found.escalated) == ("unknown_tool", True)
 
@@ -303,10 +305,10 @@ def test_the_model_s_own_escalation_is_a_signal() -> None:
             {"order_id": "ORD-20"},
             1,
         ),
-        ("where is ORD-20?", (), {"order_id": "ORD-20", "days": 7}, 1),  # of texts alone
+        ("where is ORD-20?", (), {"order_id": "ORD-20", "days": 7}, 1),  # only texts count
     ],
 )
-def test_the_share_of_texts_that_appear_in_the_prompt(
+def test_values_in_prompt_is_the_share_of_texts_that_appear_in_the_prompt(
     said: str, before: tuple[Message, ...], arguments: dict[str, Any], share: float
 ) -> None:
     found = signals(predicted((call("query_order", **arguments), 0.9)), example(said, *before), "hermes")
@@ -323,7 +325,9 @@ def test_the_share_of_texts_that_appear_in_the_prompt(
         ("no codes", {"order_id": "x"}, 0),
     ],
 )
-def test_codes_of_the_question_that_no_argument_holds(said: str, arguments: dict[str, Any], left: int) -> None:
+def test_codes_left_counts_codes_of_the_question_that_no_argument_contains(
+    said: str, arguments: dict[str, Any], left: int
+) -> None:
     prediction = predicted((call("query_order", **arguments), 0.9))
     assert features(signals(prediction, example(said), "hermes"))["codes_left"] == left
     # A tool's result is not a question, so its codes need not appear.
@@ -332,7 +336,7 @@ def test_codes_of_the_question_that_no_argument_holds(said: str, arguments: dict
     assert features(signals(prediction, after, "hermes"))["codes_left"] == 0
 
 
-def test_the_gold_is_not_read() -> None:
+def test_signals_do_not_depend_on_gold() -> None:
     row = example()
     other = replace(
         row, gold=Gold("calls", (GoldCall("query_order", {"order_id": ["9"]}),)), turn=Message("assistant", "y")
@@ -341,7 +345,7 @@ def test_the_gold_is_not_read() -> None:
 
 
 @given(data=st.data(), format=st.sampled_from(["hermes", "llama3", "gemma", "json"]))
-def test_features_are_in_their_bounds_whatever_the_text_and_its_tokens(data: st.DataObject, format: FormatName) -> None:
+def test_features_are_within_their_bounds_for_any_text_and_tokens(data: st.DataObject, format: FormatName) -> None:
     text = data.draw(
         st.text(max_size=30)
         | st.sampled_from(["<think>x", "</think>", "<tool_call>", '{"name": "update"}', call("update", tags=[1, "b"])])
@@ -360,7 +364,7 @@ def test_features_are_in_their_bounds_whatever_the_text_and_its_tokens(data: st.
         return
     for name, value in features(found).items():
         assert -1 <= value <= 1 or name in ("arguments", "called", "codes_left")
-        assert value >= 0 or name == "value_margin"  # negative where the likelier token was not taken
+        assert value >= 0 or name == "value_margin"  # negative if the likelier token was not chosen
 
 
 def tokenized(text: str, pieces: list[bytes]) -> Prediction:
@@ -370,7 +374,7 @@ def tokenized(text: str, pieces: list[bytes]) -> Prediction:
 
 @st.composite
 def cut(draw: st.DrawFn, raw: bytes) -> list[bytes]:
-    """The bytes in pieces, some of them inside a character."""
+    """Splits the bytes into pieces, possibly inside a character."""
     places = sorted(draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=40)))
     return [raw[first:last] for first, last in zip([0, *places], [*places, len(raw)], strict=True)]
 
@@ -390,14 +394,14 @@ def test_a_call_split_into_any_tokens_keeps_its_name_and_values(format: FormatNa
         covered = alignment.of(span)
         said = b"".join(alignment.tokens[n].bytes for n in covered)
         written = text[slice(*span)].encode()
-        # All of it, and of the first and last token no more than what they share with it.
+        # The tokens contain the whole span, and the first and last token overlap it.
         before = len(text[: span[0]].encode()) - alignment.begins[covered.start]
         assert said[before : before + len(written)] == written
         assert before < len(pieces[covered.start])
         assert len(said) - before - len(written) < len(pieces[covered.stop - 1])
 
 
-def test_a_token_that_holds_the_end_of_a_value_and_more_is_of_both() -> None:
+def test_a_token_that_contains_the_end_of_a_value_and_more_belongs_to_both() -> None:
     alignment = align(tokenized('{"a":"b"}', [b'{"', b'a":', b'"b', b'"}']))
     assert alignment is not None
     assert list(alignment.of((6, 7))) == [2]
@@ -407,7 +411,7 @@ def test_a_token_that_holds_the_end_of_a_value_and_more_is_of_both() -> None:
     assert alignment.after(9) == 4
 
 
-def test_the_character_of_several_tokens_has_them_all() -> None:
+def test_a_character_split_over_several_tokens_has_all_of_them() -> None:
     first, second, third = (bytes([byte]) for byte in "查".encode())
     alignment = align(tokenized("a查b", [b"a", first, second, third, b"b"]))
     assert alignment is not None
@@ -422,13 +426,13 @@ def test_tokens_without_bytes_are_skipped() -> None:
 
 
 def test_an_unfinished_character_decodes_to_one_replacement_character() -> None:
-    # As a tokenizer decodes it: one U+FFFD for what began a character and was not finished.
+    # As a tokenizer decodes it: one U+FFFD for an unfinished character.
     alignment = align(tokenized("a\ufffdb\ufffd", [b"a", b"\xe6\x9f", b"b", b"\xff"]))
     assert alignment is not None
     assert [list(alignment.of((n, n + 1))) for n in range(4)] == [[0], [1], [2], [3]]
 
 
-def test_the_space_that_decoding_drops_is_the_first_token_s() -> None:
+def test_the_leading_space_that_decoding_drops_belongs_to_the_first_token() -> None:
     alignment = align(tokenized("Hi you", [b" Hi", b" you"]))
     assert alignment is not None
     assert list(alignment.of((0, 2))) == [0]
@@ -436,18 +440,18 @@ def test_the_space_that_decoding_drops_is_the_first_token_s() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[], [b""], [b"other"], [b"H"], [b"xHi"]])
-def test_tokens_of_another_text_are_no_tokens(pieces: list[bytes]) -> None:
+def test_tokens_that_do_not_spell_the_text_are_not_aligned(pieces: list[bytes]) -> None:
     assert align(tokenized("Hi", pieces)) is None
 
 
-def test_an_empty_text_has_its_end_of_turn_alone() -> None:
+def test_an_empty_text_has_only_its_end_of_turn() -> None:
     alignment = align(tokenized("", [b"<|im_end|>"]))
     assert alignment is not None
     assert alignment.after(0) == 0
 
 
 @given(st.binary(max_size=40))
-def test_bytes_decode_as_python_decodes_them_with_replacement(raw: bytes) -> None:
+def test_invalid_bytes_are_aligned_with_the_characters_that_python_decodes(raw: bytes) -> None:
     text = raw.decode(errors="replace")
     alignment = align(tokenized(text, [bytes([byte]) for byte in raw]))
     if not raw:

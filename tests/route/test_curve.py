@@ -1,4 +1,4 @@
-"""The deferral curve and the cascade at one threshold, against their definitions."""
+"""The deferral curve and the cascade at one threshold, compared with their definitions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair_of(rows: list[Row], small_usd: float = 0.0002, large_usd: float = 0.01)
 
 
 @given(rows_of_both)
-def test_the_ends_of_the_curve_are_the_two_models_alone(rows: list[Row]) -> None:
+def test_the_ends_of_the_curve_are_the_accuracies_of_the_two_models(rows: list[Row]) -> None:
     pair = pair_of(rows)
     share, added = gains(pair, np.ones(len(rows)))
     assert (share[0], share[-1], added[0]) == (0, 1, 0)
@@ -41,7 +41,7 @@ def test_no_order_of_rows_beats_the_oracle(rows: list[Row]) -> None:
 
 
 @given(rows_of_both)
-def test_between_scores_the_curve_is_what_counting_gives(rows: list[Row]) -> None:
+def test_at_each_score_the_curve_equals_the_counted_accuracy(rows: list[Row]) -> None:
     pair = pair_of(rows)
     share, added = gains(pair, np.ones(len(rows)))
     for score in set(pair.scores.tolist()):
@@ -50,13 +50,13 @@ def test_between_scores_the_curve_is_what_counting_gives(rows: list[Row]) -> Non
         assert pair.small.mean() + np.interp(escalated.mean(), share, added) == pytest.approx(accuracy)
 
 
-def test_a_perfect_confidence_follows_the_oracle_and_a_useless_one_the_random_line() -> None:
+def test_a_perfect_confidence_gives_the_oracle_and_a_useless_one_the_random_line() -> None:
     small = np.array([0.0] * 20 + [1.0] * 80)
     large, usd = np.ones(100), np.full(100, 0.01)
     knows = deferral_curve(outcomes(small + np.arange(100) / 1000, small, large, small_usd=usd / 50, large_usd=usd))
     assert [figure["value"] for figure in knows.accuracy] == pytest.approx(knows.oracle)
     assert knows.at[1]["of_oracle"]["value"] == pytest.approx(1)
-    # The gap is closed at 20% escalated, and half of it at 10%; below, the curve is a straight line.
+    # The gap is closed at 20% escalated and half closed at 10%; in between the curve is a straight line.
     assert [one["escalation"]["value"] for one in knows.reach] == pytest.approx([0.1, 0.16, 0.19])
     assert knows.reach[0]["usd"]["value"] == pytest.approx(0.0002 + 0.1 * 0.01)
     assert knows.apgr["value"] == pytest.approx(1 - 0.2 / 2)
@@ -80,7 +80,7 @@ def test_a_large_model_that_is_no_better_closes_no_gap() -> None:
     assert all(one["escalation"]["value"] is None and one["usd"]["value"] is None for one in found.reach)
 
 
-def test_without_a_price_there_is_a_curve_and_no_cost() -> None:
+def test_without_a_price_the_curve_has_no_cost() -> None:
     pair = pair_of([(1, False, True), (2, True, True), (3, True, True)], small_usd=np.nan)
     found = deferral_curve(pair)
     assert found.at[0]["usd"]["value"] is None
@@ -89,13 +89,13 @@ def test_without_a_price_there_is_a_curve_and_no_cost() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(0.01, 1))
-def test_an_assumed_model_has_the_accuracy_that_is_assumed(right: list[bool], accuracy: float) -> None:
+def test_an_assumed_model_has_the_assumed_accuracy(right: list[bool], accuracy: float) -> None:
     small = np.array(right, dtype=float)
     found = assumed_large(small, accuracy)
     for chances in found.values():
         assert ((chances >= 0) & (chances <= 1)).all()
     assert found["independent"].mean() == pytest.approx(accuracy)
-    if small.mean() < 1:  # errors cannot lie among those of a model without any
+    if small.mean() < 1:  # errors cannot overlap with those of a model without errors
         assert found["overlapping"].mean() == pytest.approx(accuracy)
     both_wrong = ((1 - small) * (1 - found["overlapping"])).mean()
     least = min(1 - found["overlapping"].mean(), 1 - small.mean())
@@ -103,7 +103,7 @@ def test_an_assumed_model_has_the_accuracy_that_is_assumed(right: list[bool], ac
 
 
 @pytest.mark.parametrize(("overlap", "auroc"), [(0, 0.842), (0.5, 0.902), (1, 0.978)])
-def test_94_percent_with_a_tenth_escalated_takes_this_auroc(overlap: float, auroc: float) -> None:
+def test_this_auroc_is_needed_for_94_percent_with_a_tenth_escalated(overlap: float, auroc: float) -> None:
     """The course's models, 90% and 95%, with normal scores: 0.84 if errors are independent, 0.98 if they all
     overlap."""
     random, rows = np.random.default_rng(9), 200_000
@@ -124,7 +124,7 @@ def both_models(**known: float) -> Outcomes:
     return outcomes(np.arange(10.0), SMALL, LARGE, **{"small_usd": 0.001, "large_usd": 0.01, **known})
 
 
-def test_each_figure_is_what_counting_gives() -> None:
+def test_each_figure_equals_the_count_by_hand() -> None:
     point = operating_point(both_models(small_s=0.1, large_s=2.0), KEPT)
     values = {name: getattr(point, name)["value"] for name in point.__slots__}
     assert values == pytest.approx(
@@ -135,7 +135,7 @@ def test_each_figure_is_what_counting_gives() -> None:
             # Kept and right 3; escalated and right by the large model: rows 3, 6 and 7.
             "accuracy": 0.6,
             "random": 0.6,
-            # Three can be fixed, and five are escalated: the last two cost nothing.
+            # Three errors can be fixed and five rows are escalated; the other two escalations lose nothing.
             "oracle": 0.8,
             "wrong_kept": 2 / 5,
             "harmful": 0.1,  # row 5
@@ -158,7 +158,7 @@ def test_an_unknown_figure_has_no_value() -> None:
     assert point.small_usd["value"] == pytest.approx(0.001)
 
 
-def test_nothing_kept_has_no_share_wrong_among_it() -> None:
+def test_the_error_rate_of_kept_answers_has_no_value_if_none_is_kept() -> None:
     point = operating_point(both_models(), np.zeros(10))
     assert point.wrong_kept["value"] is None
     assert point.accuracy["value"] == point.large["value"]
@@ -170,7 +170,7 @@ def test_a_free_large_model_gives_no_cost_ratio() -> None:
     assert deferral_curve(free).at[0]["of_large"]["value"] is None
 
 
-def test_the_point_lies_on_the_curve_if_it_keeps_the_surest_answers() -> None:
+def test_the_point_lies_on_the_curve_if_it_keeps_the_most_confident_answers() -> None:
     both = both_models()
     kept = (both.scores >= 4).astype(float)
     point, curve = operating_point(both, kept), deferral_curve(both)

@@ -1,4 +1,4 @@
-"""Any reply of the large model is read or refused, and no order of calls exceeds the day's budget."""
+"""Every reply of the large model is read or rejected, and no order of requests exceeds the daily budget."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ _BOTH = {"tool_calls": [{"function": {"name": "f", "arguments": True}}], "functi
 @settings(max_examples=400)
 @given(_REPLY)
 @example({"choices": [{"message": _BOTH, "finish_reason": None}]})
-def test_a_reply_is_an_answer_that_a_client_can_read_or_none(body: dict[str, Any]) -> None:
+def test_a_reply_becomes_a_readable_answer_or_a_failure(body: dict[str, Any]) -> None:
     reply = ChatCompletion.construct(**body)
-    # As the caller does it: a reply without the shape of one is malformed.
+    # As in the caller: a reply of the wrong shape is malformed.
     with suppress(AttributeError, IndexError, KeyError, TypeError):
         completion, failure = _read(reply, REQUEST)
         assert (completion is None) == (failure is not None)
@@ -72,7 +72,7 @@ def test_a_reply_is_an_answer_that_a_client_can_read_or_none(body: dict[str, Any
             assert call["function"]["name"] != "order_query"
 
 
-def test_what_is_charged_is_what_the_usage_says() -> None:
+def test_the_charged_tokens_come_from_the_usage() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 2}
     assert reported_usage({**usage, "prompt_tokens_details": {"cached_tokens": 4}}) == (9, 2, 4)
     assert reported_usage({**usage, "prompt_tokens_details": None}) == (9, 2, 0)
@@ -91,7 +91,7 @@ def test_what_is_charged_is_what_the_usage_says() -> None:
     cap=st.floats(0.001, 1.0),
     steps=st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.5), st.floats(0.0, 1.0)), max_size=60),
 )
-def test_what_is_spent_stays_under_the_cap(cap: float, steps: list[tuple[bool, float, float]]) -> None:
+def test_spending_never_exceeds_the_cap(cap: float, steps: list[tuple[bool, float, float]]) -> None:
     budget = DayBudget(cap, Price(1, 1, 1), 0.0, lambda: "2026-11-25")
     running: list[tuple[float, float]] = []
     for starts, bound, share in steps:
@@ -107,7 +107,7 @@ def test_what_is_spent_stays_under_the_cap(cap: float, steps: list[tuple[bool, f
     assert budget.reserve(max(0.0, cap - budget.spent_usd - 1e-9))
 
 
-def test_a_new_day_begins_with_nothing_spent() -> None:
+def test_a_new_day_starts_with_nothing_spent() -> None:
     day = ["2026-11-25"]
     budget = DayBudget(1.0, Price(1, 1, 1), 0.9, lambda: day[0])
     assert not budget.reserve(0.2)
@@ -117,7 +117,7 @@ def test_a_new_day_begins_with_nothing_spent() -> None:
     assert budget.spent_usd == pytest.approx(0.15)
 
 
-def test_a_call_over_midnight_counts_for_the_day_on_which_it_ends() -> None:
+def test_a_request_over_midnight_counts_for_the_day_on_which_it_ends() -> None:
     day = ["2026-11-25"]
     budget = DayBudget(1.0, Price(1, 1, 1), 0.0, lambda: day[0])
     assert budget.reserve(0.8)

@@ -1,4 +1,4 @@
-"""policy.json: what it keeps, what it refuses, and whose it is."""
+"""policy.json: which answers it keeps, which files are refused, and which model it belongs to."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def looks(first: float, **changes: Any) -> Signals:
     return replace(Signals(None, False, (first,) + (0.0,) * (COUNT - 1)), **changes)
 
 
-def test_an_answer_is_kept_from_the_threshold_up() -> None:
+def test_an_answer_is_kept_at_or_above_the_threshold() -> None:
     assert [policy().keeps(looks(value)) for value in (-0.01, 0.0, 3.0)] == [False, True, True]
 
 
@@ -61,18 +61,18 @@ def test_a_gated_answer_is_escalated_at_any_threshold(reason: dict[str, Any]) ->
     assert policy().confidence(signals) == policy().score(signals) == 0
 
 
-def test_without_a_threshold_every_call_is_escalated() -> None:
+def test_without_a_threshold_every_answer_is_escalated() -> None:
     assert not policy(threshold=None).keeps(looks(50.0))
 
 
-def test_confidence_is_the_isotonic_curves_and_the_threshold_is_compared_with_the_score() -> None:
+def test_the_threshold_is_compared_with_the_score_and_not_with_the_isotonic_confidence() -> None:
     curved = policy(threshold=0.9, knots=((0.0, 0.2), (1.0, 0.7)))
     assert curved.confidence(looks(0.0)) == pytest.approx(0.45)
     assert curved.confidence(looks(9.0)) < 0.9
     assert curved.keeps(looks(9.0))
 
 
-def test_a_policy_reads_as_it_was_written_and_holds_only_numbers(tmp_path: Path) -> None:
+def test_a_policy_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path, written = tmp_path / "policy.json", policy(knots=((0.1, 0.2), (0.4, 0.9)))
     write_policy(path, written)
     assert read_policy(path) == written
@@ -82,7 +82,7 @@ def test_a_policy_reads_as_it_was_written_and_holds_only_numbers(tmp_path: Path)
     assert all(isinstance(weight, float) for weight in row["calibrator"]["weights"])
 
 
-def test_the_contract_reads_and_writes_to_the_byte(tmp_path: Path) -> None:
+def test_the_contract_is_read_and_written_byte_for_byte(tmp_path: Path) -> None:
     write_policy(tmp_path / "policy.json", read_policy(CONTRACT))
     assert (tmp_path / "policy.json").read_bytes() == CONTRACT.read_bytes()
 
@@ -105,19 +105,19 @@ def test_a_file_that_is_not_a_policy_is_refused(tmp_path: Path, key: str, value:
         read_policy(path)
 
 
-def test_a_missing_policy_is_reported_with_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_policy_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`toolhone route` makes one"):
         read_policy(tmp_path / "policy.json")
 
 
 @pytest.mark.parametrize("field", ["model", "adapter", "template", "quantize"])
-def test_another_model_is_refused_and_what_differs_is_named(field: str) -> None:
+def test_another_model_is_refused_and_the_difference_is_named(field: str) -> None:
     refuse_other_model(policy(), IDENTITY)
     with pytest.raises(UserError, match=rf"another model: {field} is other, the policy's "):
         refuse_other_model(policy(), replace(IDENTITY, **{field: "other"}))
 
 
-def test_the_identity_of_a_run(make_run: MakeRun) -> None:
+def test_the_identity_of_a_run_has_its_model_adapter_template_and_quantization(make_run: MakeRun) -> None:
     run = RunFolder(make_run(10).run)
     weights = hashlib.sha256(b"weights").hexdigest()
     assert identity_of_run(run) == Identity("some/model", weights, "0123456789abcdef", "none")

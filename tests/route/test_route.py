@@ -1,4 +1,4 @@
-"""`toolhone route` from predictions in files to policy.json, route.json and the page."""
+"""`toolhone route`, from prediction files to policy.json, route.json and the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .conftest import Made, MakeRun
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are tested elsewhere; these tests need no precise ones."""
+    """Use few resamples: these tests do not check intervals."""
     monkeypatch.setattr("toolhone.rates.FIGURE_FOLDS", 40)
 
 
@@ -44,7 +44,7 @@ def refused(made: Made, *flags: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_the_policy_escalates_about_the_requested_share_and_the_least_sure_rows(make_run: MakeRun) -> None:
+def test_the_policy_escalates_about_the_requested_share_of_the_least_confident_rows(make_run: MakeRun) -> None:
     made = make_run()
     found = routed(made, "--escalation", "0.3")
     point = found["cases"][0]["point"]
@@ -52,7 +52,7 @@ def test_the_policy_escalates_about_the_requested_share_and_the_least_sure_rows(
     assert point["random"]["value"] < point["accuracy"]["value"] <= point["oracle"]["value"] + 1e-12
     assert found["reliability"]["auroc"]["value"] > 0.8
     assert found["reliability"]["brier"]["value"] < found["reliability"]["brier_constant"]["value"]
-    # The policy read from the file keeps the same answers as the one that was measured.
+    # The policy in the file keeps the same answers as the measured one.
     policy = read_policy(made.run / "policy.json")
     conversations = list(read_conversations(made.run / "splits" / "test.jsonl"))
     answers = {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(made.run / "predictions" / "tuned.jsonl")}
@@ -63,13 +63,13 @@ def test_the_policy_escalates_about_the_requested_share_and_the_least_sure_rows(
     assert found["rows"] == {"calibration": len(rows) - len(kept), "held_out": len(kept)}
 
 
-def test_cost_of_the_cascade_is_small_and_the_escalated_share_of_large(make_run: MakeRun) -> None:
+def test_the_cascade_costs_the_small_price_plus_the_escalated_share_of_the_large_price(make_run: MakeRun) -> None:
     point = routed(make_run(), "--escalation", "0.3")["cases"][0]["point"]
     assert point["usd"]["value"] == pytest.approx(0.0002 + point["escalation"]["value"] * 0.01)
     assert point["of_large"]["value"] == pytest.approx(point["usd"]["value"] / 0.01)
 
 
-def test_no_template_is_on_both_sides_and_added_rows_move_no_other(make_run: MakeRun) -> None:
+def test_no_template_is_on_both_sides_and_adding_rows_does_not_move_others(make_run: MakeRun) -> None:
     made = make_run()
     small = made.run / "predictions" / "tuned.jsonl"
     rows, _ = read_rows(made.rows, "rows", small, None, "hermes")
@@ -89,7 +89,7 @@ def test_a_guarantee_is_printed_and_recorded(make_run: MakeRun, capsys: pytest.C
     assert "Certified: at most 10% wrong among the answers kept" in capsys.readouterr().out
 
 
-def test_too_few_rows_for_a_guarantee_escalate_every_call(
+def test_with_too_few_rows_for_a_guarantee_every_answer_is_escalated(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = make_run(60)
@@ -135,7 +135,7 @@ def test_a_large_model_with_neither_answers_nor_an_assumption_is_refused(
     assert "leave it out" in both
 
 
-def test_gold_from_the_large_model_gives_no_difference_to_it(
+def test_gold_from_the_large_model_allows_no_comparison_with_it(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = make_run(gold_source="acme/big", big="big")
@@ -148,7 +148,9 @@ def test_gold_from_the_large_model_gives_no_difference_to_it(
     assert "100% by construction" in (made.run / "route.html").read_text()
 
 
-def test_gold_from_another_model_is_agreement(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_gold_from_another_model_accuracy_is_called_agreement(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = make_run(gold_source="other")
     assert routed(made)["gold_source"]["is_large"] is False
     assert "agreement with it" in capsys.readouterr().out
@@ -210,7 +212,7 @@ def test_settings_come_from_a_file_and_flags_override_it(
     assert "go together" in refused(made, "--large-price-in", "1", capsys=capsys)
 
 
-def test_tokens_are_priced(make_run: MakeRun) -> None:
+def test_prices_per_token_give_the_cost_of_a_row(make_run: MakeRun) -> None:
     made = make_run()
     flags = ["route", "--run", str(made.run), "--large", str(made.large), "--large-price-in", "10"]
     assert main([*flags, "--large-price-out", "0", "--small-price", "0"]) == 0
@@ -219,7 +221,7 @@ def test_tokens_are_priced(make_run: MakeRun) -> None:
 
 
 class _Page(HTMLParser):
-    """The tags and attributes of a page, with open ones checked to be closed in order."""
+    """Collects the ids and links of a page and checks that its tags are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,7 +247,7 @@ class _Page(HTMLParser):
 
 
 @pytest.mark.parametrize("flags", [("--large-accuracy", "0.9"), ("--large-accuracy", "0.9", "--risk", "selective")])
-def test_the_page_is_one_whole_file(make_run: MakeRun, flags: tuple[str, ...]) -> None:
+def test_the_page_is_valid_html_and_loads_nothing(make_run: MakeRun, flags: tuple[str, ...]) -> None:
     made = make_run()
     routed(made, *flags, large=False)
     page = _Page()
@@ -255,7 +257,7 @@ def test_the_page_is_one_whole_file(make_run: MakeRun, flags: tuple[str, ...]) -
     assert {link.removeprefix("#") for link in page.links} <= page.ids
 
 
-def test_names_of_models_cannot_break_the_page(make_run: MakeRun) -> None:
+def test_model_names_are_escaped_in_the_page(make_run: MakeRun) -> None:
     made = make_run(big="<b>&big")
     routed(made)
     text = (made.run / "route.html").read_text()
@@ -276,6 +278,6 @@ def test_names_of_models_cannot_break_the_page(make_run: MakeRun) -> None:
         ("claude-sonnet", "gpt-4o", False),
     ],
 )
-def test_names_of_one_model(gold: str, model: str, same: bool) -> None:
+def test_names_of_the_same_model_are_recognised(gold: str, model: str, same: bool) -> None:
     assert same_model(gold, model) is same
     assert same_model(model, gold) is same

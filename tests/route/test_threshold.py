@@ -1,4 +1,4 @@
-"""Chosen and certified thresholds, on rows that can be counted by hand and in simulation."""
+"""Chosen and certified thresholds, checked by hand on a few rows and in simulation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from toolhone.route.threshold import certify, choose_threshold, upper_bound
 
 from .conftest import outcomes
 
-# Two answers that cannot be kept, then eight of rising score, of which the lowest three are wrong; all are right when
-# escalated.
+# Two gated answers, then eight with rising scores. The lowest three of these are wrong; all are right if escalated.
 SCORES = np.array([0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 
 
@@ -35,12 +34,12 @@ def escalated(goal: Goal, **of_pair: float) -> int:
 
 
 @pytest.mark.parametrize(("rate", "rows"), [(0.0, 2), (0.2, 2), (0.3, 3), (0.52, 5), (1.0, 10)])
-def test_a_rate_escalates_that_share_and_at_least_the_gated_rows(rate: float, rows: int) -> None:
+def test_an_escalation_rate_escalates_that_share_and_at_least_the_gated_rows(rate: float, rows: int) -> None:
     assert escalated(Goal(kind="escalation", escalation=rate)) == rows
 
 
 @pytest.mark.parametrize(("dollars", "rows"), [(3.0, 2), (4.0, 3), (4.99, 3), (5.0, 4), (50.0, 10)])
-def test_a_budget_buys_as_many_calls_as_it_pays_for(dollars: float, rows: int) -> None:
+def test_a_budget_escalates_as_many_rows_as_it_pays_for(dollars: float, rows: int) -> None:
     assert escalated(Goal(kind="budget", budget_usd=dollars)) == rows
 
 
@@ -59,7 +58,7 @@ def test_an_accuracy_is_reached_with_the_fewest_escalations(accuracy: float, row
     assert escalated(Goal(kind="accuracy", accuracy=accuracy)) == rows
 
 
-def test_an_accuracy_out_of_reach_is_an_error_with_the_most_that_is_reached() -> None:
+def test_the_error_for_an_unreachable_accuracy_gives_the_highest_one() -> None:
     large = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=float)
     with pytest.raises(UserError, match=r"the highest is 0\.9000, with 40\.0% escalated"):
         choose_threshold(Goal(kind="accuracy", accuracy=0.95), pair(large))
@@ -71,19 +70,19 @@ def test_a_threshold_lies_between_two_scores() -> None:
 
 
 ALPHA, DELTA = 0.1, 0.05
-LARGE = 0.95  # how often the large model of the simulations is right, whatever the small one does
+LARGE = 0.95  # accuracy of the simulated large model, independent of the small one
 
 
 @given(st.integers(1, 400), st.data())
-def test_the_upper_bound_is_clopper_and_pearsons(rows: int, data: st.DataObject) -> None:
+def test_the_upper_bound_is_that_of_clopper_and_pearson(rows: int, data: st.DataObject) -> None:
     losses = data.draw(st.integers(0, rows))
-    # A two-sided interval at 90% has 5% on either side.
+    # A two-sided interval at 90% has 5% on each side.
     expected = binomtest(losses, rows).proportion_ci(0.90, method="exact").high
     assert upper_bound(losses, rows, 0.05) == pytest.approx(expected, abs=1e-9)
 
 
 def fitting(random: np.random.Generator, rows: int, slope: float, base: float) -> Outcomes:
-    """Rows of which the one with score s is wrong with the chance base + slope (1 - s); one in ten has no score."""
+    """Rows that are wrong with probability base + slope (1 - s), where s is the score; one in ten has no score."""
     scores = random.uniform(1e-9, 1, rows)
     right = 1 - base - slope * (1 - scores)
     scores[random.random(rows) < 0.1] = 0
@@ -91,7 +90,7 @@ def fitting(random: np.random.Generator, rows: int, slope: float, base: float) -
 
 
 def draw(random: np.random.Generator, rows: int, slope: float, base: float) -> Outcomes:
-    """The same rows with drawn outcomes."""
+    """Such rows with outcomes drawn from their probabilities."""
     expected = fitting(random, rows, slope, base)
     return replace(expected, small=(random.random(rows) < expected.small).astype(float))
 
@@ -108,7 +107,7 @@ def true_risk(threshold: float, kind: RiskKind, slope: float, base: float) -> fl
 
 
 def share_violated(kind: RiskKind, slope: float, base: float, draws: int, rows: int = 600) -> tuple[float, float]:
-    """How often a certified threshold has a risk above ALPHA, and how often one was certified."""
+    """Returns how often a certified threshold has a risk above ALPHA, and how often one was certified."""
     random = np.random.default_rng(11)
     violated = certified = 0
     for _ in range(draws):
@@ -121,11 +120,11 @@ def share_violated(kind: RiskKind, slope: float, base: float, draws: int, rows: 
 
 
 def at_most(draws: int) -> float:
-    """DELTA and two standard errors."""
+    """Returns DELTA plus two standard errors."""
     return DELTA + 2 * math.sqrt(DELTA * (1 - DELTA) / draws)
 
 
-# Where every threshold's risk is just above alpha, each certificate is a violation: the hardest case there is.
+# The first case is the hardest: every threshold's risk is just above alpha, so every certificate is a violation.
 CASES: list[tuple[RiskKind, float, float]] = [
     ("selective", 0.0, 0.101),
     ("selective", 0.5, 0.0),
@@ -135,18 +134,20 @@ CASES: list[tuple[RiskKind, float, float]] = [
 
 
 @pytest.mark.parametrize(("kind", "slope", "base"), CASES)
-def test_a_certified_threshold_exceeds_its_risk_at_most_as_often_as_allowed(
+def test_certified_thresholds_exceed_their_risk_no_more_often_than_allowed(
     kind: RiskKind, slope: float, base: float
 ) -> None:
     violated, certified = share_violated(kind, slope, base, draws=200)
     assert violated <= at_most(200)
     if slope:
-        assert certified > 0.5  # a method that certifies nothing breaks no promise either
+        assert certified > 0.5  # a method that never certifies would pass the line above
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "slope", "base"), CASES)
-def test_violations_in_two_thousand_draws(kind: RiskKind, slope: float, base: float) -> None:
+def test_certified_thresholds_exceed_their_risk_no_more_often_than_allowed_in_two_thousand_draws(
+    kind: RiskKind, slope: float, base: float
+) -> None:
     violated, _ = share_violated(kind, slope, base, draws=2_000)
     assert violated <= at_most(2_000)
 
@@ -163,7 +164,7 @@ def test_the_simulation_detects_a_method_that_tests_every_threshold() -> None:
     assert violated / 200 > at_most(200)
 
 
-def test_certified_is_the_loosest_of_an_unbroken_run() -> None:
+def test_the_loosest_threshold_before_the_first_failed_test_is_certified() -> None:
     random = np.random.default_rng(5)
     found = certify(fitting(random, 300, 0.5, 0.0), draw(random, 600, 0.5, 0.0), "selective", ALPHA, DELTA)
     assert found.certified is not None
@@ -175,18 +176,18 @@ def test_certified_is_the_loosest_of_an_unbroken_run() -> None:
     assert [one.threshold for one in found.tested] == sorted((one.threshold for one in found.tested), reverse=True)
 
 
-def test_the_losses_of_each_risk() -> None:
+def test_each_risk_counts_its_own_losses() -> None:
     rows = outcomes(np.array([0.9, 0.8, 0.7, 0]), np.array([1.0, 0, 0, 0]), np.array([1.0, 1, 0, 0]))
     counts = {}
     for kind in ("selective", "system", "harmful_keep"):
         last = certify(rows, rows, kind, 0.99, 0.5).tested[-1]
-        assert last.threshold == 0.0  # keeps what can be kept
+        assert last.threshold == 0.0  # keeps every answer that passes the gates
         counts[kind] = last.losses, last.rows
     assert counts == {"selective": (2, 3), "system": (3, 4), "harmful_keep": (1, 4)}
 
 
 def test_too_few_rows_are_reported_with_about_how_many_are_needed() -> None:
-    """Without a loss it takes ln(delta) / ln(1 - alpha) rows: 59 at 5% and 5%, a fact that users can check by hand."""
+    """Without a loss, ln(delta) / ln(1 - alpha) rows are needed: 59 at 5% and 5%."""
     flawless = outcomes(np.linspace(0.1, 1, 1000), np.ones(1000))
     few = certify(flawless, outcomes(np.linspace(0.1, 1, 58), np.ones(58)), "selective", 0.05, 0.05)
     assert few.certified is None
@@ -198,7 +199,7 @@ def test_too_few_rows_are_reported_with_about_how_many_are_needed() -> None:
     assert enough.certified.threshold == 0.0
 
 
-def test_no_number_of_rows_is_given_if_none_is_enough() -> None:
+def test_no_number_of_rows_is_given_if_more_rows_would_not_help() -> None:
     random = np.random.default_rng(2)
     found = certify(fitting(random, 400, 0.0, 0.3), draw(random, 400, 0.0, 0.3), "selective", 0.05, 0.05)
     assert found.certified is None
@@ -206,7 +207,7 @@ def test_no_number_of_rows_is_given_if_none_is_enough() -> None:
     assert "more would not help" in found.sentence()
 
 
-def test_the_rows_needed_do_certify() -> None:
+def test_the_reported_number_of_rows_is_enough_to_certify() -> None:
     random = np.random.default_rng(8)
     fitted = fitting(random, 2_000, 0.3, 0.02)
     needed = certify(fitted, draw(random, 60, 0.3, 0.02), "selective", 0.05, DELTA).rows_needed
@@ -218,7 +219,7 @@ def test_the_rows_needed_do_certify() -> None:
     assert sum(one is not None for one in passed) >= 15
 
 
-def test_nothing_that_can_be_kept_gives_no_threshold() -> None:
+def test_no_threshold_is_certified_if_every_answer_is_gated() -> None:
     none = outcomes(np.zeros(5), np.zeros(5))
     assert certify(none, none, "selective", 0.1, 0.1).certified is None
 

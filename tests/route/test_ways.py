@@ -1,4 +1,4 @@
-"""The three-row table: its figures by hand, its bases, and what a report shows of a current or outdated policy."""
+"""The three-row table: figures by hand, their bases, and the report for a current or outdated policy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ways_of(cases: list[Outcomes], **settings: Any) -> tuple[Ways, dict[str, Way
     return ways, {way.name: way for way in ways.ways}
 
 
-def test_ten_rows_by_hand() -> None:
+def test_the_figures_of_ten_rows_equal_those_by_hand() -> None:
     ways, by_name = ways_of([outcomes(np.ones(10), SMALL, LARGE, **COSTS)], small_price=0.0002, large_price=0.01)
     assert ways.escalation == pytest.approx(0.3)
     shares = {name: (way.accuracy.numerator, way.accuracy.denominator) for name, way in by_name.items()}
@@ -60,25 +60,25 @@ def test_ten_rows_by_hand() -> None:
     assert {way.accuracy.basis for way in ways.ways} == {"measured"}
 
 
-def test_an_assumed_large_model_gives_a_range_by_hand() -> None:
+def test_an_assumed_large_model_gives_a_range_of_accuracies() -> None:
     cases = [outcomes(np.ones(10), SMALL, large, **COSTS) for large in assumed_large(SMALL, 0.9).values()]
     _, by_name = ways_of(cases, large_accuracy=0.9, large_latency=2.0, large_price=0.01)
     large, routed = by_name["large"].accuracy, by_name["routed"].accuracy
     assert (large.value, large.basis, large.denominator, large.low) == (0.9, "assumed", None, None)
-    # Independent errors: (6 + 3 x 0.9) / 10. All among the tuned model's: its wrong rows are right by 0.2 / 0.3, and
-    # one of the escalated rows is right anyway: (6 + 1 + 2 x 2/3) / 10.
+    # Independent errors: (6 + 3 x 0.9) / 10. If all errors overlap with the tuned model's, its wrong rows are right
+    # with probability 0.2 / 0.3, and one escalated row is right anyway: (6 + 1 + 2 x 2/3) / 10.
     assert (routed.value, routed.up_to) == pytest.approx((8.3333 / 10, 0.87), abs=1e-5)
     assert routed.low is not None
     assert routed.high is not None
     assert (routed.low < 8.33 / 10, routed.high > 0.87) == (True, True)
     assert routed.basis == "assumed"
     assert routed.denominator is None
-    # One part is assumed, so the sum is; no percentile is given for it.
+    # The sum has an assumed part, so it is assumed too and has no percentile.
     assert by_name["tuned"].latency_ms.basis == "measured"
     assert (by_name["routed"].latency_ms.basis, by_name["routed"].latency_ms.p95) == ("assumed", None)
 
 
-def test_what_has_no_basis_is_not_measured_and_never_zero() -> None:
+def test_a_figure_without_a_basis_is_not_measured_rather_than_zero() -> None:
     ways, by_name = ways_of([outcomes(np.ones(10), SMALL, LARGE, large_usd=0.01, small_s=0.1)], large_price=0.01)
     assert by_name["tuned"].usd.value is by_name["routed"].usd.value is by_name["routed"].latency_ms.value is None
     rows = {row["name"]: [figure for figure, _, _ in row["cells"]] for row in ways_page(ways)["rows"]}
@@ -101,7 +101,7 @@ def test_without_a_policy_an_endpoint_is_priced_by_its_tokens_and_nothing_is_rou
     large, tuned, routed = ways.ways
     # (900 x 2.5 + 50 x 10) / 1,000,000
     assert (large.usd.value, large.usd.basis) == (pytest.approx(0.00275), "priced")
-    assert large.latency_ms.value is None  # an answer that took no time was not timed
+    assert large.latency_ms.value is None  # zero milliseconds mean that the answer was not timed
     assert (tuned.latency_ms.value, tuned.usd.value) == (40.0, None)
     assert routed.accuracy.value is routed.usd.value is routed.latency_ms.value is None
     unpriced = scored_ways(metrics, {"gpt-4o": {"price_in": 2.5, "price_out": 10.0, "answers_without_usage": 1}})
@@ -114,7 +114,7 @@ def test_without_a_policy_an_endpoint_is_priced_by_its_tokens_and_nothing_is_rou
 
 @pytest.fixture
 def scored(make_run: MakeRun) -> Made:
-    """A run with a report, and an endpoint's predictions in it."""
+    """A scored run with a report."""
     made = make_run(120)
     manifest = read_json(made.run / "manifest.json", "")
     facts = dict.fromkeys(("toolhone", "run", "created", "git_commit", "seed", "versions"), "")
@@ -152,7 +152,7 @@ def test_a_run_without_policy_and_large_model_has_no_table(scored: Made) -> None
     assert "large model only" not in page + markdown
 
 
-def test_routing_redraws_the_report_with_the_same_table_as_its_own_page(
+def test_route_rewrites_the_report_with_the_table_of_route_html(
     scored: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = routed(scored, "--large-accuracy", "0.95", "--large-price", "0.01", "--small-price", "0.0002")
@@ -177,7 +177,7 @@ def test_routing_redraws_the_report_with_the_same_table_as_its_own_page(
     assert f"report: {scored.run / 'report.html'}" in out
 
 
-def test_answers_of_a_large_model_ask_for_a_policy_and_then_give_it_measured_figures(
+def test_the_report_asks_for_a_policy_and_then_shows_the_large_models_measured_figures(
     scored: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
     large = with_endpoint(scored)
@@ -196,7 +196,7 @@ def test_answers_of_a_large_model_ask_for_a_policy_and_then_give_it_measured_fig
     assert "routed" in capsys.readouterr().out
 
 
-def test_unscored_predictions_are_named_and_not_measured(scored: Made) -> None:
+def test_unscored_predictions_are_reported_as_not_scored_yet(scored: Made) -> None:
     path = with_endpoint(scored)
     shutil.copy(path, path.with_name("later.jsonl"))
     shutil.copy(path.with_suffix(".json"), path.with_name("later.json"))
@@ -205,7 +205,7 @@ def test_unscored_predictions_are_named_and_not_measured(scored: Made) -> None:
 
 
 @pytest.mark.parametrize("changed", ["predictions/tuned.jsonl", "policy.json", "splits/test.jsonl"])
-def test_a_policy_made_from_other_files_is_not_shown_as_current(
+def test_a_policy_made_from_changed_files_is_out_of_date(
     scored: Made, changed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     routed(scored, "--large-accuracy", "0.95")
@@ -219,7 +219,7 @@ def test_a_policy_made_from_other_files_is_not_shown_as_current(
     assert "is out of date" in capsys.readouterr().out
 
 
-def test_a_policy_without_its_figures_says_so(scored: Made) -> None:
+def test_a_policy_without_its_figures_is_reported(scored: Made) -> None:
     routed(scored, "--large-accuracy", "0.95")
     route = scored.run / "route.json"
     found = json.loads(route.read_text())
@@ -232,7 +232,7 @@ def test_a_policy_without_its_figures_says_so(scored: Made) -> None:
     assert "no figures beside it in route.json" in texts(scored)[0]
 
 
-def test_a_policy_of_foreign_predictions_is_not_the_runs(scored: Made, tmp_path: Path) -> None:
+def test_a_policy_made_from_another_models_predictions_is_not_shown_for_the_run(scored: Made, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     shutil.copy(scored.run / "predictions" / "tuned.jsonl", other)
     routed(scored, "--small", str(other), "--large-accuracy", "0.95")

@@ -29,7 +29,7 @@ DATA = Path(__file__).parents[2] / "data" / "customer_service" / "train.jsonl"
 
 @pytest.fixture(scope="session")
 def short_rows(tiny_tokenizer: Any) -> list[Rendered]:
-    """Turns of customer_service with one small tool, which makes them short; some are of one conversation."""
+    """Short turns of customer_service with one small tool; some belong to the same conversation."""
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
     tool = Tool("query_order", "", {"type": "object", "properties": {}})
     found = turns(list(read_conversations(DATA, [tool]))[:24])
@@ -39,7 +39,7 @@ def short_rows(tiny_tokenizer: Any) -> list[Rendered]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of training and what is left of it."""
+    """A finished training: its result, run folder, model and log."""
 
     result: TrainResult
     run: RunFolder

@@ -1,4 +1,4 @@
-"""Attention of a block as plain matrix products, against PyTorch's kernel."""
+"""Attention of a block as plain matrix products, compared with PyTorch's kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def states(heads: int, length: int, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", GIVEN)
 @pytest.mark.parametrize("causal", [True, False])
-def test_values_and_gradients_of_a_block_are_the_kernel_s(heads: tuple[int, int], causal: bool) -> None:
+def test_a_block_has_the_kernels_values_and_gradients(heads: tuple[int, int], causal: bool) -> None:
     torch.manual_seed(0)
     keys = 5 if causal else 9
     inputs = [states(n, length, torch.float64) for n, length in ((heads[0], 5), (heads[1], keys), (heads[1], keys))]
@@ -60,5 +60,5 @@ def test_a_tree_in_bfloat16_has_the_values_and_gradients_of_a_dense_mask(
     mine = [ours, *torch.autograd.grad(ours, inputs, gradient)]
     theirs = [wanted, *torch.autograd.grad(wanted, exact, gradient.double())]
     for one, other in zip(mine, theirs, strict=True):
-        # bfloat16 keeps 8 bits; a wrong mask would be off by as much as the values themselves.
+        # bfloat16 keeps 8 bits; the error of a wrong mask would be as large as the values.
         assert (one.double() - other).norm() < 0.01 * other.norm()

@@ -1,4 +1,4 @@
-"""Stopping at a signal and going on: the same adapter, bit for bit, as if nothing had happened."""
+"""A training that a signal stopped resumes to the same adapter, bit for bit, as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     [(signal.SIGINT, "prefix_tree", "none"), (signal.SIGTERM, "none", "none"), (signal.SIGINT, "prefix_tree", "nf4")],
     ids=["SIGINT", "SIGTERM", "NF4"],
 )
-def test_a_stopped_run_resumes_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_adapter_bit_for_bit(
     train: Train,
     short_rows: list[Rendered],
     signal_in_step: Callable[..., None],
@@ -62,7 +62,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 ) -> None:
     keys = {**KEYS, "packing": packing, "quantize": quantize, "save_every": 10}
     handler = signal.getsignal(signal.SIGINT)
-    rows = short_rows[:8]  # two steps an epoch: stopped in the middle of the second, resumed into a third
+    rows = short_rows[:8]  # two steps per epoch: stopped inside the second epoch, resumed into the third
     whole = train(rows, "whole", **keys)
     signal_in_step(3, number)
     stopped = train(rows, "stopped", **keys)
@@ -81,7 +81,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert [[line[k] for k in kept] for line in resumed.log] == [[line[k] for k in kept] for line in whole.log]
 
 
-def test_a_second_signal_interrupts_at_once(
+def test_a_second_signal_stops_training_at_once(
     train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None]
 ) -> None:
     handler = signal.getsignal(signal.SIGINT)
@@ -100,7 +100,7 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(
     assert (done.run.adapter / "adapter_config.json").is_file()
 
 
-def test_a_checkpoint_without_its_marker_is_passed_over(
+def test_a_checkpoint_without_its_marker_is_ignored(
     train: Train, short_rows: list[Rendered], signal_in_step: Callable[..., None]
 ) -> None:
     keys = {**KEYS, "save_every": 1, "keep_checkpoints": 5}
@@ -108,7 +108,7 @@ def test_a_checkpoint_without_its_marker_is_passed_over(
     signal_in_step(3)
     stopped = train(short_rows, "stopped", **keys)
     folder = stopped.run.checkpoints
-    # As a crash leaves it that came while the third checkpoint was written.
+    # As a crash while writing the third checkpoint leaves it.
     (folder / "checkpoint-3" / "complete").unlink()
     (folder / "checkpoint-3" / "optimizer.pt").unlink()
     assert checkpoint_to_resume(folder) == folder / "checkpoint-2"
@@ -137,7 +137,7 @@ def test_resuming_at_the_last_step_trains_nothing_and_saves_the_same_adapter(
     whole = train(rows, **keys)
     names = ("adapter_model.safetensors", "adapter_config.json")
     saved = {name: (whole.run.adapter / name).read_bytes() for name in names}
-    shutil.rmtree(whole.run.adapter)  # as a kill leaves it that comes just after the last checkpoint
+    shutil.rmtree(whole.run.adapter)  # as a kill just after the last checkpoint leaves it
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("another step was trained")
@@ -159,7 +159,7 @@ def test_the_last_complete_checkpoint_stays_until_the_next_one_is_complete(
     mark = MarkComplete.on_save
 
     def killed(self: MarkComplete, args: Any, state: Any, control: Any, **others: Any) -> None:
-        if state.global_step == 3:  # all of the third checkpoint is written, except its mark
+        if state.global_step == 3:  # the third checkpoint is written, except its marker
             raise KeyboardInterrupt
         mark(self, args, state, control, **others)
 
@@ -187,14 +187,16 @@ def test_a_checkpoint_that_is_being_deleted_counts_as_incomplete(
     assert not (folder / "checkpoint-1" / "complete").exists()
 
 
-def test_resuming_where_there_is_nothing_says_so(train: Train, short_rows: list[Rendered], tmp_path: Path) -> None:
+def test_resuming_without_a_complete_checkpoint_is_an_error(
+    train: Train, short_rows: list[Rendered], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"checkpoints: has no complete checkpoint .*--resume"):
         train(short_rows, resume=True, **KEYS)
     (tmp_path / "checkpoint-7").mkdir()
     assert last_checkpoint(tmp_path) is None
 
 
-def test_the_newest_complete_checkpoint_is_found_by_number_not_by_name(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "complete").touch()
@@ -202,7 +204,7 @@ def test_the_newest_complete_checkpoint_is_found_by_number_not_by_name(tmp_path:
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_only_the_newest_checkpoints_are_kept_and_all_are_complete(
+def test_only_the_newest_checkpoints_stay_and_all_are_complete(
     train: Train, short_rows: list[Rendered], keep: int
 ) -> None:
     run = train(short_rows, save_every=1, keep_checkpoints=keep, **KEYS).run
@@ -214,7 +216,7 @@ def test_only_the_newest_checkpoints_are_kept_and_all_are_complete(
         assert f"checkpoint-{state['global_step']}" == path.name
 
 
-def test_signals_are_the_former_handlers_again_afterwards() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopOnSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What makes a CPU faster gives PEFT's own values and gradients."""
+"""The fused LoRA of the CPU gives PEFT's own values and gradients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def output_and_gradients(model: torch.nn.Module, x: torch.Tensor) -> list[torch.
 
 @pytest.mark.parametrize("keys", [{}, {"use_rslora": True}, {"lora_dropout": 0.5}])
 @pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12)])
-def test_values_and_gradients_are_those_of_peft(keys: dict[str, object], shape: tuple[int, ...]) -> None:
+def test_fused_lora_has_pefts_values_and_gradients(keys: dict[str, object], shape: tuple[int, ...]) -> None:
     model = adapted(torch.float64, torch.float64, **keys)
     ours = copy.deepcopy(model)
     fuse_lora(ours)
@@ -51,7 +51,7 @@ def test_values_and_gradients_are_those_of_peft(keys: dict[str, object], shape: 
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_in_bfloat16_the_adapter_stays_float32_and_so_do_its_gradients() -> None:
+def test_on_bfloat16_weights_the_adapter_and_its_gradients_stay_float32() -> None:
     exact = adapted(torch.float64, torch.float64)
     ours = adapted(torch.bfloat16, torch.float32)
     fuse_lora(ours)
@@ -62,14 +62,14 @@ def test_in_bfloat16_the_adapter_stays_float32_and_so_do_its_gradients() -> None
         assert (one.double() - other).norm() <= 0.03 * other.norm()
 
 
-def test_autograd_agrees_with_differences() -> None:
+def test_the_gradient_agrees_with_finite_differences() -> None:
     tensors = [
         torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 5), (6, 3), (2, 3), (5, 2))
     ]
     assert torch.autograd.gradcheck(lambda *given: LoraProduct.apply(*given, 1.5), tensors)
 
 
-def test_a_disabled_adapter_leaves_the_layer_alone() -> None:
+def test_a_disabled_adapter_does_not_change_the_layer() -> None:
     model = adapted(torch.float64, torch.float64)
     fuse_lora(model)
     x = torch.randn(2, 12, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_a_disabled_adapter_leaves_the_layer_alone() -> None:
     torch.testing.assert_close(model(x), plain)
 
 
-def test_dora_stays_peft_s_own_and_trains_in_bfloat16() -> None:
+def test_dora_is_left_to_peft_and_trains_in_bfloat16() -> None:
     model = adapted(torch.bfloat16, torch.float32, use_dora=True)
     ours = copy.deepcopy(model)
     fuse_lora(ours)

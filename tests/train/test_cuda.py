@@ -1,4 +1,4 @@
-"""What is decided about CUDA before any tensor is on it. The driver and torch's answers are faked."""
+"""Decisions about CUDA before a tensor is on the GPU. The driver and torch's answers are simulated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config(device: str = "auto") -> Config:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder of an NVIDIA driver, whose GPUs nothing hides."""
+    """The folder of an NVIDIA driver; CUDA_VISIBLE_DEVICES hides no GPU."""
     (tmp_path / "version").write_text(VERSION, encoding="utf-8")
     monkeypatch.setattr(cuda, "DRIVER", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -45,14 +45,14 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def _cudnn_as_before() -> Iterator[None]:
+def _cudnn_restored() -> Iterator[None]:
     before = torch.backends.cuda.cudnn_sdp_enabled()
     yield
     torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def pretend_build(monkeypatch: pytest.MonkeyPatch, *, for_cuda: str | None, gpus: int, fault: str | None) -> None:
-    """A build of torch, the GPUs that it counts, and what starting CUDA says."""
+    """Simulates a build of torch, the number of GPUs that it counts, and the error of starting CUDA."""
 
     def init() -> None:
         if fault:
@@ -69,8 +69,8 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     pretend_build(monkeypatch, for_cuda="13.0", gpus=count, fault=None)
 
 
-@pytest.mark.usefixtures("_cudnn_as_before")
-def test_cudnn_plans_no_kernel_for_each_new_shape_unless_the_config_asks_for_it(
+@pytest.mark.usefixtures("_cudnn_restored")
+def test_cudnn_attention_is_off_unless_the_config_enables_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretend_gpus(monkeypatch, 1)
@@ -82,9 +82,9 @@ def test_cudnn_plans_no_kernel_for_each_new_shape_unless_the_config_asks_for_it(
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
-@pytest.mark.usefixtures("_cudnn_as_before", "in_workspace")
+@pytest.mark.usefixtures("_cudnn_restored", "in_workspace")
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_run_is_evaluated_and_served_with_its_configs_setting_of_cudnn(
+def test_a_run_is_loaded_with_the_cudnn_setting_of_its_config(
     monkeypatch: pytest.MonkeyPatch, tiny_llama: Path, asked: bool
 ) -> None:
     changes = ["model.device=auto", f"model.name={tiny_llama}", f"cuda.cudnn_attention={asked}".lower()]
@@ -95,8 +95,8 @@ def test_a_run_is_evaluated_and_served_with_its_configs_setting_of_cudnn(
     assert torch.backends.cuda.cudnn_sdp_enabled() is asked
 
 
-@pytest.mark.usefixtures("_cudnn_as_before")
-def test_the_cpu_leaves_cudnn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_cudnn_restored")
+def test_on_the_cpu_the_cudnn_setting_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 1)
     for before in (True, False):
         torch.backends.cuda.enable_cudnn_sdp(before)
@@ -104,8 +104,8 @@ def test_the_cpu_leaves_cudnn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.backends.cuda.cudnn_sdp_enabled() is before
 
 
-@pytest.mark.usefixtures("_cudnn_as_before")
-def test_one_process_trains_on_the_first_of_several_gpus_and_says_how_to_use_all(
+@pytest.mark.usefixtures("_cudnn_restored")
+def test_one_process_uses_the_first_gpu_and_says_how_to_use_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend_gpus(monkeypatch, 8)
@@ -115,11 +115,11 @@ def test_one_process_trains_on_the_first_of_several_gpus_and_says_how_to_use_all
     assert hardware.notes == ("this machine has 8 GPUs and one is used; to use all: make train CONFIG=... GPUS=8",)
     arguments = training_arguments(config(), hardware, tmp_path, validates=False)
     assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:0"))
-    assert arguments.train_batch_size == config().train.batch_size, "not one batch a GPU, as with DataParallel"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ, "CUDA has read it by now"
+    assert arguments.train_batch_size == config().train.batch_size, "DataParallel would take one batch per GPU"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ, "CUDA has already read it"
 
 
-def test_a_process_without_a_gpu_of_its_own_is_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 2)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "2")
@@ -128,7 +128,7 @@ def test_a_process_without_a_gpu_of_its_own_is_refused_by_number(monkeypatch: py
 
 
 def test_the_command_line_counts_gpus_without_starting_cuda() -> None:
-    # bitsandbytes asks for a GPU when it is imported, which is before any line of toolhone that could do so.
+    # bitsandbytes looks for a GPU when it is imported, before any code of toolhone can.
     script = """
 import os, torch
 asked = []
@@ -168,7 +168,7 @@ print(asked)
     ids=["counted by NVML", "not counted", "no device", "CPU build"],
 )
 @pytest.mark.usefixtures("driver")
-def test_a_driver_that_cuda_does_not_work_with_is_an_error_and_not_a_slow_cpu(
+def test_a_driver_that_cuda_cannot_use_is_an_error_instead_of_a_slow_cpu_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     for_cuda: str | None,
@@ -190,7 +190,7 @@ def test_a_driver_that_cuda_does_not_work_with_is_an_error_and_not_a_slow_cpu(
 
 @pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
 @pytest.mark.usefixtures("driver")
-def test_whoever_hides_all_gpus_gets_the_cpu_and_one_note(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+def test_if_all_gpus_are_hidden_the_cpu_is_used_with_a_note(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
     pretend_build(monkeypatch, for_cuda="13.0", gpus=0, fault=None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     found = choose_hardware(config().model)
@@ -198,13 +198,13 @@ def test_whoever_hides_all_gpus_gets_the_cpu_and_one_note(monkeypatch: pytest.Mo
     assert next(doctor_module.diagnose()).status == "note"
 
 
-def test_a_driver_that_does_not_say_its_version_is_named_all_the_same(driver: Path) -> None:
+def test_a_driver_without_a_version_is_reported_as_of_unknown_version(driver: Path) -> None:
     assert cuda.driver_version() == "470.256.02"
     (driver / "version").unlink()
     assert cuda.driver_version() == "of unknown version"
 
 
-def test_without_a_driver_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_uses_the_cpu_if_there_is_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cuda, "DRIVER", tmp_path / "absent")
     pretend_build(monkeypatch, for_cuda="13.0", gpus=0, fault="Found no NVIDIA driver on your system. Please check.")
     found = choose_hardware(config().model)

@@ -1,4 +1,4 @@
-"""Two processes through the real launcher against one process: the same losses, gradients and answers."""
+"""Two processes under the real launcher give the same losses, gradients and answers as one process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen rows whose answers are of very unequal length, and five to score, which two processes share unevenly."""
+    """Sixteen training rows with answers of very different lengths, and five test rows: an odd number."""
     folder = tmp_path_factory.mktemp("data")
     write_rows(folder / "train.jsonl", [conversation("train", n, "q" * round(2 + 1.35**n)) for n in range(16)])
     write_rows(folder / "test.jsonl", [conversation("test", n, "q") for n in range(5)])
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished `toolhone train`: what it printed, and its folder."""
+    """A finished `toolhone train`: its output and its run folder."""
 
     printed: str
     path: Path
@@ -77,11 +77,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file")
 MODULE = ("-m", "toolhone", "--")
-"""What torchrun starts. It would take the `--run` of a command that follows without `--` for one of its own flags."""
+"""The program that torchrun starts. Without `--`, torchrun reads `--run` as one of its own flags."""
 
 
 def launch(arguments: list[str], workspace: Path, launcher: tuple[str, ...], program: tuple[str, ...] = MODULE) -> Any:
-    """Start a command on two processes, and return what became of it."""
+    """Start a command on two processes and return the finished process."""
     return subprocess.run(
         [sys.executable, *launcher, *program, *arguments],
         cwd=workspace,
@@ -94,7 +94,7 @@ def launch(arguments: list[str], workspace: Path, launcher: tuple[str, ...], pro
 
 
 def write_config(name: str, packing: str, processes: int, data: Path, model: Path, workspace: Path) -> Path:
-    """A training whose processes take four batches of two to a step between them."""
+    """Writes a config whose step is four batches of two, shared by the processes."""
     config = {
         "name": name,
         "model": {"name": str(model), "device": "cpu", "dtype": "float32"},
@@ -119,7 +119,7 @@ def write_config(name: str, packing: str, processes: int, data: Path, model: Pat
 
 @pytest.fixture(scope="module")
 def run(data: Path, tiny_llama: Path, workspace: Path) -> Callable[[str, int], Run]:
-    """Runs `toolhone train` on this many processes, once for each pair of arguments."""
+    """Runs `toolhone train` with N processes, once per pair of arguments."""
 
     @functools.cache
     def train(packing: str, processes: int) -> Run:
@@ -143,7 +143,7 @@ def one_and_two(request: pytest.FixtureRequest, run: Callable[[str, int], Run]) 
 
 
 def test_any_two_pairs_of_rows_have_unequal_label_counts(data: Path, tiny_tokenizer: Any) -> None:
-    # So whichever pairs of rows fall to the two processes, the plain mean of their losses is not the batch's loss.
+    # So the mean of the two processes' losses differs from the batch's loss, whichever pairs of rows they get.
     renderer = make_renderer(tiny_tokenizer, ChatConfig(), "tiny")
     rows = turns(list(read_conversations(data / "train.jsonl", [])))
     counts = [len(renderer.render(row).completion_ids) for row in rows]
@@ -154,8 +154,8 @@ def test_any_two_pairs_of_rows_have_unequal_label_counts(data: Path, tiny_tokeni
     assert max(counts) > 2 * min(counts)
 
 
-def test_every_step_has_the_loss_and_gradient_norm_of_one_process(one_and_two: tuple[Run, Run]) -> None:
-    # Each of two processes takes every other batch: the four of a step are those that one process accumulates.
+def test_two_processes_have_the_losses_and_gradient_norms_of_one(one_and_two: tuple[Run, Run]) -> None:
+    # Each process takes every second batch, so a step has the four batches that one process accumulates.
     one, two = (run.lines("train_log.jsonl") for run in one_and_two)
     assert [line["step"] for line in two] == [1, 2, 3, 4]
     for column in ("loss", "grad_norm"):
@@ -165,7 +165,7 @@ def test_every_step_has_the_loss_and_gradient_norm_of_one_process(one_and_two: t
     assert len({line["loss"] for line in one}) == 4
 
 
-def test_answers_shared_out_over_processes_are_those_of_one(one_and_two: tuple[Run, Run]) -> None:
+def test_two_processes_give_the_answers_of_one(one_and_two: tuple[Run, Run]) -> None:
     one, two = (run.lines("predictions/base.jsonl") for run in one_and_two)
     assert [row["id"] for row in two] == [f"test-{n}/1" for n in range(5)]
     for found, expected in zip(two, one, strict=True):
@@ -189,7 +189,7 @@ def test_two_processes_write_one_run_with_one_report(one_and_two: tuple[Run, Run
 
 @pytest.fixture
 def trained(run: Callable[[str, int], Run], workspace: Path, request: pytest.FixtureRequest) -> Path:
-    """A copy of a finished run, for a test to evaluate again."""
+    """A copy of a finished run, to be evaluated again."""
     folder = workspace / "runs" / request.node.name
     shutil.copytree(run("prefix_tree", 2).path, folder)
     return folder
@@ -197,7 +197,7 @@ def trained(run: Callable[[str, int], Run], workspace: Path, request: pytest.Fix
 
 WATCHED = """
 import atexit, os, sys, torch
-# One write each, since the processes share the output.
+# One write per process, because they share the output.
 atexit.register(lambda: os.write(1, f"\\nleft the group: {not torch.distributed.is_initialized()}\\n".encode()))
 from toolhone.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -207,7 +207,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     "suite", [pytest.param(False, id="own rows", marks=pytest.mark.slow), pytest.param(True, id="suite")]
 )
-def test_an_evaluation_shared_out_over_processes_scores_once_and_leaves_the_group(
+def test_an_evaluation_on_two_processes_scores_once_and_leaves_the_process_group(
     trained: Path, workspace: Path, suite: bool
 ) -> None:
     program = workspace / "watched.py"
@@ -241,7 +241,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_if_one_process_fails_the_others_end_with_its_message(trained: Path, workspace: Path) -> None:
+def test_if_one_process_fails_all_stop_and_its_error_is_shown(trained: Path, workspace: Path) -> None:
     program = workspace / "fails.py"
     program.write_text(FAILS_IN_ONE, encoding="utf-8")
     began = time.monotonic()
@@ -259,7 +259,7 @@ from toolhone.cli import main
 
 start = PartialState.__init__
 
-def count_as_gpus(self, *args, **kwargs):  # accelerate leaves FSDP out on CPUs, although torch has it there
+def count_as_gpus(self, *args, **kwargs):  # accelerate does not support FSDP on CPUs, although torch does
     start(self, *args, **kwargs)
     if self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.MULTI_GPU
@@ -269,7 +269,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_fsdp_saves_the_whole_adapter_and_it_equals_that_of_data_parallel(
+def test_fsdp_saves_the_whole_adapter_equal_to_that_of_data_parallel(
     run: Callable[[str, int], Run], data: Path, tiny_llama: Path, workspace: Path
 ) -> None:
     program = workspace / "fsdp.py"
@@ -283,7 +283,7 @@ def test_fsdp_saves_the_whole_adapter_and_it_equals_that_of_data_parallel(
     assert found.keys() == expected.keys()
     assert all(tensor.shape == expected[name].shape for name, tensor in found.items())
     assert all((found[name] - tensor).norm() <= 1e-5 * tensor.norm() for name, tensor in expected.items())
-    assert all(tensor.norm() > 0 for tensor in found.values()), "it has moved from where it began"
+    assert all(tensor.norm() > 0 for tensor in found.values()), "training has changed every tensor"
 
 
 @pytest.mark.slow

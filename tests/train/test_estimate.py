@@ -1,4 +1,4 @@
-"""What a dry run counts, against what is really built and really trained."""
+"""The figures of a dry run compared with the model that is built and the training that is run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def estimate_for(config: Config, tiny_llama: Path, rows: list[Rendered]) -> Esti
     "lora", [LoraConfig(rank=3), LoraConfig(rank=8, targets=("q_proj", "down_proj"))], ids=["all-linear", "two"]
 )
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_parameters_are_those_of_the_model_that_is_built(kind: str, lora: LoraConfig) -> None:
+def test_estimated_parameters_equal_those_of_the_built_model(kind: str, lora: LoraConfig) -> None:
     found = estimate(experiment(lora), CPU, ARCHITECTURES[kind], [labelled([1, 2, 3], 1)])
     model = get_peft_model(AutoModelForCausalLM.from_config(ARCHITECTURES[kind]), lora_config(lora))
     trainable, total = model.get_nb_trainable_parameters()
@@ -72,7 +72,7 @@ def test_parameters_are_those_of_the_model_that_is_built(kind: str, lora: LoraCo
     ],
     ids=["one epoch", "accumulated", "half an epoch", "max_steps"],
 )
-def test_steps_and_parameters_are_those_of_training(
+def test_estimated_steps_and_parameters_equal_those_of_training(
     train: Callable[..., Any], short_rows: list[Rendered], tiny_llama: Path, packing: str, keys: dict[str, Any]
 ) -> None:
     rows = short_rows[:7]
@@ -83,7 +83,7 @@ def test_steps_and_parameters_are_those_of_training(
     assert found.total_parameters == done.total_parameters
 
 
-def test_tokens_of_a_batch_are_those_that_the_collator_and_training_count(
+def test_estimated_tokens_equal_those_of_the_collator_and_the_training_log(
     train: Callable[..., Any], short_rows: list[Rendered], tiny_llama: Path
 ) -> None:
     rows = short_rows[:6]  # one batch, whatever the order
@@ -106,7 +106,7 @@ def test_without_packing_each_row_is_padded_to_the_longest(short_rows: list[Rend
     assert found.computed_tokens == 6 * max(len(row) for row in rows) > found.logical_tokens
 
 
-def test_more_processes_take_fewer_steps(
+def test_more_processes_need_fewer_steps(
     short_rows: list[Rendered], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = experiment(batch_size=2, gradient_accumulation=2)

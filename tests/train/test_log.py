@@ -1,4 +1,4 @@
-"""The training log: a line a step, and going on where an earlier run stopped."""
+"""The training log: one line per step, continued when a run resumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(path: Path, step: int = 0, out: io.StringIO | None = None, *, zero: bo
 
 
 def steps(log: TrainLog, first: int, last: int, *, zero: bool = True, **more: float) -> None:
-    """Four examples of ten tokens a step, six of them computed."""
+    """Logs steps of four examples with ten tokens each, six of them computed."""
     nothing: Any = SimpleNamespace()
     for step in range(first, last + 1):
         log.count(4, 40, 24)
@@ -41,7 +41,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_step_is_a_line_with_running_counts(tmp_path: Path) -> None:
+def test_each_step_is_one_line_with_running_counts(tmp_path: Path) -> None:
     steps(start(tmp_path / "log.jsonl"), 1, 2)
     first, second = lines(tmp_path / "log.jsonl")
     assert [first[k] for k in ("step", "examples", "tokens", "computed_tokens")] == [1, 4, 40, 24]
@@ -51,7 +51,7 @@ def test_a_step_is_a_line_with_running_counts(tmp_path: Path) -> None:
     assert second["elapsed_s"] >= first["elapsed_s"]
 
 
-def test_resuming_drops_the_lines_of_steps_done_again_and_goes_on_counting(tmp_path: Path) -> None:
+def test_resuming_drops_the_lines_of_repeated_steps_and_continues_the_counts(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     nothing: Any = SimpleNamespace()
     before = start(path)
@@ -73,9 +73,7 @@ def test_resuming_drops_the_lines_of_steps_done_again_and_goes_on_counting(tmp_p
     assert lines(path)[-1]["elapsed_s"] >= kept[1]["elapsed_s"]
 
 
-def test_the_speed_after_resuming_is_that_of_the_new_steps_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_speed_after_resuming_counts_only_new_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("toolhone.train.log.time.perf_counter", lambda: clock.now)
     before = start(tmp_path / "log.jsonl")
@@ -89,7 +87,7 @@ def test_the_speed_after_resuming_is_that_of_the_new_steps_alone(
     assert (second["tokens_per_second"], second["elapsed_s"]) == (20.0, 12.0)
 
 
-def test_a_run_that_starts_anew_begins_an_empty_log(tmp_path: Path) -> None:
+def test_a_fresh_run_starts_with_an_empty_log(tmp_path: Path) -> None:
     steps(start(tmp_path / "log.jsonl"), 1, 3)
     start(tmp_path / "log.jsonl")
     assert lines(tmp_path / "log.jsonl") == []
@@ -102,14 +100,14 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [{"loss": float("nan")}, {"grad_norm": float("inf")}, {"eval_loss": float("nan")}])
 @pytest.mark.parametrize("zero", [True, False])
-def test_a_figure_that_is_no_number_stops_every_process(tmp_path: Path, bad: dict[str, float], zero: bool) -> None:
+def test_a_nan_or_infinite_figure_stops_every_process(tmp_path: Path, bad: dict[str, float], zero: bool) -> None:
     log = start(tmp_path / "log.jsonl", zero=zero)
     name = next(iter(bad))
     with pytest.raises(UserError, match=rf"^train: {name} is (nan|inf) at step 7; lower train.learning_rate"):
         steps(log, 7, 7, zero=zero, **bad)
 
 
-def test_a_log_gets_lines_with_loss_speed_and_time_left_and_shows_validation(
+def test_progress_lines_show_loss_speed_time_left_and_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)

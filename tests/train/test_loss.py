@@ -1,4 +1,4 @@
-"""The loss of labelled positions against PyTorch's own."""
+"""The loss of labelled positions compared with PyTorch's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from toolhone.train.loss import summed_cross_entropy
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
 )
-def test_loss_and_gradient_are_those_of_pytorch(
-    positions: int, dtype: torch.dtype, tolerance: float, ignored: int
-) -> None:
+def test_loss_and_gradient_equal_pytorchs(positions: int, dtype: torch.dtype, tolerance: float, ignored: int) -> None:
     draw = torch.Generator().manual_seed(0)
     logits = (10 * torch.randn(positions, 50, generator=draw, dtype=torch.float64)).to(dtype)
     targets = torch.randint(0, 50, (positions,), generator=draw)
@@ -35,7 +33,7 @@ def test_loss_and_gradient_are_those_of_pytorch(
     assert (ours.grad - theirs.grad).norm() <= tolerance * theirs.grad.norm()
 
 
-def test_each_label_counts_by_its_weight() -> None:
+def test_each_label_is_multiplied_by_its_weight() -> None:
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(11, 50, generator=draw, dtype=torch.float64)
     targets = torch.randint(0, 50, (11,), generator=draw)
@@ -50,7 +48,7 @@ def test_each_label_counts_by_its_weight() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-15)
 
 
-def test_no_position_costs_nothing() -> None:
+def test_the_loss_of_no_positions_is_zero() -> None:
     logits = torch.zeros(0, 5, requires_grad=True)
     loss = summed_cross_entropy(logits, torch.zeros(0, dtype=torch.long))
     loss.backward()
@@ -58,7 +56,7 @@ def test_no_position_costs_nothing() -> None:
     assert logits.grad is not None
 
 
-def test_a_logit_far_from_the_rest_gives_no_infinity() -> None:
+def test_extreme_logits_give_a_finite_loss_and_gradient() -> None:
     logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
     loss = summed_cross_entropy(logits, torch.tensor([0]))
     loss.backward()
@@ -67,7 +65,7 @@ def test_a_logit_far_from_the_rest_gives_no_infinity() -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_logits_without_a_gradient_stay_as_they_are() -> None:
+def test_logits_that_need_no_gradient_are_not_overwritten() -> None:
     logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
     assert summed_cross_entropy(logits, torch.zeros(9, dtype=torch.long)) > 0

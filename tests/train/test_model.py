@@ -1,4 +1,4 @@
-"""Loading: what is said when a model cannot be loaded, and which device and number type is taken."""
+"""Errors when a model cannot be loaded, and the choice of device and dtype."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_config(**keys: Any) -> ModelConfig:
 
 
 def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
-    """The error that huggingface_hub makes of a response of this status."""
+    """The error that huggingface_hub raises for this status."""
     response: Any = SimpleNamespace(status_code=status, headers={}, request=None)
     return kind(f"{status} Client Error.", response=response)
 
@@ -48,7 +48,7 @@ LOADERS: list[tuple[Any, Callable[[ModelConfig], Any]]] = [
 
 
 def message_for(monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError | LocalEntryNotFoundError, which: int) -> str:
-    """What a user reads where the hub gives this error, which transformers raises again as an OSError."""
+    """Returns what a user reads if the hub gives this error, which transformers wraps in an OSError."""
     loader, load = LOADERS[which]
 
     def refuse(*_: object, **__: object) -> None:
@@ -64,7 +64,7 @@ def message_for(monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError | LocalEn
 @pytest.mark.parametrize(
     "error", [answered(GatedRepoError, 401), answered(GatedRepoError, 403), answered(HfHubHTTPError, 403)]
 )
-def test_a_gated_model_is_named_with_what_to_do(
+def test_the_error_for_a_gated_model_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError, which: int
 ) -> None:
     message = message_for(monkeypatch, error, which)
@@ -73,13 +73,15 @@ def test_a_gated_model_is_named_with_what_to_do(
     assert "Qwen/Qwen3-0.6B" in message
 
 
-@pytest.mark.parametrize("status", [401, 404])  # 401 is the hub's answer to someone who is not logged in
-def test_a_name_that_does_not_exist_is_a_matter_of_spelling(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+@pytest.mark.parametrize("status", [401, 404])  # the hub answers 401 if the user is not logged in
+def test_the_error_for_an_unknown_name_suggests_checking_the_spelling(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     message = message_for(monkeypatch, answered(RepositoryNotFoundError, status), 0)
     assert message.startswith(f"model.name: no folder and no hub model is called {NAME}; check the spelling")
 
 
-def test_a_missing_revision_has_another_message_than_a_missing_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_revision_and_a_missing_model_have_different_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     message = message_for(monkeypatch, answered(RevisionNotFoundError, 404), 1)
     assert message.startswith(f"model.revision: {NAME} has no branch, tag or commit v9")
 
@@ -87,7 +89,7 @@ def test_a_missing_revision_has_another_message_than_a_missing_model(monkeypatch
 @pytest.mark.parametrize(
     "error", [LocalEntryNotFoundError("outgoing traffic has been disabled"), answered(HfHubHTTPError, 503)]
 )
-def test_without_a_network_a_local_folder_is_proposed(
+def test_the_error_without_a_network_suggests_a_local_folder(
     monkeypatch: pytest.MonkeyPatch, error: HfHubHTTPError | LocalEntryNotFoundError
 ) -> None:
     message = message_for(monkeypatch, error, 0)
@@ -97,12 +99,12 @@ def test_without_a_network_a_local_folder_is_proposed(
 
 
 @pytest.mark.parametrize("which", range(3), ids=["tokenizer", "config", "model"])
-def test_the_offline_error_of_transformers_becomes_one_sentence_too(which: int) -> None:
+def test_the_offline_error_of_transformers_becomes_one_sentence(which: int) -> None:
     with pytest.raises(UserError, match=rf"^model.name: {NAME} cannot be loaded"):
         LOADERS[which][1](model_config(device="cpu"))
 
 
-def test_a_missing_folder_is_named_with_the_command_that_downloads_it() -> None:
+def test_the_error_for_a_missing_folder_names_the_download_command() -> None:
     with pytest.raises(UserError, match=r"^model.name: no such folder: ./models/none$"):
         load_tokenizer(model_config(name="./models/none"))
     with pytest.raises(
@@ -129,7 +131,7 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
         load_for_inference(model_config(), Hardware("cpu", torch.float32, ()), tmp_path)
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end_token(
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(
     tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     tiny_tokenizer.save_pretrained(tmp_path)
@@ -142,7 +144,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_are_loaded_in_the_dtype_asked_for(tiny_llama: Path, dtype: str) -> None:
+def test_weights_are_loaded_in_the_configured_dtype(tiny_llama: Path, dtype: str) -> None:
     config = model_config(name=str(tiny_llama), device="cpu", dtype=dtype)
     model = load_model(config, choose_hardware(config))
     assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
@@ -160,7 +162,7 @@ def pretend_cpu(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
 @pytest.mark.usefixtures("_no_cuda")
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 @pytest.mark.parametrize(("speedup", "taken"), [(0.0, torch.float32), (0.5, torch.float32), (2.3, torch.bfloat16)])
-def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(
+def test_a_cpu_uses_bfloat16_if_it_multiplies_it_faster(
     monkeypatch: pytest.MonkeyPatch, speedup: float, taken: torch.dtype, device: str
 ) -> None:
     pretend_cpu(monkeypatch, avx512_bf16=speedup > 0)
@@ -172,14 +174,14 @@ def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(
 
 
 @pytest.mark.usefixtures("_no_cuda")
-def test_processes_side_by_side_do_not_each_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_use_float32_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "bfloat16_speedup", lambda: 2.3)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert choose_hardware(model_config()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
-def test_the_speed_of_bfloat16_is_measured_where_there_are_instructions_for_it(
+def test_bfloat16_is_measured_only_if_the_cpu_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, capability: str
 ) -> None:
     products: list[torch.dtype] = []
@@ -198,7 +200,9 @@ def test_the_speed_of_bfloat16_is_measured_where_there_are_instructions_for_it(
     assert set(products) == {torch.float32, torch.bfloat16}
 
 
-def test_what_else_a_machine_does_has_no_say_in_the_speed_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_speed_of_bfloat16_does_not_depend_on_the_load_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Matrix:
         def __init__(self, *_: int, dtype: torch.dtype) -> None:
             self.waits = dtype == torch.bfloat16
@@ -218,7 +222,9 @@ def test_what_else_a_machine_does_has_no_say_in_the_speed_of_bfloat16(monkeypatc
 
 
 @pytest.mark.usefixtures("_no_cuda")
-def test_bfloat16_on_a_cpu_without_it_is_taken_with_a_word_about_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_allowed_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pretend_cpu(monkeypatch)
     found = choose_hardware(model_config(dtype="bfloat16"))
     assert found.dtype == torch.bfloat16
@@ -234,7 +240,7 @@ def test_bfloat16_on_a_cpu_without_it_is_taken_with_a_word_about_its_speed(monke
         ({"attention": "flash_attention_2"}, "model.attention: flash_attention_2 needs CUDA"),
     ],
 )
-def test_what_a_cpu_cannot_do_is_refused(keys: dict[str, str], message: str) -> None:
+def test_settings_that_need_a_gpu_are_refused_on_a_cpu(keys: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose_hardware(model_config(**keys))
 
@@ -248,7 +254,7 @@ def test_what_a_cpu_cannot_do_is_refused(keys: dict[str, str], message: str) -> 
         (True, "float32", torch.float32),
     ],
 )
-def test_a_gpu_computes_in_bfloat16_where_it_has_it(
+def test_a_gpu_uses_bfloat16_if_it_supports_it(
     monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, asked: str, taken: torch.dtype
 ) -> None:
     pretend_gpu(monkeypatch, has_bfloat16)
@@ -257,7 +263,7 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_it(
     assert choose_hardware(model_config(device="cpu", dtype="float32")).device == "cpu"
 
 
-def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_refused_on_a_gpu_that_does_not_support_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, has_bfloat16=False)
     with pytest.raises(UserError, match=r"model.dtype: this GPU has no bfloat16"):
         choose_hardware(model_config(dtype="bfloat16"))

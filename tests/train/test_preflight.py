@@ -1,4 +1,4 @@
-"""What would stop a training run late is reported before it starts."""
+"""Faults that would stop training late are reported before it starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolhone.train.preflight import refuse_untrainable
 
 @pytest.fixture
 def model(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model, to be spoilt."""
+    """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
 
 
@@ -30,12 +30,12 @@ def fault(found: Config) -> str:
     return str(caught.value)
 
 
-def test_a_sound_config_passes_and_reads_the_folder_alone(model: Path) -> None:
+def test_a_valid_config_passes_and_nothing_is_written(model: Path) -> None:
     before = {path: path.read_bytes() for path in model.iterdir()}
     for sound in (config(model), config(model, "lora", targets=["q_proj", "mlp.down_proj"])):
         refuse_untrainable(sound)
     assert {path: path.read_bytes() for path in model.iterdir()} == before
-    # The same targets, one letter off: what passed was looked at.
+    # The same targets with one letter missing fail, so the check did read them.
     assert "no layer mlp.down_prj" in fault(config(model, "lora", targets=["q_proj", "mlp.down_prj"]))
 
 
@@ -66,7 +66,7 @@ def test_a_state_dict_type_that_saves_no_adapter_is_refused_by_name(
     refuse_untrainable(config(model))
 
 
-def test_what_a_launcher_asks_for_and_training_cannot_do_is_refused(
+def test_launcher_settings_that_training_does_not_support_are_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
@@ -77,7 +77,7 @@ def test_what_a_launcher_asks_for_and_training_cannot_do_is_refused(
     assert fault(config(model, select_by="exact_match")) == expected
 
 
-def test_a_target_that_names_no_layer_is_reported_even_beside_one_that_does(model: Path) -> None:
+def test_an_unknown_target_is_reported_even_beside_a_known_one(model: Path) -> None:
     assert fault(config(model, "lora", targets=["q_proj", "qkv"])) == (
         f"lora.targets: {model} has no layer qkv; known: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     )
@@ -88,13 +88,13 @@ def test_a_folder_without_weights_is_reported(model: Path) -> None:
     assert fault(config(model)) == f"model.name: {model} has no weights; expected a file such as model.safetensors"
 
 
-def test_weights_of_a_truncated_download_are_reported(model: Path) -> None:
+def test_truncated_weights_are_reported(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert fault(config(model)).startswith(f"model.name: {weights} is broken (")
 
 
-def test_an_architecture_that_is_not_known_is_reported_in_one_line(model: Path) -> None:
+def test_an_unknown_architecture_is_reported_in_one_line(model: Path) -> None:
     path = model / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "model_type": "zzz"}), encoding="utf-8")
     message = fault(config(model))

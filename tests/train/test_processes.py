@@ -1,4 +1,4 @@
-"""Joining the other processes and waiting for them. What two real processes do is in test_distributed.py."""
+"""Joining the process group and waiting for it. Tests with two real processes are in test_distributed.py."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from toolhone.train.processes import join_processes, wait_for_all
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The arguments with which the group was joined. The processes are not there."""
+    """Records the arguments of joining the group, without real processes."""
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(accelerate, "PartialState", lambda **keys: calls.append(keys))
     monkeypatch.setattr(processes, "atexit", SimpleNamespace(register=lambda leave: calls[-1].update(leave=leave)))
     return calls
 
 
-def test_one_process_joins_no_group_and_waits_for_nobody(
+def test_a_single_process_joins_no_group_and_does_not_wait(
     joined: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -35,7 +35,7 @@ def test_one_process_joins_no_group_and_waits_for_nobody(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_group_is_joined_once_with_a_limit_and_left_at_exit(
+def test_the_group_is_joined_once_with_a_timeout_and_left_at_exit(
     joined: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     left: list[str] = []
@@ -62,7 +62,7 @@ def test_a_long_wait_is_announced_once(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err == ""
 
 
-def test_a_process_that_has_gone_is_an_error_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_died_gives_an_error_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def barrier() -> None:
         raise RuntimeError("[pair.cc:553] Connection closed by peer\nGLHF!")
 

@@ -1,4 +1,4 @@
-"""The adapter that is kept is the one that answered best, and measuring does not disturb training."""
+"""Training saves the adapter with the best measurement, and measuring does not change training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEYS = {"learning_rate": 2e-3, "scheduler": "constant", "warmup": 0, "batch_size
 
 
 class FixedMeasure:
-    """A measure that returns fixed results, and keeps the adapters that it was shown."""
+    """A measure that returns fixed results and records the adapters that it was given."""
 
     def __init__(self, *rights: int) -> None:
         self.rights = list(rights)
@@ -49,7 +49,7 @@ def same_weights(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.sort().values, other.sort().values)
 
 
-def test_the_best_adapter_is_kept_and_of_equals_the_first(train: Train, short_rows: list[Rendered]) -> None:
+def test_the_best_adapter_is_saved_and_the_first_of_equal_ones(train: Train, short_rows: list[Rendered]) -> None:
     given = FixedMeasure(1, 3, 3, 2)
     trained = train(short_rows, validation=short_rows[:2], measure=given, max_steps=8, **KEYS)
     assert list(given.seen) == [2, 4, 6, 8]
@@ -59,7 +59,7 @@ def test_the_best_adapter_is_kept_and_of_equals_the_first(train: Train, short_ro
     assert curve == [0.1, 0.3, 0.3, 0.2]
 
 
-def test_training_ends_when_patience_does(train: Train, short_rows: list[Rendered]) -> None:
+def test_training_stops_when_patience_runs_out(train: Train, short_rows: list[Rendered]) -> None:
     given = FixedMeasure(2, 3, 3, 1, 0)
     trained = train(short_rows, validation=short_rows[:2], measure=given, max_steps=20, patience=2, **LATER)
     assert list(given.seen) == [2, 4, 6, 8]
@@ -71,16 +71,16 @@ def test_training_ends_when_patience_does(train: Train, short_rows: list[Rendere
 LATER = {**KEYS, "select_by": "exact_match"}
 
 
-def test_the_last_step_is_measured_though_no_validation_falls_on_it(train: Train, short_rows: list[Rendered]) -> None:
+def test_the_last_step_is_measured_even_without_a_validation_there(train: Train, short_rows: list[Rendered]) -> None:
     given = FixedMeasure(1, 2)
     trained = train(short_rows, validation=short_rows[:2], measure=given, max_steps=3, **KEYS)
     assert list(given.seen) == [2, 3]
     assert same_weights(saved(trained.run.adapter), given.seen[3])
 
 
-def test_a_resumed_run_goes_on_with_the_measurements(train: Train, short_rows: list[Rendered]) -> None:
+def test_a_resumed_run_continues_the_measurements(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**KEYS, "save_every": 4}
-    first = FixedMeasure(5, 1)  # it has no third figure, so training breaks off at step 6
+    first = FixedMeasure(5, 1)  # there is no third figure, so training fails at step 6
     with pytest.raises(IndexError):
         train(short_rows, validation=short_rows[:2], measure=first, max_steps=8, **keys)
     second = FixedMeasure(2, 4)
@@ -91,10 +91,10 @@ def test_a_resumed_run_goes_on_with_the_measurements(train: Train, short_rows: l
     assert [row["right"] for row in written["measured"]] == [5, 1, 2, 4]
 
 
-def test_a_run_killed_after_its_last_measurement_keeps_the_best_and_trains_no_more(
+def test_a_run_killed_after_its_last_measurement_resumes_to_the_best_adapter_without_training(
     train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the last step ended training or patience did, and whether epochs or steps are measured."""
+    """Both if patience ended training and if the last step did; with measurements by step and by epoch."""
     steps = {"max_steps": 20, "patience": 2, **LATER, "save_every": 2}
     epochs = {"epochs": 2, "learning_rate": 2e-3, "warmup": 0, "batch_size": 4, "save_every": 1}
     for name, keys, rights, measured, best in (

@@ -1,4 +1,4 @@
-"""Training on the tiny Llama: both packings against each other and against TRL's SFTTrainer alone."""
+"""Training on the tiny Llama: all packings agree with each other and with TRL's plain SFTTrainer."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 def assert_has_moved(adapter: dict[str, torch.Tensor]) -> None:
-    """B starts at zero."""
+    """Check that training changed the adapter: B starts at zero."""
     assert all(tensor.norm() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 
 @pytest.fixture
 def _in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows keep their order, so that runs of another packing or batch size see the same rows in each step."""
+    """Keep the order of the rows, so that every packing and batch size has the same rows in each step."""
     monkeypatch.setattr(ToolCallTrainer, "_get_train_sampler", lambda self, *_: SequentialSampler(self.train_dataset))
 
 
 @pytest.mark.usefixtures("_in_order")
 @pytest.mark.parametrize("packing", ["none", "rows"])
-def test_twenty_sgd_steps_give_the_same_adapter_with_either_packing(
+def test_twenty_sgd_steps_give_the_same_adapter_with_every_packing(
     train: Train, short_rows: list[Rendered], packing: str
 ) -> None:
     keys = {**SGD, "max_steps": 20, "batch_size": 4}
@@ -72,9 +72,7 @@ def test_small_trees_give_the_same_adapter(train: Train, short_rows: list[Render
 
 
 @pytest.mark.usefixtures("_in_order")
-def test_adamw_losses_agree_step_by_step_and_so_does_the_validation_loss(
-    train: Train, short_rows: list[Rendered]
-) -> None:
+def test_adamw_losses_and_the_validation_loss_agree_between_packings(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**ADAMW, "max_steps": 10, "batch_size": 4, "validate_every": 10, "validation": short_rows[-5:]}
     tree = train(short_rows, "tree", packing="prefix_tree", **keys)
     plain = train(short_rows, "plain", packing="none", **keys)
@@ -84,7 +82,7 @@ def test_adamw_losses_agree_step_by_step_and_so_does_the_validation_loss(
     assert validated[0] == pytest.approx(validated[1], rel=1e-3)
 
 
-def test_a_batch_takes_rows_of_as_many_agents_as_the_config_says(short_rows: list[Rendered]) -> None:
+def test_a_batch_mixes_the_configured_number_of_tool_lists(short_rows: list[Rendered]) -> None:
     agents = [
         [replace(row, example=replace(row.example, tools=row.example.tools[n:])) for row in short_rows[:8]]
         for n in (0, 1)
@@ -96,7 +94,7 @@ def test_a_batch_takes_rows_of_as_many_agents_as_the_config_says(short_rows: lis
         assert {len({index // 8 for index in batch}) for batch in batches} == {expected}
 
 
-def test_packing_none_is_what_sfttrainer_does_alone(
+def test_packing_none_equals_plain_sfttrainer(
     train: Train, short_rows: list[Rendered], tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     ours = train(short_rows, packing="none", batch_size=4, max_steps=6, **ADAMW)
@@ -157,7 +155,7 @@ def test_two_accumulated_batches_of_four_equal_one_of_eight(
     ("packing", "switched_on", "fused"),
     [("prefix_tree", True, True), ("rows", True, True), ("prefix_tree", False, False), ("none", True, False)],
 )
-def test_on_a_cpu_each_layer_adds_its_adapter_in_one_product_unless_switched_off(
+def test_fused_lora_is_used_on_a_cpu_unless_switched_off(
     train: Train, short_rows: list[Rendered], packing: str, switched_on: bool, fused: bool
 ) -> None:
     model = train(short_rows, max_steps=1, batch_size=2, packing=packing, cpu=CpuConfig(fused_lora=switched_on)).model
@@ -167,7 +165,7 @@ def test_on_a_cpu_each_layer_adds_its_adapter_in_one_product_unless_switched_off
 
 
 @pytest.mark.usefixtures("_in_order")
-def test_what_makes_a_cpu_faster_changes_no_result(train: Train, short_rows: list[Rendered]) -> None:
+def test_the_speedups_for_cpus_do_not_change_the_adapter(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**SGD, "max_steps": 4, "batch_size": 4}
     switched_off = CpuConfig(matrix_attention=False, fused_lora=False, release_memory=False)
     fast, stock = train(short_rows, "fast", **keys), train(short_rows, "stock", cpu=switched_off, **keys)
@@ -190,9 +188,7 @@ def test_matrix_attention_is_used_in_bfloat16_unless_switched_off(
 
 
 @pytest.mark.usefixtures("_in_order")
-def test_answer_weight_lets_plain_answers_count_less_and_calls_as_before(
-    train: Train, short_rows: list[Rendered]
-) -> None:
+def test_answer_weight_reduces_the_loss_of_plain_answers_only(train: Train, short_rows: list[Rendered]) -> None:
     answers = [row for row in short_rows if not row.example.turn.tool_calls][:2]
     calls = [row for row in short_rows if row.example.turn.tool_calls][:2]
 
@@ -215,13 +211,13 @@ def test_answer_weight_lets_plain_answers_count_less_and_calls_as_before(
 def test_the_loss_of_a_few_rows_falls(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**ADAMW, "learning_rate": 1e-2, "max_steps": 60, "batch_size": 2}
     losses = train(short_rows[:2], lora=LoraConfig(rank=16), **keys).losses
-    # The frozen head of so small a model cannot tell tokens apart by more than two and a half nats.
+    # The frozen head of such a small model cannot separate tokens by more than two and a half nats.
     assert losses[-1] < losses[0] - 0.3
 
 
 def nodes(rows: Sequence[Rendered]) -> int:
-    """Distinct prefixes of what the rows may share, and the rest of each but of those that another goes on from: what a
-    tree computes."""
+    """Returns the number of tokens that a tree computes: the distinct prefixes of all prompts, and each completion that
+    no other prompt contains."""
     prompts = [tuple(row.prompt_ids[:-1]) for row in rows]
     shared = {prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)}
     own = [row for row in rows if (*row.prompt_ids, *row.completion_ids) not in shared]
@@ -243,12 +239,12 @@ def test_the_log_counts_examples_and_tokens(train: Train, short_rows: list[Rende
     assert computed == tokens or computed < tokens / 2
 
 
-def test_a_loss_that_is_no_number_stops_training(train: Train, short_rows: list[Rendered]) -> None:
+def test_a_nan_or_infinite_loss_stops_training(train: Train, short_rows: list[Rendered]) -> None:
     with pytest.raises(UserError, match=r"train: \w+ is (nan|inf) at step \d.*lower train.learning_rate"):
         train(short_rows, batch_size=2, max_steps=10, **{**SGD, "learning_rate": 1e38})
 
 
-def test_nf4_trains_the_adapter_and_leaves_the_base_weights_alone(
+def test_nf4_trains_the_adapter_and_does_not_change_the_base_weights(
     train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch, tiny_llama: Path
 ) -> None:
     fresh = load_model(ModelConfig(name=str(tiny_llama), device="cpu", quantize="nf4"), CPU)
@@ -269,7 +265,7 @@ def test_small_updates_of_an_adapter_on_nf4_weights_are_not_rounded_away(
 ) -> None:
     hardware = Hardware("cpu", dtype, ())
     keys = {**ADAMW, "learning_rate": 1e-5, "quantize": "nf4", "hardware": hardware, "batch_size": 2}
-    # A moves from the second step on, since B begins as zero.
+    # A changes only from the second step on, because B starts at zero.
     one, three = (train(short_rows, f"{steps}", max_steps=steps, **keys) for steps in (1, 3))
     for name, before in one.adapter.items():
         after = three.adapter[name]
@@ -296,7 +292,7 @@ def test_targets_that_name_no_layer_are_refused(train: Train, short_rows: list[R
         train(short_rows, lora=LoraConfig(targets=("W_pack",)), max_steps=1)
 
 
-def test_a_saved_adapter_comes_back_with_the_same_logits(
+def test_a_saved_adapter_reloads_with_the_same_logits(
     train: Train, short_rows: list[Rendered], tiny_llama: Path
 ) -> None:
     done = train(short_rows, batch_size=4, max_steps=3, packing="none", **{**ADAMW, "learning_rate": 1e-2})
@@ -313,7 +309,7 @@ def test_a_saved_adapter_comes_back_with_the_same_logits(
     assert done.result.steps == 3
 
 
-def test_freed_memory_is_given_back_every_eight_steps(
+def test_free_memory_is_released_every_eight_steps(
     train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
