@@ -26,10 +26,10 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke test test-slow check wheel-check format tokenizers bench bench-eval bench-data doctor data clean
+.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers bench bench-eval bench-data doctor data clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@echo
 	@echo "  CONFIG=configs/x.yaml  the experiment (default configs/cpu.yaml)    GPUS=8  number of GPUs, one process each"
 	@echo "  SET=\"train.epochs=1 seed=7\"  override keys    FRESH=1  start again    RESUME=1  continue from the last checkpoint"
@@ -57,6 +57,9 @@ report: $(READY) ## write the report of RUN again
 
 smoke: ## run the whole pipeline on a tiny random Llama, in a minute
 	@$(MAKE) --no-print-directory train CONFIG=configs/smoke.yaml FRESH=1
+
+migration-check: $(READY) ## run every command of docs/migrate-from-openai.md against a local endpoint
+	@$(BIN)/python scripts/migration_walkthrough.py
 
 test: $(READY) ## run the tests (offline, on the CPU)
 	@$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --dist worksteal

@@ -97,6 +97,7 @@ _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("the AI SDK's messages", _is_ai_sdk),
     ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
     ("OpenAI's Batch format", _is_openai_batch),
+    ("OpenAI's preference pairs (`preferred_output`)", lambda row: "preferred_output" in row),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
     ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
