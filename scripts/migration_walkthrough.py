@@ -152,11 +152,12 @@ class Walk:
         return text.replace(OPENAI, self.endpoint).replace(SERVER, f"http://127.0.0.1:{self.port}")
 
     def run_command(self, command: str, line: int) -> None:
+        command = without_comment(command)
         if command.startswith("toolhone serve"):
             self.start_server(command, line)
             return
         small = "".join(f" --set {pair}" for pair in SMALL) if command.startswith("toolhone train") else ""
-        self.run(["bash", "-ec", without_comment(command) + small], command, line)
+        self.run(["bash", "-ec", command + small], command, line)
 
     def run(self, arguments: list[str], shown: str, line: int) -> None:
         started = time.monotonic()
@@ -170,7 +171,7 @@ class Walk:
 
     def start_server(self, command: str, line: int) -> None:
         started = time.monotonic()
-        arguments = ["bash", "-ec", f"exec {without_comment(command)} --port {self.port}"]
+        arguments = ["bash", "-ec", f"exec {command} --port {self.port}"]
         output = (self.folder / "serve.txt").open("w", encoding="utf-8")
         self.server = subprocess.Popen(
             arguments, cwd=self.folder, env=self.environment(), stdout=output, stderr=output, text=True
@@ -299,16 +300,19 @@ def playing_openai() -> Iterator[OpenAIEndpoint]:
 
 
 def check_result(folder: Path, openai: OpenAIEndpoint) -> None:
-    """Check that the run scored base, tuned and fine-tuned model, the last one exactly as the endpoint answered."""
+    """Check that the run scored and reports three models, and that OpenAI's has the score of the endpoint's answers."""
     [path] = folder.glob("runs/*/metrics.json")
     models = json.loads(path.read_text(encoding="utf-8"))["models"]
     other = models.keys() - {"base", "tuned"}
     if len(models) != 3 or len(other) != 1:
         fail(f"expected the models base, tuned and one of OpenAI in metrics.json, found {', '.join(models)}")
-    found = models[other.pop()]["exact_match"]
+    label = other.pop()
+    found = models[label]["exact_match"]
     expected = (len(openai.right), len(openai.asked))
     if not 0 < expected[0] < expected[1] or (found["numerator"], found["denominator"]) != expected:
         fail(f"expected {expected[0]} of {expected[1]} right answers of OpenAI's model, found {found}")
+    if label not in path.with_name("report.html").read_text(encoding="utf-8"):
+        fail(f"expected the model {label} in the run's report.html")
 
 
 def fail(message: str) -> NoReturn:
