@@ -20,6 +20,8 @@ from toolhone.data.importers import openai
 from toolhone.data.importers.functions import looks_like_tool
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
+from toolhone.data.importers.thinking import KEY as THINKING
+from toolhone.data.importers.thinking import with_thinking
 from toolhone.data.importers.unread import refuse_unread
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
@@ -46,7 +48,7 @@ _CREATED_KEYS = ("created", "created_at")  # of a response
 _TIME_KEYS = ("timestamp", "time", "created_at", "start_time", "startTime", "date")  # of a line
 _ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 _LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-_KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
+_KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name", THINKING)
 
 
 def looks_like(row: Row) -> bool:
@@ -163,6 +165,7 @@ class Fold:
         known = self._places.get(hashes[last])
         if known is not None and known[1] not in known[0].learned:  # a longer line came first
             known[0].learned.add(known[1])
+            known[0].conversation = _with_thoughts_of(known[0].conversation, found)
             return False
         earlier = (hashes[n] for n in range(last - 1, -1, -1) if found.messages[n].role == "assistant")
         end = next((prefix for prefix in earlier if prefix in self._ends), None)
@@ -171,6 +174,7 @@ class Fold:
             self._partials.append(partial)
         else:
             partial = self._ends.pop(end)
+            found = _with_thoughts_of(found, partial.conversation)
             partial.conversation = replace(found, id=found.id or partial.conversation.id)
             partial.learned.add(last)
             partial.date = min(partial.date, date) or date
@@ -191,14 +195,26 @@ def _date(response: Row) -> str:
     return datetime.fromtimestamp(found, UTC).date().isoformat()
 
 
+def _with_thoughts_of(row: Conversation, other: Conversation) -> Conversation:
+    """The conversation, with the thinking of another line for turns that have none. An application usually resends the
+    turns of a model without their thinking."""
+    if not any(message.thinking for message in other.messages):
+        return row
+    thoughts = [message.thinking for message in other.messages[: len(row.messages)]]
+    thoughts += [""] * (len(row.messages) - len(thoughts))
+    messages = zip(row.messages, thoughts, strict=True)
+    return replace(row, messages=tuple(replace(m, thinking=m.thinking or thought) for m, thought in messages))
+
+
 def _prefix_hashes(found: Conversation) -> list[bytes]:
     """For each message, a hash of the messages up to it, and of what lines of one conversation share: tools, model and
-    meta."""
+    meta. Thinking is not included."""
     offered = [[tool.to_json() for tool in found.tools], found.parallel_tool_calls, found.gold_source, found.meta]
     state = hashlib.sha256(json.dumps(offered, sort_keys=True).encode())
     hashes = []
     for message in found.messages:
-        state.update(json.dumps(message.to_json(), sort_keys=True).encode() + b"\n")
+        said = replace(message, thinking="") if message.thinking else message
+        state.update(json.dumps(said.to_json(), sort_keys=True).encode() + b"\n")
         hashes.append(state.digest())
     return hashes
 
@@ -213,7 +229,7 @@ def _chat_answer(response: Row, where: str) -> Row:
         raise RowError(f"{where}: the response was cut off at the token limit", rule="log-truncated")
     if rule := {"content_filter": "log-filtered", "error": "log-error"}.get(str(reason)):
         raise RowError(f'{where}: the response ended with finish_reason "{reason}"', rule=rule)
-    message: Row = choice["message"]
+    message = with_thinking(choice["message"], f"{where}: the response")
     return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
 
 
@@ -230,6 +246,10 @@ def _plain(message: Any, where: str) -> Any:
     refuse."""
     if not isinstance(message, dict):
         return message
+    if message.get("role") == "assistant":
+        message = with_thinking(message, where)
+    else:
+        message = {key: value for key, value in message.items() if key != THINKING}
     kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
     if message.get("role") == "assistant":
         content = openai.text_of(message.get("content"), where)
