@@ -160,12 +160,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ReviewReport:
-    """What the marks say. `accuracy` is the share of marked random turns whose gold is right."""
+    """What the marks say. A fixed turn has no thinking, because the old thinking led to the old answer; that of
+    `thoughts_dropped` turns is gone. `accuracy` is the share of marked random turns whose gold is right."""
 
     marked: Counter[str]
     dropped: int
     unlearned: int
     fixed: int
+    thoughts_dropped: int
     accuracy: Rate
     unmarked_random: int
 
@@ -175,6 +177,8 @@ class ReviewReport:
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
             f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns fixed: {self.fixed}",
         ]
+        if self.thoughts_dropped:
+            lines.append(f"thinking dropped with the old answer: {self.thoughts_dropped} fixed turns")
         if self.accuracy["value"] is None:
             return [*lines, "accuracy of the gold: unknown, because no turn of the random share is marked"]
         counted = f"{self.accuracy['numerator']} of {self.accuracy['denominator']} random turns"
@@ -241,6 +245,7 @@ def apply_marks(
         dropped=len(rows) - len(kept),
         unlearned=unlearned,
         fixed=sum(mark.verdict == "fixed" for mark in read),
+        thoughts_dropped=sum(mark.fixed is not None and bool(turns[mark.id].turn.thinking) for mark in read),
         accuracy=rate(verdicts.count("right"), len(verdicts)),
         unmarked_random=len(at_random) - len(verdicts),
     )

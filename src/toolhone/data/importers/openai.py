@@ -18,8 +18,9 @@ from typing import Any
 
 from toolhone.data.importers.functions import read_call, read_tool
 from toolhone.data.importers.importer import Row, json_text, short, typed, unexpected
-from toolhone.data.importers.thinking import CLOSING, KEY, with_thinking
+from toolhone.data.importers.thinking import KEY, with_thinking
 from toolhone.errors import RowError
+from toolhone.formats.pieces import THINK_END
 from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool
 from toolhone.strict_json import StrictJsonError, refuse_surrogates
 
@@ -101,7 +102,7 @@ def _plain(row: Any) -> Message | None:
     if not isinstance(row, dict) or len(row) != 2:
         return None
     role, content = row.get("role"), row.get("content")
-    if role not in _ROLES or not isinstance(content, str) or (role == "assistant" and CLOSING in content):
+    if role not in _ROLES or not isinstance(content, str) or (role == "assistant" and THINK_END in content):
         return None
     return Message(role, content)
 

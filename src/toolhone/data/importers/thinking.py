@@ -1,7 +1,7 @@
 """Finds the thinking of an assistant message: the reasoning that the model wrote before its answer.
 
 Servers and tools keep it under `reasoning_content`, `reasoning`, `thinking` and other keys, in parts of the content, or
-in a `<think>` block at the start of the content. `with_thinking` moves it to `reasoning_content`, as a string. Encrypted
+in a `<think>` block at the start of the content. `with_thinking` moves it to the string `reasoning_content`. Encrypted
 and redacted reasoning has no text, so there is nothing to learn from it.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from toolhone.data.importers.importer import Row, short, unexpected
 from toolhone.errors import RowError
+from toolhone.formats.pieces import THINK, THINK_END
 
-OPENING, CLOSING = "<think>", "</think>"
 KEY = "reasoning_content"
 KEYS = (KEY, "reasoning", "thinking", "reasoning_details", "thinking_blocks", "reasoning_text")
 _ALL_KEYS = frozenset(KEYS)
@@ -25,8 +25,8 @@ def split_thought(text: str) -> tuple[str, str]:
 
     The opening tag may be missing: some chat templates write it into the prompt.
     """
-    before, closing, after = text.partition(CLOSING)
-    said, opening, thought = before.partition(OPENING)
+    before, closing, after = text.partition(THINK_END)
+    said, opening, thought = before.partition(THINK)
     if not closing or (opening and said.strip()):
         return "", text
     return (thought if opening else before).strip(), after.lstrip()
@@ -41,7 +41,7 @@ def with_thinking(message: Row, where: str) -> Row:
     """
     content = message.get("content")
     if isinstance(content, str):
-        if CLOSING not in content and message.keys().isdisjoint(_ALL_KEYS):
+        if THINK_END not in content and message.keys().isdisjoint(_ALL_KEYS):
             return message
     elif not isinstance(content, list) and message.keys().isdisjoint(_ALL_KEYS):
         return message
@@ -54,11 +54,11 @@ def with_thinking(message: Row, where: str) -> Row:
         if content and isinstance(text := content[0].get("text") if isinstance(content[0], dict) else None, str):
             thought, rest = split_thought(text)
             if rest is not text:
-                found.append((f"a {OPENING} block", thought))
+                found.append((f"a {THINK} block", thought))
                 content = [{**content[0], "text": rest}, *content[1:]]
     elif isinstance(content, str):
         thought, content = split_thought(content)
-        found.append((f"a {OPENING} block", thought))
+        found.append((f"a {THINK} block", thought))
     made = {key: value for key, value in message.items() if key not in _ALL_KEYS}
     thinking = _one_thought([(name, text) for name, text in found if text.strip()], where)
     if "content" in message:
@@ -94,10 +94,10 @@ def _one_thought(found: list[tuple[str, str]], where: str) -> str:
             both = f"{found[0][0]} ({short(found[0][1])}) and {name} ({short(text)})"
             raise RowError(f"{where}: has two different thoughts, in {both}; keep one", rule="two-thoughts")
     thinking = found[0][1] if found else ""
-    if thinking.lstrip().startswith(OPENING):
+    if thinking.lstrip().startswith(THINK):
         inner, rest = split_thought(thinking)
         thinking = inner if not rest else thinking
-    if OPENING in thinking or CLOSING in thinking:
-        text = f"{where}: the thinking contains {OPENING} or {CLOSING}: {short(thinking)}; remove the tag"
+    if THINK in thinking or THINK_END in thinking:
+        text = f"{where}: the thinking contains {THINK} or {THINK_END}: {short(thinking)}; remove the tag"
         raise RowError(text, rule="bad-thinking")
     return thinking
