@@ -100,11 +100,9 @@ def find_doubts(examples: Sequence[Example], disagreements: Mapping[str, str]) -
             doubts["disagreement"] = disagreements[example.id]
         if id(example.tools) not in vocabularies:
             vocabularies[id(example.tools)] = Vocabulary(example.tools)
-        invented = list(invented_values(_with_gold_calls_only(example), vocabularies[id(example.tools)]))
-        if invented:
+        if invented := list(invented_values(_with_gold_calls_only(example), vocabularies[id(example.tools)])):
             doubts["invented value"] = "; ".join(finding.message.partition(": ")[2] for finding in invented)
-        rare_here = sorted(_called_tools(example) & rare)
-        if rare_here:
+        if rare_here := sorted(_called_tools(example) & rare):
             doubts["rare tool"] = "; ".join(f"{name} is called in {turns[name]} turns" for name in rare_here)
         found[example.id] = doubts
     return found
@@ -160,14 +158,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ReviewReport:
-    """What the marks say. A fixed turn has no thinking, because the old thinking led to the old answer; that of
-    `thoughts_dropped` turns is gone. `accuracy` is the share of marked random turns whose gold is right."""
+    """What the marks say. `accuracy` is the share of marked random turns whose gold is right."""
 
     marked: Counter[str]
     dropped: int
     unlearned: int
     fixed: int
-    thoughts_dropped: int
+    thoughts_dropped: int  # of fixed turns: it led to the old answer
     accuracy: Rate
     unmarked_random: int
 
@@ -177,8 +174,7 @@ class ReviewReport:
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
             f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns fixed: {self.fixed}",
         ]
-        if self.thoughts_dropped:
-            lines.append(f"thinking dropped with the old answer: {self.thoughts_dropped} fixed turns")
+        lines += [f"thinking dropped from {self.thoughts_dropped} fixed turns"] * bool(self.thoughts_dropped)
         if self.accuracy["value"] is None:
             return [*lines, "accuracy of the gold: unknown, because no turn of the random share is marked"]
         counted = f"{self.accuracy['numerator']} of {self.accuracy['denominator']} random turns"

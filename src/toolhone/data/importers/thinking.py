@@ -7,11 +7,13 @@ and redacted reasoning has no text, so there is nothing to learn from it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from toolhone.data.importers.importer import Row, short, unexpected
 from toolhone.errors import RowError
 from toolhone.formats.pieces import THINK, THINK_END
+from toolhone.records import Conversation
 
 KEY = "reasoning_content"
 KEYS = (KEY, "reasoning", "thinking", "reasoning_details", "thinking_blocks", "reasoning_text")
@@ -64,6 +66,17 @@ def with_thinking(message: Row, where: str) -> Row:
     if "content" in message:
         made["content"] = content
     return {**made, KEY: thinking} if thinking else made
+
+
+def with_thoughts_of(row: Conversation, other: Conversation) -> Conversation:
+    """Return a conversation with the thinking of another one for turns that have none. Both begin with the same turns:
+    an application usually resends a model's turns without their thinking."""
+    thoughts = [message.thinking for message in other.messages]
+    if not any(thoughts):
+        return row
+    thoughts += [""] * (len(row.messages) - len(thoughts))
+    messages = zip(row.messages, thoughts, strict=False)
+    return replace(row, messages=tuple(replace(m, thinking=m.thinking or thought) for m, thought in messages))
 
 
 def is_thought(part: Any) -> bool:
