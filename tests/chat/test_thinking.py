@@ -20,6 +20,8 @@ from toolhone.config import ChatConfig, Config, Thinking
 from toolhone.data.read import examples
 from toolhone.errors import UserError
 from toolhone.evaluate.base_rows import with_gold_limit
+from toolhone.evaluate.decode import Completion
+from toolhone.evaluate.predict import prediction_of
 from toolhone.formats import FORMATS
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
 
@@ -278,3 +280,23 @@ def test_rendering_and_parsing_a_turn_with_thinking_gives_the_same_turn(name: st
     assert parsed.thinking == thought.strip()
     assert parsed.content == turn.content
     assert [(call.name, call.arguments) for call in parsed.calls] == [(call.name, call.arguments) for call in calls]
+
+
+def test_an_answer_cut_off_in_a_thought_that_the_prompt_opened_is_truncated() -> None:
+    """The templates of models that always think open the thought."""
+    tokenizer = tokenizer_for("qwen")
+    head, tail = QWEN.rsplit('assistant\n" }}', 1)
+    tokenizer.chat_template = f'{head}assistant\n<think>\n" }}}}{tail}'
+    made = make_renderer(tokenizer, ChatConfig(template="model", thinking="train"), "q")
+    row = made.render(TURNS[0])
+    assert row.prompt_text.endswith("<think>\n")
+    assert row.completion_text.startswith("First look\nit up.\n</think>\n")
+    for stopped, text, status in (
+        (False, "First look", "truncated"),
+        (True, "First look", "none"),
+        (False, "First look</think>It is", "none"),
+    ):
+        ids = made.encode(text) + [0] * stopped
+        completion = Completion(ids, [0.0] * len(ids), [0.0] * len(ids), stopped)
+        answer = prediction_of(completion, TURNS[0], row.prompt_ids, made, "tuned", 1.0)
+        assert parse_turn(answer.text, "hermes", answer.finish_reason).status == status

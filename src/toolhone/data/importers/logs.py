@@ -322,8 +322,8 @@ def _with_tools(request: Row, row: Row, where: str) -> Row:
         return {**request, "tools": tools, "messages": others}
     for key in _TOOL_HOLDERS:
         holder = row.get(key)
-        is_json = isinstance(holder, str) and holder[:1] == "{"
-        holder = _body(json_text(holder, f"{where}: {key}") if is_json else holder)
+        text = holder if isinstance(holder, str) and holder[:1] == "{" else ""
+        holder = _body(json_text(text, f"{where}: {key}") if text else holder)
         for found in (holder, holder.get("invocation_params") if isinstance(holder, dict) else None):
             if isinstance(found, dict) and (found.get("tools") or found.get("functions")):
                 names = ("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls")
