@@ -11,6 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Thinking = Literal["strip", "keep", "train"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -86,6 +88,10 @@ class ChatConfig(_Section):
     over_long: Literal["error", "drop"] = "error"
     """What to do with an example longer than max_tokens. error: stop before training. drop: leave the whole example
     out, and report it. An example is never cut."""
+    thinking: Thinking = "strip"
+    """What to do with the reasoning of assistant turns (`reasoning_content` or a <think> block in the data). strip:
+    leave it out. keep: earlier turns have it in the prompt, as far as the template writes it; the turn to learn is
+    written without it. train: like keep, and the model learns to write the turn's reasoning before its answer."""
 
 
 class LoraConfig(_Section):
@@ -240,6 +246,11 @@ class Config(_Section):
         tools = self.chat.tools
         if tools != "schema" and self.chat.template == "model":
             raise ValueError(f"chat.tools: {tools} needs toolhone's template, but chat.template is model; use auto")
+        if self.chat.thinking == "train" and self.chat.template_kwargs.get("enable_thinking") is False:
+            raise ValueError(
+                "chat.thinking: train needs a template that thinks, but chat.template_kwargs has enable_thinking: "
+                "false; remove it"
+            )
         if "lm_head" in self.lora.targets:
             raise ValueError("lora.targets: lm_head cannot have an adapter, because TRL reads its weight directly")
         return self

@@ -18,7 +18,11 @@ from toolhone.config import Config
 from toolhone.data.check.finding import describe_left_out
 from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
+<<<<<<< HEAD
 from toolhone.launcher import rank, world_size
+=======
+from toolhone.errors import UserError
+>>>>>>> thinking
 from toolhone.pretrained import load_tokenizer
 from toolhone.progress import Progress
 from toolhone.records import Conversation, Example
@@ -94,6 +98,11 @@ def prepare(config: Config, *, console: Console) -> Prepared:
 def _prepare(config: Config) -> Prepared:
     hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
     splits = make_splits(config.data)
+    if config.chat.thinking == "train" and not any(example.turn.thinking for example in turns(splits.train)):
+        raise UserError(
+            "chat.thinking: train, but no turn to learn in data.train has thinking (reasoning_content or a <think> "
+            "block); set chat.thinking: strip, or use rows with thinking"
+        )
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
     train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
     validation, dropped_validation = render_all(
@@ -139,6 +148,8 @@ def _describe(prepared: Prepared, console: Console) -> None:
         part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
         console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
     console.print(f"  chat format: {renderer.format.name}, {_template_in_use(prepared)}", markup=False)
+    for line in _thinking_lines(prepared):
+        console.print(f"  {line}", markup=False)
     for what, ids in (
         ("dropped as over-long", prepared.dropped),
         ("control tokens in the text, encoded as plain text", prepared.with_control_tokens),
@@ -146,6 +157,30 @@ def _describe(prepared: Prepared, console: Console) -> None:
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
             console.print(f"  {what}: {len(ids)} turns ({shown})", markup=False)
+
+
+_THINKING = {
+    "strip": "is left out (chat.thinking: strip)",
+    "keep": "is context in later prompts and is not learned (chat.thinking: keep)",
+    "train": "is learned, and is context in later prompts (chat.thinking: train)",
+}
+
+
+def _thinking_lines(prepared: Prepared) -> list[str]:
+    """Return how many assistant turns have thinking and what happens to it; none if no turn has any."""
+    chat, evaluate = prepared.config.chat, prepared.config.evaluate
+    spoken = [m for _, rows in prepared.splits.items() for row in rows for m in row.messages if m.role == "assistant"]
+    thoughtful = sum(bool(message.thinking) for message in spoken)
+    if not thoughtful:
+        return []
+    lines = [f"thinking: {thoughtful} of {len(spoken)} assistant turns have some; it {_THINKING[chat.thinking]}"]
+    longest = max(prepared.scored_tokens, default=0)
+    if chat.thinking == "train" and longest > evaluate.max_new_tokens:
+        lines.append(
+            f"note: the longest scored turn has {longest} tokens with its thinking, more than evaluate.max_new_tokens "
+            f"({evaluate.max_new_tokens}); raise it, or such answers are cut off"
+        )
+    return lines
 
 
 def _template_in_use(prepared: Prepared) -> str:

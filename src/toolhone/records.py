@@ -70,14 +70,16 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `content` is "" if an assistant message has only calls. Only an assistant message has `tool_calls`
-    and `weight` (0: not learned); only a tool message has `tool_call_id`."""
+    """One message. `content` is "" if an assistant message has only calls. Only an assistant message has `tool_calls`,
+    `weight` (0: not learned) and `thinking`, the reasoning before its answer. Only a tool message has `tool_call_id`.
+    """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     weight: float = 1.0
+    thinking: str = ""
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"role": self.role, "content": self.content}
@@ -88,6 +90,8 @@ class Message:
             row["tool_call_id"] = self.tool_call_id
         if self.weight != 1.0:
             row["weight"] = self.weight
+        if self.thinking:
+            row["reasoning_content"] = self.thinking
         return row
 
     def to_text(self) -> str:
@@ -102,6 +106,8 @@ class Message:
             text += f', "tool_call_id": {_quoted(self.tool_call_id)}'
         if self.weight != 1.0:
             text += f', "weight": {self.weight!r}'
+        if self.thinking:
+            text += f', "reasoning_content": {_quoted(self.thinking)}'
         return text + "}"
 
 

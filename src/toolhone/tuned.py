@@ -121,7 +121,10 @@ def saved_renderer(run: RunFolder, config: Config) -> ChatRenderer:
     chat_format = FORMATS[chat["format"]]
     # Older versions did not record the variables: use those of the format and the config.
     template_kwargs = chat.get("template_kwargs", {**chat_format.template_kwargs, **config.chat.template_kwargs})
-    found = ChatRenderer(tokenizer, chat_format, tokenizer.chat_template, chat["template"], "", template_kwargs)
+    thinking = config.chat.thinking
+    found = ChatRenderer(
+        tokenizer, chat_format, tokenizer.chat_template, chat["template"], "", template_kwargs, thinking
+    )
     if found.template_hash() != chat["template_hash"]:
         raise UserError(
             f"{run.adapter}: its chat template is not the one that the adapter was trained with (expected hash "

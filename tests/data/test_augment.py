@@ -206,6 +206,16 @@ def test_a_row_whose_message_contains_a_tools_name_is_counted_and_not_renamed() 
     assert done["rows not renamed, since a message names a tool"] == 1
 
 
+def test_thinking_stays_and_a_row_whose_thinking_names_a_tool_is_not_renamed() -> None:
+    one = row()
+    turn = next(n for n, message in enumerate(one.messages) if message.role == "assistant")
+    for thinking, renamed in (("A tool can do it.", True), ("I need book_table.", False)):
+        messages = [replace(m, thinking=thinking) if n == turn else m for n, m in enumerate(one.messages)]
+        (made, *_), _ = run([replace(one, messages=tuple(messages))], Augmentation(mask_names=1.0))
+        assert made.messages[turn].thinking == thinking
+        assert ("masked" in made.meta.get("augment", {})) == renamed
+
+
 # Tools added, shuffled, dropped
 
 

@@ -68,6 +68,7 @@ def write(path: Path, *found: Row) -> Path:
         ("trl_prompt_completion.jsonl", 6),
         ("trl_datasets.parquet", 12),
         ("pydantic_enum_ref.jsonl", 4),
+        ("reasoning_rows.jsonl", 6),
         ("parts_model_dump.jsonl", 1),
         ("parts_refusal_null_content.jsonl", 1),
         ("tools_arguments_not_in_schema.jsonl", 1),
@@ -127,11 +128,13 @@ def test_a_file_that_is_not_json_is_refused_in_one_sentence(head: bytes, tmp_pat
     assert fault.rule == "unread-format"
 
 
-def test_the_error_for_reasoning_content_says_to_remove_it() -> None:
-    fault = read("reasoning_rows.jsonl")[0]
-    assert isinstance(fault, RowFault)
-    assert 'unknown key "reasoning_content"' in fault.message
-    assert fault.message.endswith("toolhone does not train on reasoning: remove the key")
+def test_reasoning_is_thinking_and_the_check_says_once_what_happens_to_it() -> None:
+    names = ("Golden Fork", "Blue Lantern", "Casa Miro", "Old Mill", "Nordlys", "Tamarind")
+    assert [row.messages[1].thinking for row in rows("reasoning_rows.jsonl")] == [f"They want {n}." for n in names]
+    (advice,) = [one for one in findings(CASES / "reasoning_rows.jsonl") if one.rule == "thinking"]
+    assert advice.severity == "advice"
+    assert advice.message == "6 of 6 assistant turns have thinking (reasoning_content)"
+    assert "chat.thinking" in advice.remedy
 
 
 # Logs

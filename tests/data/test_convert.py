@@ -50,6 +50,26 @@ def through(format: str, before: Conversation, keep_extra: bool = False) -> tupl
     return after, losses(before, after, format)
 
 
+@pytest.mark.parametrize(
+    ("format", "keep_extra", "lost"),
+    [("openai", True, False), ("openai", False, True), ("hermes", False, False), ("xlam", False, True)],
+)
+def test_thinking_is_written_or_counted_as_lost(format: str, keep_extra: bool, lost: bool) -> None:
+    before = row(ASK, Message("assistant", "", CALLS, thinking="Both, then."))
+    after, found = through(format, before, keep_extra)
+    assert after.messages[-1].thinking == ("" if lost else "Both, then.")
+    assert ("thinking (reasoning_content)" in found) == lost
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "content"])
+def test_thinking_read_from_any_key_is_no_loss(key: str, tmp_path: Path) -> None:
+    said = {"role": "assistant", "content": "Rain.", key: "<think>Hm.</think>\n\nRain." if key == "content" else "Hm."}
+    write_jsonl(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "Rome?"}, said]}])
+    report = convert([str(tmp_path / "in.jsonl")], "openai", tmp_path / "out.jsonl", keep_extra=True)
+    assert [loss.reason for loss in report.sorted()] == []
+    assert (report.written, report.lossless) == (1, 1)
+
+
 # OpenAI
 
 

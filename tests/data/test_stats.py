@@ -74,6 +74,16 @@ ROWS = [
 ]
 
 
+def test_turns_with_thinking_are_counted_if_there_are_any() -> None:
+    assert "turns_with_thinking" not in measure(ROWS).to_json()
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi.", "reasoning_content": "Hm."}]
+    found = measure([*ROWS, row(messages)])
+    assert found.to_json()["turns_with_thinking"] == 1
+    out = StringIO()
+    show_stats(found, ["rows.jsonl"], Console(file=out, width=200))
+    assert re.search(r"Turns with thinking\s+1\b", out.getvalue())
+
+
 def figures(stats: Stats) -> dict[str, Any]:
     return stats.to_json()
 

@@ -33,14 +33,14 @@ never read for calls, whatever it quotes. Only thoughts are skipped in it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
 from toolhone.formats.call_json import call_in_prose
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import call_syntax, may_open
-from toolhone.formats.pieces import Fault, PlacedCall, other_format
+from toolhone.formats.pieces import THINK, THINK_END, Fault, PlacedCall, Thought, other_format
 from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
 
@@ -55,7 +55,10 @@ class ParsedTurn:
     Attributes:
         content: the text outside thoughts and calls, stripped.
         failure: why a call could not be read; None if the status is calls or none.
-        places: for each call the start and end of its JSON in the text. Places are ignored when turns are compared.
+        places: for each call the start and end of its JSON in the text.
+        thinking: the text of its thoughts, stripped.
+
+    Places and thinking are ignored when turns are compared: no score depends on them.
     """
 
     status: Status
@@ -63,6 +66,7 @@ class ParsedTurn:
     content: str
     failure: str | None
     places: tuple[tuple[int, int], ...] = field(default=(), repr=False, compare=False)
+    thinking: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +128,17 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     chat_format = FORMATS[format]
     text = _without_end_tokens(text)
     calls: list[PlacedCall] = []
+    thoughts: list[Thought] = []
     prose, faults = _endpoint_prose(text[:prose_end], cut=cut)
     fault_count = len(faults)
     own = text[prose_end:]
     # A turn without any sign of a call or a thought is one piece of prose.
     for piece in chat_format.read(own, repairer) if "{" in own or may_open(own) else [own]:
-        if piece is None:
-            calls, prose, faults = [], [], []
-            repairer.fired.clear()
+        if isinstance(piece, Thought):
+            if not piece.opened:
+                calls, prose, faults, thoughts = [], [], [], []
+                repairer.fired.clear()
+            thoughts.append(piece)
             continue
         if isinstance(piece, PlacedCall):
             calls.append(piece)
@@ -151,18 +158,25 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     content = "".join(prose).strip()
     read = tuple(placed.call for placed in calls)
     places = tuple((placed.start + prose_end, placed.end + prose_end) for placed in calls)
+    thinking = _thinking(own, thoughts)
     if not faults:
-        return ParsedTurn("calls" if calls else "none", read, content, None, places)
+        return ParsedTurn("calls" if calls else "none", read, content, None, places, thinking)
     truncated = cut and faults[0].kind != "broken"
     failure = f"cut off at the token limit: {faults[0].reason}" if truncated else faults[0].reason
     status: Status = "partial" if calls else "truncated" if truncated else "malformed"
-    return ParsedTurn(status, read, content, failure, places)
+    return ParsedTurn(status, read, content, failure, places, thinking)
+
+
+def _thinking(text: str, thoughts: Sequence[Thought]) -> str:
+    """Return the text of the thoughts. One that was not opened may contain the opening tag of an earlier thought."""
+    texts = [text[thought.start : thought.end].strip().removeprefix(THINK).strip() for thought in thoughts]
+    return "\n\n".join(thought for thought in texts if thought)
 
 
 def _endpoint_prose(text: str, *, cut: bool) -> tuple[list[str], list[Fault]]:
     """Return prose that an endpoint gave separately, without its thoughts, and a fault if it was cut in a thought."""
-    answer = text.rpartition("</think>")[2]
-    said, thought, _ = answer.partition("<think>")
+    answer = text.rpartition(THINK_END)[2]
+    said, thought, _ = answer.partition(THINK)
     if thought and cut:
         return [said], [Fault("the <think> block is not closed", "unfinished")]
     return [answer], []

@@ -47,8 +47,8 @@ def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, is_base: bo
     """Choose format and template for a model's tokenizer.
 
     The model's own template is used if it writes the tools and every probe turn (parallel calls, text beside a call, a
-    call without arguments) can be read back from it. It writes tools in its own way, so `chat.tools: signatures` and
-    `names` need toolhone's template.
+    call without arguments; with `chat.thinking: train` also a thought) can be read back from it. It writes tools in its
+    own way, so `chat.tools: signatures` and `names` need toolhone's template.
 
     Args:
         is_base: whether the base model gets the prompts. They are the same, except for schemas instead of names: from
@@ -62,7 +62,7 @@ def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, is_base: bo
     template_kwargs = {**chat_format.template_kwargs, **config.template_kwargs}
 
     def renderer(template: str, source: str, note: str = "") -> ChatRenderer:
-        return ChatRenderer(tokenizer, chat_format, template, source, note, template_kwargs)
+        return ChatRenderer(tokenizer, chat_format, template, source, note, template_kwargs, config.thinking)
 
     ours = chat_format.template_with(tools)
     if config.template == "toolhone" or tools != "schema":
@@ -94,6 +94,11 @@ _PROBE_TURNS = (
     ),
     ("text beside a call", Message("assistant", "Let me look.", (ToolCall("probe_tool", {"code": "A"}, "call_1"),))),
     ("a plain answer", Message("assistant", "Good morning.")),
+    (
+        "thinking before a call",
+        Message("assistant", "", (ToolCall("probe_tool", {"code": "A"}, "call_1"),), thinking="A tool can do it."),
+    ),
+    ("thinking before an answer", Message("assistant", "Good morning.", thinking="They greet me.")),
 )
 
 
@@ -106,6 +111,8 @@ def _template_fault(renderer: ChatRenderer) -> str:
     except (jinja2.TemplateError, TypeError) as error:
         return f"it refuses tools ({error})"
     for what, turn in _PROBE_TURNS:
+        if turn.thinking and renderer.thinking != "train":
+            continue
         results = tuple(Message("tool", "done", tool_call_id=call.id) for call in turn.tool_calls)
         for prompt in (question, (*question, turn, *results) if results else question):
             example = Example(

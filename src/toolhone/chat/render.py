@@ -6,23 +6,29 @@ joined, so the prompt has the same tokens in training and at inference. Renderin
 together; no later step masks a label. It is an error that names the row if the completion cannot be read back as the
 gold turn, or if the ids do not decode to the same text. Control tokens in the texts of messages and tools are plain
 text (`control_tokens.py`).
+
+`chat.thinking` decides which thinking is written. A template that reads thinking from a key of the message gets it
+there. For any other template it is written in `<think>` tags at the start of the message's content.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
 
 from toolhone.chat.control_tokens import ControlTokens, control_tokens, guard, has_marks, without_marks
 from toolhone.chat.parse import parse_turn
-from toolhone.config import ChatConfig
+from toolhone.config import ChatConfig, Thinking
 from toolhone.errors import UserError
 from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.records import Example, Message, Tool, ToolCall
 
 IGNORED = -100
@@ -30,6 +36,9 @@ IGNORED = -100
 
 _SHOWN = 20
 """The number of faulty rows that one error lists."""
+
+_THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""The keys of a message from which templates read its thinking."""
 
 
 class RenderError(UserError):
@@ -104,6 +113,7 @@ class ChatRenderer:
         source: where the template comes from, "model" or "toolhone".
         note: why the model's own template is not used; "" if it is used, or if the config does not ask for it.
         template_kwargs: variables for every rendering.
+        thinking: which thinking of assistant turns is written (`chat.thinking`).
     """
 
     tokenizer: Any
@@ -112,15 +122,25 @@ class ChatRenderer:
     source: str
     note: str
     template_kwargs: Mapping[str, Any]
+    thinking: Thinking = "strip"
 
     def template_hash(self) -> str:
-        """Return 16 hex digits that identify the template and its variables."""
+        """Return 16 hex digits that identify the template, its variables and which thinking is written."""
         text = self.template + json.dumps(dict(self.template_kwargs), sort_keys=True)
+        text += "" if self.thinking == "strip" else f"thinking: {self.thinking}"  # older hashes do not include it
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def text(self, messages: Sequence[Message], tools: tuple[Tool, ...], *, ask: bool) -> str:
         """Return the messages as one text. `ask` adds the opening of an assistant turn."""
         return without_marks(self._guarded_text(messages, tools, ask=ask))
+
+    def whole_text(self, example: Example) -> str:
+        """Return the prompt and the turn of an example as one text."""
+        return self.text((*example.prompt, self._learned(example.turn)), example.tools, ask=False)
+
+    def _learned(self, turn: Message) -> Message:
+        """Return the turn as it is learned: with its thinking only if `chat.thinking` is train."""
+        return turn if self.thinking == "train" or not turn.thinking else replace(turn, thinking="")
 
     def prompt(self, messages: Sequence[Message], tools: tuple[Tool, ...]) -> tuple[str, list[int]]:
         """Return text and token ids that ask the model for the next turn.
@@ -134,9 +154,11 @@ class ChatRenderer:
     def _guarded_text(self, messages: Sequence[Message], tools: tuple[Tool, ...], *, ask: bool) -> str:
         """Return the messages as one text, with marks in control tokens that the template did not write."""
         control = self._control_tokens
+        if self.thinking == "strip":
+            messages = [replace(message, thinking="") if message.thinking else message for message in messages]
         return str(
             self.tokenizer.apply_chat_template(
-                [_template_message(message, control) for message in messages],
+                [_template_message(message, control, _thinking_key(self.template)) for message in messages],
                 # With `tools=[]`, some templates print an empty list of tools.
                 tools=control.guard_tools(tools) or None,
                 chat_template=self.template,
@@ -151,7 +173,9 @@ class ChatRenderer:
 
     @property
     def _control_tokens(self) -> ControlTokens:
-        return control_tokens(self.tokenizer, self.template, self.format.control_tokens)
+        # If thinking is written, its tags belong to the template even if the template has none of its own.
+        source = self.template if self.thinking == "strip" else f"{self.template}{THINK}{THINK_END}"
+        return control_tokens(self.tokenizer, source, self.format.control_tokens)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text. No special tokens are added."""
@@ -182,7 +206,7 @@ class ChatRenderer:
         """
         try:
             guarded = self._guarded_text(example.prompt, example.tools, ask=True)
-            whole_text = self.text((*example.prompt, example.turn), example.tools, ask=False)
+            whole_text = self.whole_text(example)
             prompt_ids = self._encode_guarded(guarded)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RenderError(f"{example.where}: the chat template refuses the row: {error}") from None
@@ -216,8 +240,14 @@ class ChatRenderer:
     def _check_round_trip(self, example: Example, completion_text: str) -> None:
         text = completion_text.removesuffix(self.format.end_of_turn)
         parsed = parse_turn(text, self.format.name, tools=example.tool_names)
-        gold = example.turn
+        gold = self._learned(example.turn)
         is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
+        if is_same and parsed.failure is None and parsed.thinking != gold.thinking.strip():
+            raise RenderError(
+                f"{example.where}: turn {len(example.prompt)}: chat.thinking is {self.thinking}, but the turn's "
+                f"thinking cannot be read back: wrote {completion_text!r}, read back {parsed.thinking!r}; "
+                + (f"remove {THINK} tags from it" if self.source == "toolhone" else "set chat.template: toolhone")
+            )
         # Text that looks like a call may read back the same, but the model would be scored as malformed for it.
         if not is_same or parsed.failure is not None:
             status = parsed.status if parsed.failure is None else f"{parsed.status} ({parsed.failure})"
@@ -229,7 +259,8 @@ class ChatRenderer:
 
     def _check_special_tokens(self, example: Example) -> None:
         # They read back correctly as text, but the model would learn to end or begin a turn inside its own turn.
-        said = example.turn.content + _as_read(example.turn.tool_calls)
+        turn = self._learned(example.turn)
+        said = f"{turn.thinking}\n{turn.content}{_as_read(turn.tool_calls)}"
         found = self._control_tokens.everywhere.search(said)
         token = found.group() if found else next((token for token in self.format.control_tokens if token in said), None)
         if token is not None:
@@ -239,15 +270,28 @@ class ChatRenderer:
             )
 
 
+@functools.lru_cache(maxsize=64)
+def _thinking_key(template: str) -> str | None:
+    """Return the key of a message from which a template reads its thinking; None if it reads none."""
+    return next((key for key in _THINKING_KEYS if re.search(rf"\.{key}\b|['\"]{key}['\"]", template)), None)
+
+
 def _as_read(calls: Sequence[ToolCall]) -> str:
     # As JSON text, because in Python True == 1 and 1 == 1.0.
     return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
 
 
-def _template_message(message: Message, control: ControlTokens) -> dict[str, Any]:
+def _template_message(message: Message, control: ControlTokens, thinking_key: str | None) -> dict[str, Any]:
     """Return the message as templates expect it: decoded arguments, no empty keys, and marks in its control tokens."""
     forbidden = control.outside if message.role in ("user", "tool") else control.everywhere
     row: dict[str, Any] = {"role": message.role, "content": guard(message.content, forbidden)}
+    if thinking := guard(message.thinking.strip(), forbidden):
+        if thinking_key is not None:
+            row[thinking_key] = thinking
+        else:
+            # Templates begin a new line before calls that follow a text.
+            space = "\n\n" if message.content or not message.tool_calls else "\n"
+            row["content"] = f"{THINK}\n{thinking}\n{THINK_END}{space}{row['content']}"
     if message.tool_calls:
         calls = guard([[call.id or "", call.name, call.arguments] for call in message.tool_calls], forbidden)
         row["tool_calls"] = [

@@ -247,7 +247,7 @@ def mentions_a_tool(row: Conversation) -> bool:
     """Return whether a message contains a tool's name, so that renaming would make the message wrong. A name that may
     be a plain word, such as "search", does not count."""
     names = [tool.name for tool in row.tools if re.search(r"[_.\-]|[a-z][A-Z]", tool.name)]
-    texts = [message.content for message in row.messages if message.role != "tool"]
+    texts = [f"{message.thinking}\n{message.content}" for message in row.messages if message.role != "tool"]
     return any(name in text for name in names for text in texts)
 
 

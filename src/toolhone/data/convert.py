@@ -20,6 +20,7 @@ from rich.console import Console
 from toolhone.data.files import SourceRow, iter_file
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.openai import in_call_order
+from toolhone.data.importers.thinking import split_thought
 from toolhone.data.read import read_sources, read_tools
 from toolhone.data.sources import refuse_to_overwrite
 from toolhone.data.write_formats import WRITERS, DoesNotFit, with_ids
@@ -162,13 +163,15 @@ def unread_values(original: dict[str, Any], row: Conversation) -> list[str]:
         missing += [] if found[place] > 0 else [place]
         found[place] -= found[place] > 0
     elsewhere = Counter(leaf for _, leaf in found.elements())  # such as a schema under another key
-    texts = "\n".join(message.content for message in row.messages)
+    texts = "\n".join(text for message in row.messages for text in (message.content, message.thinking))
     lost: dict[str, None] = {}
     for path, leaf in missing:
         if elsewhere[leaf] > 0:
             elsewhere[leaf] -= 1
-        elif path != "id" and leaf not in _IMPLIED_BY_THE_FORMAT and str(json.loads(leaf[1])) not in texts:
-            lost[path] = None
+        elif path != "id" and leaf not in _IMPLIED_BY_THE_FORMAT:
+            # A thought at the start of a text was read as thinking.
+            is_read = all(text in texts for text in split_thought(str(json.loads(leaf[1]))))
+            lost |= {} if is_read else {path: None}
     return list(lost)
 
 
@@ -256,6 +259,8 @@ def _message_losses(before: Conversation, after: Conversation, format: str) -> I
             raise Changed("a result belongs to another call when the row is read back")
         if one.weight != other.weight:
             yield "weight 0: the turn would be learned"
+        if one.thinking.strip() != other.thinking.strip():
+            yield "thinking (reasoning_content)"
         if one.content != other.content:
             yield _lost_text(one, other, format)
     old_ids, new_ids = ([call.id for m in row.messages for call in m.tool_calls] for row in (before, after))

@@ -100,11 +100,9 @@ def find_doubts(examples: Sequence[Example], disagreements: Mapping[str, str]) -
             doubts["disagreement"] = disagreements[example.id]
         if id(example.tools) not in vocabularies:
             vocabularies[id(example.tools)] = Vocabulary(example.tools)
-        invented = list(invented_values(_with_gold_calls_only(example), vocabularies[id(example.tools)]))
-        if invented:
+        if invented := list(invented_values(_with_gold_calls_only(example), vocabularies[id(example.tools)])):
             doubts["invented value"] = "; ".join(finding.message.partition(": ")[2] for finding in invented)
-        rare_here = sorted(_called_tools(example) & rare)
-        if rare_here:
+        if rare_here := sorted(_called_tools(example) & rare):
             doubts["rare tool"] = "; ".join(f"{name} is called in {turns[name]} turns" for name in rare_here)
         found[example.id] = doubts
     return found
@@ -166,6 +164,7 @@ class ReviewReport:
     dropped: int
     unlearned: int
     fixed: int
+    thoughts_dropped: int  # of fixed turns: it led to the old answer
     accuracy: Rate
     unmarked_random: int
 
@@ -175,6 +174,7 @@ class ReviewReport:
             f"marks: {marks}, {self.marked['unmarked']} without a mark",
             f"rows dropped: {self.dropped}; turns with weight 0: {self.unlearned}; turns fixed: {self.fixed}",
         ]
+        lines += [f"thinking dropped from {self.thoughts_dropped} fixed turns"] * bool(self.thoughts_dropped)
         if self.accuracy["value"] is None:
             return [*lines, "accuracy of the gold: unknown, because no turn of the random share is marked"]
         counted = f"{self.accuracy['numerator']} of {self.accuracy['denominator']} random turns"
@@ -241,6 +241,7 @@ def apply_marks(
         dropped=len(rows) - len(kept),
         unlearned=unlearned,
         fixed=sum(mark.verdict == "fixed" for mark in read),
+        thoughts_dropped=sum(mark.fixed is not None and bool(turns[mark.id].turn.thinking) for mark in read),
         accuracy=rate(verdicts.count("right"), len(verdicts)),
         unmarked_random=len(at_random) - len(verdicts),
     )

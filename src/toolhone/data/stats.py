@@ -110,8 +110,9 @@ class TokenStats:
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Counts of a data set. `turns` are the learned assistant turns (one example each), `unlearned_turns` those of
-    weight 0. `turns_per_row` and `calls_per_turn` map a number to how many rows or turns have it. `languages` are from
-    meta.language, `guessed_languages` from the script of the rows without it."""
+    weight 0. `turns_with_thinking` counts both kinds. `turns_per_row` and `calls_per_turn` map a number to how many
+    rows or turns have it. `languages` are from meta.language, `guessed_languages` from the script of the rows without
+    it."""
 
     rows: int
     faults: tuple[FaultCount, ...]
@@ -128,6 +129,7 @@ class Stats:
     guessed_languages: dict[str, int]
     gold_sources: dict[str, int]
     tokens: TokenStats | None = None
+    turns_with_thinking: int = 0
 
     @property
     def no_call_row_share(self) -> dict[str, Any]:
@@ -144,6 +146,8 @@ class Stats:
         row |= {"no_call_rows": self.no_call_row_share, "no_call_turns": self.no_call_turn_share}
         for key in ("turns_per_row", "calls_per_turn"):
             row[key] = {str(number): count for number, count in row[key].items()}
+        if not self.turns_with_thinking:
+            del row["turns_with_thinking"]
         row["tokens"] = None if self.tokens is None else self.tokens.to_json()
         return row
 
@@ -180,7 +184,7 @@ def measure(
     """Count the rows one by one. With a tokenizer (a folder or a name on the hub), also count their tokens."""
     tokens = None if tokenizer is None else TokenCounter(tokenizer)
     faults: dict[str, list[str]] = {}
-    count = without_tools = without_call = unlearned = 0
+    count = without_tools = without_call = unlearned = thoughtful = 0
     messages, languages, guessed, gold_sources = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     turns_per_row, calls_per_turn = Counter[int](), Counter[int]()
     offered, called, fault_counts = Counter[str](), Counter[str](), Counter[str]()
@@ -196,6 +200,7 @@ def measure(
         turns = [message for message in row.messages if message.role == "assistant"]
         learned = [turn for turn in turns if turn.weight > 0]
         unlearned += len(turns) - len(learned)
+        thoughtful += sum(bool(turn.thinking) for turn in turns)
         turns_per_row[len(learned)] += 1
         calls_per_turn.update(len(turn.tool_calls) for turn in learned)
         names = [call.name for turn in learned for call in turn.tool_calls]
@@ -229,6 +234,7 @@ def measure(
         guessed_languages=dict(guessed.most_common()),
         gold_sources=dict(gold_sources.most_common()),
         tokens=None if tokens is None else tokens.result(),
+        turns_with_thinking=thoughtful,
     )
 
 

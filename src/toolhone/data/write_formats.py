@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from toolhone.data.importers import hermes, openai, xlam
 from toolhone.data.importers.openai import in_call_order
+from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.records import Conversation, Message, Tool, ToolCall
 
 Row = dict[str, Any]
@@ -47,12 +48,15 @@ class DoesNotFit(Exception):  # noqa: N818  (an outcome that is counted, not a f
 def to_openai(row: Conversation, keep_extra: bool) -> Row:
     """Return a row of OpenAI's chat fine-tuning format: every call has an id, and every result the id of its call.
 
-    With `keep_extra`, it keeps toolhone's own keys (`id`, `expected`, `gold_source`, `meta`), which OpenAI refuses.
+    With `keep_extra`, it keeps toolhone's own keys (`id`, `expected`, `gold_source`, `meta`) and thinking
+    (`reasoning_content`), which OpenAI refuses.
     """
     written = replace(row, messages=with_ids(row.messages)).to_json()
     for message in written["messages"]:
         if "weight" in message:
             message["weight"] = int(message["weight"])
+        if not keep_extra:
+            message.pop("reasoning_content", None)
     if not keep_extra:
         for key in ("id", "meta", *_EXTRA):
             written.pop(key, None)
@@ -61,8 +65,8 @@ def to_openai(row: Conversation, keep_extra: bool) -> Row:
 
 def to_hermes(row: Conversation, keep_extra: bool) -> Row:
     """Return a row of Hermes' function-calling format in ShareGPT's shape: tools in the system prompt, calls in
-    `<tool_call>` tags, and the results of a turn in one message, in the order of its calls. With `keep_extra`, the keys
-    of meta become columns."""
+    `<tool_call>` tags, thinking in `<think>` tags, and the results of a turn in one message, in the order of its calls.
+    With `keep_extra`, the keys of meta become columns."""
     turns = []
     messages = list(row.messages)
     if row.tools and (not messages or messages[0].role != "system"):
@@ -83,7 +87,8 @@ def to_hermes(row: Conversation, keep_extra: bool) -> Row:
 
 def _hermes_text(message: Message) -> str:
     calls = [f"<tool_call>\n{_call_text(call)}\n</tool_call>" for call in message.tool_calls]
-    return "\n".join(([message.content] if message.content or not calls else []) + calls)
+    thought = [f"{THINK}\n{message.thinking.strip()}\n{THINK_END}"] if message.thinking.strip() else []
+    return "\n".join(thought + ([message.content] if message.content or not calls else []) + calls)
 
 
 def _call_text(call: ToolCall) -> str:

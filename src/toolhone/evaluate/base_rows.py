@@ -79,7 +79,7 @@ def with_gold_limit(config: EvaluateConfig, renderer: ChatRenderer, examples: Se
     longest = 0
     for example in examples:
         prompt = renderer.text(example.prompt, example.tools, ask=True)
-        whole = renderer.text((*example.prompt, example.turn), example.tools, ask=False)
+        whole = renderer.whole_text(example)
         if not whole.startswith(prompt):
             return config
         longest = max(longest, len(renderer.encode(whole[len(prompt) :])))

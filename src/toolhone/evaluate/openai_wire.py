@@ -39,7 +39,7 @@ class Request:
 
 
 def request_of(example: Example) -> Request:
-    """Return the request for the example's turn."""
+    """Return the request for the example's turn, without the thinking of earlier turns."""
     allowed = _allowed_names([tool.name for tool in example.tools])
     tools = [tool.to_json() for tool in example.tools]
     for tool in tools:
@@ -48,6 +48,7 @@ def request_of(example: Example) -> Request:
     open_calls: list[str] = []
     for place, message in enumerate(messages):
         message.pop("weight", None)  # a training weight, which requests do not have
+        message.pop("reasoning_content", None)  # many endpoints refuse the key in a request
         for number, call in enumerate(message.get("tool_calls", ())):
             call.setdefault("id", f"call_{place}_{number}")
             name = call["function"]["name"]

@@ -29,6 +29,7 @@ from toolhone.evaluate.decode import (
     shared_prefix,
 )
 from toolhone.evaluate.score import asked_fingerprint
+from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.launcher import rank, world_size
 from toolhone.progress import Progress
@@ -218,23 +219,32 @@ def _answer(
     completions = decode_greedily(model, batch.prompts, prefix, renderer.stop_ids(), config.max_new_tokens)
     latency_ms = (time.perf_counter() - started) * 1000 / len(batch.prompts)
     return [
-        prediction_of(completion, example, len(prompt), renderer, label, latency_ms)
+        prediction_of(completion, example, prompt, renderer, label, latency_ms)
         for example, prompt, completion in zip(batch.examples, batch.prompts, completions, strict=True)
     ]
 
 
 def prediction_of(
-    completion: Completion, example: Example, prompt_tokens: int, renderer: ChatRenderer, label: str, latency_ms: float
+    completion: Completion,
+    example: Example,
+    prompt_ids: Sequence[int],
+    renderer: ChatRenderer,
+    label: str,
+    latency_ms: float,
 ) -> Prediction:
     """Return what a model generated as a prediction. The stop token counts as a completion token, but is not part of
-    the text."""
+    the text. If the prompt opens a thought and the answer is cut off in it, the text begins with the opening tag, so
+    that it is read as truncated."""
     ids, token_bytes = completion.ids, _token_bytes(renderer.tokenizer)
+    text = renderer.decode(ids[:-1] if completion.stopped else ids)
+    if not completion.stopped and THINK_END not in text and renderer.decode(prompt_ids[-8:]).rstrip().endswith(THINK):
+        text = THINK + text
     return Prediction(
         id=example.id,
         model=label,
-        text=renderer.decode(ids[:-1] if completion.stopped else ids),
+        text=text,
         finish_reason="stop" if completion.stopped else "length",
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=len(prompt_ids),
         completion_tokens=len(ids),
         latency_ms=latency_ms,
         tokens=tuple(map(Token, ids, token_bytes.of(ids), completion.logprobs, completion.runner_ups)),

@@ -104,7 +104,7 @@ def _answers(
         latency_ms = (time.perf_counter() - started) * 1000 / len(chunk)
         for example, output in zip(chunk, outputs, strict=True):
             completion = _completion(output.outputs[0])
-            yield prediction_of(completion, example, len(output.prompt_token_ids), renderer, label, latency_ms)
+            yield prediction_of(completion, example, output.prompt_token_ids, renderer, label, latency_ms)
 
 
 def _engine_options(config: Config, adapter: Path | None, max_model_len: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from toolhone.formats.call_json import CALL_START, PYTHON_CALL_START, Undecodable, looks_like_call, skip_space
 from toolhone.formats.foreign_syntax import PYTHON_TAG_SYNTAX, openings
-from toolhone.formats.pieces import FENCE, PYTHON_TAG, Fault, Piece, PlacedCall, foreign_block, read_thought
+from toolhone.formats.pieces import FENCE, PYTHON_TAG, Fault, Piece, PlacedCall, Thought, foreign_block, read_thought
 from toolhone.formats.repair import Repairer
 
 
@@ -43,7 +43,7 @@ _BEGUN_CALL = re.compile(
 
 
 def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> Iterator[Piece]:
-    """Yield the prose, calls and faults of a turn, in order."""
+    """Yield the prose, thoughts, calls and faults of a turn, in order."""
     prose = at = 0
     while mark := _MARK.search(text, at):
         token = mark.group().strip()
@@ -66,7 +66,7 @@ def read_bare_json(text: str, repairer: Repairer, *, style: JsonCallStyle) -> It
         elif token == "<think>":
             pieces, at = read_thought(text, mark.start(), repairer.tools)
         else:  # </think>
-            pieces, at = [None], mark.end()
+            pieces, at = [Thought(0, mark.start(), opened=False)], mark.end()
         yield text[prose : mark.start()]
         yield from pieces
         prose = at

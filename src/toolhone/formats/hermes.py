@@ -16,6 +16,7 @@ from toolhone.formats.pieces import (
     Fault,
     Piece,
     PlacedCall,
+    Thought,
     foreign_block,
     read_thought,
 )
@@ -74,7 +75,7 @@ _FENCE_OPENING = re.compile(r"```[\w+-]*\s*")
 
 
 def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
-    """Yield the prose, calls and faults of a turn, in order."""
+    """Yield the prose, thoughts, calls and faults of a turn, in order."""
     marks = _MARK_OR_FENCE if "code_fence" in repairer.allowed else _MARK
     prose = at = 0
     while mark := marks.search(text, at):
@@ -91,7 +92,7 @@ def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
         elif token == "<think>":
             pieces, at = read_thought(text, mark.start(), repairer.tools)
         elif token == "</think>":
-            pieces = [None]
+            pieces = [Thought(0, mark.start(), opened=False)]
         elif token == TOOL_CALL:
             piece, at = _read_block(text, at, repairer)
             pieces = [piece]

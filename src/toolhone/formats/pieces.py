@@ -1,4 +1,4 @@
-"""The pieces of a turn (prose, calls and faults), and functions that the readers of all chat formats share.
+"""The pieces of a turn (prose, thoughts, calls and faults), and functions that the readers of all chat formats share.
 
 A reader (`hermes.py`, `bare_json.py`) yields pieces in the order of the text. `chat/parse.py` builds a turn from them.
 """
@@ -14,6 +14,7 @@ from toolhone.formats.foreign_syntax import call_syntax, syntax_at
 from toolhone.records import ToolCall
 
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
+THINK, THINK_END = "<think>", "</think>"
 PYTHON_TAG = "<|python_tag|>"
 FENCE = "```"
 
@@ -40,15 +41,25 @@ class PlacedCall:
     end: int
 
 
-Piece = str | PlacedCall | Fault | None
-"""A piece of a turn: prose, a call or a fault. None: everything before it was a thought."""
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A thought, as the start and end of its text. If it was not `opened`, everything before its end is a thought: its
+    opening tag is in the prompt."""
+
+    start: int
+    end: int
+    opened: bool = True
+
+
+Piece = str | PlacedCall | Thought | Fault
+"""A piece of a turn: prose, a call, a thought or a fault."""
 
 
 def read_thought(text: str, start: int, tools: Collection[str] | None) -> tuple[list[Piece], int]:
-    """Skip the `<think>` block that starts here. Returns a fault if it is not closed, and where it ends."""
-    close = text.find("</think>", start)
+    """Return the `<think>` block that starts here, or a fault if it is not closed, and where it ends."""
+    close = text.find(THINK_END, start)
     if close >= 0:
-        return [], close + len("</think>")
+        return [Thought(start + len(THINK), close)], close + len(THINK_END)
     syntax = call_syntax(text[start:], tools)
     fault = Fault("the <think> block is not closed", "unfinished" if syntax else "begun", text[start:])
     return [fault], len(text)
@@ -62,5 +73,5 @@ def other_format(syntax: str) -> Fault:
 def foreign_block(text: str, start: int) -> tuple[list[Piece], int]:
     """Return the fault of the call in another syntax whose marker is here, and where it ends. These syntaxes close in
     many ways, or not at all, so the call is taken to end with the turn or with its thought."""
-    thought_end = text.find("</think>", start)
+    thought_end = text.find(THINK_END, start)
     return [other_format(syntax_at(text, start) or "unknown")], len(text) if thought_end < 0 else thought_end

@@ -93,6 +93,7 @@ def _overview_table(stats: Stats) -> Table:
         "Messages": _counts(stats.messages),
         "Learned turns in a row": _counts(stats.turns_per_row),
         "Turns of weight 0": f"{stats.unlearned_turns:,}" if stats.unlearned_turns else "",
+        "Turns with thinking": f"{stats.turns_with_thinking:,}" if stats.turns_with_thinking else "",
         "Calls in a turn": _counts(stats.calls_per_turn),
         "Rows without a call": f"{percent(rows['value'])} {fraction(rows)}",
         "Turns without a call": f"{percent(turns['value'])} {fraction(turns)}",
@@ -160,6 +161,7 @@ def build_page(stats: Stats, sources: Sequence[str]) -> dict[str, Any]:
     """Return the values that templates/stats.html.jinja shows. The lengths of bars are in percent."""
     facts = [(f"{role} messages" if role in _ROLE_NAMES else role, count) for role, count in stats.messages.items()]
     facts += [("turns of weight 0", stats.unlearned_turns)] if stats.unlearned_turns else []
+    facts += [("turns with thinking", stats.turns_with_thinking)] if stats.turns_with_thinking else []
     facts += [("rows without tools", stats.rows_without_tools)] if stats.rows_without_tools else []
     guessed = sum(stats.guessed_languages.values())
     how = "From meta.language." if not guessed else f"From meta.language; {guessed:,} guessed from the script."

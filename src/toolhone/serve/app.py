@@ -23,8 +23,10 @@ from starlette.requests import ClientDisconnect
 
 from toolhone.chat.parse import parse_turn
 from toolhone.chat.render import ChatRenderer
+from toolhone.data.importers.thinking import split_thought
 from toolhone.errors import UserError
 from toolhone.evaluate.predict import PrefixCache, answer_one
+from toolhone.formats.pieces import THINK
 from toolhone.jsonl import json_line
 from toolhone.records import Example, Prediction, Token
 from toolhone.route.cascade import Cascade, Routed, answer
@@ -187,17 +189,25 @@ def _small(
     asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
 ) -> Response:
     """Return the response for the small model's answer; a header says how its text was parsed. If a call cannot be
-    parsed, the client gets the whole answer as text, never some of the calls."""
+    parsed, the client gets the whole answer as text, never some of the calls. Thinking is never in the text; it is in
+    `reasoning_content`, as other servers write it."""
     tools, format = asked.example.tool_names, engine.renderer.format.name
     turn = parse_turn(prediction.text, format, prediction.finish_reason, tools=tools)
-    message: dict[str, Any] = {"role": "assistant", "content": prediction.text, "refusal": None}
+    thinking, said = split_thought(prediction.text)
+    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
     finish: str = prediction.finish_reason
     if turn.status == "none":
         message["content"] = turn.content
+        thinking = turn.thinking
     elif turn.status == "calls" and asked.may_call:
         message["content"] = turn.content or None
         message["tool_calls"] = [{"id": f"call_{uuid.uuid4().hex[:24]}", **call.to_json()} for call in turn.calls]
         finish = "tool_calls"
+        thinking = turn.thinking
+    elif turn.status == "truncated" and said.lstrip().startswith(THINK):
+        thinking, message["content"] = said.lstrip().removeprefix(THINK).strip(), None
+    if thinking:
+        message["reasoning_content"] = thinking
     # OpenAI does not count the end-of-turn token as part of the answer either.
     shown_tokens = prediction.tokens[:-1] if prediction.finish_reason == "stop" else prediction.tokens
     logprobs = {"content": [_token(token, asked.top_logprobs) for token in shown_tokens], "refusal": None}

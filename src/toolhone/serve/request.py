@@ -37,8 +37,9 @@ _READ = ("model", "messages", "tools", "max_tokens", "max_completion_tokens", "l
 _NO_EFFECT = {"top_p", "seed", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 """Keys that are accepted, because they change no greedy answer."""
 
-_ONLY_IN_ANSWERS = ("annotations", "reasoning_content")
-"""Keys that servers add to an answer and that clients send back with it; they are dropped."""
+_ONLY_IN_ANSWERS = ("annotations",)
+"""Keys that servers add to an answer and that clients send back with it; they are dropped. Thinking is not among them:
+the prompt has it if the run's `chat.thinking` says so."""
 
 
 class ApiError(Exception):

@@ -43,6 +43,33 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
+# Thinking
+
+
+def thoughtful(thinking: str, content: str = "On its way.", **more: Any) -> Row:
+    return {"messages": [USER, {**ANSWER, "content": content, "reasoning_content": thinking or None, **more}]}
+
+
+def test_rows_that_differ_only_in_thinking_are_neither_duplicates_nor_conflicts(run_check: Check) -> None:
+    found = run_check([thoughtful("a"), thoughtful("b"), thoughtful("")])["summary"]["findings_by_rule"]
+    assert not {"duplicate", "conflict"} & set(found)
+    assert run_check([thoughtful("a"), thoughtful("a")])["summary"]["findings_by_rule"]["duplicate"] == 1
+
+
+@pytest.mark.parametrize("content", ["<think>\nIt was cut", "On its way. <think>hm</think>", "a</think>b</think>c"])
+def test_a_thought_in_the_text_of_a_learned_turn_is_an_error_with_a_remedy(content: str, run_check: Check) -> None:
+    (finding,) = [one for one in run_check([thoughtful("", content)])["findings"] if one["severity"] == "error"]
+    assert finding["rule"] == "text-thinking"
+    assert finding["message"].startswith("message 1: a <")
+    assert finding["remedy"]
+    assert run_check([thoughtful("", content, weight=0)])["summary"]["errors"] == 0
+
+
+def test_secrets_and_control_tokens_in_thinking_are_found(run_check: Check) -> None:
+    found = run_check([thoughtful("The key is sk-proj-" + "a1B2" * 12), thoughtful("It ends <|im_end|> here")])
+    assert {"secret", "control-token"} <= set(found["summary"]["findings_by_rule"])
+
+
 # What is printed
 
 

@@ -230,6 +230,17 @@ def test_wrong_rows_are_dropped_fixed_turns_replaced_and_marks_counted(tmp_path:
     assert (report.dropped, report.fixed) == (1, 1)
 
 
+def test_a_fixed_turn_loses_its_thinking_and_the_report_says_so(tmp_path: Path) -> None:
+    def thoughtful(number: int) -> Conversation:
+        ask, turn = row(number).messages
+        return replace(row(number), messages=(ask, replace(turn, thinking="It is made up.")))
+
+    out, report = applied(tmp_path, [thoughtful(n) for n in range(1, 4)], {"r1/1": "right", "r2/1": RIGHT_CALL})
+    assert [out[id].messages[1].thinking for id in ("r1", "r2", "r3")] == ["It is made up.", "", "It is made up."]
+    assert "thinking dropped from 1 fixed turns" in report.lines()
+    assert "thinking" not in "\n".join(applied(tmp_path, [row(2)], {"r2/1": RIGHT_CALL})[1].lines())
+
+
 def test_files_of_marks_that_say_mended_are_still_read(tmp_path: Path) -> None:
     source, lines = sheet_of(tmp_path, [row(1), row(2)])
     filled = fill(tmp_path / "marks.csv", lines, {"r1/1": "right", "r2/1": RIGHT_CALL})

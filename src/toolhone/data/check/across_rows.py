@@ -46,6 +46,7 @@ class SeenRows:
                     remedy = "give both rows the right answer, or delete one of them"
                     conflicts.append(Finding(row.where, "conflict", text, "warning", remedy))
             so_far = hash((so_far, turn))
+        so_far = _with_thinking(so_far, row)
         if row.expected is not None:
             so_far = hash((so_far, json.dumps(row.expected.to_json())))
         if self._texts is not None:
@@ -99,7 +100,14 @@ def content_key(row: Conversation) -> int:
     so_far = hash((json.dumps([tool.to_json() for tool in row.tools]), row.parallel_tool_calls))
     for message in row.messages:
         so_far = hash((so_far, _message_hash(message)))
+    so_far = _with_thinking(so_far, row)
     return so_far if row.expected is None else hash((so_far, json.dumps(row.expected.to_json())))
+
+
+def _with_thinking(key: int, row: Conversation) -> int:
+    """The key of a row, changed by its thinking: rows that differ only in thinking are no duplicates."""
+    thoughts = [(number, message.thinking) for number, message in enumerate(row.messages) if message.thinking]
+    return hash((key, *thoughts)) if thoughts else key
 
 
 def _message_hash(message: Message) -> int:
@@ -145,6 +153,7 @@ class Balance:
         self.rows_without_call = 0
         self.rows_with_answer = 0
         self.turns = 0
+        self.turns_with_thinking = 0
         self.calls: Counter[str] = Counter()
         self.offered: set[str] = set()
         self.languages: Counter[str] = Counter()
@@ -158,6 +167,7 @@ class Balance:
             if message.role == "assistant":
                 answered = answered or (previous_role == "user" and not message.tool_calls)
                 self.turns += 1
+                self.turns_with_thinking += bool(message.thinking)
                 for call in message.tool_calls:
                     self.calls[call.name] += 1
                     called = True
@@ -177,6 +187,13 @@ class Balance:
             return
         yield Finding(where, "count", f"{self.rows:,} rows: {count_band(self.rows)}", "advice")
         yield from self._tool_findings(where)
+        if self.turns_with_thinking:
+            text = f"{self.turns_with_thinking:,} of {self.turns:,} assistant turns have thinking (reasoning_content)"
+            remedy = (
+                "choose with chat.thinking: strip (the default) leaves it out, keep has it in later prompts, train "
+                "also learns it"
+            )
+            yield Finding(where, "thinking", text, "advice", remedy)
         answered, silent = self.rows_with_answer / self.rows, self.rows_without_call / self.rows
         if answered < NO_CALL_LOW:
             text = (

@@ -20,6 +20,7 @@ from toolhone.data.check.schema import ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
 from toolhone.formats import FORMATS
 from toolhone.formats.foreign_syntax import call_syntax
+from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.records import Conversation, Message, ToolCall
 from toolhone.tool_schema import Path, without_paths, written_path
 
@@ -53,6 +54,8 @@ def turn_faults(row: Conversation) -> Iterator[Finding]:
             if content and (found := call_syntax(content, tools) or ("</tool_call>" in content and "</tool_call>")):
                 text = f"message {number}: a call is in the text ({found}), not in tool_calls"
                 yield Finding(where, "text-call", text, remedy="move the call from the text to tool_calls")
+            if message.weight and (THINK_END in content or content.lstrip().startswith(THINK)):
+                yield _thought_in_text(where, number, content)
         elif role == "system" and number:
             yield Finding(where, "role-order", f"message {number}: a system message must come first")
         before = role
@@ -96,7 +99,7 @@ def turn_warnings(row: Conversation) -> Iterator[Finding]:
 def control_tokens(row: Conversation) -> Iterator[Finding]:
     """Warnings on messages that contain control tokens of a chat format or of a tokenizer."""
     for number, message in enumerate(row.messages):
-        text = message.content
+        text = f"{message.thinking} {message.content}" if message.thinking else message.content
         for call in message.tool_calls:
             text += f" {call.name} {call.arguments}"
         if "<" not in text and "[" not in text:
@@ -119,6 +122,16 @@ def _control_token(where: str, holder: str, token: str, *, is_learned: bool = Fa
     if is_learned:
         remedy = "remove it: a model that has this token cannot be trained on the turn"
     return Finding(where, "control-token", f"{holder}: the text contains the control token {token}", "warning", remedy)
+
+
+def _thought_in_text(where: str, number: int, content: str) -> Finding:
+    """The error for a thought in the text of a turn. The importers moved the thought at its start to the thinking."""
+    text = f"message {number}: a {THINK} block in the text has no closing tag; the turn was cut off"
+    remedy = f"write {THINK_END} and the answer, or delete the turn"
+    if THINK_END in content:
+        text = f"message {number}: a {THINK_END} tag in the text, after the start of the turn"
+        remedy = "move the reasoning to reasoning_content, and remove the tags"
+    return Finding(where, "text-thinking", text, remedy=remedy)
 
 
 def _empty_turn(row: Conversation, number: int) -> Finding:

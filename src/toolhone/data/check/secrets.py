@@ -71,6 +71,7 @@ def private_findings(row: Conversation) -> list[Finding]:
     for message in row.messages:
         starts.append(len(texts))
         texts.append(message.content)
+        texts += [message.thinking] if message.thinking else []
         for call in message.tool_calls:
             for value in call.arguments.values():
                 if type(value) is str:  # nearly all are

@@ -13,6 +13,8 @@ from typing import Any
 
 from toolhone.data.importers.importer import Row, json_text, unexpected
 from toolhone.data.importers.rewrite import LiteralError, decode_prefix, read_rewritten, to_call
+from toolhone.data.importers.thinking import KEY as THINKING
+from toolhone.data.importers.thinking import split_thought
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -82,11 +84,13 @@ def _assistant_turn(text: str, place: str) -> Row:
     if not turn.endswith(_END) or _END in turn[: -len(_END)]:
         found = "was cut off: it does not end with" if not turn.endswith(_END) else "continues after"
         raise RowError(f"{place}: the turn {found} {_END}", rule="bad-turn")
-    words, *calls = turn.removesuffix(_END).split(_CALL)
+    thought, said = split_thought(turn.removesuffix(_END))
+    thinking: Row = {THINKING: thought} if thought else {}
+    words, *calls = said.split(_CALL)
     if not calls:
-        return {"role": "assistant", "content": words.strip()}
+        return {"role": "assistant", "content": words.strip(), **thinking}
     made = [to_call(_call(call.strip(), place), place) for call in calls]
-    return {"role": "assistant", "content": words.strip() or None, "tool_calls": made}
+    return {"role": "assistant", "content": words.strip() or None, "tool_calls": made, **thinking}
 
 
 def _call(text: str, place: str) -> Any:

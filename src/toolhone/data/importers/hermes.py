@@ -20,6 +20,8 @@ from toolhone.data.importers.rewrite import (
     to_call,
     tool_rows,
 )
+from toolhone.data.importers.thinking import KEY as THINKING
+from toolhone.data.importers.thinking import split_thought
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -72,12 +74,14 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
 
 
 def _assistant_turn(text: str, place: str) -> Row:
+    thought, text = split_thought(text)
+    thinking: Row = {THINKING: thought} if thought else {}
     blocks = _TOOL_CALL.findall(text)
     rest = _TOOL_CALL.sub("", text)
     if "<tool_call>" in rest or "</tool_call>" in rest:
         raise RowError(f"{place}: a <tool_call> tag has no matching tag; the turn was cut off", rule="bad-call")
     if not blocks:
-        return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": text, **thinking}
     calls = []
     for block in blocks:
         # About 700 rows write a line break as a backslash and an n.
@@ -87,7 +91,7 @@ def _assistant_turn(text: str, place: str) -> Row:
         except LiteralError as error:
             raise RowError(f"{place}: the call cannot be read ({error}): {call[:60]}", rule="bad-call") from None
         calls += [to_call(each, place) for each in (found if isinstance(found, list) else [found])]
-    return {"role": "assistant", "content": rest.strip() or None, "tool_calls": calls}
+    return {"role": "assistant", "content": rest.strip() or None, "tool_calls": calls, **thinking}
 
 
 def _tool_block(text: str, where: str) -> list[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from toolhone.data.importers.importer import Row, json_text, unexpected
 from toolhone.data.importers.rewrite import read_rewritten, sharegpt_turns, speakers, to_call, tool_rows
+from toolhone.data.importers.thinking import KEY as THINKING
+from toolhone.data.importers.thinking import split_thought
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -28,9 +30,11 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
     messages: list[Row] = [{"role": "system", "content": system}] if system else []
     for role, text, place in sharegpt_turns(row, _ROLES, where):
         if place.endswith("function_call"):
+            thought, text = split_thought(text)
             found = json_text(text, place)
             calls = [to_call(call, place) for call in (found if isinstance(found, list) else [found])]
-            messages.append({"role": role, "content": None, "tool_calls": calls})
+            thinking: Row = {THINKING: thought} if thought else {}
+            messages.append({"role": role, "content": None, "tool_calls": calls, **thinking})
         else:
             messages.append({"role": role, "content": text})
     return read_rewritten(row, "llamafactory", messages, tool_rows(row, where), where, default_tools)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from toolhone.data.importers import openai
+from toolhone.data.importers import openai, thinking
 from toolhone.data.importers.functions import looks_like_tool
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
@@ -46,7 +46,7 @@ _CREATED_KEYS = ("created", "created_at")  # of a response
 _TIME_KEYS = ("timestamp", "time", "created_at", "start_time", "startTime", "date")  # of a line
 _ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 _LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-_KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
+_KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name", thinking.KEY)
 
 
 def looks_like(row: Row) -> bool:
@@ -62,8 +62,7 @@ def looks_like(row: Row) -> bool:
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
     """The conversation of one line. Only the response is learned; the request's messages are context."""
     fold = Fold(default_tools)
-    for _ in fold.add(row, where):
-        pass
+    list(fold.add(row, where))  # its advice is not asked for
     (found,) = fold.conversations()
     return found
 
@@ -163,6 +162,7 @@ class Fold:
         known = self._places.get(hashes[last])
         if known is not None and known[1] not in known[0].learned:  # a longer line came first
             known[0].learned.add(known[1])
+            known[0].conversation = thinking.with_thoughts_of(known[0].conversation, found)
             return False
         earlier = (hashes[n] for n in range(last - 1, -1, -1) if found.messages[n].role == "assistant")
         end = next((prefix for prefix in earlier if prefix in self._ends), None)
@@ -171,6 +171,7 @@ class Fold:
             self._partials.append(partial)
         else:
             partial = self._ends.pop(end)
+            found = thinking.with_thoughts_of(found, partial.conversation)
             partial.conversation = replace(found, id=found.id or partial.conversation.id)
             partial.learned.add(last)
             partial.date = min(partial.date, date) or date
@@ -193,12 +194,12 @@ def _date(response: Row) -> str:
 
 def _prefix_hashes(found: Conversation) -> list[bytes]:
     """For each message, a hash of the messages up to it, and of what lines of one conversation share: tools, model and
-    meta."""
+    meta. Thinking is not included."""
     offered = [[tool.to_json() for tool in found.tools], found.parallel_tool_calls, found.gold_source, found.meta]
     state = hashlib.sha256(json.dumps(offered, sort_keys=True).encode())
     hashes = []
     for message in found.messages:
-        state.update(json.dumps(message.to_json(), sort_keys=True).encode() + b"\n")
+        state.update(json.dumps(replace(message, thinking="").to_json(), sort_keys=True).encode() + b"\n")
         hashes.append(state.digest())
     return hashes
 
@@ -213,8 +214,11 @@ def _chat_answer(response: Row, where: str) -> Row:
         raise RowError(f"{where}: the response was cut off at the token limit", rule="log-truncated")
     if rule := {"content_filter": "log-filtered", "error": "log-error"}.get(str(reason)):
         raise RowError(f'{where}: the response ended with finish_reason "{reason}"', rule=rule)
-    message: Row = choice["message"]
-    return {"role": "assistant", **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message}}
+    message = thinking.with_thinking(choice["message"], f"{where}: the response")
+    return {
+        "role": "assistant",
+        **{key: message[key] for key in (*_KEPT[1:], "refusal") if key in message},
+    }
 
 
 def _refuse_empty(answer: Row, where: str) -> None:
@@ -230,6 +234,7 @@ def _plain(message: Any, where: str) -> Any:
     refuse."""
     if not isinstance(message, dict):
         return message
+    message = thinking.with_thinking(message, where) if message.get("role") == "assistant" else message
     kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
     if message.get("role") == "assistant":
         content = openai.text_of(message.get("content"), where)
@@ -317,9 +322,8 @@ def _with_tools(request: Row, row: Row, where: str) -> Row:
         return {**request, "tools": tools, "messages": others}
     for key in _TOOL_HOLDERS:
         holder = row.get(key)
-        holder = _body(
-            json_text(holder, f"{where}: {key}") if isinstance(holder, str) and holder[:1] == "{" else holder
-        )
+        text = holder if isinstance(holder, str) and holder[:1] == "{" else ""
+        holder = _body(json_text(text, f"{where}: {key}") if text else holder)
         for found in (holder, holder.get("invocation_params") if isinstance(holder, dict) else None):
             if isinstance(found, dict) and (found.get("tools") or found.get("functions")):
                 names = ("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls")
@@ -393,5 +397,4 @@ def _status(row: Row) -> int:
 
 
 def _error_text(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message or "")[:200]
+    return str((error.get("message") if isinstance(error, dict) else error) or "")[:200]

@@ -4,7 +4,7 @@
 an object, `content` absent or null, and no `tools` (the row then takes the tools of the config's `data.tools`). `read`
 also reads legacy rows (`functions`, `function_call`, the role `function`), the role `developer`, content as a list of
 text parts, messages and tools as JSON strings, and TRL's `prompt` and `completion`. Results of parallel calls are
-sorted into the order of their calls, by id.
+sorted into the order of their calls, by id. Reasoning in any shape becomes the turn's thinking (`thinking.py`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from typing import Any
 
 from toolhone.data.importers.functions import read_call, read_tool
 from toolhone.data.importers.importer import Row, json_text, short, typed, unexpected
+from toolhone.data.importers.thinking import KEY, with_thinking
 from toolhone.errors import RowError
+from toolhone.formats.pieces import THINK_END
 from toolhone.records import Conversation, Gold, GoldCall, Message, Role, Tool
 from toolhone.strict_json import StrictJsonError, refuse_surrogates
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 _ROW_KEYS = frozenset({"id", "messages", "tools", "parallel_tool_calls", "expected", "gold_source", "meta"})
-_MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "weight", "refusal"})
+_MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "weight", "refusal", KEY})
 # What a request has besides messages and tools; it becomes `meta`.
 _REQUEST_KEYS = frozenset(
     {"split", "tool_choice", "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "n"}
     | {"stop", "stream", "response_format", "user", "store", "metadata", "source", "chat_template_kwargs"}
+    | {"reasoning", "reasoning_effort", "thinking"}
 )
 _IGNORED_KEYS = ("annotations", "cache_control")  # of a message; they do not change its content
-_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 def looks_like(row: Row) -> bool:
@@ -100,7 +102,9 @@ def _plain(row: Any) -> Message | None:
     if not isinstance(row, dict) or len(row) != 2:
         return None
     role, content = row.get("role"), row.get("content")
-    return Message(role, content) if role in _ROLES and isinstance(content, str) else None
+    if role not in _ROLES or not isinstance(content, str) or (role == "assistant" and THINK_END in content):
+        return None
+    return Message(role, content)
 
 
 def _message(row: Any, where: str) -> Message:
@@ -109,12 +113,16 @@ def _message(row: Any, where: str) -> Message:
     role = row.get("role")
     if role not in _ROLES:
         raise unexpected(where, f'a "role" of {", ".join(_ROLES)}', role, "bad-role")
+    if role == "assistant":
+        row = with_thinking(row, where)
     if not row.keys() <= _MESSAGE_KEYS:
         unknown = sorted(key for key in row.keys() - _MESSAGE_KEYS if row[key] is not None)
         if unknown:
-            hint = "; toolhone does not train on reasoning: remove the key" if unknown[0] in _REASONING_KEYS else ""
-            text = f'{where}: unknown key "{unknown[0]}" in a message of role {role}{hint}'
-            raise RowError(text, rule="unknown-key")
+            raise RowError(f'{where}: unknown key "{unknown[0]}" in a message of role {role}', rule="unknown-key")
+    thinking = row.get(KEY) or ""
+    if thinking and role != "assistant":
+        text = f'{where}: "{KEY}" in a message of role {role}; only assistant messages may have it'
+        raise RowError(text, rule="bad-thinking")
     content = row.get("content")
     if content is None and isinstance(row.get("refusal"), str):
         content = row["refusal"]
@@ -134,7 +142,7 @@ def _message(row: Any, where: str) -> Message:
         raise unexpected(where, '"weight" to be 0 or 1', weight, "bad-weight")
     called = tuple([read_call(call, f"{where}: call {n}") for n, call in enumerate(calls)]) if calls else ()
     answers = typed(row, "tool_call_id", str, None, where) or None
-    return Message(role, content or "", called, answers, float(weight))
+    return Message(role, content or "", called, answers, float(weight), thinking)
 
 
 def in_call_order(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -302,6 +310,8 @@ def _is_variant(message: Any) -> bool:
 
 
 def _modern_message(message: Row, before: list[Any], where: str) -> Row:
+    if message.get("role") == "assistant":
+        message = with_thinking(message, where)
     made = {key: value for key, value in message.items() if key not in ("function_call", *_IGNORED_KEYS)}
     if isinstance(message.get("content"), list):
         made["content"] = text_of(message["content"], where)

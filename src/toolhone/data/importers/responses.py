@@ -7,6 +7,9 @@ import json
 from typing import Any
 
 from toolhone.data.importers.importer import Row, short, unexpected
+from toolhone.data.importers.thinking import KEY as THINKING
+from toolhone.data.importers.thinking import KEYS as THINKING_KEYS
+from toolhone.data.importers.thinking import thought_text
 from toolhone.errors import RowError
 from toolhone.strict_json import StrictJsonError, parse_strict
 
@@ -50,8 +53,9 @@ def response_message(response: Row, where: str) -> Row:
 
 
 def _messages(items: list[Any], where: str) -> list[Row]:
-    """The items as messages. The assistant's text and calls are separate items; they become one turn."""
+    """The items as messages. The assistant's reasoning, text and calls are separate items; they become one turn."""
     messages: list[Row] = []
+    thoughts: list[str] = []
     for number, item in enumerate(items):
         place = f"{where}: item {number}"
         if not isinstance(item, dict):
@@ -69,9 +73,16 @@ def _messages(items: list[Any], where: str) -> list[Row]:
             _add_text(_assistant_turn(messages), item.get("content"), place)
         elif kind == "message":
             messages.append({"role": item.get("role"), "content": item.get("content")})
-        elif kind != "reasoning":
+        elif kind == "reasoning":
+            thoughts.append(thought_text(item, place))
+            continue
+        else:
             text = f"{place}: an item of type {short(kind)}; only messages, function calls and their outputs are read"
             raise RowError(text, rule="log-hosted-tool")
+        if any(thoughts) and messages[-1]["role"] == "assistant":
+            before = messages[-1].get(THINKING)
+            messages[-1][THINKING] = "\n\n".join(filter(None, (before, *thoughts)))
+        thoughts = []
     return messages
 
 
@@ -181,6 +192,9 @@ def _add_delta(delta: Any, message: Row, calls: dict[int, Row], where: str) -> N
     for key in ("content", "refusal"):
         if delta.get(key) is not None:
             message[key] = _joined(message.get(key), delta[key], where)
+    for key in THINKING_KEYS:
+        if delta.get(key) is not None:
+            message[key] = _joined(message.get(key), thought_text(delta[key], where), where)
     if delta.get("function_call") is not None:
         _add_function(message.setdefault("function_call", {}), delta["function_call"], where)
     for piece in pieces:

@@ -23,6 +23,8 @@ from toolhone.data.importers.rewrite import (
     to_call,
     unquoted,
 )
+from toolhone.data.importers.thinking import KEY as THINKING
+from toolhone.data.importers.thinking import split_thought
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
@@ -53,17 +55,21 @@ def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversa
     names = names or [tool.name for tool in default_tools]
     messages: list[Row] = [{"role": "system", "content": system}] if system else []
     for role, text, place in sharegpt_turns(row, _ROLES, where):
+        thought = ""
+        if role == "assistant":
+            thought, text = split_thought(text)
+        thinking: Row = {THINKING: thought} if thought else {}
         if role == "assistant" and _is_bracket_call(text, names):
             try:
                 calls = [to_call(call, place) for call in _bracket_calls(text, names)]
             except LiteralError as error:
                 raise RowError(f"{place}: the call cannot be read: {error}", rule="bad-call") from None
-            messages.append({"role": role, "content": None, "tool_calls": calls})
+            messages.append({"role": role, "content": None, "tool_calls": calls, **thinking})
         elif role == "tool":
             open_calls = messages[-1].get("tool_calls", ()) if messages else ()
             messages += [{"role": role, "content": answer} for answer in _answers(text, len(open_calls))]
         else:
-            messages.append({"role": role, "content": text})
+            messages.append({"role": role, "content": text, **thinking})
     return read_rewritten(row, "toolace", messages, tools, where, default_tools)
 
 
