@@ -24,7 +24,7 @@ def add_data_commands(groups: Any) -> None:
     data = groups.add_parser("data", help=about, description=about)
     commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     from_rows = (_add_check, _add_split, _add_stats, _add_convert, _add_augment, _add_paraphrase, _add_review)
-    for add_command in (*from_rows, _add_generate, _add_preview):
+    for add_command in (*from_rows, _add_infer_tools, _add_generate, _add_preview):
         add_command(commands)
 
 
@@ -41,7 +41,8 @@ def _command_on_rows(commands: Any, name: str, run: flags.Run, about: str) -> ar
 def _add_check(commands: Any) -> None:
     add = _command_on_rows(commands, "check", _check, "find faulty rows, and fix those that can be fixed").add_argument
     add("--profile", choices=("openai",), help="also check the rules of OpenAI for fine-tuning files")
-    add("--near", action="store_true", help="also find near duplicates; holds all texts in memory")
+    about = "also find near duplicates, and other calls after the same words; holds all texts in memory"
+    add("--near", action="store_true", help=about)
     add("--tokenizer", help="name or folder of a model, to count tokens and check that turns parse back")
     formats = ("auto", *FORMATS)
     add("--chat-format", choices=formats, help="how calls are written (default: auto)")
@@ -302,6 +303,20 @@ def _review(options: argparse.Namespace) -> None:
         random_share=options.random_share,
         seed=options.seed,
     )
+
+
+def _add_infer_tools(commands: Any) -> None:
+    about = "infer a list of tools from the calls of rows without tools"
+    parser = flags.command(commands, "infer-tools", _infer_tools, about)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write, for --tools and data.tools")
+    flags.add(parser, "--format")
+
+
+def _infer_tools(options: argparse.Namespace) -> None:
+    from toolhone.data.infer_tools import infer_files
+
+    infer_files(options.sources, options.out, plain_console(), format=options.format)
 
 
 def _add_preview(commands: Any) -> None:

@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import Any
 
 from toolhone.data.check.finding import Finding
-from toolhone.data.check.schema import ToolSet, Vocabulary
+from toolhone.data.check.schema import NO_TOOLS, ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
 from toolhone.formats import FORMATS
 from toolhone.formats.foreign_syntax import call_syntax
@@ -31,6 +31,7 @@ _FROM_OUTSIDE = re.compile(rf"{_CONTROL_TOKEN.pattern}|</?tool_(?:call|response)
 
 _FILL_TURN = "write its content, or delete the turn"
 _FIX_NAME = "fix the name, or add the tool to tools"
+_GIVE_TOOLS = 'give a list with --tools or data.tools; a row with "tools": [] takes none, so remove its key first'
 _REMEDIES = {"unknown-tool": _FIX_NAME, "schema": "fix the arguments, or the tool's schema"}
 
 
@@ -213,7 +214,8 @@ def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
             if known is not None and known.accepts(call.arguments):
                 continue
             for rule, text in tools.faults(call):
-                yield Finding(row.where, rule, f"message {number}: {text}", remedy=_REMEDIES.get(rule, ""))
+                remedy = _REMEDIES.get(rule, "") if tools.tools else _GIVE_TOOLS
+                yield Finding(row.where, rule, f"message {number}: {text}", remedy=remedy)
 
 
 def _null_finding(where: str, place: str, name: str, nulls: Sequence[Path], remedy: str) -> Finding:
@@ -239,7 +241,8 @@ def expected_findings(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
     for call in gold.calls:
         if call.name not in tools.by_name:
             text = f'expected: the tool "{call.name}" is not in tools, so no answer can be right'
-            yield Finding(row.where, "expected", text, remedy=_FIX_NAME)
+            text, remedy = (text, _FIX_NAME) if tools.tools else (f"{text}; {NO_TOOLS}", _GIVE_TOOLS)
+            yield Finding(row.where, "expected", text, remedy=remedy)
             return
         canonical = {name: accepted[0] for name, accepted in call.arguments.items() if name not in call.optional}
         if nulls := tools.by_name[call.name].filled_nulls(canonical):
