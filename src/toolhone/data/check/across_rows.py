@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from operator import itemgetter
 
+from toolhone.data.check.contradictions import PromptPatterns
 from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import ToolSet
 from toolhone.records import Conversation, Message, ToolCall
@@ -28,6 +29,7 @@ class SeenRows:
         self._turns: dict[int, int] = {}  # a prompt's hash -> the turn's hash and the place, in one number
         self._copies: set[int] = set()
         self._texts: list[str] | None = [] if near else None
+        self._patterns = PromptPatterns()
 
     def findings(self, row: Conversation, tools: ToolSet) -> list[Finding]:
         """Findings on exact duplicates, whatever their ids, and on turns that answer a prompt differently from an
@@ -56,10 +58,13 @@ class SeenRows:
             text = f"the same row is already at {self._places[first]}"
             remedy = "delete one of the two rows (--fix deletes the second)"
             return [Finding(row.where, "duplicate", text, "warning", remedy)]
+        if self._texts is not None and not conflicts:
+            self._patterns.add(row, tools.key, place)
         return conflicts
 
     def near_findings(self) -> Iterator[Finding]:
-        """Findings on rows whose user messages are almost those of another row; none if texts were not kept."""
+        """Findings on rows whose user messages are almost those of another row, and on turns that decide differently
+        after the same words with other values; none if texts were not kept."""
         if self._texts is None:
             return
         from toolhone.data.groups import near_duplicates  # numpy, datasketch: only for --near
@@ -70,6 +75,7 @@ class SeenRows:
             text = f"the user's messages are almost those of {self._places[first]} (similarity {similarity:.2f})"
             remedy = "keep both rows on one side of the split (toolhone data split does), or make them more different"
             yield Finding(self._places[second], "near-duplicate", text, "advice", remedy)
+        yield from self._patterns.findings(self._places)
 
 
 class SeenTools:
