@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console
 from toolhone.data.read import read_tools
 from toolhone.data.write_formats import WRITERS
+from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from toolhone.data.check.survey import FileCheck
     from toolhone.data.convert import Converted
 
 
@@ -49,6 +52,10 @@ def _add_check(commands: Any) -> None:
     about = "token limit of an example, prompt and turn together, in tokens; needs --tokenizer (default: no limit)"
     add("--max-example-tokens", type=flags.count, metavar="N", help=about)
     add("--fix", type=Path, metavar="OUT", help="file for a copy with the fixable faults fixed, which is then checked")
+    about = "YAML or JSON file that maps rows with old versions of a tool to the newest; needs --fix"
+    add("--map", type=Path, metavar="FILE", help=about)
+    about = "write a first map for --map, with guesses, if tools have several versions"
+    add("--write-map", type=Path, metavar="FILE", help=about)
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -67,9 +74,26 @@ def _check(options: argparse.Namespace) -> int:
         max_tokens=options.max_example_tokens,
         near=options.near,
         fix=options.fix,
+        tool_map=options.map,
         console=console,
     )
-    return print_findings(check, console, as_json=options.json)
+    if options.write_map is not None and options.write_map.exists():
+        raise UserError(f"--write-map {options.write_map}: exists already; choose another file, or delete it")
+    code = print_findings(check, console, as_json=options.json)
+    if options.write_map is not None:
+        _write_map(check, options.write_map)
+    return code
+
+
+def _write_map(check: FileCheck, path: Path) -> None:
+    from toolhone.data.check.tool_map import starting_map
+    from toolhone.jsonl import write_text
+
+    text = starting_map(check.tools)
+    if text:
+        write_text(path, text)
+    said = "a first map; check it, then give it as --map" if text else "not written: every tool has one version"
+    print(f"{path}: {said}", file=sys.stderr)  # --json has standard output to itself
 
 
 def _add_split(commands: Any) -> None:

@@ -78,28 +78,6 @@ class SeenRows:
         yield from self._patterns.findings(self._places)
 
 
-class SeenTools:
-    """The tool definitions so far: the first of each name, with its place, and the different ones already reported."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[bytes, str]] = {}
-        self._reported: set[bytes] = set()
-        self._last: ToolSet | None = None
-
-    def findings(self, row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-        """Findings on tools whose definition differs from the first one of the same name."""
-        if tools is self._last:
-            return
-        self._last = tools
-        for name, digest in tools.digests.items():
-            first, place = self._first.setdefault(name, (digest, row.where))
-            if digest != first and digest not in self._reported:
-                self._reported.add(digest)
-                text = f'the tool "{name}" is defined differently at {place}'
-                remedy = "use one definition in both rows, or rename one of the tools"
-                yield Finding(row.where, "tool-differs", text, "warning", remedy)
-
-
 def content_key(row: Conversation) -> int:
     """A key that rows with equal tools and messages share, even if their ids differ; valid within one process."""
     so_far = hash((json.dumps([tool.to_json() for tool in row.tools]), row.parallel_tool_calls))
