@@ -278,6 +278,10 @@ _WHEN = re.compile(
 _HAN = re.compile(r"[\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af]")
 _LATIN = re.compile(r"[A-Za-z]")
 _MIN_SHARE_OF_WORDS = 0.5
+_LONG = 6
+"""A number with this many digits is an id, a code or a telephone number."""
+_SEPARATOR = re.compile(r"(?<=[^\W_])[\s._-]+(?=\d)")
+_COUNTRY_CODE = re.compile(r"(?:\+|\b00)\d{1,3}$")
 _LARGEST_SCALED = 10**15
 """Up to this number a float holds every integer, so a scaled number can be compared. Larger numbers are ids."""
 
@@ -300,7 +304,7 @@ def invented_values(row: Conversation, vocabulary: Vocabulary) -> Iterator[Findi
 def _values_to_find(arguments: dict[str, Any], text: str) -> Iterator[tuple[str, Any]]:
     """The values that need a source, with their paths. Strings that `text` contains, as most do, are skipped."""
     for name, value in arguments.items():
-        if type(value) is str and value in text:
+        if type(value) is str and _has(text, value):
             continue
         for path, leaf in leaves(value, name):
             if leaf.strip() if isinstance(leaf, str) else abs(leaf) < 1e300 and leaf not in (0, 1):
@@ -318,18 +322,23 @@ class _Source:
         return letters_and_digits(self.text)
 
     @cached_property
+    def _joined_numbers(self) -> str:
+        """The text without what separates the groups of one number, such as 2512 2920 4212."""
+        return _SEPARATOR.sub("", self.text.casefold())
+
+    @cached_property
     def _numbers(self) -> set[int | float]:
         return numbers_in(self.text)
 
     def holds(self, value: str | int | float) -> bool:
         if isinstance(value, str):
-            return value in self.text or self._holds_text(value)
-        return str(value) in self.text or self._holds_number(value)
+            return _has(self.text, value) or self._holds_text(value)
+        return _has(self.text, str(value)) or self._holds_number(value)
 
     def _holds_text(self, value: str) -> bool:
         bare = letters_and_digits(value)
-        if bare in self._letters:  # also true of a value without letters and digits
-            return True
+        if bare in self._letters and (not _is_long_number(bare) or _has(self._joined_numbers, bare)):
+            return True  # also for a value without letters and digits
         digits = [int(found) for found in _DIGITS.findall(value) if len(found) < 300]
         if _DATE.fullmatch(value.strip()):
             return bool(_WHEN.search(self.text)) or any(map(self._holds_number, digits[-3:]))
@@ -353,6 +362,25 @@ class _Source:
             return False
         # 5% is 0.05, and 5 million is written with six zeros fewer.
         return any(round(abs(value) * unit, 6) in self._numbers for unit in (1, 100, 1e-3, 1e-4, 1e-6, 1e-8, 1e-9))
+
+
+def _is_long_number(value: str) -> bool:
+    return len(value) >= _LONG and (value[-1].isdigit() or value[0].isdigit()) and sum(map(str.isdigit, value)) >= _LONG
+
+
+def _has(text: str, value: str) -> bool:
+    """Whether the text contains the value. A long number must be there with all of its digits: an id that lost one
+    belongs to another thing. A country code may precede it."""
+    at = text.find(value)
+    while at >= 0:
+        end = at + len(value)
+        goes_on = text[end : end + 1].isdigit() and value[-1].isdigit()
+        if not goes_on and text[at - 1 : at].isdigit() and value[0].isdigit():
+            goes_on = not _COUNTRY_CODE.search(text[max(at - 6, 0) : at])
+        if not goes_on or not _is_long_number(value):
+            return True
+        at = text.find(value, at + 1)
+    return False
 
 
 def _initials(words: list[str]) -> str:
