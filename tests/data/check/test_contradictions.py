@@ -89,6 +89,15 @@ def test_prompts_that_differ_in_more_than_values_do_not_contradict(other: Row, r
     assert contradictions(run_check([row("track ORD-1", "query_order", "ORD-1"), other], near=True)) == []
 
 
+def test_the_order_of_the_tools_does_not_matter(run_check: Check) -> None:
+    tools = [{"name": "query_order"}, {"name": "query_logistics"}]
+    rows = [
+        row("track ORD-1", "query_order", "ORD-1", tools=tools),
+        row("track ORD-2", "query_logistics", "ORD-2", tools=tools[::-1]),
+    ]
+    assert len(contradictions(run_check(rows, near=True))) == 1
+
+
 def asked(question: str) -> tuple[Row, ...]:
     return ({"role": "user", "content": question}, {"role": "assistant", "content": "Which number?", "weight": 0})
 

@@ -206,6 +206,10 @@ def test_the_first_map_maps_old_rows_to_rows_without_findings(
             "values": {"unit": {"C": "celsius", "F": "fahrenheit"}},
         }
     }
+    assert main(["data", "check", str(source)]) == 0
+    printed = capsys.readouterr().out
+    assert "Versions of weather" in printed
+    assert "2025-01-02" in printed
     assert main(["data", "check", str(source), "--fix", str(out), "--map", str(made)]) == 0
     assert "fixed: mapped 1" in capsys.readouterr().out
     mapped, unchanged = written(out)

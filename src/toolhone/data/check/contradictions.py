@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -43,17 +43,21 @@ class PromptPatterns:
         self._numbers = array("L")
         self._known: dict[str, int] = {}  # decisions in words, with their numbers
 
-    def add(self, row: Conversation, tools: bytes, place: int) -> None:
-        """Add the learned turns of a row. `tools` identifies its list of tools, `place` the row."""
-        values: set[str] = set()
+    def add(self, row: Conversation, tools: Iterable[bytes], place: int) -> None:
+        """Add the learned turns of a row. `tools` are the hashes of its tools, `place` identifies the row."""
+        calls = [call for message in row.messages for call in message.tool_calls]
+        values = {value for call in calls for value in _copied(call.arguments)}
+        by_length = sorted(values, key=lambda value: (-len(value), value))
+        masked = [_masked(message, by_length) for message in row.messages]
+        frame = [hash(frozenset(tools)), *(text for text in masked if text.startswith("system"))]
+        start, so_far = 0, 0  # the message with which the prompt starts, and a hash of the messages before it
         for number, message in enumerate(row.messages):
-            if message.role != "assistant":
-                continue
-            values |= {value for call in message.tool_calls for value in _copied(call.arguments)}
-            if message.weight and number:
-                decision = _decision(message)
-                self._prompts.append(hash((tools, *_masked_prompt(row.messages[:number], values))))
-                self._decisions.append(self._known.setdefault(decision, len(self._known)))
+            if message.role == "user":
+                so_far = 0 if _says_what_is_wanted(masked[number]) else hash((so_far, *masked[start:number]))
+                start = number
+            elif message.role == "assistant" and message.weight and number:
+                self._prompts.append(hash((*frame, so_far, *masked[start:number])))
+                self._decisions.append(self._known.setdefault(_decision(message), len(self._known)))
                 self._places.append(place)
                 self._numbers.append(number)
 
@@ -72,11 +76,11 @@ class PromptPatterns:
                 example = next(turn for turn in turns if self._decisions[turn] == usual)
                 found += [(turn, example, count) for turn in turns if self._decisions[turn] != usual]
         for turn, example, count in sorted(found):
-            where, usual = places[self._places[example]], words[self._decisions[example]]
+            where, expected = places[self._places[example]], words[self._decisions[example]]
             others = f"{count:,} turns such as at {where} have" if count > 1 else f"the turn at {where} has"
             text = (
                 f"message {self._numbers[turn]}: {words[self._decisions[turn]]}, but after the same words with other "
-                f"values {others} {usual}"
+                f"values {others} {expected}"
             )
             remedy = "correct the wrong turn; if both are right, say in the messages what makes the difference"
             yield Finding(places[self._places[turn]], "contradiction", text, "warning", remedy)
@@ -95,16 +99,10 @@ def _copied(arguments: dict[str, Any]) -> Iterator[str]:
             yield text
 
 
-def _masked_prompt(prompt: Sequence[Message], values: set[str]) -> list[str]:
-    """The system message and the messages from the last user message on, masked; all messages if the user's words alone
-    do not say what is wanted."""
-    by_length = sorted(values, key=lambda value: (-len(value), value))
-    masked = [_masked(message, by_length) for message in prompt]
-    last = max((n for n, message in enumerate(prompt) if message.role == "user"), default=0)
-    words, values_said = _MASKED.subn("", masked[last].removeprefix("user: "))
-    if values_said and len(_LETTER.findall(words)) >= _MIN_LETTERS:
-        return [text for n, text in enumerate(masked) if n >= last or prompt[n].role == "system"]
-    return masked
+def _says_what_is_wanted(masked: str) -> bool:
+    """Whether a user message has a value and enough words to be understood without the messages before it."""
+    words, values = _MASKED.subn("", masked.removeprefix("user: "))
+    return values > 0 and len(_LETTER.findall(words)) >= _MIN_LETTERS
 
 
 def _masked(message: Message, values: Sequence[str]) -> str:

@@ -207,9 +207,9 @@ def read_map(path: Path, seen: SeenTools, default_tools: Sequence[Tool] = ()) ->
             dotted = f"{name}.{key}" if key else str(name)
             faults.append(f"{places.get(dotted, path)}: {dotted}: {fault}")
         if not wrong:
-            target = newest[(entry or {}).get("new_name", name)]
-            parts = {key: value or {} for key, value in (entry or {}).items() if key != "new_name"}
-            found[name] = ToolChange(target, **{**parts, "drop": frozenset(parts.get("drop", ()))})
+            entry = entry or {}
+            rename, drop, default, values = (entry.get(key) or {} for key in ("rename", "drop", "default", "values"))
+            found[name] = ToolChange(newest[entry.get("new_name", name)], rename, frozenset(drop), default, values)
     if faults:
         raise UserError("\n".join(faults))
     return found
