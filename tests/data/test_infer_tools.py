@@ -16,7 +16,7 @@ from toolhone.cli import main
 from toolhone.config import DataConfig
 from toolhone.data.check.survey import Survey, check_files
 from toolhone.data.importers.openai import conversation, read_tool_list
-from toolhone.data.infer_tools import MARK, MAX_CHOICES, MAX_KEYS, MIN_CALLS, MIN_SEEN, InferredTools, infer
+from toolhone.data.infer_tools import MARK, MAX_CHOICES, MAX_KEYS, MAX_SHOWN, MIN_CALLS, MIN_SEEN, InferredTools, infer
 from toolhone.data.read import read_tools
 from toolhone.data.split import make_splits
 from toolhone.errors import UserError
@@ -181,8 +181,11 @@ def test_accepted_alternatives_of_the_gold_are_valid_but_no_further_calls() -> N
 
 def test_a_rare_name_like_a_frequent_one_is_called_a_possible_misspelling() -> None:
     found = infer(conversations(*[row(("query_order", {}))] * MIN_CALLS, row(("query_ordr", {}))))
-    assert found.uncertain("query_ordr") == ["few calls, so no argument is required", 'a misspelt "query_order"?']
-    assert found.uncertain("query_order") == []
+    assert found.uncertain("query_ordr", filled=False) == [
+        "few calls, so no argument is required",
+        'a misspelt "query_order"?',
+    ]
+    assert found.uncertain("query_order", filled=False) == []
 
 
 def write(path: Path, *rows: Row) -> Path:
@@ -202,7 +205,7 @@ def test_the_command_writes_marked_tools_that_the_check_accepts(
     assert read.to_json().keys() == {"type", "function"}
     printed = capsys.readouterr().out
     assert "city*: string" in printed
-    assert "1 tools, inferred from 12 calls in 12 rows" in printed
+    assert "tools 1, inferred from 12 calls in 12 rows" in printed
     assert not [each for each in check_files([str(source)], out).found if getattr(each, "severity", "") == "error"]
 
 
@@ -226,3 +229,13 @@ def test_the_error_for_a_call_points_to_the_command_if_no_tools_are_known(tmp_pa
 
 def test_counts_of_no_rows_are_empty() -> None:
     assert InferredTools().tools() == []
+
+
+def test_a_long_table_shows_the_tools_with_the_fewest_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row((f"tool_{n}", {})) for n in range(MAX_SHOWN)] + [row(("frequent", {}), said=str(n)) for n in range(3)]
+    out = tmp_path / "tools.json"
+    assert main(["data", "infer-tools", str(write(tmp_path / "rows.jsonl", *rows)), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "tool_59" in printed
+    assert "frequent" not in printed
+    assert len(json.loads(out.read_text(encoding="utf-8"))) == MAX_SHOWN + 1

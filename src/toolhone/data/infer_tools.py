@@ -46,12 +46,30 @@ MAX_KEYS = 64
 """An object with more keys maps free keys to values: its schema describes the values, not each key."""
 MAX_DEPTH = 12
 """Values nested more deeply get a type, but no description of what is inside."""
+MAX_SHOWN = 60
+"""Tools in the printed table. Most doubts are about tools with few calls."""
 MARK = "inferred_from_calls"
 """The key in a tool's `_meta` that marks it as inferred. Readers of tools accept `_meta`, and no prompt shows it."""
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 _ORDER = ("string", "integer", "number", "boolean", "array", "object", "null")
 _LABEL = re.compile(r"[a-z][A-Za-z_.+/-]{0,39}|[A-Z_-]{1,40}")
+
+
+class Source:
+    """The texts of a conversation so far. Their letters and digits are extracted when they are needed, because that
+    takes twice as long as reading a row."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._plain = ""
+
+    def contains(self, value: str) -> bool:
+        """Whether a text contains the value, in any case and with any separators."""
+        if self.texts:
+            self._plain += letters_and_digits("\n".join(self.texts))
+            self.texts.clear()
+        return letters_and_digits(value) in self._plain
 
 
 class Values:
@@ -71,14 +89,14 @@ class Values:
     def count(self) -> int:
         return self.types.total()
 
-    def add(self, value: Any, source: str, depth: int = MAX_DEPTH) -> None:
-        """Count a value. `source` has the letters and digits of the conversation before the call."""
+    def add(self, value: Any, source: Source, depth: int = MAX_DEPTH) -> None:
+        """Count a value. `source` has the conversation before the call."""
         kind = _TYPES.get(type(value), "null")
         self.types[kind] += 1
         if kind == "string":
             if self.texts is not None:
                 self._add_texts({value: 1} if _LABEL.fullmatch(value) else None)
-                self.copied += letters_and_digits(value) in source
+                self.copied += source.contains(value)
         elif kind == "array" and depth:
             self.items = self.items or Values()
             for item in value:
@@ -119,7 +137,7 @@ class Values:
         return self.properties[name]
 
     def _all_keys(self) -> Values:
-        """The values under all keys together; from now on, keys are not told apart."""
+        """The values under all keys together; from now on, no key has its own values."""
         if self.further is None:
             self.further = Values()
             for values in self.properties.values():
@@ -148,19 +166,18 @@ class InferredTools:
         if row.tools:
             self.rows_with_tools += 1
             return
-        source = ""
-        for number, message in enumerate(row.messages):
-            if message.tool_calls:
-                source = letters_and_digits("\n".join(before.content for before in row.messages[:number]))
+        source = Source()
+        for message in row.messages:
             for call in message.tool_calls:
                 self._add(call.name, call.arguments, source)
+            source.texts.append(message.content)
         last = row.messages[-1].tool_calls
         for gold in row.expected.calls if row.expected is not None else ():
             for number, arguments in enumerate(_accepted(gold)):
                 known = number > 0 or any(call.name == gold.name for call in last)
                 self._add(gold.name, arguments, source, calls=0 if known else 1)
 
-    def _add(self, name: str, arguments: dict[str, Any], source: str, calls: int = 1) -> None:
+    def _add(self, name: str, arguments: dict[str, Any], source: Source, calls: int = 1) -> None:
         if not name:
             self.unnamed += calls
             return
@@ -203,17 +220,17 @@ class InferredTools:
             schema.pop("required", None)
         return schema
 
-    def uncertain(self, name: str) -> list[str]:
-        """What to check by hand about a tool, in words."""
+    def uncertain(self, name: str, filled: bool) -> list[str]:
+        """What to check by hand about a tool, in words. `filled`: a table filled in nulls."""
         found, calls = [], self.calls[name]
         if calls < MIN_CALLS:
             found.append("few calls, so no argument is required")
             others = [other for other, count in self.calls.items() if count >= MIN_CALLS]
             if near := difflib.get_close_matches(name, sorted(others), n=1, cutoff=0.8):
                 found.append(f'a misspelt "{near[0]}"?')
-        if self.filled_by_table():
+        if filled:
             found.append("a table filled in nulls; remove them with data check --fix")
-        return [*found, *_doubts(self._arguments[name], "", self.filled_by_table())]
+        return [*found, *_doubts(self._arguments[name], "", filled)]
 
 
 def _accepted(gold: GoldCall) -> Iterator[dict[str, Any]]:
@@ -304,7 +321,7 @@ def infer_files(sources: Sequence[str], out: Path, console: Console, *, format: 
     write_json(out, found.tools())
     console.print(_table(found))
     used = found.rows - found.rows_with_tools
-    lines = [f"{out}: {len(found.calls):,} tools, inferred from {found.calls.total():,} calls in {used:,} rows"]
+    lines = [f"{out}: tools {len(found.calls):,}, inferred from {found.calls.total():,} calls in {used:,} rows"]
     if found.rows_with_tools:
         lines.append(f"not used: {found.rows_with_tools:,} rows that list their own tools")
     if found.unnamed:
@@ -319,18 +336,23 @@ def _table(found: InferredTools) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("Tool", title="Inferred tools", title_justify="left", title_style="bold")
+    shown = sorted(found.calls, key=lambda name: (found.calls[name], name))[:MAX_SHOWN]
+    filled, more = found.filled_by_table(), len(found.calls) - len(shown)
+    title = f"Inferred tools, the {MAX_SHOWN} with the fewest calls" if more else "Inferred tools"
+    table = Table("Tool", title=title, title_justify="left", title_style="bold")
     table.add_column("Calls", justify="right")
     table.add_column("Arguments (* required)")
     table.add_column("Uncertain")
     for tool in found.tools():
         name, parameters = tool["function"]["name"], tool["function"]["parameters"]
+        if name not in shown:
+            continue
         required = parameters.get("required", ())
         listed = [
             f"{each}{'*' if each in required else ''}: {_type_text(schema)}"
             for each, schema in parameters["properties"].items()
         ]
-        doubts = found.uncertain(name)
+        doubts = found.uncertain(name, filled)
         table.add_row(Text(name), f"{found.calls[name]:,}", Text("\n".join(listed)), Text("\n".join(doubts)))
     return table
 

@@ -23,7 +23,8 @@ from toolhone.records import Conversation, Tool
 Schema = dict[str, Any]
 
 MAX_VERSIONS = 50
-"""Versions of a tool that are told apart. A tool that is generated for each row has as many as there are rows."""
+"""Versions of a tool that are kept; further ones are only counted. A tool that is generated for each row has as many
+versions as there are rows."""
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SIMILAR = 0.6
 _SHAPE = ("type", "properties", "required", "enum", "items")  # keywords that have their own description of a change
