@@ -97,18 +97,35 @@ def subschemas_of(parameters: Schema) -> Subschemas:
 
 def filled_nulls(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
     """Return the paths of nulls that mean "absent". A table that merges the arguments of several tools fills them in:
-    under keys that the tool does not list, or under optional keys whose schema does not accept null."""
-    return [
-        member.path
-        for member in subschemas_of(parameters).members(arguments)
-        if member.value is None and (not member.is_listed or (not member.is_required and member.schema.refuses_null()))
-    ]
+    under keys that the tool does not list, or under optional keys whose schema does not accept null. Some tables write
+    an object of nulls for an absent object; it counts as one null."""
+    found: list[Path] = []
+    for member in subschemas_of(parameters).members(arguments):
+        inside_found = bool(found) and member.path[: len(found[-1])] == found[-1]
+        if not inside_found and _only_nulls(member.value) and _means_absent(member):
+            found.append(member.path)
+    return found
+
+
+def _only_nulls(value: Any) -> bool:
+    """Whether a value is null, or an object of nothing but nulls."""
+    return value is None or (isinstance(value, dict) and bool(value) and all(map(_only_nulls, value.values())))
+
+
+def _means_absent(member: Member) -> bool:
+    """Whether a value of nothing but nulls is not an argument that the schema accepts."""
+    if not member.is_listed or member.is_required:
+        return not member.is_listed
+    if member.value is None:
+        return member.schema.refuses_null()
+    inner = member.schema.members(member.value)
+    return all(each.value is not None or not each.is_listed or each.schema.refuses_null() for each in inner)
 
 
 def unlisted_keys(arguments: dict[str, Any], parameters: Schema) -> list[Path]:
     """Return the paths of keys with a value that the tool does not list, although it lists others."""
     members = subschemas_of(parameters).members(arguments)
-    return [member.path for member in members if member.value is not None and not member.is_listed]
+    return [member.path for member in members if not member.is_listed and not _only_nulls(member.value)]
 
 
 def without_paths(value: Any, paths: Iterable[Path]) -> Any:

@@ -324,6 +324,29 @@ def rows_of(path: Path) -> list[Conversation]:
     return list(sound_rows(read_source(path), {}))
 
 
+@pytest.mark.parametrize(
+    ("properties", "fixed"),
+    [
+        ({}, {}),
+        ({"place": {"type": "object", "properties": {"city": {"type": "string"}}}}, {}),
+        ({"place": {"type": "object", "properties": {"city": {"type": ["string", "null"]}}}}, None),
+        ({"place": {"type": "object"}}, None),
+    ],
+)
+def test_an_object_of_nulls_is_one_null_unless_the_schema_accepts_it(
+    properties: Row, fixed: Row | None, tmp_path: Path
+) -> None:
+    given = {"place": {"city": None}}
+    call = {"function": {"name": "f", "arguments": given}}
+    turns = [{"role": "user", "content": "go"}, {"role": "assistant", "tool_calls": [call]}]
+    tool = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    source = write(tmp_path / "rows.jsonl", {"messages": turns, "tools": [tool]})
+    assert rules(source, severity="error") == ({} if fixed is None else {"null-arguments": 1})
+    list(check_files([str(source)], fix=tmp_path / "fixed.jsonl").found)
+    (row,) = rows_of(tmp_path / "fixed.jsonl")
+    assert row.messages[1].tool_calls[0].arguments == (given if fixed is None else fixed)
+
+
 # Results of parallel calls
 
 
@@ -356,6 +379,27 @@ def test_orphan_missing_and_duplicate_results_are_named(answered: tuple[str, ...
 
 def test_an_id_with_one_wrong_digit_is_invented() -> None:
     assert rules(CASES / "numbers_long_ids_wrong.jsonl", severity="warning")["invented"] == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "invented"),
+    [
+        ("order 2512292042121000001", "251229204212100000", True),
+        ("order 2512292042121000001", 512292042121000001, True),
+        ("order ORD-2512292042121000001", "ORD-251229204212100000", True),
+        ("card 2512 2920 4212 1000 001 now", "251229204212100000", True),
+        ("card 2512 2920 4212 1000 001 now", "2512292042121000001", False),
+        ("call +8613800001111", "13800001111", False),
+        ("on 20260102", 2026, False),
+        ("order 251229, then 251229204", "251229204", False),
+    ],
+)
+def test_an_id_that_lost_a_digit_is_invented(said: str, value: Any, invented: bool, tmp_path: Path) -> None:
+    call = {"function": {"name": "f", "arguments": {"id": value}}}
+    turns = [{"role": "user", "content": said}, {"role": "assistant", "tool_calls": [call]}]
+    tool = {"name": "f", "parameters": {"properties": {"id": {}}}}
+    found = findings(write(tmp_path / "rows.jsonl", {"messages": turns, "tools": [tool]}))
+    assert ("invented" in {one.rule for one in found}) == invented
 
 
 def test_arguments_that_the_tool_does_not_list_are_advice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console
 from toolhone.data.read import read_tools
 from toolhone.data.write_formats import WRITERS
+from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from toolhone.data.check.survey import FileCheck
     from toolhone.data.convert import Converted
 
 
@@ -24,7 +27,7 @@ def add_data_commands(groups: Any) -> None:
     data = groups.add_parser("data", help=about, description=about)
     commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     from_rows = (_add_check, _add_split, _add_stats, _add_convert, _add_augment, _add_paraphrase, _add_review)
-    for add_command in (*from_rows, _add_generate, _add_preview):
+    for add_command in (*from_rows, _add_infer_tools, _add_generate, _add_preview):
         add_command(commands)
 
 
@@ -41,13 +44,18 @@ def _command_on_rows(commands: Any, name: str, run: flags.Run, about: str) -> ar
 def _add_check(commands: Any) -> None:
     add = _command_on_rows(commands, "check", _check, "find faulty rows, and fix those that can be fixed").add_argument
     add("--profile", choices=("openai",), help="also check the rules of OpenAI for fine-tuning files")
-    add("--near", action="store_true", help="also find near duplicates; holds all texts in memory")
+    about = "also find near duplicates, and other calls after the same words; holds all texts in memory"
+    add("--near", action="store_true", help=about)
     add("--tokenizer", help="name or folder of a model, to count tokens and check that turns parse back")
     formats = ("auto", *FORMATS)
     add("--chat-format", choices=formats, help="how calls are written (default: auto)")
     about = "token limit of an example, prompt and turn together, in tokens; needs --tokenizer (default: no limit)"
     add("--max-example-tokens", type=flags.count, metavar="N", help=about)
     add("--fix", type=Path, metavar="OUT", help="file for a copy with the fixable faults fixed, which is then checked")
+    about = "YAML or JSON file that maps rows with old versions of a tool to the newest; needs --fix"
+    add("--map", type=Path, metavar="FILE", help=about)
+    about = "write a first map for --map, with guesses, if tools have several versions"
+    add("--write-map", type=Path, metavar="FILE", help=about)
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -66,9 +74,26 @@ def _check(options: argparse.Namespace) -> int:
         max_tokens=options.max_example_tokens,
         near=options.near,
         fix=options.fix,
+        tool_map=options.map,
         console=console,
     )
-    return print_findings(check, console, as_json=options.json)
+    if options.write_map is not None and options.write_map.exists():
+        raise UserError(f"--write-map {options.write_map}: exists already; choose another file, or delete it")
+    code = print_findings(check, console, as_json=options.json)
+    if options.write_map is not None:
+        _write_map(check, options.write_map)
+    return code
+
+
+def _write_map(check: FileCheck, path: Path) -> None:
+    from toolhone.data.check.tool_map import starting_map
+    from toolhone.jsonl import write_text
+
+    text = starting_map(check.tools)
+    if text:
+        write_text(path, text)
+    said = "a first map; check it, then give it as --map" if text else "not written: every tool has one version"
+    print(f"{path}: {said}", file=sys.stderr)  # --json has standard output to itself
 
 
 def _add_split(commands: Any) -> None:
@@ -302,6 +327,20 @@ def _review(options: argparse.Namespace) -> None:
         random_share=options.random_share,
         seed=options.seed,
     )
+
+
+def _add_infer_tools(commands: Any) -> None:
+    about = "infer a list of tools from the calls of rows without tools"
+    parser = flags.command(commands, "infer-tools", _infer_tools, about)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write, for --tools and data.tools")
+    flags.add(parser, "--format")
+
+
+def _infer_tools(options: argparse.Namespace) -> None:
+    from toolhone.data.infer_tools import infer_files
+
+    infer_files(options.sources, options.out, plain_console(), format=options.format)
 
 
 def _add_preview(commands: Any) -> None:

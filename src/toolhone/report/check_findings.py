@@ -10,11 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from toolhone.data.check.across_rows import Balance
+from toolhone.data.check.drift import ToolVersion, changes
 from toolhone.data.check.finding import Finding, Severity
 from toolhone.data.check.fix import Fixed
 from toolhone.data.check.survey import FileCheck
@@ -60,6 +63,8 @@ def _print_text(check: FileCheck, console: Console) -> _Counts:
     for severity in _STYLES:
         for key in sorted(key for key in kept if key[0] == severity):
             _print_group(kept[key], counts[key], console)
+    for name, versions in check.tools.drifted().items():
+        console.print(_versions_table(name, versions))
     console.print(_summary(check.balance), markup=False)
     console.print(_verdict(counts), markup=False)
     return counts
@@ -79,6 +84,21 @@ def _print_group(kept: Sequence[Finding], count: int, console: Console) -> None:
         console.print(f"  ... and {count - len(kept):,} more", markup=False)
     if len(remedies) == 1 and kept[0].remedy:
         console.print(f"  fix: {kept[0].remedy}", markup=False)
+
+
+def _versions_table(name: str, versions: Sequence[ToolVersion]) -> Table:
+    """The versions of a tool, the newest last, and what changed from each to the next."""
+    table = Table(title=Text(f"Versions of {name}"), title_justify="left", title_style="bold")
+    table.add_column("", justify="right")
+    table.add_column("Rows", justify="right")
+    dated = any(version.first_date for version in versions)
+    for heading in (*(("First", "Last") if dated else ()), "First row", "Changes"):
+        table.add_column(heading, overflow="fold")
+    for number, version in enumerate(versions[-SHOWN:], max(1, len(versions) - SHOWN + 1)):
+        dates = (version.first_date, version.last_date) if dated else ()
+        changed = "\n".join(changes(versions[number - 2].tool, version.tool)) if number > 1 else ""
+        table.add_row(str(number), f"{version.rows:,}", *dates, Text(version.where), Text(changed))
+    return table
 
 
 def _print_json(check: FileCheck, console: Console) -> _Counts:
@@ -115,10 +135,25 @@ def _print_json(check: FileCheck, console: Console) -> _Counts:
         "findings_by_rule": {rule: count for (_, rule), count in sorted(counts.items())},
         "mended_by_rule": dict(sorted(fixed.items())),
         "copies": check.copies,
+        "tool_versions": {name: _versions_json(each) for name, each in check.tools.drifted().items()},
     }
     end = "" if counts else before.removesuffix(",") + next_list
     write(f'{end}\n], "summary": {json.dumps(summary, ensure_ascii=False)}}}\n')
     return counts
+
+
+def _versions_json(versions: Sequence[ToolVersion]) -> list[dict[str, Any]]:
+    pairs = zip([None, *versions], versions, strict=False)
+    return [
+        {
+            "rows": new.rows,
+            "first_date": new.first_date or None,
+            "last_date": new.last_date or None,
+            "where": new.where,
+            "changes": changes(old.tool, new.tool) if old is not None else [],
+        }
+        for old, new in pairs
+    ]
 
 
 def _summary(balance: Balance) -> str:

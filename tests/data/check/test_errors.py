@@ -134,7 +134,8 @@ def test_two_faults_in_one_call_are_both_found() -> None:
 
 def test_a_call_without_any_tools_is_found() -> None:
     (found,) = check([row(USER, calls(call()), tools=[])])
-    assert found.message == 'message 1: tool call "query_order" is not in tools; known: none'
+    hint = "no tools are known (`toolhone data infer-tools` makes a list from the calls)"
+    assert found.message == f'message 1: tool call "query_order" is not in tools; {hint}'
 
 
 def test_a_row_is_checked_against_its_own_tools_only() -> None:

@@ -1,6 +1,6 @@
 """Rules across rows: duplicates and contradictions, and advice on the data set as a whole.
 
-Memory holds only hashes of rows: 1,000,000 rows take about 600 MB. Texts are kept only to find near duplicates. The
+Memory holds only hashes of rows: 1,000,000 rows take under 500 MB. Texts are kept only to find near duplicates. The
 hashes are Python's own, of 64 bits: with 1,000,000 rows, one run in 40,000,000 has a false match.
 """
 
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from operator import itemgetter
 
+from toolhone.data.check.contradictions import PromptPatterns
 from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import ToolSet
 from toolhone.records import Conversation, Message, ToolCall
@@ -28,6 +29,7 @@ class SeenRows:
         self._turns: dict[int, int] = {}  # a prompt's hash -> the turn's hash and the place, in one number
         self._copies: set[int] = set()
         self._texts: list[str] | None = [] if near else None
+        self._patterns = PromptPatterns()
 
     def findings(self, row: Conversation, tools: ToolSet) -> list[Finding]:
         """Findings on exact duplicates, whatever their ids, and on turns that answer a prompt differently from an
@@ -57,10 +59,13 @@ class SeenRows:
             text = f"the same row is already at {self._places[first]}"
             remedy = "delete one of the two rows (--fix deletes the second)"
             return [Finding(row.where, "duplicate", text, "warning", remedy)]
+        if self._texts is not None and not conflicts:
+            self._patterns.add(row, tools.digests.values(), place)
         return conflicts
 
     def near_findings(self) -> Iterator[Finding]:
-        """Findings on rows whose user messages are almost those of another row; none if texts were not kept."""
+        """Findings on rows whose user messages are almost those of another row, and on turns that decide differently
+        after the same words with other values; none if texts were not kept."""
         if self._texts is None:
             return
         from toolhone.data.groups import near_duplicates  # numpy, datasketch: only for --near
@@ -71,28 +76,7 @@ class SeenRows:
             text = f"the user's messages are almost those of {self._places[first]} (similarity {similarity:.2f})"
             remedy = "keep both rows on one side of the split (toolhone data split does), or make them more different"
             yield Finding(self._places[second], "near-duplicate", text, "advice", remedy)
-
-
-class SeenTools:
-    """The tool definitions so far: the first of each name, with its place, and the different ones already reported."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[bytes, str]] = {}
-        self._reported: set[bytes] = set()
-        self._last: ToolSet | None = None
-
-    def findings(self, row: Conversation, tools: ToolSet) -> Iterator[Finding]:
-        """Findings on tools whose definition differs from the first one of the same name."""
-        if tools is self._last:
-            return
-        self._last = tools
-        for name, digest in tools.digests.items():
-            first, place = self._first.setdefault(name, (digest, row.where))
-            if digest != first and digest not in self._reported:
-                self._reported.add(digest)
-                text = f'the tool "{name}" is defined differently at {place}'
-                remedy = "use one definition in both rows, or rename one of the tools"
-                yield Finding(row.where, "tool-differs", text, "warning", remedy)
+        yield from self._patterns.findings(self._places)
 
 
 def content_key(row: Conversation) -> int:

@@ -8,6 +8,7 @@ arguments encoded twice or more: encoded once;
 nulls that a table filled in: removed from schemas, if JSON Schema allows no null there, and from arguments, if the
     tool's schema refuses them and accepts the arguments without them;
 an empty `tool_calls`: removed;
+old versions of tools, with --map: mapped to the newest (`check/tool_map.py`);
 missing ids: given to calls that a result follows, and to results if only one call is open.
 
 Each row of the copy is one line of JSON. A row that cannot be read is copied byte for byte. The copy leaves out blank
@@ -21,14 +22,15 @@ import gzip
 import json
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check.across_rows import content_key
+from toolhone.data.check.finding import Finding
 from toolhone.data.check.schema import CompiledTool, ToolSets
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import openai
@@ -39,6 +41,9 @@ from toolhone.jsonl import json_line, whole_file
 from toolhone.records import Tool
 from toolhone.strict_json import StrictJsonError, parse_line, parse_strict
 from toolhone.tool_schema import without_paths, written_path
+
+if TYPE_CHECKING:
+    from toolhone.data.check.tool_map import ToolChange
 
 Done = list[tuple[str, str]]  # rule, and what was done
 
@@ -79,10 +84,13 @@ def plan_copies(sources: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
 
 class Fixer:
-    """Writes the fixed copies of files; finds repeated rows across all of them."""
+    """Writes the fixed copies of files; finds repeated rows across all of them. With a map of tools, `not_mapped` has
+    the rows that it cannot be applied to."""
 
-    def __init__(self, default_tools: tuple[Tool, ...]) -> None:
+    def __init__(self, default_tools: tuple[Tool, ...], tool_map: Mapping[str, ToolChange] | None = None) -> None:
+        self.not_mapped: list[Finding] = []
         self._default_tools = default_tools
+        self._tool_map = tool_map
         self._seen: dict[Any, str] = {}
 
     def write(self, file: str, copy: Path) -> Iterator[Fixed]:
@@ -101,10 +109,31 @@ class Fixer:
             lost = [("left-out", "left out: can be neither read nor copied as a line")]
             return line, bom if line is not None else [*bom, *lost]
         row, done = fix_row(source.row, self._default_tools)
+        if self._tool_map:
+            row, mapped = self._mapped(row, source.where, self._tool_map)
+            done = [*done, *mapped]
         place = self._seen.setdefault(self._key(row), source.where)
         if place != source.where:
             return None, [*bom, *done, ("duplicate", f"left out: the same row is at {place}")]
         return json_line(row), bom + done
+
+    def _mapped(
+        self, row: dict[str, Any], where: str, tool_map: Mapping[str, ToolChange]
+    ) -> tuple[dict[str, Any], Done]:
+        from toolhone.data.check.tool_map import MapConflict, map_row
+
+        if not _has_messages(row):
+            text = "the map was not applied: the row is not in OpenAI's format"
+            remedy = "convert it first: toolhone data convert --to openai --keep-extra"
+            self.not_mapped.append(Finding(where, "not-mapped", text, "warning", remedy))
+            return row, []
+        try:
+            row, done = map_row(row, tool_map)
+        except MapConflict as why:
+            remedy = "fix the row or the map; the copy has the row unchanged"
+            self.not_mapped.append(Finding(where, "not-mapped", f"the map was not applied: {why}", remedy=remedy))
+            return row, []
+        return row, [("mapped", "; ".join(done))] if done else []
 
     def _key(self, row: dict[str, Any]) -> Any:
         if openai.looks_like(row):
@@ -141,12 +170,11 @@ def _broken_line(where: str, lines: Iterator[tuple[int, bytes]]) -> bytes | None
 def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[dict[str, Any], Done]:
     """The fixed row, and what was done. Returns the same object if there is nothing to fix, or if the row is not in
     OpenAI's format."""
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+    if not _has_messages(row):
         return row, []
     done: Done = []
     fixed = _without_null_schemas(_legacy_to_tools(row, done), done)
-    kept = [dict(message) for message in messages]
+    kept = [dict(message) for message in row["messages"]]
     _legacy_to_calls(kept, done)
     for number, message in enumerate(kept):
         if "tool_calls" in message and message["tool_calls"] == []:
@@ -159,6 +187,11 @@ def fix_row(row: dict[str, Any], default_tools: Sequence[Tool] = ()) -> tuple[di
             ]
     _link_results(kept, done)
     return ({**fixed, "messages": kept}, done) if done else (row, [])
+
+
+def _has_messages(row: dict[str, Any]) -> bool:
+    messages = row.get("messages")
+    return isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
 
 
 def _legacy_to_tools(row: dict[str, Any], done: Done) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import Any
 
 from toolhone.data.check.finding import Finding
-from toolhone.data.check.schema import ToolSet, Vocabulary
+from toolhone.data.check.schema import NO_TOOLS, ToolSet, Vocabulary
 from toolhone.data.values import leaves, letters_and_digits, numbers_in
 from toolhone.formats import FORMATS
 from toolhone.formats.foreign_syntax import call_syntax
@@ -32,6 +32,7 @@ _FROM_OUTSIDE = re.compile(rf"{_CONTROL_TOKEN.pattern}|</?tool_(?:call|response)
 
 _FILL_TURN = "write its content, or delete the turn"
 _FIX_NAME = "fix the name, or add the tool to tools"
+_GIVE_TOOLS = 'give a list with --tools or data.tools; a row with "tools": [] takes none, so remove its key first'
 _REMEDIES = {"unknown-tool": _FIX_NAME, "schema": "fix the arguments, or the tool's schema"}
 
 
@@ -226,7 +227,8 @@ def call_faults(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
             if known is not None and known.accepts(call.arguments):
                 continue
             for rule, text in tools.faults(call):
-                yield Finding(row.where, rule, f"message {number}: {text}", remedy=_REMEDIES.get(rule, ""))
+                remedy = _REMEDIES.get(rule, "") if tools.tools else _GIVE_TOOLS
+                yield Finding(row.where, rule, f"message {number}: {text}", remedy=remedy)
 
 
 def _null_finding(where: str, place: str, name: str, nulls: Sequence[Path], remedy: str) -> Finding:
@@ -252,7 +254,8 @@ def expected_findings(row: Conversation, tools: ToolSet) -> Iterator[Finding]:
     for call in gold.calls:
         if call.name not in tools.by_name:
             text = f'expected: the tool "{call.name}" is not in tools, so no answer can be right'
-            yield Finding(row.where, "expected", text, remedy=_FIX_NAME)
+            text, remedy = (text, _FIX_NAME) if tools.tools else (f"{text}; {NO_TOOLS}", _GIVE_TOOLS)
+            yield Finding(row.where, "expected", text, remedy=remedy)
             return
         canonical = {name: accepted[0] for name, accepted in call.arguments.items() if name not in call.optional}
         if nulls := tools.by_name[call.name].filled_nulls(canonical):
@@ -288,6 +291,10 @@ _WHEN = re.compile(
 _HAN = re.compile(r"[\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af]")
 _LATIN = re.compile(r"[A-Za-z]")
 _MIN_SHARE_OF_WORDS = 0.5
+_LONG = 6
+"""A number with this many digits is an id, a code or a telephone number."""
+_SEPARATOR = re.compile(r"(?<=[^\W_])[\s._-]+(?=\d)")
+_COUNTRY_CODE = re.compile(r"(?:\+|\b00)\d{1,3}$")
 _LARGEST_SCALED = 10**15
 """Up to this number a float holds every integer, so a scaled number can be compared. Larger numbers are ids."""
 
@@ -310,7 +317,7 @@ def invented_values(row: Conversation, vocabulary: Vocabulary) -> Iterator[Findi
 def _values_to_find(arguments: dict[str, Any], text: str) -> Iterator[tuple[str, Any]]:
     """The values that need a source, with their paths. Strings that `text` contains, as most do, are skipped."""
     for name, value in arguments.items():
-        if type(value) is str and value in text:
+        if type(value) is str and _has(text, value):
             continue
         for path, leaf in leaves(value, name):
             if leaf.strip() if isinstance(leaf, str) else abs(leaf) < 1e300 and leaf not in (0, 1):
@@ -328,18 +335,23 @@ class _Source:
         return letters_and_digits(self.text)
 
     @cached_property
+    def _joined_numbers(self) -> str:
+        """The text without what separates the groups of one number, such as 2512 2920 4212."""
+        return _SEPARATOR.sub("", self.text.casefold())
+
+    @cached_property
     def _numbers(self) -> set[int | float]:
         return numbers_in(self.text)
 
     def holds(self, value: str | int | float) -> bool:
         if isinstance(value, str):
-            return value in self.text or self._holds_text(value)
-        return str(value) in self.text or self._holds_number(value)
+            return _has(self.text, value) or self._holds_text(value)
+        return _has(self.text, str(value)) or self._holds_number(value)
 
     def _holds_text(self, value: str) -> bool:
         bare = letters_and_digits(value)
-        if bare in self._letters:  # also true of a value without letters and digits
-            return True
+        if bare in self._letters and (not _is_long_number(bare) or _has(self._joined_numbers, bare)):
+            return True  # also for a value without letters and digits
         digits = [int(found) for found in _DIGITS.findall(value) if len(found) < 300]
         if _DATE.fullmatch(value.strip()):
             return bool(_WHEN.search(self.text)) or any(map(self._holds_number, digits[-3:]))
@@ -363,6 +375,25 @@ class _Source:
             return False
         # 5% is 0.05, and 5 million is written with six zeros fewer.
         return any(round(abs(value) * unit, 6) in self._numbers for unit in (1, 100, 1e-3, 1e-4, 1e-6, 1e-8, 1e-9))
+
+
+def _is_long_number(value: str) -> bool:
+    return len(value) >= _LONG and (value[-1].isdigit() or value[0].isdigit()) and sum(map(str.isdigit, value)) >= _LONG
+
+
+def _has(text: str, value: str) -> bool:
+    """Whether the text contains the value. A long number must be there with all of its digits: an id that lost one
+    belongs to another thing. A country code may precede it."""
+    at = text.find(value)
+    while at >= 0:
+        end = at + len(value)
+        goes_on = text[end : end + 1].isdigit() and value[-1].isdigit()
+        if not goes_on and text[at - 1 : at].isdigit() and value[0].isdigit():
+            goes_on = not _COUNTRY_CODE.search(text[max(at - 6, 0) : at])
+        if not goes_on or not _is_long_number(value):
+            return True
+        at = text.find(value, at + 1)
+    return False
 
 
 def _initials(words: list[str]) -> str:

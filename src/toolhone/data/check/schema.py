@@ -29,6 +29,9 @@ from toolhone.tool_schema import Path, filled_nulls, unlisted_keys
 Accepts = Callable[[Any], bool]
 """True: valid. False: valid or not; only jsonschema can decide."""
 
+NO_TOOLS = "no tools are known (`toolhone data infer-tools` makes a list from the calls)"
+"""What the error for a call says if the row lists no tools."""
+
 _MAX_TOOL_SETS = 512
 """How many compiled tool lists the cache holds: enough for a file whose rows draw their tools from a catalogue."""
 
@@ -129,9 +132,15 @@ class ToolSet:
         if call.name in self.by_name:
             yield from self.by_name[call.name].faults(call.arguments)
             return
-        near = difflib.get_close_matches(call.name, self.by_name, n=1)
-        hint = f' (did you mean "{near[0]}"?)' if near else f"; known: {', '.join(self.by_name) or 'none'}"
-        yield "unknown-tool", f'tool call "{call.name}" is not in tools{hint}'
+        yield "unknown-tool", f'tool call "{call.name}" is not in tools{self.hint(call.name)}'
+
+    def hint(self, name: str) -> str:
+        """What to add to the error for a tool that is not in the list: a similar name, the known names, or how to get a
+        list."""
+        if not self.by_name:
+            return f"; {NO_TOOLS}"
+        near = difflib.get_close_matches(name, self.by_name, n=1)
+        return f' (did you mean "{near[0]}"?)' if near else f"; known: {', '.join(self.by_name)}"
 
 
 class ToolSets:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.check import one_row
-from toolhone.data.check.across_rows import Balance, SeenRows, SeenTools
+from toolhone.data.check.across_rows import Balance, SeenRows
+from toolhone.data.check.drift import SeenTools
 from toolhone.data.check.finding import Finding, finding_of, refuse_findings
 from toolhone.data.check.fix import Fixed, Fixer, plan_copies
 from toolhone.data.check.openai_profile import openai_findings
@@ -27,11 +28,12 @@ from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import examples, read_source, read_tools, with_distinct_ids
 from toolhone.errors import UserError
 from toolhone.jsonl import counted
-from toolhone.records import Conversation
+from toolhone.records import Conversation, Tool
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from toolhone.data.check.tool_map import ToolChange
     from toolhone.formats.chat_format import ChatFormat
 
 PROFILES = ("openai",)
@@ -52,7 +54,8 @@ def refuse_faults(conversations: list[Conversation]) -> None:
 class Survey:
     """Finds everything in one pass: call `row` for each conversation, then `end`.
 
-    `balance` has the counts. With `near`, the users' texts are kept, so memory grows with the data.
+    `balance` has the counts, `tools` the versions of the tools. With `near`, the users' texts are kept, so memory grows
+    with the data.
     """
 
     def __init__(self, *, near: bool = False) -> None:
@@ -62,7 +65,7 @@ class Survey:
         self._schemas_reported: set[bytes] = set()
         self._tools_searched: set[bytes] = set()
         self._rows = SeenRows(near=near)
-        self._tools = SeenTools()
+        self.tools = SeenTools()
 
     def faults(self, row: Conversation) -> Iterator[Finding]:
         """Findings on a row's id, turns, schemas, calls and `expected`."""
@@ -90,11 +93,12 @@ class Survey:
             yield from one_row.control_tokens_in_tools(row.where, tools)
         yield from one_row.invented_values(row, tools.vocabulary)
         yield from private_findings(row)
-        yield from self._tools.findings(row, tools)
+        self.tools.add(row, tools)
         yield from self._rows.findings(row, tools)
 
     def end(self, where: str) -> Iterator[Finding]:
         """Findings on all rows together, with `where` as their place."""
+        yield from self.tools.findings()
         yield from self._rows.near_findings()
         yield from self.balance.findings(where)
 
@@ -102,10 +106,11 @@ class Survey:
 @dataclass(frozen=True, slots=True)
 class FileCheck:
     """A check of files, which runs while `found` is read. `found` has first what was fixed, then the findings. After
-    that `balance` is complete. `copies` are the files that --fix writes."""
+    that `balance` and `tools`, the versions of the tools, are complete. `copies` are the files that --fix writes."""
 
     found: Iterator[Fixed | Finding]
     balance: Balance
+    tools: SeenTools
     copies: list[str]
 
 
@@ -120,6 +125,7 @@ def check_files(
     max_tokens: int | None = None,
     near: bool = False,
     fix: Path | None = None,
+    tool_map: Path | None = None,
     console: Console | None = None,
 ) -> FileCheck:
     """Prepare a check of files, folders, globs or `hub:` names. It runs while its `found` is read.
@@ -130,6 +136,7 @@ def check_files(
         tokenizer, chat_format, max_tokens: with any of them, each turn is rendered, read back, and its tokens counted.
         near: also search for near duplicates, which keeps texts in memory.
         fix: write a fixed copy there, and check the copy.
+        tool_map: with `fix`, map the rows to the newest versions of their tools.
 
     Raises:
         UserError: if a file cannot be opened, or an argument is wrong.
@@ -144,12 +151,14 @@ def check_files(
         expand_source(file)
     sources = [str(copy) for _, copy in copies] or list(files)
     where = ", ".join(sources)
+    changes = _read_tool_map(tool_map, files, default_tools, format, fix, console)
     survey = Survey(near=near)
 
     def found() -> Iterator[Fixed | Finding]:
-        fixer = Fixer(default_tools)
+        fixer = Fixer(default_tools, changes)
         for file, copy in copies:
             yield from fixer.write(file, copy)
+        yield from fixer.not_mapped
         seen: dict[str, int] = {}
         for source in sources:
             read = with_distinct_ids(read_source(source, default_tools, format), seen)
@@ -166,7 +175,30 @@ def check_files(
         if not survey.balance.rows:
             yield Finding(where, "no-rows", "no row could be read", remedy="choose files that have rows")
 
-    return FileCheck(found(), survey.balance, [str(copy) for _, copy in copies])
+    return FileCheck(found(), survey.balance, survey.tools, [str(copy) for _, copy in copies])
+
+
+def _read_tool_map(
+    path: Path | None,
+    files: Sequence[str],
+    default_tools: tuple[Tool, ...],
+    format: str,
+    fix: Path | None,
+    console: Console | None,
+) -> dict[str, ToolChange]:
+    """The map of --map; empty without one. The rows are read once more, to find the newest versions of their tools."""
+    if path is None:
+        return {}
+    if fix is None:
+        raise UserError("--map: the mapped rows are written to a copy; name it with --fix OUT")
+    from toolhone.data.check.tool_map import read_map
+
+    seen, tool_sets = SeenTools(), ToolSets()
+    for file in files:
+        for row in counted(read_source(file, default_tools, format), console, "reading the tools"):
+            if isinstance(row, Conversation):
+                seen.add(row, tool_sets.get(row.tools))
+    return read_map(path, seen, default_tools)
 
 
 MAX_TOKENS = 2048
