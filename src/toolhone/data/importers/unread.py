@@ -1,7 +1,6 @@
 """Detects known row formats that toolhone does not read, so that the error can name the format.
 
-Otherwise the error would only name the first unknown key. Or the row would be read without the parts that the format
-keeps elsewhere, such as Anthropic's `system`.
+Otherwise the error would only name the first unknown key.
 """
 
 from __future__ import annotations
@@ -33,14 +32,6 @@ def refuse_unread(row: Any, where: str) -> None:
 def refusal(name: str) -> str:
     """The error message for a row in the unread format `name`."""
     return f"looks like {name}, which toolhone does not read; convert the row to OpenAI's chat format"
-
-
-def _is_anthropic(row: Row) -> bool:
-    if row.get("type") == "message" and "stop_reason" in row:
-        return True
-    if isinstance(row.get("messages"), list) and isinstance(row.get("system"), str | list):
-        return True
-    return bool(_part_types(row) & {"tool_use", "tool_result"})
 
 
 def _is_gemini(row: Row) -> bool:
@@ -89,7 +80,6 @@ def _is_openai_batch(row: Row) -> bool:
 
 
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("Anthropic's Messages format", _is_anthropic),
     ("Gemini's format (`contents`)", _is_gemini),
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
