@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers import anthropic, bfcl, glaive, hermes, llamafactory, logs, openai, toolace, xlam
+from toolhone.data.importers import (
+    anthropic,
+    bfcl,
+    glaive,
+    hermes,
+    litellm,
+    llamafactory,
+    logs,
+    openai,
+    toolace,
+    xlam,
+)
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
+    Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
