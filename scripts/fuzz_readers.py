@@ -110,6 +110,8 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "logs-streamed": ("logs", lambda: rows_of("logs/streamed.jsonl")),
     "litellm": ("litellm", lambda: rows_of("importers/litellm/standard_logging.jsonl")),
     "litellm-spend": ("litellm", lambda: rows_of("importers/litellm/spend_logs.jsonl")),
+    "helicone": ("helicone", lambda: rows_of("importers/helicone/manual_logger.jsonl")),
+    "helicone-export": ("helicone", lambda: rows_of("importers/helicone_export/export.jsonl")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
     "glaive": ("glaive", lambda: rows_of("formats/glaive.jsonl")),
     "toolace": ("toolace", lambda: rows_of("formats/toolace_made.jsonl")),

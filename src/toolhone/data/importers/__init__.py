@@ -6,6 +6,7 @@ from toolhone.data.importers import (
     anthropic,
     bfcl,
     glaive,
+    helicone,
     hermes,
     litellm,
     llamafactory,
@@ -18,6 +19,7 @@ from toolhone.data.importers.importer import Importer
 
 _TABLE = (
     Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
+    Importer("helicone", helicone.looks_like, rewrite=helicone.rewrite),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
