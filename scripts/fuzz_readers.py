@@ -100,6 +100,13 @@ def bfcl_rows() -> list[dict[str, Any]]:
     return found
 
 
+def batch_rows() -> list[dict[str, Any]]:
+    """The lines of a batch's input and output, many times with other ids, so that most find their other half."""
+    found = [*rows_of("importers/openai_batch/input.jsonl"), *rows_of("importers/openai_batch/output.jsonl")]
+    paired = [row for row in found if row["custom_id"] in ("both", "after", "table", "suburbs")]
+    return [{**row, "custom_id": f"{row['custom_id']}-{n}"} for n in range(15) for row in paired]
+
+
 READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "openai": ("openai", lambda: rows_of("contracts/conversation.jsonl")),
     "openai-legacy": ("openai", lambda: [legacy(row) for row in rows_of("contracts/conversation.jsonl")]),
@@ -110,6 +117,7 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "logs-streamed": ("logs", lambda: rows_of("logs/streamed.jsonl")),
     "litellm": ("litellm", lambda: rows_of("importers/litellm/standard_logging.jsonl")),
     "litellm-spend": ("litellm", lambda: rows_of("importers/litellm/spend_logs.jsonl")),
+    "batch": ("batch", batch_rows),
     "helicone": ("helicone", lambda: rows_of("importers/helicone/manual_logger.jsonl")),
     "helicone-export": ("helicone", lambda: rows_of("importers/helicone_export/export.jsonl")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
@@ -247,8 +255,9 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
     importer = IMPORTERS[format]
     if importer.fold is not None or importer.read is None:  # several lines may become one conversation
         turns = sum(m.weight > 0 for row in read for m in row.messages if m.role == "assistant")
-        lines_a_turn = 1 if importer.join is None else 2
-        if turns * lines_a_turn < len(places.keys() - faulty):
+        # Two rows that are joined give one turn, or one fault at the second row.
+        accounted = turns if importer.join is None else 2 * turns + len(faulty)
+        if accounted < len(places.keys() - faulty):
             wrong.append(f"{len(places.keys() - faulty)} lines without a fault gave {turns} turns to learn")
     else:
         lost = places.keys() - faulty - {row.where for row in read}

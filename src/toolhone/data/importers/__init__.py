@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolhone.data.importers import (
     anthropic,
+    batch,
     bfcl,
     glaive,
     helicone,
@@ -19,6 +20,7 @@ from toolhone.data.importers.importer import Importer
 
 _TABLE = (
     Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
+    Importer("batch", batch.looks_like, join=batch.Pairs),
     Importer("helicone", helicone.looks_like, rewrite=helicone.rewrite),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),

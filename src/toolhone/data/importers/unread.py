@@ -75,10 +75,6 @@ def _is_swift(row: Row) -> bool:
     return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
 
 
-def _is_openai_batch(row: Row) -> bool:
-    return "custom_id" in row and ("body" in row or "response" in row)
-
-
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("Gemini's format (`contents`)", _is_gemini),
     ("OpenTelemetry spans", _is_opentelemetry),
@@ -86,7 +82,6 @@ _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("Bedrock's Converse format", _is_bedrock),
     ("the AI SDK's messages", _is_ai_sdk),
     ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
-    ("OpenAI's Batch format", _is_openai_batch),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
     ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
