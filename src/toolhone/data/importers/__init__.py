@@ -13,6 +13,7 @@ from toolhone.data.importers import (
     llamafactory,
     logs,
     openai,
+    swift,
     toolace,
     xlam,
 )
@@ -23,6 +24,7 @@ _TABLE = (
     Importer("batch", batch.looks_like, join=batch.Pairs),
     Importer("helicone", helicone.looks_like, rewrite=helicone.rewrite),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
+    Importer("ms-swift", swift.looks_like, rewrite=swift.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
     Importer("hermes", hermes.looks_like, hermes.read),

@@ -71,17 +71,12 @@ def _is_ai_sdk(row: Row) -> bool:
     return bool(_part_types(row) & {"tool-call", "tool-result"})
 
 
-def _is_swift(row: Row) -> bool:
-    return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
-
-
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("Gemini's format (`contents`)", _is_gemini),
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
     ("Bedrock's Converse format", _is_bedrock),
     ("the AI SDK's messages", _is_ai_sdk),
-    ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
     ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
