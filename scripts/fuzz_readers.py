@@ -120,6 +120,7 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "batch": ("batch", batch_rows),
     "helicone": ("helicone", lambda: rows_of("importers/helicone/manual_logger.jsonl")),
     "helicone-export": ("helicone", lambda: rows_of("importers/helicone_export/export.jsonl")),
+    "openpipe": ("openpipe", lambda: rows_of("importers/openpipe/reports.jsonl")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
     "glaive": ("glaive", lambda: rows_of("formats/glaive.jsonl")),
     "toolace": ("toolace", lambda: rows_of("formats/toolace_made.jsonl")),
