@@ -15,6 +15,7 @@ from toolhone.config import DataConfig
 from toolhone.data.check.finding import Finding, describe_left_out, sound_rows
 from toolhone.data.check.survey import check_files
 from toolhone.data.convert import convert
+from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.functions import read_call, read_tool
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import examples, read_source, read_sources, read_tools
@@ -115,6 +116,7 @@ def test_a_csv_file_is_refused_in_one_sentence() -> None:
     assert fault.message.startswith(
         "looks like CSV with the columns id, input, output, model; convert the file to JSON"
     )
+    assert fault.message.endswith(f"(formats that are read: {', '.join(IMPORTERS)})")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def read_source(
         for row in rows:
             yield from (RowFault(row.where, *note) for note in row.notes)
             if row.fault is not None:
-                yield RowFault(row.where, *row.fault)
+                yield _with_known_formats(RowFault(row.where, *row.fault))
             elif row.row is not None:
                 yield from _read_row(row.row, row.where, IMPORTERS[name], format == "auto", open_)
     for fold in folds.values():
@@ -236,8 +236,16 @@ def _read_row(
         other = _looks_like(row) if detect else None
         if other in (None, "tools", importer.name):
             unread = unread_format(row)
-            return (RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error),)
+            fault = RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error)
+            return (_with_known_formats(fault),)
         return _read_row(row, where, IMPORTERS[str(other)], False, open_)
+
+
+def _with_known_formats(fault: RowFault) -> RowFault:
+    """The fault; one of an unread format also lists the formats that are read."""
+    if fault.rule != UNREAD:
+        return fault
+    return replace(fault, message=f"{fault.message} (formats that are read: {', '.join(IMPORTERS)})")
 
 
 def _copies(row: Conversation, weight: float) -> int:
