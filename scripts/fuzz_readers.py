@@ -121,6 +121,7 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "helicone": ("helicone", lambda: rows_of("importers/helicone/manual_logger.jsonl")),
     "helicone-export": ("helicone", lambda: rows_of("importers/helicone_export/export.jsonl")),
     "openpipe": ("openpipe", lambda: rows_of("importers/openpipe/reports.jsonl")),
+    "ms-swift": ("ms-swift", lambda: rows_of("importers/ms_swift/rows.jsonl")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
     "glaive": ("glaive", lambda: rows_of("formats/glaive.jsonl")),
     "toolace": ("toolace", lambda: rows_of("formats/toolace_made.jsonl")),

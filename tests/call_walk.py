@@ -137,7 +137,8 @@ def _own(value: dict[str, Any], key: str) -> Iterator[Call | Result]:
     elif isinstance(value.get("toolCallId"), str):
         yield from _ai_sdk(value)
     elif value.get("role") == "tool_call":
-        made = _decoded(str(value.get("content")))
+        content = value.get("content")
+        made = _decoded(content) if isinstance(content, str) else content
         for each in made if isinstance(made, list) else [made]:
             if isinstance(each, dict):
                 yield call(each.get("name"), _first(each, _CALL_ARGUMENTS), "")
