@@ -78,6 +78,7 @@ def write(path: Path, *found: Row) -> Path:
         ("parallel_rows.jsonl", 1),
         ("anthropic_tool_use.jsonl", 6),
         ("anthropic_text_only.jsonl", 6),
+        ("gemini_tuning.jsonl", 6),
     ],
 )
 def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
@@ -95,7 +96,6 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
     [
         ("langchain_langsmith_lc_serialised.jsonl", "LangSmith"),
         ("otel_spans.jsonl", "OpenTelemetry"),
-        ("gemini_tuning.jsonl", "Gemini"),
         ("msswift_agent.jsonl", "ms-swift"),
     ],
 )

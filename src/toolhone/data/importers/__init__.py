@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers import anthropic, bfcl, glaive, hermes, llamafactory, logs, openai, toolace, xlam
+from toolhone.data.importers import anthropic, bfcl, gemini, glaive, hermes, llamafactory, logs, openai, toolace, xlam
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
+    Importer("gemini", gemini.looks_like, rewrite=gemini.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
     Importer("hermes", hermes.looks_like, hermes.read),

@@ -34,11 +34,6 @@ def refusal(name: str) -> str:
     return f"looks like {name}, which toolhone does not read; convert the row to OpenAI's chat format"
 
 
-def _is_gemini(row: Row) -> bool:
-    contents = row.get("contents")
-    return isinstance(contents, list) and any(isinstance(turn, dict) and "parts" in turn for turn in contents)
-
-
 def _is_opentelemetry(row: Row) -> bool:
     if "resourceSpans" in row or "resource_spans" in row:
         return True
@@ -80,7 +75,6 @@ def _is_openai_batch(row: Row) -> bool:
 
 
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("Gemini's format (`contents`)", _is_gemini),
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
     ("Bedrock's Converse format", _is_bedrock),
