@@ -25,7 +25,7 @@ _LEFT_OUT = frozenset(
     | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
 )
 _WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
-_ADVICE = {"log-choices", "log-forced"}
+_ADVICE = {"log-choices", "log-forced", "log-prefill", "log-unused-result"}
 
 LeftOut = dict[str, list[str]]
 """By rule, the places of the rows that were left out and need no fix."""

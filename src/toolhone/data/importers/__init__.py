@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers import anthropic, bfcl, gemini, glaive, hermes, llamafactory, logs, openai, toolace, xlam
+from toolhone.data.importers import (
+    ai_sdk,
+    anthropic,
+    bfcl,
+    gemini,
+    glaive,
+    hermes,
+    llamafactory,
+    logs,
+    openai,
+    toolace,
+    xlam,
+)
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
+    Importer("ai_sdk", ai_sdk.looks_like, rewrite=ai_sdk.rewrite),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
     Importer("gemini", gemini.looks_like, rewrite=gemini.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),

@@ -289,7 +289,7 @@ def _streamed(events: list[Row], where: str) -> Row:
     message: Row = {}
     blocks: dict[Any, Row] = {}
     for event in events:
-        kind, index = event.get("type"), event.get("index")
+        kind, index = str(event.get("type")), event.get("index")
         if kind == "error":
             raise RowError(f"{where}: the stream ends with an error: {short(event.get('error'))}", rule="log-error")
         if kind not in _STREAM_EVENTS:

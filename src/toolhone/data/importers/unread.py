@@ -62,10 +62,6 @@ def _is_bedrock(row: Row) -> bool:
     return any("toolUse" in part or "toolResult" in part for part in _parts(row))
 
 
-def _is_ai_sdk(row: Row) -> bool:
-    return bool(_part_types(row) & {"tool-call", "tool-result"})
-
-
 def _is_swift(row: Row) -> bool:
     return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
 
@@ -78,7 +74,6 @@ _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
     ("Bedrock's Converse format", _is_bedrock),
-    ("the AI SDK's messages", _is_ai_sdk),
     ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
     ("OpenAI's Batch format", _is_openai_batch),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
