@@ -56,6 +56,12 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def fixtures(importer: str) -> list[dict[str, Any]]:
+    """The rows of an importer's fixtures."""
+    files = sorted((FIXTURES / "importers" / importer).glob("*.jsonl"))
+    return [row for file in files for row in rows_of(str(file.relative_to(FIXTURES)))]
+
+
 def legacy(row: dict[str, Any]) -> dict[str, Any]:
     """The row as OpenAI's format was before tools: one call a turn, answered under its function's name."""
     made, called = [], ""
@@ -107,6 +113,9 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "logs-legacy": ("logs", lambda: rows_of("logs/legacy.jsonl")),
     "logs-responses": ("logs", lambda: rows_of("logs/responses.jsonl")),
     "logs-streamed": ("logs", lambda: rows_of("logs/streamed.jsonl")),
+    "anthropic": ("anthropic", lambda: fixtures("anthropic")),
+    "gemini": ("gemini", lambda: fixtures("gemini")),
+    "ai_sdk": ("ai_sdk", lambda: fixtures("ai_sdk")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
     "glaive": ("glaive", lambda: rows_of("formats/glaive.jsonl")),
     "toolace": ("toolace", lambda: rows_of("formats/toolace_made.jsonl")),
