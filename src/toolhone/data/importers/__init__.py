@@ -9,6 +9,7 @@ from toolhone.data.importers import (
     gemini,
     glaive,
     hermes,
+    litellm,
     llamafactory,
     logs,
     openai,
@@ -18,6 +19,7 @@ from toolhone.data.importers import (
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
+    Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
     Importer("ai_sdk", ai_sdk.looks_like, rewrite=ai_sdk.rewrite),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
     Importer("gemini", gemini.looks_like, rewrite=gemini.rewrite),

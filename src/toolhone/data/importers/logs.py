@@ -34,11 +34,8 @@ from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
 _ALL_RESPONSE_KEYS = frozenset((*RESPONSE_KEYS, *STREAM_KEYS, "choices"))
-# Where LiteLLM, Langfuse, LangSmith and others keep a request's tools if they log only its messages.
-_TOOL_HOLDERS = (
-    *("model_parameters", "modelParameters", "proxy_server_request", "optional_params", "invocation_params"),
-    *("invocationParams", "parameters", "params", "extra"),
-)
+# Where Langfuse, LangSmith and others keep a request's tools if they log only its messages.
+_TOOL_HOLDERS = ("modelParameters", "invocation_params", "invocationParams", "parameters", "params", "extra")
 # Langfuse's observations that are not requests to a model. Requests inside them have rows of their own.
 _OTHER_OBSERVATIONS = frozenset(
     {"SPAN", "EVENT", "TRACE", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EMBEDDING", "EVALUATOR", "GUARDRAIL"}
