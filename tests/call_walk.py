@@ -150,8 +150,9 @@ def _own(value: dict[str, Any], key: str) -> Iterator[Call | Result]:
 def _ai_sdk(value: dict[str, Any]) -> Iterator[Call | Result]:
     kind, id = str(value.get("type")), value["toolCallId"]
     name = value.get("toolName") or (kind.removeprefix("tool-") if kind.startswith("tool-") else None)
-    has_result = kind == "tool-result" or "result" in value or "output" in value
-    if name and kind != "tool-result" and _first(value, ("input", "args", "arguments")) is not None:
+    is_result = kind in ("tool-result", "tool-error")
+    has_result = is_result or "result" in value or "output" in value or value.get("state") == "output-denied"
+    if name and not is_result and _first(value, ("input", "args", "arguments")) is not None:
         yield call(name, _first(value, ("input", "args", "arguments")), id)
     if has_result:
         yield Result(id)
@@ -192,7 +193,8 @@ def _walk_list(value: list[Any], key: str) -> Tally:
             rest = added(walk(each) for _, each in others)
             found = walk(first[1])
             return Tally(found.low, found.high + rest.high, found.others | set(rest.high))
-        if any(map(_is_record, value)):
+        # Each step of the AI SDK's results repeats the messages of the steps before it.
+        if any(map(_is_record, value)) or key == "steps":
             return merged(walk(each) for each in value)
     return added(walk(each, key) for each in value)
 
