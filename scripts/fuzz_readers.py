@@ -33,6 +33,7 @@ from toolhone.strict_json import parse_line
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
+BATCH_FILES = "importers/anthropic/batch"
 BATCH = 500
 """Number of rows in a file. Each file is read and checked as a whole."""
 
@@ -117,6 +118,10 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "litellm": ("litellm", lambda: rows_of("importers/litellm/standard_logging.jsonl")),
     "litellm-spend": ("litellm", lambda: rows_of("importers/litellm/spend_logs.jsonl")),
     "anthropic": ("anthropic", lambda: fixtures("anthropic")),
+    "batches": (
+        "batches",
+        lambda: [*rows_of(f"{BATCH_FILES}_requests.jsonl"), *rows_of(f"{BATCH_FILES}_results.jsonl")],
+    ),
     "gemini": ("gemini", lambda: fixtures("gemini")),
     "ai_sdk": ("ai_sdk", lambda: fixtures("ai_sdk")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
@@ -254,8 +259,9 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
     importer = IMPORTERS[format]
     if importer.fold is not None or importer.read is None:  # several lines may become one conversation
         turns = sum(m.weight > 0 for row in read for m in row.messages if m.role == "assistant")
-        lines_a_turn = 1 if importer.join is None else 2
-        if turns * lines_a_turn < len(places.keys() - faulty):
+        # A pair of two lines gives one turn, or a fault at one of them.
+        accounted = turns if importer.join is None else 2 * turns + len(faulty)
+        if accounted < len(places.keys() - faulty):
             wrong.append(f"{len(places.keys() - faulty)} lines without a fault gave {turns} turns to learn")
     else:
         lost = places.keys() - faulty - {row.where for row in read}

@@ -60,7 +60,8 @@ def rule(row: Row) -> str:
 
 @pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.jsonl")])
 def test_the_format_of_each_file_is_detected(name: str) -> None:
-    assert detected_formats(FOLDER / name) == {str(FOLDER / name): "anthropic"}
+    wanted = "batches" if name in ("batch_requests.jsonl", "batch_results.jsonl") else "anthropic"
+    assert detected_formats(FOLDER / name) == {str(FOLDER / name): wanted}
 
 
 # Logs
@@ -244,6 +245,28 @@ def test_a_batch_in_one_row_is_read_and_its_failures_are_counted() -> None:
     assert faults == [(3, "log-error"), (4, "log-error")]
     assert found[1].messages[-1].content == "From where?"
     assert [call.name for call in found[2].messages[-1].tool_calls] == ["find_flights", "list_airports"]
+
+
+@pytest.mark.parametrize("order", [("batch_requests", "batch_results"), ("batch_results", "batch_requests")])
+def test_requests_and_results_in_two_files_are_paired_by_their_ids(order: tuple[str, str], tmp_path: Path) -> None:
+    for number, name in enumerate(order):
+        (tmp_path / f"{number}.jsonl").write_bytes((FOLDER / f"{name}.jsonl").read_bytes())
+    found = list(read_source(tmp_path))
+    wanted = read(FOLDER / "batch_joined.jsonl")[0].values()
+    read_rows = {row.id: row.messages for row in found if isinstance(row, Conversation)}
+    assert read_rows == {row.id: row.messages for row in wanted}
+    assert [row.rule for row in found if isinstance(row, RowFault)] == ["log-error", "log-error"]
+
+
+def test_requests_and_results_without_their_other_half_are_counted() -> None:
+    assert read(FOLDER / "batch_requests.jsonl") == ({}, [(n, "log-no-response") for n in (1, 2, 3, 4)])
+    assert read(FOLDER / "batch_results.jsonl") == ({}, [(n, "log-no-request") for n in (1, 2, 3, 4)])
+
+
+def test_a_second_request_with_the_same_id_is_counted(tmp_path: Path) -> None:
+    request, result = rows("batch_requests.jsonl")[0], rows("batch_results.jsonl")[1]
+    found, faults = read(write(tmp_path / "a.jsonl", request, request, result))
+    assert (sorted(found), faults) == ([3], [(2, "log-repeated")])
 
 
 # Rows of a data set

@@ -207,10 +207,11 @@ def test_calls_that_the_sdk_answered_itself_are_learned() -> None:
     assert found[1].messages[1].tool_calls == (ToolCall("get_time", {"city": "Lund"}, "call_0"),)
 
 
-def test_lines_of_batches_without_their_other_half_are_counted() -> None:
+def test_lines_of_batches_are_read_and_their_failures_are_counted() -> None:
     found, faults = read(FOLDER / "batch.jsonl")
-    assert faults == [(2, "log-error"), (3, "log-no-response"), (4, "log-no-request")]
-    assert list(found) == [1]
+    assert faults == [(2, "log-error")]
+    assert sorted(found) == [1, 4]  # line 3 is the request of line 4
+    assert [each.name for each in found[4].messages[-1].tool_calls] == ["set_alarm", "list_rooms"]
 
 
 def test_a_stream_that_fails_at_once_is_a_failed_request() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolhone.data.importers import (
     ai_sdk,
     anthropic,
+    batches,
     bfcl,
     gemini,
     glaive,
@@ -21,6 +22,7 @@ from toolhone.data.importers.importer import Importer
 _TABLE = (
     Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
     Importer("ai_sdk", ai_sdk.looks_like, rewrite=ai_sdk.rewrite),
+    Importer("batches", batches.looks_like, join=batches.Batches),
     Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
     Importer("gemini", gemini.looks_like, rewrite=gemini.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),

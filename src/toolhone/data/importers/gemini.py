@@ -64,18 +64,16 @@ _SNAKE = {
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row has a request or a response of generateContent."""
+    """Whether the row has a request of generateContent, with a response or without one."""
     request = find_request(row, _is_request)
-    if request is None:
-        return _key_of_batch(row) is not None and _response(row) is not None
-    return _has_parts(request["contents"]) or _response(row) is not None
+    return request is not None and (_has_parts(request["contents"]) or _response(row) is not None)
 
 
 def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     """Yield the log line of a request with its response, or the row of a data set."""
     request = find_request(row, _is_request)
     if request is None:
-        raise RowError(f"{where}: a response without its request", rule="log-no-request")
+        raise RowError(f'{where}: no request with "contents"', rule="log-no-request")
     response = _response(row)
     any_response = find_response(row, lambda found: found not in (None, {})) if response is None else response
     refuse_failed(row, any_response[0] if _is_error_list(any_response) else any_response, where)
@@ -133,10 +131,6 @@ def _is_error_list(found: Any) -> bool:
 def _response(row: Row) -> Any:
     found = find_response(row, _is_own_response)
     return row if found is None and isinstance(row.get("candidates"), list) else found
-
-
-def _key_of_batch(row: Row) -> Any:
-    return row.get("key", row.get("custom_id"))
 
 
 def _value(holder: Row, key: str) -> Any:
