@@ -33,7 +33,6 @@ from toolhone.strict_json import parse_line
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
-BATCH_FILES = "importers/anthropic/batch"
 BATCH = 500
 """Number of rows in a file. Each file is read and checked as a whole."""
 
@@ -107,6 +106,14 @@ def bfcl_rows() -> list[dict[str, Any]]:
     return found
 
 
+def batch_rows() -> list[dict[str, Any]]:
+    """Requests and results of a message batch, with two ids."""
+    request = rows_of("importers/anthropic/batch_requests.jsonl")[0]
+    result = rows_of("importers/anthropic/batch_results.jsonl")[0]
+    result = json.loads(json.dumps(result).replace('"msg_', '"resp_'))  # `mutated` varies such ids
+    return [{**half, "custom_id": f"flight-{number}"} for number in range(2) for half in (request, result)]
+
+
 READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "openai": ("openai", lambda: rows_of("contracts/conversation.jsonl")),
     "openai-legacy": ("openai", lambda: [legacy(row) for row in rows_of("contracts/conversation.jsonl")]),
@@ -118,10 +125,8 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "litellm": ("litellm", lambda: rows_of("importers/litellm/standard_logging.jsonl")),
     "litellm-spend": ("litellm", lambda: rows_of("importers/litellm/spend_logs.jsonl")),
     "anthropic": ("anthropic", lambda: fixtures("anthropic")),
-    "batches": (
-        "batches",
-        lambda: [*rows_of(f"{BATCH_FILES}_requests.jsonl"), *rows_of(f"{BATCH_FILES}_results.jsonl")],
-    ),
+    "batches": ("batches", batch_rows),
+    "bedrock": ("bedrock", lambda: fixtures("bedrock")),
     "gemini": ("gemini", lambda: fixtures("gemini")),
     "ai_sdk": ("ai_sdk", lambda: fixtures("ai_sdk")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),

@@ -308,6 +308,8 @@ def _joined_stream(events: list[dict[str, Any]]) -> Any:
         return whole[-1] if whole else [e["item"] for e in events if e.get("type") == "response.output_item.done"]
     if any(kind == "content_block_start" for kind in kinds):
         return _joined_anthropic(events)
+    if any("contentBlockDelta" in event for event in events):
+        return _joined_bedrock(events)
     if any("delta" in choice for event in events for choice in event.get("choices") or () if isinstance(choice, dict)):
         return _joined_chunks(events)
     return None
@@ -323,6 +325,17 @@ def _joined_anthropic(events: list[dict[str, Any]]) -> dict[str, Any]:
             before = block["input"] if isinstance(block.get("input"), str) else ""
             block["input"] = before + event["delta"]["partial_json"]
     return {"content": list(blocks.values())}
+
+
+def _joined_bedrock(events: list[dict[str, Any]]) -> dict[str, Any]:
+    calls: dict[int, dict[str, Any]] = {}
+    for event in events:
+        start, delta = event.get("contentBlockStart", {}), event.get("contentBlockDelta", {})
+        if "toolUse" in start.get("start", {}):
+            calls[start["contentBlockIndex"]] = {**start["start"]["toolUse"], "input": ""}
+        elif "toolUse" in delta.get("delta", {}):
+            calls[delta["contentBlockIndex"]]["input"] += delta["delta"]["toolUse"]["input"]
+    return {"content": [{"toolUse": each} for each in calls.values()]}
 
 
 def _joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -58,10 +58,6 @@ def _is_langsmith(row: Row) -> bool:
     return False
 
 
-def _is_bedrock(row: Row) -> bool:
-    return any("toolUse" in part or "toolResult" in part for part in _parts(row))
-
-
 def _is_swift(row: Row) -> bool:
     return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
 
@@ -73,7 +69,6 @@ def _is_openai_batch(row: Row) -> bool:
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
-    ("Bedrock's Converse format", _is_bedrock),
     ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
     ("OpenAI's Batch format", _is_openai_batch),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
