@@ -107,11 +107,10 @@ def bfcl_rows() -> list[dict[str, Any]]:
 
 
 def batch_rows() -> list[dict[str, Any]]:
-    """Requests and results of a message batch, with two ids."""
-    request = rows_of("importers/anthropic/batch_requests.jsonl")[0]
-    result = rows_of("importers/anthropic/batch_results.jsonl")[0]
-    result = json.loads(json.dumps(result).replace('"msg_', '"resp_'))  # `mutated` varies such ids
-    return [{**half, "custom_id": f"flight-{number}"} for number in range(2) for half in (request, result)]
+    """The lines of a batch's input and output, many times with other ids, so that most find their other half."""
+    found = [*rows_of("importers/openai_batch/input.jsonl"), *rows_of("importers/openai_batch/output.jsonl")]
+    paired = [row for row in found if row["custom_id"] in ("both", "after", "table", "suburbs")]
+    return [{**row, "custom_id": f"{row['custom_id']}-{n}"} for n in range(15) for row in paired]
 
 
 READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
@@ -124,8 +123,10 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "logs-streamed": ("logs", lambda: rows_of("logs/streamed.jsonl")),
     "litellm": ("litellm", lambda: rows_of("importers/litellm/standard_logging.jsonl")),
     "litellm-spend": ("litellm", lambda: rows_of("importers/litellm/spend_logs.jsonl")),
+    "batch": ("batch", batch_rows),
+    "helicone": ("helicone", lambda: rows_of("importers/helicone/manual_logger.jsonl")),
+    "helicone-export": ("helicone", lambda: rows_of("importers/helicone_export/export.jsonl")),
     "anthropic": ("anthropic", lambda: fixtures("anthropic")),
-    "batches": ("batches", batch_rows),
     "bedrock": ("bedrock", lambda: fixtures("bedrock")),
     "gemini": ("gemini", lambda: fixtures("gemini")),
     "ai_sdk": ("ai_sdk", lambda: fixtures("ai_sdk")),
@@ -264,7 +265,7 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
     importer = IMPORTERS[format]
     if importer.fold is not None or importer.read is None:  # several lines may become one conversation
         turns = sum(m.weight > 0 for row in read for m in row.messages if m.role == "assistant")
-        # A pair of two lines gives one turn, or a fault at one of them.
+        # Two rows that are joined give one turn, or one fault at the second row.
         accounted = turns if importer.join is None else 2 * turns + len(faulty)
         if accounted < len(places.keys() - faulty):
             wrong.append(f"{len(places.keys() - faulty)} lines without a fault gave {turns} turns to learn")

@@ -65,6 +65,7 @@ def write(path: Path, *found: Row) -> Path:
         ("litellm_standard_logging_payload.jsonl", 6),
         ("openpipe_dataset.jsonl", 6),
         ("langfuse_langchain_with_tools.jsonl", 6),
+        ("msswift_agent.jsonl", 6),
         ("trl_prompt_completion.jsonl", 6),
         ("trl_datasets.parquet", 12),
         ("pydantic_enum_ref.jsonl", 4),
@@ -96,7 +97,6 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
     [
         ("langchain_langsmith_lc_serialised.jsonl", "LangSmith"),
         ("otel_spans.jsonl", "OpenTelemetry"),
-        ("msswift_agent.jsonl", "ms-swift"),
     ],
 )
 def test_an_unsupported_format_is_refused_with_its_name(name: str, format: str) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.functions import looks_like_tool
 from toolhone.data.importers.importer import Fold, Importer, Join, Row, RowFault
 from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
+from toolhone.data.importers.openapi import is_openapi, openapi_tools, parse_yaml
 from toolhone.data.importers.unread import RULE as UNREAD
 from toolhone.data.importers.unread import refusal, unread_format
 from toolhone.errors import RowError, UserError
@@ -186,7 +187,22 @@ def _looks_like(row: Row, other_than: Collection[str] = ()) -> str | None:
     for importer in IMPORTERS.values():
         if importer.name not in other_than and importer.looks_like(row):
             return importer.name
-    return "tools" if looks_like_tool(row) else None
+    return "tools" if _has_only_tools(row) else None
+
+
+def _has_only_tools(row: Row) -> bool:
+    """Whether the row is a tool, or a document with tools that `read_tools` reads."""
+    if looks_like_tool(row) or is_openapi(row):
+        return True
+    tools = _listed_tools(row)
+    return isinstance(tools, list) and bool(tools) and all(map(looks_like_tool, tools))
+
+
+def _listed_tools(value: Any) -> Any:
+    """The list of tools in MCP's JSON-RPC response or in its result; any other value unchanged."""
+    for key in ("result", "tools"):
+        value = value[key] if isinstance(value, dict) and key in value else value
+    return value
 
 
 def _read_row(
@@ -208,7 +224,10 @@ def _read_row(
                 if isinstance(each, RowFault):
                     found.append(each)
                     continue
-                name = _looks_like(each, rewriters)
+                if importer.to_openai:
+                    name = "logs" if "request" in each else "openai"
+                else:
+                    name = _looks_like(each, rewriters)
                 inner = IMPORTERS["openai" if name in (None, "tools") else str(name)]
                 found += _read_row(each, where, inner, False, open_, rewriters)
             return found
@@ -233,17 +252,28 @@ def _copies(row: Conversation, weight: float) -> int:
     return int(whole) + (int.from_bytes(digest[:8], "big") / 2**64 < part)
 
 
+def _next_page(value: Any) -> Any:
+    """The cursor of the next page of MCP's `tools/list`; None on the last page."""
+    found = value.get("result", value) if isinstance(value, dict) else None
+    return (found.get("nextCursor") or found.get("next_cursor")) if isinstance(found, dict) else None
+
+
 # toolhone's own format, for training
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
-    """Return the tools of a JSON file: a list in any shape that `importers/functions.py` reads, or MCP's `tools/list`.
-    Raises UserError, naming the file and the tool that cannot be read."""
-    rows = read_json(path, "give the file with the list of tools as data.tools or --tools")
+    """Return the tools of a file: a list in any shape that `importers/functions.py` reads, MCP's `tools/list`, or an
+    OpenAPI document, as JSON or YAML. Raises UserError, naming the file and the tool that cannot be read."""
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        rows = parse_yaml(path.read_bytes(), str(path))
+    else:
+        rows = read_json(path, "give the file with the list of tools as data.tools or --tools")
     refuse_unwritable(rows, str(path))
-    for key in ("result", "tools"):  # the JSON-RPC response, and the result in it
-        rows = rows[key] if isinstance(rows, dict) and key in rows else rows
-    return read_tool_list(rows, str(path))
+    if is_openapi(rows):
+        return read_tool_list(openapi_tools(rows, str(path)), str(path))
+    if _next_page(rows):
+        raise UserError(f"{path}: the list of tools goes on (nextCursor); request all pages and join their tools")
+    return read_tool_list(_listed_tools(rows), str(path))
 
 
 def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterator[Conversation]:

@@ -96,6 +96,9 @@ def lost_in_source(rows: list[tuple[str, dict[str, Any]]], source: Path) -> list
     found = list(read_source(source))
     read = set(read_calls(found))
     left_out = {each.where for each in found if isinstance(each, RowFault) and is_exclusion(each)}
+    # A request and its response in two rows are left out together, under one fault.
+    halves = {row["custom_id"] for where, row in rows if where in left_out and "custom_id" in row}
+    left_out |= {where for where, row in rows if row.get("custom_id", "") in halves}
     unused = {each.where for each in found if isinstance(each, RowFault) and each.rule == UNUSED}
     raw = [(where, walk(row)) for where, row in rows]
     wrong = []

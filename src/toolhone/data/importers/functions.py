@@ -23,7 +23,7 @@ _ARGUMENT_KEYS = ("arguments", "args", "parameters", "input")
 _SCHEMA_WRAPPERS = ("json", "jsonSchema")  # Bedrock's and the AI SDK's: {"inputSchema": {"json": {...}}}
 
 # Keys that do not affect what a call looks like.
-_NOT_NEEDED = frozenset({"type", "strict", "cache_control", "index", "_meta", "metadata"})
+_NOT_NEEDED = frozenset({"type", "strict", "cache_control", "index", "_meta", "meta", "metadata"})
 _NOT_NEEDED_IN_TOOLS = _NOT_NEEDED | {
     *("title", "annotations", "icons", "execution", "tags", "examples", "input_examples"),
     *(

@@ -5,7 +5,7 @@ Otherwise the error would only name the first unknown key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from toolhone.data.importers.importer import Row
@@ -58,40 +58,13 @@ def _is_langsmith(row: Row) -> bool:
     return False
 
 
-def _is_swift(row: Row) -> bool:
-    return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
-
-
-def _is_openai_batch(row: Row) -> bool:
-    return "custom_id" in row and ("body" in row or "response" in row)
-
-
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
-    ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
-    ("OpenAI's Batch format", _is_openai_batch),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
     ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
 )
-
-
-def _messages(row: Row) -> Iterator[Row]:
-    found = row.get("messages")
-    messages = found if isinstance(found, list) else [row]
-    return (message for message in messages if isinstance(message, dict))
-
-
-def _parts(row: Row) -> Iterator[Row]:
-    """The parts of all messages, or of the one message that the row is."""
-    for message in _messages(row):
-        content = message.get("content")
-        yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
-
-
-def _part_types(row: Row) -> set[str]:
-    return {str(part.get("type")) for part in _parts(row)}
 
 
 def _inside(holder: Any) -> list[Any]:
