@@ -57,6 +57,12 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def fixtures(importer: str) -> list[dict[str, Any]]:
+    """The rows of an importer's fixtures."""
+    files = sorted((FIXTURES / "importers" / importer).glob("*.jsonl"))
+    return [row for file in files for row in rows_of(str(file.relative_to(FIXTURES)))]
+
+
 def legacy(row: dict[str, Any]) -> dict[str, Any]:
     """The row as OpenAI's format was before tools: one call a turn, answered under its function's name."""
     made, called = [], ""
@@ -122,6 +128,10 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "helicone-export": ("helicone", lambda: rows_of("importers/helicone_export/export.jsonl")),
     "openpipe": ("openpipe", lambda: rows_of("importers/openpipe/reports.jsonl")),
     "ms-swift": ("ms-swift", lambda: rows_of("importers/ms_swift/rows.jsonl")),
+    "anthropic": ("anthropic", lambda: fixtures("anthropic")),
+    "bedrock": ("bedrock", lambda: fixtures("bedrock")),
+    "gemini": ("gemini", lambda: fixtures("gemini")),
+    "ai_sdk": ("ai_sdk", lambda: fixtures("ai_sdk")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
     "glaive": ("glaive", lambda: rows_of("formats/glaive.jsonl")),
     "toolace": ("toolace", lambda: rows_of("formats/toolace_made.jsonl")),

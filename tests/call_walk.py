@@ -151,8 +151,9 @@ def _own(value: dict[str, Any], key: str) -> Iterator[Call | Result]:
 def _ai_sdk(value: dict[str, Any]) -> Iterator[Call | Result]:
     kind, id = str(value.get("type")), value["toolCallId"]
     name = value.get("toolName") or (kind.removeprefix("tool-") if kind.startswith("tool-") else None)
-    has_result = kind == "tool-result" or "result" in value or "output" in value
-    if name and kind != "tool-result" and _first(value, ("input", "args", "arguments")) is not None:
+    is_result = kind in ("tool-result", "tool-error")
+    has_result = is_result or "result" in value or "output" in value or value.get("state") == "output-denied"
+    if name and not is_result and _first(value, ("input", "args", "arguments")) is not None:
         yield call(name, _first(value, ("input", "args", "arguments")), id)
     if has_result:
         yield Result(id)
@@ -193,7 +194,8 @@ def _walk_list(value: list[Any], key: str) -> Tally:
             rest = added(walk(each) for _, each in others)
             found = walk(first[1])
             return Tally(found.low, found.high + rest.high, found.others | set(rest.high))
-        if any(map(_is_record, value)):
+        # Each step of the AI SDK's results repeats the messages of the steps before it.
+        if any(map(_is_record, value)) or key == "steps":
             return merged(walk(each) for each in value)
     return added(walk(each, key) for each in value)
 
@@ -307,6 +309,8 @@ def _joined_stream(events: list[dict[str, Any]]) -> Any:
         return whole[-1] if whole else [e["item"] for e in events if e.get("type") == "response.output_item.done"]
     if any(kind == "content_block_start" for kind in kinds):
         return _joined_anthropic(events)
+    if any("contentBlockDelta" in event for event in events):
+        return _joined_bedrock(events)
     if any("delta" in choice for event in events for choice in event.get("choices") or () if isinstance(choice, dict)):
         return _joined_chunks(events)
     return None
@@ -322,6 +326,17 @@ def _joined_anthropic(events: list[dict[str, Any]]) -> dict[str, Any]:
             before = block["input"] if isinstance(block.get("input"), str) else ""
             block["input"] = before + event["delta"]["partial_json"]
     return {"content": list(blocks.values())}
+
+
+def _joined_bedrock(events: list[dict[str, Any]]) -> dict[str, Any]:
+    calls: dict[int, dict[str, Any]] = {}
+    for event in events:
+        start, delta = event.get("contentBlockStart", {}), event.get("contentBlockDelta", {})
+        if "toolUse" in start.get("start", {}):
+            calls[start["contentBlockIndex"]] = {**start["start"]["toolUse"], "input": ""}
+        elif "toolUse" in delta.get("delta", {}):
+            calls[delta["contentBlockIndex"]]["input"] += delta["delta"]["toolUse"]["input"]
+    return {"content": [{"toolUse": each} for each in calls.values()]}
 
 
 def _joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, Any]:

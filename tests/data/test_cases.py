@@ -80,6 +80,7 @@ def write(path: Path, *found: Row) -> Path:
         ("parallel_rows.jsonl", 1),
         ("anthropic_tool_use.jsonl", 6),
         ("anthropic_text_only.jsonl", 6),
+        ("gemini_tuning.jsonl", 6),
     ],
 )
 def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
@@ -97,7 +98,6 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
     [
         ("langchain_langsmith_lc_serialised.jsonl", "LangSmith"),
         ("otel_spans.jsonl", "OpenTelemetry"),
-        ("gemini_tuning.jsonl", "Gemini"),
     ],
 )
 def test_an_unsupported_format_is_refused_with_its_name(name: str, format: str) -> None:
@@ -400,7 +400,7 @@ def test_the_tools_of_a_log_are_found_beside_its_messages(holder: str, as_text: 
 
 
 def test_an_unsupported_format_inside_a_log_is_named(tmp_path: Path) -> None:
-    line = {"request": {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}, "response": {"candidates": []}}
+    line = {"request": {"messages": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "response": "hi"}
     (fault,) = read_source(write(tmp_path / "log.jsonl", line))
     assert isinstance(fault, RowFault)
-    assert "Gemini" in fault.message
+    assert "preference pairs" in fault.message

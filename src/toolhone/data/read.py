@@ -224,7 +224,10 @@ def _read_row(
                 if isinstance(each, RowFault):
                     found.append(each)
                     continue
-                name = _looks_like(each, rewriters)
+                if importer.to_openai:
+                    name = "logs" if "request" in each else "openai"
+                else:
+                    name = _looks_like(each, rewriters)
                 inner = IMPORTERS["openai" if name in (None, "tools") else str(name)]
                 found += _read_row(each, where, inner, False, open_, rewriters)
             return found

@@ -33,6 +33,8 @@ FILES = [file for file in FILES if file.suffix in SUFFIXES]
 OTHER_FILES = sorted(file for file in (FIXTURES / "logs").iterdir() if file.suffix == ".jsonl")
 # Faults that leave nothing of a row out.
 NOTES = frozenset({"bom", "nul", "log-id-reused"})
+# The fault that counts results after the last answer, which no turn uses.
+UNUSED = "log-unused-result"
 
 
 def is_exclusion(fault: RowFault) -> bool:
@@ -75,6 +77,8 @@ def lost_in_row(row: dict[str, Any], path: Path) -> list[str]:
         return [] if left_out else ["the row gave nothing, and no fault says why"]
     parts = units(row)
     missing, strange = differences(walk(row), read_calls(found))
+    if any(fault.rule == UNUSED for fault in faults):
+        missing = [each for each in missing if not isinstance(each, Result)]
     wrong = [f"read, but not in the row: {each}" for each in strange]
     for each in missing:
         # A row with several spans may be read in part. A missing call is then only in spans with a fault of their own.
@@ -95,10 +99,13 @@ def lost_in_source(rows: list[tuple[str, dict[str, Any]]], source: Path) -> list
     # A request and its response in two rows are left out together, under one fault.
     halves = {row["custom_id"] for where, row in rows if where in left_out and "custom_id" in row}
     left_out |= {where for where, row in rows if row.get("custom_id", "") in halves}
+    unused = {each.where for each in found if isinstance(each, RowFault) and each.rule == UNUSED}
     raw = [(where, walk(row)) for where, row in rows]
     wrong = []
     for where, tally in raw:
         missing, _ = differences(Tally(Counter(set(tally.low)), tally.high), Counter(dict.fromkeys(read, 10**6)))
+        if where in unused:
+            missing = [each for each in missing if not isinstance(each, Result)]
         if where not in left_out:
             wrong += [f"{where}: not read: {each}" for each in missing]
     everything = Counter(each for _, tally in raw for each in tally.high)

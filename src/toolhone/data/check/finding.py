@@ -26,7 +26,7 @@ _LEFT_OUT = frozenset(
     | {"log-no-request", "log-no-response", "log-not-stored"}
 )
 _WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
-_ADVICE = {"log-choices", "log-forced", "rejected-answer"}
+_ADVICE = {"log-choices", "log-forced", "log-prefill", "log-unused-result", "rejected-answer"}
 
 LeftOut = dict[str, list[str]]
 """By rule, the places of the rows that were left out and need no fix."""

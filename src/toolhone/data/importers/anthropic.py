@@ -45,19 +45,16 @@ _UNCHANGED = ("model", "temperature", "top_p", "max_tokens", "metadata", "stream
 
 
 def looks_like(row: Row) -> bool:
-    """Whether the row has a request or a response of the Messages API, or is a line of a message batch."""
+    """Whether the row has a request of the Messages API, or a request with a response of that API."""
     request = find_request(row, _is_request)
-    if request is None:
-        return "custom_id" in row and _is_batch_result(row.get("result"))
-    return _is_own_request(request) or _response(row) is not None
+    return request is not None and (_is_own_request(request) or _response(row) is not None)
 
 
 def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     """Yield the log line of a request with its response, or the row of a data set."""
     request = find_request(row, _is_request)
     if request is None:
-        text = "the result of a message batch without its request; write the request's params into the row"
-        raise RowError(f"{where}: {text}", rule="log-no-request")
+        raise RowError(f'{where}: no request with "messages"', rule="log-no-request")
     response = _response(row)
     if response is None:
         response = find_response(row, lambda found: found is not None)  # in another provider's format, or a string
@@ -289,7 +286,7 @@ def _streamed(events: list[Row], where: str) -> Row:
     message: Row = {}
     blocks: dict[Any, Row] = {}
     for event in events:
-        kind, index = event.get("type"), event.get("index")
+        kind, index = str(event.get("type")), event.get("index")
         if kind == "error":
             raise RowError(f"{where}: the stream ends with an error: {short(event.get('error'))}", rule="log-error")
         if kind not in _STREAM_EVENTS:

@@ -78,7 +78,7 @@ def refuse_failed(row: Row, response: Any, where: str) -> None:
     """Raise RowError with the rule "log-error" if the line or its response says that the request failed."""
     error = row.get("error") or (response.get("error") if isinstance(response, dict) else None)
     if error or status(row) >= _ERROR_STATUS:
-        message = error.get("message") if isinstance(error, dict) else error
+        message = error.get("message", error.get("Message")) if isinstance(error, dict) else error
         text = str(message)[:200] if message else short(error) if error else f"status {status(row)}"
         raise RowError(f"{where}: the request failed: {text}", rule="log-error")
 

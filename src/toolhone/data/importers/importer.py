@@ -63,6 +63,9 @@ class Importer:
     """Takes a row and its place. Yields the rows in it, each in the format of another importer, and a fault for what
     is left out. A request with its response becomes a log line: `{"request": {...}, "response": {...}}`, both in
     OpenAI's format or in that of the provider. The log importer then joins the lines of a conversation."""
+    to_openai: bool = False
+    """Whether all rows that `rewrite` yields are in OpenAI's format: log lines, and rows with "messages". They are then
+    not compared with the other importers, which takes as long as reading them."""
     join: Callable[[], Join] | None = None
     """Used instead of `rewrite` if a request and its response may be in different rows."""
     fold: Callable[[tuple[Tool, ...]], Fold] | None = None

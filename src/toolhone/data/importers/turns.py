@@ -18,7 +18,7 @@ from toolhone.errors import RowError
 def assistant_turn(messages: list[Row]) -> Row:
     """The assistant's turn at the end of the messages; a new one if the last message is not the assistant's. Providers
     join consecutive messages of the assistant."""
-    if not messages or messages[-1]["role"] != "assistant":
+    if not messages or messages[-1].get("role") != "assistant":
         messages.append({"role": "assistant", "content": None})
     return messages[-1]
 

@@ -5,7 +5,7 @@ Otherwise the error would only name the first unknown key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from toolhone.data.importers.importer import Row
@@ -34,11 +34,6 @@ def refusal(name: str) -> str:
     return f"looks like {name}, which toolhone does not read; convert the row to OpenAI's chat format"
 
 
-def _is_gemini(row: Row) -> bool:
-    contents = row.get("contents")
-    return isinstance(contents, list) and any(isinstance(turn, dict) and "parts" in turn for turn in contents)
-
-
 def _is_opentelemetry(row: Row) -> bool:
     if "resourceSpans" in row or "resource_spans" in row:
         return True
@@ -63,41 +58,13 @@ def _is_langsmith(row: Row) -> bool:
     return False
 
 
-def _is_bedrock(row: Row) -> bool:
-    return any("toolUse" in part or "toolResult" in part for part in _parts(row))
-
-
-def _is_ai_sdk(row: Row) -> bool:
-    return bool(_part_types(row) & {"tool-call", "tool-result"})
-
-
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("Gemini's format (`contents`)", _is_gemini),
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
-    ("Bedrock's Converse format", _is_bedrock),
-    ("the AI SDK's messages", _is_ai_sdk),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
     ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
 )
-
-
-def _messages(row: Row) -> Iterator[Row]:
-    found = row.get("messages")
-    messages = found if isinstance(found, list) else [row]
-    return (message for message in messages if isinstance(message, dict))
-
-
-def _parts(row: Row) -> Iterator[Row]:
-    """The parts of all messages, or of the one message that the row is."""
-    for message in _messages(row):
-        content = message.get("content")
-        yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
-
-
-def _part_types(row: Row) -> set[str]:
-    return {str(part.get("type")) for part in _parts(row)}
 
 
 def _inside(holder: Any) -> list[Any]:
