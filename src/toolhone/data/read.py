@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.functions import looks_like_tool
-from toolhone.data.importers.importer import Fold, Importer, Row, RowFault
+from toolhone.data.importers.importer import Fold, Importer, Join, Row, RowFault
 from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
+from toolhone.data.importers.openapi import is_openapi, openapi_tools, parse_yaml
 from toolhone.data.importers.unread import RULE as UNREAD
 from toolhone.data.importers.unread import refusal, unread_format
 from toolhone.errors import RowError, UserError
@@ -34,6 +36,7 @@ def read_source(
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
     file_formats: dict[str, str] | None = None,
+    joins: dict[str, Join] | None = None,
 ) -> Iterator[ReadRow]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
@@ -43,6 +46,8 @@ def read_source(
 
     Args:
         file_formats: filled with the format of each file, by the file's name, when its reading starts.
+        joins: from `new_joins`, to pair requests and responses across several sources. The caller then yields the
+            faults of `unpaired`.
 
     Raises:
         UserError: if a file cannot be opened, or the format is neither "auto" nor in the table of importers.
@@ -58,7 +63,9 @@ def read_source(
             file_formats[str(source)] = format
         yield from importer.read_folder(Path(source))
         return
+    own_joins = new_joins() if joins is None else joins
     folds = {name: each.fold(default_tools) for name, each in IMPORTERS.items() if each.fold is not None}
+    open_ = _Open(default_tools, folds, own_joins)
     for file in expand_source(source):
         name, rows = _with_format(iter_file(file), format)
         if file_formats is not None:
@@ -70,11 +77,32 @@ def read_source(
         for row in rows:
             yield from (RowFault(row.where, *note) for note in row.notes)
             if row.fault is not None:
-                yield RowFault(row.where, *row.fault)
+                yield _with_known_formats(RowFault(row.where, *row.fault))
             elif row.row is not None:
-                yield from _read_row(row.row, row.where, IMPORTERS[name], format == "auto", default_tools, folds)
+                yield from _read_row(row.row, row.where, IMPORTERS[name], format == "auto", open_)
     for fold in folds.values():
         yield from fold.conversations()
+    if joins is None:
+        yield from unpaired(own_joins)
+
+
+class _Open(NamedTuple):
+    """What stays open while a source is read. The folds and joins are by the importer's name."""
+
+    default_tools: tuple[Tool, ...]
+    folds: dict[str, Fold]
+    joins: dict[str, Join]
+
+
+def new_joins() -> dict[str, Join]:
+    """Return the joins that pair requests and responses, by the importer's name."""
+    return {name: each.join() for name, each in IMPORTERS.items() if each.join is not None}
+
+
+def unpaired(joins: dict[str, Join]) -> Iterator[RowFault]:
+    """Yield a fault for each row whose other half is in no source that was read with these joins."""
+    for join in joins.values():
+        yield from join.unpaired()
 
 
 def read_sources(
@@ -92,14 +120,16 @@ def read_sources(
         UserError: as `read_source`, and if a weight is not a number above 0.
     """
     seen: dict[str, int] = {}
+    joins = new_joins()
     for source in sources:
         path, weight = split_weight(source)
-        for row in with_distinct_ids(read_source(path, default_tools, format, file_formats), seen):
+        for row in with_distinct_ids(read_source(path, default_tools, format, file_formats, joins), seen):
             if weight == 1 or isinstance(row, RowFault):
                 yield row
                 continue
             for copy in range(1, _copies(row, weight) + 1):
                 yield row if copy == 1 else replace(row, id=f"{row.id}#{copy}")
+    yield from unpaired(joins)
 
 
 def with_distinct_ids(rows: Iterable[ReadRow], seen: dict[str, int]) -> Iterator[ReadRow]:
@@ -157,7 +187,22 @@ def _looks_like(row: Row, other_than: Collection[str] = ()) -> str | None:
     for importer in IMPORTERS.values():
         if importer.name not in other_than and importer.looks_like(row):
             return importer.name
-    return "tools" if looks_like_tool(row) else None
+    return "tools" if _has_only_tools(row) else None
+
+
+def _has_only_tools(row: Row) -> bool:
+    """Whether the row is a tool, or a document with tools that `read_tools` reads."""
+    if looks_like_tool(row) or is_openapi(row):
+        return True
+    tools = _listed_tools(row)
+    return isinstance(tools, list) and bool(tools) and all(map(looks_like_tool, tools))
+
+
+def _listed_tools(value: Any) -> Any:
+    """The list of tools in MCP's JSON-RPC response or in its result; any other value unchanged."""
+    for key in ("result", "tools"):
+        value = value[key] if isinstance(value, dict) and key in value else value
+    return value
 
 
 def _read_row(
@@ -165,34 +210,45 @@ def _read_row(
     where: str,
     importer: Importer,
     detect: bool,
-    default_tools: tuple[Tool, ...],
-    folds: dict[str, Fold],
+    open_: _Open,
     rewriters: tuple[str, ...] = (),
 ) -> Sequence[ReadRow]:
     """Return the conversations and faults of a row. `rewriters` are the importers that rewrote it so far."""
     try:
-        if importer.rewrite is not None:
-            rewritten = list(importer.rewrite(row, where))  # as a whole, so that an error leaves no half of it behind
+        rewrite = open_.joins[importer.name].rewrite if importer.join is not None else importer.rewrite
+        if rewrite is not None:
+            rewritten = list(rewrite(row, where))  # as a whole, so that an error leaves no half of it behind
             rewriters = (*rewriters, importer.name)
             found: list[ReadRow] = []
             for each in rewritten:
                 if isinstance(each, RowFault):
                     found.append(each)
                     continue
-                name = _looks_like(each, rewriters)
+                if importer.to_openai:
+                    name = "logs" if "request" in each else "openai"
+                else:
+                    name = _looks_like(each, rewriters)
                 inner = IMPORTERS["openai" if name in (None, "tools") else str(name)]
-                found += _read_row(each, where, inner, False, default_tools, folds, rewriters)
+                found += _read_row(each, where, inner, False, open_, rewriters)
             return found
-        if importer.name in folds:
-            return list(folds[importer.name].add(row, where))
+        if importer.name in open_.folds:
+            return list(open_.folds[importer.name].add(row, where))
         assert importer.read is not None
-        return (importer.read(row, where, default_tools),)
+        return (importer.read(row, where, open_.default_tools),)
     except RowError as error:
         other = _looks_like(row) if detect else None
         if other in (None, "tools", importer.name):
             unread = unread_format(row)
-            return (RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error),)
-        return _read_row(row, where, IMPORTERS[str(other)], False, default_tools, folds)
+            fault = RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error)
+            return (_with_known_formats(fault),)
+        return _read_row(row, where, IMPORTERS[str(other)], False, open_)
+
+
+def _with_known_formats(fault: RowFault) -> RowFault:
+    """The fault; one of an unread format also lists the formats that are read."""
+    if fault.rule != UNREAD:
+        return fault
+    return replace(fault, message=f"{fault.message} (formats that are read: {', '.join(IMPORTERS)})")
 
 
 def _copies(row: Conversation, weight: float) -> int:
@@ -204,17 +260,28 @@ def _copies(row: Conversation, weight: float) -> int:
     return int(whole) + (int.from_bytes(digest[:8], "big") / 2**64 < part)
 
 
+def _next_page(value: Any) -> Any:
+    """The cursor of the next page of MCP's `tools/list`; None on the last page."""
+    found = value.get("result", value) if isinstance(value, dict) else None
+    return (found.get("nextCursor") or found.get("next_cursor")) if isinstance(found, dict) else None
+
+
 # toolhone's own format, for training
 
 
 def read_tools(path: Path) -> tuple[Tool, ...]:
-    """Return the tools of a JSON file: a list in any shape that `importers/functions.py` reads, or MCP's `tools/list`.
-    Raises UserError, naming the file and the tool that cannot be read."""
-    rows = read_json(path, "give the file with the list of tools as data.tools or --tools")
+    """Return the tools of a file: a list in any shape that `importers/functions.py` reads, MCP's `tools/list`, or an
+    OpenAPI document, as JSON or YAML. Raises UserError, naming the file and the tool that cannot be read."""
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        rows = parse_yaml(path.read_bytes(), str(path))
+    else:
+        rows = read_json(path, "give the file with the list of tools as data.tools or --tools")
     refuse_unwritable(rows, str(path))
-    for key in ("result", "tools"):  # the JSON-RPC response, and the result in it
-        rows = rows[key] if isinstance(rows, dict) and key in rows else rows
-    return read_tool_list(rows, str(path))
+    if is_openapi(rows):
+        return read_tool_list(openapi_tools(rows, str(path)), str(path))
+    if _next_page(rows):
+        raise UserError(f"{path}: the list of tools goes on (nextCursor); request all pages and join their tools")
+    return read_tool_list(_listed_tools(rows), str(path))
 
 
 def read_conversations(path: Path, default_tools: Sequence[Tool] = ()) -> Iterator[Conversation]:

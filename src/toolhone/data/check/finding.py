@@ -23,9 +23,10 @@ _PLACES = 5
 _LEFT_OUT = frozenset(
     {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
     | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
+    | {"log-no-request", "log-no-response", "log-not-stored"}
 )
 _WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
-_ADVICE = {"log-choices", "log-forced"}
+_ADVICE = {"log-choices", "log-forced", "log-prefill", "log-unused-result", "rejected-answer"}
 
 LeftOut = dict[str, list[str]]
 """By rule, the places of the rows that were left out and need no fix."""

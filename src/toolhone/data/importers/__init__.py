@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers import bfcl, glaive, hermes, llamafactory, logs, openai, toolace, xlam
+from toolhone.data.importers import (
+    ai_sdk,
+    anthropic,
+    batch,
+    bedrock,
+    bfcl,
+    gemini,
+    glaive,
+    helicone,
+    hermes,
+    litellm,
+    llamafactory,
+    logs,
+    openai,
+    openpipe,
+    swift,
+    toolace,
+    xlam,
+)
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
+    Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
+    Importer("batch", batch.looks_like, join=batch.Pairs),
+    Importer("helicone", helicone.looks_like, rewrite=helicone.rewrite),
+    Importer("openpipe", openpipe.looks_like, rewrite=openpipe.rewrite),
+    Importer("ms-swift", swift.looks_like, rewrite=swift.rewrite),
+    Importer("ai_sdk", ai_sdk.looks_like, rewrite=ai_sdk.rewrite, to_openai=True),
+    Importer("bedrock", bedrock.looks_like, rewrite=bedrock.rewrite, to_openai=True),
+    Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite, to_openai=True),
+    Importer("gemini", gemini.looks_like, rewrite=gemini.rewrite, to_openai=True),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
     Importer("hermes", hermes.looks_like, hermes.read),

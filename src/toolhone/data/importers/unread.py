@@ -1,12 +1,11 @@
 """Detects known row formats that toolhone does not read, so that the error can name the format.
 
-Otherwise the error would only name the first unknown key. Or the row would be read without the parts that the format
-keeps elsewhere, such as Anthropic's `system`.
+Otherwise the error would only name the first unknown key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from toolhone.data.importers.importer import Row
@@ -35,19 +34,6 @@ def refusal(name: str) -> str:
     return f"looks like {name}, which toolhone does not read; convert the row to OpenAI's chat format"
 
 
-def _is_anthropic(row: Row) -> bool:
-    if row.get("type") == "message" and "stop_reason" in row:
-        return True
-    if isinstance(row.get("messages"), list) and isinstance(row.get("system"), str | list):
-        return True
-    return bool(_part_types(row) & {"tool_use", "tool_result"})
-
-
-def _is_gemini(row: Row) -> bool:
-    contents = row.get("contents")
-    return isinstance(contents, list) and any(isinstance(turn, dict) and "parts" in turn for turn in contents)
-
-
 def _is_opentelemetry(row: Row) -> bool:
     if "resourceSpans" in row or "resource_spans" in row:
         return True
@@ -72,53 +58,14 @@ def _is_langsmith(row: Row) -> bool:
     return False
 
 
-def _is_bedrock(row: Row) -> bool:
-    return any("toolUse" in part or "toolResult" in part for part in _parts(row))
-
-
-def _is_ai_sdk(row: Row) -> bool:
-    return bool(_part_types(row) & {"tool-call", "tool-result"})
-
-
-def _is_swift(row: Row) -> bool:
-    return any(message.get("role") in ("tool_call", "tool_response") for message in _messages(row))
-
-
-def _is_openai_batch(row: Row) -> bool:
-    return "custom_id" in row and ("body" in row or "response" in row)
-
-
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("Anthropic's Messages format", _is_anthropic),
-    ("Gemini's format (`contents`)", _is_gemini),
     ("OpenTelemetry spans", _is_opentelemetry),
     ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
-    ("Bedrock's Converse format", _is_bedrock),
-    ("the AI SDK's messages", _is_ai_sdk),
-    ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
-    ("OpenAI's Batch format", _is_openai_batch),
     ("OpenAI's preference pairs (`preferred_output`)", lambda row: "preferred_output" in row),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
     ("Alpaca's format (`instruction` and `output`)", lambda row: "instruction" in row and "output" in row),
     ("a prompt and a completion as plain texts", lambda row: all(isinstance(row.get(key), str) for key in _TEXTS)),
 )
-
-
-def _messages(row: Row) -> Iterator[Row]:
-    found = row.get("messages")
-    messages = found if isinstance(found, list) else [row]
-    return (message for message in messages if isinstance(message, dict))
-
-
-def _parts(row: Row) -> Iterator[Row]:
-    """The parts of all messages, or of the one message that the row is."""
-    for message in _messages(row):
-        content = message.get("content")
-        yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
-
-
-def _part_types(row: Row) -> set[str]:
-    return {str(part.get("type")) for part in _parts(row)}
 
 
 def _inside(holder: Any) -> list[Any]:
