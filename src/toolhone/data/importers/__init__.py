@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from toolhone.data.importers import bfcl, glaive, hermes, llamafactory, logs, openai, toolace, xlam
+from toolhone.data.importers import (
+    bfcl,
+    glaive,
+    hermes,
+    langchain,
+    langfuse,
+    langsmith,
+    llamafactory,
+    logs,
+    openai,
+    otel,
+    toolace,
+    xlam,
+)
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
+    Importer("langsmith", langsmith.looks_like, rewrite=langsmith.rewrite),
+    Importer("langfuse", langfuse.looks_like, rewrite=langfuse.rewrite),
+    Importer("otel", otel.looks_like, rewrite=otel.rewrite),
+    Importer("langchain", langchain.looks_like, rewrite=langchain.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
     Importer("hermes", hermes.looks_like, hermes.read),

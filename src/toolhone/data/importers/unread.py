@@ -48,30 +48,6 @@ def _is_gemini(row: Row) -> bool:
     return isinstance(contents, list) and any(isinstance(turn, dict) and "parts" in turn for turn in contents)
 
 
-def _is_opentelemetry(row: Row) -> bool:
-    if "resourceSpans" in row or "resource_spans" in row:
-        return True
-    attributes = row.get("attributes")
-    if isinstance(attributes, list):  # OTLP's JSON: [{"key": ..., "value": ...}]
-        attributes = {entry.get("key"): None for entry in attributes if isinstance(entry, dict)}
-    named = attributes if isinstance(attributes, dict) else row
-    return any(str(key).startswith(("gen_ai.", "llm.input_messages")) for key in named)
-
-
-def _is_langchain(row: Row) -> bool:
-    return "lc" in row and "kwargs" in row
-
-
-def _is_langsmith(row: Row) -> bool:
-    """Whether the row is a run with messages as LangChain serialises them, at most four lists or objects deep."""
-    level: list[Any] = [row.get("inputs"), row.get("outputs"), row.get("input"), row.get("output"), row.get("messages")]
-    for _ in range(5):
-        if any(isinstance(each, dict) and _is_langchain(each) for each in level):
-            return True
-        level = [each for holder in level for each in _inside(holder)]
-    return False
-
-
 def _is_bedrock(row: Row) -> bool:
     return any("toolUse" in part or "toolResult" in part for part in _parts(row))
 
@@ -91,8 +67,6 @@ def _is_openai_batch(row: Row) -> bool:
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("Anthropic's Messages format", _is_anthropic),
     ("Gemini's format (`contents`)", _is_gemini),
-    ("OpenTelemetry spans", _is_opentelemetry),
-    ("LangSmith's runs, with LangChain's serialised messages", _is_langsmith),
     ("Bedrock's Converse format", _is_bedrock),
     ("the AI SDK's messages", _is_ai_sdk),
     ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
@@ -118,9 +92,3 @@ def _parts(row: Row) -> Iterator[Row]:
 
 def _part_types(row: Row) -> set[str]:
     return {str(part.get("type")) for part in _parts(row)}
-
-
-def _inside(holder: Any) -> list[Any]:
-    if isinstance(holder, dict):
-        return list(holder.values())
-    return holder if isinstance(holder, list) else []
