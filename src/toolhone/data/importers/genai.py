@@ -185,6 +185,8 @@ def _messages(found: list[Any], where: str) -> list[Row]:
         if not isinstance(each, dict) or not isinstance(each.get("role"), str):
             raise RowError(f"{place}: expected a message with a role, found {short(each)}", rule="log-unknown")
         content = each.get("parts", each.get("content"))
+        if each["role"] == "tool" and content and not isinstance(content, str) and not _is_parts(content):
+            content = json.dumps(content, ensure_ascii=False)  # Pydantic AI logs the result itself
         results = [part for part in content if _is_result(part)] if isinstance(content, list) else []
         others = [part for part in content if not _is_result(part)] if results else content
         if content in (None, []) and not (each.get("tool_calls") or each.get("function_call")):
@@ -216,6 +218,10 @@ def _choices(found: list[Any], where: str) -> Row:
         message = _message({**each, "role": "assistant"}, content, f"{where}: output {number}")
         choices += completion(message, each.get("finish_reason"))["choices"]
     return {"choices": choices}
+
+
+def _is_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(part, dict) and "type" in part for part in content)
 
 
 def _is_result(part: Any) -> bool:
