@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from toolhone.data.check import Survey
+from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.openai import conversation
 from toolhone.data.read import read_source
@@ -54,6 +55,12 @@ def rows_of(name: str) -> list[dict[str, Any]]:
         json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
     )
     return found
+
+
+def fixtures(importer: str) -> list[dict[str, Any]]:
+    """The rows of an importer's fixtures."""
+    files = sorted((FIXTURES / "importers" / importer).glob("*.jsonl"))
+    return [row for file in files for row in rows_of(str(file.relative_to(FIXTURES)))]
 
 
 def legacy(row: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +114,11 @@ READERS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
     "logs-legacy": ("logs", lambda: rows_of("logs/legacy.jsonl")),
     "logs-responses": ("logs", lambda: rows_of("logs/responses.jsonl")),
     "logs-streamed": ("logs", lambda: rows_of("logs/streamed.jsonl")),
+    "litellm": ("litellm", lambda: rows_of("importers/litellm/standard_logging.jsonl")),
+    "litellm-spend": ("litellm", lambda: rows_of("importers/litellm/spend_logs.jsonl")),
+    "anthropic": ("anthropic", lambda: fixtures("anthropic")),
+    "gemini": ("gemini", lambda: fixtures("gemini")),
+    "ai_sdk": ("ai_sdk", lambda: fixtures("ai_sdk")),
     "hermes": ("hermes", lambda: rows_of("formats/hermes.json")),
     "glaive": ("glaive", lambda: rows_of("formats/glaive.jsonl")),
     "toolace": ("toolace", lambda: rows_of("formats/toolace_made.jsonl")),
@@ -239,9 +251,11 @@ def wrong_with(path: Path, lines: Sequence[bytes], format: str, outcomes: Counte
         if again != row or conversation_line(again) != conversation_line(row):
             wrong.append(f"another when it is read again: {conversation_line(row)!r}")
     places = {f"{path}:{number}": line for number, line in enumerate(lines, 1) if line.lstrip(b"\xef\xbb\xbf \t\r\n")}
-    if format == "logs":
+    importer = IMPORTERS[format]
+    if importer.fold is not None or importer.read is None:  # several lines may become one conversation
         turns = sum(m.weight > 0 for row in read for m in row.messages if m.role == "assistant")
-        if turns < len(places.keys() - faulty):
+        lines_a_turn = 1 if importer.join is None else 2
+        if turns * lines_a_turn < len(places.keys() - faulty):
             wrong.append(f"{len(places.keys() - faulty)} lines without a fault gave {turns} turns to learn")
     else:
         lost = places.keys() - faulty - {row.where for row in read}

@@ -116,10 +116,12 @@ def test_rows_without_tools_get_the_default_tools(tmp_path: Path) -> None:
 
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r'^data.format: unknown format "csv"; expected one of auto, logs, openai, hermes'
+        UserError, match=r'^data.format: unknown format "csv"; expected one of auto, .*logs, openai, hermes'
     ):
         list(read_source("a.jsonl", format="csv"))
-    with pytest.raises(UserError, match=r'unknown format "opnai"; did you mean "openai"\? expected one of auto, logs'):
+    with pytest.raises(
+        UserError, match=r'unknown format "opnai"; did you mean "openai"\? expected one of auto, .*logs'
+    ):
         list(read_source("a.jsonl", format="opnai"))
 
 

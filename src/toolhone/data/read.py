@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from toolhone.data.files import SourceRow, expand_source, iter_file
 from toolhone.data.importers import IMPORTERS
 from toolhone.data.importers.functions import looks_like_tool
-from toolhone.data.importers.importer import Fold, Importer, Row, RowFault
+from toolhone.data.importers.importer import Fold, Importer, Join, Row, RowFault
 from toolhone.data.importers.openai import conversation, read_tool_list, refuse_unwritable
 from toolhone.data.importers.unread import RULE as UNREAD
 from toolhone.data.importers.unread import refusal, unread_format
@@ -34,6 +35,7 @@ def read_source(
     default_tools: tuple[Tool, ...] = (),
     format: str = "auto",
     file_formats: dict[str, str] | None = None,
+    joins: dict[str, Join] | None = None,
 ) -> Iterator[ReadRow]:
     """Yield a conversation or a fault for each row of a file, folder, glob or `hub:` name, in any format.
 
@@ -43,6 +45,8 @@ def read_source(
 
     Args:
         file_formats: filled with the format of each file, by the file's name, when its reading starts.
+        joins: from `new_joins`, to pair requests and responses across several sources. The caller then yields the
+            faults of `unpaired`.
 
     Raises:
         UserError: if a file cannot be opened, or the format is neither "auto" nor in the table of importers.
@@ -58,7 +62,9 @@ def read_source(
             file_formats[str(source)] = format
         yield from importer.read_folder(Path(source))
         return
+    own_joins = new_joins() if joins is None else joins
     folds = {name: each.fold(default_tools) for name, each in IMPORTERS.items() if each.fold is not None}
+    open_ = _Open(default_tools, folds, own_joins)
     for file in expand_source(source):
         name, rows = _with_format(iter_file(file), format)
         if file_formats is not None:
@@ -72,9 +78,30 @@ def read_source(
             if row.fault is not None:
                 yield RowFault(row.where, *row.fault)
             elif row.row is not None:
-                yield from _read_row(row.row, row.where, IMPORTERS[name], format == "auto", default_tools, folds)
+                yield from _read_row(row.row, row.where, IMPORTERS[name], format == "auto", open_)
     for fold in folds.values():
         yield from fold.conversations()
+    if joins is None:
+        yield from unpaired(own_joins)
+
+
+class _Open(NamedTuple):
+    """What stays open while a source is read. The folds and joins are by the importer's name."""
+
+    default_tools: tuple[Tool, ...]
+    folds: dict[str, Fold]
+    joins: dict[str, Join]
+
+
+def new_joins() -> dict[str, Join]:
+    """Return the joins that pair requests and responses, by the importer's name."""
+    return {name: each.join() for name, each in IMPORTERS.items() if each.join is not None}
+
+
+def unpaired(joins: dict[str, Join]) -> Iterator[RowFault]:
+    """Yield a fault for each row whose other half is in no source that was read with these joins."""
+    for join in joins.values():
+        yield from join.unpaired()
 
 
 def read_sources(
@@ -92,14 +119,16 @@ def read_sources(
         UserError: as `read_source`, and if a weight is not a number above 0.
     """
     seen: dict[str, int] = {}
+    joins = new_joins()
     for source in sources:
         path, weight = split_weight(source)
-        for row in with_distinct_ids(read_source(path, default_tools, format, file_formats), seen):
+        for row in with_distinct_ids(read_source(path, default_tools, format, file_formats, joins), seen):
             if weight == 1 or isinstance(row, RowFault):
                 yield row
                 continue
             for copy in range(1, _copies(row, weight) + 1):
                 yield row if copy == 1 else replace(row, id=f"{row.id}#{copy}")
+    yield from unpaired(joins)
 
 
 def with_distinct_ids(rows: Iterable[ReadRow], seen: dict[str, int]) -> Iterator[ReadRow]:
@@ -165,14 +194,14 @@ def _read_row(
     where: str,
     importer: Importer,
     detect: bool,
-    default_tools: tuple[Tool, ...],
-    folds: dict[str, Fold],
+    open_: _Open,
     rewriters: tuple[str, ...] = (),
 ) -> Sequence[ReadRow]:
     """Return the conversations and faults of a row. `rewriters` are the importers that rewrote it so far."""
     try:
-        if importer.rewrite is not None:
-            rewritten = list(importer.rewrite(row, where))  # as a whole, so that an error leaves no half of it behind
+        rewrite = open_.joins[importer.name].rewrite if importer.join is not None else importer.rewrite
+        if rewrite is not None:
+            rewritten = list(rewrite(row, where))  # as a whole, so that an error leaves no half of it behind
             rewriters = (*rewriters, importer.name)
             found: list[ReadRow] = []
             for each in rewritten:
@@ -181,18 +210,18 @@ def _read_row(
                     continue
                 name = _looks_like(each, rewriters)
                 inner = IMPORTERS["openai" if name in (None, "tools") else str(name)]
-                found += _read_row(each, where, inner, False, default_tools, folds, rewriters)
+                found += _read_row(each, where, inner, False, open_, rewriters)
             return found
-        if importer.name in folds:
-            return list(folds[importer.name].add(row, where))
+        if importer.name in open_.folds:
+            return list(open_.folds[importer.name].add(row, where))
         assert importer.read is not None
-        return (importer.read(row, where, default_tools),)
+        return (importer.read(row, where, open_.default_tools),)
     except RowError as error:
         other = _looks_like(row) if detect else None
         if other in (None, "tools", importer.name):
             unread = unread_format(row)
             return (RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error),)
-        return _read_row(row, where, IMPORTERS[str(other)], False, default_tools, folds)
+        return _read_row(row, where, IMPORTERS[str(other)], False, open_)
 
 
 def _copies(row: Conversation, weight: float) -> int:

@@ -22,10 +22,11 @@ _PLACES = 5
 # Rules of rows that are left out and need no fix, as is normal in a log. Any other reading error must be fixed.
 _LEFT_OUT = frozenset(
     {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
-    | {"log-broken-call", "log-other", "log-repeated", "log-no-request", "log-broken-json", "tools-file"}
+    | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
+    | {"log-no-request", "log-no-response", "log-not-stored", "log-broken-json"}
 )
 _WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
-_ADVICE = {"log-choices", "log-forced"}
+_ADVICE = {"log-choices", "log-forced", "log-prefill", "log-unused-result"}
 
 LeftOut = dict[str, list[str]]
 """By rule, the places of the rows that were left out and need no fix."""

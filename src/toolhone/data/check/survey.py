@@ -24,7 +24,7 @@ from toolhone.data.check.schema import ToolSets
 from toolhone.data.check.secrets import private_findings
 from toolhone.data.files import expand_source
 from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import examples, read_source, read_tools, with_distinct_ids
+from toolhone.data.read import examples, new_joins, read_source, read_tools, unpaired, with_distinct_ids
 from toolhone.errors import UserError
 from toolhone.jsonl import counted
 from toolhone.records import Conversation
@@ -151,9 +151,10 @@ def check_files(
         for file, copy in copies:
             yield from fixer.write(file, copy)
         seen: dict[str, int] = {}
-        for source in sources:
-            read = with_distinct_ids(read_source(source, default_tools, format), seen)
-            for row in counted(read, console, "checking"):
+        joins = new_joins()
+        for source in (*sources, None):
+            rows = unpaired(joins) if source is None else read_source(source, default_tools, format, joins=joins)
+            for row in counted(with_distinct_ids(rows, seen), console, "checking"):
                 if isinstance(row, RowFault):
                     yield finding_of(row)
                     continue

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from toolhone.data.importers import (
+    ai_sdk,
+    anthropic,
     bfcl,
+    gemini,
     glaive,
     hermes,
     langchain,
     langfuse,
     langsmith,
+    litellm,
     llamafactory,
     logs,
     openai,
@@ -23,6 +27,10 @@ _TABLE = (
     Importer("langfuse", langfuse.looks_like, rewrite=langfuse.rewrite),
     Importer("otel", otel.looks_like, rewrite=otel.rewrite),
     Importer("langchain", langchain.looks_like, rewrite=langchain.rewrite),
+    Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
+    Importer("ai_sdk", ai_sdk.looks_like, rewrite=ai_sdk.rewrite),
+    Importer("anthropic", anthropic.looks_like, rewrite=anthropic.rewrite),
+    Importer("gemini", gemini.looks_like, rewrite=gemini.rewrite),
     Importer("logs", logs.looks_like, logs.read, fold=logs.Fold),
     Importer("openai", openai.looks_like, openai.read),
     Importer("hermes", hermes.looks_like, hermes.read),

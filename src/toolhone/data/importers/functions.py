@@ -26,7 +26,16 @@ _SCHEMA_WRAPPERS = ("json", "jsonSchema")  # Bedrock's and the AI SDK's: {"input
 _NOT_NEEDED = frozenset({"type", "strict", "cache_control", "index", "_meta", "metadata"})
 _NOT_NEEDED_IN_TOOLS = _NOT_NEEDED | {
     *("title", "annotations", "icons", "execution", "tags", "examples", "input_examples"),
-    *("outputSchema", "output_schema", "response", "responseJsonSchema", "returns", "return_type", "behavior"),
+    *(
+        "outputSchema",
+        "output_schema",
+        "response",
+        "responseJsonSchema",
+        "response_json_schema",
+        "returns",
+        "return_type",
+        "behavior",
+    ),
     *("defer_loading", "allowed_callers", "eager_input_streaming", "providerOptions", "outer_typed_dict_key"),
 }
 _CALL_KEYS = _NOT_NEEDED | {"id", "extra_content", "caller", "thought_signature"}

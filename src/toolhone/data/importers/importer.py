@@ -41,9 +41,19 @@ class Fold(Protocol):
     def conversations(self) -> Iterator[Conversation]: ...
 
 
+class Join(Protocol):
+    """Pairs requests and responses that are in different rows or files."""
+
+    def rewrite(self, row: Row, where: str) -> Iterator[Row | RowFault]:
+        """Yield what `Importer.rewrite` yields, once the row's other half is known."""
+
+    def unpaired(self) -> Iterator[RowFault]:
+        """Yield a fault for each row whose other half was not found."""
+
+
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """How to read rows of one format, with exactly one of `read` and `rewrite`. Both raise RowError."""
+    """How to read rows of one format, with exactly one of `read`, `rewrite` and `join`. They raise RowError."""
 
     name: str
     looks_like: Callable[[Row], bool]
@@ -53,6 +63,8 @@ class Importer:
     """Takes a row and its place. Yields the rows in it, each in the format of another importer, and a fault for what
     is left out. A request with its response becomes a log line: `{"request": {...}, "response": {...}}`, both in
     OpenAI's format or in that of the provider. The log importer then joins the lines of a conversation."""
+    join: Callable[[], Join] | None = None
+    """Used instead of `rewrite` if a request and its response may be in different rows."""
     fold: Callable[[tuple[Tool, ...]], Fold] | None = None
     """Used instead of `read` if one conversation spans many rows."""
     read_folder: Callable[[Path], Iterator[Conversation | RowFault]] | None = None
@@ -91,6 +103,11 @@ def json_text(text: str, where: str) -> Any:
         return parse_strict(text)
     except StrictJsonError as error:
         raise RowError(f"{where}: {error}: {short(text)}", rule=error.rule) from None
+
+
+def decoded(value: Any, where: str) -> Any:
+    """The object or list in a JSON string; any other value unchanged. Raises RowError as `json_text` does."""
+    return json_text(value, where) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else value
 
 
 def listed(found: Any, where: str, of: str, rule: str) -> list[Any] | None:

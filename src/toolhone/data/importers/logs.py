@@ -17,28 +17,27 @@ from datetime import UTC, datetime
 from typing import Any
 
 from toolhone.data.importers import openai
+from toolhone.data.importers.bodies import (
+    REQUEST_KEYS,
+    RESPONSE_KEYS,
+    STREAM_KEYS,
+    TIME_KEYS,
+    body_of,
+    is_failed,
+    refuse_failed,
+)
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
 from toolhone.data.importers.unread import refuse_unread
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
-from toolhone.strict_json import StrictJsonError, parse_strict
 
-_REQUEST_KEYS = ("request", "req", "request_body", "input", "inputs", "kwargs", "body")
-_RESPONSE_KEYS = ("response", "resp", "res", "response_body", "output", "outputs", "completion", "result")
-_STREAM_KEYS = ("chunks", "response_chunks", "stream_chunks", "events")
-_ALL_RESPONSE_KEYS = frozenset((*_RESPONSE_KEYS, *_STREAM_KEYS, "choices"))
-_BODY_KEYS = frozenset({"messages", "input", "choices", "output", "body", "error", "role", "object"})
-_ERROR_STATUS = 400
-# Where LiteLLM and others keep a request's tools if they log only its messages.
-_TOOL_HOLDERS = (
-    *("model_parameters", "proxy_server_request", "optional_params", "invocation_params"),
-    *("invocationParams", "parameters", "params", "extra"),
-)
+_ALL_RESPONSE_KEYS = frozenset((*RESPONSE_KEYS, *STREAM_KEYS, "choices"))
+# Where other loggers keep a request's tools if they log only its messages.
+_TOOL_HOLDERS = ("invocation_params", "invocationParams", "parameters", "params", "extra")
 # Faults in what a model wrote, not in the log.
 _BROKEN_CALL = frozenset({"bad-arguments", "duplicate-key", "nan", "surrogate"})
 _CREATED_KEYS = ("created", "created_at")  # of a response
-_TIME_KEYS = ("timestamp", "time", "created_at", "start_time", "startTime", "date")  # of a line
 _ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 _LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _KEPT = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name")
@@ -51,7 +50,7 @@ def looks_like(row: Row) -> bool:
     request, response = _request(row), _response(row)
     if request is None:
         return False
-    return _is_body(response) or is_stream(response) or bool(row.get("error")) or _status(row) >= _ERROR_STATUS
+    return _is_body(response) or is_stream(response) or is_failed(row)
 
 
 def read(row: Row, where: str, default_tools: tuple[Tool, ...] = ()) -> Conversation:
@@ -276,11 +275,9 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
         raise RowError(f'{where}: no request with "messages" or "input"', rule="log-unknown")
     refuse_unread(request, where)
     refuse_unread(response, where)
+    _refuse_anthropic(request, response, where)
     request = _with_tools(request, row, where)
-    error = row.get("error") or (response.get("error") if isinstance(response, dict) else None)
-    if error or _status(row) >= _ERROR_STATUS:
-        text = _error_text(error) or f"status {_status(row)}"
-        raise RowError(f"{where}: the request failed: {text}", rule="log-error")
+    refuse_failed(row, response, where)
     if is_stream(response):
         response = whole_response(response, where)
     if isinstance(response, dict) and response.get("role") == "assistant":
@@ -295,8 +292,18 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
     if response.get("model") is None and row.get("model") is not None:
         response = {**response, "model": row["model"]}
     if not any(response.get(key) for key in _CREATED_KEYS):
-        response = {**response, "created": next((row[key] for key in _TIME_KEYS if row.get(key)), None)}
+        response = {**response, "created": next((row[key] for key in TIME_KEYS if row.get(key)), None)}
     return request, response
+
+
+def _refuse_anthropic(request: Row, response: Any, where: str) -> None:
+    """Raise RowError for a body in Anthropic's format, which this reader would read without its system message or stop
+    reason. If the format is auto, the row is then read by its own importer."""
+    system = "system" if "messages" in request and request.get("system") else ""
+    key = system or ("stop_reason" if isinstance(response, dict) and "stop_reason" in response else "")
+    if key:
+        text = f'{where}: found "{key}", as in Anthropic\'s format; set data.format to "anthropic" or "auto"'
+        raise RowError(text, rule="other-format")
 
 
 def _with_tools(request: Row, row: Row, where: str) -> Row:
@@ -306,7 +313,7 @@ def _with_tools(request: Row, row: Row, where: str) -> Row:
         return request
     for key in _TOOL_HOLDERS:
         holder = row.get(key)
-        holder = _body(
+        holder = body_of(
             json_text(holder, f"{where}: {key}") if isinstance(holder, str) and holder[:1] == "{" else holder
         )
         for found in (holder, holder.get("invocation_params") if isinstance(holder, dict) else None):
@@ -317,13 +324,13 @@ def _with_tools(request: Row, row: Row, where: str) -> Row:
 
 
 def _request(row: Row) -> Row | None:
-    messages = _body(row.get("messages"))
+    messages = body_of(row.get("messages"))
     if isinstance(messages, list):
         return {**row, "messages": messages}
     if "input" in row and _is_items(row.get("output")):
         return row
-    for key in _REQUEST_KEYS:
-        found = _body(row.get(key))
+    for key in REQUEST_KEYS:
+        found = body_of(row.get(key))
         if isinstance(found, dict) and (isinstance(found.get("messages"), list) or "input" in found):
             return found
         if isinstance(found, list) and found and all(isinstance(m, dict) and "role" in m for m in found):
@@ -337,27 +344,12 @@ def _request(row: Row) -> Row | None:
 def _response(row: Row) -> Any:
     if isinstance(row.get("choices"), list) or ("input" in row and _is_items(row.get("output"))):
         return row
-    for key in (*_STREAM_KEYS, *_RESPONSE_KEYS):
+    for key in (*STREAM_KEYS, *RESPONSE_KEYS):
         if row.get(key) is not None:
-            found = _body(row[key])
-            inner = next((found[k] for k in _STREAM_KEYS if found.get(k)), None) if isinstance(found, dict) else None
+            found = body_of(row[key])
+            inner = next((found[k] for k in STREAM_KEYS if found.get(k)), None) if isinstance(found, dict) else None
             return inner if is_stream(inner) else found
     return None
-
-
-def _body(value: Any) -> Any:
-    """The body itself, decoded if it is a JSON string, and taken from under "body" if it is beside headers and
-    status."""
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        try:
-            decoded = parse_strict(value)
-        except StrictJsonError:
-            return value
-        # A JSON string may be the answer itself, if the model was asked for JSON.
-        value = decoded if isinstance(decoded, list) or decoded.keys() & _BODY_KEYS else value
-    if isinstance(value, dict) and value.get("body") is not None and "messages" not in value:
-        return _body(value["body"])
-    return value
 
 
 def _is_body(response: Any) -> bool:
@@ -371,16 +363,3 @@ def _is_body(response: Any) -> bool:
 
 def _is_items(output: Any) -> bool:
     return isinstance(output, list) and bool(output) and all(isinstance(i, dict) and "type" in i for i in output)
-
-
-def _status(row: Row) -> int:
-    for holder in (row, row.get("response")):
-        found = holder.get("status_code", holder.get("status")) if isinstance(holder, dict) else None
-        if isinstance(found, int) and not isinstance(found, bool):
-            return found
-    return 0
-
-
-def _error_text(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message or "")[:200]

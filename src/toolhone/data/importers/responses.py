@@ -109,7 +109,7 @@ def is_stream(value: Any) -> bool:
 
 def whole_response(stream: Any, where: str) -> Row:
     """The complete response of a stream, in the shape of a response without streaming."""
-    chunks = _events(stream, where) if isinstance(stream, str) else stream
+    chunks = stream_events(stream, where) if isinstance(stream, str) else stream
     for chunk in chunks:
         if not isinstance(chunk, dict):
             raise unexpected(where, "a chunk of a stream", chunk, "log-unknown")
@@ -130,7 +130,8 @@ def _is_chunk(chunk: Row) -> bool:
     )
 
 
-def _events(text: str, where: str) -> list[Any]:
+def stream_events(text: str, where: str) -> list[Any]:
+    """The events of a stream of server-sent events, without the closing [DONE]."""
     data = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
     try:
         return [parse_strict(event) for event in data if event and event != "[DONE]"]

@@ -1,8 +1,9 @@
 """Fixes tool parameters that are almost JSON Schema: maps other type names, and removes nulls.
 
 BFCL, ToolACE and others use the type names of a programming language (`dict`, `float`, `ArrayList`). They become JSON
-Schema's; a type without a counterpart is an error. A table that merges the schemas of several tools gives every tool
-every column, with null for the keys that the tool does not have. Those nulls are detected and removed.
+Schema's; a type without a counterpart is an error. Gemini's schemas have types in upper case and `nullable`. A table
+that merges the schemas of several tools gives every tool every column, with null for the keys that the tool does not
+have. Those nulls are detected and removed.
 """
 
 from __future__ import annotations
@@ -124,6 +125,72 @@ def unknown_type(found: Any, where: str) -> RowError:
     text = repr(found)
     shown = text if len(text) <= 60 else text[:57] + "..."
     return RowError(f"{where}: the type {shown} has no counterpart in JSON Schema", rule="unknown-type")
+
+
+# Gemini
+
+# In the order of their numbers in the API's binary form, from 1.
+_GEMINI_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+_GEMINI_KEYWORDS = {
+    "type_": "type",
+    "format_": "format",
+    "any_of": "anyOf",
+    "additional_properties": "additionalProperties",
+    "defs": "$defs",
+    "ref": "$ref",
+    "min_items": "minItems",
+    "max_items": "maxItems",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "min_properties": "minProperties",
+    "max_properties": "maxProperties",
+}
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_DROPPED = ("nullable", "property_ordering", "propertyOrdering")  # the last two order the keys of the answer's text
+
+
+def gemini_schema(schema: Any) -> Any:
+    """Gemini's schema as JSON Schema: its types and keywords, at every depth. A schema that is JSON Schema already only
+    loses nulls that mean "absent"."""
+    if not isinstance(schema, dict):
+        return schema
+    made: Schema = {}
+    for key, value in schema.items():
+        name = _GEMINI_KEYWORDS.get(key, key)
+        if name == "type":
+            value = _gemini_type(value)
+        elif name in ("properties", "$defs") and isinstance(value, dict):
+            value = {each: gemini_schema(sub) for each, sub in value.items()}
+        elif name == "anyOf" and isinstance(value, list):
+            value = [gemini_schema(sub) for sub in value]
+        elif name in ("items", "additionalProperties"):
+            value = gemini_schema(value)
+        elif name in _COUNTS and isinstance(value, str) and value.isdecimal():
+            value = int(value)  # JSON has 64-bit numbers as strings
+        if value is not None and name not in _DROPPED:
+            made[name] = value
+    return _nullable(made) if schema.get("nullable") is True else made
+
+
+def _nullable(schema: Schema) -> Schema:
+    """The schema that also accepts null."""
+    if isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"], "null"]
+    elif isinstance(schema.get("anyOf"), list):
+        schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
+        schema["enum"] = [*schema["enum"], None]
+    return schema
+
+
+def _gemini_type(found: Any) -> Any:
+    """The type's name in JSON Schema; None if it is unspecified. Another type is unchanged, for the check to report."""
+    if isinstance(found, str):
+        name = found.rpartition(".")[2].lower()
+        return None if name == "type_unspecified" else name if name in _GEMINI_TYPES else found
+    if isinstance(found, int) and not isinstance(found, bool):
+        return _GEMINI_TYPES[found - 1] if 0 < found <= len(_GEMINI_TYPES) else None
+    return found
 
 
 # Nulls

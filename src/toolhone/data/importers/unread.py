@@ -1,7 +1,6 @@
 """Detects known row formats that toolhone does not read, so that the error can name the format.
 
-Otherwise the error would only name the first unknown key. Or the row would be read without the parts that the format
-keeps elsewhere, such as Anthropic's `system`.
+Otherwise the error would only name the first unknown key.
 """
 
 from __future__ import annotations
@@ -35,25 +34,8 @@ def refusal(name: str) -> str:
     return f"looks like {name}, which toolhone does not read; convert the row to OpenAI's chat format"
 
 
-def _is_anthropic(row: Row) -> bool:
-    if row.get("type") == "message" and "stop_reason" in row:
-        return True
-    if isinstance(row.get("messages"), list) and isinstance(row.get("system"), str | list):
-        return True
-    return bool(_part_types(row) & {"tool_use", "tool_result"})
-
-
-def _is_gemini(row: Row) -> bool:
-    contents = row.get("contents")
-    return isinstance(contents, list) and any(isinstance(turn, dict) and "parts" in turn for turn in contents)
-
-
 def _is_bedrock(row: Row) -> bool:
     return any("toolUse" in part or "toolResult" in part for part in _parts(row))
-
-
-def _is_ai_sdk(row: Row) -> bool:
-    return bool(_part_types(row) & {"tool-call", "tool-result"})
 
 
 def _is_swift(row: Row) -> bool:
@@ -65,10 +47,7 @@ def _is_openai_batch(row: Row) -> bool:
 
 
 _FORMATS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("Anthropic's Messages format", _is_anthropic),
-    ("Gemini's format (`contents`)", _is_gemini),
     ("Bedrock's Converse format", _is_bedrock),
-    ("the AI SDK's messages", _is_ai_sdk),
     ("ms-swift's agent format (the roles tool_call and tool_response)", _is_swift),
     ("OpenAI's Batch format", _is_openai_batch),
     ("preference pairs (`chosen` and `rejected`)", lambda row: "chosen" in row and "rejected" in row),
