@@ -23,8 +23,8 @@ from toolhone.data.importers import (
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
-    Importer("langsmith", langsmith.looks_like, rewrite=langsmith.rewrite),
-    Importer("langfuse", langfuse.looks_like, rewrite=langfuse.rewrite),
+    Importer("langsmith", langsmith.looks_like, join=langsmith.join),
+    Importer("langfuse", langfuse.looks_like, join=langfuse.join),
     Importer("otel", otel.looks_like, rewrite=otel.rewrite),
     Importer("langchain", langchain.looks_like, rewrite=langchain.rewrite),
     Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),

@@ -61,12 +61,12 @@ def log_line_of(attributes: Row, events: Sequence[Row], where: str) -> Row:
             prompt, response = found
             _with_finish(response, attributes)
             if not response["choices"]:
-                raise RowError(f"{where}: no response was recorded", rule="log-empty")
+                raise RowError(f"{where}: no response was recorded", rule="log-no-response")
             return log_line({"messages": prompt}, response, where, holders, model, None, id)
     for asked, answered in _BODIES:
         if attributes.get(asked) is not None:
             if attributes.get(answered) in (None, ""):
-                raise RowError(f"{where}: no response was recorded", rule="log-empty")
+                raise RowError(f"{where}: no response was recorded", rule="log-no-response")
             line = log_line(attributes[asked], attributes[answered], where, holders, model, None, id)
             _with_finish(line["response"], attributes)
             return line

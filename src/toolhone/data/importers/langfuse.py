@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolhone.data.importers.functions import looks_like_tool
-from toolhone.data.importers.importer import Row, RowFault, short
-from toolhone.data.importers.traces import NO_REQUEST, json_or_text, log_line
+from toolhone.data.importers.importer import Row, short
+from toolhone.data.importers.traces import NO_REQUEST, PostedJoin, json_or_text, log_line
 from toolhone.errors import RowError
 
 _TYPES = frozenset(
@@ -34,13 +34,9 @@ def looks_like(row: Row) -> bool:
     return any(isinstance(row.get(key), list) and any(map(_is_ours, row[key][:3])) for key in _LISTS)
 
 
-def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
-    """Yield a log line for each generation, and a fault for each other observation."""
-    for observation in _observations(row):
-        try:
-            yield line(observation, where)
-        except RowError as error:
-            yield RowFault.of_error(where, error)
+def join() -> PostedJoin:
+    """Joins the events that were posted about one generation. All other observations are complete."""
+    return PostedJoin(_observations, _is_whole, lambda row, where: iter([line(row, where)]))
 
 
 def _is_observation(row: Row) -> bool:
@@ -59,27 +55,33 @@ def _is_ours(found: Any) -> bool:
     return isinstance(found, dict) and (_is_observation(found) or _is_event(found))
 
 
-def _observations(row: Row) -> Iterator[Row]:
-    """The observations of a row. A batch's events about one observation are joined."""
+def _observations(row: Row) -> Iterator[tuple[str | None, Row]]:
+    """The observations of a row, each complete, or a posted event with its id."""
     if _is_observation(row):
-        yield row
+        yield None, row
         return
     found: list[Any] = [row]
     if not _is_event(row):
-        found = next(row[key] for key in _LISTS if isinstance(row.get(key), list) and any(map(_is_ours, row[key][:3])))
-    joined: dict[str, Row] = {}
-    for number, each in enumerate(found):
+        found = next(
+            (row[key] for key in _LISTS if isinstance(row.get(key), list) and any(map(_is_ours, row[key][:3]))), [row]
+        )
+    for each in found:
         if not isinstance(each, dict):
-            yield {"type": "unknown", "id": each}
+            yield None, {"type": "unknown", "id": each}
         elif not _is_event(each):
-            yield each
+            yield None, each
         else:
             kind, _, _ = each["type"].rpartition("-")
-            kind = each["body"].get("type") or kind if kind == "observation" else kind
-            id = str(each["body"].get("id") or f"event {number}")
             body = {key: value for key, value in each["body"].items() if value is not None}
-            joined[f"{kind} {id}"] = {**joined.get(f"{kind} {id}", {}), **body, "type": kind}
-    yield from joined.values()
+            kind = str(body.get("type") or kind) if kind == "observation" else kind
+            id = body.get("id")
+            body = body if kind.upper() == "GENERATION" else {"id": id}
+            yield (f"{kind} {id}" if isinstance(id, str) else None), {**body, "type": kind or "unknown"}
+
+
+def _is_whole(observation: Row) -> bool:
+    failed = str(observation.get("level")).upper() == "ERROR"
+    return bool(observation.get("input") and (observation.get("output") or failed))
 
 
 def line(observation: Row, where: str) -> Row:
@@ -94,13 +96,11 @@ def line(observation: Row, where: str) -> Row:
         raise RowError(f"{where}: {named} failed: {text}", rule="log-error")
     request, tools = _without_tools(json_or_text(observation.get("input"), where))
     if not request:
-        text = (
-            f"{where}: {named} has no input: it was masked, or posted on another line; export the observation instead"
-        )
+        text = f"{where}: {named} has no input: it was masked, or the generation's start was not logged"
         raise RowError(text, rule=NO_REQUEST)
     output = json_or_text(observation.get("output"), where)
     if not output:
-        raise RowError(f"{where}: {named} has no output", rule="log-empty")
+        raise RowError(f"{where}: {named} has no output", rule="log-no-response")
     parameters = json_or_text(_either(observation, "modelParameters", "model_parameters"), where)
     metadata = json_or_text(observation.get("metadata"), where)
     holders = [{"tools": tools}, parameters]

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolhone.data.importers import langchain
-from toolhone.data.importers.importer import Row, RowFault, short
-from toolhone.data.importers.traces import NO_REQUEST, json_or_text, log_line
+from toolhone.data.importers.importer import Row, short
+from toolhone.data.importers.traces import NO_REQUEST, PostedJoin, json_or_text, log_line
 from toolhone.errors import RowError
 
 _RUN_KEYS = ("inputs", "outputs", "dotted_order", "trace_id", "parent_run_id", "start_time")
@@ -32,13 +32,9 @@ def looks_like(row: Row) -> bool:
     return "dataset_id" in row or _has_langchain(row["inputs"]) or _has_langchain(row.get("outputs"))
 
 
-def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
-    """Yield a log line for each request to a model, and a fault for each other run."""
-    for run in _runs(row):
-        try:
-            yield from _lines(run, where)
-        except RowError as error:
-            yield RowFault.of_error(where, error)
+def join() -> PostedJoin:
+    """Joins a posted run and its patch. All other runs are complete."""
+    return PostedJoin(_runs, _is_whole, _lines)
 
 
 def _has_langchain(found: Any) -> bool:
@@ -53,21 +49,28 @@ def _has_langchain(found: Any) -> bool:
     return langchain.is_langchain(message)
 
 
-def _runs(row: Row) -> Iterator[Row]:
-    """The runs of a row: a run and its children, or the runs of a batch, each with its patch."""
+def _runs(row: Row) -> Iterator[tuple[str | None, Row]]:
+    """The runs of a row: a run and its children, or the posted pieces of runs, each with its id."""
     if "run_type" not in row and any(isinstance(row.get(key), list) for key in _BATCH_KEYS):
-        joined: dict[str, Row] = {}
         for key in _BATCH_KEYS:
-            for number, run in enumerate(row.get(key) or []):
-                id = str(run.get("id") or f"{key} {number}")
-                joined[id] = {**joined.get(id, {}), **{name: value for name, value in run.items() if value is not None}}
-        yield from joined.values()
+            for run in row.get(key) or []:
+                id = run.get("id") if isinstance(run, dict) else None
+                if not isinstance(id, str):
+                    yield None, {"id": id, "run_type": "unknown"}
+                elif run.get("run_type", "llm") != "llm":
+                    yield id, {"id": id, "run_type": run["run_type"]}
+                else:
+                    yield id, {name: value for name, value in run.items() if value is not None}
         return
-    yield row
+    yield None, row
     children = row.get("child_runs")
     for child in children if isinstance(children, list) else ():
         if isinstance(child, dict):
             yield from _runs(child)
+
+
+def _is_whole(run: Row) -> bool:
+    return bool(run.get("inputs") and (run.get("outputs") or run.get("error")))
 
 
 def _lines(run: Row, where: str) -> Iterator[Row]:
@@ -80,12 +83,12 @@ def _lines(run: Row, where: str) -> Iterator[Row]:
         raise RowError(f"{where}: {named} failed: {text}", rule="log-error")
     inputs, outputs, extra = (json_or_text(run.get(key), where) for key in ("inputs", "outputs", "extra"))
     if not inputs:
-        text = f"{where}: {named} has no inputs: they were hidden, or posted on another line; export the run instead"
+        text = f"{where}: {named} has no inputs: they were hidden, or the run's start was not logged"
         raise RowError(text, rule=NO_REQUEST)
     if isinstance(inputs, dict) and "prompts" in inputs and "messages" not in inputs:
         raise RowError(f"{where}: {named} completes a text; it has no messages", rule="log-other")
     if not outputs:
-        raise RowError(f"{where}: {named} has no outputs", rule="log-empty")
+        raise RowError(f"{where}: {named} has no outputs", rule="log-no-response")
     extra = extra if isinstance(extra, dict) else {}
     metadata = json_or_text(extra.get("metadata") or run.get("metadata"), where)
     metadata = metadata if isinstance(metadata, dict) else {}

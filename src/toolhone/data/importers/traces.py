@@ -7,11 +7,11 @@ objects or as JSON strings. Bodies of other providers stay as they are, for the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from toolhone.data.importers import langchain
-from toolhone.data.importers.importer import Row, short
+from toolhone.data.importers.importer import Row, RowFault, short
 from toolhone.data.importers.responses import is_response, is_stream, whole_response
 from toolhone.errors import RowError
 from toolhone.strict_json import StrictJsonError, parse_strict
@@ -55,6 +55,49 @@ def log_line(
         missing = {key for key in defaults if not response.get(key) and not (key == "created" and has_date)}
         response = {**response, **{key: defaults[key] for key in missing if defaults[key] is not None}}
     return {"request": request, "response": response}
+
+
+class PostedJoin:
+    """Joins the pieces of a record that an SDK posted one after the other: its start, and later its end.
+
+    `pieces` gives the records of a row, each with its id, or with None if it is complete. `is_whole` says whether the
+    pieces so far have a request and its response. `lines` gives the log lines of a record, or raises RowError.
+    """
+
+    def __init__(
+        self,
+        pieces: Callable[[Row], Iterator[tuple[str | None, Row]]],
+        is_whole: Callable[[Row], bool],
+        lines: Callable[[Row, str], Iterator[Row]],
+    ) -> None:
+        self._pieces, self._is_whole, self._lines = pieces, is_whole, lines
+        self._open: dict[str, tuple[Row, str]] = {}  # the pieces so far and their last place, by id
+        self._closed: set[str] = set()
+
+    def rewrite(self, row: Row, where: str) -> Iterator[Row | RowFault]:
+        """Yield the log lines of the row's records that are complete, and a fault for each that is left out."""
+        for id, record in self._pieces(row):
+            if id is None:
+                yield from self._found(record, where)
+            elif id not in self._closed:
+                before, _ = self._open.pop(id, ({}, ""))
+                record = {**before, **record}
+                if self._is_whole(record):
+                    self._closed.add(id)
+                    yield from self._found(record, where)
+                else:
+                    self._open[id] = (record, where)
+
+    def unpaired(self) -> Iterator[RowFault]:
+        """Yield a fault for each record that stays incomplete, or is no request to a model."""
+        for record, where in self._open.values():
+            yield from (fault for fault in self._found(record, where) if isinstance(fault, RowFault))
+
+    def _found(self, record: Row, where: str) -> Iterator[Row | RowFault]:
+        try:
+            yield from self._lines(record, where)
+        except RowError as error:
+            yield RowFault.of_error(where, error)
 
 
 def json_or_text(found: Any, where: str) -> Any:
