@@ -143,9 +143,7 @@ def _own(value: dict[str, Any], key: str) -> Iterator[Call | Result]:
                 yield call(each.get("name"), _first(each, _CALL_ARGUMENTS), "")
     elif isinstance(value.get("tool_call_id"), str) and "content" in value:
         yield Result(value["tool_call_id"])
-    elif kind == "function" and "content" in value:  # LangChain's FunctionMessage
-        yield Result("")
-    elif value.get("role") in ("tool", "function", "tool_response") and _is_result(value.get("content")):
+    elif _is_result_message(value):
         yield Result("")
 
 
@@ -169,6 +167,13 @@ def _openai_call(found: Any) -> Iterator[Call]:
     function = found["function"] if isinstance(found.get("function"), dict) else found
     if isinstance(function.get("name"), str):
         yield call(function["name"], _first(function, _CALL_ARGUMENTS), found.get("id"))
+
+
+def _is_result_message(value: dict[str, Any]) -> bool:
+    """Whether the object is the result of one call, without its id."""
+    if value.get("role") in ("tool", "function", "tool_response"):
+        return _is_result(value.get("content"))
+    return value.get("type") == "function" and "content" in value  # LangChain's FunctionMessage
 
 
 def _is_result(content: Any) -> bool:
