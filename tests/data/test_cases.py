@@ -65,6 +65,7 @@ def write(path: Path, *found: Row) -> Path:
         ("litellm_standard_logging_payload.jsonl", 6),
         ("openpipe_dataset.jsonl", 6),
         ("langfuse_langchain_with_tools.jsonl", 6),
+        ("otel_spans.jsonl", 6),
         ("trl_prompt_completion.jsonl", 6),
         ("trl_datasets.parquet", 12),
         ("pydantic_enum_ref.jsonl", 4),
@@ -94,8 +95,6 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("name", "format"),
     [
-        ("langchain_langsmith_lc_serialised.jsonl", "LangSmith"),
-        ("otel_spans.jsonl", "OpenTelemetry"),
         ("msswift_agent.jsonl", "ms-swift"),
     ],
 )

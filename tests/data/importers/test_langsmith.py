@@ -107,6 +107,12 @@ def test_inputs_outputs_and_extra_may_be_json_strings(tmp_path: Path) -> None:
     assert read_rows(tmp_path, texts)[0][0].messages == read_rows(tmp_path, run())[0][0].messages
 
 
+def test_a_json_file_of_one_run_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run(events=[{"name": "start"}, {"name": "end"}]), indent=1), encoding="utf-8")
+    assert (len(read(path)[0]), read(path)[1]) == (1, {})
+
+
 def test_a_batch_of_prompts_gives_a_row_for_each(tmp_path: Path) -> None:
     prompts = [[serialised("HumanMessage", content=text)] for text in ("Lund?", "Ystad?")]
     answers = [[{"message": serialised("AIMessage", content=text)}] for text in ("yes", "no")]
@@ -158,7 +164,7 @@ def test_a_call_whose_arguments_langchain_could_not_parse_is_left_out_and_counte
     assert read_rows(tmp_path, run(outputs=outputs)) == ([], {"log-broken-call": 1})
 
 
-def test_runs_without_tools_are_read(tmp_path: Path) -> None:
+def test_runs_without_tools_are_read() -> None:
     found, rules = read(FIXTURES / "cases" / "langchain_langsmith_lc_serialised.jsonl")
     assert (len(found), rules) == (6, {})
     assert all(row.messages[1].tool_calls[0].name == "book_table" for row in found)
