@@ -120,6 +120,7 @@ def test_the_events_of_a_generation_are_joined_across_lines(tmp_path: Path) -> N
         {"output": [ANSWER]},
         {"output": {"role": "assistant", "content": "", "additional_kwargs": {"tool_calls": [CALL]}}},
         {"type": "generation"},
+        {"type": None, "providedModelName": "gpt-4o"},
     ],
 )
 def test_a_generation_is_read_in_every_shape(fields: Row, tmp_path: Path) -> None:

@@ -121,6 +121,27 @@ def test_a_batch_of_prompts_gives_a_row_for_each(tmp_path: Path) -> None:
     assert not rules
 
 
+def test_an_example_of_a_chat_data_set_is_read(tmp_path: Path) -> None:
+    asked = {"input": [{"type": "human", "data": {"content": "Lund?"}}], "tools": TOOLS}
+    (found,), rules = read_rows(
+        tmp_path, {"inputs": asked, "outputs": {"output": {"type": "ai", "data": {"content": "yes"}}}}
+    )
+    assert [message.content for message in found.messages] == ["Lund?", "yes"]
+    assert ([tool.name for tool in found.tools], rules) == (["find"], {})
+
+
+def test_a_request_to_another_provider_is_read_by_its_importer(tmp_path: Path) -> None:
+    asked = {"system": "Be short.", "max_tokens": 9, "messages": [{"role": "user", "content": "Lund?"}]}
+    said = [{"type": "text", "text": "I look."}, {"type": "tool_use", "id": "c1", "name": "find", "input": {"n": 1}}]
+    answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": said}
+    row = run(inputs=asked, outputs={**answer, "stop_reason": "tool_use"})
+    (found,), rules = read_rows(tmp_path, row)
+    assert [message.role for message in found.messages] == ["system", "user", "assistant"]
+    assert (found.messages[2].content, found.messages[2].tool_calls[0].arguments) == ("I look.", {"n": 1})
+    assert (found.gold_source, rules) == ("claude", {})
+    assert read_rows(tmp_path, {**row, "outputs": {**answer, "stop_reason": "max_tokens"}})[1] == {"log-truncated": 1}
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [

@@ -124,6 +124,19 @@ CONVENTIONS: dict[str, Row] = {
             "model_request_parameters": json.dumps(FUNCTION_TOOLS),
         }
     },
+    "strands agents": {
+        "attributes": {"gen_ai.operation.name": "chat", "gen_ai.tool.definitions": json.dumps([TOOL])},
+        "events": [
+            {"name": "gen_ai.user.message", "attributes": {"content": '[{"text": "Lund?"}]'}},
+            {
+                "name": "gen_ai.choice",
+                "attributes": {
+                    "finish_reason": "tool_use",
+                    "message": json.dumps([{"toolUse": {"toolUseId": "c1", "name": "find", "input": ARGUMENTS}}]),
+                },
+            },
+        ],
+    },
     "langsmith": {
         "attributes": {
             "langsmith.span.kind": "llm",
@@ -227,6 +240,17 @@ def test_every_convention_gives_the_same_conversation(convention: str, tmp_path:
             assert (call.name, call.arguments, call.id) == ("find", ARGUMENTS, "c1")
             assert [(tool.name, tool.parameters) for tool in found.tools] == [("find", SCHEMA)]
             assert found.meta == {"date": "2026-11-30"}
+
+
+def test_a_trace_of_jaeger_is_read(tmp_path: Path) -> None:
+    tags = [
+        {"key": key, "type": "string", "value": value}
+        for key, value in CONVENTIONS["semantic as json"]["attributes"].items()
+    ]
+    ok = {"spanID": "1", "operationName": "chat", "startTime": 1796040000000000, "tags": tags, "logs": []}
+    failed = {**ok, "spanID": "2", "tags": [*tags, {"key": "otel.status_code", "type": "string", "value": "ERROR"}]}
+    (found,), rules = read_rows(tmp_path, {"data": [{"traceID": "t", "spans": [ok, failed]}]}, name="trace.json")
+    assert (found.meta, rules) == ({"date": "2026-11-30"}, {"log-error": 1})
 
 
 def test_results_of_parallel_calls_become_messages(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _BODIES = (  # the attributes of a whole input and output
     ("input.value", "output.value"),
 )
 _RESULTS = ("tool_call_response", "tool-result", "tool_result")
+_BLOCKS = {"text", "toolUse", "toolResult", "image", "document", "video", "reasoningContent"}
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _TOOL_KEYS = ("name", "description", "parameters", "parameters_json_schema", "inputSchema", "input_schema")
 
@@ -184,11 +185,11 @@ def _messages(found: list[Any], where: str) -> list[Row]:
         each = json_or_text(each, place)
         if not isinstance(each, dict) or not isinstance(each.get("role"), str):
             raise RowError(f"{place}: expected a message with a role, found {short(each)}", rule="log-unknown")
-        content = each.get("parts", each.get("content"))
+        content = _of_strands(each.get("parts", each.get("content")))
         if each["role"] == "tool" and content and not isinstance(content, str) and not _is_parts(content):
             content = json.dumps(content, ensure_ascii=False)  # Pydantic AI logs the result itself
         results = [part for part in content if _is_result(part)] if isinstance(content, list) else []
-        others = [part for part in content if not _is_result(part)] if results else content
+        others: Any = [part for part in content if not _is_result(part)] if results else content
         if content in (None, []) and not (each.get("tool_calls") or each.get("function_call")):
             raise RowError(f"{place}: the tracer did not record its content", rule=NO_REQUEST)
         if others or not results:
@@ -214,10 +215,26 @@ def _choices(found: list[Any], where: str) -> Row:
     for number, each in enumerate(found):
         if not isinstance(each, dict):
             raise RowError(f"{where}: expected a message, found {short(each)}", rule="log-unknown")
-        content = each.get("parts", each.get("content"))
+        content = _of_strands(each.get("parts", each.get("content")))
         message = _message({**each, "role": "assistant"}, content, f"{where}: output {number}")
         choices += completion(message, each.get("finish_reason"))["choices"]
     return {"choices": choices}
+
+
+def _of_strands(content: Any) -> Any:
+    """The content with the blocks of Bedrock as parts. Strands Agents logs them as a JSON string."""
+    if isinstance(content, str) and content.startswith(('[{"text":', '[{"toolUse":', '[{"toolResult":')):
+        content = json_or_text(content, "")
+    if not isinstance(content, list) or not all(isinstance(part, dict) and part.keys() <= _BLOCKS for part in content):
+        return content
+    made = []
+    for kind, value in (item for part in content for item in part.items()):
+        if kind in ("toolUse", "toolResult") and isinstance(value, dict):
+            name = "tool_call" if kind == "toolUse" else "tool_call_response"
+            made.append({**value, "type": name, "id": value.get("toolUseId")})
+        else:
+            made.append({"type": "text", "text": value} if kind == "text" else {"type": kind})
+    return made
 
 
 def _is_parts(content: Any) -> bool:
@@ -235,13 +252,13 @@ def _result_text(part: Row, where: str) -> str:
         if found["type"] == "content":
             raise RowError(f"{where}: a result with parts other than text", rule="content-not-text")
         found = found["value"]
-    if (
-        isinstance(found, list)
-        and found
-        and all(isinstance(each, dict) and each.get("type") == "text" for each in found)
-    ):
+    if isinstance(found, list) and found and all(map(_is_text, found)):
         found = langchain.message({"role": "tool", "content": found}, where)["content"]
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text"
 
 
 def _with_parts(found: Any) -> Any:
@@ -340,7 +357,8 @@ def _nested(attributes: Row, name: str, where: str) -> list[Any]:
     for key in attributes:
         if key.startswith(name) and key[len(name) : len(name) + 1] == ".":
             _insert(tree, key[len(name) + 1 :].split("."), attributes[key], where)
-    return _lists(tree) if tree else []  # type: ignore[no-any-return]
+    found = _lists(tree)
+    return found if isinstance(found, list) else []
 
 
 def _split_keys(found: Any) -> Any:

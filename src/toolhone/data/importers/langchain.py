@@ -43,7 +43,10 @@ def looks_like(row: Row) -> bool:
 
 def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     """Yield the row with its messages in OpenAI's shape."""
-    messages = [message(each, f"{where}: message {n}") for n, each in enumerate(_single(row["messages"]))]
+    found = row.get("messages")
+    if not isinstance(found, list) or not found:
+        raise unexpected(where, '"messages", a list of messages', found, "no-messages")
+    messages = [message(each, f"{where}: message {n}") for n, each in enumerate(_single(found))]
     yield {**row, "messages": messages}
 
 
@@ -109,11 +112,12 @@ def stop_reason(found: Row) -> Any:
     fields = _fields(found)
     metadata = fields.get("response_metadata")
     holders = [metadata, fields, fields.get("additional_kwargs")]
-    found = next((h[key] for h in holders if isinstance(h, dict) for key in _REASON_KEYS if h.get(key)), None)
-    if found is None and isinstance(metadata, dict) and metadata.get("status") == "incomplete":
+    known = [holder for holder in holders if isinstance(holder, dict)]
+    reason = next((holder[key] for holder in known for key in _REASON_KEYS if holder.get(key)), None)
+    if reason is None and isinstance(metadata, dict) and metadata.get("status") == "incomplete":
         details = metadata.get("incomplete_details")
         return (details.get("reason") if isinstance(details, dict) else None) or "length"
-    return found
+    return reason
 
 
 def origin(found: Any) -> Row:

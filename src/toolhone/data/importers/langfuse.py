@@ -23,6 +23,11 @@ _OWN_KEYS = frozenset(
     {"traceId", "trace_id", "parentObservationId", "parent_observation_id", "modelParameters", "providedModelName"}
     | {"provided_model_name", "statusMessage", "usageDetails", "usage_details", "promptTokens", "input", "output"}
 )
+# Exports of the table of generations have no `type`.
+_GENERATION_KEYS = frozenset(
+    {"modelParameters", "providedModelName", "provided_model_name", "completionStartTime", "completion_start_time"}
+    | {"timeToFirstToken", "time_to_first_token", "usageDetails", "usage_details"}
+)
 _EVENT_TYPES = ("-create", "-update", "sdk-log")
 _LISTS = ("observations", "batch", "data")
 
@@ -43,7 +48,7 @@ def _is_observation(row: Row) -> bool:
     kind = row.get("type")
     if isinstance(kind, str) and kind.upper() in _TYPES:
         return bool(row.keys() & _OWN_KEYS)
-    return kind is None and "modelParameters" in row and "input" in row
+    return kind is None and "input" in row and "output" in row and bool(row.keys() & _GENERATION_KEYS)
 
 
 def _is_event(row: Row) -> bool:

@@ -18,6 +18,7 @@ from toolhone.errors import RowError
 
 _RUN_KEYS = ("inputs", "outputs", "dotted_order", "trace_id", "parent_run_id", "start_time")
 _BATCH_KEYS = ("post", "patch")
+_MESSAGE_KEYS = ("messages", "generations", "message", "input", "output")
 
 
 def looks_like(row: Row) -> bool:
@@ -42,7 +43,7 @@ def _has_langchain(found: Any) -> bool:
         return '"lc"' in found and '"kwargs"' in found
     if not isinstance(found, dict):
         return False
-    messages = found.get("messages") or found.get("generations") or found.get("message") or found.get("output")
+    messages = next((found[key] for key in _MESSAGE_KEYS if found.get(key)), None)
     while isinstance(messages, list) and messages:
         messages = messages[0]
     message = messages.get("message", messages) if isinstance(messages, dict) else None
@@ -53,7 +54,7 @@ def _runs(row: Row) -> Iterator[tuple[str | None, Row]]:
     """The runs of a row: a run and its children, or the posted pieces of runs, each with its id."""
     if "run_type" not in row and any(isinstance(row.get(key), list) for key in _BATCH_KEYS):
         for key in _BATCH_KEYS:
-            for run in row.get(key) or []:
+            for run in row[key] if isinstance(row.get(key), list) else ():
                 id = run.get("id") if isinstance(run, dict) else None
                 if not isinstance(id, str):
                     yield None, {"id": id, "run_type": "unknown"}
@@ -97,20 +98,21 @@ def _lines(run: Row, where: str) -> Iterator[Row]:
     model = metadata.get("ls_model_name")
     if isinstance(parameters, dict):
         model = parameters.get("model") or parameters.get("model_name") or model
-    for prompt, answer in _prompts(inputs, outputs):
+    for prompt, answer in _prompts(inputs, outputs, where):
         id = run.get("id") if prompt is inputs else None  # a batch of prompts shares the run's id
         yield log_line(prompt, answer, where, holders, model, run.get("start_time") or run.get("created_at"), id)
 
 
-def _prompts(inputs: Any, outputs: Any) -> Iterator[tuple[Any, Any]]:
+def _prompts(inputs: Any, outputs: Any, where: str) -> Iterator[tuple[Any, Any]]:
     """Each prompt of a run with its output. Nearly all runs have one; `generate` of LangChain takes several."""
     messages = inputs.get("messages") if isinstance(inputs, dict) else None
-    several = isinstance(messages, list) and len(messages) > 1 and all(isinstance(each, list) for each in messages)
+    messages = messages if isinstance(messages, list) and all(isinstance(each, list) for each in messages) else []
     generations = outputs.get("generations") if isinstance(outputs, dict) else None
-    if not several or not isinstance(generations, list) or all(map(langchain.is_pair, messages or [])):
+    if len(messages) < 2 or not isinstance(generations, list) or all(map(langchain.is_pair, messages)):
         yield inputs, outputs
         return
     if len(generations) != len(messages):
-        raise RowError(f"{len(messages)} prompts with {len(generations)} lists of generations", rule="log-unknown")
+        text = f"{where}: {len(messages)} prompts with {len(generations)} lists of generations"
+        raise RowError(text, rule="log-unknown")
     for prompt, generated in zip(messages, generations, strict=True):
         yield {**inputs, "messages": prompt}, {**outputs, "generations": [generated]}

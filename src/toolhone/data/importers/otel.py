@@ -19,11 +19,26 @@ _NESTED = (
     *("spans", "trace"),
 )
 _SPAN_KEYS = frozenset(
-    {"span_id", "spanId", "spanID", "trace_id", "traceId", "traceID", "context", "context.span_id", "kind", "span_kind"}
+    {
+        "span_id",
+        "spanId",
+        "spanID",
+        "SpanId",
+        "TraceId",
+        "trace_id",
+        "traceId",
+        "traceID",
+        "context",
+        "context.span_id",
+        "kind",
+        "span_kind",
+    }
     | {"parent_id", "parentSpanId", "status", "status_code", "events", "start_time", "startTimeUnixNano", "event_name"}
 )
 _ATTRIBUTES = ("attributes", "tags", "span_attributes", "SpanAttributes", "otel_attributes")
 _OWN = ("gen_ai.", "llm.", "ai.", "openinference.", "langfuse.", "traceloop.", "langsmith.")
+_STATUS_KEYS = ("status_code", "otel_status_code", "StatusCode")
+_START_KEYS = ("start_time", "start_timestamp", "startTime", "timestamp", "Timestamp")
 _VALUES = ("string", "int", "double", "bool", "bytes")
 
 
@@ -93,8 +108,7 @@ def _of_langfuse(attributes: Row, span: Row) -> Row:
     fields = {key.removeprefix(prefix): value for key, value in attributes.items() if key.startswith(prefix)}
     context = span.get("context")
     return {
-        "id": next((span[key] for key in ("spanId", "span_id") if span.get(key)), None)
-        or (context.get("span_id") if isinstance(context, dict) else None),
+        "id": _first(span, ("spanId", "span_id")) or (context.get("span_id") if isinstance(context, dict) else None),
         "type": fields.get("type"),
         "input": fields.get("input"),
         "output": fields.get("output"),
@@ -106,7 +120,7 @@ def _of_langfuse(attributes: Row, span: Row) -> Row:
 
 
 def _attributes(span: Row, where: str) -> Row:
-    found = next((span[key] for key in _ATTRIBUTES if span.get(key)), None)
+    found = _first(span, _ATTRIBUTES)
     found = json_or_text(found, where)
     if isinstance(found, list):
         return _key_values(found)
@@ -161,18 +175,23 @@ def _failure(span: Row, attributes: Row) -> str:
     code, text = (
         (status.get("status_code", status.get("code")), status.get("description") or status.get("message"))
         if isinstance(status, dict)
-        else (span.get("status_code", status), span.get("status_message") or span.get("status_description"))
+        else (_first(span, _STATUS_KEYS) or status, span.get("status_message") or span.get("status_description"))
     )
     is_error = str(code).upper().removeprefix("STATUS_CODE_").removeprefix("STATUSCODE.") in ("ERROR", "2")
+    is_error = is_error or str(attributes.get("otel.status_code")).upper() == "ERROR"  # Jaeger's tag
     error = attributes.get("error.type") or (attributes.get("langfuse.observation.level") == "ERROR")
     if not is_error and not error:
         return ""
     return short(text or attributes.get("langfuse.observation.status_message") or error or code)
 
 
+def _first(holder: Row, keys: tuple[str, ...]) -> Any:
+    return next((holder[key] for key in keys if holder.get(key)), None)
+
+
 def _start(span: Row) -> Any:
     """When the span started: an ISO text, or seconds since 1970."""
-    found = next((span[k] for k in ("start_time", "start_timestamp", "startTime", "timestamp") if span.get(k)), None)
+    found = _first(span, _START_KEYS)
     if found is None:
         found = span.get("startTimeUnixNano") or span.get("start_time_unix_nano")
     if isinstance(found, list) and len(found) == 2 and isinstance(found[0], int):  # JavaScript's [seconds, nanoseconds]

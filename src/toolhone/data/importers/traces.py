@@ -229,9 +229,9 @@ def _generations(found: Row, where: str) -> Row:
         message = generation.get("message") if isinstance(generation, dict) else None
         if isinstance(generation, dict) and message is None and isinstance(generation.get("text"), str):
             message = {"role": "assistant", "content": generation["text"]}
-        if not langchain.is_message(message):
+        if message is None or not langchain.is_message(message):
             raise RowError(f"{where}: a generation without a message: {short(generation)}", rule="log-unknown")
-        info = generation.get("generation_info")
+        info = generation.get("generation_info") or generation.get("generationInfo")
         reason = langchain.stop_reason(message) or (langchain.stop_reason(info) if isinstance(info, dict) else None)
         choices += completion(langchain.message(message, where), reason)["choices"]
     if not choices:
