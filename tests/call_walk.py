@@ -80,7 +80,7 @@ def canonical(value: Any) -> str:
 def walk(value: Any, key: str = "") -> Tally:
     """All calls and results in a value. `key` is the key that holds it."""
     if isinstance(value, str):
-        return walk(_decoded(value)) if key not in _TEXT_KEYS and _decoded(value) is not None else Tally()
+        return walk(_decoded(value), key) if key not in _TEXT_KEYS and _decoded(value) is not None else Tally()
     if isinstance(value, list):
         return _walk_list(value, key)
     if not isinstance(value, dict):
@@ -144,7 +144,7 @@ def _own(value: dict[str, Any], key: str) -> Iterator[Call | Result]:
                 yield call(each.get("name"), _first(each, _CALL_ARGUMENTS), "")
     elif isinstance(value.get("tool_call_id"), str) and "content" in value:
         yield Result(value["tool_call_id"])
-    elif value.get("role") in ("tool", "function", "tool_response") and _is_result(value.get("content")):
+    elif _is_result_message(value):
         yield Result("")
 
 
@@ -170,6 +170,13 @@ def _openai_call(found: Any) -> Iterator[Call]:
         yield call(function["name"], _first(function, _CALL_ARGUMENTS), found.get("id"))
 
 
+def _is_result_message(value: dict[str, Any]) -> bool:
+    """Whether the object is the result of one call, without its id."""
+    if value.get("role") in ("tool", "function", "tool_response"):
+        return _is_result(value.get("content"))
+    return value.get("type") == "function" and "content" in value  # LangChain's FunctionMessage
+
+
 def _is_result(content: Any) -> bool:
     """Whether a message's content is that of one result, not a tool's definition or a list of results."""
     if isinstance(content, dict):
@@ -189,7 +196,7 @@ def _walk_list(value: list[Any], key: str) -> Tally:
     if value and all(isinstance(each, dict) for each in value):
         if joined := _joined_stream(value):
             return walk(joined)
-        if key in ("choices", "candidates") and len(value) > 1:
+        if len(value) > 1 and _are_choices(value, key):
             first, *others = sorted(map(_with_index, enumerate(value)), key=lambda each: each[0])
             rest = added(walk(each) for _, each in others)
             found = walk(first[1])
@@ -198,6 +205,13 @@ def _walk_list(value: list[Any], key: str) -> Tally:
         if any(map(_is_record, value)) or key == "steps":
             return merged(walk(each) for each in value)
     return added(walk(each, key) for each in value)
+
+
+def _are_choices(value: list[Any], key: str) -> bool:
+    """Whether the messages are choices of one response. Langfuse logs them as `output`."""
+    if key == "output":
+        return all(each.get("role") == "assistant" and "type" not in each for each in value)
+    return key in ("choices", "candidates", "output_messages", "gen_ai.output.messages", "completion")
 
 
 def _with_index(numbered: tuple[int, Any]) -> tuple[int, Any]:

@@ -67,6 +67,7 @@ def write(path: Path, *found: Row) -> Path:
         ("openpipe_dataset.jsonl", 6),
         ("langfuse_langchain_with_tools.jsonl", 6),
         ("msswift_agent.jsonl", 6),
+        ("otel_spans.jsonl", 6),
         ("trl_prompt_completion.jsonl", 6),
         ("trl_datasets.parquet", 12),
         ("pydantic_enum_ref.jsonl", 4),
@@ -95,19 +96,19 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "format"),
+    ("row", "format"),
     [
-        ("langchain_langsmith_lc_serialised.jsonl", "LangSmith"),
-        ("otel_spans.jsonl", "OpenTelemetry"),
+        ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "OpenAI's preference pairs"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference pairs"),
+        ({"instruction": "a", "input": "", "output": "b"}, "Alpaca"),
+        ({"prompt": "a", "completion": "b"}, "plain texts"),
     ],
 )
-def test_an_unsupported_format_is_refused_with_its_name(name: str, format: str) -> None:
-    found = read(name)
-    assert len(found) == 6
-    for fault in found:
-        assert isinstance(fault, RowFault)
-        assert fault.rule == "unread-format"
-        assert format in fault.message
+def test_an_unsupported_format_is_refused_with_its_name(row: Row, format: str, tmp_path: Path) -> None:
+    (fault,) = read_source(write(tmp_path / "rows.jsonl", row))
+    assert isinstance(fault, RowFault)
+    assert fault.rule == "unread-format"
+    assert format in fault.message
 
 
 def test_a_csv_file_is_refused_in_one_sentence() -> None:

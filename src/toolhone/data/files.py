@@ -31,7 +31,7 @@ _BLANK = " \t\r\n"
 _NEAR_THE_END = 16
 """The decoder reports a cut token at its start. The longest are `\\uXXXX` and `-Infinity`; 16 leaves a margin."""
 _NOT_A_LIST_OF_ROWS = {"messages", "conversations", "tools", "functions", "function", "input", "output", "choices"}
-_NOT_A_LIST_OF_ROWS |= {"chunks", "question", "ground_truth", "answers"}
+_NOT_A_LIST_OF_ROWS |= {"chunks", "events", "question", "ground_truth", "answers"}
 
 
 class SourceRow(NamedTuple):

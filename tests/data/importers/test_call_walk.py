@@ -198,6 +198,7 @@ SHAPES: dict[str, tuple[Any, Call | Result]] = {
         CALL,
     ),
     "langchain result": ({"lc": 1, "kwargs": {"content": "x", "tool_call_id": "c1", "type": "tool"}}, Result("c1")),
+    "langchain legacy result": ({"type": "function", "name": "find", "content": "x"}, Result("")),
     "ai sdk": ({"content": [{"type": "tool-call", "toolCallId": "c1", "toolName": "find", "input": ARGUMENTS}]}, CALL),
     "ai sdk text": ({"toolCalls": json.dumps([{"toolCallId": "c1", "toolName": "find", "args": TEXT}])}, CALL),
     "ai sdk result": (
@@ -268,6 +269,9 @@ def test_the_walk_counts_items_of_a_list_and_not_repetitions() -> None:
     other = {"message": {"tool_calls": [{**OPENAI_CALL, "id": "c2"}]}}
     choices = walk({"choices": [{"message": message}, other]})
     assert (set(choices.low), choices.others) == ({CALL}, {CALL._replace(id="c2")})
+    for key in ("output", "gen_ai.output.messages"):
+        choices = walk({key: json.dumps([message, {**other["message"], "role": "assistant"}])})
+        assert (set(choices.low), choices.others) == ({CALL}, {CALL._replace(id="c2")})
 
 
 def test_definitions_forced_choices_and_texts_are_no_calls() -> None:

@@ -23,7 +23,7 @@ _PLACES = 5
 _LEFT_OUT = frozenset(
     {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
     | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
-    | {"log-no-request", "log-no-response", "log-not-stored"}
+    | {"log-no-request", "log-no-response", "log-not-stored", "log-broken-json"}
 )
 _WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
 _ADVICE = {"log-choices", "log-forced", "log-prefill", "log-unused-result", "rejected-answer"}

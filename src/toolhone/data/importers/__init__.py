@@ -12,11 +12,15 @@ from toolhone.data.importers import (
     glaive,
     helicone,
     hermes,
+    langchain,
+    langfuse,
+    langsmith,
     litellm,
     llamafactory,
     logs,
     openai,
     openpipe,
+    otel,
     swift,
     toolace,
     xlam,
@@ -24,6 +28,10 @@ from toolhone.data.importers import (
 from toolhone.data.importers.importer import Importer
 
 _TABLE = (
+    Importer("langsmith", langsmith.looks_like, join=langsmith.join),
+    Importer("langfuse", langfuse.looks_like, join=langfuse.join),
+    Importer("otel", otel.looks_like, rewrite=otel.rewrite),
+    Importer("langchain", langchain.looks_like, rewrite=langchain.rewrite),
     Importer("litellm", litellm.looks_like, rewrite=litellm.rewrite),
     Importer("batch", batch.looks_like, join=batch.Pairs),
     Importer("helicone", helicone.looks_like, rewrite=helicone.rewrite),

@@ -26,7 +26,6 @@ from toolhone.data.importers.bodies import (
     is_failed,
     refuse_failed,
 )
-from toolhone.data.importers.functions import looks_like_tool
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
 from toolhone.data.importers.unread import refuse_unread
@@ -34,12 +33,8 @@ from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool
 
 _ALL_RESPONSE_KEYS = frozenset((*RESPONSE_KEYS, *STREAM_KEYS, "choices"))
-# Where Langfuse, LangSmith and others keep a request's tools if they log only its messages.
-_TOOL_HOLDERS = ("modelParameters", "invocation_params", "invocationParams", "parameters", "params", "extra")
-# Langfuse's observations that are not requests to a model. Requests inside them have rows of their own.
-_OTHER_OBSERVATIONS = frozenset(
-    {"SPAN", "EVENT", "TRACE", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EMBEDDING", "EVALUATOR", "GUARDRAIL"}
-)
+# Where other loggers keep a request's tools if they log only its messages.
+_TOOL_HOLDERS = ("invocation_params", "invocationParams", "parameters", "params", "extra")
 # Faults in what a model wrote, not in the log.
 _BROKEN_CALL = frozenset({"bad-arguments", "duplicate-key", "nan", "surrogate"})
 _CREATED_KEYS = ("created", "created_at")  # of a response
@@ -280,8 +275,6 @@ def _advice(request: Row, response: Row, where: str) -> Iterator[RowFault]:
 def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
     """The request and the response of a line. A response that is only a message, or a string, becomes a chat
     completion."""
-    if str(row.get("type")) in _OTHER_OBSERVATIONS:
-        raise RowError(f"{where}: an observation of type {row['type']}, not a request to a model", rule="log-other")
     request, response = _request(row), _response(row)
     if request is None:
         raise RowError(f'{where}: no request with "messages" or "input"', rule="log-unknown")
@@ -319,14 +312,10 @@ def _refuse_anthropic(request: Row, response: Any, where: str) -> None:
 
 
 def _with_tools(request: Row, row: Row, where: str) -> Row:
-    """The request with its tools, wherever the line keeps them. LangChain's tracer logs each tool as a message."""
+    """The request with its tools, wherever the line keeps them."""
     messages = request.get("messages")
     if request.get("tools") is not None or request.get("functions") is not None or not isinstance(messages, list):
         return request
-    tools = [m["content"] for m in messages if isinstance(m, dict) and looks_like_tool(m.get("content"))]
-    if tools:
-        others = [m for m in messages if not (isinstance(m, dict) and looks_like_tool(m.get("content")))]
-        return {**request, "tools": tools, "messages": others}
     for key in _TOOL_HOLDERS:
         holder = row.get(key)
         text = holder if isinstance(holder, str) and holder[:1] == "{" else ""
