@@ -18,11 +18,8 @@ from toolhone.config import Config
 from toolhone.data.check.finding import describe_left_out
 from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
-<<<<<<< HEAD
-from toolhone.launcher import rank, world_size
-=======
 from toolhone.errors import UserError
->>>>>>> thinking
+from toolhone.launcher import rank, world_size
 from toolhone.pretrained import load_tokenizer
 from toolhone.progress import Progress
 from toolhone.records import Conversation, Example
