@@ -81,7 +81,7 @@ def test_turns_with_thinking_are_counted_if_there_are_any() -> None:
     assert found.to_json()["turns_with_thinking"] == 1
     out = StringIO()
     show_stats(found, ["rows.jsonl"], Console(file=out, width=200))
-    assert re.search(r"Turns with thinking\s+1\b", out.getvalue())
+    assert re.search(r"Turns with thinking[ │]+1 ", out.getvalue())
 
 
 def figures(stats: Stats) -> dict[str, Any]:
