@@ -108,7 +108,7 @@ def _parameters(item: Row, operation: Row, resolver: _Resolver, where: str) -> I
         schema = parameter.get("schema")
         if schema is None:
             content = parameter.get("content")
-            media = next(iter(content.values()), {}) if isinstance(content, dict) else {}
+            media: Any = next(iter(content.values()), {}) if isinstance(content, dict) else {}
             schema = media.get("schema", {}) if isinstance(media, dict) else {}
         schema = resolver.schema(schema, f"{where}: {name}")
         if isinstance(parameter.get("description"), str) and isinstance(schema, dict):
@@ -262,7 +262,7 @@ def _of_3_0(schema: Row, *, is_nullable: bool) -> Row:
     if not is_nullable:
         return schema
     if not isinstance(schema.get("type"), str):
-        described = {key: schema.pop(key) for key in ("description", "default") if key in schema}
+        described: Row = {key: schema.pop(key) for key in ("description", "default") if key in schema}
         return {**described, "anyOf": [schema, {"type": "null"}]} if schema else described
     schema["type"] = [schema["type"], "null"]
     if isinstance(schema.get("enum"), list) and None not in schema["enum"]:

@@ -67,6 +67,8 @@ def _add(messages: list[Row], message: Any, where: str) -> None:
         text = f'{where}: unknown key "{unknown[0]}"; a message has {", ".join(sorted(_MESSAGE_KEYS))}; remove it'
         raise RowError(text, rule="unknown-key")
     role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str):
+        raise unexpected(where, '"role" to be a string', role, "bad-role")
     weight = _weight(message, where)
     if role in _CALL_ROLES:
         last = messages[-1] if messages else {}
@@ -79,7 +81,7 @@ def _add(messages: list[Row], message: Any, where: str) -> None:
         last.setdefault("tool_calls", []).append(_call(content, where))
     elif role in _RESULT_ROLES:
         messages.append({"role": "tool", "content": None if content is None else result_text(content)})
-    elif isinstance(role, str) and role in _ROLES:
+    elif role in _ROLES:
         made: Row = {"role": _ROLES[role], "content": content}
         messages.append({**made, "weight": weight} if made["role"] == "assistant" else made)
     else:
