@@ -14,7 +14,7 @@ from typing import Any
 
 from toolhone.data.importers import langchain
 from toolhone.data.importers.importer import Row, short
-from toolhone.data.importers.traces import BROKEN, NO_REQUEST, completion, json_or_text, log_line
+from toolhone.data.importers.traces import BROKEN, NO_REQUEST, completed, completion, json_or_text, log_line
 from toolhone.errors import RowError
 
 _REQUESTS = frozenset({"chat", "text_completion", "generate_content", "completion", "responses", "generate"})
@@ -63,7 +63,7 @@ def log_line_of(attributes: Row, events: Sequence[Row], where: str) -> Row:
             _with_finish(response, attributes)
             if not response["choices"]:
                 raise RowError(f"{where}: no response was recorded", rule="log-no-response")
-            return log_line({"messages": prompt}, response, where, holders, model, None, id)
+            return completed({"messages": prompt}, response, where, holders, model, None, id)
     for asked, answered in _BODIES:
         if attributes.get(asked) is not None:
             if attributes.get(answered) in (None, ""):

@@ -25,6 +25,7 @@ _ROLES = {
     "tool": "tool",
     "function": "function",
 }
+_PLAIN = ("system", "user", "assistant", "tool")
 _TEXT_PARTS = ("text", "output_text", "input_text", "text-plain")
 _CALL_PARTS = ("tool_use", "tool_call", "tool-call", "function_call", "input_json_delta", "tool_call_chunk")
 _REASONING_PARTS = ("reasoning", "thinking", "reasoning_content")
@@ -78,6 +79,8 @@ def message(found: Any, where: str) -> Row:
         RowError: for content other than text (`content-not-text`), a hosted tool (`log-hosted-tool`), or a value that
             is not a message.
     """
+    if _is_plain(found):  # most messages, and already in OpenAI's shape
+        return found  # type: ignore[no-any-return]
     if is_pair(found):
         return {"role": _kind(found[0]), "content": found[1]}
     if not is_message(found):
@@ -95,6 +98,11 @@ def message(found: Any, where: str) -> Row:
     else:
         made["content"] = _text(made["content"], where)
     return made
+
+
+def _is_plain(found: Any) -> bool:
+    has_two = isinstance(found, dict) and len(found) == 2 and isinstance(found.get("content"), str)
+    return has_two and found.get("role") in _PLAIN
 
 
 def finish_reason(found: Any) -> Any:

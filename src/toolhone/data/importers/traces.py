@@ -48,6 +48,20 @@ def log_line(
     if not _is_native(request, response):
         request = _request(request, where, is_response(response))
         response = _response(response, where, request)
+    return completed(request, response, where, holders, model, created, id)
+
+
+def completed(
+    request: Row,
+    response: Row,
+    where: str,
+    holders: Sequence[Any] = (),
+    model: Any = None,
+    created: Any = None,
+    id: Any = None,
+) -> Row:
+    """The log line of a request and a response that are already in OpenAI's or a provider's shape. The arguments are
+    those of `log_line`."""
     request = _with_tools(request, holders, where)
     defaults = {"model": model, "created": created, "id": id}
     if not is_response(response) and _other_provider(response) is None:
