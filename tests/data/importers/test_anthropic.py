@@ -12,7 +12,7 @@ from toolhone.data.importers import anthropic
 from toolhone.data.importers.importer import RowFault
 from toolhone.data.read import detected_formats, read_source
 from toolhone.errors import RowError
-from toolhone.records import Conversation, ToolCall
+from toolhone.records import Conversation, Tool, ToolCall
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 FOLDER = FIXTURES / "importers" / "anthropic"
@@ -164,6 +164,26 @@ def test_a_response_may_be_the_parts_alone(content: list[Row], tmp_path: Path) -
     found, faults = read(write(tmp_path / "a.jsonl", line(USER, response=content, system="s")))
     assert faults == []
     assert found[1].messages[-1].tool_calls == (ToolCall("find", {"to": "OSL"}, "toolu_1"),)
+
+
+def test_messages_alone_and_a_message_inside_the_response_are_found(tmp_path: Path) -> None:
+    answer = message({"type": "text", "text": "Yes."}, id="msg_1", model="m")
+    alone = {"input": [USER], "system": "s", "tools": [TOOL], "output": answer}
+    inside = {"inputs": {"messages": [USER], "system": "s", "tools": [TOOL]}, "outputs": {"message": answer}}
+    for row in (alone, inside):
+        found, faults = read(write(tmp_path / "a.jsonl", row))
+        assert faults == []
+        assert [m.content for m in found[1].messages] == ["s", "To Oslo?", "Yes."]
+        assert [tool.name for tool in found[1].tools] == ["find"]
+        assert found[1].gold_source == "m"
+
+
+def test_rows_and_lines_without_tools_take_the_tools_of_the_config(tmp_path: Path) -> None:
+    default = (Tool("other", "", {"type": "object", "properties": {}}),)
+    answer = message({"type": "text", "text": "Yes."})
+    line = {"request": {"system": "s", "messages": [USER]}, "response": answer}
+    path = write(tmp_path / "a.jsonl", line, {"system": "s", "messages": [USER, answer]})
+    assert [row.tools for row in read_source(path, default) if isinstance(row, Conversation)] == [default, default]
 
 
 def test_a_response_in_openai_format_to_an_anthropic_request_is_read(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     thread = _prompt(request, where)
     functions, hosted = openai_tools(_tools(request), where)
     made = {
-        "tools": [*functions, *({"type": name} for name in hosted)],
+        "tools": [*functions, *({"type": name} for name in hosted)] or None,
         "tool_choice": _tool_choice(request.get("toolChoice")),
     }
     steps = _steps(result, f"{where}: result")

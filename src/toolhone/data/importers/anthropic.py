@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from toolhone.data.importers.bodies import find_request, find_response, refuse_failed
+from toolhone.data.importers.bodies import find_messages, find_request, find_response, refuse_failed
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.openai import text_of
 from toolhone.data.importers.responses import stream_events
@@ -41,18 +41,22 @@ _STREAM_EVENTS = frozenset(
     {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"}
     | {"message_stop"}
 )
+# Keys of a response, which may be in the messages as it is.
+_OF_RESPONSE = frozenset(
+    {"role", "content", "id", "type", "model", "stop_reason", "stop_sequence", "stop_details", "usage", "container"}
+)
 _UNCHANGED = ("model", "temperature", "top_p", "max_tokens", "metadata", "stream")  # of a request
 
 
 def looks_like(row: Row) -> bool:
     """Whether the row has a request of the Messages API, or a request with a response of that API."""
-    request = find_request(row, _is_request)
+    request = _request(row)
     return request is not None and (_is_own_request(request) or _response(row) is not None)
 
 
 def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     """Yield the log line of a request with its response, or the row of a data set."""
-    request = find_request(row, _is_request)
+    request = _request(row)
     if request is None:
         raise RowError(f'{where}: no request with "messages"', rule="log-no-request")
     response = _response(row)
@@ -68,7 +72,7 @@ def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     if _is_own_response(response):
         response = _chat_completion(_message(response, f"{where}: response"), made["hosted"], f"{where}: response")
         yield from _join_prefill(made["messages"], response, where)
-    made["tools"] += [{"type": name} for name in made.pop("hosted")]
+    made["tools"] = [*made["tools"], *({"type": name} for name in made.pop("hosted"))] or None
     yield log_line(row, made, response)
 
 
@@ -77,6 +81,18 @@ def _is_request(body: Any) -> bool:
         return False
     messages = body.get("messages")
     return isinstance(messages, list) or (isinstance(messages, str) and messages.lstrip().startswith("["))
+
+
+def _request(row: Row) -> Row | None:
+    """The row's request, or its messages alone under a request's name, with the tools and the system beside them."""
+    found = find_request(row, _is_request)
+    messages = find_messages(row) if found is None else None
+    if messages is None:
+        return found
+    return {
+        **{key: row[key] for key in ("system", "tools", "tool_choice", "model") if key in row},
+        "messages": messages,
+    }
 
 
 def _is_own_request(request: Row) -> bool:
@@ -116,7 +132,7 @@ def _is_own_response(found: Any) -> bool:
         return True
     content = found.get("content")
     if not isinstance(content, str | list):
-        return False
+        return isinstance(found.get("message"), dict) and _is_own_response(found["message"])
     if "stop_reason" in found or found.get("type") == "message":
         return True
     return isinstance(content, list) and found.get("role") == "assistant" and any(map(_is_own_part, content))
@@ -182,7 +198,7 @@ def _messages(system: Any, messages: list[Any], hosted: list[str], where: str) -
         role, content = message.get("role"), message.get("content")
         if role == "assistant" and not message.get("tool_calls"):
             turn = assistant_turn(made)
-            turn |= {key: message[key] for key in message.keys() - {"role", "content"} if message[key] is not None}
+            turn |= {key: message[key] for key in message.keys() - _OF_RESPONSE if message[key] is not None}
             _add_parts(turn, content, hosted, place)
         elif role == "user" and isinstance(content, list):
             made += _results_and_text(message, place)
@@ -273,7 +289,7 @@ def _message(response: Any, where: str) -> Row:
         if not any(_part_type(each) in _STREAM_EVENTS for each in response):
             return {"content": response}
         return _streamed(objects(response, where, "events"), where)
-    if isinstance(response.get("message"), dict) and _is_batch_result(response):
+    if isinstance(response.get("message"), dict) and "content" not in response:
         response = response["message"]
     if response.get("type") in ("error", "errored", "canceled", "expired"):
         text = short(response.get("error") or response["type"])

@@ -63,7 +63,7 @@ def rewrite(row: Row, where: str) -> Iterator[Row | RowFault]:
     if response is None:
         raise RowError(f"{where}: a request without a response", rule="log-no-response")
     model = request.get("modelId") or row.get("modelId")
-    made = {"messages": messages, "tools": [*functions, *({"type": name} for name in hosted)], "model": model}
+    made = {"messages": messages, "tools": [*functions, *({"type": name} for name in hosted)] or None, "model": model}
     config = request.get("toolConfig")
     if choice := _tool_choice(config.get("toolChoice") if isinstance(config, dict) else None):
         made["tool_choice"] = choice

@@ -53,6 +53,15 @@ def find_request(row: Row, is_request: Callable[[Any], bool]) -> Row | None:
     return None
 
 
+def find_messages(row: Row) -> list[Any] | None:
+    """The messages of a request that is logged as its messages alone, under a request's name."""
+    for key in REQUEST_KEYS:
+        found = body_of(row[key]) if key in row else None
+        if isinstance(found, list) and found and all(isinstance(each, dict) and "role" in each for each in found):
+            return found
+    return None
+
+
 def find_response(row: Row, is_response: Callable[[Any], bool]) -> Any:
     """The first response in the row, whole or as a stream: a value under a known key, or under a key of a stream in
     it."""

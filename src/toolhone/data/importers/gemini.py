@@ -267,7 +267,7 @@ def _openai_request(request: Row, contents: Any, where: str) -> tuple[_Thread, R
     for place, content in _contents(contents, where):
         thread.add(content, place)
     functions, hosted = _tools_of(request, where)
-    made: Row = {"messages": thread.messages, "tools": [*functions, *({"type": name} for name in hosted)]}
+    made: Row = {"messages": thread.messages, "tools": [*functions, *({"type": name} for name in hosted)] or None}
     if request.get("model"):
         made["model"] = request["model"]
     if choice := _tool_choice(_setting(request, "toolConfig")):

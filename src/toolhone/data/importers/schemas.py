@@ -156,7 +156,7 @@ def gemini_schema(schema: Any) -> Any:
         return schema
     made: Schema = {}
     for key, value in schema.items():
-        name = _GEMINI_KEYWORDS.get(key, key)
+        name = str(_GEMINI_KEYWORDS.get(key, key))
         if name == "type":
             value = _gemini_type(value)
         elif name in ("properties", "$defs") and isinstance(value, dict):

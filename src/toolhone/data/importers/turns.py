@@ -92,11 +92,11 @@ def log_line(row: Row, request: Row, response: Any) -> Row:
 
 def data_row(row: Row, messages: list[Row], tools: list[Row] | None, hosted: list[str], own: Iterable[str]) -> Row:
     """The row of a data set, without a response. Its keys except `own` become `meta`, as do the names of hosted
-    tools."""
+    tools. Without tools the row takes those of the config."""
     own = {"messages", "tools", "id", "meta", *own}
     meta = {key: value for key, value in row.items() if key not in own and value is not None}
     if isinstance(row.get("meta"), dict):
         meta |= row["meta"]
     if hosted:
         meta["hosted_tools"] = hosted
-    return {"id": row.get("id"), "messages": messages, "tools": tools, "meta": meta}
+    return {"id": row.get("id"), "messages": messages, "tools": tools or None, "meta": meta}
