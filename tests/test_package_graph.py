@@ -26,7 +26,7 @@ LAYERS = (
     "route",
     "report",
     "serve",
-    "prepare plan pipeline learning_curve doctor new_project",
+    "prepare plan pipeline learning_curve doubt doctor new_project",
     "cli",
     "__main__",
 )
