@@ -30,7 +30,7 @@ def add_doubt(commands: Any) -> None:
     about = "the experiment's YAML file; its training rows are ranked by models that are trained on the other rows"
     flags.add(parser, "--config", required=False, help=about)
     flags.add(parser, "--set")
-    about = "number of folds, which is the number of trainings, 2 or more (default: %(default)s)"
+    about = "number of folds of the rows; each is scored by a training on the others, 2 or more (default: %(default)s)"
     add("--k", type=flags.count, default=3, metavar="N", help=about)
     add("--fresh", action="store_true", help="with --config: delete the folds' earlier runs and train again")
     about = "file of a model's predictions of the SOURCEs, which it was not trained on"
