@@ -18,7 +18,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -88,7 +88,11 @@ def main() -> int:
     started = time.perf_counter()
     large = SimulatedLarge(Pool(rows), options.errors, options.seed)
     rounds = []
-    for done in fly(config, start, streams, large, options.target, console, fresh=options.fresh):
+
+    def train(config: Config) -> RunFolder:
+        return train_round(config, console, fresh=options.fresh)
+
+    for done in fly(config, start, streams, large, options.target, console, train):
         rounds.append(done)
         show(rounds)
     minutes = (time.perf_counter() - started) / 60
@@ -152,15 +156,15 @@ def fly(
     large: SimulatedLarge,
     target: float,
     console: Console,
-    *,
-    fresh: bool = False,
+    train: Callable[[Config], RunFolder],
 ) -> Iterator[Round]:
-    """Yield a round for each stream of conversations, whose turns are the queries. The config's test rows calibrate."""
+    """Yield a round for each stream of conversations, whose turns are the queries. The config's test rows calibrate.
+    `train` trains on a config's rows, and answers its test rows."""
     rows = list(start)
     for number, stream in enumerate(streams):
         folder = RUNS / config.name / f"round{number}"
         write_conversations(folder / "train.jsonl", rows)
-        run = train(round_config(config, number, folder / "train.jsonl"), console, fresh=fresh)
+        run = train(round_config(config, number, folder / "train.jsonl"))
         policy, test = make_policy(run, large, target)
         queries = turns(stream)
         answers = answer_queries(run, queries, folder / "answers.jsonl", console)
@@ -197,7 +201,7 @@ def round_config(config: Config, number: int, train_file: Path) -> Config:
     return config.model_copy(update={"name": f"{config.name}-round{number}", "data": data, "evaluate": evaluate})
 
 
-def train(config: Config, console: Console, *, fresh: bool) -> RunFolder:
+def train_round(config: Config, console: Console, *, fresh: bool) -> RunFolder:
     """Train and score a round, and continue it if it was interrupted."""
     run = RunFolder(RUNS / config.name)
     resume = not fresh and run.stage("train") is None and last_checkpoint(run.checkpoints) is not None

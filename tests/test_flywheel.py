@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from served import CHAT, SYSTEM, TOOLS, learn
+from served import CHAT, SYSTEM, TOOLS, learn, make_run
 
-from toolhone.config import Config, DataConfig, EvaluateConfig, LoraConfig, ModelConfig, TrainConfig
+from toolhone.config import Config, DataConfig, ModelConfig
 from toolhone.data.read import read_conversations, turns
-from toolhone.jsonl import write_conversations
 from toolhone.records import Conversation, Message, ToolCall
+from toolhone.run_folder import RunFolder
 
 WORDS = ("apple", "river", "stone", "cloud", "tiger", "piano", "lemon", "chair", "ocean", "robot", "fence", "honey")
 
@@ -45,20 +45,25 @@ def asked_elsewhere(n: int) -> Conversation:
 
 @pytest.mark.usefixtures("in_workspace")
 def test_each_round_escalates_fewer_of_the_queries_that_earlier_rounds_imported(tiny_llama: Path, script: Any) -> None:
-    learn(tiny_llama, Path("model"))
-    write_conversations(Path("calibration.jsonl"), [asked_elsewhere(n) for n in range(12)])
+    calibration = [asked_elsewhere(n) for n in range(12)]
     config = Config(
         name="fly",
         model=ModelConfig(name="model", device="cpu", dtype="float32"),
-        data=DataConfig(train=("unused.jsonl",), test=("calibration.jsonl",), validation=0),
+        data=DataConfig(train=("unused.jsonl",), test=("never_read.jsonl",)),
         chat=CHAT,
-        lora=LoraConfig(rank=16),
-        train=TrainConfig(max_steps=40, batch_size=8, learning_rate=1e-2, warmup=2, save_every=1000, log_every=20),
-        evaluate=EvaluateConfig(batch_size=12, max_new_tokens=60),
     )
+    console = Console(quiet=True)
+
+    def train(config: Config) -> RunFolder:
+        folder = Path("runs", config.name)
+        learn(tiny_llama, folder / "model", turns=turns(read_conversations(Path(config.data.train[0]))))
+        run = RunFolder(make_run(folder, folder / "model", max_new_tokens=60, test=calibration))
+        script.answer_queries(run, turns(calibration), run.predictions("tuned"), console)
+        return run
+
     streams = [[row(n) for n in some] for some in ((4, 5, 6), (4, 5, 7), (4, 5, 6, 7))]
     large = script.SimulatedLarge(script.Pool([row(0)]), 0.0, 7)
-    rounds = list(script.fly(config, [row(n) for n in range(4)], streams, large, 0.95, Console(quiet=True)))
+    rounds = list(script.fly(config, [row(n) for n in range(4)], streams, large, 0.95, console, train))
 
     assert [one.turns for one in rounds] == [4, 7, 8]
     assert [one.imported for one in rounds[:2]] == [3, 1]
