@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from served import CHAT, LEARNED, example, learn
+from served import CHAT, LEARNED, SYSTEM, TOOLS, example, learn
 
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer
 from toolhone.config import Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
+from toolhone.data.read import examples
 from toolhone.errors import UserError
 from toolhone.evaluate.doubts import Doubt, ranked, read_doubts, write_doubts
 from toolhone.evaluate.gold_doubt import gold_doubts
-from toolhone.records import Example, Gold, Message, ToolCall
+from toolhone.records import Conversation, Example, Gold, Message, ToolCall
 from toolhone.train.hardware import choose_hardware
 
 Memorised = tuple[Any, ChatRenderer, Path]
@@ -102,6 +103,8 @@ def test_the_wording_of_a_plain_answer_is_no_doubt(memorised: Memorised) -> None
 
 def test_shared_prefixes_change_no_doubt(memorised: Memorised) -> None:
     wrong = [gold(ORDER, ToolCall("help", {})), gold(ORDER, text="no"), gold(THANKS, ToolCall("help", {}))]
+    several = (SYSTEM, Message("user", "Hi"), wrong[0].turn, Message("user", "And?"), wrong[2].turn)
+    wrong += examples(Conversation("talk", several, TOOLS, "made:1"))  # the second turn's prompt contains the first
     trees, rows = (doubts(memorised, [*RIGHT, *wrong], packing) for packing in ("prefix_tree", "rows"))
     assert set(trees) == set(rows) == {one.id for one in wrong}
     for id_, doubt in trees.items():

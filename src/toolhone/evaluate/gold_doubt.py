@@ -81,7 +81,8 @@ def gold_doubts(
     if config.train.packing == "prefix_tree":
         model.set_attn_implementation(TREE_ATTENTION)
     guesses: list[dict[int, _Guess]] = [{} for _ in rows]
-    size = config.evaluate.batch_size
+    # Without trees, the logits of a batch grow with the square of its rows, as in training.
+    size = config.evaluate.batch_size if config.train.packing == "prefix_tree" else config.train.batch_size
     with Progress("scoring the gold", len(rows), "turns", console) as progress, torch.inference_mode():
         for start in range(0, len(rows), size):
             batch = masked[start : start + size]
