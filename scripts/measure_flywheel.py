@@ -121,7 +121,7 @@ class SimulatedLarge:
 
     async def ask(self, example: Example, answer: LargeAnswer, *, max_tokens: int | None, may_call: bool) -> None:
         message = self.turn(example)
-        row = {"role": "assistant", "content": message.content or None, "refusal": None}
+        row: dict[str, Any] = {"role": "assistant", "content": message.content or None, "refusal": None}
         if message.tool_calls:
             row["tool_calls"] = [
                 {**call.to_json(), "id": call.id or f"call_{n}"} for n, call in enumerate(message.tool_calls)

@@ -62,7 +62,7 @@ def _doubt_of_answer(example: Example, answer: Prediction, format: FormatName) -
         return None
     found = signals(answer, example, format)
     place: Place = "answer"
-    chance = None
+    chance: float | None = None
     if found.gate is not None:  # an answer that cannot be used says little about the gold
         chance = 0.0
     elif found.features is not None:
