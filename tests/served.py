@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ def example(question: str, tools: tuple[Tool, ...] = TOOLS) -> Example:
     return Example(question, question, prompt, turn, Gold.of_message(turn), tools, "made:1", None, {})
 
 
-def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
-    """Save a Llama of two layers that has memorised LEARNED, with the tokenizer of `tiny_llama`."""
+def learn(tiny_llama: Path, folder: Path, seed: int = 0, turns: Sequence[Example] = ()) -> None:
+    """Save a Llama of two layers that has memorised these turns, or LEARNED, with the tokenizer of `tiny_llama`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -54,7 +54,7 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_llama, num_hidden_layers=2))
     renderer = make_renderer(tokenizer, CHAT, "tiny")
-    rows = [renderer.render(example(question)) for question in LEARNED]
+    rows = [renderer.render(turn) for turn in turns or map(example, LEARNED)]
     width = max(len(row) for row in rows)
     padded = [[*row.prompt_ids, *row.completion_ids, *[-100] * (width - len(row))] for row in rows]
     labels = torch.tensor(padded)  # [rows, width]
@@ -72,8 +72,11 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
-    """Write a finished run on the model, with an adapter that changes nothing, and return its folder."""
+def make_run(
+    folder: Path, model: Path, *, max_new_tokens: int = 100, test: Sequence[Conversation] | None = None
+) -> Path:
+    """Write a finished run on the model, with an adapter that changes nothing, and return its folder. Its test rows are
+    LEARNED by default."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -90,6 +93,7 @@ def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
         folder / "manifest.json",
         {
             "stages": {},
+            "judged": "test",
             "model": {"name": str(model), "revision": None, "quantize": "none"},
             "chat": {"format": "hermes", "template": "toolhone", "template_hash": renderer.template_hash()},
         },
@@ -98,7 +102,7 @@ def make_run(folder: Path, model: Path, *, max_new_tokens: int = 100) -> Path:
         Conversation(f"r{n}", (SYSTEM, Message("user", question), turn), TOOLS, "made:1")
         for n, (question, turn) in enumerate(LEARNED.items())
     ]
-    write_conversations(folder / "splits" / "test.jsonl", rows)
+    write_conversations(folder / "splits" / "test.jsonl", rows if test is None else test)
     adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=2, target_modules=["q_proj"]))
     adapted.save_pretrained(folder / "adapter")
     save_chat(folder / "adapter", renderer)

@@ -80,6 +80,25 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
     return run
 
 
+def train_only(prepared: Prepared, *, resume: bool, fresh: bool, console: Console) -> RunFolder | None:
+    """Train, and predict nothing. Return the run folder, or None if training was stopped early.
+
+    Raises:
+        UserError, Interrupted: as `run_experiment`.
+    """
+    refuse_untrainable(prepared.config)
+    join_processes(prepared.hardware.device)
+    run = RunFolder(RUNS / prepared.config.name)
+    with ExitStack() as stack:
+        is_trained = on_first_process(lambda: _lock_and_open(prepared, run, stack, console, resume=resume, fresh=fresh))
+        stack.enter_context(_report_kept_on_interrupt(run))
+        if is_trained:
+            console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains again)")
+        elif not _train(prepared, run, console, resume=resume):
+            return None
+    return run
+
+
 def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> RunFolder:
     """Predict, score and report again for a finished run. `overrides` replace values of the config's `evaluate`.
 

@@ -147,7 +147,7 @@ def test_every_flag_of_a_data_command_reaches_a_function(arguments: list[str]) -
     vars(options)["_read"].clear()
     with contextlib.suppress(UserError):  # there is no endpoint, and there are no marks
         options.run(options)
-    sheet_only = {"predictions", "chat_format", "max_rows", "random_share", "seed"}
+    sheet_only = {"predictions", "doubts", "chat_format", "max_rows", "random_share", "seed"}
     unused = (sheet_only if "--apply" in arguments else {"wrong"}) if arguments[0] == "review" else set()
     assert flags - vars(options)["_read"] == unused
 

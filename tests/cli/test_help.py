@@ -18,6 +18,7 @@ UNITS = r"""
 """What a number may count. Every flag that takes a number names one of them."""
 
 MEANINGS = {
+    "--against": "rows to compare with",
     "--api-accuracy": "share of calls that the API gets right",
     "--base": "ask the base model",
     "--base-url": "address of the endpoint",
@@ -29,6 +30,7 @@ MEANINGS = {
     "--engineering-usd": "dollars paid once for engineering",
     "--error-usd": "dollars that a wrong call costs",
     "--escalation": "share of calls to escalate",
+    "--fresh": "delete earlier results and start again",
     "--gpu-usd-per-hour": "dollars that a machine costs an hour",
     "--html": "page to write",
     "--json": "print JSON",
@@ -36,6 +38,7 @@ MEANINGS = {
     "--labelling-usd": "dollars paid once for labelling",
     "--max-rows": "take at most this many rows",
     "--max-tokens": "token limit of one answer",
+    "--near": "find near duplicates too",
     "--out": "where the output goes",
     "--predictions": "files of predictions",
     "--prompt-tokens": "tokens of a call's prompt",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolhone.cli import flags
+from toolhone.cli.doubt import add_doubt, add_import_decisions
 from toolhone.cli.terminal import plain_console
 from toolhone.data.read import read_tools
 from toolhone.data.write_formats import WRITERS
@@ -26,8 +27,17 @@ def add_data_commands(groups: Any) -> None:
     about = "check, split, convert, make and review the rows that a model learns from"
     data = groups.add_parser("data", help=about, description=about)
     commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    from_rows = (_add_check, _add_split, _add_stats, _add_convert, _add_augment, _add_paraphrase, _add_review)
-    for add_command in (*from_rows, _add_infer_tools, _add_generate, _add_preview):
+    from_rows = (
+        _add_check,
+        _add_split,
+        _add_stats,
+        _add_convert,
+        _add_augment,
+        _add_paraphrase,
+        add_doubt,
+        _add_review,
+    )
+    for add_command in (*from_rows, _add_infer_tools, _add_generate, add_import_decisions, _add_preview):
         add_command(commands)
 
 
@@ -295,6 +305,8 @@ def _add_review(commands: Any) -> None:
     add("--out", type=Path, required=True, help="sheet to write (.html or .csv); with --apply: file of the new rows")
     about = "file of a model's predictions or scores; rows that it answers otherwise are doubtful"
     add("--predictions", type=Path, metavar="FILE", help=about)
+    about = "file of `toolhone data doubt`; the sheet begins with the most doubtful turns"
+    add("--doubts", type=Path, metavar="FILE", help=about)
     flags.add(parser, "--chat-format")
     about = "put at most N assistant turns on the sheet (default: %(default)s)"
     add("--max-rows", type=flags.count, default=200, metavar="N", help=about)
@@ -322,6 +334,7 @@ def _review(options: argparse.Namespace) -> None:
         tools=tools,
         format=options.format,
         predictions=options.predictions,
+        doubts=options.doubts,
         chat_format=options.chat_format,
         rows=options.max_rows,
         random_share=options.random_share,

@@ -12,14 +12,15 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolhone.data.read import examples
-from toolhone.data.review import Sampled, gold_calls, sample, turn_hash
+from toolhone.data.review_sample import Sampled, gold_calls, sample, turn_hash
 from toolhone.data.sources import read_and_report
 from toolhone.errors import UserError
+from toolhone.evaluate.doubts import read_doubts
 from toolhone.evaluate.match import score
 from toolhone.jsonl import read_jsonl, write_text
 from toolhone.records import Example, FormatName, Prediction, Score, Tool
@@ -41,6 +42,8 @@ def write_sheet(
     tools: Sequence[Tool] = (),
     format: str = "auto",
     predictions: Path | None = None,
+    doubts: Path | None = None,
+    disagreements: Mapping[str, str] | None = None,
     chat_format: FormatName = "hermes",
     rows: int = 200,
     random_share: float = 0.5,
@@ -52,6 +55,8 @@ def write_sheet(
         out: the sheet; its name ends in .html or .csv.
         format: the format of the sources' rows.
         predictions: a file of predictions, whose texts are in `chat_format`, or a file of scores.
+        doubts: a file of `toolhone data doubt`. The sheet then begins with the most doubtful turns.
+        disagreements: how another model's answer differs, by example id. The sheet then begins with the doubtful turns.
 
     Raises:
         UserError: if a file cannot be read, if the predictions are of other data, or if `out` has another ending.
@@ -70,8 +75,9 @@ def write_sheet(
     if not turns:
         raise UserError(f"{source}: no assistant turn to review")
     answers = {} if predictions is None else read_answers(predictions, turns, chat_format)
-    disagreements = {id: answer for id, (agrees, answer) in answers.items() if not agrees}
-    chosen = sample(turns, disagreements, rows=rows, random_share=random_share, seed=seed)
+    differing = {id: answer for id, (agrees, answer) in answers.items() if not agrees} | dict(disagreements or {})
+    ranking = None if doubts is None and disagreements is None else _read_ranking(doubts, turns)
+    chosen = sample(turns, differing, rows=rows, random_share=random_share, seed=seed, ranking=ranking)
     toolsets: list[tuple[Tool, ...]] = []  # most rows of a file share one
     for one in chosen:
         if one.example.tools not in toolsets:
@@ -83,6 +89,16 @@ def write_sheet(
     reasons = ", ".join(f"{count} {name}" for name, count in Counter(one.reason for one in chosen).most_common())
     console.print(f"written: {out}: {len(chosen)} of {len(turns)} assistant turns ({reasons})", markup=False)
     return chosen
+
+
+def _read_ranking(path: Path | None, turns: Sequence[Example]) -> dict[str, str]:
+    """Return what a file of doubts says about these turns, by example id, the most doubtful first; nothing without a
+    file."""
+    ids = {turn.id for turn in turns}
+    found = {} if path is None else {id: str(doubt) for id, doubt in read_doubts(path).items() if id in ids}
+    if path is not None and not found:
+        raise UserError(f"{path}: has no turn of the data; expected ids such as {turns[0].id}")
+    return found
 
 
 def read_answers(path: Path, turns: Sequence[Example], format: FormatName) -> dict[str, tuple[bool, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from toolhone.evaluate.doubts import Doubt
 from toolhone.evaluate.values import RULES
 from toolhone.report import facts, numbers, wording
 
@@ -152,6 +153,17 @@ def learning_curve_table(exact_match: Mapping[str, dict[str, Any]], gains: Seque
     table = Table("Rows", "Exact match", "Gain over previous size")
     for (size, rate), gain in zip(exact_match.items(), ("", *gains), strict=True):
         table.add_row(size, numbers.figure(rate), gain)
+    return table
+
+
+def doubts_table(doubts: Sequence[Doubt]) -> Table:
+    """Return the table of the first doubts about gold."""
+    unit = doubts[0].unit if doubts else ""
+    table = rich_table("the most doubtful gold", "rlrlll", ("", "turn", unit, "place", "expected", "the model says"))
+    for rank, one in enumerate(doubts, 1):
+        size = "-" if one.doubt is None else f"{one.doubt:.2f}"
+        sure = "" if one.probability is None else f" ({one.probability:.2f})"
+        table.add_row(str(rank), *map(Text, (one.id, size, one.place, one.expected, one.says + sure)))
     return table
 
 

@@ -35,10 +35,11 @@ Route = Literal["small", "large", "none"]
 class DecisionLog:
     """An open log, for one writer. `spent_usd` is the cost of the lines of `day` (UTC, as 2026-11-25) at opening.
 
-    A line's `time` is when the request was answered (UTC). `asked_large` counts the calls of the large model; its
-    tokens and `cost_usd` (null without a price) are those that it may have charged, failed calls included. `fallback`
-    says why the large model was needed but did not answer. `latency_ms` is the whole request's, with its wait;
-    `small_ms` and `large_ms` are the models' own."""
+    A line's `time` is when the request was answered (UTC). `asked_large` counts the calls of the large model;
+    `large_model` is its name, in its answer if there is one; null if it was not asked. Its tokens and `cost_usd` (null
+    without a price) are those that it may have charged, failed calls included. `fallback` says why the large model was
+    needed but did not answer. `latency_ms` is the whole request's, with its wait; `small_ms` and `large_ms` are the
+    models' own."""
 
     def __init__(self, path: Path, day: str) -> None:
         """Open the log, and create it if missing.
@@ -107,7 +108,7 @@ class DecisionLog:
 @dataclass(frozen=True, slots=True)
 class Cascade:
     """The parts of a cascade. `escalate` is the reserved tool, offered beside each request's own if the small model was
-    trained with it. `log_texts` writes prompts and answers into the log."""
+    trained with it. `log_texts` writes prompts and answers into the log, of which `route/decisions.py` makes rows."""
 
     policy: Policy
     large: LargeModel
@@ -170,6 +171,7 @@ async def answer(
             "escalated": found.escalated,
             "fallback": large.failure,
             "asked_large": large.calls,
+            "large_model": (large.completion or {}).get("model") or (cascade.large.model if large.calls else None),
             "latency_ms": round((time.perf_counter() - started) * 1000, 3),
             "small_ms": round(small.latency_ms, 3),
             "large_ms": round(large.latency_ms, 3),
@@ -183,8 +185,11 @@ async def answer(
             decision["texts"] = {
                 "messages": [message.to_json() for message in example.prompt],
                 "tools": [tool.to_json() for tool in example.tools],
+                "tool_choice": "auto" if may_call else "none",
                 "small": small.text,
+                "format": cascade.policy.format,
                 "large": large.completion and large.completion["choices"][0]["message"],
+                "finish_reason": large.completion and large.completion["choices"][0]["finish_reason"],
             }
         try:
             cascade.log.write(decision)

@@ -127,7 +127,7 @@ class LargeModel:
             UserError: for an invalid address, or a missing key.
         """
         key = endpoint_key(settings.base_url, "--large-base-url")
-        self.priced = budget.priced
+        self.model, self.priced = settings.model, budget.priced
         self._settings, self._budget = settings, budget
         self._options = ChatOptions({"temperature": 0})
         # The retry is ours, so that it is counted and its wait is short.

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from toolhone.data.read import examples, read_conversations, read_source, read_tools
-from toolhone.data.review import ReviewReport, Sampled, apply_marks, find_doubts, read_marks, sample
+from toolhone.data.review import ReviewReport, apply_marks, read_marks
+from toolhone.data.review_sample import Sampled, find_doubts, sample
 from toolhone.errors import UserError
 from toolhone.jsonl import write_jsonl
 from toolhone.records import Conversation, Example, Message, Tool, ToolCall
