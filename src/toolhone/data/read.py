@@ -227,8 +227,8 @@ def _read_row(
                 if importer.to_openai:
                     name = "logs" if "request" in each else "openai"
                 else:
-                    name = _looks_like(each, rewriters)
-                inner = IMPORTERS["openai" if name in (None, "tools") else str(name)]
+                    name = _looks_like(each, rewriters) or "openai"
+                inner = IMPORTERS["openai" if name == "tools" else name]
                 found += _read_row(each, where, inner, False, open_, rewriters)
             return found
         if importer.name in open_.folds:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from typing import Literal
 
-from toolhone.data.check.one_row import invented_values
+from toolhone.data.check.invented import invented_values
 from toolhone.data.check.schema import Vocabulary
 from toolhone.records import Conversation, Example, Tool, ToolCall
 

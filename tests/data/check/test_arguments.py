@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolhone.data.check.one_row import invented_values
+from toolhone.data.check.invented import invented_values
 from toolhone.data.check.schema import Vocabulary
 from toolhone.data.values import numbers_in
 from toolhone.records import Conversation, Message, Tool, ToolCall

@@ -20,6 +20,7 @@ from toolhone.data.check.across_rows import Balance, SeenRows
 from toolhone.data.check.drift import SeenTools
 from toolhone.data.check.finding import Finding, finding_of, refuse_findings
 from toolhone.data.check.fix import Fixed, Fixer, plan_copies
+from toolhone.data.check.invented import invented_values
 from toolhone.data.check.openai_profile import openai_findings
 from toolhone.data.check.schema import ToolSets
 from toolhone.data.check.secrets import private_findings
@@ -91,7 +92,7 @@ class Survey:
         if tools.key not in self._tools_searched:
             self._tools_searched.add(tools.key)
             yield from one_row.control_tokens_in_tools(row.where, tools)
-        yield from one_row.invented_values(row, tools.vocabulary)
+        yield from invented_values(row, tools.vocabulary)
         yield from private_findings(row)
         self.tools.add(row, tools)
         yield from self._rows.findings(row, tools)

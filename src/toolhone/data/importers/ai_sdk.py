@@ -157,8 +157,8 @@ def _add_invocations(made: list[Row], message: Row, where: str) -> None:
         made.append({"role": "assistant", "content": message["content"]})
 
 
-def _add_invocation(turn: Row, found: Any, where: str) -> Iterator[Row]:
-    """Add the call of a UI message to the turn, and yield its result, if there is one."""
+def _add_invocation(turn: Row, found: Any, where: str) -> list[Row]:
+    """Add the call of a UI message to the turn, and return its result, if there is one."""
     if not isinstance(found, dict):
         raise unexpected(where, "a tool invocation", found, "bad-call")
     state = found.get("state")
@@ -285,8 +285,9 @@ def _has_steps(found: Row) -> bool:
 def _has_messages(found: Row) -> bool:
     """Whether the value is a result, or its `response`, with the messages that it generated."""
     response = found.get("response")
-    messages = response.get("messages") if isinstance(response, dict) else None
-    return isinstance(messages, list) and bool(messages) and "choices" not in response
+    if not isinstance(response, dict) or "choices" in response:
+        return False
+    return isinstance(response.get("messages"), list) and bool(response["messages"])
 
 
 def _steps(result: Row, where: str) -> list[tuple[Row, Any, list[Row]]]:
