@@ -13,8 +13,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "toolhone"
 
 LAYERS = (
-    "errors records strict_json rates progress jsonl config config_file fetch hub pretrained run_folder run_inputs "
-    "endpoint "
+    "errors launcher records strict_json rates progress jsonl config config_file fetch hub pretrained run_folder "
+    "run_inputs endpoint "
     "tool_schema",
     "formats",
     "chat",
@@ -26,14 +26,14 @@ LAYERS = (
     "route",
     "report",
     "serve",
-    "prepare plan pipeline learning_curve doctor new_project",
+    "prepare plan pipeline learning_curve doubt doctor new_project",
     "cli",
     "__main__",
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 171
-MAX_LINES = 32_800
+MAX_FILES = 200
+MAX_LINES = 36_000
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""
