@@ -152,7 +152,8 @@ def _ai_sdk(value: dict[str, Any]) -> Iterator[Call | Result]:
     kind, id = str(value.get("type")), value["toolCallId"]
     name = value.get("toolName") or (kind.removeprefix("tool-") if kind.startswith("tool-") else None)
     is_result = kind in ("tool-result", "tool-error")
-    has_result = is_result or "result" in value or "output" in value or value.get("state") == "output-denied"
+    is_over = value.get("state") in ("output-error", "output-denied")
+    has_result = is_result or is_over or "result" in value or "output" in value
     if name and not is_result and _first(value, ("input", "args", "arguments")) is not None:
         yield call(name, _first(value, ("input", "args", "arguments")), id)
     if has_result:
