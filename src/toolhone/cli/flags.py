@@ -28,8 +28,9 @@ def count(text: str) -> int:
 
 _FORMAT = {
     "choices": ("auto", *IMPORTERS),
+    "metavar": "FORMAT",
     "default": "auto",
-    "help": "format of the rows (default: auto, detected from the first rows of each file)",
+    "help": f"format of the rows: {', '.join(IMPORTERS)} (default: auto, detected from the first rows of each file)",
 }
 _SET = "override a key of the config, for example train.epochs=1; may be repeated"
 SHARED: dict[str, dict[str, Any]] = {
@@ -37,7 +38,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "--config": {"type": Path, "required": True, "help": "the experiment's YAML file"},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": _SET},
     "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the predicted rows, with their gold, in any format"},
-    "--tools": {"type": Path, "help": "JSON file with the list of tools, for rows without tools"},
+    "--tools": {
+        "type": Path,
+        "help": "tools for rows without any: a JSON list, MCP's tools/list, or an OpenAPI document (JSON, YAML)",
+    },
     "--format": _FORMAT,
     "--rows-format": _FORMAT,
     "--chat-format": {

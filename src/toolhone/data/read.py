@@ -73,6 +73,7 @@ def read_source(
         if name == "tools":
             message = "a list of tools, not of conversations; it is left out: give it with --tools or data.tools"
             yield RowFault(f"{file}:1", "tools-file", message)
+            yield from (RowFault(row.where, *row.fault) for row in rows if row.fault is not None)
             continue
         for row in rows:
             yield from (RowFault(row.where, *note) for note in row.notes)

@@ -22,7 +22,7 @@ _PLACES = 5
 # Rules of rows that are left out and need no fix, as is normal in a log. Any other reading error must be fixed.
 _LEFT_OUT = frozenset(
     {"log-error", "log-truncated", "log-filtered", "log-refusal", "log-empty", "log-no-history", "log-hosted-tool"}
-    | {"log-broken-call", "log-other", "log-repeated", "tools-file"}
+    | {"log-broken-call", "log-other", "log-repeated", "tools-file", "content-not-text"}
     | {"log-no-request", "log-no-response", "log-not-stored", "log-broken-json"}
 )
 _WARNINGS = {"bom", "log-id-reused"} | _LEFT_OUT
