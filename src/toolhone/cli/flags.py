@@ -32,16 +32,14 @@ _FORMAT = {
     "default": "auto",
     "help": f"format of the rows: {', '.join(IMPORTERS)} (default: auto, detected from the first rows of each file)",
 }
+_TOOLS = "tools for rows without any: a JSON list, MCP's tools/list, or an OpenAPI document (JSON, YAML)"
 _SET = "override a key of the config, for example train.epochs=1; may be repeated"
 SHARED: dict[str, dict[str, Any]] = {
     "--run": {"type": Path, "required": True, "dest": "folder", "help": "run folder, for example runs/first"},
     "--config": {"type": Path, "required": True, "help": "the experiment's YAML file"},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": _SET},
     "--rows": {"nargs": "+", "metavar": "SOURCE", "help": "the predicted rows, with their gold, in any format"},
-    "--tools": {
-        "type": Path,
-        "help": "tools for rows without any: a JSON list, MCP's tools/list, or an OpenAPI document (JSON, YAML)",
-    },
+    "--tools": {"type": Path, "help": _TOOLS},
     "--format": _FORMAT,
     "--rows-format": _FORMAT,
     "--chat-format": {
