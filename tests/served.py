@@ -44,7 +44,7 @@ def example(question: str, tools: tuple[Tool, ...] = TOOLS) -> Example:
     return Example(question, question, prompt, turn, Gold.of_message(turn), tools, "made:1", None, {})
 
 
-def learn(tiny_llama: Path, folder: Path, seed: int = 0, turns: Sequence[Example] = ()) -> None:
+def learn(tiny_llama: Path, folder: Path, seed: int = 0, turns: Sequence[Example] = (), steps: int = 60) -> None:
     """Save a Llama of two layers that has memorised these turns, or LEARNED, with the tokenizer of `tiny_llama`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -63,7 +63,7 @@ def learn(tiny_llama: Path, folder: Path, seed: int = 0, turns: Sequence[Example
         row_labels[: len(row.prompt_ids)] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 15))
-    for _ in range(60):
+    for _ in range(steps):
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
