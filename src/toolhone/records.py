@@ -179,7 +179,7 @@ class Conversation:
         messages = ", ".join([message.to_text() for message in self.messages])
         text = f'{{"id": {_quoted(self.id)}, "messages": [{messages}]'
         if self.tools:
-            text += f', "tools": {_tools_text(self.tools)}'
+            text += f', "tools": {tools_text(self.tools)}'
         more: dict[str, Any] = {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
         if self.expected is not None:
             more["expected"] = self.expected.to_json()
@@ -192,7 +192,7 @@ class Conversation:
     def content_hash(self) -> str:
         """Return a hash of messages and tools (16 hex digits). The row's id, meta and place do not change it."""
         messages = _encode_sorted([message.to_json() for message in self.messages])
-        text = f'{{"messages": {messages}, "tools": {_tools_text(self.tools, sort_keys=True)}}}'
+        text = f'{{"messages": {messages}, "tools": {tools_text(self.tools, sort_keys=True)}}}'
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -204,7 +204,7 @@ _TOOL_LISTS = 256
 _tool_texts: dict[tuple[int, bool], tuple[tuple[Tool, ...], str]] = {}
 
 
-def _tools_text(tools: tuple[Tool, ...], sort_keys: bool = False) -> str:
+def tools_text(tools: tuple[Tool, ...], sort_keys: bool = False) -> str:
     """Return the tools as JSON text, cached by identity: rows with equal tools share one tuple (`read_tool_list`). The
     cache holds the tuple, so that no other tuple gets its identity."""
     key = (id(tools), sort_keys)

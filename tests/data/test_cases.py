@@ -445,10 +445,3 @@ def test_the_tools_of_a_log_are_found_beside_its_messages(holder: str, as_text: 
     assert isinstance(row, Conversation)
     assert [tool.parameters for tool in row.tools] == [SCHEMA]
     assert not row.parallel_tool_calls
-
-
-def test_an_unsupported_format_inside_a_log_is_named(tmp_path: Path) -> None:
-    line = {"request": {"messages": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "response": "hi"}
-    (fault,) = read_source(write(tmp_path / "log.jsonl", line))
-    assert isinstance(fault, RowFault)
-    assert "preference pairs" in fault.message

@@ -196,7 +196,9 @@ def _has_only_tools(row: Row) -> bool:
     if looks_like_tool(row) or is_openapi(row):
         return True
     tools = _listed_tools(row)
-    return isinstance(tools, list) and bool(tools) and all(map(looks_like_tool, tools))
+    if not isinstance(tools, list) or not tools or not all(map(looks_like_tool, tools)):
+        return False
+    return not any(isinstance(value, list) for key, value in row.items() if key != "tools")  # such as misspelt messages
 
 
 def _listed_tools(value: Any) -> Any:

@@ -28,9 +28,8 @@ from toolhone.data.importers.bodies import (
 )
 from toolhone.data.importers.importer import Row, RowFault, json_text, short, unexpected
 from toolhone.data.importers.responses import is_response, is_stream, request_messages, response_message, whole_response
-from toolhone.data.importers.unread import refuse_unread
 from toolhone.errors import RowError
-from toolhone.records import Conversation, Tool
+from toolhone.records import Conversation, Tool, tools_text
 
 _ALL_RESPONSE_KEYS = frozenset((*RESPONSE_KEYS, *STREAM_KEYS, "choices"))
 # Where other loggers keep a request's tools if they log only its messages.
@@ -109,7 +108,9 @@ class Fold:
         """The folded conversations, in the order of their first lines."""
         for partial in self._partials:
             messages = tuple(
-                replace(message, weight=float(n in partial.learned)) if message.role == "assistant" else message
+                replace(message, weight=float(n in partial.learned))
+                if message.role == "assistant" and message.weight != (n in partial.learned)
+                else message
                 for n, message in enumerate(partial.conversation.messages)
             )
             dated = {"date": partial.date} if partial.date else {}
@@ -132,12 +133,17 @@ class Fold:
                 raise unexpected(where, '"messages" in the request', prompt, "no-messages")
         _refuse_empty(answer, where)
         messages = [_plain(message, f"{where}: message {n}") for n, message in enumerate([*prompt, answer])]
-        row = {"messages": messages, **_offered_tools(request, where)}
-        row["parallel_tool_calls"] = request.get("parallel_tool_calls")
-        found = openai.read(row, where, self._default_tools)
         model = response.get("model") or request.get("model")
         id = response["id"] if isinstance(response.get("id"), str) else ""
-        return replace(found, id=id, gold_source=model if isinstance(model, str) else "unknown")
+        row = {
+            "id": id or None,
+            "messages": messages,
+            **_offered_tools(request, where),
+            "parallel_tool_calls": request.get("parallel_tool_calls"),
+            "gold_source": model if isinstance(model, str) else "unknown",
+        }
+        found = openai.read(row, where, self._default_tools)
+        return found if id else replace(found, id="")
 
     def _thread(self, request: Row, where: str) -> list[Row]:
         """The earlier messages of the request, which the server stored."""
@@ -189,11 +195,12 @@ def _date(response: Row) -> str:
 def _prefix_hashes(found: Conversation) -> list[bytes]:
     """For each message, a hash of the messages up to it, and of what lines of one conversation share: tools, model and
     meta. Thinking is not included."""
-    offered = [[tool.to_json() for tool in found.tools], found.parallel_tool_calls, found.gold_source, found.meta]
-    state = hashlib.sha256(json.dumps(offered, sort_keys=True).encode())
+    shared = json.dumps([found.parallel_tool_calls, found.gold_source, found.meta], sort_keys=True)
+    state = hashlib.sha256(f"{tools_text(found.tools)}\n{shared}\n".encode())
     hashes = []
     for message in found.messages:
-        state.update(json.dumps(replace(message, thinking="").to_json(), sort_keys=True).encode() + b"\n")
+        said = replace(message, thinking="") if message.thinking else message
+        state.update(said.to_text().encode() + b"\n")
         hashes.append(state.digest())
     return hashes
 
@@ -278,8 +285,6 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
     request, response = _request(row), _response(row)
     if request is None:
         raise RowError(f'{where}: no request with "messages" or "input"', rule="log-unknown")
-    refuse_unread(request, where)
-    refuse_unread(response, where)
     _refuse_anthropic(request, response, where)
     request = _with_tools(request, row, where)
     refuse_failed(row, response, where)

@@ -9,24 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from toolhone.data.importers.importer import Row
-from toolhone.errors import RowError
 
 RULE = "unread-format"
 _TEXTS = ("prompt", "completion")
 
 
 def unread_format(row: Any) -> str:
-    """The name of the unread format of a row, or of a request or response in it; "" if it has none."""
-    if not isinstance(row, dict):
-        return ""
-    bodies = [row, *(value for value in row.values() if isinstance(value, dict))]
-    return next((name for name, matches in _FORMATS if any(map(matches, bodies))), "")
-
-
-def refuse_unread(row: Any, where: str) -> None:
-    """Raise RowError if the row is in an unread format."""
-    if name := unread_format(row):
-        raise RowError(f"{where}: {refusal(name)}", rule=RULE)
+    """The name of the unread format of a row; "" if it has none."""
+    return next((name for name, matches in _FORMATS if isinstance(row, dict) and matches(row)), "")
 
 
 def refusal(name: str) -> str:
