@@ -177,7 +177,8 @@ def wrong_turn(example: Example, way: str, pool: Pool, draw: random.Random) -> M
     if way == "call dropped":
         if len(calls) > 1:
             return replace(example.turn, tool_calls=tuple(calls[:n] + calls[n + 1 :]))
-        return Message("assistant", draw.choice(pool.texts[str(example.meta.get("language"))]))
+        texts = pool.texts.get(str(example.meta.get("language")))
+        return Message("assistant", draw.choice(texts)) if texts else None
     wrong = _other_tool(example, calls[n], draw) if way == "wrong tool" else _other_value(example, calls[n], pool, draw)
     if wrong is None or any((wrong.name, wrong.arguments) == (one.name, one.arguments) for one in calls):
         return None

@@ -7,13 +7,12 @@ arguments, both get their place in front (`path_id`, `query_id`), and a body tha
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
-
-import yaml
 
 from toolhone.data.importers.importer import Row, short, unexpected
 from toolhone.errors import RowError
@@ -279,38 +278,41 @@ def _object(value: Any, where: str) -> Row:
 # YAML
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2: `yes`, `12:30` and `2026-01-01` are strings. Refuses duplicate keys."""
+@functools.cache
+def _loader() -> Any:
+    """A loader of YAML 1.2: `yes`, `12:30` and `2026-01-01` are strings. It refuses duplicate keys."""
+    import yaml  # slow to import, and few documents are YAML
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-                text = f"the key {short(key.value)} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
-            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
-        return super().construct_mapping(node, deep)
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                    text = f"the key {short(key.value)} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+                seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            return super().construct_mapping(node, deep)
 
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("merge", r"<<", "<"),
-):
-    starts = [*_first, ""] if _tag == "null" else list(_first)
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), starts)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))  # 010 is ten
+    Loader.yaml_implicit_resolvers = {}
+    for tag, pattern, first in (
+        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+        ("null", r"~|null|Null|NULL|", "~nN"),
+        ("int", r"[-+]?[0-9]+", "-+0123456789"),
+        ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+        ("merge", r"<<", "<"),
+    ):
+        starts = [*first, ""] if tag == "null" else list(first)
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), starts)
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))  # 010 is ten
+    return Loader
 
 
 def parse_yaml(document: bytes, where: str) -> Any:
     """The value of a YAML document. Raises RowError, naming the line, if it is not YAML or has a key twice."""
+    import yaml
+
     try:
-        return yaml.load(document, _Loader)
+        return yaml.load(document, _loader())
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RowError(f"{where}{line}: not YAML: {error.problem}", rule="broken-yaml") from None
