@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import imported
 import pytest
+from imported import FIXTURES, Row, read, rows_of
 
 from toolhone.data.importers import ai_sdk
-from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import detected_formats, read_source
-from toolhone.errors import RowError
-from toolhone.records import Conversation, ToolCall
+from toolhone.data.read import detected_formats
+from toolhone.records import ToolCall
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 FOLDER = FIXTURES / "importers" / "ai_sdk"
-Row = dict[str, Any]
+rule = partial(imported.rule_of, "ai_sdk")
 
 
 def rows(name: str) -> list[Row]:
-    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
-
-
-def read(path: Path) -> tuple[dict[int, Conversation], list[tuple[int, str]]]:
-    found = list(read_source(path))
-    line = {id(row): int(row.where.rpartition(":")[2]) for row in found}
-    faults = [(line[id(row)], row.rule) for row in found if isinstance(row, RowFault)]
-    return {line[id(row)]: row for row in found if isinstance(row, Conversation)}, faults
+    return rows_of(FOLDER / name)
 
 
 def messages(row: Row) -> list[Row]:
@@ -43,12 +35,6 @@ def shape(found: list[Row]) -> list[tuple[str, Any, Any]]:
         (m["role"], m["content"], m.get("tool_call_id") or [call["id"] for call in m.get("tool_calls", ())])
         for m in found
     ]
-
-
-def rule(row: Row) -> str:
-    with pytest.raises(RowError, match=r"^a\.jsonl:1: ") as caught:
-        list(ai_sdk.rewrite(row, "a.jsonl:1"))
-    return caught.value.rule
 
 
 @pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.jsonl")])

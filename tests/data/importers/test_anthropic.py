@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imported
 import pytest
+from imported import FIXTURES, Row, read, rows_of, write
 
 from toolhone.data.importers import anthropic
 from toolhone.data.importers.importer import RowFault
@@ -14,28 +17,16 @@ from toolhone.data.read import detected_formats, read_source
 from toolhone.errors import RowError
 from toolhone.records import Conversation, Tool, ToolCall
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 FOLDER = FIXTURES / "importers" / "anthropic"
-Row = dict[str, Any]
+rewritten = partial(imported.rewritten, "anthropic")
+rule = partial(imported.rule_of, "anthropic")
 USER = {"role": "user", "content": "To Oslo?"}
 TOOL = {"name": "find", "input_schema": {"type": "object", "properties": {"to": {"type": "string"}}}}
 USE = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {"to": "OSL"}}
 
 
 def rows(name: str) -> list[Row]:
-    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
-
-
-def read(path: Path, format: str = "auto") -> tuple[dict[int, Conversation], list[tuple[int, str]]]:
-    found = list(read_source(path, format=format))
-    line = {id(row): int(row.where.rpartition(":")[2]) for row in found}
-    faults = [(line[id(row)], row.rule) for row in found if isinstance(row, RowFault)]
-    return {line[id(row)]: row for row in found if isinstance(row, Conversation)}, faults
-
-
-def write(path: Path, *found: Row) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
-    return path
+    return rows_of(FOLDER / name)
 
 
 def message(*content: Row, stop_reason: str = "end_turn", **more: Any) -> Row:
@@ -44,18 +35,6 @@ def message(*content: Row, stop_reason: str = "end_turn", **more: Any) -> Row:
 
 def line(*messages: Row, response: Any, **request: Any) -> Row:
     return {"request": {"model": "m", "messages": list(messages), "tools": [TOOL], **request}, "response": response}
-
-
-def rewritten(row: Row) -> Row:
-    (made,) = anthropic.rewrite(row, "a.jsonl:1")
-    assert isinstance(made, dict)
-    return made
-
-
-def rule(row: Row) -> str:
-    with pytest.raises(RowError, match=r"^a\.jsonl:1: ") as caught:
-        list(anthropic.rewrite(row, "a.jsonl:1"))
-    return caught.value.rule
 
 
 @pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.jsonl")])

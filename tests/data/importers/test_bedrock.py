@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import imported
 import pytest
+from imported import FIXTURES, Row, read, rows_of
 
 from toolhone.data.importers import anthropic, bedrock
-from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import detected_formats, read_source
+from toolhone.data.read import detected_formats
 from toolhone.errors import RowError
-from toolhone.records import Conversation, ToolCall
+from toolhone.records import ToolCall
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 FOLDER = FIXTURES / "importers" / "bedrock"
-Row = dict[str, Any]
+rewritten = partial(imported.rewritten, "bedrock")
+rule = partial(imported.rule_of, "bedrock")
 USER = {"role": "user", "content": [{"text": "Go"}]}
 
 
 def rows(name: str) -> list[Row]:
-    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
-
-
-def read(path: Path) -> tuple[dict[int, Conversation], list[tuple[int, str]]]:
-    found = list(read_source(path))
-    line = {id(row): int(row.where.rpartition(":")[2]) for row in found}
-    faults = [(line[id(row)], row.rule) for row in found if isinstance(row, RowFault)]
-    return {line[id(row)]: row for row in found if isinstance(row, Conversation)}, faults
+    return rows_of(FOLDER / name)
 
 
 def answer(*parts: Row, stop: str = "end_turn") -> Row:
     return {"output": {"message": {"role": "assistant", "content": list(parts)}}, "stopReason": stop}
-
-
-def rewritten(row: Row) -> Row:
-    (made,) = bedrock.rewrite(row, "a.jsonl:1")
-    assert isinstance(made, dict)
-    return made
-
-
-def rule(row: Row) -> str:
-    with pytest.raises(RowError, match=r"^a\.jsonl:1: ") as caught:
-        list(bedrock.rewrite(row, "a.jsonl:1"))
-    return caught.value.rule
 
 
 @pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.jsonl")])

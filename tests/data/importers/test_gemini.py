@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imported
 import pytest
+from imported import FIXTURES, Row, read, rows_of
 
 from toolhone.data.importers import gemini
-from toolhone.data.importers.importer import RowFault
 from toolhone.data.importers.schemas import gemini_schema
-from toolhone.data.read import detected_formats, read_source
-from toolhone.errors import RowError
-from toolhone.records import Conversation, ToolCall
+from toolhone.data.read import detected_formats
+from toolhone.records import ToolCall
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 FOLDER = FIXTURES / "importers" / "gemini"
-Row = dict[str, Any]
+rewritten = partial(imported.rewritten, "gemini")
+rule = partial(imported.rule_of, "gemini")
 
 
 def rows(name: str) -> list[Row]:
-    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
-
-
-def read(path: Path) -> tuple[dict[int, Conversation], list[tuple[int, str]]]:
-    found = list(read_source(path))
-    line = {id(row): int(row.where.rpartition(":")[2]) for row in found}
-    faults = [(line[id(row)], row.rule) for row in found if isinstance(row, RowFault)]
-    return {line[id(row)]: row for row in found if isinstance(row, Conversation)}, faults
+    return rows_of(FOLDER / name)
 
 
 def call(name: str, id: str | None = None, **args: Any) -> Row:
@@ -52,18 +46,6 @@ def answer(*parts: Row, reason: str | int = "STOP") -> Row:
 
 
 HI = user({"text": "Hi"})
-
-
-def rewritten(row: Row) -> Row:
-    (made,) = gemini.rewrite(row, "a.jsonl:1")
-    assert isinstance(made, dict)
-    return made
-
-
-def rule(row: Row) -> str:
-    with pytest.raises(RowError, match=r"^a\.jsonl:1: ") as caught:
-        list(gemini.rewrite(row, "a.jsonl:1"))
-    return caught.value.rule
 
 
 @pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.jsonl")])
