@@ -353,3 +353,16 @@ def test_any_mutated_line_is_learned_or_an_error(data: st.DataObject) -> None:
         where = f"{row_found.where}: "
         assert len(examples(row_found)) == 1
     assert where == "a.jsonl:3: "
+
+
+def test_a_response_of_ollamas_own_api_is_read() -> None:
+    call = {"function": {"name": "query_order", "arguments": {"order_id": "1"}}}
+    answer = {"role": "assistant", "content": "", "thinking": "Look it up.", "tool_calls": [call]}
+    response = {"model": "qwen3", "created_at": "2026-01-02T03:04:05Z", "message": answer, "done": True}
+    request = {"messages": [{"role": "user", "content": "Where is order 1?"}]}
+    found = logs.read({"request": request, "response": {**response, "done_reason": "stop"}}, "a.jsonl:1")
+    turn = found.messages[-1]
+    assert (turn.tool_calls[0].arguments, turn.thinking) == ({"order_id": "1"}, "Look it up.")
+    assert (found.gold_source, found.meta) == ("qwen3", {"date": "2026-01-02"})
+    with pytest.raises(RowError, match="token limit"):
+        logs.read({"request": request, "response": {**response, "done_reason": "length"}}, "a.jsonl:1")

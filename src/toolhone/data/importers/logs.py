@@ -292,6 +292,8 @@ def _request_and_response(row: Row, where: str) -> tuple[Row, Row]:
         response = whole_response(response, where)
     if isinstance(response, dict) and response.get("role") == "assistant":
         response = {"id": row.get("id"), "choices": [{"message": response}]}
+    if _is_ollama(response):
+        response = {**response, "choices": [{**response, "finish_reason": response.get("done_reason")}]}
     if isinstance(response, str):
         if response.lstrip().startswith("{") and ('"choices"' in response or '"output"' in response):
             text = f"{where}: the response is a JSON string that cannot be decoded: {short(response)}"
@@ -367,7 +369,18 @@ def _is_body(response: Any) -> bool:
     if not isinstance(response, dict):
         return False
     has_choices = isinstance(response.get("choices"), list)
-    return has_choices or is_response(response) or response.get("role") == "assistant" or bool(response.get("error"))
+    return (
+        has_choices
+        or _is_ollama(response)
+        or is_response(response)
+        or response.get("role") == "assistant"
+        or bool(response.get("error"))
+    )
+
+
+def _is_ollama(response: Any) -> bool:
+    """Whether this is a response of Ollama's own API: one message beside `done`."""
+    return isinstance(response, dict) and "done" in response and isinstance(response.get("message"), dict)
 
 
 def _is_items(output: Any) -> bool:
