@@ -102,6 +102,12 @@ def test_a_file_of_a_public_tool_is_read_in_full(name: str, count: int) -> None:
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference pairs"),
         ({"instruction": "a", "input": "", "output": "b"}, "Alpaca"),
         ({"prompt": "a", "completion": "b"}, "plain texts"),
+        ({"object": "trace.span", "span_data": {"type": "generation"}}, "Agents SDK"),
+        ({"type": "user", "sessionId": "a", "uuid": "b", "message": {}}, "Claude Code"),
+        ({"span_attributes": {"type": "llm"}, "input": [], "output": []}, "Braintrust"),
+        ({"meta": {"kind": "llm"}, "name": "a"}, "Datadog"),
+        ({"info": {"trace_id": "a"}, "data": {"spans": []}}, "MLflow"),
+        ({"RequestBody": "{}"}, "an object without a conversation (it has the keys RequestBody)"),
     ],
 )
 def test_an_unsupported_format_is_refused_with_its_name(row: Row, format: str, tmp_path: Path) -> None:

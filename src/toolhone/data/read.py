@@ -241,7 +241,7 @@ def _read_row(
     except RowError as error:
         other = _looks_like(row) if detect else None
         if other in (None, "tools", importer.name):
-            unread = unread_format(row)
+            unread = unread_format(row) if importer.name == "openai" else ""  # read as it for want of a better one
             fault = RowFault(where, UNREAD, refusal(unread)) if unread else RowFault.of_error(where, error)
             return (_with_known_formats(fault),)
         return _read_row(row, where, IMPORTERS[str(other)], False, open_)
