@@ -12,8 +12,14 @@ from toolhone.data.importers.importer import Row, short
 from toolhone.errors import RowError
 from toolhone.strict_json import StrictJsonError, parse_strict
 
-REQUEST_KEYS = ("request", "req", "request_body", "input", "inputs", "kwargs", "body", "params")
-RESPONSE_KEYS = ("response", "resp", "res", "response_body", "output", "outputs", "completion", "result")
+REQUEST_KEYS = (
+    *("request", "req", "request_body", "requestBody", "RequestBody", "input", "inputs"),
+    *("kwargs", "body", "params"),
+)
+RESPONSE_KEYS = (
+    *("response", "resp", "res", "response_body", "responseBody", "ResponseBody"),
+    *("output", "outputs", "completion", "result"),
+)
 STREAM_KEYS = ("chunks", "response_chunks", "stream_chunks", "events")
 TIME_KEYS = ("timestamp", "time", "created_at", "start_time", "startTime", "date")  # of a line
 _WRAPPERS = ("body", "inputBodyJson", "outputBodyJson")  # the last two: Bedrock's logs of model invocations
