@@ -46,7 +46,7 @@ from toolhone.train.hardware import Hardware
 _BLOCK = 64
 """Number of logit rows that are computed together in float32."""
 _LEAST = 1e-7
-"""Smallest probability that counts: in float32, no smaller difference from 1 can be told from 0."""
+"""Smallest probability that counts: float32 has no smaller difference from 1."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,6 +1,6 @@
 """Anthropic's Messages format: requests with responses, streams, message batches, and rows of a data set.
 
-`system` stands beside the messages. A message has text, `thinking`, `tool_use` and `tool_result` parts. They become
+`system` is beside the messages. A message has text, `thinking`, `tool_use` and `tool_result` parts. They become
 OpenAI's messages: a system message, `reasoning_content`, `tool_calls` and one message for each result.
 """
 

@@ -1,6 +1,6 @@
 """Finds the request and the response in a line of a log, whichever provider's format they have.
 
-Tools log the two under many names. A body may be a JSON string, or stand under "body" beside headers and a status.
+Tools log the two under many names. A body may be a JSON string, or be under "body" beside headers and a status.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads the operations of an OpenAPI 3 document as tools.
 
 Each operation is one tool. Its name is the `operationId`, or the method and the path. Its arguments are the parameters
-of path, query, header and cookie, and the properties of the request's JSON body. If a name would stand for two
-arguments, both get their place in front (`path_id`, `query_id`), and a body that clashes is one argument `body`.
+of path, query, header and cookie, and the properties of the request's JSON body. If two arguments have one
+name, both get their place in front (`path_id`, `query_id`), and a body that clashes is one argument `body`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _is_json(media: str) -> bool:
 
 
 def _is_plain_object(schema: Any) -> bool:
-    """Whether the schema is only a list of properties, so that they can stand beside parameters."""
+    """Whether the schema is only a list of properties, so that they can be beside parameters."""
     known = {"type", "properties", "required", "title", "description", "additionalProperties", "example", "examples"}
     return (
         isinstance(schema, dict)
