@@ -1,8 +1,9 @@
 """LiteLLM's logs: standard logging payloads, the proxy's spend logs, and the arguments of a custom logger.
 
 A standard logging payload is what callbacks get and what the proxy writes to S3, GCS and others: `messages`,
-`model_parameters` and `response`. A spend log has the client's body in `proxy_server_request`, as a JSON string. Its
-texts are stored only if the proxy's settings say so; if not, they are "{}". A custom logger gets `kwargs` and `response_obj`.
+`model_parameters` and `response`. A spend log has the client's body in `proxy_server_request`, as a JSON string. The
+proxy's settings decide whether texts are stored; if not, they are "{}". A custom logger gets `kwargs` and
+`response_obj`.
 """
 
 from __future__ import annotations
