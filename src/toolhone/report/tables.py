@@ -160,6 +160,7 @@ def doubts_table(doubts: Sequence[Doubt]) -> Table:
     """Return the table of the first doubts about gold."""
     unit = doubts[0].unit if doubts else ""
     table = rich_table("the most doubtful gold", "rlrlll", ("", "turn", unit, "place", "expected", "the model says"))
+    table.columns[1].min_width = min(24, max((len(one.id) for one in doubts), default=0))  # ids are for copying
     for rank, one in enumerate(doubts, 1):
         size = "-" if one.doubt is None else f"{one.doubt:.2f}"
         sure = "" if one.probability is None else f" ({one.probability:.2f})"
