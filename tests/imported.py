@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def read(path: Path, format: str = "auto") -> tuple[dict[int, Conversation], lis
     line = {id(row): int(row.where.rpartition(":")[2]) for row in found}
     faults = [(line[id(row)], row.rule) for row in found if isinstance(row, RowFault)]
     return {line[id(row)]: row for row in found if isinstance(row, Conversation)}, faults
+
+
+def read_counted(path: Path) -> tuple[list[Conversation], Counter[str]]:
+    """The conversations of a file, and how many faults each rule has."""
+    found = list(read_source(path))
+    rules = Counter(each.rule for each in found if isinstance(each, RowFault))
+    return [each for each in found if isinstance(each, Conversation)], rules
+
+
+def read_rows(folder: Path, *rows: Row, name: str = "rows.jsonl") -> tuple[list[Conversation], Counter[str]]:
+    """Write the rows to a file in the folder, and read it as `read_counted` does."""
+    return read_counted(write(folder / name, *rows))
 
 
 def rewritten(importer: str, row: Row) -> Row:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from decided import half_sure as policy
 from loopback import Server, hangs, serving
 
 from toolhone.data.escalation import escalate_tool
@@ -24,11 +25,8 @@ from toolhone.data.read import read_tools
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
 from toolhone.records import Example, Gold, Message, Prediction, Token, Tool
-from toolhone.route.calibrate import Calibrator
 from toolhone.route.cascade import Cascade, DecisionLog, Routed, answer
-from toolhone.route.confidence import FEATURES
 from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings
-from toolhone.route.policy import Goal, Identity, Policy
 
 TOOLS = (
     Tool("order.query", "", {"type": "object", "properties": {"id": {"type": "string"}}}),
@@ -52,21 +50,6 @@ def small(text: str, logprob: float = -0.01) -> Prediction:
 
 CALL = small('<tool_call>\n{"name": "order.query", "arguments": {"id": "7"}}\n</tool_call>')
 BROKEN = small('<tool_call>\n{"name": "order.query", "argum')
-
-
-def policy(*, keeps: bool) -> Policy:
-    """A policy with confidence 0.5 for every answer that passes the gates."""
-    none = (0.0,) * len(FEATURES)
-    return Policy(
-        identity=Identity("tiny"),
-        format="hermes",
-        features=FEATURES,
-        calibrator=Calibrator(none, (1.0,) * len(FEATURES), none, 0.0, ()),
-        threshold=0.4 if keeps else 0.6,
-        goal=Goal(kind="escalation", escalation=0.5),
-        rows={"calibration": 10},
-        toolhone="0.1.0",
-    )
 
 
 def said(message: dict[str, Any], finish: str = "tool_calls", usage: Any = ...) -> dict[str, Any]:

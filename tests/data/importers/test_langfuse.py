@@ -6,16 +6,14 @@ The files in `tests/fixtures/importers/langfuse` and `langfuse_otlp` were writte
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from imported import read_counted as read
+from imported import read_rows
 
 from toolhone.data.importers import IMPORTERS
-from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import read_source
-from toolhone.records import Conversation
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "importers"
 Row = dict[str, Any]
@@ -28,18 +26,6 @@ ANSWER = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 def generation(**fields: Any) -> Row:
     made = {"id": "o1", "type": "GENERATION", "traceId": "t1", "startTime": "2026-11-30T08:00:00Z", "model": "gpt-4o"}
     return {**made, "input": {"messages": [ASK], "tools": [TOOL]}, "output": ANSWER, **fields}
-
-
-def read(path: Path) -> tuple[list[Conversation], Counter[str]]:
-    found = list(read_source(path))
-    rules = Counter(each.rule for each in found if isinstance(each, RowFault))
-    return [each for each in found if isinstance(each, Conversation)], rules
-
-
-def read_rows(folder: Path, *rows: Row, name: str = "rows.jsonl") -> tuple[list[Conversation], Counter[str]]:
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return read(path)
 
 
 @pytest.mark.parametrize(

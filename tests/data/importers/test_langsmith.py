@@ -6,17 +6,15 @@ The files in `tests/fixtures/importers/langsmith` and `langchain` were written b
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from imported import read_counted as read
+from imported import read_rows
 
 from toolhone.data.importers import IMPORTERS, langchain
-from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import read_source
 from toolhone.errors import RowError
-from toolhone.records import Conversation
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RUNS = FIXTURES / "importers" / "langsmith"
@@ -40,18 +38,6 @@ def run(**fields: Any) -> Row:
         "extra": {"invocation_params": {"model": "gpt-4o", "tools": TOOLS}},
         **fields,
     }
-
-
-def read(path: Path) -> tuple[list[Conversation], Counter[str]]:
-    found = list(read_source(path))
-    rules = Counter(each.rule for each in found if isinstance(each, RowFault))
-    return [each for each in found if isinstance(each, Conversation)], rules
-
-
-def read_rows(folder: Path, *rows: Row) -> tuple[list[Conversation], Counter[str]]:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return read(path)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,14 @@ The files in the folders of `tests/fixtures/importers` that are named here were 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from imported import read_counted as read
+from imported import read_rows
 
 from toolhone.data.importers import IMPORTERS
-from toolhone.data.importers.importer import RowFault
-from toolhone.data.read import read_source
-from toolhone.records import Conversation
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 Row = dict[str, Any]
@@ -167,18 +165,6 @@ def as_otlp(found: Row) -> Row:
             {**each, "attributes": any_value(each["attributes"])["kvlistValue"]["values"]} for each in found["events"]
         ]
     return {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": [made]}]}]}
-
-
-def read(path: Path) -> tuple[list[Conversation], Counter[str]]:
-    found = list(read_source(path))
-    rules = Counter(each.rule for each in found if isinstance(each, RowFault))
-    return [each for each in found if isinstance(each, Conversation)], rules
-
-
-def read_rows(folder: Path, *rows: Row, name: str = "rows.jsonl") -> tuple[list[Conversation], Counter[str]]:
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return read(path)
 
 
 @pytest.mark.parametrize(
