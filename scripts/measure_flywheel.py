@@ -45,7 +45,7 @@ from toolhone.route.large_model import LargeAnswer, LargeModel, utc_day
 from toolhone.route.policy import Policy, RouteSettings, identity_of_run
 from toolhone.route.route import Row, RowSplit, route
 from toolhone.run_folder import RUNS, RunFolder
-from toolhone.train.checkpoint import last_checkpoint
+from toolhone.train.checkpoint import can_continue
 from toolhone.train.hardware import release_memory
 from toolhone.tuned import TunedModel
 
@@ -204,7 +204,7 @@ def round_config(config: Config, number: int, train_file: Path) -> Config:
 def train_round(config: Config, console: Console, *, fresh: bool) -> RunFolder:
     """Train and score a round, and continue it if it was interrupted."""
     run = RunFolder(RUNS / config.name)
-    resume = not fresh and run.stage("train") is None and last_checkpoint(run.checkpoints) is not None
+    resume = not fresh and can_continue(run)
     done = run_experiment(config, resume=resume, fresh=fresh, console=console)
     if done is None:
         raise Interrupted(interruption(run).kept, flag="")

@@ -33,7 +33,7 @@ from toolhone.pretrained import load_tokenizer
 from toolhone.progress import Progress, duration
 from toolhone.records import Conversation
 from toolhone.run_folder import RUNS, RunFolder
-from toolhone.train.checkpoint import last_checkpoint
+from toolhone.train.checkpoint import can_continue
 from toolhone.train.hardware import release_memory
 from toolhone.tuned import TunedModel
 
@@ -164,7 +164,7 @@ def _doubts_of_fold(prepared: Prepared, rows: Sequence[Conversation], console: C
     config = prepared.config
     started = RunFolder(RUNS / config.name)
     # An interrupted fold continues from its checkpoint when the command is run again.
-    resume = not fresh and started.stage("train") is None and last_checkpoint(started.checkpoints) is not None
+    resume = not fresh and can_continue(started)
     try:
         run = train_only(prepared, resume=resume, fresh=fresh, console=console)
     except Interrupted as error:

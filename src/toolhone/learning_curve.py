@@ -25,7 +25,7 @@ from toolhone.records import Score
 from toolhone.report import numbers
 from toolhone.report.tables import learning_curve_table
 from toolhone.run_folder import RUNS, RunFolder
-from toolhone.train.checkpoint import last_checkpoint
+from toolhone.train.checkpoint import can_continue
 
 MIN_USEFUL_GAIN = 0.02
 """If even the upper end of a gain's interval is smaller than this, more rows are not worth collecting."""
@@ -73,7 +73,7 @@ def learning_curve(config: Config, sizes: Sequence[int], console: Console) -> Pa
         sized = at_size(config, size)
         started = RunFolder(RUNS / sized.name)
         # An interrupted size continues from its checkpoint when the command is run again.
-        resume = started.stage("train") is None and last_checkpoint(started.checkpoints) is not None
+        resume = can_continue(started)
         try:
             run = run_experiment(sized, resume=resume, fresh=False, console=console)
         except Interrupted as error:

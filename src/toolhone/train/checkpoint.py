@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json
-from toolhone.run_folder import ADAPTER_FILES, missing_adapter_files
+from toolhone.run_folder import ADAPTER_FILES, RunFolder, missing_adapter_files
 from toolhone.train.processes import wait_for_all
 
 _MARKER = "complete"
@@ -28,6 +28,11 @@ _MARKER = "complete"
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the complete checkpoint with the most steps, or None."""
     return next((path for path in _newest_first(folder) if _is_complete(path)), None)
+
+
+def can_continue(run: RunFolder) -> bool:
+    """Return whether the run's training was interrupted and has a complete checkpoint."""
+    return run.stage("train") is None and last_checkpoint(run.checkpoints) is not None
 
 
 def _newest_first(folder: Path) -> list[Path]:
