@@ -20,12 +20,14 @@ from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
 from toolhone.errors import UserError
 from toolhone.launcher import rank, world_size
-from toolhone.pretrained import load_tokenizer
+from toolhone.pretrained import load_model_config, load_tokenizer
 from toolhone.progress import Progress
 from toolhone.records import Conversation, Example
 from toolhone.run_folder import fingerprint, training_fingerprint, versions
 from toolhone.run_inputs import Inputs, model_inputs
 from toolhone.train.hardware import Hardware, choose_hardware
+from toolhone.train.language_layers import target_notes
+from toolhone.train.packing import settle_packing
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Prepared:
         scored_tokens: the number of tokens in the gold turn of each scored example.
         dropped: the ids of over-long examples.
         with_control_tokens: the ids of examples whose messages or tools contain control tokens.
+        notes: notices for the user, in addition to those of the hardware.
     """
 
     config: Config
@@ -49,6 +52,7 @@ class Prepared:
     scored_tokens: list[int]
     dropped: list[str]
     with_control_tokens: list[str]
+    notes: tuple[str, ...] = ()
 
     @cached_property  # it hashes every token
     def training_inputs(self) -> tuple[str, int]:
@@ -101,6 +105,9 @@ def _prepare(config: Config) -> Prepared:
             "block); set chat.thinking: strip, or use rows with thinking"
         )
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    model_config = load_model_config(config.model)
+    config, notes = settle_packing(config, model_config)
+    notes = (*notes, *target_notes(config, model_config))
     train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
     validation, dropped_validation = render_all(
         renderer, turns(splits.validation), config.chat, config.train.answer_weight
@@ -123,6 +130,7 @@ def _prepare(config: Config) -> Prepared:
         lengths,
         dropped,
         with_control_tokens=list(guarded),
+        notes=notes,
     )
 
 
@@ -135,8 +143,8 @@ def _describe(prepared: Prepared, console: Console) -> None:
     config, splits, renderer = prepared.config, prepared.splits, prepared.renderer
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     console.print(f"[bold]{config.name}[/]: {config.model.name} on {prepared.hardware.describe()}{processes}")
-    for note in prepared.hardware.notes:
-        console.print(f"  note: {note}")
+    for note in (*prepared.hardware.notes, *prepared.notes):
+        console.print(f"  note: {note}", markup=False)
     if config.data.format == "auto":
         console.print(f"  data read as: {', '.join(splits.formats)}")
     if splits.left_out:

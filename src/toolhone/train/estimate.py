@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM
 
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
@@ -22,6 +21,8 @@ from toolhone.launcher import world_size
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware
+from toolhone.train.language_layers import outside_language_model
+from toolhone.train.miniature import auto_class
 from toolhone.train.trainer import lora_config
 
 # Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.
@@ -154,8 +155,10 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
     text = model_config.get_text_config()
     with torch.device("meta"):
         trust = config.model.trust_remote_code
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=trust)
-        get_peft_model(model, lora_config(config.lora))
+        model = auto_class(model_config).from_config(model_config, dtype=torch.float32, trust_remote_code=trust)
+        adapter = lora_config(config.lora)
+        adapter.exclude_modules = outside_language_model(model)
+        get_peft_model(model, adapter)
     heads = int(text.num_attention_heads)
     dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     weights = [(name, p.numel(), p.dim()) for name, p in model.named_parameters()]

@@ -1,0 +1,78 @@
+"""Find the layers of a model that an adapter belongs to: the linear layers of its language model.
+
+Some models also have a vision or an audio tower. Text gives their layers no gradient, and serving engines refuse
+adapters on them. In a mixture of experts, most weights may be no layers at all but fused parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolhone.config import Config
+from toolhone.train.miniature import auto_class
+
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def outside_language_model(model: Any) -> str | None:
+    """Return a regular expression for the full names of all modules outside the language model; None if there are
+    none. PEFT's `exclude_modules` takes it."""
+    if model.config.get_text_config() is model.config:
+        return None
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    path = next(name for name, module in model.named_modules() if module is decoder)
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_inside = f"{name}.".startswith(f"{path}.") or module is head
+        is_around = not name or f"{path}.".startswith(f"{name}.")
+        is_below = any(name.startswith(f"{root}.") for root in found)
+        if not (is_inside or is_around or is_below):
+            found.append(name)
+    return rf"(?:{'|'.join(re.escape(name) for name in found)})(?:\..*)?" if found else None
+
+
+def target_notes(config: Config, model_config: Any) -> tuple[str, ...]:
+    """Return a notice about what an adapter leaves out of a model with experts or towers; none for other models."""
+    text = model_config.get_text_config()
+    is_mixture = any((getattr(text, name, None) or 0) > 1 for name in _EXPERT_COUNTS)
+    if not is_mixture and text is model_config:
+        return ()
+    with torch.device("meta"):  # shapes without storage
+        model: Any = auto_class(model_config).from_config(
+            model_config, trust_remote_code=config.model.trust_remote_code
+        )
+    notes = []
+    if excluded := outside_language_model(model):
+        towers = sorted({name.rpartition(".")[2] for name, _ in model.named_modules() if _is_root(excluded, name)})
+        notes.append(f"the adapter leaves out {', '.join(towers)}: the data is text, so only the language model learns")
+    if is_mixture:
+        notes.append(_note_on_experts(config, model))
+    return tuple(notes)
+
+
+def _is_root(excluded: str, name: str) -> bool:
+    return bool(re.fullmatch(excluded, name)) and not re.fullmatch(excluded, name.rpartition(".")[0])
+
+
+def _note_on_experts(config: Config, model: nn.Module) -> str:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".experts." in name
+    }
+    fused = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.dim() > 2
+        and "expert" in f"{name} {type(model.get_submodule(name.rpartition('.')[0])).__name__}".lower()
+    )
+    targets = config.lora.targets if isinstance(config.lora.targets, str) else ", ".join(config.lora.targets)
+    if layers:
+        return f"lora.targets: {targets} may cover {len(layers):,} linear layers of experts, each with its own adapter"
+    return (
+        f"lora.targets: {targets} covers linear layers only; the experts are fused parameters "
+        f"({fused / total:.0%} of all weights), so they and their routers stay frozen"
+    )
