@@ -144,8 +144,8 @@ class TrainConfig(_Section):
     one list of tools. Fewer groups per batch save time, because the prefix of each is computed once. But the model
     forgets more of the other groups, which costs accuracy in short trainings. null: shuffle across groups."""
     answer_weight: float = Field(1.0, gt=0, le=1)
-    """Unless packing is none: loss weight of a plain answer's tokens after the first. The first token decides against a call
-    and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
+    """Loss weight of a plain answer's tokens after the first; packing none needs 1. The first token decides against a
+    call and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)

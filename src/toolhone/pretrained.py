@@ -59,6 +59,8 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
         raise UserError(_load_failure(name, config.revision, error)) from None
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
+    except ImportError as error:
+        raise UserError(missing_package(name, error)) from None
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UserError(
@@ -104,6 +106,11 @@ def _load_failure(name: str, revision: str | None, error: BaseException) -> str:
         f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, use a local folder, "
         f"for example one under {MODELS_FOLDER}"
     )
+
+
+def missing_package(name: str, error: ImportError) -> str:
+    """Return the message for a model whose class needs a package that is not installed."""
+    return f"model.name: {name} needs a package that is not installed: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

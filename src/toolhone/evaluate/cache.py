@@ -54,14 +54,16 @@ def can_stack(model_config: Any) -> bool:
 
 def _layers(model_config: Any) -> list[Any]:
     layers: list[Any] = DynamicCache(config=model_config).layers
-    # The last layers of some models use the keys of earlier ones and keep none.
-    while layers and type(layers[-1]) is DummyLayer and not _has_linear(layers):
-        layers.pop()
+    if not any(isinstance(layer, LinearAttentionLayer) for layer in layers):
+        # The last layers of some models use the keys of earlier ones and keep none.
+        while layers and type(layers[-1]) is DummyLayer:
+            layers.pop()
     return layers
 
 
-def _has_linear(layers: Sequence[Any]) -> bool:
-    return any(isinstance(layer, LinearAttentionLayer) for layer in layers)
+def keeps_keys(cache: Cache) -> bool:
+    """Return whether a layer of the cache keeps the keys of tokens, among which padding must be masked."""
+    return any(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
 def select_rows(cache: Cache, rows: torch.Tensor) -> None:

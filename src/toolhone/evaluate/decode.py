@@ -22,7 +22,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache
 
 from toolhone.errors import UserError
-from toolhone.evaluate.cache import can_stack, has_states, new_cache, select_rows, stack
+from toolhone.evaluate.cache import can_stack, has_states, keeps_keys, new_cache, select_rows, stack
 from toolhone.train.miniature import VOCABULARY, WINDOW, CannotShrinkError, make_miniature
 from toolhone.train.packing import is_tested
 
@@ -103,6 +103,7 @@ def decode_greedily(
     window = _outgrown_window(model, start + max(map(len, own)) + max_new_tokens)
     fill = _fill_padded if method == "padded" else _fill_and_stack
     cache, visible, logits = fill(model, own, prefix.cache, start, window)
+    is_masked = keeps_keys(cache)  # states have no padding left
 
     answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
     rows = list(range(len(own)))  # which answer each row of the batch belongs to
@@ -117,7 +118,7 @@ def decode_greedily(
             visible, chosen = visible[keep], chosen[keep]
             rows = [rows[n] for n in unfinished]
         visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
-        logits = _run(model, chosen[:, None], cache, visible, window)
+        logits = _run(model, chosen[:, None], cache, visible if is_masked else None, window)
     return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
 
 
@@ -218,8 +219,8 @@ def _run(
         inputs["attention_mask"] = visible
         if window is not None:
             inputs["attention_mask"] = _windowed(model, visible, input_ids.shape[1], window)
-    # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then copies its
-    # weight once for each row (5 seconds for 32 rows of SmolLM2).
+    # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then copies
+    # its weight once for each row (5 seconds for 32 rows of SmolLM2).
     last = torch.tensor([input_ids.shape[1] - 1], device=input_ids.device)
     logits: torch.Tensor = model(**inputs, logits_to_keep=last).logits
     return logits[:, -1]
@@ -265,7 +266,7 @@ def _find_method(base: Any) -> Method:
                 cache = new_cache(small.config)
                 _run(small, torch.tensor([shared], device=small.device), cache)
             found = decode_greedily(small, prompts, Prefix(shared, cache), frozenset(), 6, method=method)
-        except Exception:  # any code of any class runs here
+        except Exception:  # noqa: BLE001  # any code of any class runs here
             continue
         if all(_agree(one, other) for one, other in zip(found, wanted, strict=True)):
             return method

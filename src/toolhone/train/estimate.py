@@ -21,8 +21,7 @@ from toolhone.launcher import world_size
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware
-from toolhone.train.language_layers import outside_language_model
-from toolhone.train.miniature import auto_class
+from toolhone.train.language_layers import model_without_weights, outside_language_model
 from toolhone.train.trainer import lora_config
 
 # Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.
@@ -153,9 +152,8 @@ def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCoun
 def model_sizes(config: Config, model_config: Any) -> Sizes:
     """Count the weights of the model and its adapter without allocating them."""
     text = model_config.get_text_config()
+    model = model_without_weights(config.model, model_config)
     with torch.device("meta"):
-        trust = config.model.trust_remote_code
-        model = auto_class(model_config).from_config(model_config, dtype=torch.float32, trust_remote_code=trust)
         adapter = lora_config(config.lora)
         adapter.exclude_modules = outside_language_model(model)
         get_peft_model(model, adapter)

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from toolhone.config import Config
+from toolhone.config import Config, ModelConfig
+from toolhone.errors import UserError
+from toolhone.pretrained import missing_package
 from toolhone.train.miniature import auto_class
 
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -33,6 +35,20 @@ def outside_language_model(model: Any) -> str | None:
         if not (is_inside or is_around or is_below):
             found.append(name)
     return rf"(?:{'|'.join(re.escape(name) for name in found)})(?:\..*)?" if found else None
+
+
+def model_without_weights(config: ModelConfig, model_config: Any) -> Any:
+    """Build a model on PyTorch's meta device, which has shapes but no storage.
+
+    Raises:
+        UserError: if its class needs a package that is not installed.
+    """
+    try:
+        with torch.device("meta"):
+            loader = auto_class(model_config)
+            return loader.from_config(model_config, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
+    except ImportError as error:
+        raise UserError(missing_package(config.name, error)) from None
 
 
 def target_notes(config: Config, model_config: Any) -> tuple[str, ...]:

@@ -139,9 +139,15 @@ def shrink(model_config: Any) -> Any:
         part.update({name: number for name, number in _TOKENS.items() if part.get(name) is not None})
     small = type(model_config).from_dict(values)
     small._name_or_path = getattr(model_config, "_name_or_path", "")  # where the Python code of a remote class is
-    if small.get_text_config().num_hidden_layers > _MOST_LAYERS:
-        raise CannotShrinkError(f"it needs {small.get_text_config().num_hidden_layers} layers")
+    small_text = small.get_text_config()
+    if small_text.num_hidden_layers > 2 * _MOST_LAYERS or set(_derived_kinds(small_text)) != set(_derived_kinds(text)):
+        raise CannotShrinkError(f"{small_text.num_hidden_layers} layers do not have all kinds of layers")
     return small
+
+
+def _derived_kinds(text: Any) -> list[Any]:
+    """Return the kind of each layer, also if the config derives them from other values; [] if all are alike."""
+    return list(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ())
 
 
 def _small_sizes(text: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -196,8 +202,10 @@ def _keep_few_layers(text: Any, values: dict[str, Any]) -> None:
     indices = {name: value for name, value in lists.items() if _are_indices(name, value, count)}
     entries = {name: value for name, value in lists.items() if len(value) == count and name not in indices}
     changes = {int(index): str(change) for index, change in of_layers.items()}
+    derived = _derived_kinds(text) or [None] * count
     kinds = [
         (
+            derived[layer],
             changes.get(layer),
             *(str(value[layer]) for value in entries.values()),
             *(layer in v for v in indices.values()),

@@ -8,15 +8,13 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
-from toolhone.train.language_layers import outside_language_model
-from toolhone.train.miniature import auto_class
+from toolhone.train.language_layers import model_without_weights, outside_language_model
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType; its number is 1
@@ -41,9 +39,7 @@ def refuse_untrainable(config: Config) -> None:
         except SafetensorError as error:
             raise UserError(f"model.name: {path} is broken ({error}); download it again") from None
     if config.lora.targets != "all-linear":
-        with torch.device("meta"):  # shapes without storage
-            trust = config.model.trust_remote_code
-            model = auto_class(model_config).from_config(model_config, trust_remote_code=trust)
+        model = model_without_weights(config.model, model_config)
         excluded = outside_language_model(model)
         modules = {n: part for n, part in model.named_modules() if not (excluded and re.fullmatch(excluded, n))}
         layers = {name.rpartition(".")[2] for name, part in modules.items() if isinstance(part, nn.Linear)}
