@@ -151,7 +151,7 @@ def _with_gradient(model: Any, loss: torch.Tensor) -> tuple[float, torch.Tensor]
     weight = model.get_input_embeddings().weight
     model.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss), weight.grad.clone()
+    return loss.item(), weight.grad.clone()
 
 
 def _plain_loss(model: Any, rows: Sequence[LabelledTokens]) -> torch.Tensor:
