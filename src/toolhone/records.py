@@ -233,9 +233,10 @@ class Example:
     meta: dict[str, Any]
 
     @property
-    def tool_names(self) -> tuple[str, ...]:
-        """The names of the declared tools. They decide which parts of an answer are calls."""
-        return tuple(tool.name for tool in self.tools)
+    def tools_by_name(self) -> dict[str, Tool]:
+        """The declared tools. Their names decide which parts of an answer are calls; in some chat formats their schemas
+        decide the types of arguments."""
+        return {tool.name: tool for tool in self.tools}
 
     def asked(self) -> list[Any]:
         """Return the id, the messages and the tools as JSON. A prediction depends on nothing else in the example."""

@@ -239,7 +239,7 @@ class ChatRenderer:
 
     def _check_round_trip(self, example: Example, completion_text: str) -> None:
         text = completion_text.removesuffix(self.format.end_of_turn)
-        parsed = parse_turn(text, self.format.name, tools=example.tool_names)
+        parsed = parse_turn(text, self.format.name, tools=example.tools_by_name)
         gold = self._learned(example.turn)
         is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
         if is_same and parsed.failure is None and parsed.thinking != gold.thinking.strip():

@@ -23,7 +23,7 @@ import json
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -36,7 +36,7 @@ from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.evaluate.doubts import Doubt, Place, shortened
 from toolhone.formats import FORMATS
-from toolhone.formats.call_json import Span, call_spans, skip_space
+from toolhone.formats.call_json import CallSpans, Span, skip_space
 from toolhone.progress import Progress
 from toolhone.records import Example
 from toolhone.train.attention import TREE_ATTENTION, AttentionBlocks
@@ -166,6 +166,7 @@ class _Turn:
     row: Rendered
     text: str
     calls: tuple[Span, ...]
+    spans: tuple[CallSpans, ...]
     after_text: bool
     first: int
     begins: tuple[int, ...]
@@ -175,7 +176,7 @@ class _Turn:
     def of(cls, row: Rendered, renderer: ChatRenderer, token_bytes: TokenBytes) -> _Turn:
         text = row.completion_text
         answer = text.removesuffix(renderer.format.end_of_turn)
-        parsed = parse_turn(answer, renderer.format.name, tools=row.example.tool_names)
+        parsed = parse_turn(answer, renderer.format.name, tools=row.example.tools_by_name)
         thought = answer.rfind("</think>")
         start = skip_space(answer, 0 if thought < 0 else thought + len("</think>"))
         after_text = bool(parsed.places and parsed.content)
@@ -189,7 +190,9 @@ class _Turn:
         begins = [bisect_right(characters, byte) - 1 for byte in (0, *byte_ends[:-1])]
         ends = [bisect_left(characters, byte) for byte in byte_ends]
         first = min(bisect_right(ends, start), len(ends) - 1)
-        return cls(row, text, parsed.places, after_text, first, tuple(begins), tuple(ends))
+        return cls(
+            row, text, parsed.places, tuple(parsed.call_spans(answer)), after_text, first, tuple(begins), tuple(ends)
+        )
 
     def deciding(self) -> range:
         """Return the indices of the deciding tokens in the completion."""
@@ -237,10 +240,10 @@ class _Turn:
                 return "call", self._a_call(number), _said(said)
             if begin >= place[1]:
                 continue
-            spans = call_spans(self.text, place)
+            spans = self.spans[number]
             if begin < spans.name[1] and end > spans.name[0]:
-                name = json.loads(self.text[spans.name[0] : spans.name[1]])
-                other = _complete(self.text[spans.name[0] + 1 : begin] + said, example.tool_names)
+                name = example.turn.tool_calls[number].name
+                other = _complete((self.text[spans.name[0] : begin] + said).lstrip('"'), example.tools_by_name)
                 return "tool", f"`{name}`", f"`{other}`"
             for argument, span in spans.values.items():
                 if begin < span[1] and end > span[0]:
@@ -271,7 +274,7 @@ def _accepted(example: Example, number: int, argument: str) -> list[str]:
     return [json.dumps(value, ensure_ascii=False) for value in listed or ()]
 
 
-def _complete(begun: str, known: Sequence[str]) -> str:
+def _complete(begun: str, known: Collection[str]) -> str:
     """Return the known text that begins like this, or the beginning with an ellipsis."""
     clean = begun.rstrip('",}\n ')
     return next((text for text in known if text.startswith(clean)), begun if begun in known else f"{clean}…")
