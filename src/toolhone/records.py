@@ -24,6 +24,11 @@ not all."""
 FormatName = str
 """The name of a chat format, a key of `formats.FORMATS`."""
 
+Need = Literal[
+    "a system message", "a call without arguments", "parallel calls", "text beside a call", "tool results", "thinking"
+]
+"""What some conversations have and some chat templates cannot write (`chat/probe.py`)."""
+
 Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
 """What the repaired reading of a model's text fixes (`formats/repair.py`). python_literals: single quotes, True, False,
 None, a comma before a closing bracket. arguments_as_text: arguments given as a JSON text instead of an object.
@@ -233,9 +238,10 @@ class Example:
     meta: dict[str, Any]
 
     @property
-    def tool_names(self) -> tuple[str, ...]:
-        """The names of the declared tools. They decide which parts of an answer are calls."""
-        return tuple(tool.name for tool in self.tools)
+    def tools_by_name(self) -> dict[str, Tool]:
+        """The declared tools. Their names decide which parts of an answer are calls; in some chat formats their schemas
+        decide the types of arguments."""
+        return {tool.name: tool for tool in self.tools}
 
     def asked(self) -> list[Any]:
         """Return the id, the messages and the tools as JSON. A prediction depends on nothing else in the example."""

@@ -37,7 +37,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
-from toolhone.formats.call_json import call_in_prose
+from toolhone.formats.call_json import CallSpans, call_in_prose, call_spans
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import call_syntax, may_open
 from toolhone.formats.pieces import THINK, THINK_END, Fault, PlacedCall, Thought, other_format
@@ -55,10 +55,11 @@ class ParsedTurn:
     Attributes:
         content: the text outside thoughts and calls, stripped.
         failure: why a call could not be read; None if the status is calls or none.
-        places: for each call the start and end of its JSON in the text.
+        places: for each call its start and end in the text.
         thinking: the text of its thoughts, stripped.
+        spans: for each call the spans of its name and values, if its syntax is not JSON; None for JSON.
 
-    Places and thinking are ignored when turns are compared: no score depends on them.
+    Places, thinking and spans are ignored when turns are compared: no score depends on them.
     """
 
     status: Status
@@ -67,6 +68,11 @@ class ParsedTurn:
     failure: str | None
     places: tuple[tuple[int, int], ...] = field(default=(), repr=False, compare=False)
     thinking: str = field(default="", repr=False, compare=False)
+    spans: tuple[CallSpans | None, ...] = field(default=(), repr=False, compare=False)
+
+    def call_spans(self, text: str) -> list[CallSpans]:
+        """Return for each call the spans of its name and values in the text that was parsed."""
+        return [given or call_spans(text, place) for given, place in zip(self.spans, self.places, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,8 @@ def parse_turn(
         text: the model's text; end-of-turn tokens at its end are dropped.
         format: the chat format that its calls should have.
         finish_reason: "length" if generation was cut at the token limit.
-        tools: the names of the declared tools. None: they are unknown. Then a bare name in JSON may be a call of any
-            tool, and no call is detected by the name of its tool.
+        tools: the declared tools by name, or only their names. None: they are unknown. Then a bare name in JSON may be
+            a call of any tool, and no call is detected by the name of its tool.
         prose_end: the number of characters at the start that are prose, given by an endpoint separately from its calls.
     """
     return _read(text, format, finish_reason, Repairer((), 0, tools), prose_end)
@@ -158,13 +164,14 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     content = "".join(prose).strip()
     read = tuple(placed.call for placed in calls)
     places = tuple((placed.start + prose_end, placed.end + prose_end) for placed in calls)
+    spans = tuple(placed.spans and placed.spans.moved(prose_end) for placed in calls)
     thinking = _thinking(own, thoughts)
     if not faults:
-        return ParsedTurn("calls" if calls else "none", read, content, None, places, thinking)
+        return ParsedTurn("calls" if calls else "none", read, content, None, places, thinking, spans)
     truncated = cut and faults[0].kind != "broken"
     failure = f"cut off at the token limit: {faults[0].reason}" if truncated else faults[0].reason
     status: Status = "partial" if calls else "truncated" if truncated else "malformed"
-    return ParsedTurn(status, read, content, failure, places, thinking)
+    return ParsedTurn(status, read, content, failure, places, thinking, spans)
 
 
 def _thinking(text: str, thoughts: Sequence[Thought]) -> str:

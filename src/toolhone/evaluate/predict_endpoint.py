@@ -156,7 +156,7 @@ def _calls_left_in_text(examples: Sequence[Example], made: Mapping[str, Predicti
     calls in the text."""
     if any(len(prediction.text) > prediction.prose_end for prediction in made.values()):
         return []
-    tools = {example.id: example.tool_names for example in examples}
+    tools = {example.id: example.tools_by_name for example in examples}
     return [
         id_
         for id_, one in made.items()

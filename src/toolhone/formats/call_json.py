@@ -202,11 +202,18 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class CallSpans:
-    """The spans of a call's name and of the value of each argument. They include quotes and escapes: `json.loads` of a
-    span gives the value."""
+    """The spans of a call's name and of the value of each argument. They include quotes and escapes: in JSON,
+    `json.loads` of a span gives the value."""
 
     name: Span
     values: dict[str, Span]
+
+    def moved(self, by: int) -> CallSpans:
+        """Return the spans in a text with this many more characters at the start."""
+        if not by:
+            return self
+        values = {name: (start + by, end + by) for name, (start, end) in self.values.items()}
+        return CallSpans((self.name[0] + by, self.name[1] + by), values)
 
 
 def call_spans(text: str, place: Span) -> CallSpans:

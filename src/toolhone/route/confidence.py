@@ -41,7 +41,7 @@ import numpy as np
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.data.escalation import ESCALATE
 from toolhone.data.values import codes, leaves, occurs_in
-from toolhone.formats.call_json import Span, call_spans, skip_space
+from toolhone.formats.call_json import Span, skip_space
 from toolhone.records import Example, FormatName, Prediction, Token, ToolCall
 from toolhone.tool_schema import arguments_valid
 
@@ -89,7 +89,7 @@ def signals(prediction: Prediction, example: Example, format: FormatName) -> Sig
         UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
     turn = parse_turn(
-        prediction.text, format, prediction.finish_reason, tools=example.tool_names, prose_end=prediction.prose_end
+        prediction.text, format, prediction.finish_reason, tools=example.tools_by_name, prose_end=prediction.prose_end
     )
     alignment = align(prediction)
     escalated = any(call.name == ESCALATE for call in turn.calls)
@@ -113,8 +113,7 @@ def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Exampl
     tokens = alignment.tokens
     names: list[int] = []
     values: list[int] = []
-    for place in turn.places:
-        spans = call_spans(text, place)
+    for spans in turn.call_spans(text):
         names += alignment.of(_decided(text, spans.name))
         values += chain.from_iterable(alignment.of(_decided(text, span)) for span in spans.values.values())
     if turn.places:
