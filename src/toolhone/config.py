@@ -233,10 +233,11 @@ class Config(_Section):
         if self.model.device == "cpu" and "8bit" in self.train.optimizer:
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
-            raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
+            found = f"prefix_tree needs model.attention: sdpa, found {self.model.attention}"
+            raise ValueError(f"train.packing: {found}; set model.attention: sdpa, or train.packing: rows")
         if self.train.packing == "none" and self.train.answer_weight != 1:
             weight = f"{self.train.answer_weight} needs train.packing: prefix_tree or rows, found none"
-            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or use rows")
+            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or train.packing: rows")
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, because data.validation is 0")
         if self.train.select_by == "exact_match" and self.data.validation == 0:

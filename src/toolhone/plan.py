@@ -37,6 +37,7 @@ from toolhone.train.cpu import fuse_lora, map_large_tensors
 from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
 from toolhone.train.hardware import Hardware, release_memory
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
+from toolhone.train.model import supported_attention
 from toolhone.train.trainer import fuses_lora, lora_config, prefix_sampler
 
 _LAYERS = 2
@@ -226,7 +227,7 @@ def measure_speed(
         model: Any = AutoModelForCausalLM.from_config(
             _small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust
         )
-    model.set_attn_implementation(config.model.attention)
+    model.set_attn_implementation(supported_attention(config.model, model_config))
     base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
     try:
         model = get_peft_model(model, lora_config(config.lora))

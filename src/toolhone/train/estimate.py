@@ -157,8 +157,8 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
         adapter = lora_config(config.lora)
         adapter.exclude_modules = outside_language_model(model)
         get_peft_model(model, adapter)
-    heads = int(text.num_attention_heads)
-    dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    heads = _size_of(text, "num_attention_heads") or 1  # recurrent models may have none
+    dim = _size_of(text, "head_dim") or text.hidden_size // heads
     weights = [(name, p.numel(), p.dim()) for name, p in model.named_parameters()]
     apart = ("lora_", "embed", "lm_head")
     return Sizes(
@@ -166,11 +166,18 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
         frozen=sum(count for name, count, _ in weights if "lora_" not in name),
         trainable=sum(count for name, count, _ in weights if "lora_" in name),
         hidden=int(text.hidden_size),
-        inner=int(text.intermediate_size),
-        key_value=int(getattr(text, "num_key_value_heads", None) or heads) * dim,
+        inner=_size_of(text, "intermediate_size") or 4 * int(text.hidden_size),
+        key_value=(_size_of(text, "num_key_value_heads") or heads) * dim,
         layers=int(text.num_hidden_layers),
         vocabulary=int(text.vocab_size),
     )
+
+
+def _size_of(text: Any, name: str) -> int:
+    """Return a size from a text config, the largest if layers differ; 0 if it has none. Some configs let no attribute
+    be read whose value differs between layers, so it is read from the dictionary."""
+    value = text.to_dict().get(getattr(type(text), "attribute_map", {}).get(name, name)) or 0
+    return int(max(value) if isinstance(value, list) else value)
 
 
 def training_flops(sizes: Sizes, batch: BatchCount) -> float:

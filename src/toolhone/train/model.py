@@ -33,7 +33,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
     if hardware.device == "cpu":
         map_large_tensors()
     model_config = load_model_config(config)
-    attention = _supported_attention(config, model_config)
+    attention = supported_attention(config, model_config)
     options: dict[str, Any] = {"dtype": hardware.dtype, "attn_implementation": attention}
     if config.quantize == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -51,7 +51,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
     return model
 
 
-def _supported_attention(config: ModelConfig, model_config: Any) -> str:
+def supported_attention(config: ModelConfig, model_config: Any) -> str:
     """Return model.attention, or eager if it is sdpa and the model's class has no such kernel."""
     model_class = auto_class(model_config)._model_mapping.get(type(model_config), None)
     if config.attention == "sdpa" and not getattr(model_class, "_supports_sdpa", True):
