@@ -36,6 +36,7 @@ from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.cpu import fuse_lora, map_large_tensors
 from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
 from toolhone.train.hardware import Hardware, release_memory
+from toolhone.train.language_layers import excluded_modules
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
 from toolhone.train.model import supported_attention
 from toolhone.train.trainer import fuses_lora, lora_config, prefix_sampler
@@ -229,10 +230,12 @@ def measure_speed(
         )
     model.set_attn_implementation(supported_attention(config.model, model_config))
     base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
+    adapter, any_adapter = lora_config(config.lora), lora_config(LoraConfig(rank=config.lora.rank))
+    adapter.exclude_modules = any_adapter.exclude_modules = excluded_modules(model)
     try:
-        model = get_peft_model(model, lora_config(config.lora))
+        model = get_peft_model(model, adapter)
     except ValueError:  # the targets are in other layers
-        model = get_peft_model(model, lora_config(LoraConfig(rank=config.lora.rank)))
+        model = get_peft_model(model, any_adapter)
     tuned = _answer_speed(config, hardware, model.eval(), small, sizes, tuned_prompt)
     trained = _training_rate(config, hardware, model.train(), small, rows)
     del model

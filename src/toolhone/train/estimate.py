@@ -21,7 +21,7 @@ from toolhone.launcher import world_size
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware
-from toolhone.train.language_layers import model_without_weights, outside_language_model
+from toolhone.train.language_layers import excluded_modules, model_without_weights
 from toolhone.train.trainer import lora_config
 
 # Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.
@@ -155,7 +155,7 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
     model = model_without_weights(config.model, model_config)
     with torch.device("meta"):
         adapter = lora_config(config.lora)
-        adapter.exclude_modules = outside_language_model(model)
+        adapter.exclude_modules = excluded_modules(model)
         get_peft_model(model, adapter)
     heads = _size_of(text, "num_attention_heads") or 1  # recurrent models may have none
     dim = _size_of(text, "head_dim") or text.hidden_size // heads

@@ -20,11 +20,18 @@ from toolhone.train.miniature import auto_class
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
-def outside_language_model(model: Any) -> str | None:
-    """Return a regular expression for the full names of all modules outside the language model; None if there are
-    none. PEFT's `exclude_modules` takes it."""
+def excluded_modules(model: Any) -> str | None:
+    """Return a regular expression for the full names of all modules that get no adapter; None if there are none.
+    PEFT's `exclude_modules` takes it."""
+    found = [rf"{re.escape(name)}(?:\..*)?" for name in _outside_language_model(model)]
+    found += sorted({re.sub(r"\d+", r"\\d+", re.escape(name)) for name in _fused_outputs(model)})
+    return f"(?:{'|'.join(found)})" if found else None
+
+
+def _outside_language_model(model: Any) -> list[str]:
+    """Return the names of the outermost modules that neither contain the language model nor belong to it."""
     if model.config.get_text_config() is model.config:
-        return None
+        return []
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     path = next(name for name, module in model.named_modules() if module is decoder)
     found: list[str] = []
@@ -34,7 +41,14 @@ def outside_language_model(model: Any) -> str | None:
         is_below = any(name.startswith(f"{root}.") for root in found)
         if not (is_inside or is_around or is_below):
             found.append(name)
-    return rf"(?:{'|'.join(re.escape(name) for name in found)})(?:\..*)?" if found else None
+    return found
+
+
+def _fused_outputs(model: nn.Module) -> list[str]:
+    """Return the names of the output layers of Mamba mixers. Their CUDA kernel reads the layer's weight itself, so in
+    training it would ignore an adapter."""
+    mixers = [(name, module) for name, module in model.named_modules() if hasattr(module, "A_log")]
+    return [f"{name}.out_proj" for name, module in mixers if hasattr(module, "D") and hasattr(module, "out_proj")]
 
 
 def model_without_weights(config: ModelConfig, model_config: Any) -> Any:
@@ -55,23 +69,19 @@ def target_notes(config: Config, model_config: Any) -> tuple[str, ...]:
     """Return a notice about what an adapter leaves out of a model with experts or towers; none for other models."""
     text = model_config.get_text_config()
     is_mixture = any((getattr(text, name, None) or 0) > 1 for name in _EXPERT_COUNTS)
-    if not is_mixture and text is model_config:
+    is_recurrent = any(word in name for name in (text.model_type, *text.to_dict()) for word in ("mamba", "ssm"))
+    if not is_mixture and not is_recurrent and text is model_config:
         return ()
-    with torch.device("meta"):  # shapes without storage
-        model: Any = auto_class(model_config).from_config(
-            model_config, trust_remote_code=config.model.trust_remote_code
-        )
+    model = model_without_weights(config.model, model_config)
     notes = []
-    if excluded := outside_language_model(model):
-        towers = sorted({name.rpartition(".")[2] for name, _ in model.named_modules() if _is_root(excluded, name)})
-        notes.append(f"the adapter leaves out {', '.join(towers)}: the data is text, so only the language model learns")
+    if towers := _outside_language_model(model):
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in towers}))
+        notes.append(f"the adapter leaves out {names}: the data is text, so only the language model learns")
+    if _fused_outputs(model):
+        notes.append("the adapter leaves out out_proj of Mamba layers: their CUDA kernel ignores an adapter there")
     if is_mixture:
         notes.append(_note_on_experts(config, model))
     return tuple(notes)
-
-
-def _is_root(excluded: str, name: str) -> bool:
-    return bool(re.fullmatch(excluded, name)) and not re.fullmatch(excluded, name.rpartition(".")[0])
 
 
 def _note_on_experts(config: Config, model: nn.Module) -> str:

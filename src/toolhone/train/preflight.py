@@ -14,7 +14,7 @@ from torch import nn
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
-from toolhone.train.language_layers import model_without_weights, outside_language_model
+from toolhone.train.language_layers import excluded_modules, model_without_weights
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType; its number is 1
@@ -40,7 +40,7 @@ def refuse_untrainable(config: Config) -> None:
             raise UserError(f"model.name: {path} is broken ({error}); download it again") from None
     if config.lora.targets != "all-linear":
         model = model_without_weights(config.model, model_config)
-        excluded = outside_language_model(model)
+        excluded = excluded_modules(model)
         modules = {n: part for n, part in model.named_modules() if not (excluded and re.fullmatch(excluded, n))}
         layers = {name.rpartition(".")[2] for name, part in modules.items() if isinstance(part, nn.Linear)}
         for target in config.lora.targets:

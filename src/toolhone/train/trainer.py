@@ -29,7 +29,7 @@ from toolhone.train.batches import PrefixSampler, RowCollator, SetEpochCallback,
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, copy_adapter, steps_of
 from toolhone.train.cpu import TrimHeapCallback, fuse_lora
 from toolhone.train.hardware import Hardware, peak_memory_gb
-from toolhone.train.language_layers import outside_language_model
+from toolhone.train.language_layers import excluded_modules
 from toolhone.train.log import TrainLog
 from toolhone.train.loss import row_loss, tree_loss
 from toolhone.train.select import Measure, SelectByExactMatch
@@ -199,7 +199,7 @@ def make_trainer(
     if config.train.packing == "prefix_tree":
         model.set_attn_implementation(TREE_ATTENTION)
     adapter = lora_config(config.lora)
-    adapter.exclude_modules = outside_language_model(model)
+    adapter.exclude_modules = excluded_modules(model)
     try:
         trainer = ToolCallTrainer(
             model=model,
