@@ -18,7 +18,6 @@ import torch
 from peft import get_peft_model
 from rich.console import Console
 from torch.nn.functional import cross_entropy, linear
-from transformers import AutoModelForCausalLM
 
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens
@@ -29,7 +28,7 @@ from toolhone.evaluate.decode import compute_prefix, decode_greedily
 from toolhone.evaluate.predict import Batch, answer_batches
 from toolhone.launcher import world_size
 from toolhone.prepare import Prepared
-from toolhone.pretrained import load_model_config
+from toolhone.pretrained import build_model, load_model_config
 from toolhone.progress import duration
 from toolhone.records import Example
 from toolhone.train.adapter import lora_config
@@ -224,9 +223,7 @@ def measure_speed(
     small = replace(sizes, body=int(sizes.body * part), adapter=int(sizes.adapter * part), layers=layers)
     with torch.device(hardware.device):
         trust = config.model.trust_remote_code
-        model: Any = AutoModelForCausalLM.from_config(
-            _small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust
-        )
+        model: Any = build_model(_small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust)
     model.set_attn_implementation(config.model.attention)
     base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
     try:

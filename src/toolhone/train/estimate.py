@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from peft.tuners.lora.layer import LoraLayer
-from transformers import AutoModelForCausalLM
 
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
 from toolhone.launcher import world_size
+from toolhone.pretrained import build_model
 from toolhone.train.adapter import lora_config
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
@@ -162,7 +162,7 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
     init = "mica" if config.lora.init == "mica" else "default"
     with torch.device("meta"):
         trust = config.model.trust_remote_code
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=trust)
+        model = build_model(model_config, dtype=torch.float32, trust_remote_code=trust)
         get_peft_model(model, lora_config(config.lora, model, init=init))
     heads = int(text.num_attention_heads)
     dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from toolhone.config import Config
 from toolhone.errors import UserError
-from toolhone.pretrained import load_model_config
+from toolhone.pretrained import build_model, load_model_config
 from toolhone.train.adapter import lora_config, unsupported_with_fsdp
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -45,7 +44,7 @@ def refuse_untrainable(config: Config) -> None:
     if config.lora.targets != "all-linear" or config.lora.modules_to_save or config.lora.init != "default":
         with torch.device("meta"):  # shapes without storage
             trust = config.model.trust_remote_code
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust)
+            model = build_model(model_config, trust_remote_code=trust)
         lora_config(config.lora, model)  # refuses modules to save and ranks that do not fit
     if config.lora.targets != "all-linear":
         layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
