@@ -202,7 +202,7 @@ def test_lora_plus_works_with_every_optimizer_of_a_cpu(
 ) -> None:
     done = train(short_rows, lora=lora(plus=4), max_steps=2, **{**ADAMW, "optimizer": optimizer, "weight_decay": 0.1})
     assert done.result.finished
-    assert done.log[-1]["lr"] == pytest.approx(5e-3)
+    assert done.log[-1]["learning_rate"] == pytest.approx(5e-3)
 
 
 # Types of numbers
