@@ -115,8 +115,8 @@ class LoraConfig(_Section):
     enough. The saved adapter has an equal alpha / rank, because SGLang and llama.cpp ignore PEFT's flag."""
     dora: bool = False
     """Learn the length of each weight's rows apart from their direction (DoRA, arXiv 2402.09353). Helps at low ranks
-    (4 to 16), where it comes closer to full tuning. Steps are slower and take more memory. vLLM and SGLang refuse such
-    adapters, and llama.cpp's converter cannot read them; `toolhone serve` and `eval` work."""
+    (4 to 16), where it comes closer to full tuning. Steps are slower and take more memory. vLLM, SGLang and llama.cpp's
+    converter refuse such adapters; `toolhone serve` and `eval` work."""
     plus: float = Field(1.0, ge=1)
     """Learning rate of B divided by that of A (LoRA+, arXiv 2402.12354). 1: the same rate. Try 4 to 16, with half of
     the usual learning_rate, if a task needs much that the model does not know. PEFT gives vectors (DoRA's lengths,
@@ -131,8 +131,8 @@ class LoraConfig(_Section):
     modules_to_save: tuple[str, ...] = ()
     """Modules to train as a whole and to save with the adapter, such as [embed_tokens, lm_head]. Use it if the model
     never learned a token that it must write, such as its end token. Each weight takes 16 bytes in training. If the
-    model shares one weight between embed_tokens and lm_head, naming one trains both. vLLM and SGLang do not serve such
-    adapters, and llama.cpp's converter stops at them; `toolhone serve` and `eval` work."""
+    model shares one weight between embed_tokens and lm_head, naming one trains both. vLLM and llama.cpp's converter
+    refuse such adapters, and SGLang leaves these weights out without an error; `toolhone serve` and `eval` work."""
 
     @field_validator("init")
     @classmethod
