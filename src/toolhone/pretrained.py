@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
@@ -31,6 +31,19 @@ def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
 def load_model_config(config: ModelConfig) -> Any:
     """Load the model's architecture (layers, sizes) without its weights."""
     return from_pretrained(AutoConfig, config)
+
+
+def auto_class(model_config: Any) -> Any:
+    """Return transformers' Auto class that builds a language model of this config. It lists some models with a vision
+    tower, such as Ministral 3, only as image-text models."""
+    kind = type(model_config)
+    is_other = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if is_other else AutoModelForCausalLM
+
+
+def build_model(model_config: Any, **options: Any) -> Any:
+    """Return the architecture with random weights. Options are those of transformers' `from_config`."""
+    return auto_class(model_config).from_config(model_config, **options)
 
 
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:

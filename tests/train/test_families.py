@@ -16,10 +16,11 @@ from toolhone.chat.render import Rendered
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import compute_prefix, decode_greedily, shared_prefix
+from toolhone.pretrained import auto_class
 from toolhone.run_folder import RunFolder
 from toolhone.train.hardware import Hardware
 from toolhone.train.language_layers import target_notes
-from toolhone.train.miniature import auto_class, shrink
+from toolhone.train.miniature import shrink
 from toolhone.train.model import load_for_inference, load_model
 from toolhone.train.packing import settle_packing
 from toolhone.train.preflight import refuse_untrainable

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoConfig
 
 from toolhone.config import Config
+from toolhone.pretrained import auto_class
 from toolhone.train import attention, packing
-from toolhone.train.miniature import CannotShrinkError, auto_class, make_miniature, shrink
+from toolhone.train.miniature import CannotShrinkError, make_miniature, shrink
 from toolhone.train.packing import TESTED, PackingCheck, check_packing, settle_packing
 
 # The config of a class with the sizes of a real model, as in its config.json.

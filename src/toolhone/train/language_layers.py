@@ -14,8 +14,7 @@ from torch import nn
 
 from toolhone.config import Config, ModelConfig
 from toolhone.errors import UserError
-from toolhone.pretrained import missing_package
-from toolhone.train.miniature import auto_class
+from toolhone.pretrained import build_model, missing_package
 
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -59,8 +58,7 @@ def model_without_weights(config: ModelConfig, model_config: Any) -> Any:
     """
     try:
         with torch.device("meta"):
-            loader = auto_class(model_config)
-            return loader.from_config(model_config, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
+            return build_model(model_config, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
     except ImportError as error:
         raise UserError(missing_package(config.name, error)) from None
 

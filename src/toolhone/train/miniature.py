@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+from toolhone.pretrained import build_model
 
 VOCABULARY = 128
 WINDOW = 16
@@ -80,16 +81,6 @@ class CannotShrinkError(Exception):
     """No small copy can be made. The message says why."""
 
 
-def auto_class(model_config: Any) -> Any:
-    """Return the Auto class that builds a language model of this config.
-
-    Some models with a vision tower, such as Ministral 3, have no entry among the causal language models.
-    """
-    known = AutoModelForCausalLM._model_mapping.keys()
-    is_other = type(model_config) not in known and type(model_config) in AutoModelForImageTextToText._model_mapping
-    return AutoModelForImageTextToText if is_other else AutoModelForCausalLM
-
-
 def make_miniature(model_config: Any, *, model_class: Any = None, trust_remote_code: bool = False) -> Any:
     """Return a small random model, in training mode and without dropout, whose every layer matters to its output.
 
@@ -104,7 +95,7 @@ def make_miniature(model_config: Any, *, model_class: Any = None, trust_remote_c
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             if model_class is None:
-                model = auto_class(small).from_config(small, trust_remote_code=trust_remote_code, dtype=torch.float32)
+                model = build_model(small, trust_remote_code=trust_remote_code, dtype=torch.float32)
             else:
                 model = model_class(small).float()
             _randomise(model)

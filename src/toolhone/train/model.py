@@ -17,11 +17,10 @@ from transformers.utils import logging as transformers_logging
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.launcher import local_rank, rank
-from toolhone.pretrained import from_pretrained, load_model_config
+from toolhone.pretrained import auto_class, from_pretrained, load_model_config
 from toolhone.run_folder import missing_adapter_files
 from toolhone.train.cpu import map_large_tensors
 from toolhone.train.hardware import Hardware
-from toolhone.train.miniature import auto_class
 
 
 def load_model(config: ModelConfig, hardware: Hardware) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
+from toolhone.train.adapter import lora_config, unsupported_with_fsdp
 from toolhone.train.language_layers import excluded_modules, model_without_weights
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -38,8 +39,10 @@ def refuse_untrainable(config: Config) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"model.name: {path} is broken ({error}); download it again") from None
-    if config.lora.targets != "all-linear":
+    if config.lora.targets != "all-linear" or config.lora.modules_to_save or config.lora.init != "default":
         model = model_without_weights(config.model, model_config)
+        lora_config(config.lora, model)  # refuses modules to save and ranks that do not fit
+    if config.lora.targets != "all-linear":
         excluded = excluded_modules(model)
         modules = {n: part for n, part in model.named_modules() if not (excluded and re.fullmatch(excluded, n))}
         layers = {name.rpartition(".")[2] for name, part in modules.items() if isinstance(part, nn.Linear)}
@@ -65,6 +68,8 @@ def _refuse_launcher_settings(config: Config) -> None:
         return
     if config.train.select_by == "exact_match":
         raise UserError("train.select_by: exact_match is not supported with FSDP; use last")
+    if key := unsupported_with_fsdp(config.lora):
+        raise UserError(f"{key}: not supported with FSDP; remove it, or train with data parallel (GPUS=N)")
     default = "SHARDED_STATE_DICT" if os.environ.get("FSDP_VERSION") == "2" else _FULL
     found = os.environ.get("FSDP_STATE_DICT_TYPE", default).upper()
     if found not in (_FULL, "1"):
