@@ -23,6 +23,7 @@ import yaml
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.utils import ModulesToSaveWrapper
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -409,6 +410,26 @@ def _() -> None:
 def _() -> None:
     with pytest.raises(ValueError, match="Target modules"):
         get_peft_model(copy.deepcopy(llama()), LoraConfig(target_modules=["qkv"]))
+
+
+@contract("peft ModulesToSaveWrapper", "fully trained modules would change the type of a model's activations")
+def _() -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = get_peft_model(copy.deepcopy(llama()), config)
+    (wrapper,) = (module for module in model.modules() if isinstance(module, ModulesToSaveWrapper))
+    assert wrapper.modules_to_save["default"].weight.requires_grad
+    assert not wrapper.original_module.weight.requires_grad
+    assert wrapper.weight is wrapper.modules_to_save["default"].weight
+    seen: list[int] = []
+    wrapper.modules_to_save["default"].register_forward_hook(lambda *_: seen.append(1))
+    model(input_ids=ids(1, 3))
+    assert seen == [1]
+
+
+@contract('transformers\' message "Unrecognized configuration class"', "Ministral 3 would not load")
+def _() -> None:
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        transformers.AutoModelForCausalLM.from_config(transformers.Mistral3Config())
 
 
 # Generation: evaluate/decode.py

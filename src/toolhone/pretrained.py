@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
@@ -17,6 +17,8 @@ from toolhone.fetch import MODELS, MODELS_FOLDER
 from toolhone.hub import hub_fault, is_path, reach_hub_or_cache, unreachable
 from toolhone.launcher import rank
 
+_NOT_CAUSAL = "Unrecognized configuration class"
+"""In transformers' error for a model with a vision tower that it lists only as an image-text model (Ministral 3)."""
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -31,6 +33,16 @@ def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
 def load_model_config(config: ModelConfig) -> Any:
     """Load the model's architecture (layers, sizes) without its weights."""
     return from_pretrained(AutoConfig, config)
+
+
+def build_model(model_config: Any, **options: Any) -> Any:
+    """Return the architecture with random weights. Options are those of transformers' `from_config`."""
+    try:
+        return AutoModelForCausalLM.from_config(model_config, **options)
+    except ValueError as error:
+        if _NOT_CAUSAL not in str(error):
+            raise
+        return AutoModelForImageTextToText.from_config(model_config, **options)
 
 
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
@@ -60,6 +72,8 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
     except ValueError as error:
+        if loader is AutoModelForCausalLM and _NOT_CAUSAL in str(error):
+            return from_pretrained(AutoModelForImageTextToText, config, name, **options)
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"model.trust_remote_code: {name} comes with its own Python code, which is not run; read that code and "

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from toolhone.config import Config
 from toolhone.errors import UserError
-from toolhone.pretrained import load_model_config
+from toolhone.pretrained import build_model, load_model_config
+from toolhone.train.adapter import lora_config, unsupported_with_fsdp
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType; its number is 1
@@ -41,10 +41,12 @@ def refuse_untrainable(config: Config) -> None:
             raise UserError(f"model.name: {path} is broken ({error}); download it again") from None
     if config.train.packing == "prefix_tree":
         refuse_other_attention(model_config, config.model.name)
-    if config.lora.targets != "all-linear":
+    if config.lora.targets != "all-linear" or config.lora.modules_to_save or config.lora.init != "default":
         with torch.device("meta"):  # shapes without storage
             trust = config.model.trust_remote_code
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust)
+            model = build_model(model_config, trust_remote_code=trust)
+        lora_config(config.lora, model)  # refuses modules to save and ranks that do not fit
+    if config.lora.targets != "all-linear":
         layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
         for target in config.lora.targets:
             # A target is a layer's name, or the end of its dotted path.
@@ -68,6 +70,8 @@ def _refuse_launcher_settings(config: Config) -> None:
         return
     if config.train.select_by == "exact_match":
         raise UserError("train.select_by: exact_match is not supported with FSDP; use last")
+    if key := unsupported_with_fsdp(config.lora):
+        raise UserError(f"{key}: not supported with FSDP; remove it, or train with data parallel (GPUS=N)")
     default = "SHARDED_STATE_DICT" if os.environ.get("FSDP_VERSION") == "2" else _FULL
     found = os.environ.get("FSDP_STATE_DICT_TYPE", default).upper()
     if found not in (_FULL, "1"):
