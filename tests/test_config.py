@@ -268,6 +268,22 @@ def test_contradicting_keys_are_reported_with_their_line(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("broken", "remedies"),
+    [
+        (["train.packing=none", "train.answer_weight=0.3"], ["train.answer_weight=1", "train.packing=rows"]),
+        (["model.attention=eager"], ["model.attention=sdpa", "train.packing=rows"]),
+    ],
+)
+def test_each_remedy_of_a_contradiction_is_named_and_resolves_it(
+    file: Path, broken: list[str], remedies: list[str]
+) -> None:
+    message = fault(file, *broken)
+    for remedy in remedies:
+        assert remedy.replace("=", ": ") in message
+        load_config(file, [*broken, remedy])
+
+
+@pytest.mark.parametrize(
     ("overrides", "broken_by"),
     [
         (["chat.max_tokens=257", "evaluate.max_new_tokens=256"], "chat.max_tokens=256"),

@@ -38,6 +38,7 @@ from toolhone.train.cpu import fuse_lora, map_large_tensors
 from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
 from toolhone.train.hardware import Hardware, release_memory
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
+from toolhone.train.model import supported_attention
 from toolhone.train.trainer import fuses_lora, prefix_sampler
 
 _LAYERS = 2
@@ -225,7 +226,7 @@ def measure_speed(
     with torch.device(hardware.device):
         trust = config.model.trust_remote_code
         model: Any = build_model(_small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust)
-    model.set_attn_implementation(config.model.attention)
+    model.set_attn_implementation(supported_attention(config.model, model_config))
     base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
     try:
         model = get_peft_model(model, lora_config(config.lora, model, init="default"))
