@@ -156,7 +156,8 @@ def _describe(prepared: Prepared, console: Console) -> None:
     for name, rows in splits.items():
         part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
         console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
-    console.print(f"  chat format: {renderer.format.name}, {_template_in_use(prepared)}", markup=False)
+    why = f"chat.tools is {config.chat.tools}" if config.chat.template == "auto" else "chat.template is toolhone"
+    console.print(f"  chat format: {renderer.format.name}, {renderer.describe_template(why)}", markup=False)
     for line in _thinking_lines(prepared):
         console.print(f"  {line}", markup=False)
     for what, ids in (
@@ -190,21 +191,3 @@ def _thinking_lines(prepared: Prepared) -> list[str]:
             f"({evaluate.max_new_tokens}); raise it, or such answers are cut off"
         )
     return lines
-
-
-def _template_in_use(prepared: Prepared) -> str:
-    """Return which chat template is used, and why."""
-    chat, renderer = prepared.config.chat, prepared.renderer
-    if renderer.source == "model":
-        return "with the model's own chat template"
-    if renderer.source == "both":
-        parts = " and ".join(renderer.parts)
-        why = f", because {renderer.note}" if renderer.note else ""
-        return f"in the model's own turns; toolhone writes the {parts}{why}"
-    if renderer.note:
-        has_none = renderer.note.startswith("the tokenizer")
-        why = renderer.note if has_none else f"the model's own cannot be used: {renderer.note}"
-        return f"with toolhone's chat template, because {why}"
-    if chat.template == "toolhone":
-        return "with toolhone's chat template, because chat.template is toolhone"
-    return f"with toolhone's chat template, because chat.tools is {chat.tools}"
