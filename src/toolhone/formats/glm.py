@@ -142,13 +142,13 @@ GLM45 = ChatFormat(
 
 _NEXT_CALL = "<|assistant|>"
 _WORDS = r"[^\s<>{}\[\]()\"'`,;]++(?: [^\s<>{}\[\]()\"'`,;]++)*+"
-_LINE_START = rf"(?:^|(?<={re.escape(_NEXT_CALL)}))[ \t]*+"
+_LINE_START = rf"(?:^|(?<={re.escape(_NEXT_CALL)})|(?<={THINK_END}))[ \t]*+"
 _MARK = re.compile(
     rf"</?think>|(?P<foreign>{openings()})|{re.escape(_NEXT_CALL)}"
     rf"|{_LINE_START}(?P<name>{_WORDS})[ \t]*+\r?\n[ \t]*+(?P<arguments>\{{)",
     re.MULTILINE,
 )
-_BEGUN = re.compile(rf"{_LINE_START}(?P<name>{_WORDS})[ \t]*+(?P<line_end>\r?\n\s*+)?\Z", re.MULTILINE)
+_BEGUN = re.compile(rf"{_LINE_START}(?P<name>{_WORDS})\Z", re.MULTILINE)
 _IDENTIFIER = re.compile(r"[^\W\d][\w.-]*+")
 _OBJECT = re.compile(r"\{\s*+(?:[\"}]|\Z)")
 
@@ -180,8 +180,7 @@ def _read_glm4(text: str, repairer: Repairer) -> Iterator[Piece]:
         yield from pieces
         prose = at
     begun = _BEGUN.search(text, prose)
-    if begun and not _may_be_name(begun, repairer, at_start=at_start and not text[prose : begun.start()].strip()):
-        begun = None
+    begun = begun if begun and _may_be_name(begun["name"], repairer) else None
     yield text[prose : begun.start() if begun else len(text)]
     if begun:
         yield Fault("the call is not finished", "begun", begun.group())
@@ -195,11 +194,11 @@ def _is_name(name: str, repairer: Repairer, *, at_start: Any) -> bool:
     return bool(at_start or repairer.tools is None) and _IDENTIFIER.fullmatch(name) is not None
 
 
-def _may_be_name(begun: re.Match[str], repairer: Repairer, *, at_start: bool) -> bool:
+def _may_be_name(begun: str, repairer: Repairer) -> bool:
     """Whether the last line of the text may become the name of a call, with a JSON object after it."""
-    if begun["line_end"] is not None or repairer.tools is None:
-        return _is_name(begun["name"], repairer, at_start=at_start)
-    return any(tool.startswith(begun["name"]) for tool in repairer.tools)
+    if repairer.tools is None:
+        return _IDENTIFIER.fullmatch(begun) is not None
+    return any(tool.startswith(begun) for tool in repairer.tools)
 
 
 def _read_arguments(text: str, mark: re.Match[str]) -> tuple[PlacedCall | Fault, int]:
@@ -246,4 +245,5 @@ GLM4 = ChatFormat(
     ),
     other_stops=_STOP_TOKENS,
     stray_call="a call inside a line of text",
+    begins_with_name=True,
 )

@@ -182,6 +182,7 @@ MINICPM5 = ChatFormat(
         "that contains <, & or a new line as <![CDATA[text]]>. Write several calls one after another, each on a line "
         "of its own."
     ),
+    call_tokens=(_FUNCTION_END,),
     syntaxes=_SYNTAXES,
     stray_call="a call outside <function> tags",
     serving_parsers={"vllm": "minicpm5", "sglang": "minicpm5"},
