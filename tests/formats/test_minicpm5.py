@@ -60,6 +60,7 @@ def test_what_the_model_template_writes_is_read() -> None:
     made = [
         ToolCall("look", {"text": "a\n<b> & ", "count": -3, "price": 1.5, "sure": True, "list": [1, None, "é\"'"]}),
         ToolCall("look", {"text": "", "maybe": None, "sure": False, "object": {"k": {"x": 1.0}, "t": True}}),
+        ToolCall("look", {"object": {"html": "1 < 2 & 3 > 2"}, "text": "a & b"}),
         ToolCall("get.now", {}),
     ]
     for content in ("", "Let me look."):
@@ -102,6 +103,8 @@ def test_spans_are_where_name_and_values_are_written() -> None:
     "text",
     [
         '<function name="look"><param name="text">a <b>b</b></param></function>',
+        '<function name="look"><param name="text">a & <param name="count">1</param></function>',
+        '<function name="look"><param name="text">&</param><param name="kind"><![CDATA[</param>]]></param></function>',
         '<function name="look"><param name="count">1</function>',
         '<function name="look"><param name="count">1</param>',
         '<function name="look"><param>1</param></function>',

@@ -29,7 +29,7 @@ from toolhone.records import ToolCall
 TEMPLATES = resources.files("trl") / "chat_templates"
 WRAP = "<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>"
 # Texts with these end a value or a call, in vLLM too.
-NOT_CARRIED = ("<parameter=", "</parameter>", "</function>")
+NOT_CARRIED = ("<parameter=", "</parameter>", "<function=", "</function>")
 
 
 def is_carried(made: list[ToolCall]) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from xml.etree import ElementTree
 
 from toolhone.formats.call_json import skip_space
 from toolhone.formats.chat_format import ChatFormat
@@ -33,9 +34,9 @@ _FUNCTION, _FUNCTION_END, _PARAM, _PARAM_END = '<function name="', "</function>"
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _NAME = re.compile(r"[^\s<>\"'&]++(?: [^\s<>\"'&]++)*+")
 _CALL_END = re.compile(r"</function>|<function\s")
-_REFERENCE = re.compile(r"&(?:#([0-9]{1,7}+)|#x([0-9a-fA-F]{1,6}+)|(amp|lt|gt|quot|apos));")
-_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
-_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TAG = re.compile(r"<(?:param|function|!\[CDATA\[)")
+# vLLM ends a call at the first </function>, also inside a CDATA section.
+_VALUE_STOPS = {False: re.compile(r"</param>|</function>"), True: re.compile(r"\]\]></param>|</function>")}
 
 
 def _read_block(text: str, start: int) -> tuple[WrittenCall | Fault | None, int]:
@@ -47,12 +48,15 @@ def _read_block(text: str, start: int) -> tuple[WrittenCall | Fault | None, int]
     name, at = _tag_name(text, start + len(_FUNCTION))
     if isinstance(name, Fault):
         return (name, at) if name.kind == "unfinished" else _broken(text, at, name.reason)
-    values: list[tuple[WrittenValue, bool]] = []
+    values: list[WrittenValue] = []
     while True:
         at = skip_space(text, at)
         if text.startswith(_FUNCTION_END, at):
             end = at + len(_FUNCTION_END)
-            return WrittenCall(name.group(), name.span(), _as_xml(values), start, end), end
+            found = _as_xml(text, start, end, values)
+            if isinstance(found, Fault):
+                return found, end
+            return WrittenCall(name.group(), name.span(), tuple(found), start, end), end
         if not text.startswith(_PARAM, at):
             reason = f'expected {_PARAM}name"> or {_FUNCTION_END} in a call'
             if begins(_PARAM, text, at) or begins(_FUNCTION_END, text, at):
@@ -62,12 +66,15 @@ def _read_block(text: str, start: int) -> tuple[WrittenCall | Fault | None, int]
         if isinstance(key, Fault):
             return (key, first) if key.kind == "unfinished" else _broken(text, first, key.reason)
         in_cdata = text.startswith(_CDATA, first)
-        read = _cdata_end if in_cdata else _plain_end
         first += len(_CDATA) if in_cdata else 0
-        last, at = read(text, first)
-        if isinstance(last, Fault):
-            return (last, at) if last.kind == "unfinished" else _broken(text, at, last.reason)
-        values.append((WrittenValue(key.group(), text[first:last], (first, last)), in_cdata))
+        closing = _CDATA_END + _PARAM_END if in_cdata else _PARAM_END
+        stop = _VALUE_STOPS[in_cdata].search(text, first)
+        if stop is None:
+            return Fault(f"expected {closing} after a value", "unfinished"), len(text)
+        if stop.group() == _FUNCTION_END:
+            return _broken(text, first, f"expected {closing} after a value")
+        last, at = stop.start(), stop.end()
+        values.append(WrittenValue(key.group(), text[first:last], (first, last)))
 
 
 def _tag_name(text: str, start: int) -> tuple[re.Match[str] | Fault, int]:
@@ -81,60 +88,25 @@ def _tag_name(text: str, start: int) -> tuple[re.Match[str] | Fault, int]:
     ), end
 
 
-def _cdata_end(text: str, start: int) -> tuple[int | Fault, int]:
-    """Return where the text in a CDATA section ends, and the index after its </param>."""
-    end = text.find(_CDATA_END + _PARAM_END, start)
-    if end < 0:
-        return Fault("the CDATA section of a value is not closed", "unfinished"), len(text)
-    # vLLM ends a call at the first </function>. A parser of XML ends the section at the first ]]>.
-    is_cut = text.find(_FUNCTION_END, start, end) >= 0
-    if is_cut or (text.find(_CDATA_END, start, end) >= 0 and text.find(_PARAM_END, start, end) >= 0):
-        return Fault("a value contains the end of its CDATA section or of the call"), start
-    return end, end + len(_CDATA_END + _PARAM_END)
-
-
-def _plain_end(text: str, start: int) -> tuple[int | Fault, int]:
-    """Return where a text without CDATA ends, and the index after its </param>."""
-    end = text.find("<", start)
-    if end < 0 or begins(_PARAM_END, text, end) or (end == start and begins(_CDATA, text, end)):
-        return Fault(f"expected {_PARAM_END} after a value", "unfinished"), len(text)
-    if not text.startswith(_PARAM_END, end):
-        return Fault("a value with < needs a CDATA section"), end
-    return end, end + len(_PARAM_END)
-
-
-def _as_xml(values: list[tuple[WrittenValue, bool]]) -> tuple[WrittenValue, ...]:
-    """Return the values as a parser of XML reads them: with references replaced, and every line end as a new line. If
-    the call is not well-formed XML, the texts are taken as they are, without white space around them, as vLLM does."""
-    is_xml = all(not _NOT_XML.search(value.text) and _CDATA_END not in value.text for value, _ in values)
-    is_xml = is_xml and all(in_cdata or _has_only_references(value.text) for value, in_cdata in values)
-    read = []
-    for value, in_cdata in values:
-        text = value.text
-        if is_xml:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
-            text = text if in_cdata else _REFERENCE.sub(_referred, text)
-        elif not in_cdata:
-            text = text.strip()
-        read.append(WrittenValue(value.name, text, value.span))
-    return tuple(read)
-
-
-def _has_only_references(text: str) -> bool:
-    """Whether every `&` begins a reference to a character of XML."""
-    if "&" not in text:
-        return True
-    found = [_referred(reference) for reference in _REFERENCE.finditer(text)]
-    return len(found) == text.count("&") and not any(_NOT_XML.search(each) or not each for each in found)
-
-
-def _referred(reference: re.Match[str]) -> str:
-    """Return the character of a reference; "" if there is none."""
-    decimal, hexadecimal, entity = reference.groups()
-    if entity:
-        return _ENTITIES[entity]
-    code = int(decimal) if decimal else int(hexadecimal, 16)
-    return chr(code) if code < 0x110000 else ""
+def _as_xml(text: str, start: int, end: int, values: list[WrittenValue]) -> list[WrittenValue] | Fault:
+    """Return the values of the call between these indices as a parser of XML reads them: references are replaced, and
+    line ends are new lines. If the call is not well-formed, its texts are taken as they are, without white space around
+    them, as vLLM does."""
+    in_cdata = [text.startswith(_CDATA, value.span[0] - len(_CDATA)) for value in values]
+    pairs = list(zip(values, in_cdata, strict=True))
+    try:
+        params = ElementTree.fromstring(text[start:end]).findall("param")
+    except (ElementTree.ParseError, ValueError):  # ValueError: half of a surrogate pair
+        if any(_PARAM_END in value.text if inside else _TAG.search(value.text) for value, inside in pairs):
+            return Fault("a value contains a tag of the call, and the call is not well-formed XML")
+        return [
+            value if inside else WrittenValue(value.name, value.text.strip(), value.span) for value, inside in pairs
+        ]
+    if any("<" in value.text and not inside for value, inside in pairs):
+        return Fault("a value contains tags, and needs a CDATA section")
+    if [param.get("name") for param in params] != [value.name for value in values]:
+        return Fault("a value contains the end of its CDATA section")
+    return [WrittenValue(value.name, param.text or "", value.span) for param, value in zip(params, values, strict=True)]
 
 
 def _broken(text: str, at: int, reason: str) -> tuple[Fault, int]:

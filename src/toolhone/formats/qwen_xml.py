@@ -36,8 +36,8 @@ _SYNTAXES = ("Qwen3-Coder <tool_call><function=>", "Qwen3-Coder <function=>")
 _FUNCTION, _FUNCTION_END, _PARAMETER, _PARAMETER_END = "<function=", "</function>", "<parameter=", "</parameter>"
 _NAME = re.compile(r"[^\s<>\"]++(?: [^\s<>\"]++)*+")
 _KEY = re.compile(r"[^<>\n]++")
-# vLLM ends a value at any of these, also with spaces inside. So a value cannot contain them.
-_VALUE_STOP = re.compile(r"<\s*+parameter\s*+=|<\s*+/\s*+parameter\s*+>|</function>")
+# vLLM ends a value at any of these, also with spaces inside a tag. So a value cannot contain them.
+_VALUE_STOP = re.compile(r"<\s*+parameter\s*+=|<\s*+/\s*+parameter\s*+>|</?function[=>]")
 _BLOCK_END = re.compile(r"</?tool_call>")
 _BARE_END = re.compile(r"</function>|<function=|</?tool_call>")
 

@@ -3,15 +3,14 @@
 In: the text of a value and what the tool's JSON Schema says about the argument. Out: a JSON value. A text that fits no
 declared type stays a text, so strict scoring compares it as it was written. Nothing here raises.
 
-There are two rules, each that of vLLM's parsers for the family (0.32):
+There are two rules, each that of vLLM's parsers for the family (0.33):
 
 - `typed_value` (Qwen3-Coder, Qwen3.5, GLM-4.5): the declared types are tried in the order null, number, boolean, object
   or array, string. A text with no declared type stays a text.
 - `literal_value` (MiniCPM5): only an argument of type string stays a text. Any other is read as JSON or as Python.
 
 They differ from vLLM in three ways. `$ref`, `const` and `additionalProperties` are followed; vLLM leaves such values as
-text. 5.0 stays a float, and an integer keeps all its digits, where vLLM rounds a "number" to a float and writes 5.
-Numbers are strict JSON: "1_000" and "+1" are texts.
+text. 5.0 stays a float; vLLM writes 5. Numbers are strict JSON; vLLM also reads "1_000" and "+1".
 """
 
 from __future__ import annotations
