@@ -128,11 +128,11 @@ def parse_repaired(
         repaired = _read(text, format, finish_reason, repairer, prose_end)
         if repairer.fired and len(repaired.calls) > len(strict.calls):
             return RepairedTurn(strict, repaired, repairer.fired)
-        if "other_syntax" in allowed and not strict.calls:
+        if "other_syntax" in allowed:
             for other in _other_formats(text, format):
                 repairer = Repairer(allowed, len(text), tools)
                 turn = _read(text, other, finish_reason, repairer, prose_end)
-                if turn.status == "calls":
+                if turn.status == "calls" and len(turn.calls) > len(strict.calls):
                     repairer.fired["other_syntax"] += len(turn.calls)
                     return RepairedTurn(strict, turn, repairer.fired)
     return RepairedTurn(strict, strict, Counter())
