@@ -64,7 +64,8 @@ ADVERSARIAL = [
     "<function=f><parameter=a></parameter>", '<function name="f">', '<function name="f"><param name="a">', "<![CDATA[",
     '<function name="f"><param name="a"><![CDATA[', "]]></param>", "<b>", "&", "&amp;", "<tool_call>f<arg_key>",
     "<arg_key>a</arg_key><arg_value>", "<tool_call>f<arg_key>a</arg_key><arg_value>", "<|assistant|>", "\nf\n{",
-    "\nf\n{}", '<function name="f"><param name="a">x</param></function>', "<function=f></function>", "<tool_call>f</tool_call>",
+    "\nf\n{}",
+    '<function name="f"><param name="a">x</param></function>', "<function=f></function>", "<tool_call>f</tool_call>",
     '{"name": "f", "arguments": "', '{"name":\n', '"name": "f", "arguments": ', "'name': '", "'name': \"", "; ", "[{",
     '\n[{"name": "f"}, ', '{"arguments": {', " ", "\n", "<|im_end|>", "<|im_end|> ", "<function=", "\\u", "-", "1",
 ]  # fmt: skip
