@@ -16,7 +16,7 @@ from typing import Literal
 import jinja2
 
 from toolhone.chat.render import ChatRenderer, Rendered
-from toolhone.chat.token_bytes import TokenBytes
+from toolhone.chat.token_bytes import TokenBytes, without
 from toolhone.records import Message, Role
 
 Part = Role | Literal["tools"]
@@ -65,9 +65,11 @@ def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> 
 
     begins = [0, *accumulate(map(len, token_bytes.of(row.prompt_ids)))][: len(row.prompt_ids)]
 
+    absorbed = token_bytes.absorbed(row.prompt_text)
+
     def token(place: int) -> int:
         """Return the first token that begins at or after this character of the prompt."""
-        return bisect_left(begins, len(row.prompt_text[:place].encode()))
+        return bisect_left(begins, len(without(row.prompt_text[:place], absorbed).encode()))
 
     cut = [Segment(part, index, token(first), token(last)) for part, index, first, last in spans if first < last]
     if cut:  # text that a tokenizer adds at the end, such as a space, belongs to the last segment
