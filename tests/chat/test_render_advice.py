@@ -130,7 +130,7 @@ SPEECH_ONLY = (
 )
 TEMPLATES = {
     "drops calls": (SPEECH_ONLY, "cannot be read back in the hermes format"),
-    "cuts texts": (OURS.replace("message.content }}", "message.content[:5] }}"), "cannot be read back"),
+    "cuts texts": (OURS.replace("{{- content }}", "{{- content[:5] }}"), "cannot be read back"),
     "refuses": ("{{ raise_exception('no tools here') }}", "refuses the row: no tools here; change the row, or"),
     "has no end of turn": (
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"

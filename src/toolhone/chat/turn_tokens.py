@@ -74,14 +74,14 @@ def changed_text(expected: str, spelled: str, example: Example, unknown: str | N
 
     Args:
         unknown: the tokenizer's "unknown" token.
-        source: where the chat template comes from, "model" or "toolhone".
+        source: where the chat template comes from, as in `ChatRenderer`.
     """
     same = _common_length(expected, spelled)
     was, now = _difference(expected[same : same + _WINDOW], spelled[same : same + _WINDOW])
     found = f"{was!r} ({', '.join(f'U+{ord(character):04X}' for character in was[:4])})"
     messages = [asdict(message) for message in (*example.prompt, example.turn)]
     if not any(was and was in text for text in _texts([messages, [tool.to_json() for tool in example.tools]])):
-        fix = "set chat.template: toolhone" if source == "model" else "choose another model"
+        fix = "choose another model" if source == "toolhone" else "set chat.template: toolhone"
         return f"the tokenizer reads {found}, which the chat template writes, as {now!r}; {fix}"
     for form in ("NFC", "NFKC", "NFD", "NFKD"):
         if _common_length(unicodedata.normalize(form, expected), spelled) > same:
