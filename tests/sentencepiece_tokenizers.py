@@ -60,8 +60,11 @@ def model(kind: str) -> str:
     text += " </s> <|user|> Hello, it is on its way. One moment. Answer: No."
     special = ["<unk>", "<s>", "</s>", *BYTES]
     if kind == "ByteLevel":
-        backend, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer(
-            vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        backend, trainer = (
+            Tokenizer(models.BPE()),
+            trainers.BpeTrainer(
+                vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+            ),
         )
         backend.pre_tokenizer = pre_tokenizers.ByteLevel()
     elif kind == "BPE":
@@ -120,5 +123,3 @@ def tokenizer_of(
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(backend)), clean_up_tokenization_spaces=False, **roles
     )
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
 from sentencepiece_tokenizers import ADDS_SPACE, CHATML, KINDS, tokenizer_of
+from tokenizers import AddedToken
 
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer
@@ -104,7 +105,7 @@ def test_earlier_turns_have_the_tokens_that_were_learned(kind: str) -> None:
     results = (Message("tool", "sent", tool_call_id="call_1"),)
     messages = (SYSTEM, USER, say("", CALL), *results, say("Sent."), USER, say("Yes."))
     rows = [renderer.render(example(*messages[:count])) for count in (3, 5, 7)]
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in itertools.pairwise(rows):
         ids = earlier.prompt_ids + earlier.completion_ids
         assert later.prompt_ids[: len(ids)] == ids
 

@@ -17,6 +17,7 @@ import jinja2
 
 from toolhone.chat.render import ChatRenderer, Rendered
 from toolhone.chat.token_bytes import TokenBytes, without
+from toolhone.chat.turn_tokens import common_length
 from toolhone.records import Message, Role
 
 Part = Role | Literal["tools"]
@@ -97,7 +98,7 @@ def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], 
         content = messages[-1].content
         place = row.prompt_text.find(content, before)
         return before if place < 0 else place + len(content)
-    return len(text) if row.prompt_text.startswith(text) else _common_length(text, row.prompt_text)
+    return len(text) if row.prompt_text.startswith(text) else common_length(text, row.prompt_text)
 
 
 def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -> tuple[int, int]:
@@ -110,14 +111,8 @@ def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -
         bare = renderer.text(row.example.prompt, (), ask=True)
     except (jinja2.TemplateError, TypeError, ValueError):
         return 0, 0
-    first = _common_length(text, bare)
-    last = len(text) - _common_length(text[first:][::-1], bare[first:][::-1])
+    first = common_length(text, bare)
+    last = len(text) - common_length(text[first:][::-1], bare[first:][::-1])
     while first and text[first - 1] == text[last - 1]:  # "<s>[tools]<s>": repeated text belongs before the tools
         first, last = first - 1, last - 1
     return first, min(last, next((border for border in borders if border > first), last))
-
-
-def _common_length(one: str, other: str) -> int:
-    """Return the length of the common prefix of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))

@@ -18,7 +18,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _PROBE = "("
 """A text without spaces, to see what a tokenizer puts in front. Not a letter: some added tokens match only beside
 other characters."""
-_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
 """The white space that added tokens absorb: Unicode's `White_Space`. `str.strip` would take other characters too."""
 
 Span = tuple[int, int]

@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from os.path import commonprefix
 from typing import Any
 
 from toolhone.chat.control_tokens import without_marks
@@ -76,7 +75,7 @@ def changed_text(expected: str, spelled: str, example: Example, unknown: str | N
         unknown: the tokenizer's "unknown" token.
         source: where the chat template comes from, as in `ChatRenderer`.
     """
-    same = _common_length(expected, spelled)
+    same = common_length(expected, spelled)
     was, now = _difference(expected[same : same + _WINDOW], spelled[same : same + _WINDOW])
     found = f"{was!r} ({', '.join(f'U+{ord(character):04X}' for character in was[:4])})"
     messages = [asdict(message) for message in (*example.prompt, example.turn)]
@@ -84,8 +83,10 @@ def changed_text(expected: str, spelled: str, example: Example, unknown: str | N
         fix = "choose another model" if source == "toolhone" else "set chat.template: toolhone"
         return f"the tokenizer reads {found}, which the chat template writes, as {now!r}; {fix}"
     for form in ("NFC", "NFKC", "NFD", "NFKD"):
-        if _common_length(unicodedata.normalize(form, expected), spelled) > same:
-            return f"the tokenizer normalises Unicode: it reads {found} as {now!r}; write the row and its tools in {form}"
+        if common_length(unicodedata.normalize(form, expected), spelled) > same:
+            return (
+                f"the tokenizer normalises Unicode: it reads {found} as {now!r}; write the row and its tools in {form}"
+            )
     if not now:
         return f"the tokenizer drops {found}; remove it from the row and its tools"
     if unknown and unknown in now:
@@ -114,5 +115,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _common_length(one: str, other: str) -> int:
-    return len(commonprefix([one, other]))
+def common_length(one: str, other: str) -> int:
+    """Return the length of the common prefix of two texts."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))
