@@ -3,7 +3,7 @@
 Looks for exceptions, hangs, readings that contradict themselves, and time that grows faster than the text. The texts
 are answers of models (`tests/fixtures/outputs` and --predictions), gold turns of `data/customer_service` and BFCL's
 nested calls as each format in `FORMATS` writes them, and turns of other families (NATIVE). A text is read in the
-formats that wrote or read it and in three others. The same seed gives the same texts. A new format needs no change here.
+formats that wrote or read it and in three others. The same seed gives the same texts. A new format needs no edit here.
 
     .venv/bin/python scripts/fuzz_parse.py                       # 1,000,000 texts, then lengths up to 1 MB
     .venv/bin/python scripts/fuzz_parse.py --texts 20000 --lengths 250000 --formats gemma4 harmony
@@ -450,7 +450,7 @@ print(json.dumps([best[name, number] for name in formats for number in range(len
 """
 
 
-def compare(commit: str, sources: Sequence[Source], seed: int, count: int = 3000, rounds: int = 3) -> dict[str, Any]:
+def compare(commit: str, sources: Sequence[Source], seed: int, count: int = 2000, rounds: int = 3) -> dict[str, Any]:
     """Compare the median time of `parse_turn` with that of a commit, on the same mutated texts.
 
     Each text is read nine times in each of the formats that both know; its fastest reading counts. `ratio` is without

@@ -105,12 +105,11 @@ def test_thoughts_and_prose_are_read_by_their_channels(
     ["<|channel|>commentary to=functions.f <|constrain|>json", " to=functions.f<|channel|>commentary json",
      " to=functions.f<|channel|>commentary <|constrain|>json", "<|channel|>commentary to=functions.f",
      "<|channel|>commentary to=functions.f<|constrain|>json", "<|channel|>analysis to=functions.f code",
-     "<|channel|>commentary to=f json", " to=functions.f", "assistant<|channel|>commentary to=functions.f json",
-     "<|start|>assistant to=functions.f<|channel|>commentary json"],
+     "<|channel|>commentary to=f json", " to=functions.f", "assistant<|channel|>commentary to=functions.f json"],
 )  # fmt: skip
 def test_a_call_may_have_any_header_that_openais_parser_accepts(header: str) -> None:
     for before in ("", THOUGHT):
-        if before and header.startswith(("assistant", "<|start|>")):
+        if before and header.startswith("assistant"):
             continue
         turn = read(f'{before}{header}<|message|>{{"a": 1}}<|call|>')
         assert (turn.status, turn.calls, turn.content) == ("calls", (ToolCall("f", {"a": 1}),), "")
@@ -133,6 +132,8 @@ def test_a_call_may_have_any_header_that_openais_parser_accepts(header: str) -> 
      "<|channel|>commentary to=functions.f<|start|>assistant",
      f"{THOUGHT[: -len('assistant')]}to=functions.f<|channel|>commentary<|message|>{{}}<|call|>",
      f"{THOUGHT[: -len('<|start|>assistant')]}<|channel|>commentary to=functions.f<|message|>{{}}<|call|>",
+     "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
+     "Hi<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
      "<|channel|>final<|message|>Hi<|end|><|start|>user<|message|>Hello<|end|>",
      "<|channel|>final<|message|>Hi<|channel|>commentary to=functions.f<|message|>{}<|call|>",
      'assistantcommentary to=functions.f json{"a": 1}'],

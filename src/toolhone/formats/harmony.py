@@ -28,6 +28,7 @@ from toolhone.records import FinishReason, ToolCall
 HARMONY_SYNTAX = "gpt-oss (harmony) to=functions"
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _END, _CALL = "<|end|>", "<|call|>"
+_ENDS = (_END, _CALL, "<|return|>")
 _NAMESPACE = "functions."
 _BUILT_IN = ("python", "browser", "container")
 
@@ -47,21 +48,21 @@ _NAME = re.compile(r"[^\s<]+")
 def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
     """Yield the prose, thoughts, calls and faults of a turn, in order."""
     at = 0
-    opened = True  # the prompt has the start and the role of the first message
+    begins = True  # whether the assistant's message begins here: the prompt has the start and the role of the first
     while at < len(text):
         stop = _HEADER_END.search(text, at)
         end = len(text) if stop is None else stop.start()
         if stop is None or stop.group() != _MESSAGE:
             yield from _without_message(text, at, end, is_cut=stop is None, repairer=repairer)
+            after_end = text.endswith(_ENDS, 0, at) and not text[at:end].strip()
             at = end if stop is None else stop.end()
-            opened = False
+            begins = after_end and stop is not None and stop.group() == _START and _ROLE.match(text, at) is not None
             continue
         close = _MESSAGE_END.search(text, stop.end())
         body = (stop.end(), len(text) if close is None else close.start())
-        has_role = opened or (text.startswith(_START, at - len(_START)) and _ROLE.match(text, at, end) is not None)
-        yield from _read_message(text, (at, end), body, has_role=has_role, is_cut=close is None, repairer=repairer)
+        yield from _read_message(text, (at, end), body, begins=begins, is_cut=close is None, repairer=repairer)
         at = body[1] if close is None else close.end()
-        opened = False
+        begins = False
 
 
 def _without_message(text: str, start: int, end: int, *, is_cut: bool, repairer: Repairer) -> Iterator[Piece]:
@@ -76,12 +77,12 @@ def _without_message(text: str, start: int, end: int, *, is_cut: bool, repairer:
 
 
 def _read_message(
-    text: str, header: Span, body: Span, *, has_role: bool, is_cut: bool, repairer: Repairer
+    text: str, header: Span, body: Span, *, begins: bool, is_cut: bool, repairer: Repairer
 ) -> Iterator[Piece]:
     """Yield the pieces of a message.
 
     Args:
-        has_role: whether the assistant writes it.
+        begins: whether the start of a message of the assistant is before it.
         is_cut: whether its end is missing.
     """
     written = text[slice(*header)]
@@ -93,8 +94,8 @@ def _read_message(
     if addressed is not None:
         recipient = addressed[1]
         name = recipient.removeprefix(_NAMESPACE)
-        if not has_role:
-            yield Fault(f"expected {_START}assistant before a call")
+        if not begins:
+            yield Fault(f"expected {_END}{_START}assistant before the message of a call")
         elif not name or recipient == "assistant" or recipient.partition(".")[0] in _BUILT_IN:
             yield Fault(f"a call of {short(recipient)}, which is not a function")
         else:
