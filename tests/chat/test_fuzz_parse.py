@@ -33,7 +33,7 @@ def test_mutated_texts_are_parsed_without_an_error_in_every_format(fuzz_parse: M
     # In each format, the mutations must reach every status.
     every = {"calls", "none", "malformed", "truncated", "partial"}
     assert {name: set(counted) for name, counted in found["statuses"].items()} == dict.fromkeys(FORMATS, every)
-    assert set(found["repairs"]) == {"python_literals", "arguments_as_text", "code_fence"}
+    assert set(found["repairs"]) == {"python_literals", "arguments_as_text", "code_fence", "other_syntax"}
 
 
 @pytest.mark.parametrize("format", FORMATS)
