@@ -124,6 +124,7 @@ def test_a_call_may_have_any_header_that_openais_parser_accepts(header: str) -> 
      '<|channel|>commentary to=functions.f<|message|>{"a": 1}{"a": 2}<|call|>',
      '<|channel|>commentary to=functions.f<|message|>{"a": "<|call|>"}<|call|>',
      "<|channel|>commentary to=functions.<|message|>{}<|call|>",
+     "<|channel|>commentary to=functions.f\ud800<|message|>{}<|call|>",
      "<|channel|>commentary to=functions.f g json<|message|>{}<|call|>",
      "<|channel|>commentary x to=functions.f json<|message|>{}<|call|>",
      "<|channel|>commentary to=python code<|message|>print(1)<|call|>",
