@@ -37,12 +37,12 @@ _HEADER_END = re.compile(r"<\|(?:message|start|end|call|return)\|>")
 _MESSAGE_END = re.compile(r"<\|(?:end|call|return)\|>")
 _LOOKS_LIKE_HEADER = re.compile(r"\s*(?:assistant\b\s*)?(?:<\|channel\|>|to=)")
 _ROLE = re.compile(r"\s*assistant(?![\w:])")
-_CHANNEL_NAME = re.compile(r"[^\s<\ud800-\udfff]++")
+_CHANNEL_NAME = re.compile(r"<\|channel\|>([^\s<]*)")
+_NAME = re.compile(r"[^\s<\ud800-\udfff]++")
 _TYPE = r"\s*+(?:<\|constrain\|>\s*+)?[\w.+/-]*+\s*+"
 _ADDRESSED = re.compile(rf"\s*+to=({_NAME.pattern}){_TYPE}")
 _UNADDRESSED = re.compile(r"\s*+(?:<\|constrain\|>\s*+[\w.+/-]*+\s*+)?")
 _MARK = re.compile(rf"</?think>|(?P<foreign>{openings(HARMONY_SYNTAX)})", re.MULTILINE)
-_NAME = re.compile(r"[^\s<]+")
 
 
 def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
