@@ -28,10 +28,9 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.formats import FORMATS
@@ -134,8 +133,7 @@ _TOKEN = re.compile(r"<[^<>\s]{1,40}>|\[[A-Z_]+\]|\w+|\s+|.", re.DOTALL)
 _SIGNS = ('"', "'", "{", "[", "(", "\\", " ", "\n", "1", "-", ",", ":", "a", "<", "=")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A text to mutate, and the formats that wrote or read it."""
 
     text: str
