@@ -99,9 +99,11 @@ def test_two_steps_are_saved_reloaded_and_answer(
         prompts = [row.prompt_ids for row in rows]
         ids = torch.tensor([prompts[0]])
         with torch.no_grad():
-            trained, reloaded = model.eval()(input_ids=ids).logits, tuned(input_ids=ids).logits
+            reloaded = tuned(input_ids=ids).logits
             base = load_model(config.model, CPU).eval()(input_ids=ids).logits
         if packing != "prefix_tree":  # its attention needs trees
+            with torch.no_grad():
+                trained = model.eval()(input_ids=ids).logits
             torch.testing.assert_close(reloaded, trained, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(reloaded, base, atol=1e-4)
         answers = decode_greedily(tuned, prompts, compute_prefix(tuned, shared_prefix(prompts)), frozenset(), 3)
