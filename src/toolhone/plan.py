@@ -352,6 +352,8 @@ def _small_config(model_config: Any, layers: int) -> Any:
         if isinstance(value, list) and len(value) == text.num_hidden_layers:  # one entry for each layer
             setattr(text, name, value[:layers])
     text.num_hidden_layers, text.vocab_size = layers, _VOCABULARY
+    if getattr(text, "num_kv_shared_layers", None):
+        text.num_kv_shared_layers = 0  # the layers whose keys are shared are gone
     for one in (small, text):
         one.pad_token_id = one.bos_token_id = one.eos_token_id = 0
     return small
