@@ -47,14 +47,15 @@ def with_traits(renderer: ChatRenderer, question: Sequence[Message]) -> ChatRend
     asked = renderer.text(question, (PROBE_TOOL,), ask=True)
     whole = renderer.text((*question, ANSWER), (PROBE_TOOL,), ask=False)
     if renderer.thinking != "train":
-        thought = _OPEN_THOUGHT.search(asked)
+        at = whole.rfind(ANSWER.content)
         if whole.startswith(asked):
             if learned := _EMPTY_THOUGHT.match(whole, len(asked)):
                 template = with_ending(template, learned.group())
-        elif thought and whole.startswith(asked[: thought.start()]):
-            closing = "" if thought["end"] else _THOUGHT_CLOSING
+        elif at >= 0 and asked.startswith(whole[:at]):
+            thought = _OPEN_THOUGHT.search(asked, at)
+            closing = _THOUGHT_CLOSING if thought and not thought["end"] else ""
             template = with_ending(template, closing) if closing else template
-            traits = replace(traits, asked_only=thought.group() + closing)
+            traits = replace(traits, asked_only=asked[at:] + closing)
     renderer = replace(renderer, template=template, traits=traits)
     result = Message("tool", "done", tool_call_id="call_1")
     special = _special_tokens(renderer.tokenizer)
