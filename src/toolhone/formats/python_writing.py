@@ -1,7 +1,7 @@
 """Writes calls as Python writes them, for the formats that `python_calls.py` reads, from structures and in Jinja.
 
-In: a turn's prose, and its calls with the JSON text of their arguments. Out: the text of the turn. `PythonCallForm.calls`
-is the body of the Jinja macro that writes the same text.
+In: a turn's prose, and its calls with the JSON text of their arguments. Out: the text of the turn, or the body of the
+Jinja macro that writes it.
 """
 
 from __future__ import annotations

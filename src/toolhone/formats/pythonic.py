@@ -1,4 +1,4 @@
-"""The pythonic format: calls in a Python list, `[f(a=1), g(text="x")]`, as Llama 3.2, Llama 4, ToolACE and Gemma 3 write.
+"""The pythonic format: calls in a Python list, `[f(a=1), g(text="x")]`, for Llama 3.2, Llama 4, ToolACE and Gemma 3.
 
 The list is the whole answer. vLLM's parser `pythonic` reads no call if there is text beside the list, so such a turn is
 malformed here, and a row with text beside calls fails its round trip. The same holds for names that the parser does not
@@ -67,6 +67,7 @@ def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
             pieces, at = _read_list(text, at, repairer, is_fenced=kind == "fence")
             prose = at
         else:  # its text stays prose
+            _, at = _read_list(text, at, repairer, is_fenced=False)
             pieces = [Fault(_BESIDE)]
         answer += pieces
     begun = _BEGUN.match(text, prose) if _is_empty(answer) else None
