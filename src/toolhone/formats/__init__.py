@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.deepseek import DEEPSEEK, DEEPSEEK_V31
 from toolhone.formats.gemma import GEMMA
+from toolhone.formats.granite3 import GRANITE3
 from toolhone.formats.hermes import HERMES
+from toolhone.formats.hunyuan import HUNYUAN
+from toolhone.formats.internlm import INTERNLM
 from toolhone.formats.json import JSON
+from toolhone.formats.kimi import KIMI
 from toolhone.formats.llama3 import LLAMA3
+from toolhone.formats.mistral import MISTRAL, MISTRAL_ARGS
+from toolhone.formats.phi4 import PHI4
+from toolhone.formats.xlam import XLAM
 
-FORMATS: dict[str, ChatFormat] = {format.name: format for format in (HERMES, LLAMA3, GEMMA, JSON)}
+_MARKED = (MISTRAL, MISTRAL_ARGS, PHI4, GRANITE3, HUNYUAN, INTERNLM, DEEPSEEK, DEEPSEEK_V31, KIMI)
+
+FORMATS: dict[str, ChatFormat] = {
+    # llama3, gemma and json also read the lists of xlam.
+    format.name: format
+    for format in (HERMES, XLAM, LLAMA3, GEMMA, JSON, *_MARKED)
+}
 """By name, in the order in which `chat.format: auto` tries them."""
