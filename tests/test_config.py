@@ -83,11 +83,12 @@ def test_a_resolved_config_lists_every_key(file: Path) -> None:
             section = section[part]
 
 
-def test_there_are_between_40_and_61_keys_and_each_has_a_description() -> None:
+def test_there_are_between_40_and_62_keys_and_each_has_a_description() -> None:
     described = {name: field.description for name, field in config_fields()}
     # The 60th is evaluate.base_rows: a base model that answers every row takes a quarter of a short run.
     # The 61st is chat.thinking: one policy for reasoning, which no other key can express.
-    assert 40 <= len(described) <= 61
+    # The 62nd is evaluate.base_format: a base model that is asked in a foreign syntax looks worse than it is.
+    assert 40 <= len(described) <= 62
     assert [name for name, text in described.items() if not text or len(text) < 15] == []
 
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Thinking = Literal["strip", "keep", "train"]
+BaseFormat = Literal["native", "tuned"]
 
 
 class _Section(BaseModel):
@@ -190,8 +191,10 @@ class EvaluateConfig(_Section):
     split: Literal["test", "validation"] = "test"
     """Which rows to score. Compare settings on validation rows; score the test rows once, at the end."""
     base: bool = True
-    """Score the base model (before tuning) too. Its prompts are the same, except with chat.tools: names: then it gets
-    schemas. Its token limit is a little above the longest gold answer."""
+    """Score the base model (before tuning) too. Its token limit is a little above the longest gold answer."""
+    base_format: BaseFormat = "native"
+    """How the base model is asked to call, and how its answers are read. native: in the syntax of its own chat
+    template, if the template has one and can be used. tuned: in the tuned model's chat format."""
     base_rows: int | None = Field(None, ge=1)
     """Maximum number of rows (assistant turns) that the base model answers: a sample in which every kind of turn has
     its share; null: all. Reports label its figures as a subset and compare models on the rows that both answered."""

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy, linear
 from transformers import AutoModelForCausalLM
 
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import make_base_renderer
 from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens
 from toolhone.config import Config, EvaluateConfig, LoraConfig
 from toolhone.evaluate.base_rows import select_for_base
@@ -137,7 +137,8 @@ def make_plan(
     model_config = load_model_config(config.model)
     found = estimate(config, hardware, model_config, rows, order)
     if base_turns is None:
-        renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, is_base=True)
+        tokenizer, base_format = prepared.renderer.tokenizer, config.evaluate.base_format
+        renderer = make_base_renderer(tokenizer, config.chat, config.model.name, base_format, needs=prepared.needs)
         base_turns = renderer, *select_for_base(renderer, prepared.scored, config.evaluate)
     base_renderer, asked, base_config = base_turns
     size = config.evaluate.batch_size

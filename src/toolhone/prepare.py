@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import make_renderer, needs_of
 from toolhone.chat.render import ChatRenderer, Rendered, render_all
 from toolhone.config import Config
 from toolhone.data.check.finding import describe_left_out
@@ -22,7 +22,7 @@ from toolhone.errors import UserError
 from toolhone.launcher import rank, world_size
 from toolhone.pretrained import load_tokenizer
 from toolhone.progress import Progress
-from toolhone.records import Conversation, Example
+from toolhone.records import Conversation, Example, Need
 from toolhone.run_folder import fingerprint, training_fingerprint, versions
 from toolhone.run_inputs import Inputs, model_inputs
 from toolhone.train.hardware import Hardware, choose_hardware
@@ -35,6 +35,7 @@ class Prepared:
     Attributes:
         scored: the examples that the models answer.
         scored_tokens: the number of tokens in the gold turn of each scored example.
+        needs: what the chat template must be able to write for these rows.
         dropped: the ids of over-long examples.
         with_control_tokens: the ids of examples whose messages or tools contain control tokens.
     """
@@ -47,6 +48,7 @@ class Prepared:
     validation: list[Rendered]
     scored: list[Example]
     scored_tokens: list[int]
+    needs: frozenset[Need]
     dropped: list[str]
     with_control_tokens: list[str]
 
@@ -100,13 +102,14 @@ def _prepare(config: Config) -> Prepared:
             "chat.thinking: train, but no turn to learn in data.train has thinking (reasoning_content or a <think> "
             "block); set chat.thinking: strip, or use rows with thinking"
         )
-    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    # Rendering the scored examples proves that the format can write their gold. Over-long ones are an error.
+    scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
+    needs = needs_of((*turns(splits.train), *turns(splits.validation), *scored))
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, needs=needs)
     train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
     validation, dropped_validation = render_all(
         renderer, turns(splits.validation), config.chat, config.train.answer_weight
     )
-    # Rendering the scored examples proves that the format can write their gold. Over-long ones are an error.
-    scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
     rendered, _ = render_all(renderer, scored, config.chat.model_copy(update={"over_long": "error"}))
     dropped = [*dropped, *dropped_validation]
     # A dict removes duplicates: the scored examples may be the validation's.
@@ -121,6 +124,7 @@ def _prepare(config: Config) -> Prepared:
         validation,
         scored,
         lengths,
+        needs,
         dropped,
         with_control_tokens=list(guarded),
     )
@@ -185,6 +189,10 @@ def _template_in_use(prepared: Prepared) -> str:
     chat, renderer = prepared.config.chat, prepared.renderer
     if renderer.source == "model":
         return "with the model's own chat template"
+    if renderer.source == "both":
+        parts = " and ".join(renderer.parts)
+        why = f", because {renderer.note}" if renderer.note else ""
+        return f"in the model's own turns; toolhone writes the {parts}{why}"
     if renderer.note:
         has_none = renderer.note.startswith("the tokenizer")
         why = renderer.note if has_none else f"the model's own cannot be used: {renderer.note}"

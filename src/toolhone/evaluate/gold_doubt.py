@@ -35,7 +35,6 @@ from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens, Rendered
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.evaluate.doubts import Doubt, Place, shortened
-from toolhone.formats import FORMATS
 from toolhone.formats.call_json import CallSpans, Span, skip_space
 from toolhone.progress import Progress
 from toolhone.records import Example
@@ -167,6 +166,7 @@ class _Turn:
     text: str
     calls: tuple[Span, ...]
     spans: tuple[CallSpans, ...]
+    stops: tuple[str, ...]
     after_text: bool
     first: int
     begins: tuple[int, ...]
@@ -175,7 +175,7 @@ class _Turn:
     @classmethod
     def of(cls, row: Rendered, renderer: ChatRenderer, token_bytes: TokenBytes) -> _Turn:
         text = row.completion_text
-        answer = text.removesuffix(renderer.format.end_of_turn)
+        answer = row.turn_text
         parsed = parse_turn(answer, renderer.format.name, tools=row.example.tools_by_name)
         thought = answer.rfind("</think>")
         start = skip_space(answer, 0 if thought < 0 else thought + len("</think>"))
@@ -191,7 +191,15 @@ class _Turn:
         ends = [bisect_left(characters, byte) for byte in byte_ends]
         first = min(bisect_right(ends, start), len(ends) - 1)
         return cls(
-            row, text, parsed.places, tuple(parsed.call_spans(answer)), after_text, first, tuple(begins), tuple(ends)
+            row,
+            text,
+            parsed.places,
+            tuple(parsed.call_spans(answer)),
+            renderer.stops,
+            after_text,
+            first,
+            tuple(begins),
+            tuple(ends),
         )
 
     def deciding(self) -> range:
@@ -223,11 +231,14 @@ class _Turn:
         if openers and guess.top not in openers and not self.after_text:
             # The wording of a text is spread over many tokens, so its probability is what calls leave.
             return self._made(nats, 1 - guess.call_probability, "call or text", self._a_call(0), "text")
-        return self._made(nats, chance, "call or text", self._a_call(0), _said(said))
+        return self._made(nats, chance, "call or text", self._a_call(0), self._said(said))
 
     def _made(self, nats: float, chance: float, place: Place, expected: str, says: str) -> Doubt:
         one = self.row.example
         return Doubt(one.id, one.where, len(one.prompt), nats, "nats", place, expected, says, chance)
+
+    def _said(self, token: str) -> str:
+        return "the end of the turn" if token in self.stops else shortened(json.dumps(token, ensure_ascii=False))
 
     def _a_call(self, number: int) -> str:
         return f"a call of `{self.row.example.turn.tool_calls[number].name}`" if self.calls else "text"
@@ -237,7 +248,7 @@ class _Turn:
         example, begin, end = self.row.example, self.begins[at], self.ends[at]
         for number, place in enumerate(self.calls):
             if end <= place[0] and number:
-                return "call", self._a_call(number), _said(said)
+                return "call", self._a_call(number), self._said(said)
             if begin >= place[1]:
                 continue
             spans = self.spans[number]
@@ -251,9 +262,9 @@ class _Turn:
                     value = _complete(written, _accepted(example, number, argument))
                     expected = f"{argument}: {self.text[span[0] : span[1]]}"
                     return "value", shortened(expected), shortened(f"{argument}: {value}")
-            return "call", _said(self.text[begin:end]), _said(said)
+            return "call", self._said(self.text[begin:end]), self._said(said)
         is_last = at == len(self.ends) - 1
-        return "end of turn" if is_last else "call", "the end of the turn", f"more: {_said(said)}"
+        return "end of turn" if is_last else "call", "the end of the turn", f"more: {self._said(said)}"
 
 
 def _call_openers(turns: Sequence[_Turn]) -> frozenset[int]:
@@ -278,8 +289,3 @@ def _complete(begun: str, known: Collection[str]) -> str:
     """Return the known text that begins like this, or the beginning with an ellipsis."""
     clean = begun.rstrip('",}\n ')
     return next((text for text in known if text.startswith(clean)), begun if begun in known else f"{clean}…")
-
-
-def _said(token: str) -> str:
-    is_end = any(token in chat_format.stops for chat_format in FORMATS.values())
-    return "the end of the turn" if is_end else shortened(json.dumps(token, ensure_ascii=False))

@@ -46,12 +46,12 @@ class ChatFormat:
         write: writes a turn whose calls are given as structures, for example by an endpoint.
         calls: Jinja: the body of the macro `write_calls(content, calls)`, which writes what `write` does. `calls` are
             OpenAI's, with arguments as mappings.
-        instructions: Jinja: what a prompt says about how to call. It has no loop and no variable.
+        instructions: what a prompt says about how to call; plain text.
         call_tokens: the tokens that open and close calls. No text of a message may contain them.
         syntaxes: the names in `foreign_syntax.TAGGED` that are this format's own.
         template: the Jinja template of a conversation, for formats that have turn markers of their own; "" if the turns
-            are always those of the model's template. It calls the macro `write_tool(tool)` for each tool. If the
-            variable `names_only` is true, it leaves out the instructions for calling.
+            are always those of the model's template. It calls the macros `write_tool(tool)` and
+            `write_calls(content, calls)`. If the variable `names_only` is true, it leaves out the instructions.
         special_tokens: tokens that the tokenizer must have for `template`.
         end_of_turn: the token that ends the model's turn in `template`.
         other_stops: further tokens at which generation stops.
@@ -88,8 +88,14 @@ class ChatFormat:
         return (*self.special_tokens, *self.other_stops, *self.call_tokens)
 
     def template_with(self, tools: str) -> str:
-        """Return the Jinja template with the macro for `chat.tools`: "schema", "signatures" or "names"."""
-        return TOOL_MACROS[tools] + self.template
+        """Return the Jinja template with its macros. `tools` is the value of `chat.tools`: "schema", "signatures" or
+        "names"."""
+        return TOOL_MACROS[tools] + self.calls_macro + self.template
+
+    @property
+    def calls_macro(self) -> str:
+        """The Jinja macro `write_calls(content, calls)`, which writes the text of an assistant turn."""
+        return f"{{%- macro write_calls(content, calls) -%}}\n{self.calls}{{%- endmacro -%}}\n"
 
 
 def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = "", separator: str = "\n") -> Writer:
