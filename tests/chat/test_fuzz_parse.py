@@ -31,7 +31,7 @@ def test_twenty_thousand_mutated_texts_are_parsed_without_an_error(fuzz_parse: M
     assert found["microseconds"]["median"] < 1000
     # The mutations must reach every status and every repair.
     assert set(found["statuses"]) == {"calls", "none", "malformed", "truncated", "partial"}
-    assert set(found["repairs"]) == {"python_literals", "arguments_as_text", "code_fence"}
+    assert set(found["repairs"]) == {"python_literals", "arguments_as_text", "code_fence", "other_syntax"}
 
 
 def test_the_same_seed_gives_the_same_texts(fuzz_parse: ModuleType) -> None:

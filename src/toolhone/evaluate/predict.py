@@ -248,6 +248,7 @@ def prediction_of(
         completion_tokens=len(ids),
         latency_ms=latency_ms,
         tokens=tuple(map(Token, ids, token_bytes.of(ids), completion.logprobs, completion.runner_ups)),
+        format=renderer.format.name,
     )
 
 

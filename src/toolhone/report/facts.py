@@ -191,6 +191,21 @@ def answer_limit(run: RunFiles) -> str:
     return "" if limit is None else f"Answers of base are cut off after {numbers.counted(limit, 'token')}."
 
 
+def formats(metrics: Mapping[str, Any]) -> str:
+    """Return in which chat format each model's answers were read. "" if the metrics do not record it."""
+    read = (metrics.get("provenance") or {}).get("formats") or {}
+    named = {model: ", ".join(names) for model, names in read.items() if model in metrics["models"]}
+    if not named:
+        return ""
+    if len(set(named.values())) == 1:
+        return f"Calls are read in the chat format {next(iter(named.values()))}."
+    return (
+        "Calls are read in the chat format that each model was asked in: "
+        + "; ".join(f"{model}: {names}" for model, names in named.items())
+        + "."
+    )
+
+
 def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:
     """Count the rows that both models answered, by which of the two has them right."""
     outcomes = [(before[id_].exact, score.exact) for id_, score in after.items() if id_ in before]

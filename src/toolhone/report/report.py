@@ -94,6 +94,7 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "models": names,
         "labels": tuple(labels.values()),
         "sample": facts.sample(run.metrics),
+        "formats": facts.formats(run.metrics),
         # The widths of the longest model name and count, in characters.
         "who_width": max(map(len, labels.values())) + 1,
         "fraction_width": max(map(len, fractions)),

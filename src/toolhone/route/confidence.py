@@ -89,7 +89,11 @@ def signals(prediction: Prediction, example: Example, format: FormatName) -> Sig
         UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
     turn = parse_turn(
-        prediction.text, format, prediction.finish_reason, tools=example.tools_by_name, prose_end=prediction.prose_end
+        prediction.text,
+        prediction.format or format,
+        prediction.finish_reason,
+        tools=example.tools_by_name,
+        prose_end=prediction.prose_end,
     )
     alignment = align(prediction)
     escalated = any(call.name == ESCALATE for call in turn.calls)
