@@ -28,8 +28,10 @@ names = (
     st.text(LETTERS + "0123456789_é订", max_size=6).map("n".__add__).filter(lambda name: not keyword.iskeyword(name))
 )
 MARKUP = [
-    "'", '"', "\\", "\\n", "\n", "\r", "\t", "\x00", "\x0b", "\x85", "\u2028", "[", "]", "(", ")", "{", "}", ",", "=", "#",
-    "```", "<think>", "</think>", "</function>", "<tool_call>", "<|python_start|>", "[f(a=1)]", "'''", '"""', "007", "None",
+    "'", '"', "\\", "\\n", "\n", "\r", "\t", "\x00", "\x0b", "\x85", "\u2028", "[", "]", "(", ")", "{", "}", ",",
+    "=", "#",
+    "```", "<think>", "</think>", "</function>", "<tool_call>", "<|python_start|>", "[f(a=1)]", "'''", '"""', "007",
+    "None",
     "é", "订单", "😀",
 ]  # fmt: skip
 strings = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.lists(
@@ -170,14 +172,18 @@ def test_the_calls_of_another_format_are_malformed(format: FormatName, syntax: s
 @pytest.mark.parametrize(
     "unit",
     [
-        "[f(", "[f(a=", "[f(a=1", "[f(a=1), ", "[f(a=[", "[f(a={'b':", '[f(a="', "[f(a='\\", "[f(a='x', ", "[f(aaaa", "[ ",
-        "<|tool_call_start|>", "<|tool_call_start|>[f(", "<|tool_call_start|>[{", "<function_calls>", "<function_calls>f(",
+        "[f(", "[f(a=", "[f(a=1", "[f(a=1), ", "[f(a=[", "[f(a={'b':", '[f(a="', "[f(a='\\", "[f(a='x', ", "[f(aaaa",
+        "[ ",
+        "<|tool_call_start|>", "<|tool_call_start|>[f(", "<|tool_call_start|>[{", "<function_calls>",
+        "<function_calls>f(",
         "<function_calls>f()\n", "```tool_code\n", "```tool_code\nf(", "<function=", "<function=f>{", "<|python_tag|>f",
-        "<|python_tag|>f.call(", "\n[f()", "\n[f(a=1)]", "f(a=1)\n", "</think>", "<think>", " ", "\n", "\\", "1", "-", "'",
+        "<|python_tag|>f.call(", "\n[f()", "\n[f(a=1)]", "f(a=1)\n", "</think>", "<think>", " ", "\n", "\\", "1",
+        "-", "'",
     ],
 )  # fmt: skip
 def test_reading_takes_linear_time(format: FormatName, unit: str) -> None:
-    for opening in ("", "[f(a=", "<|tool_call_start|>[f(a='", "<function_calls>f(", "```tool_code\nf(a="):
+    openings = {"pythonic": "[f(a=", "lfm2": "<|tool_call_start|>[f(a='", "olmo3": "<function_calls>f("}
+    for opening in ("", openings.get(format, "```tool_code\nf(a=")):
         text = opening + unit * (100_000 // len(unit))
         start = time.process_time()
         parse_turn(text, format, "length", tools=("f",))
@@ -215,8 +221,10 @@ def python_reads(text: str) -> tuple[str, dict[str, Any]] | None:
 
 
 PIECES = [
-    "f(", "a=", "b=", ")", "(", ", ", ",", "[", "]", "{", "}", ":", "'", '"', "'''", '"""', "\\", "\\n", "\\x41", "\\u00e9",
-    "\\101", "\\'", "\\N{BULLET}", "\\U0001f600", "\\q", "\n", " ", "\t", "\r\n", "x", "1", "0", "-", "+", ".", "e", "_", "0x1f",
+    "f(", "a=", "b=", ")", "(", ", ", ",", "[", "]", "{", "}", ":", "'", '"', "'''", '"""', "\\", "\\n", "\\x41",
+    "\\u00e9",
+    "\\101", "\\'", "\\N{BULLET}", "\\U0001f600", "\\q", "\n", " ", "\t", "\r\n", "x", "1", "0", "-", "+", ".", "e",
+    "_", "0x1f",
     "1e5", "True", "False", "None", "true", "nu", "*", "**", "#", "=", "r'", "'k': ", '"k": ', "订", "\x00", "\x0c",
 ]  # fmt: skip
 
@@ -244,8 +252,9 @@ def test_literals_as_python_writes_them_are_read(value: Any, quote: str) -> None
 @pytest.mark.parametrize(
     ("written", "value"),
     [
-        ("0x1F", 31), ("1_000", 1000), (".5", 0.5), ("5.", 5.0), ("-1e-3", -0.001), ("+2", 2), ("true", True), ("null", None),
-        ('"""a\n"b" """', 'a\n"b" '), (r"'\x41\u00e9\101\N{BULLET}\q'", "Aé A•\\q".replace(" ", "")), ("'a\\\nb'", "ab"),
+        ("0x1F", 31), ("1_000", 1000), (".5", 0.5), ("5.", 5.0), ("-1e-3", -0.001), ("+2", 2), ("true", True),
+        ("null", None),
+        ('"""a\n"b" """', 'a\n"b" '), (r"'\x41\u00e9\101\N{BULLET}\q'", "AéA•\\q"), ("'a\\\nb'", "ab"),
         ("[1, [2], ]", [1, [2]]), ("{'a': {}, }", {"a": {}}),
     ],
 )  # fmt: skip

@@ -30,7 +30,6 @@ _COMMA = re.compile(rf"{SPACE},")
 _BESIDE = "text beside the list of calls, which must be the whole answer"
 
 _PYTHON_START, _PYTHON_END = "<|python_start|>", "<|python_end|>"  # Llama 4 sometimes writes them
-_SYNTAX = "Llama 4 <|python_start|>"
 
 _VALUE = r"(?:[\"'\[{]|[-+]?[0-9.]|(?:True|False|None|true|false|null)\b)"
 _CALL = rf"{SPACE}{NAME}\({SPACE}(?:{ARGUMENT_NAME}{SPACE}=(?!=)|[\"']|\){SPACE}[,\]])"
@@ -115,7 +114,6 @@ PYTHONIC = ChatFormat(
         "To call functions, answer only with a Python list of calls: [name(argument=value), other_name()]. "
         "Values are Python literals. Write no other text beside the list."
     ),
-    syntaxes=(_SYNTAX,),
     stray_call="a call outside the list of calls",
     serving_parsers={"vllm": "pythonic", "sglang": "pythonic"},
 )
