@@ -108,10 +108,10 @@ class PythonCallForm:
         return before + self.opening + self.between.join(written) + (self.closing if is_whole else "")
 
     def _written(self, call: RawCall, *, may_be_cut: bool) -> tuple[str, bool]:
-        """Return the text of a call, and whether it is complete. A name with punctuation is quoted, and arguments that
-        are not a JSON object are written as a string. So they are not read, and cannot become another call."""
+        """Return the text of a call, and whether it is complete. A name with punctuation, and arguments that are not a
+        JSON object, are written as strings without a name. So they are not read, and cannot become another call."""
         raw = call.arguments.strip() or "{}"  # some endpoints send an empty text if there are no arguments
-        opening = f"{call.name if _PLAIN_NAME.fullmatch(call.name) else _quoted(call.name)}("
+        opening = f"{call.name}(" if _PLAIN_NAME.fullmatch(call.name) else f"call({_quoted(call.name)}, "
         found = decode(raw, 0)
         if isinstance(found, Undecodable):
             if may_be_cut and found.cut and raw.startswith("{"):

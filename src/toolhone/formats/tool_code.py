@@ -51,7 +51,8 @@ def _read_block(text: str, at: int, _: Marker, repairer: Repairer) -> tuple[list
 def _read_line(text: str, start: int) -> tuple[PlacedCall | Fault, int]:
     """Return the call that starts here, or its fault, and where its line ends."""
     is_printed = text.startswith(_PRINT, start)
-    piece, at = read_python_call(text, start + len(_PRINT) * is_printed, _STYLE)
+    first = skip_python_space(text, start + len(_PRINT)) if is_printed else start
+    piece, at = read_python_call(text, first, _STYLE)
     if isinstance(piece, Fault):
         return piece, at
     if is_printed:
