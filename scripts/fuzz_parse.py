@@ -27,11 +27,13 @@ from typing import Any
 from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
-from toolhone.records import FormatName
+from toolhone.records import FormatName, Tool
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("query_order", "query_stock", "f")
-"""The names of the declared tools."""
+_TYPES = {"a": "string", "n": "integer", "order_id": "string", "list": "array", "object": "object", "flag": "boolean"}
+_SCHEMA = {"type": "object", "properties": {name: {"type": type_} for name, type_ in _TYPES.items()}}
+TOOLS = {name: Tool(name, "", _SCHEMA) for name in ("query_order", "query_stock", "f")}
+"""The declared tools by name."""
 HANG_SECONDS = 20
 """Limit for 100 texts, in seconds of processor time."""
 
@@ -45,7 +47,9 @@ PIECES = [
     "[]", "{}", '"', "'", "\\", '\\"', "\\u00e9", "\\ud83d", "\ud800", ";", "; ", ",", ":", "\n", " ", "\t",
     "\x00", "\u2028", "NaN", "Infinity", "1e999", "-", "0", "True", "None", "null", '{"name": "', '", "arguments": {',
     '"parameters": {', '"name": "f", ', "{'name': 'f', 'arguments': {", '{"type": "function", ', "é", "e\u0301",
-    "查询", "😀", "<", "<tool",
+    "查询", "😀", "<", "<tool", "<function=f>\n<parameter=a>\n", "\n</parameter>\n", "</function>", "<parameter=n>",
+    '<function name="f"><param name="a">', "<![CDATA[", "]]></param>", "</param>", "&amp;", "<arg_key>a</arg_key>",
+    "<tool_call>f\n<arg_key>n</arg_key><arg_value>", "</arg_value>", "<|assistant|>", "\nf\n{", "query_order\n{}",
 ]  # fmt: skip
 
 ADVERSARIAL = [
@@ -56,6 +60,12 @@ ADVERSARIAL = [
     '\n{"name": "f", "arguments": {}}', '\n{"name": "', '\n{"name": True, ', "\n{'name': True, ",
     '\n{"name": {"name": ',
     "query_order", "query_order ", "query_order(", "query_order \n", "<query_order", "[f(", "[ ", "<tool_call> ",
+    "<tool_call>\n<function=f>\n<parameter=a>\n", "<function=f>", "<parameter=a>", "</parameter>", "</function>", "< ",
+    "<function=f><parameter=a></parameter>", '<function name="f">', '<function name="f"><param name="a">', "<![CDATA[",
+    '<function name="f"><param name="a"><![CDATA[', "]]></param>", "<b>", "&", "&amp;", "<tool_call>f<arg_key>",
+    "<arg_key>a</arg_key><arg_value>", "<tool_call>f<arg_key>a</arg_key><arg_value>", "<|assistant|>", "\nf\n{",
+    "\nf\n{}",
+    '<function name="f"><param name="a">x</param></function>', "<function=f></function>", "<tool_call>f</tool_call>",
     '{"name": "f", "arguments": "', '{"name":\n', '"name": "f", "arguments": ', "'name': '", "'name': \"", "; ", "[{",
     '\n[{"name": "f"}, ', '{"arguments": {', " ", "\n", "<|im_end|>", "<|im_end|> ", "<function=", "\\u", "-", "1",
 ]  # fmt: skip

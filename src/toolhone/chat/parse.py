@@ -32,14 +32,15 @@ never read for calls, whatever it quotes. Only thoughts are skipped in it.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
 from toolhone.formats.call_json import CallSpans, call_in_prose, call_spans
-from toolhone.formats.chat_format import ChatFormat
-from toolhone.formats.foreign_syntax import call_syntax, may_open, tagged_syntax
+from toolhone.formats.chat_format import ChatFormat, RawCall
+from toolhone.formats.foreign_syntax import call_syntax, may_open, opens_with_marker, tagged_syntax
 from toolhone.formats.pieces import THINK, THINK_END, Fault, PlacedCall, Thought, other_format
 from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
@@ -127,22 +128,27 @@ def parse_repaired(
         repaired = _read(text, format, finish_reason, repairer, prose_end)
         if repairer.fired and len(repaired.calls) > len(strict.calls):
             return RepairedTurn(strict, repaired, repairer.fired)
-        if "other_syntax" in allowed and not strict.calls:
-            for other in _other_formats(text, format, tools):
+        if "other_syntax" in allowed:
+            for other in _other_formats(text, format):
                 repairer = Repairer(allowed, len(text), tools)
                 turn = _read(text, other, finish_reason, repairer, prose_end)
-                if turn.status == "calls":
+                if turn.status == "calls" and len(turn.calls) > len(strict.calls):
                     repairer.fired["other_syntax"] += len(turn.calls)
                     return RepairedTurn(strict, turn, repairer.fired)
     return RepairedTurn(strict, strict, Counter())
 
 
-def _other_formats(text: str, format: FormatName, tools: Collection[str] | None) -> Iterator[FormatName]:
-    """Yield the formats that may read the text's first call: those that own its marker, or those without markers."""
+def _other_formats(text: str, format: FormatName) -> Iterator[FormatName]:
+    """Yield the formats that may read the text's first call: those that own its marker, or those that write none."""
     syntax = tagged_syntax(text)
     for name, other in FORMATS.items():
-        if name != format and (syntax in other.syntaxes if syntax else not other.syntaxes):
+        if name != format and (syntax in other.syntaxes if syntax else _writes_no_marker(name)):
             yield name
+
+
+@functools.cache
+def _writes_no_marker(format: FormatName) -> bool:
+    return not opens_with_marker(FORMATS[format].write("", [RawCall("f", "{}")], "stop"))
 
 
 def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: Repairer, prose_end: int) -> ParsedTurn:
@@ -157,7 +163,8 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     fault_count = len(faults)
     own = text[prose_end:]
     # A turn without any sign of a call or a thought is one piece of prose.
-    for piece in chat_format.read(own, repairer) if "{" in own or may_open(own) else [own]:
+    may_call = chat_format.begins_with_name or "{" in own or may_open(own)
+    for piece in chat_format.read(own, repairer) if may_call else [own]:
         if isinstance(piece, Thought):
             if not piece.opened:
                 # Everything before is a thought, opened in the prompt. But if no call follows, the calls in it count.

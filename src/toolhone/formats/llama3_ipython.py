@@ -71,7 +71,7 @@ LLAMA3_IPYTHON = ChatFormat(
         "Several calls follow each other."
     ),
     call_tokens=(PYTHON_TAG,),
-    syntaxes=(PYTHON_TAG_SYNTAX, "Llama 3.1 and Qwen3-Coder <function=>"),
+    syntaxes=(PYTHON_TAG_SYNTAX, "Llama 3.1 <function=> with JSON"),
     other_stops=LLAMA3.other_stops,
     stray_call="a call outside <function=> tags",
 )

@@ -114,6 +114,7 @@ PYTHONIC = ChatFormat(
         "To call functions, answer only with a Python list of calls: [name(argument=value), other_name()]. "
         "Values are Python literals. Write no other text beside the list."
     ),
+    syntaxes=("Llama 4 <|python_start|>",),
     stray_call="a call outside the list of calls",
     serving_parsers={"vllm": "pythonic", "sglang": "pythonic"},
 )

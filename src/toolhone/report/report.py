@@ -91,6 +91,8 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "version": run.manifest.get("toolhone"),
         "verdict": facts.verdict(run.metrics),
         "facts": tuple(facts.machine(run)),
+        "chat": tuple(facts.chat(run)),
+        "serving": facts.serving_commands(run),
         "models": names,
         "labels": tuple(labels.values()),
         "sample": facts.sample(run.metrics),
