@@ -45,8 +45,8 @@ def _read_block(text: str, at: int, marker: Marker, repairer: Repairer) -> tuple
     end = skip_python_space(text, at)
     if text.startswith(_END, end):
         return pieces, end + len(_END)
-    kind = "unfinished" if cut_within(text, end, _END) else "broken"
-    return [*pieces, Fault(f"expected {_END} after the calls", kind)], end
+    is_cut = cut_within(text, end, _END)
+    return [*pieces, Fault(f"expected {_END} after the calls", "unfinished" if is_cut else "broken")], end
 
 
 def _literal(value: Any) -> str:
