@@ -157,6 +157,18 @@ class ChatRenderer:
         """Return the turn as it is learned: with its thinking only if `chat.thinking` is train."""
         return turn if self.thinking == "train" or not turn.thinking else replace(turn, thinking="")
 
+    def describe_template(self, choice: str = "the config asks for it") -> str:
+        """Return which chat template is used, and why. `choice` is the reason if the model's own could be used."""
+        if self.source == "model":
+            return "with the model's own chat template"
+        why = (
+            self.note if not self.note or self.note.startswith("the tokenizer") else f"in the model's own, {self.note}"
+        )
+        because = f"because {why or choice}"
+        if self.source == "toolhone":
+            return f"with toolhone's chat template, {because}"
+        return f"in the model's own turns; toolhone writes the {' and '.join(self.parts)}, {because}"
+
     def end_of(self, turn: Message) -> str:
         """Return the token that ends an assistant turn."""
         return self._traits.end_of_calls if turn.tool_calls else self._traits.end_of_answer

@@ -248,4 +248,5 @@ def prediction_of(
         completion_tokens=len(ids),
         latency_ms=latency_ms,
         tokens=tuple(map(Token, ids, pieces, completion.logprobs, completion.runner_ups)),
+        format=renderer.format.name,
     )

@@ -62,8 +62,8 @@ FEATURES: tuple[str, ...] = (*chain.from_iterable(GROUPS.values()), "escalated")
 
 _MAX_CODES_LEFT = 3
 
-# What may open a call before its first brace, white space before it included.
-_OPENING = re.compile(r"\s*(?:<tool_call>|<\|python_tag\|>|```[\w+-]*)?[\s\[]*\Z")
+# What may open a call before its first character, white space before it included: tags and markers of all chat formats.
+_OPENING = re.compile(r"\s*(?:<(?!/?think>)[^<>\s]{1,40}>\s*|\[[A-Z_]+\]|functools|call:|```[\w+-]*)*[\s\[]*\Z")
 _LONGEST_OPENING = 64
 
 
@@ -89,7 +89,11 @@ def signals(prediction: Prediction, example: Example, format: FormatName) -> Sig
         UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
     turn = parse_turn(
-        prediction.text, format, prediction.finish_reason, tools=example.tools_by_name, prose_end=prediction.prose_end
+        prediction.text,
+        prediction.format or format,
+        prediction.finish_reason,
+        tools=example.tools_by_name,
+        prose_end=prediction.prose_end,
     )
     alignment = align(prediction)
     escalated = any(call.name == ESCALATE for call in turn.calls)
