@@ -267,8 +267,8 @@ class ChatRenderer:
         end_id = self.tokenizer.convert_tokens_to_ids(end) if end else None
         if end_id not in (None, self.tokenizer.unk_token_id, turn.ids[-1]):
             raise RenderError(
-                f"{example.where}: the tokenizer reads {end} at the end of the turn as text and not as the token, so the "
-                "model would not learn to stop; set normalized: false for it in tokenizer.json"
+                f"{example.where}: the tokenizer reads {end} at the end of the turn as text and not as the token, so "
+                "the model would not learn to stop; set normalized: false for it in tokenizer.json"
             )
         if turn.text != turn_text + end:  # without white space that special tokens absorb
             turn_text = turn.text.removesuffix(end)
