@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
-from toolhone.records import FormatName, Tool
+from toolhone.records import FinishReason, FormatName, Tool
 
 ROOT = Path(__file__).parent.parent
 TOOLS = {
