@@ -228,12 +228,17 @@ def _stray_call(prose: str, chat_format: ChatFormat, tools: Collection[str] | No
 
 
 def _without_end_tokens(text: str) -> str:
-    end_tokens = tuple(token for chat_format in FORMATS.values() for token in chat_format.stops)
+    tokens = _end_tokens(tuple(FORMATS))
     end = len(text)
     while True:
         while end and text[end - 1].isspace():
             end -= 1
-        token = next((token for token in end_tokens if text.endswith(token, 0, end)), None)
-        if token is None:
+        if not text.endswith(tokens, 0, end):
             return text[:end]
-        end -= len(token)
+        end -= next(len(token) for token in tokens if text.endswith(token, 0, end))
+
+
+@functools.cache
+def _end_tokens(formats: tuple[FormatName, ...]) -> tuple[str, ...]:
+    """Return the tokens at which generation stops in any of the formats."""
+    return tuple(dict.fromkeys(token for name in formats for token in FORMATS[name].stops))
