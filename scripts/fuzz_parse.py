@@ -77,7 +77,11 @@ PIECES = [
     "[]", "{}", '"', "'", "\\", '\\"', "\\u00e9", "\\ud83d", "\ud800", ";", "; ", ",", ":", "\n", " ", "\t",
     "\x00", "\u2028", "NaN", "Infinity", "1e999", "-", "0", "True", "None", "null", '{"name": "', '", "arguments": {',
     '"parameters": {', '"name": "f", ', "{'name': 'f', 'arguments': {", '{"type": "function", ', "é", "e\u0301",
-    "查询", "😀", "<", "<tool",
+    "查询", "😀", "<", "<tool", "<function=f>\n<parameter=a>\n", "\n</parameter>\n", "</function>", "<parameter=n>",
+    '<function name="f"><param name="a">', "<![CDATA[", "]]></param>", "</param>", "&amp;", "<arg_key>a</arg_key>",
+    "<tool_call>f\n<arg_key>n</arg_key><arg_value>", "</arg_value>", "<|assistant|>", "\nf\n{", "query_order\n{}",
+    "[f(a=", "f(a='", ", b=", ")]", "<|tool_call_start|>[", "]<|tool_call_end|>", "<function_calls>",
+    "</function_calls>", "```tool_code\n", "print(", ".call(", "\\x4", "\\N{", "\"\"\"", "**",
 ]  # fmt: skip
 
 ADVERSARIAL = [
@@ -88,8 +92,16 @@ ADVERSARIAL = [
     '\n{"name": "f", "arguments": {}}', '\n{"name": "', '\n{"name": True, ', "\n{'name': True, ",
     '\n{"name": {"name": ',
     "query_order", "query_order ", "query_order(", "query_order \n", "<query_order", "[f(", "[ ", "<tool_call> ",
+    "<tool_call>\n<function=f>\n<parameter=a>\n", "<function=f>", "<parameter=a>", "</parameter>", "</function>", "< ",
+    "<function=f><parameter=a></parameter>", '<function name="f">', '<function name="f"><param name="a">', "<![CDATA[",
+    '<function name="f"><param name="a"><![CDATA[', "]]></param>", "<b>", "&", "&amp;", "<tool_call>f<arg_key>",
+    "<arg_key>a</arg_key><arg_value>", "<tool_call>f<arg_key>a</arg_key><arg_value>", "<|assistant|>", "\nf\n{",
+    "\nf\n{}",
+    '<function name="f"><param name="a">x</param></function>', "<function=f></function>", "<tool_call>f</tool_call>",
     '{"name": "f", "arguments": "', '{"name":\n', '"name": "f", "arguments": ', "'name': '", "'name': \"", "; ", "[{",
     '\n[{"name": "f"}, ', '{"arguments": {', " ", "\n", "<|im_end|>", "<|im_end|> ", "<function=", "\\u", "-", "1",
+    "[f(a=", "[f(a=[", "[f(a={'b':", "[f(a=1), ", "\n[f(a=1)]", "<|tool_call_start|>[f(", "<|tool_call_start|>[f(a='",
+    "<function_calls>f(", "<function_calls>f()\n", "```tool_code\nf(", "<|python_tag|>f.call(", "\\x", "'\\",
 ]  # fmt: skip
 
 

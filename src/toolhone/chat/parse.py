@@ -163,7 +163,8 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     fault_count = len(faults)
     own = text[prose_end:]
     # A turn without any sign of a call or a thought is one piece of prose.
-    for piece in chat_format.read(own, repairer) if "{" in own or may_open(own) else [own]:
+    may_call = chat_format.begins_with_name or "{" in own or may_open(own)
+    for piece in chat_format.read(own, repairer) if may_call else [own]:
         if isinstance(piece, Thought):
             if not piece.opened:
                 # Everything before is a thought, opened in the prompt. But if no call follows, the calls in it count.

@@ -236,9 +236,11 @@ class _Choice:
                 "family (ChatML, Llama 3, Gemma); use the instruction-tuned model of the family, or set "
                 "tokenizer.chat_template and save the tokenizer"
             )
-        writable = [chat_format for chat_format in fit.formats or formats if chat_format.calls]
+        native = fit.formats or formats
         if config.format == "auto" and not fit.formats:
-            writable = [FORMATS["hermes"]]
+            # The model knows a syntax whose tokens its template names, even if the template refuses the probes.
+            native = [f for f in formats if f.call_tokens and all(token in turns for token in f.call_tokens)]
+        writable = [chat_format for chat_format in (*native, FORMATS["hermes"]) if chat_format.calls][:1]
         last_fault = ""
         for parts, system in _PARTS:
             if config.template == "toolhone" and "results" not in parts:
@@ -251,10 +253,13 @@ class _Choice:
                 if found.renderer is not None:
                     return replace(found.renderer, note=fit.fault)
                 last_fault = found.fault
+        has = next((need for need in self.needs if fit.fault.startswith(need)), "")
+        remedy = (
+            f"remove the rows with {has}, or use another model" if has else "use a model whose template takes tools"
+        )
         raise UserError(
             f"chat.format: no chat format fits {self.model}: {fit.fault or last_fault}; with toolhone's tools and "
-            f"calls in its turns: {last_fault or 'no format can be written'}; use a model whose chat template takes "
-            "tools"
+            f"calls in its turns: {last_fault or 'no format can be written'}; {remedy}"
         )
 
     def _plain(self, template: str, parts: tuple[Part, ...]) -> ChatRenderer:

@@ -56,6 +56,7 @@ class ChatFormat:
         end_of_turn: the token that ends the model's turn in `template`.
         other_stops: further tokens at which generation stops.
         stray_call: the name, in failures, of a call in a place where the format does not read calls.
+        begins_with_name: whether a call begins with the name of its tool, so that any text may begin one.
         template_kwargs: variables for every rendering.
         serving_parsers: for each serving engine, its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
@@ -73,6 +74,7 @@ class ChatFormat:
     end_of_turn: str = ""
     other_stops: tuple[str, ...] = ()
     stray_call: str = "a call inside a line of text"
+    begins_with_name: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     serving_parsers: Mapping[str, str] = field(default_factory=dict)
     is_detected: bool = True
@@ -110,7 +112,7 @@ def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = ""
         written = []
         for number, call in enumerate(calls, 1):
             may_be_cut = finish_reason == "length" and number == len(calls)
-            body, is_whole = _call_object(call, arguments_key, may_be_cut=may_be_cut)
+            body, is_whole = write_call_object(call, arguments_key, may_be_cut=may_be_cut)
             written.append(opening + body + (closing if is_whole else ""))
         joined = separator.join(written)
         return f"{content}\n{joined}" if content and written else content + joined
@@ -118,7 +120,7 @@ def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = ""
     return write
 
 
-def _call_object(call: RawCall, arguments_key: str, *, may_be_cut: bool) -> tuple[str, bool]:
+def write_call_object(call: RawCall, arguments_key: str, *, may_be_cut: bool) -> tuple[str, bool]:
     """Return the JSON of a call, and whether it is complete.
 
     Arguments that are not a JSON object are written as a JSON string. So they cannot be read as a call, and cannot end

@@ -37,7 +37,8 @@ TAGGED: dict[str, str] = {
     "Seed-OSS <seed:tool_call>": r"<seed:tool_call>",
     "MiniMax <minimax:tool_call>": r"<minimax:tool_call>",
     "LongCat <longcat_tool_call>": r"<longcat_tool_call>",
-    "Llama 3.1 and Qwen3-Coder <function=>": r"<function=",
+    "Llama 3.1 <function=> with JSON": r"<function=[^<>\n]{1,100}+>\s*+\{",
+    "Qwen3-Coder <function=>": r"<function=",
     PYTHON_TAG_SYNTAX: r"<\|python_tag\|>",
     "Llama 4 <|python_start|>": r"<\|python_start\|>",
     "Hunyuan, Jamba and MiniMax <tool_calls>": r"<tool_calls>",
@@ -60,7 +61,8 @@ TAGGED: dict[str, str] = {
     "Qwen-Agent ✿FUNCTION✿": r"✿FUNCTION✿",
     "Gorilla <<function>>": r"<<function>>",
     "Glaive <functioncall>": r"<functioncall>",
-    "Anthropic <invoke> and OLMo-3 <function_calls>": r"<(?:antml:)?(?:function_calls|invoke\b)",
+    "Anthropic <invoke>": r"<(?:antml:)?(?:function_calls>\s*+<|invoke\b)|<function_calls",
+    "OLMo-3 <function_calls>": r"<function_calls",
     "MiniCPM5 <function name=>": r"<function\s+name\s*=",
     # A similar tag of an unlisted family. <tool_call> itself may be the expected syntax.
     "a tag for calls": (

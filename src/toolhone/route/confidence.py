@@ -232,7 +232,7 @@ def align(prediction: Prediction) -> Alignment | None:
     """Align a prediction's tokens with its text. None if it has no tokens, or they spell another text."""
     tokens = tuple(token for token in prediction.tokens if token.bytes)
     said, places = _characters(b"".join(token.bytes for token in tokens))
-    # A SentencePiece tokenizer's first token begins with a space that decoding drops.
+    # Some engines list the space that a SentencePiece tokenizer adds, but drop it from the text.
     skipped = next((n for n in (0, 1) if said[:n].strip(" ") == "" and said.startswith(prediction.text, n)), None)
     if not tokens or skipped is None:
         return None
