@@ -426,10 +426,21 @@ def _() -> None:
     assert seen == [1]
 
 
-@contract('transformers\' message "Unrecognized configuration class"', "Ministral 3 would not load")
+@contract("transformers Auto classes: _model_mapping", "Ministral 3, an image-text model only, would not load")
 def _() -> None:
-    with pytest.raises(ValueError, match="Unrecognized configuration class"):
-        transformers.AutoModelForCausalLM.from_config(transformers.Mistral3Config())
+    causal, pictured = (
+        one._model_mapping for one in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText)
+    )
+    assert LlamaConfig in causal
+    assert transformers.Mistral3Config not in causal
+    assert transformers.Mistral3Config in pictured
+    assert causal.get(LlamaConfig, None) is LlamaForCausalLM
+
+
+@contract("transformers models: _supports_sdpa", "Gemma 2 and gpt-oss would be loaded with attention that they lack")
+def _() -> None:
+    assert LlamaForCausalLM._supports_sdpa
+    assert not transformers.Gemma2ForCausalLM._supports_sdpa
 
 
 # Generation: evaluate/decode.py

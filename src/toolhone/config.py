@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Thinking = Literal["strip", "keep", "train"]
+BaseFormat = Literal["native", "tuned"]
 LORA_INITS = ("default", "gaussian", "orthogonal", "mica", "olora", "pissa", "pissa_niter_N")
 """Values of lora.init. N is a number."""
 _CALIBRATED = {"eva": "activations", "corda": "activations", "lora_ga": "gradients"}
@@ -194,7 +195,8 @@ class TrainConfig(_Section):
     packing: Literal["prefix_tree", "rows", "none"] = "prefix_tree"
     """How a batch is computed. prefix_tree: what its examples share (system prompt, tools, earlier turns) is computed
     once; the gradients are the same. rows: each example is computed in full, padded to the longest of its batch, and
-    only labelled tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device."""
+    only labelled tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device. A model whose
+    loss is wrong with prefix_tree trains with rows, or else with none, and a notice says so."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: token limit of a tree. A batch with more computed tokens becomes several trees."""
     groups_per_batch: int | None = Field(None, ge=1)
@@ -202,8 +204,8 @@ class TrainConfig(_Section):
     one list of tools. Fewer groups per batch save time, because the prefix of each is computed once. But the model
     forgets more of the other groups, which costs accuracy in short trainings. null: shuffle across groups."""
     answer_weight: float = Field(1.0, gt=0, le=1)
-    """With prefix_tree: loss weight of a plain answer's tokens after the first. The first token decides against a call
-    and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
+    """Loss weight of a plain answer's tokens after the first; packing none needs 1. The first token decides against a
+    call and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
@@ -249,8 +251,10 @@ class EvaluateConfig(_Section):
     split: Literal["test", "validation"] = "test"
     """Which rows to score. Compare settings on validation rows; score the test rows once, at the end."""
     base: bool = True
-    """Score the base model (before tuning) too. Its prompts are the same, except with chat.tools: names: then it gets
-    schemas. Its token limit is a little above the longest gold answer."""
+    """Score the base model (before tuning) too. Its token limit is a little above the longest gold answer."""
+    base_format: BaseFormat = "native"
+    """How the base model is asked to call, and how its answers are read. native: in the syntax of its own chat
+    template, if the template has one and can be used. tuned: in the tuned model's chat format."""
     base_rows: int | None = Field(None, ge=1)
     """Maximum number of rows (assistant turns) that the base model answers: a sample in which every kind of turn has
     its share; null: all. Reports label its figures as a subset and compare models on the rows that both answered."""
@@ -288,10 +292,11 @@ class Config(_Section):
         if self.model.device == "cpu" and "8bit" in self.train.optimizer:
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
-            raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
-        if self.train.packing != "prefix_tree" and self.train.answer_weight != 1:
-            weight = f"{self.train.answer_weight} needs train.packing: prefix_tree, found {self.train.packing}"
-            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or use prefix_tree")
+            found = f"prefix_tree needs model.attention: sdpa, found {self.model.attention}"
+            raise ValueError(f"train.packing: {found}; set model.attention: sdpa, or train.packing: rows")
+        if self.train.packing == "none" and self.train.answer_weight != 1:
+            weight = f"{self.train.answer_weight} needs train.packing: prefix_tree or rows, found none"
+            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or train.packing: rows")
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, because data.validation is 0")
         if self.train.select_by == "exact_match" and self.data.validation == 0:

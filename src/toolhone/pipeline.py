@@ -59,6 +59,7 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
         Interrupted: on Ctrl-C in a stage; its message lists what is kept.
     """
     prepared = prepare(config, console=console)
+    config = prepared.config
     refuse_untrainable(config)
     join_processes(prepared.hardware.device)
     run = RunFolder(RUNS / config.name)
@@ -287,6 +288,9 @@ def _training_head(prepared: Prepared) -> dict[str, Any]:
             "template": renderer.source,
             "template_hash": renderer.template_hash(),
             "template_kwargs": dict(renderer.template_kwargs),
+            "traits": asdict(renderer.traits) if renderer.traits else None,
+            "parts": list(renderer.parts),
+            "needs": sorted(prepared.needs),
         },
         "left_out": prepared.splits.left_out,
         "dropped": prepared.dropped,

@@ -19,7 +19,7 @@ from peft import get_peft_model
 from rich.console import Console
 from torch.nn.functional import cross_entropy, linear
 
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import make_base_renderer
 from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens
 from toolhone.config import Config, EvaluateConfig, LoraConfig
 from toolhone.errors import UserError
@@ -38,6 +38,7 @@ from toolhone.train.cpu import fuse_lora, map_large_tensors
 from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
 from toolhone.train.hardware import Hardware, release_memory
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
+from toolhone.train.model import supported_attention
 from toolhone.train.trainer import fuses_lora, prefix_sampler
 
 _LAYERS = 2
@@ -138,7 +139,8 @@ def make_plan(
     model_config = load_model_config(config.model)
     found = estimate(config, hardware, model_config, rows, order)
     if base_turns is None:
-        renderer = make_renderer(prepared.renderer.tokenizer, config.chat, config.model.name, is_base=True)
+        tokenizer, base_format = prepared.renderer.tokenizer, config.evaluate.base_format
+        renderer = make_base_renderer(tokenizer, config.chat, config.model.name, base_format, needs=prepared.needs)
         base_turns = renderer, *select_for_base(renderer, prepared.scored, config.evaluate)
     base_renderer, asked, base_config = base_turns
     size = config.evaluate.batch_size
@@ -224,7 +226,7 @@ def measure_speed(
     with torch.device(hardware.device):
         trust = config.model.trust_remote_code
         model: Any = build_model(_small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust)
-    model.set_attn_implementation(config.model.attention)
+    model.set_attn_implementation(supported_attention(config.model, model_config))
     base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
     try:
         model = get_peft_model(model, lora_config(config.lora, model, init="default"))

@@ -17,8 +17,6 @@ from toolhone.fetch import MODELS, MODELS_FOLDER
 from toolhone.hub import hub_fault, is_path, reach_hub_or_cache, unreachable
 from toolhone.launcher import rank
 
-_NOT_CAUSAL = "Unrecognized configuration class"
-"""In transformers' error for a model with a vision tower that it lists only as an image-text model (Ministral 3)."""
 _UNGATED = "Qwen/Qwen3-0.6B or HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -35,14 +33,17 @@ def load_model_config(config: ModelConfig) -> Any:
     return from_pretrained(AutoConfig, config)
 
 
+def auto_class(model_config: Any) -> Any:
+    """Return transformers' Auto class that builds a language model of this config. It lists some models with a vision
+    tower, such as Ministral 3, only as image-text models."""
+    kind = type(model_config)
+    is_other = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if is_other else AutoModelForCausalLM
+
+
 def build_model(model_config: Any, **options: Any) -> Any:
     """Return the architecture with random weights. Options are those of transformers' `from_config`."""
-    try:
-        return AutoModelForCausalLM.from_config(model_config, **options)
-    except ValueError as error:
-        if _NOT_CAUSAL not in str(error):
-            raise
-        return AutoModelForImageTextToText.from_config(model_config, **options)
+    return auto_class(model_config).from_config(model_config, **options)
 
 
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
@@ -71,9 +72,9 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
         raise UserError(_load_failure(name, config.revision, error)) from None
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
+    except ImportError as error:
+        raise UserError(missing_package(name, error)) from None
     except ValueError as error:
-        if loader is AutoModelForCausalLM and _NOT_CAUSAL in str(error):
-            return from_pretrained(AutoModelForImageTextToText, config, name, **options)
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"model.trust_remote_code: {name} comes with its own Python code, which is not run; read that code and "
@@ -118,6 +119,11 @@ def _load_failure(name: str, revision: str | None, error: BaseException) -> str:
         f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, use a local folder, "
         f"for example one under {MODELS_FOLDER}"
     )
+
+
+def missing_package(name: str, error: ImportError) -> str:
+    """Return the message for a model whose class needs a package that is not installed."""
+    return f"model.name: {name} needs a package that is not installed: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import EVERY_NEED, make_base_renderer
 from toolhone.chat.render import ChatRenderer
+from toolhone.chat.template import TemplateTraits
 from toolhone.config import Config, EvaluateConfig
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
@@ -66,7 +67,10 @@ class TunedModel:
         """
         run, config = existing_run(folder)
         note = refuse_other_model(run, config.model, BASE)
-        renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, is_base=True)
+        needs = (run.read_manifest().get("chat") or {}).get("needs", EVERY_NEED)
+        renderer = make_base_renderer(
+            load_tokenizer(config.model), config.chat, config.model.name, config.evaluate.base_format, needs=needs
+        )
         return cls(run, config, _hardware(config), renderer, None, (note,) if note else ())
 
     @property
@@ -121,9 +125,11 @@ def saved_renderer(run: RunFolder, config: Config) -> ChatRenderer:
     chat_format = FORMATS[chat["format"]]
     # Older versions did not record the variables: use those of the format and the config.
     template_kwargs = chat.get("template_kwargs", {**chat_format.template_kwargs, **config.chat.template_kwargs})
-    thinking = config.chat.thinking
+    # Older versions used only templates that end turns as their format does.
+    traits = TemplateTraits(**chat["traits"]) if chat.get("traits") else None
+    template, parts, thinking = tokenizer.chat_template, tuple(chat.get("parts", ())), config.chat.thinking
     found = ChatRenderer(
-        tokenizer, chat_format, tokenizer.chat_template, chat["template"], "", template_kwargs, thinking
+        tokenizer, chat_format, template, chat["template"], "", template_kwargs, thinking, traits, parts
     )
     if found.template_hash() != chat["template_hash"]:
         raise UserError(

@@ -155,7 +155,7 @@ def test_train_begins_the_turn_with_its_thinking_and_learns_it(name: str) -> Non
             assert row.completion_text.startswith(f"<think>\n{example.turn.thinking}\n</think>\n")
         learned = [label for label in row.tokens.labels if label != -100]
         assert made.decode(learned) == row.completion_text
-        parsed = parse_turn(row.completion_text, made.format.name, tools=example.tool_names)
+        parsed = parse_turn(row.completion_text, made.format.name, tools=example.tools_by_name)
         assert parsed.thinking == example.turn.thinking
         assert json.dumps([call.arguments for call in parsed.calls]) == json.dumps(
             [call.arguments for call in example.turn.tool_calls]
@@ -276,7 +276,7 @@ def test_rendering_and_parsing_a_turn_with_thinking_gives_the_same_turn(name: st
     example: Example = dataclasses.replace(TURNS[0], turn=turn)
     assume(not any(token.content in thought for token in made.tokenizer.added_tokens_decoder.values()))
     row = made.render(example)
-    parsed = parse_turn(row.completion_text, made.format.name, tools=example.tool_names)
+    parsed = parse_turn(row.completion_text, made.format.name, tools=example.tools_by_name)
     assert parsed.thinking == thought.strip()
     assert parsed.content == turn.content
     assert [(call.name, call.arguments) for call in parsed.calls] == [(call.name, call.arguments) for call in calls]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import make_base_renderer
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from toolhone.data.read import read_conversations, read_tools, turns
 from toolhone.errors import UserError
@@ -100,7 +100,7 @@ def test_tools_called_only_once_are_sampled_as_one_group() -> None:
 def test_the_token_limit_is_the_longest_gold_answer_plus_a_margin(
     scored_turns: list[Example], tiny_tokenizer: Any
 ) -> None:
-    renderer = make_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny", is_base=True)
+    renderer = make_base_renderer(tiny_tokenizer, ChatConfig(tools="names"), "tiny", "native")
     some = sorted(scored_turns, key=lambda one: len(str(one.turn.to_json())))[-20:]
     longest = max(len(renderer.render(one).completion_ids) for one in some)
     limit = with_gold_limit(EvaluateConfig(max_new_tokens=1000), renderer, some).max_new_tokens

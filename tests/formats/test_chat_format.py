@@ -6,20 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import byte_tokenizer
 
-from toolhone.chat.probe import choose_format
+from toolhone.chat.probe import make_renderer
+from toolhone.config import ChatConfig
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 
-CHATML = {"<|im_start|>": 1, "<|im_end|>": 2}
-TURNS = {"<start_of_turn>": 1, "<end_of_turn>": 2}
-HEADERS = {"<|start_header_id|>": 1, "<|end_header_id|>": 2, "<|eot_id|>": 3}
+CHATML = ["<|im_start|>", "<|im_end|>"]
+TURNS = ["<start_of_turn>", "<end_of_turn>"]
+HEADERS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3"), (TURNS, "gemma")])
-def test_auto_chooses_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict[str, int], expected: str) -> None:
-    assert choose_format("auto", vocabulary, "m").name == expected
-    assert choose_format(expected, vocabulary, "m").name == expected
+@pytest.mark.parametrize(("tokens", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3"), (TURNS, "gemma")])
+def test_without_a_template_auto_chooses_the_format_whose_tokens_the_tokenizer_has(
+    tokens: list[str], expected: str
+) -> None:
+    tokenizer = byte_tokenizer(tokens)
+    for name in ("auto", expected):
+        renderer = make_renderer(tokenizer, ChatConfig(format=name), "m")
+        assert (renderer.format.name, renderer.source) == (expected, "toolhone")
 
 
 @pytest.mark.parametrize(
@@ -34,31 +40,25 @@ def test_auto_chooses_the_format_whose_tokens_the_tokenizer_has(vocabulary: dict
 def test_auto_detects_the_format_of_real_tokenizers(
     fetched_tokenizer: Callable[[str], Any], name: str, expected: str
 ) -> None:
-    assert choose_format("auto", fetched_tokenizer(name).get_vocab(), name).name == expected
+    assert make_renderer(fetched_tokenizer(name), ChatConfig(), name).format.name == expected
 
 
-def test_a_tokenizer_that_lacks_one_token_of_each_format_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^chat\.format: cannot detect .* of my/model .*hermes needs .*llama3 needs"):
-        choose_format("auto", {"<|im_start|>": 1, "<|start_header_id|>": 2, "<|eot_id|>": 3}, "my/model")
+def test_a_tokenizer_without_a_template_that_lacks_one_token_of_each_family_is_refused() -> None:
+    tokenizer = byte_tokenizer(["<|im_start|>", "<|start_header_id|>", "<|eot_id|>"])
+    with pytest.raises(UserError, match=r"^chat\.format: my/model has no chat template.*use the instruction-tuned"):
+        make_renderer(tokenizer, ChatConfig(), "my/model")
 
 
-@pytest.mark.parametrize(
-    ("name", "vocabulary", "lacking"),
-    [
-        ("hermes", HEADERS, r"<\|im_start\|>"),
-        ("llama3", CHATML, r"<\|start_header_id\|>"),
-        ("gemma", CHATML, "<start_of_turn>"),
-    ],
-)
-def test_a_format_whose_tokens_the_tokenizer_lacks_is_refused(
-    name: str, vocabulary: dict[str, int], lacking: str
-) -> None:
-    with pytest.raises(UserError, match=rf"^chat\.format: {name} needs the token {lacking}, .* of my/model lacks"):
-        choose_format(name, vocabulary, "my/model")
+@pytest.mark.parametrize("tokens", [CHATML, HEADERS, TURNS])
+@pytest.mark.parametrize("name", ["hermes", "llama3", "gemma", "json"])
+def test_a_format_can_be_written_in_the_turns_of_another_family(name: str, tokens: list[str]) -> None:
+    renderer = make_renderer(byte_tokenizer(tokens), ChatConfig(format=name), "my/model")
+    assert renderer.format.name == name
+    assert set(renderer.stops) & set(tokens)
 
 
 @pytest.mark.parametrize("tools", ["schema", "signatures", "names"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name, chat_format in FORMATS.items() if chat_format.template])
 def test_each_template_uses_the_special_tokens_of_its_format(name: str, tools: str) -> None:
     chat_format = next(f for f in FORMATS.values() if f.name == name)
     assert chat_format.end_of_turn in chat_format.special_tokens

@@ -13,7 +13,7 @@ from rich.console import Console
 from toolhone.cli import main
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from toolhone.formats import FORMATS
-from toolhone.formats.call_json import Decoded, decode
+from toolhone.formats.call_json import CallSpans, Decoded, decode
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.pieces import Fault, Piece, PlacedCall
 from toolhone.formats.repair import Repairer
@@ -36,7 +36,7 @@ def read(text: str, repairer: Repairer) -> Iterator[Piece]:
         found = decode(text, mark.end())
         yield text[end : mark.start()]
         if isinstance(found, Decoded) and isinstance(found.value, dict):
-            yield PlacedCall(ToolCall(mark[1], found.value), mark.end(), found.end)
+            yield PlacedCall(ToolCall(mark[1], found.value), mark.end(), found.end, CallSpans(mark.span(1), {}))
         else:
             yield Fault("broken JSON in a call")
         end = found.end + text.startswith("@", found.end)
@@ -47,7 +47,14 @@ def write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) -
     return content + "".join(f"@{call.name} {call.arguments}@" for call in calls)
 
 
-AT_SIGNS = ChatFormat("at_signs", TEMPLATE, read, write, ("<|im_start|>", "<|im_end|>"), "<|im_end|>")
+AT_SIGNS = ChatFormat(
+    "at_signs",
+    read,
+    write,
+    template=TEMPLATE,
+    special_tokens=("<|im_start|>", "<|im_end|>"),
+    end_of_turn="<|im_end|>",
+)
 CALL = {"function": {"name": "query_order", "arguments": '{"order_id": "A1"}'}}
 ROWS = [
     {

@@ -1,125 +1,361 @@
-"""Choose the chat format and the template for a model's tokenizer, and test that the template can be read back."""
+"""Chooses the chat format and the template for a model, by what its own template writes and what can be read back.
+
+A model's own template is rendered with a few probe turns: a call, parallel calls, text beside a call, and so on, as far
+as the data has such turns. The chat format is the one that reads its calls. A template that loses a probe is not used
+as it is. Then toolhone's own template for the format is used, or toolhone writes the lost part (`template.py`).
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container
-from typing import Any
+import itertools
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, get_args
 
-import jinja2
-
+from toolhone.chat.parse import parse_turn
 from toolhone.chat.render import ChatRenderer, RenderError
-from toolhone.config import ChatConfig
+from toolhone.chat.template import Part, TemplateTraits, plain_turns, rewritten, with_variables
+from toolhone.chat.traits import ANSWER, ONE_CALL, PROBE_TOOL, QUESTION, REFUSALS, SYSTEM, with_traits
+from toolhone.config import BaseFormat, ChatConfig
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
-from toolhone.formats.chat_format import ChatFormat
-from toolhone.records import Example, Gold, Message, Tool, ToolCall
+from toolhone.formats.chat_format import ChatFormat, RawCall
+from toolhone.records import Example, Gold, Message, Need, ToolCall
 
+EVERY_NEED: frozenset[Need] = frozenset(get_args(Need))
 
-def choose_format(name: str, vocabulary: Container[str], model: str) -> ChatFormat:
-    """Return the format with that name. For "auto", return the first format whose special tokens the vocabulary has.
-
-    Raises:
-        UserError: if there is no such format, or the tokenizer lacks the tokens that the format needs.
-    """
-    if name == "auto":
-        detected = [chat_format for chat_format in FORMATS.values() if chat_format.is_detected]
-        for chat_format in detected:
-            if all(token in vocabulary for token in chat_format.special_tokens):
-                return chat_format
-        needs = "; ".join(f"{f.name} needs {', '.join(f.special_tokens)}" for f in detected)
-        raise UserError(
-            f"chat.format: cannot detect the format of {model} from its tokenizer ({needs}); choose a model whose "
-            "tokenizer has these tokens"
-        )
-    if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"chat.format: unknown format {name!r}; {hint}known: auto, {', '.join(FORMATS)}")
-    chat_format = FORMATS[name]
-    lacking = [token for token in chat_format.special_tokens if token not in vocabulary]
-    if lacking:
-        raise UserError(f"chat.format: {name} needs the token {lacking[0]}, which the tokenizer of {model} lacks")
-    return chat_format
-
-
-def make_renderer(tokenizer: Any, config: ChatConfig, model: str, *, is_base: bool = False) -> ChatRenderer:
-    """Choose format and template for a model's tokenizer.
-
-    The model's own template is used if it writes the tools and every probe turn (parallel calls, text beside a call, a
-    call without arguments; with `chat.thinking: train` also a thought) can be read back from it. It writes tools in its
-    own way, so `chat.tools: signatures` and `names` need toolhone's template.
-
-    Args:
-        is_base: whether the base model gets the prompts. They are the same, except for schemas instead of names: from
-            names alone it could not know how to call.
-
-    Raises:
-        UserError: if no format fits, or `chat.template: model` selects a template that is missing or unusable.
-    """
-    tools = "schema" if is_base and config.tools == "names" else config.tools
-    chat_format = choose_format(config.format, tokenizer.get_vocab(), model)
-    template_kwargs = {**chat_format.template_kwargs, **config.template_kwargs}
-
-    def renderer(template: str, source: str, note: str = "") -> ChatRenderer:
-        return ChatRenderer(tokenizer, chat_format, template, source, note, template_kwargs, config.thinking)
-
-    ours = chat_format.template_with(tools)
-    if config.template == "toolhone" or tools != "schema":
-        return renderer(ours, "toolhone")
-    theirs = tokenizer.chat_template
-    if not isinstance(theirs, str):
-        fault = "the tokenizer has no chat template of its own"
-    else:
-        own = renderer(theirs, "model")
-        fault = _template_fault(own)
-        if not fault:
-            return own
-    if config.template == "model":
-        raise UserError(f"chat.template: the template of {model} cannot be used: {fault}; set it to auto or toolhone")
-    return renderer(ours, "toolhone", fault)
-
-
-_PROBE_TOOL = Tool(
-    "probe_tool",
-    "a tool that shows what a template can write",
-    {"type": "object", "properties": {"code": {"type": "string"}, "count": {"type": "integer"}}},
-)
-_PROBE_TURNS = (
-    ("one call", Message("assistant", "", (ToolCall("probe_tool", {"code": "查-7", "count": 2}, "call_1"),))),
-    ("a call without arguments", Message("assistant", "", (ToolCall("probe_tool", {}, "call_1"),))),
+_PROBE_TURNS: tuple[tuple[str, Need | None, Message], ...] = (
+    ("one call", None, ONE_CALL),
+    ("a plain answer", None, ANSWER),
     (
+        "a call without arguments",
+        "a call without arguments",
+        Message("assistant", "", (ToolCall("probe_tool", {}, "call_1"),)),
+    ),
+    (
+        "parallel calls",
         "parallel calls",
         Message("assistant", "", tuple(ToolCall("probe_tool", {"count": n}, f"call_{n}") for n in (1, 2))),
     ),
-    ("text beside a call", Message("assistant", "Let me look.", (ToolCall("probe_tool", {"code": "A"}, "call_1"),))),
-    ("a plain answer", Message("assistant", "Good morning.")),
+    (
+        "text beside a call",
+        "text beside a call",
+        Message("assistant", "Let me look.", (ToolCall("probe_tool", {"code": "A"}, "call_1"),)),
+    ),
     (
         "thinking before a call",
+        "thinking",
         Message("assistant", "", (ToolCall("probe_tool", {"code": "A"}, "call_1"),), thinking="A tool can do it."),
     ),
-    ("thinking before an answer", Message("assistant", "Good morning.", thinking="They greet me.")),
+    ("thinking before an answer", "thinking", Message("assistant", "Good morning.", thinking="They greet me.")),
 )
 
+# The ways in which templates take messages, the usual one first.
+_VARIANTS = tuple(
+    TemplateTraits("", "", null_content=null, text_arguments=text, short_ids=short)
+    for null, text, short in sorted(itertools.product((False, True), repeat=3), key=sum)
+)
 
-def _template_fault(renderer: ChatRenderer) -> str:
-    """Return why the renderer's template cannot be used for tool calls; "" if it can."""
-    question = (Message("system", "Be brief."), Message("user", "Look up 7."))
-    try:
-        if _PROBE_TOOL.name not in renderer.text(question, (_PROBE_TOOL,), ask=True):
-            return "it leaves out the tools"
-    except (jinja2.TemplateError, TypeError) as error:
-        return f"it refuses tools ({error})"
-    for what, turn in _PROBE_TURNS:
-        if turn.thinking and renderer.thinking != "train":
+_FIXED_VARIABLES = {"date_string": "26 Jul 2024"}
+"""Variables without which a template would write something that changes from day to day."""
+
+
+def needs_of(examples: Iterable[Example]) -> frozenset[Need]:
+    """Return what a template must be able to write for these examples, in their prompts and their turns."""
+    needs: set[Need] = set()
+    for example in examples:
+        for message in (*example.prompt, example.turn):
+            if message.role == "system":
+                needs.add("a system message")
+            elif message.role == "tool":
+                needs.add("tool results")
+            if message.thinking:
+                needs.add("thinking")
+            if message.tool_calls:
+                needs |= {"text beside a call"} if message.content.strip() else set()
+                needs |= {"parallel calls"} if len(message.tool_calls) > 1 else set()
+                needs |= {"a call without arguments"} if not all(c.arguments for c in message.tool_calls) else set()
+        if needs == EVERY_NEED:
+            break
+    return frozenset(needs)
+
+
+def make_renderer(
+    tokenizer: Any, config: ChatConfig, model: str, *, needs: Collection[Need] = EVERY_NEED
+) -> ChatRenderer:
+    """Choose format and template for a model's tokenizer. `needs` is what the data has (`needs_of`).
+
+    The first of these whose probes can be read back is used:
+
+    1. the model's own template; it writes tools as JSON Schema, so not with `chat.tools: signatures` or `names`;
+    2. toolhone's template for the format, if the model uses the format's turn markers;
+    3. the model's own template, in which toolhone writes the tools, the calls, or also the results.
+
+    Raises:
+        UserError: if nothing fits, or `chat.template: model` selects a template that is missing or unusable.
+    """
+    return _Choice(tokenizer, config, model, frozenset(needs)).renderer()
+
+
+def make_base_renderer(
+    tokenizer: Any,
+    config: ChatConfig,
+    model: str,
+    base_format: BaseFormat,
+    *,
+    needs: Collection[Need] = EVERY_NEED,
+) -> ChatRenderer:
+    """Choose format and template for the prompts of a base model.
+
+    With "native" they are those of the model's own template, if it can be used. Otherwise they are the tuned model's,
+    except for schemas instead of names: from names alone a base model could not know how to call.
+
+    Raises:
+        UserError: if no format fits.
+    """
+    if base_format == "native":
+        native = config.model_copy(update={"format": "auto", "template": "auto", "tools": "schema"})
+        found = _Choice(tokenizer, native, model, frozenset(needs)).own()
+        if isinstance(found, ChatRenderer):
+            return found
+    tools = "schema" if config.tools == "names" else config.tools
+    return make_renderer(tokenizer, config.model_copy(update={"tools": tools}), model, needs=needs)
+
+
+def own_template_losses(tokenizer: Any, config: ChatConfig) -> dict[str, str]:
+    """Return for each kind of turn why the model's own template cannot write it so that it can be read back; "" if it
+    can."""
+    own = config.model_copy(update={"template": "auto", "tools": "schema"})
+    found = _Choice(tokenizer, own, "", frozenset()).own()
+    if not isinstance(found, ChatRenderer):
+        return {"one call": found.fault}
+    losses = {}
+    for need in (None, *get_args(Need)):
+        if need == "thinking" and config.thinking != "train":
             continue
-        results = tuple(Message("tool", "done", tool_call_id=call.id) for call in turn.tool_calls)
-        for prompt in (question, (*question, turn, *results) if results else question):
-            example = Example(
-                "probe/1", "probe", prompt, turn, Gold.of_message(turn), (_PROBE_TOOL,), "probe", None, {}
+        choice = _Choice(tokenizer, own, "", frozenset([need] if need else []))
+        losses[need or "one call"] = choice.lost_probe(found)
+    return losses
+
+
+class _Fit(NamedTuple):
+    """The result of trying a template: a renderer, or why it cannot be used and the formats that read its calls."""
+
+    renderer: ChatRenderer | None
+    fault: str
+    formats: tuple[ChatFormat, ...]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The choice of a format and a template for one tokenizer."""
+
+    tokenizer: Any
+    config: ChatConfig
+    model: str
+    needs: frozenset[Need]
+
+    @property
+    def _own_template(self) -> str | None:
+        template = self.tokenizer.chat_template
+        return template if isinstance(template, str) else None
+
+    @property
+    def _question(self) -> tuple[Message, ...]:
+        return (SYSTEM, QUESTION) if "a system message" in self.needs else (QUESTION,)
+
+    def _formats(self) -> tuple[ChatFormat, ...]:
+        """Return the formats that the config allows."""
+        name = self.config.format
+        if name == "auto":
+            return tuple(chat_format for chat_format in FORMATS.values() if chat_format.is_detected)
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"chat.format: unknown format {name!r}; {hint}known: auto, {', '.join(FORMATS)}")
+        return (FORMATS[name],)
+
+    def own(self) -> ChatRenderer | _Fit:
+        """Return a renderer with the model's own template, or why it cannot be used."""
+        if self._own_template is None:
+            return _Fit(None, "the tokenizer has no chat template of its own", ())
+        fit = self._fit(self._own_template, (), self._formats())
+        return fit.renderer or fit
+
+    def renderer(self) -> ChatRenderer:
+        config, formats = self.config, self._formats()
+        fit = _Fit(None, "", ())
+        if config.template != "toolhone" and config.tools == "schema":
+            found = self.own()
+            if isinstance(found, ChatRenderer):
+                return found
+            fit = found
+        if config.template == "model":
+            fault = fit.fault or f"it writes tools as schemas, and chat.tools is {config.tools}"
+            raise UserError(
+                f"chat.template: the template of {self.model} cannot be used: {fault}; set it to auto or toolhone"
             )
+        written = self._written_by_toolhone(fit.formats or formats)
+        if written is not None:
+            return replace(written, note=fit.fault)
+        return self._completed(fit, formats)
+
+    def _written_by_toolhone(self, formats: Sequence[ChatFormat]) -> ChatRenderer | None:
+        """Return a renderer with toolhone's template for the first format whose turn markers the model uses."""
+        vocabulary = self.tokenizer.get_vocab()
+        shown = self._plain_turns_text()
+        for chat_format in formats:
+            if not chat_format.template or not all(token in vocabulary for token in chat_format.special_tokens):
+                continue
+            if shown is None or chat_format.end_of_turn in shown:
+                variables = {**chat_format.template_kwargs, **self.config.template_kwargs}
+                template = with_variables(chat_format.template_with(self.config.tools), variables)
+                return ChatRenderer(
+                    self.tokenizer, chat_format, template, "toolhone", "", variables, self.config.thinking
+                )
+        return None
+
+    def _plain_turns_text(self) -> str | None:
+        """Return turns without calls as the model's own template writes them; None if it cannot."""
+        if self._own_template is None:
+            return None
+        try:
+            return self._plain(self._own_template, ()).text((QUESTION, ANSWER), (), ask=False)
+        except REFUSALS:
+            return None
+
+    def _completed(self, fit: _Fit, formats: Sequence[ChatFormat]) -> ChatRenderer:
+        """Return a renderer in which toolhone writes what the model's own template cannot."""
+        config = self.config
+        turns = self._own_template or plain_turns(self.tokenizer.get_vocab())
+        if turns is None:
+            raise UserError(
+                f"chat.format: {self.model} has no chat template, and its tokenizer has the turn markers of no known "
+                "family (ChatML, Llama 3, Gemma); use the instruction-tuned model of the family, or set "
+                "tokenizer.chat_template and save the tokenizer"
+            )
+        native = fit.formats or formats
+        if config.format == "auto" and not fit.formats:
+            # The model knows a syntax whose tokens its template names, even if the template refuses the probes.
+            native = [f for f in formats if f.call_tokens and all(token in turns for token in f.call_tokens)]
+        writable = [chat_format for chat_format in (*native, FORMATS["hermes"]) if chat_format.calls][:1]
+        last_fault = ""
+        for parts, system in _PARTS:
+            if config.template == "toolhone" and "results" not in parts:
+                continue
+            if config.tools != "schema" and "tools" not in parts:
+                continue
+            for chat_format in writable if "calls" in parts else [FORMATS["hermes"]]:
+                template = rewritten(turns, chat_format, config.tools, parts, system=system)
+                found = self._fit(template, parts, [chat_format] if "calls" in parts else formats)
+                if found.renderer is not None:
+                    return replace(found.renderer, note=fit.fault)
+                last_fault = found.fault
+        has = next((need for need in self.needs if fit.fault.startswith(need)), "")
+        remedy = (
+            f"remove the rows with {has}, or use another model" if has else "use a model whose template takes tools"
+        )
+        raise UserError(
+            f"chat.format: no chat format fits {self.model}: {fit.fault or last_fault}; with toolhone's tools and "
+            f"calls in its turns: {last_fault or 'no format can be written'}; {remedy}"
+        )
+
+    def _plain(self, template: str, parts: tuple[Part, ...]) -> ChatRenderer:
+        """Return a renderer to probe a template with. Its format and traits are not known yet."""
+        variables: dict[str, Any] = {name: value for name, value in _FIXED_VARIABLES.items() if name in template}
+        if "enable_thinking" in template:
+            variables["enable_thinking"] = self.config.thinking == "train"
+        variables |= self.config.template_kwargs
+        return ChatRenderer(
+            self.tokenizer,
+            FORMATS["hermes"],
+            with_variables(template, variables),
+            "both" if parts else "model",
+            "",
+            variables,
+            self.config.thinking,
+            _VARIANTS[0],
+            parts,
+        )
+
+    def _fit(self, template: str, parts: tuple[Part, ...], formats: Sequence[ChatFormat]) -> _Fit:
+        """Find the format and the traits with which a template writes every probe so that it can be read back."""
+        fault = ""
+        readers: tuple[ChatFormat, ...] = ()
+        for variant in _VARIANTS:
+            if variant.text_arguments and "calls" in parts:
+                continue
+            plain = replace(self._plain(template, parts), traits=variant)
             try:
-                renderer.render(example)
+                if PROBE_TOOL.name not in plain.text(self._question, (PROBE_TOOL,), ask=True):
+                    return _Fit(None, "it leaves out the tools", ())
+            except REFUSALS as error:
+                return _Fit(None, f"it refuses tools ({error})", ())
+            try:
+                probing = with_traits(plain, self._question)
+                read_by = tuple(_readers(probing, self._question, formats))
             except RenderError:
-                return f"{what} cannot be read back from it"
-    return ""
+                fault = fault or "one call cannot be read back from it"
+                continue
+            except REFUSALS as error:
+                fault = fault or f"it refuses calls ({error})"
+                continue
+            readers = readers or read_by
+            for chat_format in read_by:
+                renderer = replace(probing, format=chat_format)
+                found = self.lost_probe(renderer)
+                if not found:
+                    return _Fit(renderer, "", read_by)
+                fault = fault or found
+            fault = fault or "its calls are in a syntax that no chat format reads"
+        return _Fit(None, fault, readers)
+
+    def lost_probe(self, renderer: ChatRenderer) -> str:
+        """Return which probe cannot be read back; "" if all can."""
+        question = self._question
+        for what, need, turn in _PROBE_TURNS:
+            if need is not None and need not in self.needs:
+                continue
+            if turn.thinking and renderer.thinking != "train":
+                continue
+            results = tuple(Message("tool", "done", tool_call_id=call.id) for call in turn.tool_calls)
+            after_results = results and "tool results" in self.needs
+            for prompt in (question, (*question, turn, *results)) if after_results else (question,):
+                try:
+                    renderer.render(_probe(prompt, turn))
+                except RenderError:
+                    return f"{what} cannot be read back from it"
+        return ""
+
+
+_PARTS: tuple[tuple[tuple[Part, ...], bool], ...] = (
+    (("tools",), True),
+    (("calls",), True),
+    (("tools", "calls"), True),
+    (("tools", "calls", "results"), True),
+    (("tools", "calls", "results"), False),
+)
+"""What toolhone writes, the least first, and whether the system message stays a turn of its own."""
+
+
+def _probe(prompt: Sequence[Message], turn: Message) -> Example:
+    return Example("probe/1", "probe", tuple(prompt), turn, Gold.of_message(turn), (PROBE_TOOL,), "probe", None, {})
+
+
+def _readers(
+    renderer: ChatRenderer, question: Sequence[Message], formats: Sequence[ChatFormat]
+) -> Iterator[ChatFormat]:
+    """Yield the formats that read a call as the template writes it, those first that write it in the same way."""
+    example = _probe(question, ONE_CALL)
+    text = renderer.turn_text(example)
+    call = ONE_CALL.tool_calls[0]
+    raw = RawCall(call.name, json.dumps(call.arguments, ensure_ascii=False))
+    found = []
+    for chat_format in formats:
+        read = parse_turn(text, chat_format.name, tools=example.tools_by_name)
+        if read.failure is None and [(c.name, c.arguments) for c in read.calls] == [(call.name, call.arguments)]:
+            same = "".join(chat_format.write("", [raw], "stop").split()) == "".join(text.split())
+            found.append((not same, chat_format))
+    yield from (chat_format for _, chat_format in sorted(found, key=lambda pair: pair[0]))

@@ -1,11 +1,11 @@
 """Renders an example as the text and the token ids for training and inference.
 
 The prompt is `template(messages before the turn, add_generation_prompt=True)`. The completion is the text that
-`template(messages up to the turn)` adds, up to and including the end-of-turn token. Both are tokenised separately and
-joined, so the prompt has the same tokens in training and at inference. Rendering gives ids, labels and loss weights
-together; no later step masks a label. It is an error that names the row if the completion cannot be read back as the
-gold turn, or if the ids do not decode to the same text. Control tokens in the texts of messages and tools are plain
-text (`control_tokens.py`).
+`template(messages up to the turn)` adds, up to and including the end-of-turn token. The turn is tokenised after the
+prompt's tokens (`turn_tokens.py`), so the prompt has the same tokens in training and at inference. Rendering gives ids,
+labels and loss weights together; no later step masks a label. It is an error that names the row if the completion
+cannot be read back as the gold turn, or if the ids do not spell the same text. Control tokens in the texts of messages
+and tools are plain text (`control_tokens.py`).
 
 `chat.thinking` decides which thinking is written. A template that reads thinking from a key of the message gets it
 there. For any other template it is written in `<think>` tags at the start of the message's content.
@@ -23,11 +23,15 @@ from typing import Any
 
 import jinja2
 
-from toolhone.chat.control_tokens import ControlTokens, control_tokens, guard, has_marks, without_marks
+from toolhone.chat.control_tokens import ControlTokens, control_tokens, has_marks, without_marks
+from toolhone.chat.messages import template_messages
 from toolhone.chat.parse import parse_turn
+from toolhone.chat.template import Part, TemplateTraits
+from toolhone.chat.token_bytes import token_bytes
+from toolhone.chat.turn_tokens import changed_text, turn_tokens
 from toolhone.config import ChatConfig, Thinking
 from toolhone.errors import UserError
-from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.records import Example, Message, Tool, ToolCall
 
@@ -81,17 +85,24 @@ def mask_labels(prompt_ids: list[int], completion_ids: list[int], later_weight: 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An example as a model sees it, as text and as labelled tokens. `holds_control_tokens` is true if a message or a
-    tool of the prompt contains control tokens, as plain text."""
+    """An example as a model sees it, as text and as labelled tokens. `turn_text` is the gold turn without the token
+    `end`. `holds_control_tokens` is true if a message or a tool of the prompt contains control tokens, as plain text.
+    """
 
     example: Example
     prompt_text: str
-    completion_text: str
+    turn_text: str
+    end: str
     tokens: LabelledTokens
     holds_control_tokens: bool
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def completion_text(self) -> str:
+        """The text that the model learns: the gold turn and its end."""
+        return self.turn_text + self.end
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -110,10 +121,12 @@ class ChatRenderer:
 
     Attributes:
         template: the Jinja template in use.
-        source: where the template comes from, "model" or "toolhone".
+        source: where the template comes from: "model", "toolhone", or "both" if toolhone writes `parts` of it.
         note: why the model's own template is not used; "" if it is used, or if the config does not ask for it.
-        template_kwargs: variables for every rendering.
+        template_kwargs: variables for every rendering. The template sets them itself too, for engines that do not.
         thinking: which thinking of assistant turns is written (`chat.thinking`).
+        traits: how the template ends turns, and how it takes messages. None: as toolhone's template for the format.
+        parts: the parts that toolhone writes around the model's own template.
     """
 
     tokenizer: Any
@@ -123,6 +136,8 @@ class ChatRenderer:
     note: str
     template_kwargs: Mapping[str, Any]
     thinking: Thinking = "strip"
+    traits: TemplateTraits | None = None
+    parts: tuple[Part, ...] = ()
 
     def template_hash(self) -> str:
         """Return 16 hex digits that identify the template, its variables and which thinking is written."""
@@ -142,6 +157,26 @@ class ChatRenderer:
         """Return the turn as it is learned: with its thinking only if `chat.thinking` is train."""
         return turn if self.thinking == "train" or not turn.thinking else replace(turn, thinking="")
 
+    def describe_template(self, choice: str = "the config asks for it") -> str:
+        """Return which chat template is used, and why. `choice` is the reason if the model's own could be used."""
+        if self.source == "model":
+            return "with the model's own chat template"
+        why = (
+            self.note if not self.note or self.note.startswith("the tokenizer") else f"in the model's own, {self.note}"
+        )
+        because = f"because {why or choice}"
+        if self.source == "toolhone":
+            return f"with toolhone's chat template, {because}"
+        return f"in the model's own turns; toolhone writes the {' and '.join(self.parts)}, {because}"
+
+    def end_of(self, turn: Message) -> str:
+        """Return the token that ends an assistant turn."""
+        return self._traits.end_of_calls if turn.tool_calls else self._traits.end_of_answer
+
+    @property
+    def _traits(self) -> TemplateTraits:
+        return self.traits or TemplateTraits.of_format(self.format)
+
     def prompt(self, messages: Sequence[Message], tools: tuple[Tool, ...]) -> tuple[str, list[int]]:
         """Return text and token ids that ask the model for the next turn.
 
@@ -158,7 +193,7 @@ class ChatRenderer:
             messages = [replace(message, thinking="") if message.thinking else message for message in messages]
         return str(
             self.tokenizer.apply_chat_template(
-                [_template_message(message, control, _thinking_key(self.template)) for message in messages],
+                template_messages(messages, control, self._traits, _thinking_key(self.template)),
                 # With `tools=[]`, some templates print an empty list of tools.
                 tools=control.guard_tools(tools) or None,
                 chat_template=self.template,
@@ -182,14 +217,20 @@ class ChatRenderer:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the exact text of the ids, including special tokens and spaces."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """Return the exact text of the ids, including special tokens and spaces. `after` are the ids before them."""
+        return token_bytes(self.tokenizer).text(ids, after[-1] if after else None)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The tokens at which generation stops."""
+        ends = self._traits.end_of_answer, self._traits.end_of_calls
+        own = (self.tokenizer.eos_token,) if self.traits and self.tokenizer.eos_token else ()
+        return tuple(dict.fromkeys((*ends, *self.format.stops, *own)))
 
     def stop_ids(self) -> frozenset[int]:
         """Return the ids of the tokens at which generation stops."""
-        stops = list(self.format.stops)
+        stops = list(self.stops)
         ids: list[int | None] = self.tokenizer.convert_tokens_to_ids(stops)
         # For an unknown token, a tokenizer returns None or the id of its "unknown" token.
         known = [(id_, token) for id_, token in zip(ids, stops, strict=True) if id_ is not None]
@@ -206,46 +247,67 @@ class ChatRenderer:
         """
         try:
             guarded = self._guarded_text(example.prompt, example.tools, ask=True)
-            whole_text = self.whole_text(example)
-            prompt_ids = self._encode_guarded(guarded)
+            prompt_text = without_marks(guarded)
+            turn_text = self.turn_text(example, prompt_text)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise RenderError(f"{example.where}: the chat template refuses the row: {error}") from None
-        prompt_text = without_marks(guarded)
-        completion_text = self._completion(example, prompt_text, whole_text)
-        self._check_round_trip(example, completion_text)
+            fix = "" if self.source == "toolhone" else "; change the row, or set chat.template: toolhone"
+            raise RenderError(f"{example.where}: the chat template refuses the row: {error}{fix}") from None
+        end = self.end_of(example.turn)
+        self._check_round_trip(example, turn_text)
         self._check_special_tokens(example)
-        completion_ids = self.encode(completion_text)
-        if self.decode(prompt_ids + completion_ids) != prompt_text + completion_text:
-            raise RenderError(
-                f"{example.where}: the tokens do not decode to the same text; write the row in NFC (the tokenizer may "
-                "normalise Unicode), and remove control characters"
-            )
-        tokens = mask_labels(prompt_ids, completion_ids, 1.0 if example.turn.tool_calls else answer_weight)
-        return Rendered(example, prompt_text, completion_text, tokens, has_marks(guarded))
+        try:
+            prompt_ids = self._encode_guarded(guarded)
+            turn = turn_tokens(self.tokenizer, self._encode_guarded, guarded, prompt_ids, turn_text + end)
+        except ValueError as error:
+            raise RenderError(f"{example.where}: {error}") from None
+        if turn.spelled != turn.expected:
+            unknown = self.tokenizer.unk_token
+            fault = changed_text(turn.expected, turn.spelled, example, unknown, self.source)
+            raise RenderError(f"{example.where}: {fault}")
+        if turn.text != turn_text + end:  # without white space that special tokens absorb
+            turn_text = turn.text.removesuffix(end)
+            self._check_round_trip(example, turn_text)
+        tokens = mask_labels(prompt_ids, turn.ids, 1.0 if example.turn.tool_calls else answer_weight)
+        return Rendered(example, prompt_text, turn_text, end, tokens, has_marks(guarded))
 
-    def _completion(self, example: Example, prompt_text: str, whole_text: str) -> str:
-        if not whole_text.startswith(prompt_text):
+    def turn_text(self, example: Example, prompt_text: str | None = None) -> str:
+        """Return the text that the template writes for an example's turn, without the token that ends it.
+
+        Args:
+            prompt_text: the prompt's text, if it is known.
+
+        Raises:
+            RenderError: if the template does not write the turn directly after its prompt.
+            jinja2.TemplateError, TypeError, ValueError: if it refuses the messages.
+        """
+        end, whole_text = self.end_of(example.turn), self.whole_text(example)
+        if prompt_text is None:
+            prompt_text = self.text(example.prompt, example.tools, ask=True)
+        before = prompt_text.removesuffix(self._traits.asked_only)
+        before = prompt_text if whole_text.startswith(prompt_text) else before
+        if not whole_text.startswith(before):
             raise RenderError(
                 f"{example.where}: the chat template writes the messages before turn {len(example.prompt)} differently "
                 "if the turn follows, so training and inference prompts would differ; set chat.template: toolhone"
             )
-        turn_text, end, rest = whole_text[len(prompt_text) :].rpartition(self.format.end_of_turn)
-        if not end or rest.strip():
+        written = whole_text[len(before) :]
+        turn_text, found, rest = written.rpartition(end) if end else (written, "", "")
+        if not self._traits.ends_are_written and (not found or rest.strip()):
+            return written.rstrip()
+        if not found or rest.strip() not in ("", self._traits.closing):
             raise RenderError(
-                f"{example.where}: the chat template does not end the turn with {self.format.end_of_turn}; "
-                "set chat.template: toolhone"
+                f"{example.where}: the chat template does not end the turn with {end}; set chat.template: toolhone"
             )
-        return turn_text + end
+        return turn_text
 
-    def _check_round_trip(self, example: Example, completion_text: str) -> None:
-        text = completion_text.removesuffix(self.format.end_of_turn)
-        parsed = parse_turn(text, self.format.name, tools=example.tool_names)
+    def _check_round_trip(self, example: Example, text: str) -> None:
+        parsed = parse_turn(text, self.format.name, tools=example.tools_by_name)
         gold = self._learned(example.turn)
         is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
         if is_same and parsed.failure is None and parsed.thinking != gold.thinking.strip():
             raise RenderError(
                 f"{example.where}: turn {len(example.prompt)}: chat.thinking is {self.thinking}, but the turn's "
-                f"thinking cannot be read back: wrote {completion_text!r}, read back {parsed.thinking!r}; "
+                f"thinking cannot be read back: wrote {text!r}, read back {parsed.thinking!r}; "
                 + (f"remove {THINK} tags from it" if self.source == "toolhone" else "set chat.template: toolhone")
             )
         # Text that looks like a call may read back the same, but the model would be scored as malformed for it.
@@ -253,9 +315,19 @@ class ChatRenderer:
             status = parsed.status if parsed.failure is None else f"{parsed.status} ({parsed.failure})"
             raise RenderError(
                 f"{example.where}: turn {len(example.prompt)} cannot be read back in the {self.format.name} format: "
-                f"wrote {completion_text!r}, read back status {status}, calls {_as_read(parsed.calls)}, "
-                f"text {parsed.content!r}; remove special tokens or call tags from its texts"
+                f"wrote {text!r}, read back status {status}, calls {_as_read(parsed.calls)}, "
+                f"text {parsed.content!r}; {self._fix_of_turn(example, gold)}"
             )
+
+    def _fix_of_turn(self, example: Example, gold: Message) -> str:
+        """Return how to fix a turn that cannot be read back: the template or the turn may be at fault."""
+        calls = [RawCall(call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in gold.tool_calls]
+        text = self.format.write(gold.content.strip(), calls, "stop")
+        parsed = parse_turn(text, self.format.name, tools=example.tools_by_name)
+        is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
+        if self.source != "toolhone" and is_same and parsed.failure is None:
+            return "set chat.template: toolhone"
+        return "remove special tokens or call tags from its texts"
 
     def _check_special_tokens(self, example: Example) -> None:
         # They read back correctly as text, but the model would learn to end or begin a turn inside its own turn.
@@ -279,28 +351,6 @@ def _thinking_key(template: str) -> str | None:
 def _as_read(calls: Sequence[ToolCall]) -> str:
     # As JSON text, because in Python True == 1 and 1 == 1.0.
     return json.dumps([[call.name, call.arguments] for call in calls], ensure_ascii=False, sort_keys=True)
-
-
-def _template_message(message: Message, control: ControlTokens, thinking_key: str | None) -> dict[str, Any]:
-    """Return the message as templates expect it: decoded arguments, no empty keys, and marks in its control tokens."""
-    forbidden = control.outside if message.role in ("user", "tool") else control.everywhere
-    row: dict[str, Any] = {"role": message.role, "content": guard(message.content, forbidden)}
-    if thinking := guard(message.thinking.strip(), forbidden):
-        if thinking_key is not None:
-            row[thinking_key] = thinking
-        else:
-            # Templates begin a new line before calls that follow a text.
-            space = "\n\n" if message.content or not message.tool_calls else "\n"
-            row["content"] = f"{THINK}\n{thinking}\n{THINK_END}{space}{row['content']}"
-    if message.tool_calls:
-        calls = guard([[call.id or "", call.name, call.arguments] for call in message.tool_calls], forbidden)
-        row["tool_calls"] = [
-            {"type": "function", "id": id, "function": {"name": name, "arguments": arguments}}
-            for id, name, arguments in calls
-        ]
-    if message.tool_call_id is not None:
-        row["tool_call_id"] = guard(message.tool_call_id, forbidden)
-    return row
 
 
 def render_all(

@@ -364,7 +364,7 @@ def _ask(options: argparse.Namespace) -> None:
     question, empty = Message("user", options.question), Message("assistant", "")
     example = Example("ask", "ask", (*system, question), empty, Gold("any"), row.tools, "ask", None, {})
     answer = answer_one(tuned.model, tuned.renderer, example, tuned.config.evaluate.max_new_tokens)
-    parsed = parse_turn(answer.text, tuned.renderer.format.name, answer.finish_reason, tools=example.tool_names)
+    parsed = parse_turn(answer.text, tuned.renderer.format.name, answer.finish_reason, tools=example.tools_by_name)
     console = plain_console()
     if parsed.failure is not None:
         console.print(answer.text, markup=False)

@@ -23,7 +23,7 @@ import json
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -35,8 +35,7 @@ from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens, Rendered
 from toolhone.chat.token_bytes import TokenBytes
 from toolhone.config import Config
 from toolhone.evaluate.doubts import Doubt, Place, shortened
-from toolhone.formats import FORMATS
-from toolhone.formats.call_json import Span, call_spans, skip_space
+from toolhone.formats.call_json import CallSpans, Span, skip_space
 from toolhone.progress import Progress
 from toolhone.records import Example
 from toolhone.train.attention import TREE_ATTENTION, AttentionBlocks
@@ -166,6 +165,8 @@ class _Turn:
     row: Rendered
     text: str
     calls: tuple[Span, ...]
+    spans: tuple[CallSpans, ...]
+    stops: tuple[str, ...]
     after_text: bool
     first: int
     begins: tuple[int, ...]
@@ -174,22 +175,32 @@ class _Turn:
     @classmethod
     def of(cls, row: Rendered, renderer: ChatRenderer, token_bytes: TokenBytes) -> _Turn:
         text = row.completion_text
-        answer = text.removesuffix(renderer.format.end_of_turn)
-        parsed = parse_turn(answer, renderer.format.name, tools=row.example.tool_names)
+        answer = row.turn_text
+        parsed = parse_turn(answer, renderer.format.name, tools=row.example.tools_by_name)
         thought = answer.rfind("</think>")
         start = skip_space(answer, 0 if thought < 0 else thought + len("</think>"))
         after_text = bool(parsed.places and parsed.content)
         if after_text:  # the call opens after the text
             start = answer.find(parsed.content, start) + len(parsed.content)
-        spelled = token_bytes.of(row.completion_ids)
-        if spelled[0][:1] == b" " and not text.startswith(" "):  # SentencePiece adds a space that decoding drops
-            spelled[0] = spelled[0][1:]
+        spelled = token_bytes.of(row.completion_ids, row.prompt_ids[-1])
         byte_ends = list(accumulate(map(len, spelled)))
         characters = list(accumulate((len(character.encode()) for character in text), initial=0))
         begins = [bisect_right(characters, byte) - 1 for byte in (0, *byte_ends[:-1])]
         ends = [bisect_left(characters, byte) for byte in byte_ends]
         first = min(bisect_right(ends, start), len(ends) - 1)
-        return cls(row, text, parsed.places, after_text, first, tuple(begins), tuple(ends))
+        if first and not spelled[first - 1]:  # a token of only the space that SentencePiece adds
+            first -= 1
+        return cls(
+            row,
+            text,
+            parsed.places,
+            tuple(parsed.call_spans(answer)),
+            renderer.stops,
+            after_text,
+            first,
+            tuple(begins),
+            tuple(ends),
+        )
 
     def deciding(self) -> range:
         """Return the indices of the deciding tokens in the completion."""
@@ -214,17 +225,20 @@ class _Turn:
         # Disagreement at a later token often only follows from the gold's tokens before it.
         at, guess = min((at, guess) for at, guess in guesses.items() if guess.nats >= nats / 2)
         chance = math.exp(guess.top_logprob)
-        said = token_bytes.of([guess.top])[0].decode(errors="replace")
+        said = token_bytes.text([guess.top], self.row.tokens.ids[self.row.tokens.prompt_length + at - 1])
         if at != self.first:
             return self._made(nats, chance, *self._difference(at, said))
         if openers and guess.top not in openers and not self.after_text:
             # The wording of a text is spread over many tokens, so its probability is what calls leave.
             return self._made(nats, 1 - guess.call_probability, "call or text", self._a_call(0), "text")
-        return self._made(nats, chance, "call or text", self._a_call(0), _said(said))
+        return self._made(nats, chance, "call or text", self._a_call(0), self._said(said))
 
     def _made(self, nats: float, chance: float, place: Place, expected: str, says: str) -> Doubt:
         one = self.row.example
         return Doubt(one.id, one.where, len(one.prompt), nats, "nats", place, expected, says, chance)
+
+    def _said(self, token: str) -> str:
+        return "the end of the turn" if token in self.stops else shortened(json.dumps(token, ensure_ascii=False))
 
     def _a_call(self, number: int) -> str:
         return f"a call of `{self.row.example.turn.tool_calls[number].name}`" if self.calls else "text"
@@ -234,13 +248,13 @@ class _Turn:
         example, begin, end = self.row.example, self.begins[at], self.ends[at]
         for number, place in enumerate(self.calls):
             if end <= place[0] and number:
-                return "call", self._a_call(number), _said(said)
+                return "call", self._a_call(number), self._said(said)
             if begin >= place[1]:
                 continue
-            spans = call_spans(self.text, place)
+            spans = self.spans[number]
             if begin < spans.name[1] and end > spans.name[0]:
-                name = json.loads(self.text[spans.name[0] : spans.name[1]])
-                other = _complete(self.text[spans.name[0] + 1 : begin] + said, example.tool_names)
+                name = example.turn.tool_calls[number].name
+                other = _complete((self.text[spans.name[0] : begin] + said).lstrip('"'), example.tools_by_name)
                 return "tool", f"`{name}`", f"`{other}`"
             for argument, span in spans.values.items():
                 if begin < span[1] and end > span[0]:
@@ -248,9 +262,9 @@ class _Turn:
                     value = _complete(written, _accepted(example, number, argument))
                     expected = f"{argument}: {self.text[span[0] : span[1]]}"
                     return "value", shortened(expected), shortened(f"{argument}: {value}")
-            return "call", _said(self.text[begin:end]), _said(said)
+            return "call", self._said(self.text[begin:end]), self._said(said)
         is_last = at == len(self.ends) - 1
-        return "end of turn" if is_last else "call", "the end of the turn", f"more: {_said(said)}"
+        return "end of turn" if is_last else "call", "the end of the turn", f"more: {self._said(said)}"
 
 
 def _call_openers(turns: Sequence[_Turn]) -> frozenset[int]:
@@ -271,12 +285,7 @@ def _accepted(example: Example, number: int, argument: str) -> list[str]:
     return [json.dumps(value, ensure_ascii=False) for value in listed or ()]
 
 
-def _complete(begun: str, known: Sequence[str]) -> str:
+def _complete(begun: str, known: Collection[str]) -> str:
     """Return the known text that begins like this, or the beginning with an ellipsis."""
     clean = begun.rstrip('",}\n ')
     return next((text for text in known if text.startswith(clean)), begun if begun in known else f"{clean}…")
-
-
-def _said(token: str) -> str:
-    is_end = any(token in chat_format.stops for chat_format in FORMATS.values())
-    return "the end of the turn" if is_end else shortened(json.dumps(token, ensure_ascii=False))

@@ -156,7 +156,7 @@ def _calls_left_in_text(examples: Sequence[Example], made: Mapping[str, Predicti
     calls in the text."""
     if any(len(prediction.text) > prediction.prose_end for prediction in made.values()):
         return []
-    tools = {example.id: example.tool_names for example in examples}
+    tools = {example.id: example.tools_by_name for example in examples}
     return [
         id_
         for id_, one in made.items()
@@ -216,7 +216,7 @@ def _attempt_row(
             failure = "withheld by the endpoint's content filter"
         else:
             usage = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_reported else (0, 0)
-            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens, answer.prose_end)
+            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens, answer.prose_end, settings.format)
             prediction = Prediction(example.id, label, answer.text, *end).to_json()
     return {
         "id": example.id,

@@ -202,11 +202,18 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class CallSpans:
-    """The spans of a call's name and of the value of each argument. They include quotes and escapes: `json.loads` of a
-    span gives the value."""
+    """The spans of a call's name and of the value of each argument. They include quotes and escapes: in JSON,
+    `json.loads` of a span gives the value."""
 
     name: Span
     values: dict[str, Span]
+
+    def moved(self, by: int) -> CallSpans:
+        """Return the spans in a text with this many more characters at the start."""
+        if not by:
+            return self
+        values = {name: (start + by, end + by) for name, (start, end) in self.values.items()}
+        return CallSpans((self.name[0] + by, self.name[1] + by), values)
 
 
 def call_spans(text: str, place: Span) -> CallSpans:
@@ -214,13 +221,13 @@ def call_spans(text: str, place: Span) -> CallSpans:
 
     Values are not searched by their text, so a value that also occurs elsewhere is found where the parser read it.
     """
-    members = dict(_members(text, place[0]))
+    members = dict(member_spans(text, place[0]))
     arguments = members.get("arguments", members.get("parameters"))
-    return CallSpans(members["name"], dict(_members(text, arguments[0])) if arguments else {})
+    return CallSpans(members["name"], dict(member_spans(text, arguments[0])) if arguments else {})
 
 
-def _members(text: str, start: int) -> Iterator[tuple[str, Span]]:
-    """Yield each key of the JSON object that starts here, with the span of its value."""
+def member_spans(text: str, start: int) -> Iterator[tuple[str, Span]]:
+    """Yield each key of the JSON object that starts here, with the span of its value. It must be strict JSON."""
     at = skip_space(text, start + 1)
     while text[at] != "}":
         key_end = value_end(text, at)

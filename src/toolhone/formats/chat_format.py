@@ -42,27 +42,39 @@ class ChatFormat:
 
     Attributes:
         name: its name in `chat.format` of a config.
-        template: the Jinja template of a conversation. It calls the macro `write_tool(tool)` for each tool. If the
-            variable `names_only` is true, it leaves out the instructions for calling.
         read: reads the calls of a turn.
         write: writes a turn whose calls are given as structures, for example by an endpoint.
-        special_tokens: tokens that the tokenizer must have.
-        end_of_turn: the token that ends the model's turn.
+        calls: Jinja: the body of the macro `write_calls(content, calls)`, which writes what `write` does. `calls` are
+            OpenAI's, with arguments as mappings.
+        instructions: what a prompt says about how to call; plain text.
+        call_tokens: the tokens that open and close calls. No text of a message may contain them.
+        syntaxes: the names in `foreign_syntax.TAGGED` that are this format's own.
+        template: the Jinja template of a conversation, for formats that have turn markers of their own; "" if the turns
+            are always those of the model's template. It calls the macros `write_tool(tool)` and
+            `write_calls(content, calls)`. If the variable `names_only` is true, it leaves out the instructions.
+        special_tokens: tokens that the tokenizer must have for `template`.
+        end_of_turn: the token that ends the model's turn in `template`.
         other_stops: further tokens at which generation stops.
         stray_call: the name, in failures, of a call in a place where the format does not read calls.
+        begins_with_name: whether a call begins with the name of its tool, so that any text may begin one.
         template_kwargs: variables for every rendering.
         serving_parsers: for each serving engine, its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
     """
 
     name: str
-    template: str
     read: Reader
     write: Writer
-    special_tokens: tuple[str, ...]
-    end_of_turn: str
+    calls: str = ""
+    instructions: str = ""
+    call_tokens: tuple[str, ...] = ()
+    syntaxes: tuple[str, ...] = ()
+    template: str = ""
+    special_tokens: tuple[str, ...] = ()
+    end_of_turn: str = ""
     other_stops: tuple[str, ...] = ()
     stray_call: str = "a call inside a line of text"
+    begins_with_name: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     serving_parsers: Mapping[str, str] = field(default_factory=dict)
     is_detected: bool = True
@@ -70,16 +82,22 @@ class ChatFormat:
     @property
     def stops(self) -> tuple[str, ...]:
         """The tokens at which generation stops, the end-of-turn token first."""
-        return (self.end_of_turn, *self.other_stops)
+        return (*((self.end_of_turn,) if self.end_of_turn else ()), *self.other_stops)
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """The tokens with a meaning in the format. No text of a message may contain them."""
-        return (*self.special_tokens, *self.other_stops)
+        return (*self.special_tokens, *self.other_stops, *self.call_tokens)
 
     def template_with(self, tools: str) -> str:
-        """Return the Jinja template with the macro for `chat.tools`: "schema", "signatures" or "names"."""
-        return TOOL_MACROS[tools] + self.template
+        """Return the Jinja template with its macros. `tools` is the value of `chat.tools`: "schema", "signatures" or
+        "names"."""
+        return TOOL_MACROS[tools] + self.calls_macro + self.template
+
+    @property
+    def calls_macro(self) -> str:
+        """The Jinja macro `write_calls(content, calls)`, which writes the text of an assistant turn."""
+        return f"{{%- macro write_calls(content, calls) -%}}\n{self.calls}{{%- endmacro -%}}\n"
 
 
 def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = "", separator: str = "\n") -> Writer:

@@ -30,12 +30,7 @@ _TEMPLATE = r"""{#- toolhone's template for the gemma format: Gemma's turns, cal
     {%- set in_head = head_is_open and loop.first %}
     {%- if message.role == "assistant" %}
         {{- "<end_of_turn>\n" if in_head }}
-        {{- "<start_of_turn>model\n" + message.content }}
-        {%- for call in message.tool_calls or [] %}
-            {{- "\n" if message.content or not loop.first }}
-            {{- '{"name":' + (call.function.name | tojson) + ',"parameters":' }}
-            {{- (call.function.arguments | tojson(separators=(",", ":"))) + "}" }}
-        {%- endfor %}
+        {{- "<start_of_turn>model\n" + write_calls(message.content or "", message.tool_calls or []) }}
     {%- else %}
         {{- "<start_of_turn>user\n" if not in_head }}
         {{- "```tool_output\n" + message.content + "\n```" if message.role == "tool" else message.content }}
@@ -48,8 +43,21 @@ _TEMPLATE = r"""{#- toolhone's template for the gemma format: Gemma's turns, cal
 {%- endif %}
 """
 
+_CALLS = r"""    {{- content }}
+    {%- for call in calls %}
+        {{- "\n" if content or not loop.first }}
+        {{- '{"name":' + (call.function.name | tojson) + ',"parameters":' }}
+        {{- (call.function.arguments | tojson(separators=(",", ":"))) + "}" }}
+    {%- endfor %}
+"""
+
+_INSTRUCTIONS = """To call one, respond with JSON in the format {"name": function name, "parameters": dictionary of \
+argument name and its value}, several calls each on a line of its own."""
+
 GEMMA = ChatFormat(
     name="gemma",
+    calls=_CALLS,
+    instructions=_INSTRUCTIONS,
     template=_TEMPLATE,
     read=partial(read_bare_json, style=LINES_OF_JSON),
     write=json_call_writer("parameters"),

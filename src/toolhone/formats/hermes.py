@@ -50,13 +50,7 @@ _TEMPLATE = r"""{#- toolhone's template for the hermes format: ChatML turns, too
     {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
         {{- "<|im_start|>" + message.role + "\n" + message.content + "<|im_end|>\n" }}
     {%- elif message.role == "assistant" %}
-        {{- "<|im_start|>assistant\n" + message.content }}
-        {%- for call in message.tool_calls or [] %}
-            {{- "\n" if message.content or not loop.first }}
-            {{- '<tool_call>\n{"name": ' + (call.function.name | tojson) + ', "arguments": ' }}
-            {{- (call.function.arguments | tojson) + "}\n</tool_call>" }}
-        {%- endfor %}
-        {{- "<|im_end|>\n" }}
+        {{- "<|im_start|>assistant\n" + write_calls(message.content or "", message.tool_calls or []) + "<|im_end|>\n" }}
     {%- elif message.role == "tool" %}
         {{- "<|im_start|>user" if loop.first or loop.previtem.role != "tool" }}
         {{- "\n<tool_response>\n" + message.content + "\n</tool_response>" }}
@@ -65,6 +59,20 @@ _TEMPLATE = r"""{#- toolhone's template for the hermes format: ChatML turns, too
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|im_start|>assistant\n" }}{% endif %}
 """
+
+_CALLS = r"""    {{- content }}
+    {%- for call in calls %}
+        {{- "\n" if content or not loop.first }}
+        {{- '<tool_call>\n{"name": ' + (call.function.name | tojson) + ', "arguments": ' }}
+        {{- (call.function.arguments | tojson) + "}\n</tool_call>" }}
+    {%- endfor %}
+"""
+
+_INSTRUCTIONS = """For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>"""
 
 _TAG = re.compile(r"</?tool_call>")
 _MARK = re.compile(rf"</?think>|(?P<foreign>{openings(HERMES_SYNTAX)})|</?tool_call>", re.MULTILINE)
@@ -139,6 +147,9 @@ def _block_end(text: str, at: int) -> int:
 
 HERMES = ChatFormat(
     name="hermes",
+    calls=_CALLS,
+    instructions=_INSTRUCTIONS,
+    syntaxes=(HERMES_SYNTAX,),
     template=_TEMPLATE,
     read=_read,
     write=json_call_writer("arguments", opening="<tool_call>\n", closing="\n</tool_call>"),

@@ -28,20 +28,27 @@ _TEMPLATE = r"""{#- toolhone's template for the json format: ChatML turns, tools
     {%- if message.role in ("user", "tool") or (message.role == "system" and not loop.first) %}
         {{- "<|im_start|>" + message.role + "\n" + message.content + "<|im_end|>\n" }}
     {%- elif message.role == "assistant" %}
-        {{- "<|im_start|>assistant\n" + message.content }}
-        {%- for call in message.tool_calls or [] %}
-            {{- "\n" if message.content or not loop.first }}
-            {{- '{"name": ' + (call.function.name | tojson) + ', "arguments": ' }}
-            {{- (call.function.arguments | tojson) + "}" }}
-        {%- endfor %}
-        {{- "<|im_end|>\n" }}
+        {{- "<|im_start|>assistant\n" + write_calls(message.content or "", message.tool_calls or []) + "<|im_end|>\n" }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|im_start|>assistant\n" }}{% endif %}
 """
 
+_CALLS = r"""    {{- content }}
+    {%- for call in calls %}
+        {{- "\n" if content or not loop.first }}
+        {{- '{"name": ' + (call.function.name | tojson) + ', "arguments": ' }}
+        {{- (call.function.arguments | tojson) + "}" }}
+    {%- endfor %}
+"""
+
+_INSTRUCTIONS = """To call one, respond with JSON in the format {"name": function name, "arguments": object of argument names and \
+values}, several calls each on a line of its own."""
+
 JSON = ChatFormat(
     name="json",
+    calls=_CALLS,
+    instructions=_INSTRUCTIONS,
     template=_TEMPLATE,
     read=partial(read_bare_json, style=LINES_OF_JSON),
     write=json_call_writer("arguments"),

@@ -7,6 +7,7 @@ from functools import partial
 
 from toolhone.formats.bare_json import JsonCallStyle, read_bare_json
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
+from toolhone.formats.foreign_syntax import PYTHON_TAG_SYNTAX
 
 _TEMPLATE = r"""{#- toolhone's template for the llama3 format: Llama-3 headers, tools in the system turn, calls as JSON objects with
     "parameters". Unlike Llama's own it allows parallel calls (joined by "; "), keeps text beside a call, and prints
@@ -31,14 +32,8 @@ _TEMPLATE = r"""{#- toolhone's template for the llama3 format: Llama-3 headers, 
     {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
         {{- "<|start_header_id|>" + message.role + "<|end_header_id|>\n\n" + message.content + "<|eot_id|>" }}
     {%- elif message.role == "assistant" %}
-        {{- "<|start_header_id|>assistant<|end_header_id|>\n\n" + message.content }}
-        {{- "\n" if message.content and message.tool_calls }}
-        {%- for call in message.tool_calls or [] %}
-            {{- "; " if not loop.first }}
-            {{- '{"name": ' + (call.function.name | tojson) + ', "parameters": ' }}
-            {{- (call.function.arguments | tojson) + "}" }}
-        {%- endfor %}
-        {{- "<|eot_id|>" }}
+        {{- "<|start_header_id|>assistant<|end_header_id|>\n\n" }}
+        {{- write_calls(message.content or "", message.tool_calls or []) + "<|eot_id|>" }}
     {%- elif message.role == "tool" %}
         {{- "<|start_header_id|>ipython<|end_header_id|>\n\n" + message.content + "<|eot_id|>" }}
     {%- endif %}
@@ -46,10 +41,25 @@ _TEMPLATE = r"""{#- toolhone's template for the llama3 format: Llama-3 headers, 
 {%- if add_generation_prompt %}{{ "<|start_header_id|>assistant<|end_header_id|>\n\n" }}{% endif %}
 """
 
+_CALLS = r"""    {{- content }}
+    {{- "\n" if content and calls }}
+    {%- for call in calls %}
+        {{- "; " if not loop.first }}
+        {{- '{"name": ' + (call.function.name | tojson) + ', "parameters": ' }}
+        {{- (call.function.arguments | tojson) + "}" }}
+    {%- endfor %}
+"""
+
+_INSTRUCTIONS = """To call functions, respond with JSON in the format {"name": function name, "parameters": dictionary of \
+argument name and its value}, several calls separated by "; ". Do not use variables."""
+
 _STYLE = JsonCallStyle(("parameters", "arguments"), separator=re.compile(r"[\s;]*"), python_tag=True)
 
 LLAMA3 = ChatFormat(
     name="llama3",
+    calls=_CALLS,
+    instructions=_INSTRUCTIONS,
+    syntaxes=(PYTHON_TAG_SYNTAX,),
     template=_TEMPLATE,
     read=partial(read_bare_json, style=_STYLE),
     write=json_call_writer("parameters", separator="; "),

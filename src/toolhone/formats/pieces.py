@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from toolhone.formats.call_json import short
+from toolhone.formats.call_json import CallSpans, short
 from toolhone.formats.foreign_syntax import call_syntax, syntax_at
 from toolhone.records import ToolCall
 
@@ -34,11 +34,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class PlacedCall:
-    """A call, and the start and end of its JSON in the text."""
+    """A call, and its start and end in the text. `spans` are given for a syntax that is not JSON."""
 
     call: ToolCall
     start: int
     end: int
+    spans: CallSpans | None = None
 
 
 @dataclass(frozen=True, slots=True)

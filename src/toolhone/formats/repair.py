@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
 from toolhone.formats.call_json import Decoded, Undecodable, decode, read_call
-from toolhone.records import Repair, ToolCall
+from toolhone.records import Repair, Tool, ToolCall
 
 REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
@@ -27,8 +27,8 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 
 
 class Repairer:
-    """Reads values and calls with the `allowed` repairs. Without any, it reads strictly. `tools` are the names of the
-    declared tools; None if they are unknown.
+    """Reads values and calls with the `allowed` repairs. Without any, it reads strictly. `tools` are the declared tools
+    by name, or only their names; None if they are unknown.
 
     `fired` counts the repairs that calls needed. A repairer reads at most four times the length of the text, so the
     time stays linear.
@@ -40,12 +40,17 @@ class Repairer:
         self.fired = Counter[Repair]()
         self._budget = 4 * length
 
+    def parameters_of(self, name: str) -> dict[str, Any] | None:
+        """Return the JSON Schema of a tool's arguments; None if it is unknown."""
+        tool = self.tools.get(name) if isinstance(self.tools, Mapping) else None
+        return tool.parameters if isinstance(tool, Tool) else None
+
     def decode(self, text: str, at: int) -> Decoded | Undecodable:
         """Return the value that starts here, as JSON or, if allowed, as a Python literal. Never raises."""
         found = decode(text, at)
         if isinstance(found, Decoded) or found.cut or "python_literals" not in self.allowed or self._budget <= 0:
             return found
-        written, end = _as_json(text, at)
+        written, end = literal_as_json(text, at)
         self._budget -= end - at
         if written is None:
             return found
@@ -79,7 +84,7 @@ class Repairer:
         return replace(inner, value={**value, key: inner.value})
 
 
-def _as_json(text: str, start: int) -> tuple[str | None, int]:
+def literal_as_json(text: str, start: int) -> tuple[str | None, int]:
     """Return the Python literal that starts here as JSON text, or None if it has no end, and where the search ended."""
     written: list[str] = []
     depth, at = 0, start

@@ -191,7 +191,7 @@ def _small(
     """Return the response for the small model's answer; a header says how its text was parsed. If a call cannot be
     parsed, the client gets the whole answer as text, never some of the calls. Thinking is never in the text; it is in
     `reasoning_content`, as other servers write it."""
-    tools, format = asked.example.tool_names, engine.renderer.format.name
+    tools, format = asked.example.tools_by_name, engine.renderer.format.name
     turn = parse_turn(prediction.text, format, prediction.finish_reason, tools=tools)
     thinking, said = split_thought(prediction.text)
     message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}

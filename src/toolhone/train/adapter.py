@@ -25,6 +25,7 @@ from toolhone.config import LoraConfig
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json, write_json
 from toolhone.run_folder import ADAPTER_FILES
+from toolhone.train.language_layers import excluded_modules
 
 INITIAL_ADAPTER = "initial_adapter.safetensors"
 """File in the folder of checkpoints: A0 and B0 of an adapter whose initialisation changed the base weights."""
@@ -45,6 +46,7 @@ def lora_config(config: LoraConfig, model: Any, *, init: str | None = None) -> P
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.targets if isinstance(config.targets, str) else list(config.targets),
+        exclude_modules=excluded_modules(model),
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if init == "default" else init,

@@ -19,11 +19,11 @@ from peft.tuners.lora.layer import LoraLayer
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
 from toolhone.launcher import world_size
-from toolhone.pretrained import build_model
 from toolhone.train.adapter import lora_config
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware
+from toolhone.train.language_layers import model_without_weights
 
 # Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.
 _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
@@ -158,14 +158,13 @@ def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCoun
 def model_sizes(config: Config, model_config: Any) -> Sizes:
     """Count the weights of the model and its adapter without allocating them."""
     text = model_config.get_text_config()
+    model = model_without_weights(config.model, model_config)
     # Only MiCA changes what is trained; the others would compute on weights that have no values here.
     init = "mica" if config.lora.init == "mica" else "default"
     with torch.device("meta"):
-        trust = config.model.trust_remote_code
-        model = build_model(model_config, dtype=torch.float32, trust_remote_code=trust)
         get_peft_model(model, lora_config(config.lora, model, init=init))
-    heads = int(text.num_attention_heads)
-    dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    heads = _size_of(text, "num_attention_heads") or 1  # recurrent models may have none
+    dim = _size_of(text, "head_dim") or text.hidden_size // heads
     weights = list(model.named_parameters())
     # PEFT keeps the original of a fully trained module, but no token is multiplied with it.
     unused = ("embed", "lm_head", ".original_module.")
@@ -177,12 +176,19 @@ def model_sizes(config: Config, model_config: Any) -> Sizes:
         trainable=sum(p.numel() for _, p in weights if p.requires_grad),
         adapted=sum(layer.out_features for layer in model.modules() if isinstance(layer, LoraLayer)),
         hidden=int(text.hidden_size),
-        inner=int(text.intermediate_size),
-        key_value=int(getattr(text, "num_key_value_heads", None) or heads) * dim,
+        inner=_size_of(text, "intermediate_size") or 4 * int(text.hidden_size),
+        key_value=(_size_of(text, "num_key_value_heads") or heads) * dim,
         layers=int(text.num_hidden_layers),
         vocabulary=int(text.vocab_size),
         trains_head=model.get_output_embeddings().weight.requires_grad,
     )
+
+
+def _size_of(text: Any, name: str) -> int:
+    """Return a size from a text config, the largest if layers differ; 0 if it has none. Some configs let no attribute
+    be read whose value differs between layers, so it is read from the dictionary."""
+    value = text.to_dict().get(getattr(type(text), "attribute_map", {}).get(name, name)) or 0
+    return int(max(value) if isinstance(value, list) else value)
 
 
 def training_flops(sizes: Sizes, batch: BatchCount) -> float:

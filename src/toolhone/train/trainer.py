@@ -25,13 +25,12 @@ from toolhone.launcher import world_size
 from toolhone.run_folder import RunFolder, fingerprint
 from toolhone.train.adapter import changes_base, lora_config, lora_plus_optimizer, make_portable, start_adapter
 from toolhone.train.attention import TREE_ATTENTION
-from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator, tree_features
+from toolhone.train.batches import PrefixSampler, RowCollator, SetEpochCallback, TreeCollator, tree_features
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, copy_adapter, steps_of
 from toolhone.train.cpu import TrimHeapCallback, fuse_lora
 from toolhone.train.hardware import Hardware, peak_memory_gb
 from toolhone.train.log import TrainLog
-from toolhone.train.loss import label_loss, tree_loss
-from toolhone.train.preflight import refuse_other_attention
+from toolhone.train.loss import row_loss, tree_loss
 from toolhone.train.select import Measure, SelectByExactMatch
 
 
@@ -72,13 +71,12 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         """Return the mean cross-entropy of the labelled tokens of all processes and accumulated batches, like
         SFTTrainer.
 
-        With packing none, the loss is SFTTrainer's own. So it is for mixtures of experts, whose routers SFTTrainer
-        balances.
+        With packing none, the loss is SFTTrainer's own.
         """
         if self.packing == "prefix_tree":
             total = tree_loss(model, inputs, matrix_attention=self.cpu.matrix_attention)
-        elif self.packing == "rows" and not self.aux_loss_enabled:
-            total = label_loss(model, **inputs)
+        elif self.packing == "rows":
+            total = row_loss(model, inputs)
         else:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if num_items_in_batch is None:
@@ -195,7 +193,6 @@ def make_trainer(
         UserError: if the adapter fits no layer of the model, or a resumed training lacks the adapter it began with.
     """
     if config.train.packing == "prefix_tree":
-        refuse_other_attention(model.config, config.model.name)
         model.set_attn_implementation(TREE_ATTENTION)
     # When resumed, `start_adapter` repeats the saved change of the base weights instead of computing it again.
     init = "default" if resume and changes_base(config.lora) else None
@@ -270,6 +267,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
         remove_unused_columns=False,
+        router_aux_loss_coef=0.0,  # the routers of a mixture of experts stay frozen, so balancing them is no aim
         ddp_find_unused_parameters=False,
         average_tokens_across_devices=True,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
@@ -288,15 +286,15 @@ def fuses_lora(config: Config, hardware: Hardware) -> bool:
     return hardware.device == "cpu" and config.cpu.fused_lora and not is_plain
 
 
-def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
-    """Return the collator of prefix trees; None for SFTTrainer's own."""
+def _collator(config: Config, tokenizer: Any) -> TreeCollator | RowCollator | None:
+    """Return the collator of prefix trees or of rows; None for SFTTrainer's own."""
     if config.train.packing == "prefix_tree":
         return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
-    return None
+    return RowCollator(tokenizer.pad_token_id) if config.train.packing == "rows" else None
 
 
 def _dataset(rows: Sequence[Rendered], train: TrainConfig) -> Dataset:
-    if train.packing == "prefix_tree":
+    if train.packing != "none":
         return Dataset.from_list([tree_features(row.tokens) for row in rows])
     return Dataset.from_list([{"input_ids": row.tokens.ids, "labels": row.tokens.labels} for row in rows])
 
