@@ -8,6 +8,7 @@ resumed training takes the same part out of the weights again, and `make_portabl
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def lora_config(config: LoraConfig, model: Any, *, init: str | None = None) -> P
 def _refuse_unfit_layers(config: LoraConfig, model: Any) -> None:
     """Refuse layers that an initialisation from weights does not fit: embeddings, and weights with fewer singular
     vectors than the rank."""
-    head = model.get_output_embeddings()
+    head, excluded = model.get_output_embeddings(), excluded_modules(model)
     for name, layer in model.named_modules():
+        if excluded and re.fullmatch(excluded, name):
+            continue
         is_target = any(f".{name}".endswith(f".{target}") for target in config.targets)
         if isinstance(layer, nn.Embedding) and is_target:
             raise UserError(
