@@ -110,8 +110,15 @@ FOREIGN: list[tuple[str, str]] = [
 ]
 
 
-@EVERY
-@pytest.mark.parametrize(("syntax", "text"), FOREIGN)
+@pytest.mark.parametrize(
+    ("format", "syntax", "text"),
+    [
+        (format, syntax, text)
+        for format in FORMATS
+        for syntax, text in FOREIGN
+        if not any(syntax in own for own in FORMATS[format].syntaxes)
+    ],
+)
 def test_a_call_in_the_syntax_of_another_family_is_malformed_and_the_syntax_named(
     format: str, syntax: str, text: str
 ) -> None:

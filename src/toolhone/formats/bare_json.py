@@ -128,9 +128,7 @@ def _read_run(
             return pieces, end
 
 
-def read_list(
-    text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
-) -> tuple[list[Piece], int]:
+def read_list(text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool) -> tuple[list[Piece], int]:
     """Return the calls of a JSON list. They are read one by one, so that a broken call does not hide the others."""
     at = skip_space(text, at + 1)
     if text.startswith("]", at):

@@ -24,9 +24,7 @@ _V3 = NamedCall(
     between="\n",
     headers=((f"{_BEGIN}function{_SEP}", NAME, "\n```json"),),
 )
-_V31 = NamedCall(
-    before_name=_BEGIN, after_name=_SEP, after_arguments=_END, between="", headers=((_BEGIN, NAME, _SEP),)
-)
+_V31 = NamedCall(before_name=_BEGIN, after_name=_SEP, after_arguments=_END, between="", headers=((_BEGIN, NAME, _SEP),))
 
 DEEPSEEK = ChatFormat(
     name="deepseek",
