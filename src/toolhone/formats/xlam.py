@@ -42,7 +42,8 @@ XLAM = ChatFormat(
 {%- endif %}"""
     ),
     instructions=(
-        'To call functions, respond with one JSON list: [{"name": <function-name>, "arguments": <args-json-object>}, ...]'
+        "To call functions, respond with one JSON list: "
+        '[{"name": <function-name>, "arguments": <args-json-object>}, ...]'
     ),
     serving_parsers={"vllm": "xlam"},
 )
