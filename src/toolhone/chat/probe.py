@@ -124,6 +124,22 @@ def make_base_renderer(
     return make_renderer(tokenizer, config.model_copy(update={"tools": tools}), model, needs=needs)
 
 
+def own_template_losses(tokenizer: Any, config: ChatConfig) -> dict[str, str]:
+    """Return for each kind of turn why the model's own template cannot write it so that it can be read back; "" if it
+    can."""
+    own = config.model_copy(update={"template": "auto", "tools": "schema"})
+    found = _Choice(tokenizer, own, "", frozenset()).own()
+    if not isinstance(found, ChatRenderer):
+        return {"one call": found.fault}
+    losses = {}
+    for need in (None, *get_args(Need)):
+        if need == "thinking" and config.thinking != "train":
+            continue
+        choice = _Choice(tokenizer, own, "", frozenset([need] if need else []))
+        losses[need or "one call"] = choice.lost_probe(found)
+    return losses
+
+
 class _Fit(NamedTuple):
     """The result of trying a template: a renderer, or why it cannot be used and the formats that read its calls."""
 
@@ -181,6 +197,8 @@ class _Choice:
             raise UserError(
                 f"chat.template: the template of {self.model} cannot be used: {fault}; set it to auto or toolhone"
             )
+        if config.format == "auto" and not fit.formats:
+            fit = fit._replace(formats=self._named_by_tokens(formats))
         written = self._written_by_toolhone(fit.formats or formats)
         if written is not None:
             return replace(written, note=fit.fault)
@@ -201,6 +219,17 @@ class _Choice:
                 )
         return None
 
+    def _named_by_tokens(self, formats: Sequence[ChatFormat]) -> tuple[ChatFormat, ...]:
+        """Return the formats whose call tokens the model's template names, or whose pair of tokens its vocabulary has.
+        The model knows such a syntax, even if its template writes no calls, or refuses the probes."""
+        known, template = self.tokenizer.get_vocab().keys(), self._own_template or ""
+        return tuple(
+            chat_format
+            for chat_format in formats
+            if (tokens := chat_format.call_tokens)
+            and (all(token in template for token in tokens) or (len(tokens) > 1 and set(tokens) <= known))
+        )
+
     def _plain_turns_text(self) -> str | None:
         """Return turns without calls as the model's own template writes them; None if it cannot."""
         if self._own_template is None:
@@ -220,9 +249,8 @@ class _Choice:
                 "family (ChatML, Llama 3, Gemma); use the instruction-tuned model of the family, or set "
                 "tokenizer.chat_template and save the tokenizer"
             )
-        writable = [chat_format for chat_format in fit.formats or formats if chat_format.calls]
-        if config.format == "auto" and not fit.formats:
-            writable = [FORMATS["hermes"]]
+        preferred = fit.formats or (formats if config.format != "auto" else ())
+        writable = [chat_format for chat_format in (*preferred, FORMATS["hermes"]) if chat_format.calls][:1]
         last_fault = ""
         for parts, system in _PARTS:
             if config.template == "toolhone" and "results" not in parts:
@@ -235,10 +263,13 @@ class _Choice:
                 if found.renderer is not None:
                     return replace(found.renderer, note=fit.fault)
                 last_fault = found.fault
+        has = next((need for need in self.needs if fit.fault.startswith(need)), "")
+        remedy = (
+            f"remove the rows with {has}, or use another model" if has else "use a model whose template takes tools"
+        )
         raise UserError(
             f"chat.format: no chat format fits {self.model}: {fit.fault or last_fault}; with toolhone's tools and "
-            f"calls in its turns: {last_fault or 'no format can be written'}; use a model whose chat template takes "
-            "tools"
+            f"calls in its turns: {last_fault or 'no format can be written'}; {remedy}"
         )
 
     def _plain(self, template: str, parts: tuple[Part, ...]) -> ChatRenderer:
@@ -284,14 +315,14 @@ class _Choice:
             readers = readers or read_by
             for chat_format in read_by:
                 renderer = replace(probing, format=chat_format)
-                found = self._lost_probe(renderer)
+                found = self.lost_probe(renderer)
                 if not found:
                     return _Fit(renderer, "", read_by)
                 fault = fault or found
             fault = fault or "its calls are in a syntax that no chat format reads"
         return _Fit(None, fault, readers)
 
-    def _lost_probe(self, renderer: ChatRenderer) -> str:
+    def lost_probe(self, renderer: ChatRenderer) -> str:
         """Return which probe cannot be read back; "" if all can."""
         question = self._question
         for what, need, turn in _PROBE_TURNS:

@@ -227,7 +227,7 @@ def call_spans(text: str, place: Span) -> CallSpans:
 
 
 def member_spans(text: str, start: int) -> Iterator[tuple[str, Span]]:
-    """Yield each key of the strict JSON object that starts here, with the span of its value."""
+    """Yield each key of the JSON object that starts here, with the span of its value. It must be strict JSON."""
     at = skip_space(text, start + 1)
     while text[at] != "}":
         key_end = value_end(text, at)
