@@ -96,6 +96,9 @@ _SHAPES: dict[str, re.Pattern[str]] = {
 }
 """Calls without a marker that need no declared name. Each pattern matches the opening of a call."""
 
+_SHAPE_SIGNS = dict(zip(_SHAPES, ("[", ":", ":"), strict=True))
+"""A character that each of these shapes contains. Most answers have none, so they need no search."""
+
 
 def openings(*own: str) -> str:
     """Return a regular expression of all openings, except those of the format's `own` syntaxes."""
@@ -135,7 +138,7 @@ def call_syntax(text: str, tools: Collection[str] | None) -> str | None:
 def untagged_call(prose: str, tools: Collection[str] | None) -> str | None:
     """Return the name of the syntax of a call in prose that has no marker and is not JSON as in the formats."""
     for name, shape in _SHAPES.items():
-        if shape.search(prose):
+        if _SHAPE_SIGNS[name] in prose and shape.search(prose):
             return name
     for tool in tools or ():
         if tool and tool in prose and (found := _shape_of_call(prose, tool)):
