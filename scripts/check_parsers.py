@@ -1,8 +1,8 @@
 """Check that vLLM's own parsers read exactly the calls that toolhone's chat formats write.
 
 For each format that names a parser of vLLM, writes fixed turns (`parser_turns.py`) and generated ones as the format
-writes them, asks the parser (`serving_verdicts.py`), and compares its verdicts with the gold turns: the calls, in order,
-with their names, values and types. A turn that toolhone refuses to render is counted and left out. The parser may drop
+writes them, asks the parser (`serving_verdicts.py`), and compares its verdicts with the gold turns: the calls, in
+order, with their names, values and types. A turn that toolhone refuses to render is counted and left out. The parser may drop
 the text beside calls, which is counted, and may not change it.
 
 The parsers run in an environment of their own in .cache/vllm: the Python files of vLLM's wheel, and the small packages
@@ -61,21 +61,25 @@ def main() -> int:
     parser.add_argument("--formats", nargs="*", choices=sorted(claims()), help="formats to check (default: all)")
     parser.add_argument("--turns", type=int, default=5000, help="generated turns per format (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated turns (default: %(default)s)")
+    parser.add_argument("--show", type=int, default=10, help="faults to print per format (default: %(default)s)")
     parser.add_argument("--fixtures", action="store_true", help="write the fixtures of the fixed turns again")
     parser.add_argument("--python", type=Path, help="Python of an environment with vLLM (default: one in .cache/vllm)")
     options = parser.parse_args()
     python = options.python or environment()
+    names = options.formats or sorted(claims())
+    made = [generated_turn(random.Random(f"{options.seed} {number}")) for number in range(options.turns)]
+    cases = {name: [case_of(name, turn) for turn in (*FIXED_TURNS, *made)] for name in names}
+    files = {name: write_cases(name, cases[name]) for name in names}
+    subprocess.run([python, Path(__file__).parent / "serving_verdicts.py", *files.values()], check=True)
     failed = []
-    for name in options.formats or sorted(claims()):
-        fixed = [case_of(name, turn) for turn in FIXED_TURNS]
-        made = [case_of(name, generated_turn(random.Random(f"{options.seed} {n}"))) for n in range(options.turns)]
-        version, verdicts = ask(python, name, [*fixed, *made])
-        outcomes, faults = compare([*fixed, *made], verdicts)
-        print(f"{name}: {claims()[name]} of vLLM {version}: {dict(outcomes)}", flush=True)
-        print("\n".join(f"  {fault}" for fault in faults[:10]))
+    for name in names:
+        version, verdicts = read_verdicts(files[name])
+        outcomes, faults = compare(cases[name], verdicts)
+        print(f"{name}: {claims()[name]} of vLLM {version}: {dict(outcomes)}")
+        print("".join(f"  {fault}\n" for fault in faults[: options.show]), end="", flush=True)
         failed += [name] * bool(faults)
         if options.fixtures:
-            write_fixture(name, version, fixed, verdicts)
+            write_fixture(name, version, cases[name][: len(FIXED_TURNS)], verdicts)
     if failed:
         print(f"Error: the parsers of {', '.join(failed)} do not read what toolhone writes", file=sys.stderr)
     return 1 if failed else 0
@@ -83,7 +87,9 @@ def main() -> int:
 
 def claims() -> dict[str, str]:
     """Return vLLM's parser of each format that names one."""
-    return {name: format.serving_parsers["vllm"] for name, format in FORMATS.items() if "vllm" in format.serving_parsers}
+    return {
+        name: format.serving_parsers["vllm"] for name, format in FORMATS.items() if "vllm" in format.serving_parsers
+    }
 
 
 def case_of(name: str, turn: Turn) -> Case:
@@ -94,7 +100,7 @@ def case_of(name: str, turn: Turn) -> Case:
 
 
 def refusal(name: str, turn: Turn, text: str) -> str:
-    """Return why toolhone does not render a turn in a format; "" if it does. The rules are those of `chat/render.py`."""
+    """Return why toolhone does not render a turn in a format; "" if it does. The rules: `chat/render.py`."""
     tools = {tool["function"]["name"]: Tool(**tool["function"]) for tool in turn.tools}
     parsed = parse_turn(text, name, tools=tools)
     if parsed.failure is not None:
@@ -107,20 +113,23 @@ def refusal(name: str, turn: Turn, text: str) -> str:
     return f"it contains {token}" if token else ""
 
 
-def ask(python: Path, name: str, cases: Sequence[Case]) -> tuple[str, list[dict[str, Any]]]:
-    """Return vLLM's version, and the verdict of the format's parser for each case."""
+def write_cases(name: str, cases: Sequence[Case]) -> Path:
+    """Write the cases of a format for `serving_verdicts.py`, and return the file."""
     parser = claims()[name]
-    folder = FOLDER / "cases"
-    folder.mkdir(parents=True, exist_ok=True)
-    sent, received = folder / f"{name}.jsonl", folder / f"{name}.verdicts.jsonl"
+    path = FOLDER / "cases" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     first = {"parser": parser, "tokenizer": str(tokenizer_for(name, parser)), "tools": FIXED_TOOLS}
-    rows = [{"text": case.text, "tools": case.turn.tools} for case in cases]
-    sent.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [first, *rows]), encoding="utf-8")
-    script = Path(__file__).parent / "serving_verdicts.py"
-    subprocess.run([python, script, sent, received], check=True)
-    version, *verdicts = [json.loads(line) for line in received.read_text(encoding="utf-8").split("\n") if line]
-    assert len(verdicts) == len(cases), f"{name}: {len(cases)} cases, {len(verdicts)} verdicts"
-    return version["vllm"], verdicts
+    own = [{} if case.turn.tools is FIXED_TOOLS else {"tools": case.turn.tools} for case in cases]
+    rows = [first, *({"text": case.text, **tools} for case, tools in zip(cases, own, strict=True))]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_verdicts(cases: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Return vLLM's version, and its verdict for each case of a file."""
+    path = cases.with_suffix(".verdicts.jsonl")
+    first, *verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return first["vllm"], verdicts
 
 
 def compare(cases: Iterable[Case], verdicts: Iterable[dict[str, Any]]) -> tuple[Counter[str], list[str]]:

@@ -130,7 +130,7 @@ _CASES: dict[str, tuple[str, list[Json]]] = {
     "a string with a tab": _note(text="a\tb"),
     "a string with double quotes": _note(text='say "hi"'),
     "a string with single quotes": _note(text="it's 'fine'"),
-    "a string with both quotes": _note(text="\"it's\""),
+    "a string with both quotes": _note(text='"it\'s"'),
     "a string with a backslash": _note(text="C:\\new\\table"),
     "a string that ends in a backslash": _note(text="C:\\"),
     "a string with an escape written out": _note(text="a\\nb\\u00e9"),
@@ -166,7 +166,7 @@ _CASES: dict[str, tuple[str, list[Json]]] = {
     "an empty list and an empty object": _note(items=[], thing={}),
     "a list of mixed values": _note(items=[1, "1", 1.5, True, None, "true", [2]]),
     "a nested object": ("", [_TRIP]),
-    "a deep object": _note(thing={"a": {"b": {"c": [{"d": [[]]}]}}, "e\"f": "g'h"}),
+    "a deep object": _note(thing={"a": {"b": {"c": [{"d": [[]]}]}}, 'e"f': "g'h"}),
     "an object with unicode": _note(thing={"名": "值", "é": ["ü\n", "\\"]}),
     # Everything
     "many arguments": _note(text="a", whole=1, number=1.5, flag=True, maybe="x", names=["n"], thing={"k": None}),
@@ -200,7 +200,9 @@ def generated_turn(draw: random.Random) -> Turn:
 
 
 def _names(draw: random.Random, most: int) -> list[str]:
-    names = ("".join(draw.choices(string.ascii_lowercase + "_", k=draw.randint(1, 9))) for _ in range(draw.randint(0, most)))
+    names = (
+        "".join(draw.choices(string.ascii_lowercase + "_", k=draw.randint(1, 9))) for _ in range(draw.randint(0, most))
+    )
     return sorted({f"{draw.choice(string.ascii_letters)}{name}{draw.choice(('', '2', '_id'))}" for name in names})
 
 
@@ -216,7 +218,9 @@ def _schema(draw: random.Random, depth: int = 0) -> Json:
     if kind == "nullable":
         return {"type": [draw.choice(("string", "integer", "boolean")), "null"]}
     if kind == "either":
-        return {"anyOf": [{"type": kind} for kind in draw.sample(("string", "integer", "number", "boolean", "null"), 2)]}
+        return {
+            "anyOf": [{"type": kind} for kind in draw.sample(("string", "integer", "number", "boolean", "null"), 2)]
+        }
     return {} if kind == "any" else {"type": kind}
 
 

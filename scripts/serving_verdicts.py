@@ -4,17 +4,18 @@ It runs in the environment of vLLM, not of toolhone: it needs only vllm, transfo
 the same way as vLLM's server: the request with its tools, the parser that `--tool-call-parser` names, and the text that
 the tokenizer decodes from the turn's tokens.
 
-In: a file of JSON lines. The first is {"parser", "tokenizer", "tools"}: the parser's name, a folder with a tokenizer, and
-tools as OpenAI's API has them. Each further line is a case: {"text"}, and optionally {"tools"} of its own.
-Out: a file of JSON lines. The first is {"vllm", "parser"}; then one line per case, in order: {"calls", "content"}, each
-call with its "name" and its decoded "arguments", or {"error"} with the exception.
+In: files of JSON lines. The first line is {"parser", "tokenizer", "tools"}: the parser's name, a folder with a tokenizer,
+and tools as OpenAI's API has them. Each further line is a case: {"text"}, and optionally {"tools"} of its own.
+Out: beside each file, one that ends in .verdicts.jsonl. Its first line is {"vllm", "parser"}; then one line per case, in
+order: {"calls", "content"}, each call with its "name" and its decoded "arguments", or {"error"} with the exception.
 
-    python scripts/serving_verdicts.py CASES VERDICTS
+    python scripts/serving_verdicts.py CASES [CASES ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -31,15 +32,15 @@ _HARMONY = "openai"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", type=Path, help="file of cases to read")
-    parser.add_argument("verdicts", type=Path, help="file of verdicts to write")
+    parser.add_argument("cases", type=Path, nargs="+", help="files of cases to read")
     options = parser.parse_args()
-    first, *cases = [json.loads(line) for line in options.cases.read_text(encoding="utf-8").split("\n") if line]
     from vllm.version import __version__  # takes seconds
 
-    with options.verdicts.open("w", encoding="utf-8") as file:
-        for row in [{"vllm": __version__, "parser": first["parser"]}, *verdicts(first, cases)]:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for path in options.cases:
+        first, *cases = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        with path.with_suffix(".verdicts.jsonl").open("w", encoding="utf-8") as file:
+            for row in itertools.chain([{"vllm": __version__, "parser": first["parser"]}], verdicts(first, cases)):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return 0
 
 
@@ -64,7 +65,7 @@ def verdicts(first: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[dic
             text = tokenizer.decode(ids, skip_special_tokens=request.skip_special_tokens)
             _, content, calls = parser.parse(text, request, enable_auto_tools=True, model_output_token_ids=ids)
             yield {"calls": [_decoded(call) for call in calls or ()], "content": content}
-        except Exception as error:  # whatever a parser raises is its verdict
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises is its verdict
             yield {"error": f"{type(error).__name__}: {error}"}
 
 
