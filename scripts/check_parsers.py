@@ -2,8 +2,8 @@
 
 For each format that names a parser of vLLM, writes fixed turns (`parser_turns.py`) and generated ones as the format
 writes them, asks the parser (`serving_verdicts.py`), and compares its verdicts with the gold turns: the calls, in
-order, with their names, values and types. A turn that toolhone refuses to render is counted and left out. The parser may drop
-the text beside calls, which is counted, and may not change it.
+order, with their names, values and types. A turn that toolhone refuses to render is counted and left out. The parser
+may drop the text beside calls, which is counted, and may not change it.
 
 The parsers run in an environment of their own in .cache/vllm: the Python files of vLLM's wheel, and the small packages
 that they import. The environment shares torch and the other packages of the one that runs this script.

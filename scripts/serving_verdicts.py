@@ -4,10 +4,13 @@ It runs in the environment of vLLM, not of toolhone: it needs only vllm, transfo
 the same way as vLLM's server: the request with its tools, the parser that `--tool-call-parser` names, and the text that
 the tokenizer decodes from the turn's tokens.
 
-In: files of JSON lines. The first line is {"parser", "tokenizer", "tools"}: the parser's name, a folder with a tokenizer,
-and tools as OpenAI's API has them. Each further line is a case: {"text"}, and optionally {"tools"} of its own.
-Out: beside each file, one that ends in .verdicts.jsonl. Its first line is {"vllm", "parser"}; then one line per case, in
-order: {"calls", "content"}, each call with its "name" and its decoded "arguments", or {"error"} with the exception.
+In: files of JSON lines. The first line is {"parser", "tokenizer", "tools"}: the parser's name, a folder with a
+tokenizer, and tools as OpenAI's API has them. Each further line is a case: {"text"}, and optionally {"tools"} of its
+own.
+
+Out: beside each file, one that ends in .verdicts.jsonl. Its first line is {"vllm", "parser"}. Then comes one line per
+case, in order: {"calls", "content"}, each call with its "name" and its decoded "arguments", or {"error"} with the
+exception.
 
     python scripts/serving_verdicts.py CASES [CASES ...]
 """
