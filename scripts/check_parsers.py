@@ -172,18 +172,21 @@ def write_fixture(name: str, version: str, cases: Sequence[Case], verdicts: Sequ
 
 
 def tokenizer_for(name: str, parser: str) -> Path:
-    """Return a folder with a real tokenizer that has the format's tokens. It is made once."""
+    """Return a folder with a real tokenizer that has the format's tokens. It is made once for these tokens."""
     from transformers import PreTrainedTokenizerFast
 
     source = Path(".cache/tokenizers") / TOKENIZERS.get(parser, "qwen3")
-    if not (source / "tokenizer.json").is_file():
-        subprocess.run([sys.executable, Path(__file__).parent / "fetch_tokenizers.py", source.name], check=True)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
     format = FORMATS[name]
-    ends = (format.end_of_turn,) if format.end_of_turn else ()
-    tokenizer.add_tokens([*format.control_tokens, *ends], special_tokens=True)
+    tokens = sorted({*format.control_tokens, *format.stops})
     folder = FOLDER / "tokenizers" / name
-    tokenizer.save_pretrained(folder)
+    made_with = folder / "tokens.json"
+    if not made_with.is_file() or json.loads(made_with.read_text(encoding="utf-8")) != tokens:
+        if not (source / "tokenizer.json").is_file():
+            subprocess.run([sys.executable, Path(__file__).parent / "fetch_tokenizers.py", source.name], check=True)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+        tokenizer.add_tokens(tokens, special_tokens=True)
+        tokenizer.save_pretrained(folder)
+        made_with.write_text(json.dumps(tokens), encoding="utf-8")
     return folder
 
 
