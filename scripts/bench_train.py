@@ -223,13 +223,14 @@ def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, b
     from toolhone.chat.probe import make_renderer
     from toolhone.chat.render import render_all
     from toolhone.pretrained import load_tokenizer
-    from toolhone.train.trainer import lora_config
+    from toolhone.train.adapter import lora_config
 
     tokenizer = load_tokenizer(config.model)
     rows, _ = render_all(make_renderer(tokenizer, config.chat, config.model.name), examples, config.chat)
     texts = Dataset.from_list([{"prompt": row.prompt_text, "completion": row.completion_text} for row in rows])
+    model = AutoModelForCausalLM.from_pretrained(config.model.name, dtype=hardware.dtype, trust_remote_code=False)
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(config.model.name, dtype=hardware.dtype, trust_remote_code=False),
+        model=model,
         args=SFTConfig(
             output_dir=str(folder),
             per_device_train_batch_size=batch,
@@ -247,7 +248,7 @@ def trl_as_documented(config: Any, hardware: Any, examples: Any, folder: Path, b
         ),
         train_dataset=texts,
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora),
+        peft_config=lora_config(config.lora, model),
     )
     return trainer, sum(len(row) for row in rows) / len(rows)
 

@@ -14,7 +14,7 @@ from toolhone.config_file import load_config
 from toolhone.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "accelerate")
 MINIMAL = """\
 name: try
 model:
@@ -83,12 +83,13 @@ def test_a_resolved_config_lists_every_key(file: Path) -> None:
             section = section[part]
 
 
-def test_there_are_between_40_and_62_keys_and_each_has_a_description() -> None:
+def test_there_are_between_40_and_66_keys_and_each_has_a_description() -> None:
     described = {name: field.description for name, field in config_fields()}
     # The 60th is evaluate.base_rows: a base model that answers every row takes a quarter of a short run.
     # The 61st is chat.thinking: one policy for reasoning, which no other key can express.
     # The 62nd is evaluate.base_format: a base model that is asked in a foreign syntax looks worse than it is.
-    assert 40 <= len(described) <= 62
+    # 63 to 66 are lora.dora, plus, init and modules_to_save: each changes what is trained or how.
+    assert 40 <= len(described) <= 66
     assert [name for name, text in described.items() if not text or len(text) < 15] == []
 
 
@@ -103,7 +104,8 @@ def test_there_are_between_40_and_62_keys_and_each_has_a_description() -> None:
         ("train:\n  rank: 8\n", '8: train.rank: unknown key (did you mean "lora.rank"?)'),
         (
             "lora:\n  zzz: 1\n",
-            "8: lora.zzz: unknown key; known here: rank, alpha, dropout, targets, rslora",
+            "8: lora.zzz: unknown key; known here: rank, alpha, dropout, targets, rslora, dora, plus, init, "
+            "modules_to_save",
         ),
     ],
 )
@@ -167,6 +169,7 @@ def test_a_text_that_resembles_a_number_stays_a_text(file: Path) -> None:
     ("override", "message"),
     [
         ("lora.rank=0", "greater than or equal to 1, found 0"),
+        ("lora.plus=0.5", "greater than or equal to 1, found 0.5"),
         ("data.validation=1", "less than 1, found 1"),
         ("train.epochs=.inf", "finite number, found inf"),
         ("train.learning_rate=.nan", "found nan"),
@@ -224,15 +227,60 @@ def test_a_missing_key_is_reported_at_the_line_of_its_section(tmp_path: Path) ->
         (["chat.max_tokens=256", "evaluate.max_new_tokens=256"], "evaluate.max_new_tokens: must be less than"),
         (["model.dtype=float16", "model.quantize=nf4"], "model.quantize: nf4 computes in bfloat16 or float32"),
         (["lora.targets=[q_proj, lm_head]"], "lora.targets: lm_head cannot have an adapter"),
+        (["lora.dora=true", "lora.init=pissa"], "lora.init: pissa cannot be combined with lora.dora"),
+        (["lora.dora=true", "lora.init=pissa_niter_4"], "lora.init: pissa_niter_4 cannot be combined with lora.dora"),
+        (["lora.dora=true", "lora.init=mica"], "lora.init: mica cannot be combined with lora.dora"),
+        (["lora.init=orthogonal", "lora.rank=3"], "lora.rank: lora.init: orthogonal needs an even rank, found 3"),
+        (["lora.init=mica", "lora.plus=4"], "lora.plus: sets the learning rate of B, which lora.init: mica"),
+        (["model.quantize=nf4", "lora.init=pissa"], "lora.init: pissa does not work with model.quantize: nf4"),
+        (
+            ["model.quantize=nf4", "lora.init=orthogonal"],
+            "lora.init: orthogonal does not work with model.quantize",
+        ),
     ],
 )
 def test_contradicting_keys_are_refused_at_the_key_to_change(file: Path, overrides: list[str], message: str) -> None:
     assert fault(file, *overrides).startswith(f"--set {overrides[-1]}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("init", "reason"),
+    [
+        ("eva", "eva needs activations of calibration data, and is not supported"),
+        ("corda", "corda needs activations of calibration data, and is not supported"),
+        ("lora_ga", "lora_ga needs gradients of calibration data, and is not supported"),
+        ("loftq", "loftq quantises the weights by itself, and is not supported"),
+        ("pisa", "unknown initialisation 'pisa'"),
+        ("pissa_niter_", "unknown initialisation 'pissa_niter_'"),
+        ("pissa_niter_N", "unknown initialisation 'pissa_niter_N'"),
+    ],
+)
+def test_an_initialisation_that_is_not_supported_is_refused_with_the_known_ones(
+    file: Path, init: str, reason: str
+) -> None:
+    known = "default, gaussian, orthogonal, mica, olora, pissa, pissa_niter_N"
+    assert fault(file, f"lora.init={init}") == f"--set lora.init={init}: lora.init: {reason}; use one of {known}"
+
+
 def test_contradicting_keys_are_reported_with_their_line(file: Path) -> None:
     message = fault(add(file, "chat:\n  max_tokens: 64\nevaluate:\n  max_new_tokens: 64\n"))
     assert message == f"{file}:10: evaluate.max_new_tokens: must be less than chat.max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("broken", "remedies"),
+    [
+        (["train.packing=none", "train.answer_weight=0.3"], ["train.answer_weight=1", "train.packing=rows"]),
+        (["model.attention=eager"], ["model.attention=sdpa", "train.packing=rows"]),
+    ],
+)
+def test_each_remedy_of_a_contradiction_is_named_and_resolves_it(
+    file: Path, broken: list[str], remedies: list[str]
+) -> None:
+    message = fault(file, *broken)
+    for remedy in remedies:
+        assert remedy.replace("=", ": ") in message
+        load_config(file, [*broken, remedy])
 
 
 @pytest.mark.parametrize(
@@ -273,6 +321,8 @@ def test_values_at_the_limit_are_accepted_and_values_past_it_refused(
         ("data.group_by=", lambda config: config.data.group_by, None),
         ("lora.targets=all-linear", lambda config: config.lora.targets, "all-linear"),
         ("lora.rslora=true", lambda config: config.lora.rslora, True),
+        ("lora.init=pissa_niter_16", lambda config: config.lora.init, "pissa_niter_16"),
+        ("lora.modules_to_save=[lm_head]", lambda config: config.lora.modules_to_save, ("lm_head",)),
         ("chat.template_kwargs.thinking=false", lambda config: config.chat.template_kwargs, {"thinking": False}),
         ("data.tools=a=b.json", lambda config: config.data.tools, "a=b.json"),
     ],

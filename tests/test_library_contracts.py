@@ -23,6 +23,7 @@ import yaml
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.utils import ModulesToSaveWrapper
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -409,6 +410,37 @@ def _() -> None:
 def _() -> None:
     with pytest.raises(ValueError, match="Target modules"):
         get_peft_model(copy.deepcopy(llama()), LoraConfig(target_modules=["qkv"]))
+
+
+@contract("peft ModulesToSaveWrapper", "fully trained modules would change the type of a model's activations")
+def _() -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = get_peft_model(copy.deepcopy(llama()), config)
+    (wrapper,) = (module for module in model.modules() if isinstance(module, ModulesToSaveWrapper))
+    assert wrapper.modules_to_save["default"].weight.requires_grad
+    assert not wrapper.original_module.weight.requires_grad
+    assert wrapper.weight is wrapper.modules_to_save["default"].weight
+    seen: list[int] = []
+    wrapper.modules_to_save["default"].register_forward_hook(lambda *_: seen.append(1))
+    model(input_ids=ids(1, 3))
+    assert seen == [1]
+
+
+@contract("transformers Auto classes: _model_mapping", "Ministral 3, an image-text model only, would not load")
+def _() -> None:
+    causal, pictured = (
+        one._model_mapping for one in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText)
+    )
+    assert LlamaConfig in causal
+    assert transformers.Mistral3Config not in causal
+    assert transformers.Mistral3Config in pictured
+    assert causal.get(LlamaConfig, None) is LlamaForCausalLM
+
+
+@contract("transformers models: _supports_sdpa", "Gemma 2 and gpt-oss would be loaded with attention that they lack")
+def _() -> None:
+    assert LlamaForCausalLM._supports_sdpa
+    assert not transformers.Gemma2ForCausalLM._supports_sdpa
 
 
 # Generation: evaluate/decode.py

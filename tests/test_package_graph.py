@@ -32,8 +32,8 @@ LAYERS = (
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 195
-MAX_LINES = 37_900
+MAX_FILES = 222
+MAX_LINES = 43_000
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""

@@ -5,14 +5,19 @@ Configs have no inheritance and no interpolation, so each file can be read on it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Thinking = Literal["strip", "keep", "train"]
 BaseFormat = Literal["native", "tuned"]
+LORA_INITS = ("default", "gaussian", "orthogonal", "mica", "olora", "pissa", "pissa_niter_N")
+"""Values of lora.init. N is a number."""
+_CALIBRATED = {"eva": "activations", "corda": "activations", "lora_ga": "gradients"}
+"""PEFT's other initialisations, and what they need from calibration data."""
 
 
 class _Section(BaseModel):
@@ -107,7 +112,61 @@ class LoraConfig(_Section):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Layers that get an adapter: all linear ones except the LM head, or a list of modules such as [q_proj, v_proj]."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732), so that high ranks learn fast enough."""
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732), so that ranks from about 64 on learn fast
+    enough. The saved adapter has an equal alpha / rank, because SGLang and llama.cpp ignore PEFT's flag."""
+    dora: bool = False
+    """Learn the length of each weight's rows apart from their direction (DoRA, arXiv 2402.09353). Helps at low ranks
+    (4 to 16), where it comes closer to full tuning. Steps are slower and take more memory. vLLM, SGLang and llama.cpp's
+    converter refuse such adapters; `toolhone serve` and `eval` work."""
+    plus: float = Field(1.0, ge=1)
+    """Learning rate of B divided by that of A (LoRA+, arXiv 2402.12354). 1: the same rate. Try 4 to 16, with half of
+    the usual learning_rate, if a task needs much that the model does not know. PEFT gives vectors (DoRA's lengths,
+    norms) the rate of B. The saved adapter is plain LoRA, which every engine reads."""
+    init: str = "default"
+    """Initial A and B. default: B is zero. gaussian: the same with normal A. pissa: the largest singular vectors of
+    each weight (arXiv 2404.02948), often learns faster in short runs; takes minutes for a large model. pissa_niter_16:
+    almost the same in seconds. olora: from a QR decomposition (arXiv 2406.01775). orthogonal: orthogonal A and B, needs
+    an even rank. mica: trains only A, on the smallest singular vectors (arXiv 2604.01694). With pissa and olora the
+    saved adapter has twice the rank and loads onto the unchanged model; vLLM takes ranks up to 512. model.quantize: nf4
+    allows default and gaussian only."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules to train as a whole and to save with the adapter, such as [embed_tokens, lm_head]. Use it if the model
+    never learned a token that it must write, such as its end token. Each weight takes 16 bytes in training. If the
+    model shares one weight between embed_tokens and lm_head, naming one trains both. vLLM and llama.cpp's converter
+    refuse such adapters, and SGLang leaves these weights out without an error; `toolhone serve` and `eval` work."""
+
+    @field_validator("init")
+    @classmethod
+    def _init_is_known(cls, init: str) -> str:
+        if init in LORA_INITS[:-1] or re.fullmatch(r"pissa_niter_\d+", init):
+            return init
+        known = f"use one of {', '.join(LORA_INITS)}"
+        if init in _CALIBRATED:
+            raise ValueError(
+                f"lora.init: {init} needs {_CALIBRATED[init]} of calibration data, and is not supported; {known}"
+            )
+        if init == "loftq":
+            raise ValueError(f"lora.init: loftq quantises the weights by itself, and is not supported; {known}")
+        raise ValueError(f"lora.init: unknown initialisation {init!r}; {known}")
+
+    @model_validator(mode="after")
+    def _variants_agree(self) -> LoraConfig:
+        if self.dora and self.init.startswith(("pissa", "olora", "mica")):
+            raise ValueError(
+                f"lora.init: {self.init} cannot be combined with lora.dora; use default, gaussian or orthogonal"
+            )
+        if self.init == "orthogonal" and self.rank % 2:
+            raise ValueError(f"lora.rank: lora.init: orthogonal needs an even rank, found {self.rank}")
+        if self.init == "mica" and self.plus != 1:
+            raise ValueError(
+                "lora.plus: sets the learning rate of B, which lora.init: mica does not train; set it to 1"
+            )
+        if "lm_head" in self.targets:
+            raise ValueError(
+                "lora.targets: lm_head cannot have an adapter, because TRL reads its weight directly; to train it as a "
+                "whole, use lora.modules_to_save: [lm_head]"
+            )
+        return self
 
 
 class TrainConfig(_Section):
@@ -136,7 +195,8 @@ class TrainConfig(_Section):
     packing: Literal["prefix_tree", "rows", "none"] = "prefix_tree"
     """How a batch is computed. prefix_tree: what its examples share (system prompt, tools, earlier turns) is computed
     once; the gradients are the same. rows: each example is computed in full, padded to the longest of its batch, and
-    only labelled tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device."""
+    only labelled tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device. A model whose
+    loss is wrong with prefix_tree trains with rows, or else with none, and a notice says so."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: token limit of a tree. A batch with more computed tokens becomes several trees."""
     groups_per_batch: int | None = Field(None, ge=1)
@@ -144,8 +204,8 @@ class TrainConfig(_Section):
     one list of tools. Fewer groups per batch save time, because the prefix of each is computed once. But the model
     forgets more of the other groups, which costs accuracy in short trainings. null: shuffle across groups."""
     answer_weight: float = Field(1.0, gt=0, le=1)
-    """With prefix_tree: loss weight of a plain answer's tokens after the first. The first token decides against a call
-    and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
+    """Loss weight of a plain answer's tokens after the first; packing none needs 1. The first token decides against a
+    call and always counts fully. The wording of an answer is hard to predict; at 1 it can outweigh what calls teach."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, up to 1.5 times the time."""
     log_every: int = Field(1, ge=1)
@@ -232,10 +292,11 @@ class Config(_Section):
         if self.model.device == "cpu" and "8bit" in self.train.optimizer:
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
-            raise ValueError(f"train.packing: prefix_tree needs model.attention: sdpa, found {self.model.attention}")
-        if self.train.packing != "prefix_tree" and self.train.answer_weight != 1:
-            weight = f"{self.train.answer_weight} needs train.packing: prefix_tree, found {self.train.packing}"
-            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or use prefix_tree")
+            found = f"prefix_tree needs model.attention: sdpa, found {self.model.attention}"
+            raise ValueError(f"train.packing: {found}; set model.attention: sdpa, or train.packing: rows")
+        if self.train.packing == "none" and self.train.answer_weight != 1:
+            weight = f"{self.train.answer_weight} needs train.packing: prefix_tree or rows, found none"
+            raise ValueError(f"train.answer_weight: {weight}; set train.answer_weight: 1, or train.packing: rows")
         if self.evaluate.split == "validation" and self.data.validation == 0:
             raise ValueError("evaluate.split: there are no validation rows, because data.validation is 0")
         if self.train.select_by == "exact_match" and self.data.validation == 0:
@@ -254,8 +315,10 @@ class Config(_Section):
                 "chat.thinking: train needs a template that thinks, but chat.template_kwargs has enable_thinking: "
                 "false; remove it"
             )
-        if "lm_head" in self.lora.targets:
-            raise ValueError("lora.targets: lm_head cannot have an adapter, because TRL reads its weight directly")
+        if self.model.quantize == "nf4" and self.lora.init not in ("default", "gaussian"):
+            raise ValueError(
+                f"lora.init: {self.lora.init} does not work with model.quantize: nf4; use default or gaussian"
+            )
         return self
 
 

@@ -59,6 +59,7 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
         Interrupted: on Ctrl-C in a stage; its message lists what is kept.
     """
     prepared = prepare(config, console=console)
+    config = prepared.config
     refuse_untrainable(config)
     join_processes(prepared.hardware.device)
     run = RunFolder(RUNS / config.name)

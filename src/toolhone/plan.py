@@ -18,26 +18,28 @@ import torch
 from peft import get_peft_model
 from rich.console import Console
 from torch.nn.functional import cross_entropy, linear
-from transformers import AutoModelForCausalLM
 
 from toolhone.chat.probe import make_base_renderer
 from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens
 from toolhone.config import Config, EvaluateConfig, LoraConfig
+from toolhone.errors import UserError
 from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.decode import compute_prefix, decode_greedily
 from toolhone.evaluate.predict import Batch, answer_batches
 from toolhone.launcher import world_size
 from toolhone.prepare import Prepared
-from toolhone.pretrained import load_model_config
+from toolhone.pretrained import build_model, load_model_config
 from toolhone.progress import duration
 from toolhone.records import Example
+from toolhone.train.adapter import lora_config
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import TreeCollator, tree_features
 from toolhone.train.cpu import fuse_lora, map_large_tensors
 from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
 from toolhone.train.hardware import Hardware, release_memory
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
-from toolhone.train.trainer import fuses_lora, lora_config, prefix_sampler
+from toolhone.train.model import supported_attention
+from toolhone.train.trainer import fuses_lora, prefix_sampler
 
 _LAYERS = 2
 _VOCABULARY = 128
@@ -220,18 +222,16 @@ def measure_speed(
         map_large_tensors()
     layers = min(_LAYERS, sizes.layers)
     part = layers / sizes.layers
-    small = replace(sizes, body=int(sizes.body * part), trainable=int(sizes.trainable * part), layers=layers)
+    small = replace(sizes, body=int(sizes.body * part), adapter=int(sizes.adapter * part), layers=layers)
     with torch.device(hardware.device):
         trust = config.model.trust_remote_code
-        model: Any = AutoModelForCausalLM.from_config(
-            _small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust
-        )
-    model.set_attn_implementation(config.model.attention)
+        model: Any = build_model(_small_config(model_config, layers), dtype=hardware.dtype, trust_remote_code=trust)
+    model.set_attn_implementation(supported_attention(config.model, model_config))
     base = _answer_speed(config, hardware, model.eval(), small, sizes, base_prompt)
     try:
-        model = get_peft_model(model, lora_config(config.lora))
-    except ValueError:  # the targets are in other layers
-        model = get_peft_model(model, lora_config(LoraConfig(rank=config.lora.rank)))
+        model = get_peft_model(model, lora_config(config.lora, model, init="default"))
+    except (ValueError, UserError):  # the targets, or the modules to save, are in other layers
+        model = get_peft_model(model, lora_config(LoraConfig(rank=config.lora.rank), model))
     tuned = _answer_speed(config, hardware, model.eval(), small, sizes, tuned_prompt)
     trained = _training_rate(config, hardware, model.train(), small, rows)
     del model
@@ -314,6 +314,7 @@ def _head_seconds(config: Config, hardware: Hardware, sizes: Sizes, rows: Sequen
     positions = min(_MAX_HEAD_POSITIONS, sum(len(row.ids) - row.prompt_length for row in rows))
     options: dict[str, Any] = {"dtype": hardware.dtype, "device": hardware.device}
     weight = torch.empty(sizes.vocabulary, sizes.hidden, **options).fill_(0.01)
+    weight.requires_grad = sizes.trains_head
     hidden = torch.full((positions, sizes.hidden), 0.1, requires_grad=True, **options)
     targets = torch.arange(positions, device=hardware.device) % sizes.vocabulary
 

@@ -20,12 +20,14 @@ from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
 from toolhone.errors import UserError
 from toolhone.launcher import rank, world_size
-from toolhone.pretrained import load_tokenizer
+from toolhone.pretrained import load_model_config, load_tokenizer
 from toolhone.progress import Progress
 from toolhone.records import Conversation, Example, Need
 from toolhone.run_folder import fingerprint, training_fingerprint, versions
 from toolhone.run_inputs import Inputs, model_inputs
 from toolhone.train.hardware import Hardware, choose_hardware
+from toolhone.train.language_layers import target_notes
+from toolhone.train.packing import settle_packing
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Prepared:
         needs: what the chat template must be able to write for these rows.
         dropped: the ids of over-long examples.
         with_control_tokens: the ids of examples whose messages or tools contain control tokens.
+        notes: notices for the user, in addition to those of the hardware.
     """
 
     config: Config
@@ -51,6 +54,7 @@ class Prepared:
     needs: frozenset[Need]
     dropped: list[str]
     with_control_tokens: list[str]
+    notes: tuple[str, ...] = ()
 
     @cached_property  # it hashes every token
     def training_inputs(self) -> tuple[str, int]:
@@ -106,6 +110,9 @@ def _prepare(config: Config) -> Prepared:
     scored = turns(splits.test if config.evaluate.split == "test" else splits.validation)
     needs = needs_of((*turns(splits.train), *turns(splits.validation), *scored))
     renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name, needs=needs)
+    model_config = load_model_config(config.model)
+    config, notes = settle_packing(config, model_config)
+    notes = (*notes, *target_notes(config, model_config))
     train, dropped = render_all(renderer, turns(splits.train), config.chat, config.train.answer_weight)
     validation, dropped_validation = render_all(
         renderer, turns(splits.validation), config.chat, config.train.answer_weight
@@ -127,6 +134,7 @@ def _prepare(config: Config) -> Prepared:
         needs,
         dropped,
         with_control_tokens=list(guarded),
+        notes=notes,
     )
 
 
@@ -139,8 +147,8 @@ def _describe(prepared: Prepared, console: Console) -> None:
     config, splits, renderer = prepared.config, prepared.splits, prepared.renderer
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     console.print(f"[bold]{config.name}[/]: {config.model.name} on {prepared.hardware.describe()}{processes}")
-    for note in prepared.hardware.notes:
-        console.print(f"  note: {note}")
+    for note in (*prepared.hardware.notes, *prepared.notes):
+        console.print(f"  note: {note}", markup=False)
     if config.data.format == "auto":
         console.print(f"  data read as: {', '.join(splits.formats)}")
     if splits.left_out:
@@ -148,7 +156,8 @@ def _describe(prepared: Prepared, console: Console) -> None:
     for name, rows in splits.items():
         part = f" of {splits.available[name]}" if len(rows) < splits.available[name] else ""
         console.print(f"  {name}: {len(rows)}{part} conversations, {len(turns(rows))} assistant turns")
-    console.print(f"  chat format: {renderer.format.name}, {_template_in_use(prepared)}", markup=False)
+    why = f"chat.tools is {config.chat.tools}" if config.chat.template == "auto" else "chat.template is toolhone"
+    console.print(f"  chat format: {renderer.format.name}, {renderer.describe_template(why)}", markup=False)
     for line in _thinking_lines(prepared):
         console.print(f"  {line}", markup=False)
     for what, ids in (
@@ -182,21 +191,3 @@ def _thinking_lines(prepared: Prepared) -> list[str]:
             f"({evaluate.max_new_tokens}); raise it, or such answers are cut off"
         )
     return lines
-
-
-def _template_in_use(prepared: Prepared) -> str:
-    """Return which chat template is used, and why."""
-    chat, renderer = prepared.config.chat, prepared.renderer
-    if renderer.source == "model":
-        return "with the model's own chat template"
-    if renderer.source == "both":
-        parts = " and ".join(renderer.parts)
-        why = f", because {renderer.note}" if renderer.note else ""
-        return f"in the model's own turns; toolhone writes the {parts}{why}"
-    if renderer.note:
-        has_none = renderer.note.startswith("the tokenizer")
-        why = renderer.note if has_none else f"the model's own cannot be used: {renderer.note}"
-        return f"with toolhone's chat template, because {why}"
-    if chat.template == "toolhone":
-        return "with toolhone's chat template, because chat.template is toolhone"
-    return f"with toolhone's chat template, because chat.tools is {chat.tools}"

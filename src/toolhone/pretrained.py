@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
@@ -31,6 +31,19 @@ def load_tokenizer(config: ModelConfig, folder: Path | None = None) -> Any:
 def load_model_config(config: ModelConfig) -> Any:
     """Load the model's architecture (layers, sizes) without its weights."""
     return from_pretrained(AutoConfig, config)
+
+
+def auto_class(model_config: Any) -> Any:
+    """Return transformers' Auto class that builds a language model of this config. It lists some models with a vision
+    tower, such as Ministral 3, only as image-text models."""
+    kind = type(model_config)
+    is_other = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if is_other else AutoModelForCausalLM
+
+
+def build_model(model_config: Any, **options: Any) -> Any:
+    """Return the architecture with random weights. Options are those of transformers' `from_config`."""
+    return auto_class(model_config).from_config(model_config, **options)
 
 
 def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, **options: Any) -> Any:
@@ -59,6 +72,8 @@ def from_pretrained(loader: Any, config: ModelConfig, name: str | None = None, *
         raise UserError(_load_failure(name, config.revision, error)) from None
     except SafetensorError as error:
         raise UserError(f"model.name: the weights in {name} are broken ({error}); fetch them again") from None
+    except ImportError as error:
+        raise UserError(missing_package(name, error)) from None
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UserError(
@@ -104,6 +119,11 @@ def _load_failure(name: str, revision: str | None, error: BaseException) -> str:
         f"model.name: {name} cannot be loaded ({_first_line(error)}); offline, use a local folder, "
         f"for example one under {MODELS_FOLDER}"
     )
+
+
+def missing_package(name: str, error: ImportError) -> str:
+    """Return the message for a model whose class needs a package that is not installed."""
+    return f"model.name: {name} needs a package that is not installed: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,10 +29,11 @@ Need = Literal[
 ]
 """What some conversations have and some chat templates cannot write (`chat/probe.py`)."""
 
-Repair = Literal["python_literals", "arguments_as_text", "code_fence"]
+Repair = Literal["python_literals", "arguments_as_text", "code_fence", "other_syntax"]
 """What the repaired reading of a model's text fixes (`formats/repair.py`). python_literals: single quotes, True, False,
 None, a comma before a closing bracket. arguments_as_text: arguments given as a JSON text instead of an object.
-code_fence: a call in a code fence, if the format has no code fences."""
+code_fence: a call in a code fence, if the format has no code fences. other_syntax: calls in the syntax of another chat
+format that toolhone reads."""
 
 
 ScoringPolicy = Literal["strict", "bfcl"]
@@ -271,7 +272,9 @@ FinishReason = Literal["stop", "length"]
 class Prediction:
     """A model's answer to an example. `text` is the answer up to the end-of-turn token. `latency_ms` is the wall-clock
     time of its batch, divided by the batch size. The first `prose_end` characters of the text are prose that an
-    endpoint gave separately from the calls, and are never read as calls; 0 if the whole text is the model's own."""
+    endpoint gave separately from the calls, and are never read as calls; 0 if the whole text is the model's own.
+    `format` is the chat format that the model was asked in, which decides what counts as a call; None in files of older
+    versions: the format of the run."""
 
     id: str
     model: str
@@ -282,11 +285,14 @@ class Prediction:
     latency_ms: float
     tokens: tuple[Token, ...] = ()
     prose_end: int = 0
+    format: FormatName | None = None
 
     def to_json(self) -> dict[str, Any]:
         row = {column.name: getattr(self, column.name) for column in fields(self)}
         if not self.prose_end:
             del row["prose_end"]
+        if self.format is None:
+            del row["format"]
         return row | {"latency_ms": round(self.latency_ms, 3), "tokens": [token.to_json() for token in self.tokens]}
 
     @classmethod

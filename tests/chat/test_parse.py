@@ -315,6 +315,15 @@ def test_an_unclosed_thought_is_prose_unless_it_contains_a_call(format: FormatNa
     assert parse_turn(f"<think>\n{write([ORDER], format)}", format).status == "malformed"
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_call_before_a_stray_end_of_a_thought_counts_if_no_call_follows(format: FormatName) -> None:
+    turn = parse_turn(f"{write([ORDER], format)}\n</think>\n\n", format)
+    assert (turn.status, turn.calls, turn.content) == ("calls", (ORDER,), "")
+    turn = parse_turn(f"{write([ORDER], format)}\n</think>\n\nLet me look.", format)
+    assert (turn.status, turn.calls, turn.content) == ("calls", (ORDER,), "Let me look.")
+    assert parse_turn("They greet me.\n</think>\n\nHello.", format).status == "none"
+
+
 # Malformed
 
 NO_NAME = 'expected "name" to be a non-empty string'

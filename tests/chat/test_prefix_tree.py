@@ -34,11 +34,10 @@ from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import ChatConfig, CpuConfig
 from toolhone.data.read import read_conversations, read_tools, turns
-from toolhone.errors import UserError
 from toolhone.train import attention
 from toolhone.train.attention import TREE_ATTENTION, visible
 from toolhone.train.batches import TreeCollator, tree_features
-from toolhone.train.preflight import refuse_other_attention
+from toolhone.train.packing import other_layers
 from toolhone.train.trainer import ToolCallTrainer
 
 PAD = 31
@@ -482,9 +481,8 @@ def test_rows_that_fit_into_one_tree_become_one_tree() -> None:
         (AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True), "bidirectional attention"),
     ],
 )
-def test_models_with_unsupported_attention_are_refused_by_name(model_config: PreTrainedConfig, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"org/other has .*{kind}.*packing: rows"):
-        refuse_other_attention(model_config, "org/other")
+def test_attention_that_trees_do_not_support_is_found_in_the_config(model_config: PreTrainedConfig, kind: str) -> None:
+    assert other_layers(model_config) == [kind]
 
 
 @pytest.mark.parametrize(
@@ -498,14 +496,13 @@ def test_models_with_unsupported_attention_are_refused_by_name(model_config: Pre
         AutoConfig.for_model("gemma3_text"),
     ],
 )
-def test_full_and_sliding_attention_are_accepted_and_any_other_layer_type_refused(
+def test_trees_support_full_and_sliding_attention_and_no_other_layer_type(
     model_config: PreTrainedConfig,
 ) -> None:
-    refuse_other_attention(model_config, "org/windowed")
+    assert other_layers(model_config) == []
     layers = model_config.num_hidden_layers
     model_config.layer_types = ["full_attention", "sliding_attention"] * (layers // 2 - 1) + ["chunked_attention"] * 2
-    with pytest.raises(UserError, match=r"org/windowed has chunked_attention"):
-        refuse_other_attention(model_config, "org/windowed")
+    assert other_layers(model_config) == ["chunked_attention"]
 
 
 @pytest.mark.usefixtures("_double")

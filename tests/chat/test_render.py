@@ -242,7 +242,7 @@ def test_the_same_text_in_nfc_is_accepted(fetched_tokenizer: Callable[[str], Any
 @pytest.mark.smollm2
 def test_a_character_that_the_tokenizer_drops_is_refused(fetched_tokenizer: Callable[[str], Any]) -> None:
     renderer = make_renderer(fetched_tokenizer("smollm2"), ChatConfig(), "smollm2")
-    with pytest.raises(RenderError, match=r"^rows\.jsonl:7: .*control characters"):
+    with pytest.raises(RenderError, match=r"^rows\.jsonl:7: the tokenizer drops '.x16' .*remove it"):
         renderer.render(example(USER, say("one\x16two")))
 
 

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.errors import UserError
-from toolhone.evaluate.decode import batches_by_length, compute_prefix, decode_greedily, shared_prefix
+from toolhone.evaluate import decode
+from toolhone.evaluate.decode import (
+    Prefix,
+    batches_by_length,
+    compute_prefix,
+    decode_greedily,
+    decoding_method,
+    shared_prefix,
+)
 
 VOCABULARY = 64
 NEW_TOKENS = 12
@@ -202,6 +210,79 @@ def test_log_probabilities_come_from_the_raw_distribution(model: Any, prompts: l
             assert logprob <= 0
             others = probabilities[torch.arange(VOCABULARY) != id_]
             assert completion.runner_ups[step] == pytest.approx(float(others.max().log()), abs=1e-5)
+
+
+GRANITE = {"num_hidden_layers": 10, "layer_types": ["mamba"] * 5 + ["attention"] + ["mamba"] * 4, "mamba_n_heads": 128}
+LFM2 = {"num_hidden_layers": 16, "full_attn_idxs": [2, 5, 8, 10, 12, 14]}
+FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
+    "lfm2": (LFM2, "stacked"),
+    "qwen3_5_text": ({}, "stacked"),
+    "granitemoehybrid": (GRANITE, "stacked"),
+    "falcon_h1": ({}, "stacked"),
+    "nemotron_h": ({}, "stacked"),
+    "recurrent_gemma": ({}, "stacked"),
+    "mamba2": ({}, "stacked"),
+    "mamba": ({}, "stacked without prefix"),
+    "mpt": ({}, "stacked"),  # its position biases count padding
+    "bloom": ({}, "padded"),
+    "falcon": ({}, "padded"),
+    "gpt2": ({}, "padded"),  # learned positions
+    "opt": ({}, "padded"),
+    "gpt_oss": ({}, "padded"),
+    "gemma4_text": ({}, "padded"),
+    "gemma3n_text": ({}, "padded"),  # its last layers use the keys of earlier ones
+    "gemma3": ({}, "padded"),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> tuple[Any, str]:
+    """A small copy of a model, and the fastest way to decode it."""
+    from transformers import AutoConfig
+
+    from toolhone.train.miniature import make_miniature
+
+    values, method = FAMILIES[request.param]
+    return make_miniature(AutoConfig.for_model(request.param, **values)).eval(), method
+
+
+def test_every_family_gets_the_same_tokens_in_a_batch_as_alone_without_a_cache(
+    family: tuple[Any, str], prompts: list[list[int]]
+) -> None:
+    model, method = family
+    assert decoding_method(model) == method
+    alone = [plainly(model, prompt, frozenset(), 6) for prompt in prompts]
+    stop_ids = frozenset({alone[1][0][2], alone[3][0][4]})  # some rows leave the batch early
+    for length in (0, len(SHARED)):
+        prefix = compute_prefix(model, SHARED[:length])
+        for batch in (slice(0, 8), slice(2, 5), slice(3, 4)):
+            found = decode_greedily(model, prompts[batch], prefix, stop_ids, 6)
+            for answer, (ids, logprobs) in zip(found, alone[batch], strict=True):
+                end = next((n for n, id_ in enumerate(ids, 1) if id_ in stop_ids), 6)
+                assert answer.ids == ids[:end]
+                assert answer.logprobs == pytest.approx(logprobs[:end], abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["alone", "uncached"])
+def test_the_slowest_methods_give_the_same_tokens(model: Any, prompts: list[list[int]], method: Any) -> None:
+    stops = frozenset({plainly(model, prompts[0], frozenset(), 3)[0][2]})
+    fast = decode_greedily(model, prompts[:3], compute_prefix(model, SHARED), stops, 5)
+    slow = decode_greedily(model, prompts[:3], Prefix(SHARED, None), stops, 5, method=method)
+    assert [one.ids for one in slow] == [one.ids for one in fast]
+    assert [one.stopped for one in slow] == [one.stopped for one in fast]
+
+
+def test_a_model_whose_cache_is_wrong_is_decoded_without_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that the tests do not cover, with a cache that forgets."""
+    from transformers import LlamaForCausalLM
+
+    class Forgetful(LlamaForCausalLM):  # type: ignore[misc]
+        def forward(self, *args: Any, past_key_values: Any = None, use_cache: bool = False, **kwargs: Any) -> Any:
+            kwargs.pop("attention_mask", None)
+            return super().forward(*args, use_cache=False, **kwargs)
+
+    monkeypatch.setattr(decode, "_methods", {})
+    assert decoding_method(Forgetful(model.config).eval()) == "uncached"
 
 
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=8)

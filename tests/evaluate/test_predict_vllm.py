@@ -251,6 +251,19 @@ def test_a_rank_above_vllms_limit_is_refused(
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"use_dora": True}, "lora.dora"), ({"modules_to_save": ["model.embed_tokens"]}, "lora.modules_to_save")],
+)
+def test_an_adapter_that_vllm_cannot_load_is_refused_by_the_key_it_was_trained_with(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path, settings: dict[str, Any], key: str
+) -> None:
+    folder = adapter(tmp_path / "a", 8)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 8, **settings}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"was trained with {key}, which vLLM does not support; use `toolhone eval`"):
+        predict_vllm(tuned(config(tiny_llama), renderer, folder), examples(), "t", tmp_path / "o", quiet())
+
+
 def test_the_error_without_vllm_names_the_extra_to_install(
     renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

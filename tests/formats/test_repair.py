@@ -157,3 +157,32 @@ def test_python_literals_are_read_like_python_reads_them(value: dict[str, Any]) 
     assert isinstance(found, Decoded)
     assert json.dumps(found.value) == json.dumps(value)
     assert found.end == len(text)
+
+
+# Calls in the syntax of another chat format
+
+LOOKED_UP = ToolCall("look_up", {"id": "A1"})
+HERMES_TURN = '<tool_call>\n{"name": "look_up", "arguments": {"id": "A1"}}\n</tool_call>'
+BARE_TURN = '{"name": "look_up", "parameters": {"id": "A1"}}'
+
+
+@pytest.mark.parametrize(
+    ("format", "text"), [("llama3", HERMES_TURN), ("gemma", HERMES_TURN), ("json", HERMES_TURN), ("hermes", BARE_TURN)]
+)
+def test_a_call_in_another_formats_syntax_is_credited_only_with_repairs(format: FormatName, text: str) -> None:
+    assert parse_turn(text, format, tools=("look_up",)).status == "malformed"
+    found = parse_repaired(text, format, tools=("look_up",))
+    assert (found.turn.status, found.turn.calls) == ("calls", (LOOKED_UP,))
+    assert dict(found.repairs) == {"other_syntax": 1}
+
+
+def test_a_broken_call_in_another_formats_syntax_is_not_credited() -> None:
+    found = parse_repaired('<tool_call>\n{"name": "look_up", "arguments": {"id"\n</tool_call>', "llama3")
+    assert (found.turn.status, dict(found.repairs)) == ("malformed", {})
+
+
+def test_calls_of_the_own_syntax_are_never_read_in_another() -> None:
+    both = f"{BARE_TURN}\n{HERMES_TURN}"
+    found = parse_repaired(both, "llama3")
+    assert (found.turn.status, found.turn.calls) == ("partial", (LOOKED_UP,))
+    assert "other_syntax" not in found.repairs

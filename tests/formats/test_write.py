@@ -22,14 +22,21 @@ values = st.recursive(
     max_leaves=8,
 )
 calls = st.lists(st.tuples(texts.filter(bool), st.dictionaries(texts, values, max_size=4)), min_size=1, max_size=4)
+QUOTES_NAMES = {name: '"a\\"b"' in f.write("", [RawCall('a"b', "{}")], "stop") for name, f in FORMATS.items()}
+"""Whether a format writes the name of a call as a JSON string. If not, a name must be a name as APIs allow it."""
+TYPED_BY_SCHEMA = ("qwen_xml", "minicpm5", "glm45")
+"""Formats that write values as plain text. Each has a test with its tools, such as test_qwen_xml.py."""
+UNTYPED = [name for name in FORMATS if name not in TYPED_BY_SCHEMA]
 prose = st.sampled_from(["", "Let me look.", "好的,我查一下。\n请稍等", "5 < 7; fine"])
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", UNTYPED)
 @given(content=prose, made=calls, ascii=st.booleans())
 def test_written_calls_are_read_back_unchanged(
     format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]], ascii: bool
 ) -> None:
+    if not QUOTES_NAMES[format]:
+        made = [(f"get_{number}.x-y", arguments) for number, (_, arguments) in enumerate(made)]
     raw = [RawCall(name, json.dumps(arguments, ensure_ascii=ascii)) for name, arguments in made]
     turn = parse_turn(FORMATS[format].write(content, raw, "stop"), format)
     assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
@@ -67,7 +74,11 @@ def test_arguments_that_are_not_a_json_object_are_malformed_and_add_no_call(form
 def test_any_arguments_are_read_back_as_their_object_or_malformed(format: FormatName, raw: str) -> None:
     turn = parse_turn(FORMATS[format].write("", [RawCall("look", raw)], "stop"), format)
     if turn.status == "calls":
-        assert turn.calls == (ToolCall("look", json.loads(raw) if raw.strip() else {}),)
+        said = json.loads(raw) if raw.strip() else {}
+        if format in TYPED_BY_SCHEMA:  # without a schema, values stay texts
+            assert turn.calls[0].arguments.keys() == said.keys()
+        else:
+            assert turn.calls == (ToolCall("look", said),)
     else:
         assert turn.status == "malformed"
 

@@ -103,6 +103,23 @@ def test_every_row_of_a_card_table_has_the_same_number_of_cells(tmp_path: Path, 
         assert all(re.fullmatch(r" -{3}:? ", cell) for cell in rows[1][1:-1])
 
 
+def test_the_card_says_how_engines_serve_the_adapter(tmp_path: Path, scored_run: ScoredRun) -> None:
+    traits = {"end_of_answer": "<|im_end|>", "end_of_calls": "<|im_end|>"}
+    chat = {"format": "hermes", "template": "both", "parts": ["tools", "calls"], "traits": traits}
+    text = _card(scored_run(tmp_path / "run", ANSWERS, adapter=True, model={"name": "Qwen/Qwen3-0.6B"}, chat=chat)).text
+    assert "vllm serve Qwen/Qwen3-0.6B --enable-lora --lora-modules tuned=path/to/this/folder" in text
+    assert "--tool-call-parser hermes" in text
+    assert "- Chat format: hermes" in text
+    assert "the model's own turns; toolhone writes the tools and calls" in text
+    assert "- A turn ends with: <|im_end|>" in text.replace("\\", "")
+
+
+def test_the_card_names_engines_that_cannot_read_the_format(tmp_path: Path, scored_run: ScoredRun) -> None:
+    chat = {"format": "json", "template": "toolhone"}
+    run = scored_run(tmp_path / "run", ANSWERS, adapter=True, model={"name": "m"}, chat=chat)
+    assert "vLLM: has no parser for this chat format, so calls stay in the text" in _card(run).text
+
+
 def test_a_run_without_an_adapter_gets_no_card(tmp_path: Path, scored_run: ScoredRun) -> None:
     write_report(scored_run(tmp_path, ANSWERS))
     assert not (tmp_path / "adapter").exists()

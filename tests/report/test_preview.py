@@ -110,7 +110,7 @@ def test_special_tokens_and_characters_of_several_tokens_are_marked(
     assert all((tokens > 1) == ("m" in kind.split()) for _, kind, tokens in boxes)
     assert all(("\n" in text) == ("n" in kind.split()) for text, kind, _ in boxes)
     tokens = mask_labels(renderer.encode("𠮷"), renderer.encode("x"))
-    rare = Rendered(rows[0].example, "𠮷", "x", tokens, holds_control_tokens=False)
+    rare = Rendered(rows[0].example, "𠮷", "", "x", tokens, holds_control_tokens=False)
     assert '<i class="m" title="4 tokens">𠮷</i>' in preview_page(renderer, [rare], "try")
 
 

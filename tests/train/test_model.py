@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
@@ -43,7 +43,7 @@ def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
 LOADERS: list[tuple[Any, Callable[[ModelConfig], Any]]] = [
     (AutoTokenizer, load_tokenizer),
     (AutoConfig, load_model_config),
-    (AutoModelForCausalLM, lambda config: load_model(config, choose_hardware(config))),
+    (AutoConfig, lambda config: load_model(config, choose_hardware(config))),  # it reads the config first
 ]
 
 

@@ -63,6 +63,19 @@ def test_twenty_sgd_steps_give_the_same_adapter_with_every_packing(
 
 
 @pytest.mark.usefixtures("_in_order")
+def test_a_lower_weight_of_answers_counts_the_same_in_rows_as_along_trees(
+    train: Train, short_rows: list[Rendered]
+) -> None:
+    keys = {**SGD, "max_steps": 3, "batch_size": 4}
+    parts = [(row, row.tokens.ids[: row.tokens.prompt_length], row.completion_ids) for row in short_rows]
+    light = [replace(row, tokens=mask_labels(prompt, completion, 0.2)) for row, prompt, completion in parts]
+    tree, rows = (train(light, packing, packing=packing, **keys) for packing in ("prefix_tree", "rows"))
+    assert_close(rows.adapter, tree.adapter, 1e-5)
+    assert rows.losses == pytest.approx(tree.losses, rel=1e-5)
+    assert rows.losses[0] < 0.9 * train(short_rows, "heavy", packing="rows", **keys).losses[0]
+
+
+@pytest.mark.usefixtures("_in_order")
 def test_small_trees_give_the_same_adapter(train: Train, short_rows: list[Rendered]) -> None:
     keys = {**SGD, "max_steps": 4, "batch_size": 4}
     whole = train(short_rows, "whole", **keys)

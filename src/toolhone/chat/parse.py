@@ -7,7 +7,7 @@ a second time with repairs, so that both results can be shown side by side.
 The reader of each format (`formats/`) gives the pieces of a turn: prose, calls and faults. In every format:
 
 - `<think>` blocks are skipped with their content, and so is the text before a `</think>` whose opening is in the
-  prompt;
+  prompt; but calls before it count if none follows;
 - end-of-turn tokens at the end are dropped.
 
 A turn is malformed if it tries to call and the call cannot be read:
@@ -15,7 +15,7 @@ A turn is malformed if it tries to call and the call cannot be read:
 - a block or object that opens like a call is not strict JSON, is not closed, or is not a call (`call_json.read_call`);
 - prose contains a clear call outside the tags, inside a line or in a code fence (`call_json.call_in_prose`);
 - it calls in another syntax than the format's, such as that of another model family, or a declared tool's name with
-  arguments after it (`foreign_syntax`). The failure names the syntax. Such a call is never read.
+  arguments after it (`foreign_syntax`). The failure names the syntax. Only the repaired reading credits such a call.
 
 In formats without tags, an object at the start of a line opens like a call if its first key is a key of calls. If it
 has no arguments and is not only a declared tool's name, it is data, and therefore prose. An example is
@@ -32,14 +32,15 @@ never read for calls, whatever it quotes. Only thoughts are skipped in it.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
 from toolhone.formats.call_json import CallSpans, call_in_prose, call_spans
-from toolhone.formats.chat_format import ChatFormat
-from toolhone.formats.foreign_syntax import call_syntax, may_open
+from toolhone.formats.chat_format import ChatFormat, RawCall
+from toolhone.formats.foreign_syntax import call_syntax, may_open, opens_with_marker, tagged_syntax
 from toolhone.formats.pieces import THINK, THINK_END, Fault, PlacedCall, Thought, other_format
 from toolhone.formats.repair import REPAIRS, Repairer
 from toolhone.records import FinishReason, FormatName, Repair, Status, ToolCall
@@ -118,7 +119,8 @@ def parse_repaired(
     """Parse a turn, and repair what cannot be read strictly, with the `allowed` repairs.
 
     A turn without a fault is never repaired. The repaired result is used only if it has more calls than the strict
-    one. The other arguments are the same as for `parse_turn`.
+    one. If there is none, the text is read in the syntaxes of other chat formats, with the same repairs. The other
+    arguments are the same as for `parse_turn`.
     """
     strict = parse_turn(text, format, finish_reason, tools=tools, prose_end=prose_end)
     if strict.failure is not None:
@@ -126,7 +128,27 @@ def parse_repaired(
         repaired = _read(text, format, finish_reason, repairer, prose_end)
         if repairer.fired and len(repaired.calls) > len(strict.calls):
             return RepairedTurn(strict, repaired, repairer.fired)
+        if "other_syntax" in allowed:
+            for other in _other_formats(text, format):
+                repairer = Repairer(allowed, len(text), tools)
+                turn = _read(text, other, finish_reason, repairer, prose_end)
+                if turn.status == "calls" and len(turn.calls) > len(strict.calls):
+                    repairer.fired["other_syntax"] += len(turn.calls)
+                    return RepairedTurn(strict, turn, repairer.fired)
     return RepairedTurn(strict, strict, Counter())
+
+
+def _other_formats(text: str, format: FormatName) -> Iterator[FormatName]:
+    """Yield the formats that may read the text's first call: those that own its marker, or those that write none."""
+    syntax = tagged_syntax(text)
+    for name, other in FORMATS.items():
+        if name != format and (syntax in other.syntaxes if syntax else _writes_no_marker(name)):
+            yield name
+
+
+@functools.cache
+def _writes_no_marker(format: FormatName) -> bool:
+    return not opens_with_marker(FORMATS[format].write("", [RawCall("f", "{}")], "stop"))
 
 
 def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: Repairer, prose_end: int) -> ParsedTurn:
@@ -134,16 +156,22 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     chat_format = FORMATS[format]
     text = _without_end_tokens(text)
     calls: list[PlacedCall] = []
+    before: list[PlacedCall] = []
+    fired_before = Counter[Repair]()
     thoughts: list[Thought] = []
     prose, faults = _endpoint_prose(text[:prose_end], cut=cut)
     fault_count = len(faults)
     own = text[prose_end:]
     # A turn without any sign of a call or a thought is one piece of prose.
-    for piece in chat_format.read(own, repairer) if "{" in own or may_open(own) else [own]:
+    may_call = chat_format.begins_with_name or "{" in own or may_open(own)
+    for piece in chat_format.read(own, repairer) if may_call else [own]:
         if isinstance(piece, Thought):
             if not piece.opened:
-                calls, prose, faults, thoughts = [], [], [], []
+                # Everything before is a thought, opened in the prompt. But if no call follows, the calls in it count.
+                if calls:
+                    before, fired_before = calls, Counter(repairer.fired)
                 repairer.fired.clear()
+                calls, prose, faults, thoughts = [], [], [], []
             thoughts.append(piece)
             continue
         if isinstance(piece, PlacedCall):
@@ -161,6 +189,9 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
         fault_count += 1
         if fault_count == _MAX_FAULTS:
             break
+    if not calls and not faults:
+        calls = before
+        repairer.fired.update(fired_before)
     content = "".join(prose).strip()
     read = tuple(placed.call for placed in calls)
     places = tuple((placed.start + prose_end, placed.end + prose_end) for placed in calls)

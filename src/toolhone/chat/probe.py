@@ -124,6 +124,22 @@ def make_base_renderer(
     return make_renderer(tokenizer, config.model_copy(update={"tools": tools}), model, needs=needs)
 
 
+def own_template_losses(tokenizer: Any, config: ChatConfig) -> dict[str, str]:
+    """Return for each kind of turn why the model's own template cannot write it so that it can be read back; "" if it
+    can."""
+    own = config.model_copy(update={"template": "auto", "tools": "schema"})
+    found = _Choice(tokenizer, own, "", frozenset()).own()
+    if not isinstance(found, ChatRenderer):
+        return {"one call": found.fault}
+    losses = {}
+    for need in (None, *get_args(Need)):
+        if need == "thinking" and config.thinking != "train":
+            continue
+        choice = _Choice(tokenizer, own, "", frozenset([need] if need else []))
+        losses[need or "one call"] = choice.lost_probe(found)
+    return losses
+
+
 class _Fit(NamedTuple):
     """The result of trying a template: a renderer, or why it cannot be used and the formats that read its calls."""
 
@@ -284,14 +300,14 @@ class _Choice:
             readers = readers or read_by
             for chat_format in read_by:
                 renderer = replace(probing, format=chat_format)
-                found = self._lost_probe(renderer)
+                found = self.lost_probe(renderer)
                 if not found:
                     return _Fit(renderer, "", read_by)
                 fault = fault or found
             fault = fault or "its calls are in a syntax that no chat format reads"
         return _Fit(None, fault, readers)
 
-    def _lost_probe(self, renderer: ChatRenderer) -> str:
+    def lost_probe(self, renderer: ChatRenderer) -> str:
         """Return which probe cannot be read back; "" if all can."""
         question = self._question
         for what, need, turn in _PROBE_TURNS:

@@ -1,11 +1,11 @@
 """Renders an example as the text and the token ids for training and inference.
 
 The prompt is `template(messages before the turn, add_generation_prompt=True)`. The completion is the text that
-`template(messages up to the turn)` adds, up to and including the end-of-turn token. Both are tokenised separately and
-joined, so the prompt has the same tokens in training and at inference. Rendering gives ids, labels and loss weights
-together; no later step masks a label. It is an error that names the row if the completion cannot be read back as the
-gold turn, or if the ids do not decode to the same text. Control tokens in the texts of messages and tools are plain
-text (`control_tokens.py`).
+`template(messages up to the turn)` adds, up to and including the end-of-turn token. The turn is tokenised after the
+prompt's tokens (`turn_tokens.py`), so the prompt has the same tokens in training and at inference. Rendering gives ids,
+labels and loss weights together; no later step masks a label. It is an error that names the row if the completion
+cannot be read back as the gold turn, or if the ids do not spell the same text. Control tokens in the texts of messages
+and tools are plain text (`control_tokens.py`).
 
 `chat.thinking` decides which thinking is written. A template that reads thinking from a key of the message gets it
 there. For any other template it is written in `<think>` tags at the start of the message's content.
@@ -27,9 +27,11 @@ from toolhone.chat.control_tokens import ControlTokens, control_tokens, has_mark
 from toolhone.chat.messages import template_messages
 from toolhone.chat.parse import parse_turn
 from toolhone.chat.template import Part, TemplateTraits
+from toolhone.chat.token_bytes import token_bytes
+from toolhone.chat.turn_tokens import changed_text, turn_tokens
 from toolhone.config import ChatConfig, Thinking
 from toolhone.errors import UserError
-from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.records import Example, Message, Tool, ToolCall
 
@@ -155,6 +157,18 @@ class ChatRenderer:
         """Return the turn as it is learned: with its thinking only if `chat.thinking` is train."""
         return turn if self.thinking == "train" or not turn.thinking else replace(turn, thinking="")
 
+    def describe_template(self, choice: str = "the config asks for it") -> str:
+        """Return which chat template is used, and why. `choice` is the reason if the model's own could be used."""
+        if self.source == "model":
+            return "with the model's own chat template"
+        why = (
+            self.note if not self.note or self.note.startswith("the tokenizer") else f"in the model's own, {self.note}"
+        )
+        because = f"because {why or choice}"
+        if self.source == "toolhone":
+            return f"with toolhone's chat template, {because}"
+        return f"in the model's own turns; toolhone writes the {' and '.join(self.parts)}, {because}"
+
     def end_of(self, turn: Message) -> str:
         """Return the token that ends an assistant turn."""
         return self._traits.end_of_calls if turn.tool_calls else self._traits.end_of_answer
@@ -203,10 +217,9 @@ class ChatRenderer:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the exact text of the ids, including special tokens and spaces."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """Return the exact text of the ids, including special tokens and spaces. `after` are the ids before them."""
+        return token_bytes(self.tokenizer).text(ids, after[-1] if after else None)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -234,22 +247,27 @@ class ChatRenderer:
         """
         try:
             guarded = self._guarded_text(example.prompt, example.tools, ask=True)
-            prompt_ids = self._encode_guarded(guarded)
             prompt_text = without_marks(guarded)
             turn_text = self.turn_text(example, prompt_text)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise RenderError(f"{example.where}: the chat template refuses the row: {error}") from None
+            fix = "" if self.source == "toolhone" else "; change the row, or set chat.template: toolhone"
+            raise RenderError(f"{example.where}: the chat template refuses the row: {error}{fix}") from None
         end = self.end_of(example.turn)
-        completion_text = turn_text + end
         self._check_round_trip(example, turn_text)
         self._check_special_tokens(example)
-        completion_ids = self.encode(completion_text)
-        if self.decode(prompt_ids + completion_ids) != prompt_text + completion_text:
-            raise RenderError(
-                f"{example.where}: the tokens do not decode to the same text; write the row in NFC (the tokenizer may "
-                "normalise Unicode), and remove control characters"
-            )
-        tokens = mask_labels(prompt_ids, completion_ids, 1.0 if example.turn.tool_calls else answer_weight)
+        try:
+            prompt_ids = self._encode_guarded(guarded)
+            turn = turn_tokens(self.tokenizer, self._encode_guarded, guarded, prompt_ids, turn_text + end)
+        except ValueError as error:
+            raise RenderError(f"{example.where}: {error}") from None
+        if turn.spelled != turn.expected:
+            unknown = self.tokenizer.unk_token
+            fault = changed_text(turn.expected, turn.spelled, example, unknown, self.source)
+            raise RenderError(f"{example.where}: {fault}")
+        if turn.text != turn_text + end:  # without white space that special tokens absorb
+            turn_text = turn.text.removesuffix(end)
+            self._check_round_trip(example, turn_text)
+        tokens = mask_labels(prompt_ids, turn.ids, 1.0 if example.turn.tool_calls else answer_weight)
         return Rendered(example, prompt_text, turn_text, end, tokens, has_marks(guarded))
 
     def turn_text(self, example: Example, prompt_text: str | None = None) -> str:
@@ -298,8 +316,18 @@ class ChatRenderer:
             raise RenderError(
                 f"{example.where}: turn {len(example.prompt)} cannot be read back in the {self.format.name} format: "
                 f"wrote {text!r}, read back status {status}, calls {_as_read(parsed.calls)}, "
-                f"text {parsed.content!r}; remove special tokens or call tags from its texts"
+                f"text {parsed.content!r}; {self._fix_of_turn(example, gold)}"
             )
+
+    def _fix_of_turn(self, example: Example, gold: Message) -> str:
+        """Return how to fix a turn that cannot be read back: the template or the turn may be at fault."""
+        calls = [RawCall(call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in gold.tool_calls]
+        text = self.format.write(gold.content.strip(), calls, "stop")
+        parsed = parse_turn(text, self.format.name, tools=example.tools_by_name)
+        is_same = _as_read(parsed.calls) == _as_read(gold.tool_calls) and parsed.content == gold.content.strip()
+        if self.source != "toolhone" and is_same and parsed.failure is None:
+            return "set chat.template: toolhone"
+        return "remove special tokens or call tags from its texts"
 
     def _check_special_tokens(self, example: Example) -> None:
         # They read back correctly as text, but the model would learn to end or begin a turn inside its own turn.

@@ -16,7 +16,8 @@ from typing import Literal
 import jinja2
 
 from toolhone.chat.render import ChatRenderer, Rendered
-from toolhone.chat.token_bytes import TokenBytes
+from toolhone.chat.token_bytes import TokenBytes, without
+from toolhone.chat.turn_tokens import common_length
 from toolhone.records import Message, Role
 
 Part = Role | Literal["tools"]
@@ -65,9 +66,11 @@ def segments(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> 
 
     begins = [0, *accumulate(map(len, token_bytes.of(row.prompt_ids)))][: len(row.prompt_ids)]
 
+    absorbed = token_bytes.absorbed(row.prompt_text)
+
     def token(place: int) -> int:
         """Return the first token that begins at or after this character of the prompt."""
-        return bisect_left(begins, len(row.prompt_text[:place].encode()))
+        return bisect_left(begins, len(without(row.prompt_text[:place], absorbed).encode()))
 
     cut = [Segment(part, index, token(first), token(last)) for part, index, first, last in spans if first < last]
     if cut:  # text that a tokenizer adds at the end, such as a space, belongs to the last segment
@@ -95,7 +98,7 @@ def _border(renderer: ChatRenderer, row: Rendered, messages: Sequence[Message], 
         content = messages[-1].content
         place = row.prompt_text.find(content, before)
         return before if place < 0 else place + len(content)
-    return len(text) if row.prompt_text.startswith(text) else _common_length(text, row.prompt_text)
+    return len(text) if row.prompt_text.startswith(text) else common_length(text, row.prompt_text)
 
 
 def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -> tuple[int, int]:
@@ -108,14 +111,8 @@ def _tools_span(renderer: ChatRenderer, row: Rendered, borders: Sequence[int]) -
         bare = renderer.text(row.example.prompt, (), ask=True)
     except (jinja2.TemplateError, TypeError, ValueError):
         return 0, 0
-    first = _common_length(text, bare)
-    last = len(text) - _common_length(text[first:][::-1], bare[first:][::-1])
+    first = common_length(text, bare)
+    last = len(text) - common_length(text[first:][::-1], bare[first:][::-1])
     while first and text[first - 1] == text[last - 1]:  # "<s>[tools]<s>": repeated text belongs before the tools
         first, last = first - 1, last - 1
     return first, min(last, next((border for border in borders if border > first), last))
-
-
-def _common_length(one: str, other: str) -> int:
-    """Return the length of the common prefix of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))

@@ -18,6 +18,7 @@ from toolhone.cli import flags
 from toolhone.cli.data import add_data_commands
 from toolhone.cli.economics import add_cost_commands
 from toolhone.cli.evaluate import add_evaluate_commands
+from toolhone.cli.formats import add_format_commands
 from toolhone.cli.route import add_route_commands
 from toolhone.cli.start import add_start_commands
 from toolhone.cli.terminal import describe_interruption, plain_console, prepare_libraries
@@ -28,7 +29,7 @@ from toolhone.launcher import rank
 _ABOUT = "toolhone tunes a small model to call your tools, and measures how often it calls them right."
 _GROUPS = {
     "start": ("init", "fetch", "doctor", "config", "completion"),
-    "data": ("data",),
+    "data": ("data", "formats"),
     "tune": ("train", "learning-curve", "ask"),
     "evaluate": ("eval", "predict", "score", "compare", "report"),
     "decide and deploy": ("advise", "cost", "route", "serve"),
@@ -99,6 +100,7 @@ def _parser_and_commands() -> tuple[argparse.ArgumentParser, Any]:
     flags.command(commands, "doctor", _doctor, "check what this machine can do; takes about ten seconds")
     flags.command(commands, "config", _config, "list every key of a config file, with its default and meaning")
     _add_completion(commands)
+    add_format_commands(commands)
     add_data_commands(commands)
     return parser, commands
 

@@ -71,6 +71,7 @@ def _dry_run(options: argparse.Namespace) -> None:
     from toolhone.train.preflight import refuse_untrainable
 
     prepared = prepare(config, console=console)
+    config = prepared.config
     refuse_untrainable(config)
     plan = make_plan(prepared)
     found = plan.training

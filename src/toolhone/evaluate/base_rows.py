@@ -73,7 +73,8 @@ def _kind(example: Example) -> _Kind:
 def with_gold_limit(config: EvaluateConfig, renderer: ChatRenderer, examples: Sequence[Example]) -> EvaluateConfig:
     """Return the config with `max_new_tokens` lowered to the length of the longest gold answer, plus a margin.
 
-    Gold answers are counted with the renderer's template and tokenizer, including the end of the turn. If the template
+    Gold answers are counted with the renderer's template and tokenizer, including the end of the turn. A SentencePiece
+    tokenizer may count one token too many, for the space that it adds in front of a text. If the template
     does not write a gold answer directly after its prompt, the gold's length is unknown and the limit is unchanged.
     """
     longest = 0

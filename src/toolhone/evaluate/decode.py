@@ -1,23 +1,38 @@
 """Greedy decoding in batches over a prompt prefix that is computed once.
 
 The prompts of a function-calling test set share nearly all their tokens: the system prompt and the tools. The
-model runs their longest common prefix once. Each batch starts from a copy of its key-value cache, and finished rows
-leave the batch. Every token has its raw log-probability and that of the runner-up.
+model runs their longest common prefix once. Each batch starts from a copy of its cache, and finished rows leave the
+batch. Every token has its raw log-probability and that of the runner-up.
+
+How a cache may be filled depends on the model's layers (`Method`). For classes that the tests do not cover, and for
+models with recurrent or convolution layers, a small copy of the model (`train/miniature.py`) decides: the first method
+that gives the same tokens as no cache at all.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache
 
 from toolhone.errors import UserError
+from toolhone.evaluate.cache import can_stack, has_states, keeps_keys, new_cache, select_rows, stack
+from toolhone.train.miniature import VOCABULARY, WINDOW, CannotShrinkError, make_miniature
+from toolhone.train.packing import is_tested
 
-_ROOM = 64  # a full cache grows by this many tokens
+Method = Literal["padded", "stacked", "stacked without prefix", "alone", "uncached"]
+"""How a batch is decoded, the fastest first.
+
+padded: [prefix, padding, rest of the prompt] in one pass; the padding is masked. For attention alone.
+stacked: prompts of each length in one pass without padding, then their caches are stacked.
+alone: row by row with transformers' own cache. uncached: row by row, and each token takes a pass over all before it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,75 +66,216 @@ def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
 
 @torch.inference_mode()
 def compute_prefix(model: Any, ids: list[int]) -> Prefix:
-    """Run the prefix through the model once."""
-    if not ids:
-        return Prefix([], None)
-    cache = _new_cache()
-    input_ids = torch.tensor([ids], device=model.device)  # [1, prefix]
-    model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    """Run the prefix through the model once. The cache is None if the model cannot continue from one."""
+    if not ids or decoding_method(model) not in ("padded", "stacked"):
+        return Prefix(ids, None)
+    cache = new_cache(model.config)
+    _run(model, torch.tensor([ids], device=model.device), cache)  # [1, prefix]
     return Prefix(ids, cache)
 
 
 @torch.inference_mode()
 def decode_greedily(
-    model: Any, prompts: Sequence[Sequence[int]], prefix: Prefix, stop_ids: frozenset[int], max_new_tokens: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    prefix: Prefix,
+    stop_ids: frozenset[int],
+    max_new_tokens: int,
+    *,
+    method: Method | None = None,
 ) -> list[Completion]:
     """Answer a batch of prompts, each beginning with `prefix.ids` and at least one token longer.
 
-    The batch is laid out as [prefix, padding, rest of the prompt]. The padding is masked, and position ids skip it. So
-    in float32 every row gets the same tokens as alone.
+    Padding is masked, and position ids skip it. So in float32 every row gets the same tokens as alone.
+
+    Args:
+        method: how the cache is filled; None: the fastest that is right for the model.
 
     Raises:
         UserError: if prompts and answers are longer than the model's sliding window, and its attention cannot mask
         that.
     """
-    own = [list(prompt[len(prefix.ids) :]) for prompt in prompts]
-    width = max(len(ids) for ids in own)
-    device = model.device
-    start = len(prefix.ids)
-    input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in own], device=device)  # [batch, width]
-    visible = torch.ones(len(own), start + width, dtype=torch.long, device=device)  # [batch, prefix + width]
-    for row, ids in enumerate(own):
-        visible[row, start : start + width - len(ids)] = 0
-    positions = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, start:]  # [batch, width]
-    cache = _new_cache() if prefix.cache is None else copy.deepcopy(prefix.cache)
-    if prefix.cache is not None:
-        cache.batch_repeat_interleave(len(own))
-    window = _outgrown_window(model, start + width + max_new_tokens)
+    method = method or decoding_method(model)
+    if method in ("alone", "uncached"):
+        return [_decode_alone(model, list(prompt), stop_ids, max_new_tokens, method) for prompt in prompts]
+    start = len(prefix.ids) if prefix.cache is not None else 0
+    own = [list(prompt[start:]) for prompt in prompts]
+    window = _outgrown_window(model, start + max(map(len, own)) + max_new_tokens)
+    fill = _fill_padded if method == "padded" else _fill_and_stack
+    cache, visible, logits = fill(model, own, prefix.cache, start, window)
+    is_masked = keeps_keys(cache)  # states have no padding left
 
     answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
     rows = list(range(len(own)))  # which answer each row of the batch belongs to
-    for _ in range(max_new_tokens):
-        logits = model(
-            input_ids=input_ids,
-            attention_mask=visible if window is None else _windowed(model, visible, input_ids.shape[1], window),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then
-            # copies its weight once for each row (5 seconds for 32 rows of SmolLM2).
-            logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=device),
-        ).logits[:, -1]  # [batch, vocabulary]
-        logprobs = logits.float().log_softmax(dim=-1)
-        best = logprobs.max(dim=-1)  # the first of equal values, unlike `topk`
-        second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
-        chosen = zip(rows, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
-        for row, token, logprob, runner_up in chosen:
-            answers[row][0].append(token)
-            answers[row][1].append(logprob)
-            answers[row][2].append(runner_up)
+    for step in range(max_new_tokens):
+        chosen = _choose(logits, [answers[row] for row in rows])  # [rows]
         unfinished = [n for n, row in enumerate(rows) if answers[row][0][-1] not in stop_ids]
-        if not unfinished:
+        if not unfinished or step + 1 == max_new_tokens:
             break
-        next_ids, next_positions = best.indices[:, None], positions[:, -1:] + 1  # [batch, 1]
         if len(unfinished) < len(rows):
-            keep = torch.tensor(unfinished, device=device)
-            cache.batch_select_indices(keep)
-            visible, next_ids, next_positions = visible[keep], next_ids[keep], next_positions[keep]
+            keep = torch.tensor(unfinished, device=model.device)
+            select_rows(cache, keep)
+            visible, chosen = visible[keep], chosen[keep]
             rows = [rows[n] for n in unfinished]
         visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
-        input_ids, positions = next_ids, next_positions
+        logits = _run(model, chosen[:, None], cache, visible if is_masked else None, window)
     return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
+
+
+def _fill_padded(
+    model: Any, own: Sequence[list[int]], prefix: Cache | None, start: int, window: int | None
+) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+    """Run a batch laid out as [prefix, padding, rest of the prompt].
+
+    Returns:
+        The cache; which of its tokens are no padding [batch, prefix + width]; the last logits [batch, vocabulary].
+    """
+    width = max(map(len, own))
+    input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in own], device=model.device)  # [batch, width]
+    visible = torch.ones(len(own), start + width, dtype=torch.long, device=model.device)
+    for row, ids in enumerate(own):
+        visible[row, start : start + width - len(ids)] = 0
+    cache = _continued(model, prefix, len(own))
+    return cache, visible, _run(model, input_ids, cache, visible, window)
+
+
+def _fill_and_stack(
+    model: Any, own: Sequence[list[int]], prefix: Cache | None, start: int, window: int | None
+) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+    """Run the rows of each length together, without padding, and stack their caches. Returns what `_fill_padded`
+    returns, with the padding on the left."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for row, ids in enumerate(own):
+        by_length[len(ids)].append(row)
+    caches, logits = [], []
+    for rows in by_length.values():
+        cache = _continued(model, prefix, len(rows))
+        logits.append(_run(model, torch.tensor([own[row] for row in rows], device=model.device), cache))
+        caches.append(cache)
+    length = start + max(by_length)
+    cache = stack(caches, length)
+    order = [row for rows in by_length.values() for row in rows]
+    visible = torch.ones(len(own), length, dtype=torch.long, device=model.device)
+    for row, ids in enumerate(own):
+        visible[row, : length - start - len(ids)] = 0
+    back = torch.tensor([order.index(row) for row in range(len(own))], device=model.device)
+    select_rows(cache, back)
+    return cache, visible, torch.cat(logits)[back]
+
+
+def _continued(model: Any, prefix: Cache | None, rows: int) -> Cache:
+    """Return a cache for this many rows that each continue the prefix."""
+    if prefix is None:
+        return new_cache(model.config)
+    cache = copy.deepcopy(prefix)
+    select_rows(cache, torch.zeros(rows, dtype=torch.long, device=model.device))
+    return cache
+
+
+def _decode_alone(
+    model: Any, prompt: list[int], stop_ids: frozenset[int], max_new_tokens: int, method: Method
+) -> Completion:
+    cache = DynamicCache(config=model.config) if method == "alone" else None
+    answer: tuple[list[int], list[float], list[float]] = ([], [], [])
+    ids = prompt
+    while len(answer[0]) < max_new_tokens and not (answer[0] and answer[0][-1] in stop_ids):
+        logits = _run(model, torch.tensor([ids], device=model.device), cache)
+        chosen = _choose(logits, [answer]).tolist()
+        ids = chosen if cache is not None else ids + chosen
+    return Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids)
+
+
+def _choose(logits: torch.Tensor, answers: Sequence[tuple[list[int], list[float], list[float]]]) -> torch.Tensor:
+    """Add the likeliest token, its log-probability and that of the second to each answer. Return the tokens [batch]."""
+    logprobs = logits.float().log_softmax(dim=-1)  # [batch, vocabulary]
+    best = logprobs.max(dim=-1)  # the first of equal values, unlike `topk`
+    second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
+    columns = best.indices.tolist(), best.values.tolist(), second.tolist()
+    for answer, *chosen in zip(answers, *columns, strict=True):
+        for one, value in zip(answer, chosen, strict=True):
+            one.append(value)
+    return best.indices
+
+
+def _run(
+    model: Any,
+    input_ids: torch.Tensor,
+    cache: Cache | None,
+    visible: torch.Tensor | None = None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Run tokens [batch, seq] after those of the cache. Return the logits of the last one [batch, vocabulary].
+
+    Args:
+        visible: [batch, cached + seq], 0 for padding; None: there is none.
+        window: the sliding window, if it is shorter than the prompts and answers.
+    """
+    inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": cache is not None}
+    if cache is not None:
+        known = inspect.signature(_base(model).forward).parameters
+        inputs["cache_params" if "cache_params" in known else "past_key_values"] = cache
+    if visible is not None:
+        inputs["position_ids"] = (visible.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        inputs["attention_mask"] = visible
+        if window is not None:
+            inputs["attention_mask"] = _windowed(model, visible, input_ids.shape[1], window)
+    # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then copies
+    # its weight once for each row (5 seconds for 32 rows of SmolLM2).
+    last = torch.tensor([input_ids.shape[1] - 1], device=input_ids.device)
+    logits: torch.Tensor = model(**inputs, logits_to_keep=last).logits
+    return logits[:, -1]
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+_AGREEMENT = 0.02  # in nats; kernels differ by less, and a wrong state by more
+_methods: dict[tuple[type, str], Method] = {}
+
+
+def decoding_method(model: Any) -> Method:
+    """Return the fastest method that gives the same tokens as no cache, found on a small copy of the model."""
+    base = _base(model)
+    key = type(base), model.config.to_json_string(use_diff=False)
+    if key not in _methods:
+        _methods[key] = "padded" if is_tested(base) and not has_states(model.config) else _find_method(base)
+    return _methods[key]
+
+
+@torch.inference_mode()
+def _find_method(base: Any) -> Method:
+    methods: list[Method] = ["stacked", "stacked without prefix"] if can_stack(base.config) else []
+    if not has_states(base.config):
+        methods.insert(0, "padded")
+    with torch.inference_mode(False):  # a model that is made in inference mode cannot be trained
+        try:
+            small = make_miniature(base.config, model_class=type(base)).to(base.device).eval()
+        except CannotShrinkError:
+            return "padded" if not has_states(base.config) else "alone"
+    draw = torch.Generator().manual_seed(0)
+    shared, *rests = (
+        torch.randint(3, VOCABULARY, (length,), generator=draw).tolist() for length in (2 * WINDOW, 5, 11, 5, 1)
+    )
+    prompts = [shared + rest for rest in rests]
+    wanted = [_decode_alone(small, prompt, frozenset(), 6, "uncached") for prompt in prompts]
+    for method in (*methods, "alone"):
+        try:
+            cache = None
+            if method in ("padded", "stacked"):
+                cache = new_cache(small.config)
+                _run(small, torch.tensor([shared], device=small.device), cache)
+            found = decode_greedily(small, prompts, Prefix(shared, cache), frozenset(), 6, method=method)
+        except Exception:  # noqa: BLE001  # any code of any class runs here
+            continue
+        if all(_agree(one, other) for one, other in zip(found, wanted, strict=True)):
+            return method
+    return "uncached"
+
+
+def _agree(one: Completion, other: Completion) -> bool:
+    same = zip(one.logprobs, other.logprobs, strict=True)
+    return one.ids == other.ids and all(abs(first - second) < _AGREEMENT for first, second in same)
 
 
 def _outgrown_window(model: Any, length: int) -> int | None:
@@ -166,42 +322,3 @@ def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iter
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
-
-
-class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's cache with preallocated space for more tokens.
-
-    transformers copies its own cache in full for every new token. For 32 rows after a prefix of 1,000 tokens, the copy
-    takes longer than the token itself. `keys` and `values` have the shape that other methods expect: [batch, heads,
-    seq, dim].
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._rooms: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        # Selecting or repeating rows creates new tensors of keys and values without preallocated space.
-        if self._rooms is None or self.keys.data_ptr() != self._rooms[0].data_ptr() or length > self._rooms[0].shape[2]:
-            self._rooms = _enlarged(self.keys, length), _enlarged(self.values, length)
-        keys, values = self._rooms
-        keys[:, :, held:length], values[:, :, held:length] = key_states, value_states
-        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
-        return self.keys, self.values
-
-
-def _enlarged(states: torch.Tensor, length: int) -> torch.Tensor:
-    batch, heads, held, dim = states.shape
-    room = states.new_empty(batch, heads, length + _ROOM, dim)
-    room[:, :, :held] = states
-    return room
-
-
-def _new_cache() -> Cache:
-    return Cache(layer_class_to_replicate=_PreallocatedLayer)

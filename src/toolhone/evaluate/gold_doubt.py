@@ -182,14 +182,14 @@ class _Turn:
         after_text = bool(parsed.places and parsed.content)
         if after_text:  # the call opens after the text
             start = answer.find(parsed.content, start) + len(parsed.content)
-        spelled = token_bytes.of(row.completion_ids)
-        if spelled[0][:1] == b" " and not text.startswith(" "):  # SentencePiece adds a space that decoding drops
-            spelled[0] = spelled[0][1:]
+        spelled = token_bytes.of(row.completion_ids, row.prompt_ids[-1])
         byte_ends = list(accumulate(map(len, spelled)))
         characters = list(accumulate((len(character.encode()) for character in text), initial=0))
         begins = [bisect_right(characters, byte) - 1 for byte in (0, *byte_ends[:-1])]
         ends = [bisect_left(characters, byte) for byte in byte_ends]
         first = min(bisect_right(ends, start), len(ends) - 1)
+        if first and not spelled[first - 1]:  # a token of only the space that SentencePiece adds
+            first -= 1
         return cls(
             row,
             text,
@@ -225,7 +225,7 @@ class _Turn:
         # Disagreement at a later token often only follows from the gold's tokens before it.
         at, guess = min((at, guess) for at, guess in guesses.items() if guess.nats >= nats / 2)
         chance = math.exp(guess.top_logprob)
-        said = token_bytes.of([guess.top])[0].decode(errors="replace")
+        said = token_bytes.text([guess.top], self.row.tokens.ids[self.row.tokens.prompt_length + at - 1])
         if at != self.first:
             return self._made(nats, chance, *self._difference(at, said))
         if openers and guess.top not in openers and not self.after_text:

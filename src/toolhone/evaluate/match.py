@@ -55,12 +55,14 @@ class TurnMatch(NamedTuple):
 def score(example: Example, prediction: Prediction, format: FormatName, policy: ScoringPolicy = STRICT) -> Score:
     """Read and score one prediction. A text with a fault is also read and scored with repairs (`Score.repaired`).
 
+    `format` is the chat format of predictions that do not record theirs.
+
     Raises:
         UserError: if the prediction is of another example, or a called tool's schema is unusable.
     """
     if prediction.id != example.id:
         raise UserError(f"{example.where}: the prediction of {prediction.id} was compared with {example.id}")
-    tools, prose_end = example.tools_by_name, prediction.prose_end
+    tools, prose_end, format = example.tools_by_name, prediction.prose_end, prediction.format or format
     read = parse_repaired(prediction.text, format, prediction.finish_reason, tools=tools, prose_end=prose_end)
     turn = read.strict
     found = match_turn(example.gold, turn.status, turn.calls, example.tools, example.where, policy)

@@ -6,7 +6,6 @@ answers its share of the examples, and the first one merges them.
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections import defaultdict
@@ -18,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer
-from toolhone.chat.token_bytes import TokenBytes
+from toolhone.chat.token_bytes import token_bytes
 from toolhone.config import EvaluateConfig
 from toolhone.evaluate.decode import (
     Completion,
@@ -235,8 +234,9 @@ def prediction_of(
     """Return what a model generated as a prediction. The stop token counts as a completion token, but is not part of
     the text. If the prompt opens a thought and the answer is cut off in it, the text begins with the opening tag, so
     that it is read as truncated."""
-    ids, token_bytes = completion.ids, _token_bytes(renderer.tokenizer)
-    text = renderer.decode(ids[:-1] if completion.stopped else ids)
+    ids = completion.ids
+    pieces = token_bytes(renderer.tokenizer).of(ids, prompt_ids[-1] if prompt_ids else None)
+    text = renderer.decode(ids[:-1] if completion.stopped else ids, prompt_ids)
     if not completion.stopped and THINK_END not in text and renderer.decode(prompt_ids[-8:]).rstrip().endswith(THINK):
         text = THINK + text
     return Prediction(
@@ -247,9 +247,6 @@ def prediction_of(
         prompt_tokens=len(prompt_ids),
         completion_tokens=len(ids),
         latency_ms=latency_ms,
-        tokens=tuple(map(Token, ids, token_bytes.of(ids), completion.logprobs, completion.runner_ups)),
+        tokens=tuple(map(Token, ids, pieces, completion.logprobs, completion.runner_ups)),
+        format=renderer.format.name,
     )
-
-
-# Cached, because reading the whole tokenizer takes longer than a batch of a small model.
-_token_bytes = functools.lru_cache(maxsize=4)(TokenBytes)

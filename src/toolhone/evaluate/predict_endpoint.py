@@ -216,7 +216,7 @@ def _attempt_row(
             failure = "withheld by the endpoint's content filter"
         else:
             usage = (attempt.prompt_tokens, attempt.completion_tokens) if attempt.usage_reported else (0, 0)
-            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens, answer.prose_end)
+            end = (answer.finish_reason, *usage, attempt.latency_ms, answer.tokens, answer.prose_end, settings.format)
             prediction = Prediction(example.id, label, answer.text, *end).to_json()
     return {
         "id": example.id,

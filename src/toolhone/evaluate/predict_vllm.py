@@ -122,7 +122,11 @@ def _engine_options(config: Config, adapter: Path | None, max_model_len: int) ->
     if model.quantize == "nf4":
         options["quantization"] = "bitsandbytes"
     if adapter is not None:
-        rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        for key, name in (("use_dora", "lora.dora"), ("modules_to_save", "lora.modules_to_save")):
+            if settings.get(key):
+                raise UserError(f"{adapter}: was trained with {name}, which vLLM does not support; use `toolhone eval`")
+        rank = settings["r"]
         fits = [size for size in _RANKS if size >= rank]
         if not fits:
             raise UserError(f"{adapter}: has rank {rank}, but vLLM supports adapters up to rank {_RANKS[-1]}")

@@ -18,10 +18,12 @@ from toolhone.errors import UserError
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.metrics import metrics
 from toolhone.evaluate.values import STRICT
+from toolhone.formats import FORMATS
 from toolhone.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from toolhone.records import Conversation, Example, FinishReason, FormatName, Prediction, Score, ScoringPolicy
 from toolhone.run_folder import RunFolder, fingerprint, model_files
 
+_OPTIONAL = {"tokens", "prose_end", "format"}
 _PREDICTION_KEYS = [field.name for field in fields(Prediction)]
 
 
@@ -95,6 +97,9 @@ def _score_all(
     refused = {model: left_out for model, (_, left_out) in read.items() if left_out}
     scored = [example for id_, example in asked.examples.items() if not any(id_ in rows for rows in refused.values())]
     format: FormatName = facts["chat"]["format"]
+    facts["formats"] = {
+        model: sorted({answer.format or format for answer in answers.values()}) for model, (answers, _) in read.items()
+    }
     scores = {
         model: [score(one, answers[one.id], format, asked.policy) for one in scored if one.id in answers]
         for model, (answers, _) in read.items()
@@ -232,13 +237,14 @@ def _left_out(path: Path) -> dict[str, str]:
 
 
 def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
-    absent = sorted(set(_PREDICTION_KEYS) - row.keys() - {"tokens", "prose_end"})
+    absent = sorted(set(_PREDICTION_KEYS) - row.keys() - _OPTIONAL)
     unknown = sorted(row.keys() - set(_PREDICTION_KEYS))
     if absent or unknown:
         faults = [f"{', '.join(absent)} missing"] * bool(absent) + [f"{', '.join(unknown)} unknown"] * bool(unknown)
         known = ", ".join(_PREDICTION_KEYS)
         raise UserError(
-            f"{where}: is not a prediction: {'; '.join(faults)}; expected {known} (tokens and prose_end are optional)"
+            f"{where}: is not a prediction: {'; '.join(faults)}; expected {known} "
+            f"({', '.join(sorted(_OPTIONAL))} are optional)"
         )
     for key in ("id", "text"):
         if not isinstance(row[key], str):
@@ -246,6 +252,9 @@ def _prediction(row: dict[str, Any], where: str, *, tokens: bool) -> Prediction:
     if row["finish_reason"] not in get_args(FinishReason):
         expected = " or ".join(get_args(FinishReason))
         raise UserError(f'{where}: expected "finish_reason" to be {expected}, found {row["finish_reason"]!r}')
+    if row.get("format") not in (None, *FORMATS):
+        known = ", ".join(FORMATS)
+        raise UserError(f'{where}: expected "format" to be a chat format ({known}), found {row["format"]!r}')
     for key in ("prompt_tokens", "completion_tokens", "latency_ms"):
         if isinstance(row[key], bool) or not isinstance(row[key], int | float):
             raise UserError(f'{where}: expected "{key}" to be a number, found {type(row[key]).__name__}')

@@ -221,13 +221,13 @@ def call_spans(text: str, place: Span) -> CallSpans:
 
     Values are not searched by their text, so a value that also occurs elsewhere is found where the parser read it.
     """
-    members = dict(_members(text, place[0]))
+    members = dict(member_spans(text, place[0]))
     arguments = members.get("arguments", members.get("parameters"))
-    return CallSpans(members["name"], dict(_members(text, arguments[0])) if arguments else {})
+    return CallSpans(members["name"], dict(member_spans(text, arguments[0])) if arguments else {})
 
 
-def _members(text: str, start: int) -> Iterator[tuple[str, Span]]:
-    """Yield each key of the JSON object that starts here, with the span of its value."""
+def member_spans(text: str, start: int) -> Iterator[tuple[str, Span]]:
+    """Yield each key of the JSON object that starts here, with the span of its value. It must be strict JSON."""
     at = skip_space(text, start + 1)
     while text[at] != "}":
         key_end = value_end(text, at)

@@ -56,6 +56,7 @@ class ChatFormat:
         end_of_turn: the token that ends the model's turn in `template`.
         other_stops: further tokens at which generation stops.
         stray_call: the name, in failures, of a call in a place where the format does not read calls.
+        begins_with_name: whether a call begins with the name of its tool, so that any text may begin one.
         template_kwargs: variables for every rendering.
         serving_parsers: for each serving engine, its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
@@ -73,6 +74,7 @@ class ChatFormat:
     end_of_turn: str = ""
     other_stops: tuple[str, ...] = ()
     stray_call: str = "a call inside a line of text"
+    begins_with_name: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     serving_parsers: Mapping[str, str] = field(default_factory=dict)
     is_detected: bool = True

@@ -37,7 +37,8 @@ TAGGED: dict[str, str] = {
     "Seed-OSS <seed:tool_call>": r"<seed:tool_call>",
     "MiniMax <minimax:tool_call>": r"<minimax:tool_call>",
     "LongCat <longcat_tool_call>": r"<longcat_tool_call>",
-    "Llama 3.1 and Qwen3-Coder <function=>": r"<function=",
+    "Llama 3.1 <function=> with JSON": r"<function=[^<>\n]{1,100}+>\s*+\{",
+    "Qwen3-Coder <function=>": r"<function=",
     PYTHON_TAG_SYNTAX: r"<\|python_tag\|>",
     "Llama 4 <|python_start|>": r"<\|python_start\|>",
     "Hunyuan, Jamba and MiniMax <tool_calls>": r"<tool_calls>",
@@ -116,11 +117,17 @@ def opens_with_marker(text: str) -> bool:
     return syntax_at(answer, len(answer) - len(answer.lstrip())) is not None
 
 
+def tagged_syntax(text: str) -> str | None:
+    """Return the name of the first tagged syntax in a text; None if there is none."""
+    tag = _ANY_TAGGED.search(text) if may_open(text) else None
+    return None if tag is None else syntax_at(text, tag.start())
+
+
 def call_syntax(text: str, tools: Collection[str] | None) -> str | None:
     """Return the name of the syntax of the first call in a text that should have none; None if there is no call.
     `tools` are the declared names; None if they are unknown."""
-    if may_open(text) and (tag := _ANY_TAGGED.search(text)):
-        return syntax_at(text, tag.start())
+    if tagged := tagged_syntax(text):
+        return tagged
     return "JSON" if call_in_prose(text, tools) else untagged_call(text, tools)
 
 

@@ -50,7 +50,7 @@ class Repairer:
         found = decode(text, at)
         if isinstance(found, Decoded) or found.cut or "python_literals" not in self.allowed or self._budget <= 0:
             return found
-        written, end = _as_json(text, at)
+        written, end = literal_as_json(text, at)
         self._budget -= end - at
         if written is None:
             return found
@@ -84,7 +84,7 @@ class Repairer:
         return replace(inner, value={**value, key: inner.value})
 
 
-def _as_json(text: str, start: int) -> tuple[str | None, int]:
+def literal_as_json(text: str, start: int) -> tuple[str | None, int]:
     """Return the Python literal that starts here as JSON text, or None if it has no end, and where the search ended."""
     written: list[str] = []
     depth, at = 0, start

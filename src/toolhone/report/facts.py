@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolhone.chat.serving import Serving, serving
 from toolhone.errors import UserError
 from toolhone.evaluate.values import STRICT
+from toolhone.formats import FORMATS
 from toolhone.jsonl import read_json, read_jsonl
 from toolhone.records import Message, Score
 from toolhone.report import numbers, wording
@@ -189,6 +191,49 @@ def answer_limit(run: RunFiles) -> str:
     """Return the token limit of the base model's answers in a sentence. "" if the manifest does not record it."""
     limit = run.manifest.get("stages", {}).get("predict:base", {}).get("max_new_tokens")
     return "" if limit is None else f"Answers of base are cut off after {numbers.counted(limit, 'token')}."
+
+
+def formats(metrics: Mapping[str, Any]) -> str:
+    """Return in which chat format each model's answers were read. "" if the metrics do not record it."""
+    read = (metrics.get("provenance") or {}).get("formats") or {}
+    named = {model: ", ".join(names) for model, names in read.items() if model in metrics["models"]}
+    if not named:
+        return ""
+    if len(set(named.values())) == 1:
+        return f"Calls are read in the chat format {next(iter(named.values()))}."
+    return (
+        "Calls are read in the chat format that each model was asked in: "
+        + "; ".join(f"{model}: {names}" for model, names in named.items())
+        + "."
+    )
+
+
+def chat(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """Yield the facts of the chat format that the adapter was trained in."""
+    recorded = run.manifest.get("chat") or {}
+    if not recorded.get("format"):
+        return
+    yield "Chat format", str(recorded["format"])
+    template = recorded.get("template")
+    parts = " and ".join(recorded.get("parts") or ())
+    sources = {
+        "model": "the model's own",
+        "toolhone": "toolhone's",
+        "both": f"the model's own turns; toolhone writes the {parts}",
+    }
+    if template in sources:
+        yield "Chat template", sources[template]
+    traits = recorded.get("traits")
+    if traits:
+        yield "A turn ends with", " or ".join(dict.fromkeys((traits["end_of_answer"], traits["end_of_calls"])))
+
+
+def serving_commands(run: RunFiles) -> tuple[Serving, ...]:
+    """Return how engines serve the adapter. Empty if the run does not record its model and its chat format."""
+    chat_format = FORMATS.get((run.manifest.get("chat") or {}).get("format", ""))
+    if chat_format is None or run.base_model is None:
+        return ()
+    return tuple(serving(chat_format, run.base_model, "path/to/this/folder"))
 
 
 def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:

@@ -94,7 +94,8 @@ def _row(renderer: ChatRenderer, row: Rendered, token_bytes: TokenBytes) -> dict
 
 
 def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[dict[str, Any]]:
-    """Yield the tokens as boxes. Tokens that only together form a character share a box; `tokens` is their number.
+    """Yield the tokens as boxes. Tokens that only together form a character share a box; `tokens` is their number. A
+    token without bytes shares the next box.
 
     `kind` has the CSS classes of a box: "s" for a special token, "m" for several tokens, "n" for a line break, which
     the page shows as a sign and then makes. Incomplete characters, as at a cut, are shown as U+FFFD.
@@ -105,7 +106,7 @@ def _boxes(raw: Sequence[bytes], special: Sequence[bool]) -> Iterator[dict[str, 
         text += decoder.decode(piece, final=number == len(raw))
         tokens += 1
         pending, _ = decoder.getstate()
-        if not pending:
+        if not pending and (text or number == len(raw)):
             kinds = {"s": is_special, "m": tokens > 1, "n": "\n" in text}
             shown = "\n".join(visible(line) for line in text.split("\n"))
             classes = " ".join(kind for kind, applies in kinds.items() if applies)

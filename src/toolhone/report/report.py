@@ -91,9 +91,12 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "version": run.manifest.get("toolhone"),
         "verdict": facts.verdict(run.metrics),
         "facts": tuple(facts.machine(run)),
+        "chat": tuple(facts.chat(run)),
+        "serving": facts.serving_commands(run),
         "models": names,
         "labels": tuple(labels.values()),
         "sample": facts.sample(run.metrics),
+        "formats": facts.formats(run.metrics),
         # The widths of the longest model name and count, in characters.
         "who_width": max(map(len, labels.values())) + 1,
         "fraction_width": max(map(len, fractions)),

@@ -96,6 +96,7 @@ REPAIRS: dict[Repair, str] = {
     "python_literals": "single quotes, True, False, None or a comma before a closing bracket, as Python writes them",
     "arguments_as_text": "the arguments as a JSON text instead of an object",
     "code_fence": "a call in a code fence, although the format uses none",
+    "other_syntax": "the call syntax of another model family",
 }
 """What each repair fixes."""
 

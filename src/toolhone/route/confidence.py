@@ -62,8 +62,8 @@ FEATURES: tuple[str, ...] = (*chain.from_iterable(GROUPS.values()), "escalated")
 
 _MAX_CODES_LEFT = 3
 
-# What may open a call before its first brace, white space before it included.
-_OPENING = re.compile(r"\s*(?:<tool_call>|<\|python_tag\|>|```[\w+-]*)?[\s\[]*\Z")
+# What may open a call before its first character, white space before it included: tags and markers of all chat formats.
+_OPENING = re.compile(r"\s*(?:<(?!/?think>)[^<>\s]{1,40}>\s*|\[[A-Z_]+\]|functools|call:|```[\w+-]*)*[\s\[]*\Z")
 _LONGEST_OPENING = 64
 
 
@@ -89,7 +89,11 @@ def signals(prediction: Prediction, example: Example, format: FormatName) -> Sig
         UserError: if a called tool's `parameters` are not a usable JSON Schema.
     """
     turn = parse_turn(
-        prediction.text, format, prediction.finish_reason, tools=example.tools_by_name, prose_end=prediction.prose_end
+        prediction.text,
+        prediction.format or format,
+        prediction.finish_reason,
+        tools=example.tools_by_name,
+        prose_end=prediction.prose_end,
     )
     alignment = align(prediction)
     escalated = any(call.name == ESCALATE for call in turn.calls)
@@ -228,7 +232,7 @@ def align(prediction: Prediction) -> Alignment | None:
     """Align a prediction's tokens with its text. None if it has no tokens, or they spell another text."""
     tokens = tuple(token for token in prediction.tokens if token.bytes)
     said, places = _characters(b"".join(token.bytes for token in tokens))
-    # A SentencePiece tokenizer's first token begins with a space that decoding drops.
+    # Some engines list the space that a SentencePiece tokenizer adds, but drop it from the text.
     skipped = next((n for n in (0, 1) if said[:n].strip(" ") == "" and said.startswith(prediction.text, n)), None)
     if not tokens or skipped is None:
         return None

@@ -132,8 +132,7 @@ def tree_attention(
         query: [batch, heads, seq, dim]. key, value: [batch, key-value heads, seq, dim]; each is shared by heads /
         key-value heads query heads. tree_blocks: the blocks of the batch. sliding_window: number of tokens that a query
         of this layer sees, including itself; None: all. softcap, s_aux: capped logits and attention sinks, which no
-        PyTorch kernel supports. Models with them are refused
-            before training (`preflight.refuse_other_attention`).
+        PyTorch kernel supports. Models with them train in rows (`packing.settle_packing`).
 
     Returns:
         [batch, seq, heads, dim].

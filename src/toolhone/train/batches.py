@@ -1,4 +1,4 @@
-"""Choose the examples of each batch, and convert a batch of prefix trees to tensors.
+"""Choose the examples of each batch, and convert a batch of prefix trees or of padded rows to tensors.
 
 The turns of one conversation stay together, because each turn shares everything before it with the next.
 Conversations are drawn at random so that their lengths fill whole batches (5 + 4 + 3 turns fill a batch of 12), and few
@@ -54,8 +54,24 @@ class TreeCollator:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class RowCollator:
+    """Pads the rows of a batch on the right, to the longest one."""
+
+    pad_id: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(one["input_ids"]) for one in features)
+        return {
+            "input_ids": _pad([one["input_ids"] for one in features], self.pad_id, width),  # [rows, width]
+            "attention_mask": _pad([[1] * len(one["input_ids"]) for one in features], 0, width),
+            "labels": _pad([one["labels"] for one in features], IGNORED, width),
+            "weights": _pad([one["weights"] for one in features], 0.0, width),
+        }
+
+
 def tree_features(row: LabelledTokens) -> dict[str, Any]:
-    """Return a row as the input of `TreeCollator`: the columns of the training dataset."""
+    """Return a row as the input of `TreeCollator` and `RowCollator`: the columns of the training dataset."""
     return {"input_ids": row.ids, "labels": row.labels, "weights": row.weights, "prompt_length": row.prompt_length}
 
 

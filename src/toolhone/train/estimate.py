@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM
+from peft.tuners.lora.layer import LoraLayer
 
 from toolhone.chat.render import IGNORED, LabelledTokens
 from toolhone.config import Config
 from toolhone.launcher import world_size
+from toolhone.train.adapter import lora_config
 from toolhone.train.attention import AttentionBlocks
 from toolhone.train.batches import TreeCollator
 from toolhone.train.hardware import Hardware
-from toolhone.train.trainer import lora_config
+from toolhone.train.language_layers import model_without_weights
 
 # Memory of Python, torch, transformers and the tokenizer without weights (on Linux), and of CUDA's context.
 _RUNTIME_GB = {"cpu": 1.2, "cuda": 0.5}
@@ -45,19 +46,24 @@ class BatchCount:
 class Sizes:
     """A model's sizes.
 
-    `body` counts the weights that every token is multiplied with, `frozen` all frozen weights, `trainable` the
-    adapter's. `hidden`, `inner` and `key_value` are the widths of hidden states, of the MLP's inner states, and of a
-    token's key (or value) in all heads.
+    `body` counts the frozen weights that every token is multiplied with, `adapter` the trained ones. `frozen` and
+    `trainable` count all weights; embeddings and LM head may be among the trained ones (lora.modules_to_save), and
+    `trains_head` says whether the LM head is. `adapted` is the sum of the output widths of all layers with an adapter.
+    `hidden`, `inner` and `key_value` are the widths of hidden states, of the MLP's inner states, and of a token's key
+    (or value) in all heads.
     """
 
     body: int
+    adapter: int
     frozen: int
     trainable: int
+    adapted: int
     hidden: int
     inner: int
     key_value: int
     layers: int
     vocabulary: int
+    trains_head: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,24 +158,37 @@ def _padded_batch(rows: list[LabelledTokens], every_position: bool) -> BatchCoun
 def model_sizes(config: Config, model_config: Any) -> Sizes:
     """Count the weights of the model and its adapter without allocating them."""
     text = model_config.get_text_config()
+    model = model_without_weights(config.model, model_config)
+    # Only MiCA changes what is trained; the others would compute on weights that have no values here.
+    init = "mica" if config.lora.init == "mica" else "default"
     with torch.device("meta"):
-        trust = config.model.trust_remote_code
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=trust)
-        get_peft_model(model, lora_config(config.lora))
-    heads = int(text.num_attention_heads)
-    dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    weights = [(name, p.numel(), p.dim()) for name, p in model.named_parameters()]
-    apart = ("lora_", "embed", "lm_head")
+        get_peft_model(model, lora_config(config.lora, model, init=init))
+    heads = _size_of(text, "num_attention_heads") or 1  # recurrent models may have none
+    dim = _size_of(text, "head_dim") or text.hidden_size // heads
+    weights = list(model.named_parameters())
+    # PEFT keeps the original of a fully trained module, but no token is multiplied with it.
+    unused = ("embed", "lm_head", ".original_module.")
+    used = [(name, p) for name, p in weights if p.dim() == 2 and not any(word in name for word in unused)]
     return Sizes(
-        body=sum(count for name, count, dim in weights if dim == 2 and not any(word in name for word in apart)),
-        frozen=sum(count for name, count, _ in weights if "lora_" not in name),
-        trainable=sum(count for name, count, _ in weights if "lora_" in name),
+        body=sum(p.numel() for name, p in used if not p.requires_grad and "lora_" not in name),
+        adapter=sum(p.numel() for name, p in used if p.requires_grad or "lora_" in name),
+        frozen=sum(p.numel() for _, p in weights if not p.requires_grad),
+        trainable=sum(p.numel() for _, p in weights if p.requires_grad),
+        adapted=sum(layer.out_features for layer in model.modules() if isinstance(layer, LoraLayer)),
         hidden=int(text.hidden_size),
-        inner=int(text.intermediate_size),
-        key_value=int(getattr(text, "num_key_value_heads", None) or heads) * dim,
+        inner=_size_of(text, "intermediate_size") or 4 * int(text.hidden_size),
+        key_value=(_size_of(text, "num_key_value_heads") or heads) * dim,
         layers=int(text.num_hidden_layers),
         vocabulary=int(text.vocab_size),
+        trains_head=model.get_output_embeddings().weight.requires_grad,
     )
+
+
+def _size_of(text: Any, name: str) -> int:
+    """Return a size from a text config, the largest if layers differ; 0 if it has none. Some configs let no attribute
+    be read whose value differs between layers, so it is read from the dictionary."""
+    value = text.to_dict().get(getattr(type(text), "attribute_map", {}).get(name, name)) or 0
+    return int(max(value) if isinstance(value, list) else value)
 
 
 def training_flops(sizes: Sizes, batch: BatchCount) -> float:
@@ -181,7 +200,7 @@ def training_flops(sizes: Sizes, batch: BatchCount) -> float:
     arithmetic of full tuning. Attention costs 4 h for each visible pair forward, and two and a half times that
     backward.
     """
-    weights = batch.tokens * (4 * sizes.body + 6 * sizes.trainable)
+    weights = batch.tokens * (4 * sizes.body + 6 * sizes.adapter)
     return float(weights + 14 * batch.pairs * sizes.hidden * sizes.layers)
 
 
@@ -199,7 +218,8 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: Sizes, batches: Sequen
         # NF4 with double quantisation takes 4.127 bits per weight (QLoRA, section 3); embeddings and norms stay wide.
         frozen = sizes.body * 4.127 / 8 + (sizes.frozen - sizes.body) * width
     moments = 2 if "8bit" in config.train.optimizer else 0 if config.train.optimizer == "sgd" else 8
-    adapter = sizes.trainable * (4 + 4 + moments)  # weights, gradients, AdamW's two moments
+    # Weights, gradients and AdamW's two moments in float32, and the copies that a 16-bit product takes of the weights.
+    trained = sizes.trainable * (4 + 4 + moments + (width if width < 4 else 0))
     is_ours = config.train.packing != "none"
     logits = (_LOGIT_COPIES if is_ours else _TRL_LOGIT_COPIES) * sizes.vocabulary * 4
     # On CUDA keys and values are copied for every query head (see tree_attention).
@@ -207,7 +227,7 @@ def _memory_gb(config: Config, hardware: Hardware, sizes: Sizes, batches: Sequen
     batch = max(
         _kept_bytes(config, sizes, batch, width, key_width) + batch.head_positions * logits for batch in batches
     )
-    return (frozen + adapter + batch) / 1e9 + _RUNTIME_GB[hardware.device]
+    return (frozen + trained + batch) / 1e9 + _RUNTIME_GB[hardware.device]
 
 
 def _kept_bytes(config: Config, sizes: Sizes, batch: BatchCount, width: int, key_width: int) -> float:
@@ -215,8 +235,17 @@ def _kept_bytes(config: Config, sizes: Sizes, batch: BatchCount, width: int, key
 
     Numbers per token in a layer: the inputs of two norms and of the layers after them (6 h), the query and two copies
     of the attention output (3 h), and in the MLP the gate, its activation, the up projection and their product (4
-    inner). For each key: the key and value as attention reads them (2 `key_width`).
+    inner). For each key: the key and value as attention reads them (2 `key_width`). DoRA keeps the outputs of the
+    frozen layer and of its adapter, to learn the lengths. For each layer it also computes the whole weight, its update
+    and their sum in float32, one layer at a time.
     """
+    if config.lora.dora:
+        whole = 3 * 4 * sizes.hidden * max(sizes.inner, sizes.hidden)
+        plain = config.model_copy(update={"lora": config.lora.model_copy(update={"dora": False})})
+        outputs = 2 * batch.tokens * sizes.adapted * width
+        if config.train.activation_checkpointing:
+            outputs /= sizes.layers
+        return _kept_bytes(plain, sizes, batch, width, key_width) + outputs + whole
     layer = (batch.tokens * (9 * sizes.hidden + 4 * sizes.inner) + batch.keys * 2 * key_width) * width
     if config.train.activation_checkpointing:  # one layer at a time, and the input of each
         return float(layer + batch.tokens * sizes.hidden * width * sizes.layers)

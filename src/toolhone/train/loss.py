@@ -35,6 +35,8 @@ def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = 
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
     logits = model(**inputs, use_cache=False, logits_to_keep=asked).logits  # [batch, asked, vocabulary]
+    if logits.shape[1] != len(asked):  # this class ignores logits_to_keep
+        logits = logits[:, asked]
     counted = None if weights is None else weights[:, 1:][:, asked].flatten()
     return summed_cross_entropy(logits.flatten(0, 1), targets[:, asked].flatten(), counted)
 
@@ -86,6 +88,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (of_one,) = ctx.saved_tensors
         return of_one.mul_(gradient), None, None  # autograd refuses a second backward pass
+
+
+def row_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the summed cross-entropy of the labelled tokens of a `RowCollator` batch, weighted in training mode."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return label_loss(model, batch["labels"], batch["weights"] if model.training else None, **inputs)
 
 
 def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: bool = True) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +11,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
-from toolhone.launcher import local_rank
-from toolhone.pretrained import from_pretrained
+from toolhone.launcher import local_rank, rank
+from toolhone.pretrained import auto_class, from_pretrained, load_model_config
 from toolhone.run_folder import missing_adapter_files
 from toolhone.train.cpu import map_large_tensors
 from toolhone.train.hardware import Hardware
@@ -29,7 +31,9 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
     """
     if hardware.device == "cpu":
         map_large_tensors()
-    options: dict[str, Any] = {"dtype": hardware.dtype, "attn_implementation": config.attention}
+    model_config = load_model_config(config)
+    attention = supported_attention(config, model_config)
+    options: dict[str, Any] = {"dtype": hardware.dtype, "attn_implementation": attention}
     if config.quantize == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -41,9 +45,25 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
         )
         options["device_map"] = {"": local_rank() if hardware.device == "cuda" else "cpu"}
     with _no_progress_bar():
-        model = from_pretrained(AutoModelForCausalLM, config, **options)
+        model = from_pretrained(auto_class(model_config), config, **options)
     model.config.use_cache = False
     return model
+
+
+def supported_attention(config: ModelConfig, model_config: Any) -> str:
+    """Return model.attention, or eager if it is sdpa and the model's class has no such kernel."""
+    model_class = auto_class(model_config)._model_mapping.get(type(model_config), None)
+    if config.attention == "sdpa" and not getattr(model_class, "_supports_sdpa", True):
+        _note_eager(config.name, model_class.__name__)
+        return "eager"
+    return config.attention
+
+
+@functools.cache  # once per process
+def _note_eager(name: str, model_class: str) -> None:
+    if rank() == 0:
+        note = f"model.attention: eager instead of sdpa for {name}, because {model_class} has no sdpa"
+        print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def load_for_inference(config: ModelConfig, hardware: Hardware, adapter: Path | None) -> Any:

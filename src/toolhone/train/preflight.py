@@ -4,25 +4,25 @@ written before these checks."""
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from toolhone.config import Config
 from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
+from toolhone.train.adapter import lora_config, unsupported_with_fsdp
+from toolhone.train.language_layers import excluded_modules, model_without_weights
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _FULL = "FULL_STATE_DICT"  # torch.distributed.fsdp.StateDictType; its number is 1
 
 
 def refuse_untrainable(config: Config) -> None:
-    """Check the launcher's settings, the architecture, the adapter's targets, the weights' file and the experiment
+    """Check the launcher's settings, the adapter's targets, the weights' file and the experiment
     trackers.
 
     Raises:
@@ -39,16 +39,16 @@ def refuse_untrainable(config: Config) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"model.name: {path} is broken ({error}); download it again") from None
-    if config.train.packing == "prefix_tree":
-        refuse_other_attention(model_config, config.model.name)
+    if config.lora.targets != "all-linear" or config.lora.modules_to_save or config.lora.init != "default":
+        model = model_without_weights(config.model, model_config)
+        lora_config(config.lora, model)  # refuses modules to save and ranks that do not fit
     if config.lora.targets != "all-linear":
-        with torch.device("meta"):  # shapes without storage
-            trust = config.model.trust_remote_code
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust)
-        layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+        excluded = excluded_modules(model)
+        modules = {n: part for n, part in model.named_modules() if not (excluded and re.fullmatch(excluded, n))}
+        layers = {name.rpartition(".")[2] for name, part in modules.items() if isinstance(part, nn.Linear)}
         for target in config.lora.targets:
             # A target is a layer's name, or the end of its dotted path.
-            if not any(target == name or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            if not any(target == name or name.endswith(f".{target}") for name in modules):
                 known = ", ".join(sorted(layers - {"lm_head"}))
                 raise UserError(f"lora.targets: {config.model.name} has no layer {target}; known: {known}")
     for tracker in config.train.report_to:
@@ -68,6 +68,8 @@ def _refuse_launcher_settings(config: Config) -> None:
         return
     if config.train.select_by == "exact_match":
         raise UserError("train.select_by: exact_match is not supported with FSDP; use last")
+    if key := unsupported_with_fsdp(config.lora):
+        raise UserError(f"{key}: not supported with FSDP; remove it, or train with data parallel (GPUS=N)")
     default = "SHARDED_STATE_DICT" if os.environ.get("FSDP_VERSION") == "2" else _FULL
     found = os.environ.get("FSDP_STATE_DICT_TYPE", default).upper()
     if found not in (_FULL, "1"):
@@ -79,25 +81,3 @@ def _refuse_launcher_settings(config: Config) -> None:
 
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("true", "1")
-
-
-def refuse_other_attention(model_config: Any, name: str) -> None:
-    """Refuse models whose attention prefix trees do not support. Every layer must have full or sliding-window attention
-    that PyTorch's kernels compute. Other models train with `packing: rows`.
-
-    Raises:
-        UserError: if the model has another kind of attention.
-    """
-    text = model_config.get_text_config()
-    others = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
-    if getattr(text, "attn_logit_softcapping", None):
-        others.append("capped attention logits")
-    if text.model_type == "gpt_oss":
-        others.append("attention sinks")
-    if getattr(text, "use_bidirectional_attention", None):
-        others.append("bidirectional attention")
-    if others:
-        raise UserError(
-            f"train.packing: prefix_tree needs full or sliding-window attention in every layer, and {name} has "
-            f"{', '.join(others)}; set train.packing: rows"
-        )

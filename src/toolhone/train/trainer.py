@@ -14,24 +14,23 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from toolhone.chat.render import IGNORED, Rendered
-from toolhone.config import Config, CpuConfig, LoraConfig, TrainConfig
+from toolhone.config import Config, CpuConfig, TrainConfig
 from toolhone.errors import UserError
 from toolhone.launcher import world_size
 from toolhone.run_folder import RunFolder, fingerprint
+from toolhone.train.adapter import changes_base, lora_config, lora_plus_optimizer, make_portable, start_adapter
 from toolhone.train.attention import TREE_ATTENTION
-from toolhone.train.batches import PrefixSampler, SetEpochCallback, TreeCollator, tree_features
+from toolhone.train.batches import PrefixSampler, RowCollator, SetEpochCallback, TreeCollator, tree_features
 from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, copy_adapter, steps_of
 from toolhone.train.cpu import TrimHeapCallback, fuse_lora
 from toolhone.train.hardware import Hardware, peak_memory_gb
 from toolhone.train.log import TrainLog
-from toolhone.train.loss import label_loss, tree_loss
-from toolhone.train.preflight import refuse_other_attention
+from toolhone.train.loss import row_loss, tree_loss
 from toolhone.train.select import Measure, SelectByExactMatch
 
 
@@ -55,10 +54,16 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     log_of_steps: TrainLog
     packing: str
     cpu: CpuConfig
+    lora_plus: float = 1.0
     prefix_sampler: PrefixSampler | None = None
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.prefix_sampler is None else self.prefix_sampler
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.optimizer is None and self.lora_plus != 1:
+            self.optimizer = lora_plus_optimizer(self, self.model if model is None else model, self.lora_plus)
+        return super().create_optimizer(model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -66,13 +71,12 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         """Return the mean cross-entropy of the labelled tokens of all processes and accumulated batches, like
         SFTTrainer.
 
-        With packing none, the loss is SFTTrainer's own. So it is for mixtures of experts, whose routers SFTTrainer
-        balances.
+        With packing none, the loss is SFTTrainer's own.
         """
         if self.packing == "prefix_tree":
             total = tree_loss(model, inputs, matrix_attention=self.cpu.matrix_attention)
-        elif self.packing == "rows" and not self.aux_loss_enabled:
-            total = label_loss(model, **inputs)
+        elif self.packing == "rows":
+            total = row_loss(model, inputs)
         else:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if num_items_in_batch is None:
@@ -97,20 +101,6 @@ def _counts(inputs: dict[str, Any]) -> torch.Tensor:
     return torch.tensor([inputs["input_ids"].shape[0], tokens, tokens])
 
 
-def lora_config(config: LoraConfig) -> PeftLoraConfig:
-    """Return PEFT's config of the adapter."""
-    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
-    return PeftLoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=targets,
-        use_rslora=config.rslora,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-
 def train_adapter(
     config: Config,
     hardware: Hardware,
@@ -125,6 +115,7 @@ def train_adapter(
     measure: Measure | None = None,
 ) -> TrainResult:
     """Train on `rows` and save the adapter of the last step in the run folder, or the best one according to `measure`.
+    It loads onto the unchanged base model.
 
     If the checkpoint to resume from is that of the last step, its adapter is saved without further training.
 
@@ -143,7 +134,7 @@ def train_adapter(
         selection = SelectByExactMatch(measure, run.checkpoints / "selection", config.train.patience, log)
         callbacks.append(selection)
     callbacks.append(stop)  # last, so that a signal while the step is measured stops training after this step
-    trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, callbacks)
+    trainer = make_trainer(config, hardware, model, tokenizer, rows, validation, run, callbacks, resume=resume)
     trainer.remove_callback(PrinterCallback)
     if trainer.args.world_size != world_size():
         raise UserError(
@@ -177,8 +168,10 @@ def train_adapter(
             trainer.save_model(str(run.adapter))
         elif trainer.is_world_process_zero():
             copy_adapter(checkpoint, run.adapter)
-        if selection is not None and trainer.is_world_process_zero():
-            selection.take_best(run.adapter)
+        if trainer.is_world_process_zero():
+            if selection is not None:
+                selection.take_best(run.adapter)
+            make_portable(run.adapter, config.lora, run.checkpoints)
     return result
 
 
@@ -191,15 +184,18 @@ def make_trainer(
     validation: Sequence[Rendered],
     run: RunFolder,
     callbacks: list[Any],
+    *,
+    resume: bool = False,
 ) -> ToolCallTrainer:
     """Create the trainer of a config. The first callback must be the `TrainLog`, to which the trainer adds its counts.
 
     Raises:
-        UserError: if the adapter fits no layer of the model.
+        UserError: if the adapter fits no layer of the model, or a resumed training lacks the adapter it began with.
     """
     if config.train.packing == "prefix_tree":
-        refuse_other_attention(model.config, config.model.name)
         model.set_attn_implementation(TREE_ATTENTION)
+    # When resumed, `start_adapter` repeats the saved change of the base weights instead of computing it again.
+    init = "default" if resume and changes_base(config.lora) else None
     try:
         trainer = ToolCallTrainer(
             model=model,
@@ -208,17 +204,16 @@ def make_trainer(
             train_dataset=_dataset(rows, config.train),
             eval_dataset=_dataset(validation, config.train) if validation else None,
             processing_class=tokenizer,
-            peft_config=lora_config(config.lora),
+            peft_config=lora_config(config.lora, model, init=init),
             callbacks=callbacks,
         )
     except ValueError as error:
         if "Target modules" not in str(error):
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # TRL casts a quantised model's adapter to bfloat16, which loses small updates
-            parameter.data = parameter.data.float()
+    start_adapter(config.lora, trainer.model, run.checkpoints, resume=resume, is_main=trainer.is_world_process_zero())
     trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
+    trainer.lora_plus = config.lora.plus
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
         if not sampler.is_plain:  # otherwise keep SFTTrainer's order, as without prefix trees
@@ -272,6 +267,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
         remove_unused_columns=False,
+        router_aux_loss_coef=0.0,  # the routers of a mixture of experts stay frozen, so balancing them is no aim
         ddp_find_unused_parameters=False,
         average_tokens_across_devices=True,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
@@ -284,20 +280,21 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
 
 def fuses_lora(config: Config, hardware: Hardware) -> bool:
     """Return whether the model computes its adapters with `cpu.fuse_lora`. Packing none never does: it is plain
-    SFTTrainer."""
-    is_plain = config.train.packing == "none" or config.model.quantize != "none"
+    SFTTrainer. DoRA and MiCA have computations of their own in PEFT."""
+    is_variant = config.lora.dora or config.lora.init == "mica"
+    is_plain = config.train.packing == "none" or config.model.quantize != "none" or is_variant
     return hardware.device == "cpu" and config.cpu.fused_lora and not is_plain
 
 
-def _collator(config: Config, tokenizer: Any) -> TreeCollator | None:
-    """Return the collator of prefix trees; None for SFTTrainer's own."""
+def _collator(config: Config, tokenizer: Any) -> TreeCollator | RowCollator | None:
+    """Return the collator of prefix trees or of rows; None for SFTTrainer's own."""
     if config.train.packing == "prefix_tree":
         return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
-    return None
+    return RowCollator(tokenizer.pad_token_id) if config.train.packing == "rows" else None
 
 
 def _dataset(rows: Sequence[Rendered], train: TrainConfig) -> Dataset:
-    if train.packing == "prefix_tree":
+    if train.packing != "none":
         return Dataset.from_list([tree_features(row.tokens) for row in rows])
     return Dataset.from_list([{"input_ids": row.tokens.ids, "labels": row.tokens.labels} for row in rows])
 
