@@ -112,10 +112,11 @@ def config_of(name: str, folder: Path) -> Config:
 
 def scores(run: RunFolder) -> str:
     """Return how many rows the base and the tuned model answered, and the loss of both steps."""
-    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
-    losses = [json.loads(line)["loss"] for line in (run.path / "train_log.jsonl").read_text("utf-8").splitlines()]
-    answered = ", ".join(f"{who} {metrics[who]['count']}" for who in ("base", "tuned") if who in metrics)
-    return f"answered {answered or list(metrics)}; losses {losses}"
+    models = json.loads(run.metrics.read_text(encoding="utf-8"))["models"]
+    log = [json.loads(line) for line in run.train_log.read_text(encoding="utf-8").splitlines()]
+    losses = [f"{line['loss']:.2f}" for line in log if "loss" in line]
+    answered = ", ".join(f"{name} {figures['rows']}" for name, figures in models.items())
+    return f"rows answered: {answered}; losses {', '.join(losses)}"
 
 
 def write_rows(folder: Path) -> None:

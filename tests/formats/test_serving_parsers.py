@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import json
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import load_script
 
 from toolhone.formats import FORMATS
 
-PATH = Path(__file__).parent.parent.parent / "scripts" / "check_parsers.py"
-check = SimpleNamespace(**runpy.run_path(str(PATH)))
+check = load_script("check_parsers")
 CLAIMS: dict[str, str] = check.claims()
 
 
