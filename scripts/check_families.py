@@ -130,12 +130,14 @@ def write_rows(folder: Path) -> None:
     write_json(folder / "tools.json", [*tools, {"type": "function", "function": no_arguments}])
     lines = (DATA / "train.jsonl").read_text(encoding="utf-8").splitlines()
     shop = sorted((json.loads(line) for line in lines), key=lambda row: len(json.dumps(row)))[:6]
-    write_jsonl(folder / "train.jsonl", [*shop[:4], *map(_row, ("parallel", "text", "no arguments"))])
-    write_jsonl(folder / "test.jsonl", [*shop[4:], *map(_row, ("parallel", "text"))])
+    write_jsonl(
+        folder / "train.jsonl", [*shop[:4], *(_row(kind, "A") for kind in ("parallel", "text", "no arguments"))]
+    )
+    write_jsonl(folder / "test.jsonl", [*shop[4:], *(_row(kind, "B") for kind in ("parallel", "text"))])
 
 
-def _row(kind: str) -> dict[str, Any]:
-    orders = ["A-1", "B-2"] if kind == "parallel" else ["A-1"]
+def _row(kind: str, series: str) -> dict[str, Any]:
+    orders = [f"{series}-1", f"{series}-2"] if kind == "parallel" else [f"{series}-1"]
     functions = [{"name": "query_order", "arguments": json.dumps({"order_id": order})} for order in orders]
     if kind == "no arguments":
         functions = [{"name": PING, "arguments": "{}"}]
@@ -143,7 +145,7 @@ def _row(kind: str) -> dict[str, Any]:
     results = [{"role": "tool", "tool_call_id": call["id"], "content": '{"status": "shipped"}'} for call in calls]
     text = "Let me look." if kind == "text" else None
     return {
-        "id": kind,
+        "id": f"{kind} {series}",
         "messages": [
             {"role": "system", "content": "You answer for a shop."},
             {"role": "user", "content": f"Where is {' and '.join(orders)}?"},
