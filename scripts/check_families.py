@@ -56,6 +56,7 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     fetch_templates()
     write_rows(work)
+    report = options.report.absolute() if options.report else None
     os.chdir(work)
     crashed = []
     print(f"{'family':<22}{'format':<16}{'template':<32}{'seconds':>7}  result")
@@ -66,8 +67,8 @@ def main() -> int:
         print("{family:<22}{format:<16}{template:<32}{seconds:>7}  {result}".format(**result), flush=True)
         if result["result"].startswith("CRASHED"):
             crashed.append(name)
-        if options.report:
-            with options.report.open("a", encoding="utf-8") as file:
+        if report:
+            with report.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
     if crashed:
         print(f"Error: {', '.join(crashed)} crashed; see {work}/NAME.traceback", file=sys.stderr)
