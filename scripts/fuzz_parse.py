@@ -80,6 +80,8 @@ PIECES = [
     "查询", "😀", "<", "<tool", "<function=f>\n<parameter=a>\n", "\n</parameter>\n", "</function>", "<parameter=n>",
     '<function name="f"><param name="a">', "<![CDATA[", "]]></param>", "</param>", "&amp;", "<arg_key>a</arg_key>",
     "<tool_call>f\n<arg_key>n</arg_key><arg_value>", "</arg_value>", "<|assistant|>", "\nf\n{", "query_order\n{}",
+    "[f(a=", "f(a='", ", b=", ")]", "<|tool_call_start|>[", "]<|tool_call_end|>", "<function_calls>",
+    "</function_calls>", "```tool_code\n", "print(", ".call(", "\\x4", "\\N{", "\"\"\"", "**",
 ]  # fmt: skip
 
 ADVERSARIAL = [
@@ -98,6 +100,8 @@ ADVERSARIAL = [
     '<function name="f"><param name="a">x</param></function>', "<function=f></function>", "<tool_call>f</tool_call>",
     '{"name": "f", "arguments": "', '{"name":\n', '"name": "f", "arguments": ', "'name': '", "'name': \"", "; ", "[{",
     '\n[{"name": "f"}, ', '{"arguments": {', " ", "\n", "<|im_end|>", "<|im_end|> ", "<function=", "\\u", "-", "1",
+    "[f(a=", "[f(a=[", "[f(a={'b':", "[f(a=1), ", "\n[f(a=1)]", "<|tool_call_start|>[f(", "<|tool_call_start|>[f(a='",
+    "<function_calls>f(", "<function_calls>f()\n", "```tool_code\nf(", "<|python_tag|>f.call(", "\\x", "'\\",
 ]  # fmt: skip
 
 

@@ -197,6 +197,8 @@ class _Choice:
             raise UserError(
                 f"chat.template: the template of {self.model} cannot be used: {fault}; set it to auto or toolhone"
             )
+        if config.format == "auto" and not fit.formats:
+            fit = fit._replace(formats=self._named_by_tokens(formats))
         written = self._written_by_toolhone(fit.formats or formats)
         if written is not None:
             return replace(written, note=fit.fault)
@@ -217,6 +219,17 @@ class _Choice:
                 )
         return None
 
+    def _named_by_tokens(self, formats: Sequence[ChatFormat]) -> tuple[ChatFormat, ...]:
+        """Return the formats whose call tokens the model's template names, or whose pair of tokens its vocabulary has.
+        The model knows such a syntax, even if its template writes no calls, or refuses the probes."""
+        known, template = self.tokenizer.get_vocab().keys(), self._own_template or ""
+        return tuple(
+            chat_format
+            for chat_format in formats
+            if (tokens := chat_format.call_tokens)
+            and (all(token in template for token in tokens) or (len(tokens) > 1 and set(tokens) <= known))
+        )
+
     def _plain_turns_text(self) -> str | None:
         """Return turns without calls as the model's own template writes them; None if it cannot."""
         if self._own_template is None:
@@ -236,9 +249,8 @@ class _Choice:
                 "family (ChatML, Llama 3, Gemma); use the instruction-tuned model of the family, or set "
                 "tokenizer.chat_template and save the tokenizer"
             )
-        writable = [chat_format for chat_format in fit.formats or formats if chat_format.calls]
-        if config.format == "auto" and not fit.formats:
-            writable = [FORMATS["hermes"]]
+        preferred = fit.formats or (formats if config.format != "auto" else ())
+        writable = [chat_format for chat_format in (*preferred, FORMATS["hermes"]) if chat_format.calls][:1]
         last_fault = ""
         for parts, system in _PARTS:
             if config.template == "toolhone" and "results" not in parts:
@@ -251,10 +263,13 @@ class _Choice:
                 if found.renderer is not None:
                     return replace(found.renderer, note=fit.fault)
                 last_fault = found.fault
+        has = next((need for need in self.needs if fit.fault.startswith(need)), "")
+        remedy = (
+            f"remove the rows with {has}, or use another model" if has else "use a model whose template takes tools"
+        )
         raise UserError(
             f"chat.format: no chat format fits {self.model}: {fit.fault or last_fault}; with toolhone's tools and "
-            f"calls in its turns: {last_fault or 'no format can be written'}; use a model whose chat template takes "
-            "tools"
+            f"calls in its turns: {last_fault or 'no format can be written'}; {remedy}"
         )
 
     def _plain(self, template: str, parts: tuple[Part, ...]) -> ChatRenderer:

@@ -61,7 +61,8 @@ TAGGED: dict[str, str] = {
     "Qwen-Agent ✿FUNCTION✿": r"✿FUNCTION✿",
     "Gorilla <<function>>": r"<<function>>",
     "Glaive <functioncall>": r"<functioncall>",
-    "Anthropic <invoke> and OLMo-3 <function_calls>": r"<(?:antml:)?(?:function_calls|invoke\b)",
+    "Anthropic <invoke>": r"<(?:antml:)?(?:function_calls>\s*+<|invoke\b)",
+    "OLMo-3 <function_calls>": r"<function_calls",
     "MiniCPM5 <function name=>": r"<function\s+name\s*=",
     # A similar tag of an unlisted family. <tool_call> itself may be the expected syntax.
     "a tag for calls": (
