@@ -184,7 +184,8 @@ def tokenizer_for(name: str, parser: str) -> Path:
         if not (source / "tokenizer.json").is_file():
             subprocess.run([sys.executable, Path(__file__).parent / "fetch_tokenizers.py", source.name], check=True)
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
-        tokenizer.add_tokens(tokens, special_tokens=True)
+        # Not special: some parsers, such as DeepSeek's, rely on call tokens that decoding keeps.
+        tokenizer.add_tokens(tokens)
         tokenizer.save_pretrained(folder)
         made_with.write_text(json.dumps(tokens), encoding="utf-8")
     return folder

@@ -65,7 +65,8 @@ def verdicts(first: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[dic
             parser = parser_class(tokenizer, request.tools)
             request = parser.adjust_request(request)
             ids = tokenizer.encode(case["text"], add_special_tokens=False)
-            text = tokenizer.decode(ids, skip_special_tokens=request.skip_special_tokens)
+            leaves_out = request.skip_special_tokens is not False  # vLLM's default, unless the parser changes it
+            text = tokenizer.decode(ids, skip_special_tokens=leaves_out)
             _, content, calls = parser.parse(text, request, enable_auto_tools=True, model_output_token_ids=ids)
             yield {"calls": [_decoded(call) for call in calls or ()], "content": content}
         except Exception as error:  # noqa: BLE001 - whatever a parser raises is its verdict
