@@ -211,7 +211,7 @@ class _Choice:
             )
         if config.format == "auto" and not fit.formats:
             fit = fit._replace(formats=self._named_by_tokens(formats))
-        written = self._written_by_toolhone(fit.formats or formats)
+        written = self._written_by_toolhone(fit.formats[:1] or formats)
         if written is not None:
             return replace(written, note=fit.fault)
         return self._completed(fit, formats)
