@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parser_turns import FIXED_TOOLS, FIXED_TURNS, Turn, generated_turn
+from tokenizers import Tokenizer
 
 from toolhone.chat.parse import parse_turn
 from toolhone.formats import FORMATS
@@ -173,8 +174,6 @@ def write_fixture(name: str, version: str, cases: Sequence[Case], verdicts: Sequ
 
 def tokenizer_for(name: str, parser: str) -> Path:
     """Return a folder with a real tokenizer that has the format's tokens. It is made once for these tokens."""
-    from transformers import PreTrainedTokenizerFast
-
     source = Path(".cache/tokenizers") / TOKENIZERS.get(parser, "qwen3")
     format = FORMATS[name]
     tokens = sorted({*format.control_tokens, *format.stops})
@@ -183,10 +182,13 @@ def tokenizer_for(name: str, parser: str) -> Path:
     if not made_with.is_file() or json.loads(made_with.read_text(encoding="utf-8")) != tokens:
         if not (source / "tokenizer.json").is_file():
             subprocess.run([sys.executable, Path(__file__).parent / "fetch_tokenizers.py", source.name], check=True)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
         # Not special: some parsers, such as DeepSeek's, rely on call tokens that decoding keeps.
         tokenizer.add_tokens(tokens)
-        tokenizer.save_pretrained(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        settings = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False})
+        (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
         made_with.write_text(json.dumps(tokens), encoding="utf-8")
     return folder
 
