@@ -27,7 +27,7 @@ from peft.utils import ModulesToSaveWrapper
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -475,16 +475,31 @@ def _() -> None:
     assert cache_after(ids(1, 5)).layers[0].keys.shape == (1, 1, 5, 8)
 
 
-@contract(
-    "Cache.batch_repeat_interleave, batch_select_indices, deepcopy", "rows could not share a prefix, or leave the batch"
-)
+@contract("cache layers: reorder_cache, deepcopy", "rows could not share a prefix, or leave the batch")
 def _() -> None:
     first = cache_after(ids(1, 5))
     found = copy.deepcopy(first)
-    found.batch_repeat_interleave(3)
-    found.batch_select_indices(torch.tensor([0, 2]))
-    assert found.layers[0].keys.shape[0] == found.layers[0].values.shape[0] == 2
+    for rows, count in (([0, 0, 0], 3), ([2, 0], 2)):
+        found.layers[0].reorder_cache(torch.tensor(rows))
+        assert found.layers[0].keys.shape[0] == found.layers[0].values.shape[0] == count
     assert first.layers[0].keys.shape[0] == 1
+
+
+@contract("LinearAttentionLayer: its states, reorder_cache", "recurrent states could not form a batch")
+def _() -> None:
+    layer = LinearAttentionLayer()
+    layer.update_conv_state(torch.ones(2, 3, 4))
+    layer.update_recurrent_state(torch.arange(2.0)[:, None])
+    layer.reorder_cache(torch.tensor([1, 1, 0]))
+    assert layer.conv_states[0].shape == (3, 3, 4)
+    assert layer.recurrent_states[0][:, 0].tolist() == [1, 1, 0]
+
+
+@contract("DynamicCache(config=...).layers", "models with recurrent layers would get caches for attention only")
+def _() -> None:
+    text = transformers.Qwen3_5TextConfig(num_hidden_layers=4)
+    kinds = [type(layer).__name__ for layer in transformers.DynamicCache(config=text).layers]
+    assert kinds == ["LinearAttentionLayer"] * 3 + ["DynamicLayer"]
 
 
 @contract(

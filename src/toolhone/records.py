@@ -25,7 +25,13 @@ FormatName = str
 """The name of a chat format, a key of `formats.FORMATS`."""
 
 Need = Literal[
-    "a system message", "a call without arguments", "parallel calls", "text beside a call", "tool results", "thinking"
+    "a system message",
+    "a call without arguments",
+    "parallel calls",
+    "text beside a call",
+    "names that are no identifiers",
+    "tool results",
+    "thinking",
 ]
 """What some conversations have and some chat templates cannot write (`chat/probe.py`)."""
 

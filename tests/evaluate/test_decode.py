@@ -260,7 +260,8 @@ def test_every_family_gets_the_same_tokens_in_a_batch_as_alone_without_a_cache(
             for answer, (ids, logprobs) in zip(found, alone[batch], strict=True):
                 end = next((n for n, id_ in enumerate(ids, 1) if id_ in stop_ids), 6)
                 assert answer.ids == ids[:end]
-                assert answer.logprobs == pytest.approx(logprobs[:end], abs=1e-3)
+                # Recurrent layers sum in another order in one pass than step by step.
+                assert answer.logprobs == pytest.approx(logprobs[:end], abs=1e-3 if method == "padded" else 1e-2)
 
 
 @pytest.mark.parametrize("method", ["alone", "uncached"])

@@ -80,7 +80,7 @@ def test_names_with_dots_are_read() -> None:
     [
         (f"{START}f(a=1){END}", f"expected [ after {START}"),
         (f"{START}[]{END}", "expected at least one call"),
-        (f"{START}```json\n[]\n```{END}", f"expected [ after {START}"),
+        (f"{START}```json\n[]\n```{END}", f"a call in another format (MiniCPM3 {START} with a code fence)"),
         (f"{START}[f(order-id='1')]{END}", 'an argument named "order-id", which is not a name in Python'),
         (f"{START}[f(a='{END}')]{END}", f"a string that contains '{END}' without an escape"),
         (f"Done.{END}", f"{END} without the start of its call"),

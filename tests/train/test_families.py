@@ -71,11 +71,13 @@ def experiment(name: str, folder: Path, packing: str, **lora: Any) -> Config:
     return Config.model_validate({"name": name, **sections, "train": train, "lora": {"rank": 2, **lora}})
 
 
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match:RuntimeWarning")  # see adapter.py
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_steps_are_saved_reloaded_and_answer(
     name: str, folders: dict[str, Path], tiny_tokenizer: Any, short_rows: list[Rendered], tmp_path: Path
 ) -> None:
     folder = save_model(name, folders[name], tiny_tokenizer)
+    rows = sorted(short_rows, key=lambda row: len(row.tokens.ids))[:3]
     config, _ = settle_packing(experiment(name, folder, "prefix_tree"), AutoConfig.from_pretrained(folder))
     assert config.train.packing == FAMILIES[name][1]
     refuse_untrainable(config)
@@ -86,7 +88,7 @@ def test_two_steps_are_saved_reloaded_and_answer(
         chosen = config.model_copy(update={"train": config.train.model_copy(update={"packing": packing})})
         model = load_model(config.model, CPU)
         quiet = Console(quiet=True)
-        assert train_adapter(chosen, CPU, model, tiny_tokenizer, short_rows[:6], (), run, quiet, resume=False).finished
+        assert train_adapter(chosen, CPU, model, tiny_tokenizer, rows, (), run, quiet, resume=False).finished
         lines = [json.loads(line) for line in run.train_log.read_text(encoding="utf-8").splitlines()]
         losses[packing] = [line["loss"] for line in lines if "loss" in line]
         with safe_open(run.adapter / "adapter_model.safetensors", framework="pt") as tensors:
@@ -95,12 +97,14 @@ def test_two_steps_are_saved_reloaded_and_answer(
         assert not [one for one in names if any(tower in one for tower in TOWERS)]
 
         tuned = load_for_inference(config.model, CPU, run.adapter)
-        prompts = [row.prompt_ids for row in short_rows[:4]]
+        prompts = [row.prompt_ids for row in rows]
         ids = torch.tensor([prompts[0]])
         with torch.no_grad():
-            trained, reloaded = model.eval()(input_ids=ids).logits, tuned(input_ids=ids).logits
+            reloaded = tuned(input_ids=ids).logits
             base = load_model(config.model, CPU).eval()(input_ids=ids).logits
         if packing != "prefix_tree":  # its attention needs trees
+            with torch.no_grad():
+                trained = model.eval()(input_ids=ids).logits
             torch.testing.assert_close(reloaded, trained, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(reloaded, base, atol=1e-4)
         answers = decode_greedily(tuned, prompts, compute_prefix(tuned, shared_prefix(prompts)), frozenset(), 3)

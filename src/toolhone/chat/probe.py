@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import keyword
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
@@ -45,12 +47,19 @@ _PROBE_TURNS: tuple[tuple[str, Need | None, Message], ...] = (
         Message("assistant", "Let me look.", (ToolCall("probe_tool", {"code": "A"}, "call_1"),)),
     ),
     (
+        "names that are no identifiers",
+        "names that are no identifiers",
+        Message("assistant", "", (ToolCall("probe_tool", {"order-id": "A"}, "call_1"),)),
+    ),
+    (
         "thinking before a call",
         "thinking",
         Message("assistant", "", (ToolCall("probe_tool", {"code": "A"}, "call_1"),), thinking="A tool can do it."),
     ),
     ("thinking before an answer", "thinking", Message("assistant", "Good morning.", thinking="They greet me.")),
 )
+
+_IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 # The ways in which templates take messages, the usual one first.
 _VARIANTS = tuple(
@@ -77,6 +86,9 @@ def needs_of(examples: Iterable[Example]) -> frozenset[Need]:
                 needs |= {"text beside a call"} if message.content.strip() else set()
                 needs |= {"parallel calls"} if len(message.tool_calls) > 1 else set()
                 needs |= {"a call without arguments"} if not all(c.arguments for c in message.tool_calls) else set()
+                names = [name for call in message.tool_calls for name in (call.name, *call.arguments)]
+                if not all(_IDENTIFIER.fullmatch(name) and not keyword.iskeyword(name) for name in names):
+                    needs.add("names that are no identifiers")
         if needs == EVERY_NEED:
             break
     return frozenset(needs)
@@ -199,7 +211,7 @@ class _Choice:
             )
         if config.format == "auto" and not fit.formats:
             fit = fit._replace(formats=self._named_by_tokens(formats))
-        written = self._written_by_toolhone(fit.formats or formats)
+        written = self._written_by_toolhone(fit.formats[:1] or formats)
         if written is not None:
             return replace(written, note=fit.fault)
         return self._completed(fit, formats)
@@ -214,9 +226,11 @@ class _Choice:
             if shown is None or chat_format.end_of_turn in shown:
                 variables = {**chat_format.template_kwargs, **self.config.template_kwargs}
                 template = with_variables(chat_format.template_with(self.config.tools), variables)
-                return ChatRenderer(
+                found = ChatRenderer(
                     self.tokenizer, chat_format, template, "toolhone", "", variables, self.config.thinking
                 )
+                if self.config.format != "auto" or not self.lost_probe(found):
+                    return found
         return None
 
     def _named_by_tokens(self, formats: Sequence[ChatFormat]) -> tuple[ChatFormat, ...]:

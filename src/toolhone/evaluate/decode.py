@@ -191,9 +191,10 @@ def _choose(logits: torch.Tensor, answers: Sequence[tuple[list[int], list[float]
     best = logprobs.max(dim=-1)  # the first of equal values, unlike `topk`
     second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
     columns = best.indices.tolist(), best.values.tolist(), second.tolist()
-    for answer, *chosen in zip(answers, *columns, strict=True):
-        for one, value in zip(answer, chosen, strict=True):
-            one.append(value)
+    for (ids, logprobs_of_ids, runner_ups), id_, logprob, runner_up in zip(answers, *columns, strict=True):
+        ids.append(id_)
+        logprobs_of_ids.append(logprob)
+        runner_ups.append(runner_up)
     return best.indices
 
 

@@ -148,8 +148,10 @@ def _prose(text: str, start: int, end: int, repairer: Repairer) -> Iterator[Piec
             pieces, at = [Thought(0, mark.start(), opened=False)], mark.end()
         yield said[prose : mark.start()]
         for piece in pieces:
-            moved = isinstance(piece, Thought)
-            yield Thought(piece.start + start, piece.end + start, piece.opened) if moved else piece
+            if isinstance(piece, Thought):
+                yield Thought(piece.start + start, piece.end + start, piece.opened)
+            else:
+                yield piece
         prose = at
     yield said[prose:]
 

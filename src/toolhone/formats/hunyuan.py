@@ -27,7 +27,8 @@ HUNYUAN = ChatFormat(
     calls=list_call_template(_OPENING, _CLOSING, space="\n"),
     instructions=(
         "To call functions, respond with "
-        '<tool_calls>[{"name": <function-name>, "arguments": <args-json-object>}]</tool_calls>, several calls in one list.'
+        '<tool_calls>[{"name": <function-name>, "arguments": <args-json-object>}]</tool_calls>, '
+        "several calls in one list."
     ),
     call_tokens=(_OPENING, _CLOSING),
     syntaxes=("Hunyuan, Jamba and MiniMax <tool_calls>",),

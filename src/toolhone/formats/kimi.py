@@ -1,4 +1,4 @@
-"""The kimi format: calls of Kimi K2, each with an id that contains its name, in one `<|tool_calls_section_begin|>` block."""
+"""The kimi format: calls of Kimi K2 in one `<|tool_calls_section_begin|>` block, each with an id that has its name."""
 
 from __future__ import annotations
 

@@ -13,13 +13,15 @@ from functools import partial
 from typing import Any
 
 from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.foreign_syntax import syntax_at
 from toolhone.formats.marked_json import MarkedSyntax, Marker, cut_within, read_json_block, read_marked
-from toolhone.formats.pieces import Fault, Piece
+from toolhone.formats.pieces import Fault, Piece, foreign_block
 from toolhone.formats.python_calls import SPACE, PythonCallStyle, read_python_calls, skip_python_space
 from toolhone.formats.python_writing import PythonCallForm
 from toolhone.formats.repair import Repairer
 
 _START, _END = "<|tool_call_start|>", "<|tool_call_end|>"
+_SYNTAX = "LFM2 <|tool_call_start|>"
 _STYLE = PythonCallStyle(
     dotted=True,
     ascii_first=False,
@@ -34,6 +36,9 @@ _JSON = re.compile(r"\s*+\[?\s*+\{")
 
 def _read_block(text: str, at: int, marker: Marker, repairer: Repairer) -> tuple[list[Piece], int]:
     """Return the calls of the block whose opening ends here, and where it ends."""
+    start = at - len(_START)
+    if syntax_at(text, start) != _SYNTAX:  # MiniCPM3 writes a code fence in the same tokens
+        return foreign_block(text, start)
     if _JSON.match(text, at):
         return read_json_block(text, at, marker, repairer, argument_keys=("arguments", "parameters"))
     at = skip_python_space(text, at)
@@ -45,8 +50,8 @@ def _read_block(text: str, at: int, marker: Marker, repairer: Repairer) -> tuple
     end = skip_python_space(text, at)
     if text.startswith(_END, end):
         return pieces, end + len(_END)
-    kind = "unfinished" if cut_within(text, end, _END) else "broken"
-    return [*pieces, Fault(f"expected {_END} after the calls", kind)], end
+    is_cut = cut_within(text, end, _END)
+    return [*pieces, Fault(f"expected {_END} after the calls", "unfinished" if is_cut else "broken")], end
 
 
 def _literal(value: Any) -> str:
@@ -77,7 +82,7 @@ LFM2 = ChatFormat(
     calls=_FORM.calls,
     instructions=f"To call functions, write a Python list of calls: {_START}[name(argument='text'), other()]{_END}.",
     call_tokens=(_START, _END),
-    syntaxes=("LFM2 <|tool_call_start|>",),
+    syntaxes=(_SYNTAX,),
     stray_call=f"a call outside {_START} and {_END}",
     serving_parsers={"vllm": "lfm2", "sglang": "lfm2"},
 )

@@ -21,7 +21,7 @@ from toolhone.formats.foreign_syntax import PYTHON_TAG_SYNTAX
 from toolhone.formats.llama3 import LLAMA3
 from toolhone.formats.marked_json import MarkedSyntax, Marker, read_json_block, read_marked
 from toolhone.formats.named_json import NAME, NamedCall, named_call_template, named_call_writer, read_named_block
-from toolhone.formats.pieces import PYTHON_TAG, Fault, Piece
+from toolhone.formats.pieces import PYTHON_TAG, Fault, Piece, foreign_block
 from toolhone.formats.python_calls import PythonCallStyle, read_python_call, skip_python_space
 from toolhone.formats.repair import Repairer
 from toolhone.records import ToolCall
@@ -31,6 +31,7 @@ _FUNCTION = Marker(("<function=",))
 _TAG = Marker((PYTHON_TAG,))
 _NAMED = NamedCall("<function=", ">", "</function>", "", headers=((NAME, ">"),))
 _OWN = re.compile(rf"<function=|{re.escape(PYTHON_TAG)}\s*+[^\s\[{{]")
+_QWEN_CODER = re.compile(r"[^<>\n]*+>\s*+<")  # arguments in tags
 _CALL = ".call"
 
 
@@ -44,6 +45,8 @@ def _read(text: str, repairer: Repairer) -> Iterator[Piece]:
 
 def _read_block(text: str, at: int, marker: Marker, repairer: Repairer) -> tuple[list[Piece], int]:
     """Return the call behind a marker, and where it ends."""
+    if marker is _FUNCTION and _QWEN_CODER.match(text, at):
+        return foreign_block(text, at - len(_FUNCTION.opening[0]))
     if marker is _FUNCTION:
         return read_named_block(text, at, marker, repairer, form=_NAMED)
     at = skip_python_space(text, at)

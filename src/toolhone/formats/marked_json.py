@@ -188,8 +188,8 @@ def _unclosed(text: str, at: int, end: int, marker: Marker, pieces: list[Piece])
     """Return the pieces of a block whose closing is not at `end`. Its last call ends at `at`."""
     is_cut = cut_within(text, end, marker.closing)
     if not marker.may_stay_open:
-        kind = "unfinished" if is_cut else "broken"
-        return [*pieces, Fault(f"expected {marker.closing} after the calls", kind)], end
+        fault = Fault(f"expected {marker.closing} after the calls", "unfinished" if is_cut else "broken")
+        return [*pieces, fault], end
     if is_cut and end < len(text):
         return [*pieces, Fault(f"{marker.closing} is not finished", "begun", text[end:])], len(text)
     return pieces, at

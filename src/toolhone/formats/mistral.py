@@ -1,8 +1,9 @@
 """The formats of Mistral's models: `[TOOL_CALLS]` before a list of calls, or before the name of each call.
 
-- mistral, up to tokenizer version 7 (Mistral 7B v0.3, Nemo): `[TOOL_CALLS] [{"name": "f", "arguments": {}, "id": "..."}]`.
-- mistral_args, from version 11 on (Ministral 3, Devstral, Mistral Small 3.2): `[TOOL_CALLS]f[ARGS]{}` for each call. Some
-  templates write `[CALL_ID]` and an id before `[ARGS]`. vLLM takes that id as a part of the name, so it is never written.
+- mistral, of Mistral 7B v0.3 and Nemo: `[TOOL_CALLS] [{"name": "f", "arguments": {}}]`. Templates add an "id" to calls.
+- mistral_args, of tokenizers from version 11 on (Ministral 3, Devstral): `[TOOL_CALLS]f[ARGS]{}` for each call. Some
+  templates write `[CALL_ID]` and an id before `[ARGS]`. vLLM would take them for a part of the name, so toolhone writes
+  none.
 """
 
 from __future__ import annotations

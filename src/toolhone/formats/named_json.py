@@ -78,8 +78,8 @@ def _read_call(text: str, start: int, repairer: Repairer, form: NamedCall) -> tu
     end = skip_space(text, found.end)
     closing = form.after_arguments.strip()
     if not text.startswith(closing, end):
-        kind = "unfinished" if cut_within(text, end, closing) else "broken"
-        return Fault(f"expected {closing} after the arguments", kind), end
+        is_cut = cut_within(text, end, closing)
+        return Fault(f"expected {closing} after the arguments", "unfinished" if is_cut else "broken"), end
     call = _call(text, name, at, found, repairer)
     return call, end + len(closing) if closing else found.end
 

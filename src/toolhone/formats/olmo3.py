@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any
 
 from toolhone.formats.chat_format import ChatFormat
+from toolhone.formats.foreign_syntax import syntax_at
 from toolhone.formats.marked_json import MarkedSyntax, Marker, read_marked
-from toolhone.formats.pieces import Piece
+from toolhone.formats.pieces import Piece, foreign_block
 from toolhone.formats.python_calls import PythonCallStyle, read_python_calls
 from toolhone.formats.python_writing import PythonCallForm
 from toolhone.formats.repair import Repairer
 
 _START, _END = "<function_calls>", "</function_calls>"
+_SYNTAX = "OLMo-3 <function_calls>"
 _STYLE = PythonCallStyle(refused=re.compile(rf"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|{_END}"))
 _LINE_END = re.compile(r"[ \t]*+(?:\r?\n|,)")
 
@@ -28,6 +30,9 @@ _UNESCAPED_LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u20
 
 def _read_block(text: str, at: int, marker: Marker, _: Repairer) -> tuple[list[Piece], int]:
     """Return the calls of the block whose opening ends here, and where it ends."""
+    start = at - len(_START)
+    if syntax_at(text, start) != _SYNTAX:
+        return foreign_block(text, start)
     return read_python_calls(text, at, _STYLE, separator=_LINE_END, closing=marker.closing)
 
 
@@ -55,7 +60,7 @@ OLMO3 = ChatFormat(
         f'To call functions, write {_START}name(argument="text"){_END}. Write several calls each on a line of its own.'
     ),
     call_tokens=(_START, _END),
-    syntaxes=("OLMo-3 <function_calls>",),
+    syntaxes=(_SYNTAX,),
     stray_call=f"a call outside {_START} tags",
     serving_parsers={"vllm": "olmo3"},
 )

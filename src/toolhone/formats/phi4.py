@@ -1,4 +1,8 @@
-"""The phi4 format: calls of Phi-4-mini, a JSON list behind `functools` or in `<|tool_call|>` tokens."""
+"""The phi4 format: calls of Phi-4-mini, a JSON list in `<|tool_call|>` tokens or behind `functools`.
+
+The list is written in the tokens. vLLM reads them with its parser for Granite. Its parser for `functools`,
+phi4_mini_json, ends the list at the first "]", so it loses every turn whose arguments contain one.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +18,23 @@ from toolhone.formats.marked_json import (
     read_marked,
 )
 
+_OPENING, _CLOSING = "<|tool_call|>", "<|/tool_call|>"
 _SYNTAX = MarkedSyntax(
-    (Marker(("functools",), ahead=("[", "{")), Marker(("<|tool_call|>",), closing="<|/tool_call|>")),
+    (Marker((_OPENING,), closing=_CLOSING), Marker(("functools",), ahead=("[", "{"))),
     partial(read_json_block, argument_keys=("arguments", "parameters")),
 )
 
 PHI4 = ChatFormat(
     name="phi4",
     read=partial(read_marked, syntax=_SYNTAX),
-    write=list_call_writer("functools", space="\n"),
-    calls=list_call_template("functools", space="\n"),
+    write=list_call_writer(_OPENING, _CLOSING),
+    calls=list_call_template(_OPENING, _CLOSING),
     instructions=(
-        'To call functions, respond with functools[{"name": <function-name>, "arguments": <args-json-object>}], '
+        "To call functions, respond with "
+        '<|tool_call|>[{"name": <function-name>, "arguments": <args-json-object>}]<|/tool_call|>, '
         "several calls in one list."
     ),
-    call_tokens=("<|tool_call|>", "<|/tool_call|>"),
+    call_tokens=(_OPENING, _CLOSING),
     syntaxes=("Phi-4-mini functools", "Phi-4-mini and Granite 3 <|tool_call|>"),
-    # Its parser stops at the first "]", so it cannot read arguments with lists.
-    serving_parsers={"vllm": "phi4_mini_json"},
+    serving_parsers={"vllm": "granite"},
 )

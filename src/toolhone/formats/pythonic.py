@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import openings
+from toolhone.formats.gemma import GEMMA_TOKENS, gemma_turns
 from toolhone.formats.pieces import FENCE, THINK_END, Fault, Piece, PlacedCall, Thought, foreign_block, read_thought
 from toolhone.formats.python_calls import (
     ARGUMENT_NAME,
@@ -105,15 +106,21 @@ def _read_list(text: str, at: int, repairer: Repairer, *, is_fenced: bool) -> tu
     return pieces, len(text) if thought_end < 0 else thought_end
 
 
+_INSTRUCTIONS = (
+    "To call functions, answer only with a Python list of calls: [name(argument=value), other_name()]. "
+    "Values are Python literals. Write no other text beside the list."
+)
+
 PYTHONIC = ChatFormat(
     name="pythonic",
     read=_read,
     write=_FORM.write,
     calls=_FORM.calls,
-    instructions=(
-        "To call functions, answer only with a Python list of calls: [name(argument=value), other_name()]. "
-        "Values are Python literals. Write no other text beside the list."
-    ),
+    instructions=_INSTRUCTIONS,
+    template=gemma_turns(_INSTRUCTIONS),
+    special_tokens=GEMMA_TOKENS,
+    end_of_turn=GEMMA_TOKENS[-1],
+    other_stops=("<eos>",),
     syntaxes=("Llama 4 <|python_start|>",),
     stray_call="a call outside the list of calls",
     serving_parsers={"vllm": "pythonic", "sglang": "pythonic"},

@@ -1,7 +1,7 @@
 """The xlam format: calls of xLAM-2, one JSON list without a marker.
 
 vLLM reads the list if the answer has no other text, or if the list is in a code fence. So a list beside text is written
-in a code fence.
+in a code fence. Its parser ends the code fence at any "```", so backticks in arguments are escaped there.
 """
 
 from __future__ import annotations
@@ -15,24 +15,35 @@ from toolhone.formats.marked_json import list_call_template, list_call_writer
 from toolhone.records import FinishReason
 
 _STYLE = JsonCallStyle(("arguments",), may_be_fenced=True, only_lists=True)
-_FENCE, _FENCE_END = "\n```json\n", "\n```"
-_write_alone = list_call_writer("")
-_write_fenced = list_call_writer(_FENCE, _FENCE_END)
-_FENCED, _ALONE = list_call_template(_FENCE, _FENCE_END), list_call_template("")
+_ESCAPED = r"\u0060\u0060\u0060"
+_write_line = list_call_writer("", "\n")
 
 
 def _write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) -> str:
-    return (_write_fenced if content else _write_alone)(content, calls, finish_reason)
+    line = _write_line("", calls, finish_reason)
+    written = line.rstrip("\n")
+    if not content or not written:
+        return content + written
+    closing = "\n```" if line.endswith("\n") else ""  # a list that was cut off has no end
+    return f"{content}\n```json\n{written.replace('```', _ESCAPED)}{closing}"
 
 
 XLAM = ChatFormat(
     name="xlam",
     read=partial(read_bare_json, style=_STYLE),
     write=_write,
-    calls=f"{{%- if content %}}{_FENCED}{{%- else %}}{_ALONE}{{%- endif %}}",
-    instructions=(
-        'To call functions, respond with one JSON list: [{"name": <function-name>, "arguments": <args-json-object>}, ...]'
+    calls=(
+        '{%- set text, content = content, "" %}{%- set written %}'
+        + list_call_template("")
+        + r"""{%- endset %}
+{{- text }}
+{%- if text and calls %}{{- "\n```json\n" + written.replace("```", "\\u0060\\u0060\\u0060") + "\n```" }}
+{%- else %}{{- written }}
+{%- endif %}"""
     ),
-    stray_call="a call inside a line of text",
+    instructions=(
+        "To call functions, respond with one JSON list: "
+        '[{"name": <function-name>, "arguments": <args-json-object>}, ...]'
+    ),
     serving_parsers={"vllm": "xlam"},
 )

@@ -77,12 +77,12 @@ def target_notes(config: Config, model_config: Any) -> tuple[str, ...]:
         notes.append(f"the adapter leaves out {names}: the data is text, so only the language model learns")
     if _fused_outputs(model):
         notes.append("the adapter leaves out out_proj of Mamba layers: their CUDA kernel ignores an adapter there")
-    if is_mixture:
-        notes.append(_note_on_experts(config, model))
+    if is_mixture and config.lora.targets == "all-linear":
+        notes.append(_note_on_experts(model))
     return tuple(notes)
 
 
-def _note_on_experts(config: Config, model: nn.Module) -> str:
+def _note_on_experts(model: nn.Module) -> str:
     total = sum(parameter.numel() for parameter in model.parameters())
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".experts." in name
@@ -93,10 +93,9 @@ def _note_on_experts(config: Config, model: nn.Module) -> str:
         if parameter.dim() > 2
         and "expert" in f"{name} {type(model.get_submodule(name.rpartition('.')[0])).__name__}".lower()
     )
-    targets = config.lora.targets if isinstance(config.lora.targets, str) else ", ".join(config.lora.targets)
     if layers:
-        return f"lora.targets: {targets} may cover {len(layers):,} linear layers of experts, each with its own adapter"
+        return f"lora.targets: all-linear covers {len(layers):,} linear layers of experts, each with its own adapter"
     return (
-        f"lora.targets: {targets} covers linear layers only; the experts are fused parameters "
+        f"lora.targets: all-linear covers linear layers only; the experts are fused parameters "
         f"({fused / total:.0%} of all weights), so they and their routers stay frozen"
     )

@@ -46,8 +46,6 @@ _SIZES: dict[str, int] = {  # upper limits
     "first_k_dense_replace": 1,
     "q_lora_rank": 32,
     "kv_lora_rank": 32,
-    "vocab_size": VOCABULARY,
-    "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size_per_layer_input": 16,
     "laurel_rank": 8,
     "sliding_window": WINDOW,
@@ -165,6 +163,8 @@ def _small_sizes(text: Any, values: dict[str, Any]) -> dict[str, Any]:
         found.update({names.get(name, name): size for name, size in sizes.items() if names.get(name, name) in values})
         put("num_global_key_value_heads", 1)
     put("hidden_size", small_hidden)
+    for name in ("vocab_size", "vocab_size_per_layer_input"):
+        put(name, VOCABULARY)  # even if its own is smaller
     for name in ("word_embed_proj_dim", "block_dim", "conv_dim", "lru_width", "model_dim"):
         if values.get(name) == hidden:
             found[name] = small_hidden

@@ -60,6 +60,8 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.prefix_sampler is None else self.prefix_sampler
 
+    optimizer: Any
+
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None and self.lora_plus != 1:
             self.optimizer = lora_plus_optimizer(self, self.model if model is None else model, self.lora_plus)
