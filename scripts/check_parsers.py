@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parser_turns import FIXED_TOOLS, FIXED_TURNS, Turn, generated_turn
+from tokenizers import Tokenizer
 
 from toolhone.chat.parse import parse_turn
 from toolhone.formats import FORMATS
@@ -44,7 +45,7 @@ PACKAGES = (
     "pyzmq", "uvloop", "py-cpuinfo", "fastapi>=0.133,<0.137", "pillow", "openai>=2.25",
 )  # fmt: skip
 """What the parsers import, beside what toolhone needs itself. vLLM's kernels and its CUDA packages are left out."""
-TOKENIZERS = {"openai": "gpt-oss"}
+TOKENIZERS = {"openai": "gpt-oss", "llama3_json": "llama3.2"}
 """Parsers that need a tokenizer of their own, a folder in .cache/tokenizers. The others work with any tokenizer."""
 
 
@@ -173,21 +174,22 @@ def write_fixture(name: str, version: str, cases: Sequence[Case], verdicts: Sequ
 
 def tokenizer_for(name: str, parser: str) -> Path:
     """Return a folder with a real tokenizer that has the format's tokens. It is made once for these tokens."""
-    from transformers import PreTrainedTokenizerFast
-
     source = Path(".cache/tokenizers") / TOKENIZERS.get(parser, "qwen3")
     format = FORMATS[name]
-    tokens = sorted({*format.control_tokens, *format.stops})
+    made_from = [source.name, *sorted({*format.control_tokens, *format.stops})]
     folder = FOLDER / "tokenizers" / name
-    made_with = folder / "tokens.json"
-    if not made_with.is_file() or json.loads(made_with.read_text(encoding="utf-8")) != tokens:
+    made_with = folder / "made_from.json"
+    if not made_with.is_file() or json.loads(made_with.read_text(encoding="utf-8")) != made_from:
         if not (source / "tokenizer.json").is_file():
             subprocess.run([sys.executable, Path(__file__).parent / "fetch_tokenizers.py", source.name], check=True)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
         # Not special: some parsers, such as DeepSeek's, rely on call tokens that decoding keeps.
-        tokenizer.add_tokens(tokens)
-        tokenizer.save_pretrained(folder)
-        made_with.write_text(json.dumps(tokens), encoding="utf-8")
+        tokenizer.add_tokens(made_from[1:])
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        settings = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False})
+        (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+        made_with.write_text(json.dumps(made_from), encoding="utf-8")
     return folder
 
 
