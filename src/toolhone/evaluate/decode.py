@@ -190,10 +190,10 @@ def _choose(logits: torch.Tensor, answers: Sequence[tuple[list[int], list[float]
     logprobs = logits.float().log_softmax(dim=-1)  # [batch, vocabulary]
     best = logprobs.max(dim=-1)  # the first of equal values, unlike `topk`
     second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
-    columns = best.indices.tolist(), best.values.tolist(), second.tolist()
-    for (ids, logprobs_of_ids, runner_ups), id_, logprob, runner_up in zip(answers, *columns, strict=True):
-        ids.append(id_)
-        logprobs_of_ids.append(logprob)
+    columns = zip(answers, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
+    for (ids, logprobs_of, runner_ups), token, logprob, runner_up in columns:
+        ids.append(token)
+        logprobs_of.append(logprob)
         runner_ups.append(runner_up)
     return best.indices
 
