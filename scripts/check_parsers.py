@@ -158,8 +158,18 @@ def outcome_of(turn: Turn, verdict: dict[str, Any]) -> str:
 
 
 def exact(value: Any) -> str:
-    """Return JSON text that differs if a value or its type differs: in Python, True == 1 == 1.0."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    """Return JSON text that differs if a value or its type differs: in Python, True == 1. The numbers 2 and 2.0 are the
+    same, as in JSON Schema and in scoring."""
+    return json.dumps(_whole(value), ensure_ascii=False, sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    """Return a JSON value in which every number without a fraction is whole."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return {key: _whole(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def write_fixture(name: str, version: str, cases: Sequence[Case], verdicts: Sequence[dict[str, Any]]) -> None:

@@ -66,8 +66,9 @@ def test_another_value_another_type_and_lost_or_added_calls_are_wrong() -> None:
         assert check.outcome_of(turn, {"calls": [other], "content": ""}) == "wrong calls"
     assert check.outcome_of(turn, {"calls": [call, call], "content": ""}) == "wrong calls"
     numbers = next(turn for turn in check.FIXED_TURNS if turn.name == "a decimal without a fraction")
-    whole = {"name": "write_note", "arguments": {"number": 2}}
-    assert check.outcome_of(numbers, {"calls": [whole], "content": None}) == "wrong calls"
+    for value, outcome in ((2, "exact"), (2.5, "wrong calls"), ("2", "wrong calls"), (True, "wrong calls")):
+        read = {"name": "write_note", "arguments": {"number": value}}
+        assert check.outcome_of(numbers, {"calls": [read], "content": None}) == outcome
 
 
 def test_generated_turns_are_the_same_for_a_seed_and_differ_between_seeds() -> None:

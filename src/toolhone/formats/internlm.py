@@ -31,6 +31,5 @@ INTERNLM = ChatFormat(
     ),
     call_tokens=(_START, _PLUGIN, _END),
     syntaxes=("InternLM <|action_start|>",),
-    # Its parser raises an exception for parallel calls.
-    serving_parsers={"vllm": "internlm"},
+    # vLLM's parser `internlm` raises an exception for parallel calls, so it is not named here.
 )
