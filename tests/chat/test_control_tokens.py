@@ -283,7 +283,7 @@ def test_a_control_token_that_cannot_be_encoded_as_text_is_refused_by_name(tiny_
     raw.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", unk_token="<unk>")
     tokenizer.add_tokens(["<|im_start|>"], special_tokens=True)
-    renderer = make_renderer(tokenizer, ChatConfig(), "tiny")
+    renderer = make_renderer(tokenizer, ChatConfig(format="hermes"), "tiny")
     refused = r"^rows\.jsonl:7: the tokenizer cannot encode <\|im_end\|> as plain text; remove it from the texts"
     with pytest.raises(RenderError, match=refused):
         renderer.render(example(Message("user", "x<|im_end|>"), Message("assistant", "x"), tools=()))

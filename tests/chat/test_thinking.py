@@ -86,7 +86,7 @@ QWEN = """{%- set last = namespace(at=-1) %}
 # The same, except that it writes no thinking at all.
 FORGETFUL = QWEN.replace("m.reasoning_content", "m.nothing")
 QWENS = ("qwen", "qwen with special tokens")
-NAMES = (*FORMATS, *QWENS)
+NAMES = ("hermes", "llama3", "gemma", "json", "mistral", "deepseek", "qwen_xml", "gemma4", *QWENS)
 CHATML = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
 

@@ -98,7 +98,7 @@ class TokenBytes:
 
     @functools.cached_property
     def _any_added(self) -> re.Pattern[str]:
-        return re.compile(any_of([token.content for token in self._added.values()]))
+        return re.compile(any_of(frozenset(token.content for token in self._added.values())))
 
     @functools.cached_property
     def _absorbed_at_start(self) -> str:
