@@ -63,8 +63,9 @@ def written(turn: Message, format: FormatName) -> str:
     """Return the turn in its format, written independently of the templates."""
     if format == "pythonic":
         listed = [
-            f"{call.name}({', '.join(f'{key}={json.dumps(value)}' for key, value in call.arguments.items())})"
+            f"{call.name}({', '.join(f'{name}={json.dumps(value, ensure_ascii=False)}' for name, value in found)})"
             for call in turn.tool_calls
+            for found in [call.arguments.items()]
         ]
         return turn.content + (f"[{', '.join(listed)}]" if listed else "") + "<end_of_turn>"
     key, opening, closing, between = {

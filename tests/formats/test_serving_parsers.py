@@ -15,6 +15,9 @@ from toolhone.formats import FORMATS
 
 check = load_script("check_parsers")
 CLAIMS: dict[str, str] = check.claims()
+UNTYPED = {"gemma4": ("a list of mixed values", "many arguments")}
+"""Turns whose values have no declared type. vLLM types the values of these formats by the schema, so they become
+texts."""
 
 
 def fixture(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -42,7 +45,8 @@ def test_the_parser_read_exactly_what_the_format_writes_today(name: str) -> None
         assert case.refused == row.get("refused", ""), f"{turn.name}: {again}"
         if not case.refused:
             outcome = check.outcome_of(turn, row["verdict"])
-            assert outcome.startswith("exact"), f"{turn.name}: {outcome}: {row['verdict']}"
+            expected = "wrong calls" if turn.name in UNTYPED.get(name, ()) else "exact"
+            assert outcome.startswith(expected), f"{turn.name}: {outcome}: {row['verdict']}"
 
 
 @pytest.mark.parametrize("name", CLAIMS)

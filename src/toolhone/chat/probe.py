@@ -14,7 +14,7 @@ import keyword
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from toolhone.chat.parse import parse_turn
 from toolhone.chat.render import ChatRenderer, RenderError
@@ -24,7 +24,18 @@ from toolhone.config import BaseFormat, ChatConfig
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import ChatFormat, RawCall
-from toolhone.records import Example, Gold, Message, Need, ToolCall
+from toolhone.records import Example, Gold, Message, ToolCall
+
+Need = Literal[
+    "a system message",
+    "a call without arguments",
+    "parallel calls",
+    "text beside a call",
+    "names that are no identifiers",
+    "tool results",
+    "thinking",
+]
+"""What some conversations have and some chat templates cannot write."""
 
 EVERY_NEED: frozenset[Need] = frozenset(get_args(Need))
 
