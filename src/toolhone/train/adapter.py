@@ -29,8 +29,8 @@ from toolhone.jsonl import read_json, write_json
 from toolhone.run_folder import ADAPTER_FILES
 from toolhone.train.language_layers import excluded_modules
 
-# PEFT names the experts of every mixture in rank_pattern, and then warns that the adapter has none of them.
-warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
+# PEFT names the experts of every mixture in rank_pattern and alpha_pattern, then warns that the adapter has none.
+warnings.filterwarnings("ignore", r"The following \w+_pattern keys did not match", RuntimeWarning)
 
 INITIAL_ADAPTER = "initial_adapter.safetensors"
 """File in the folder of checkpoints: A0 and B0 of an adapter whose initialisation changed the base weights."""

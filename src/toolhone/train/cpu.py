@@ -84,7 +84,10 @@ class LoraProduct(torch.autograd.Function):
         inner = flat @ a.t()  # [tokens, rank]
         ctx.save_for_backward(flat, inner, a, b)
         ctx.scaling = scaling
-        return torch.addmm(result.reshape(-1, result.shape[-1]), inner, b.t(), alpha=scaling).view(result.shape)
+        output = result.new_empty(result.shape)  # no view: Falcon adds to it in place, which autograd forbids for views
+        width = result.shape[-1]
+        torch.addmm(result.reshape(-1, width), inner, b.t(), alpha=scaling, out=output.view(-1, width))
+        return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
