@@ -53,7 +53,7 @@ def verdicts(first: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[dic
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.parser import ParserManager
 
-    tokenizer = AutoTokenizer.from_pretrained(first["tokenizer"])
+    tokenizer = AutoTokenizer.from_pretrained(first["tokenizer"], trust_remote_code=False)
     parser_class = ParserManager.get_parser(
         tool_parser_name=first["parser"], enable_auto_tools=True, is_harmony=first["parser"] == _HARMONY
     )

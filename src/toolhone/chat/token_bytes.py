@@ -148,8 +148,10 @@ class TokenBytes:
 
 @functools.lru_cache(maxsize=8)
 def token_bytes(tokenizer: Any) -> TokenBytes:
-    """Return the bytes of a tokenizer's tokens. The result is cached: reading a whole tokenizer takes a while."""
-    return TokenBytes(tokenizer)
+    """Return the bytes of a tokenizer's tokens. The result is cached: reading a whole tokenizer takes a while.
+    A tokenizer without a `tokenizer.json` may bring its own."""
+    own: TokenBytes | None = getattr(tokenizer, "token_bytes", None)
+    return TokenBytes(tokenizer) if own is None else own
 
 
 def _absorbed(text: str, start: int, end: int, after: str, before: str) -> Iterator[Span]:
