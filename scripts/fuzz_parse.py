@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from toolhone.chat.parse import parse_repaired, parse_turn
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
-from toolhone.records import FormatName, Tool
+from toolhone.records import FinishReason, FormatName, Tool
 
 ROOT = Path(__file__).parent.parent
 TOOLS = {
@@ -80,6 +80,8 @@ PIECES = [
     "查询", "😀", "<", "<tool", "<function=f>\n<parameter=a>\n", "\n</parameter>\n", "</function>", "<parameter=n>",
     '<function name="f"><param name="a">', "<![CDATA[", "]]></param>", "</param>", "&amp;", "<arg_key>a</arg_key>",
     "<tool_call>f\n<arg_key>n</arg_key><arg_value>", "</arg_value>", "<|assistant|>", "\nf\n{", "query_order\n{}",
+    "[f(a=", "f(a='", ", b=", ")]", "<|tool_call_start|>[", "]<|tool_call_end|>", "<function_calls>",
+    "</function_calls>", "```tool_code\n", "print(", ".call(", "\\x4", "\\N{", "\"\"\"", "**",
 ]  # fmt: skip
 
 ADVERSARIAL = [
@@ -98,6 +100,8 @@ ADVERSARIAL = [
     '<function name="f"><param name="a">x</param></function>', "<function=f></function>", "<tool_call>f</tool_call>",
     '{"name": "f", "arguments": "', '{"name":\n', '"name": "f", "arguments": ', "'name': '", "'name': \"", "; ", "[{",
     '\n[{"name": "f"}, ', '{"arguments": {', " ", "\n", "<|im_end|>", "<|im_end|> ", "<function=", "\\u", "-", "1",
+    "[f(a=", "[f(a=[", "[f(a={'b':", "[f(a=1), ", "\n[f(a=1)]", "<|tool_call_start|>[f(", "<|tool_call_start|>[f(a='",
+    "<function_calls>f(", "<function_calls>f()\n", "```tool_code\nf(", "<|python_tag|>f.call(", "\\x", "'\\",
 ]  # fmt: skip
 
 
@@ -133,9 +137,12 @@ NATIVE = [
     '<|tools_prefix|>[{"f": {"a": 1}}]<|tools_suffix|>',
     '<function_calls>\n<invoke name="f">\n<parameter name="a">1</parameter>\n</invoke>\n</function_calls>',
     'Thought: look.\nAction: f\nAction Input: {"a": 1}\nObservation:',
+    '```json\n{"name": "f", "arguments": {"a": "x"}}\n```',
+    '<tool_call>\n```json\n{"name": "f", "arguments": {"a": "x"}}\n```\n</tool_call>',
+    "<tool_call>\n{'name': 'f', 'arguments': {'a': True, 'b': None}}\n</tool_call>",
     "<think>\nHm.\n</think>\n\nWhich order?",
 ]
-"""Turns of model families, as their own templates write them."""
+"""Turns of model families, as their own templates write them, and turns that a repair fixes."""
 
 _TOKEN = re.compile(r"<[^<>\s]{1,40}>|\[[A-Z_]+\]|\w+|\s+|.", re.DOTALL)
 _SIGNS = ('"', "'", "{", "[", "(", "\\", " ", "\n", "1", "-", ",", ":", "a", "<", "=")
@@ -193,7 +200,8 @@ def read_sources(predictions: Sequence[Path] = ()) -> list[Source]:
     for path in [*sorted((ROOT / "tests/fixtures/outputs").glob("*.jsonl")), *predictions]:
         sources += [Source(json.loads(line)["text"]) for line in path.read_text(encoding="utf-8").splitlines()]
     for text in NATIVE:
-        sources.append(Source(text, tuple(name for name in FORMATS if parse_turn(text, name, tools=TOOLS).calls)))
+        native = Source(text, tuple(name for name in FORMATS if parse_turn(text, name, tools=TOOLS).calls))
+        sources += [native] * 10  # they are few and short, and the other sources many
     tools = read_tools(ROOT / "data/customer_service/tools.json")
     turns = [
         turn for row in read_conversations(ROOT / "data/customer_service/test.jsonl", tools) for turn in examples(row)
@@ -304,7 +312,8 @@ def fuzz(
         with _no_hang(f"seed {seed}, texts {first} to {first + 99}"):
             for number in range(first, min(first + 100, count)):
                 source, cut = mutated(sources, draw), draw.random() < 0.3
-                text, finish_reason = source.text, "length" if cut else "stop"
+                text = source.text
+                finish_reason: FinishReason = "length" if cut else "stop"
                 tools = draw.choice([TOOLS, TOOLS, tuple(TOOLS), None])
                 others = draw.sample(list(formats), min(OTHERS, len(formats)))
                 characters, longest = characters + len(text), max(longest, len(text))

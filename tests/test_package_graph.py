@@ -32,7 +32,7 @@ LAYERS = (
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 222
+MAX_FILES = 228
 MAX_LINES = 43_000
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60

@@ -10,7 +10,7 @@ from conftest import load_script
 from toolhone.config import Config, config_fields
 from toolhone.config_file import load_config, read_yaml
 from toolhone.train.estimate import model_sizes
-from toolhone.train.preflight import refuse_other_attention
+from toolhone.train.packing import check_packing
 
 TABLE = load_script("recipe_table")
 RECIPES = sorted(TABLE.RECIPES.glob("*.yaml"))
@@ -76,11 +76,10 @@ def test_the_sizes_of_a_recipes_model_give_its_known_number_of_parameters(name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipes_packing_fits_its_model(name: str) -> None:
-    if recipe(name).train.packing == "prefix_tree":
-        refuse_other_attention(TABLE.architecture(name), name)
-    else:
-        assert name == "lfm2-350m"
+def test_a_recipes_packing_is_the_fastest_one_that_is_right_for_its_model(name: str) -> None:
+    found = check_packing(TABLE.architecture(name))
+    assert recipe(name).train.packing == ("rows" if found.tree_fault else "prefix_tree")
+    assert found.rows_fault is None
 
 
 @pytest.mark.parametrize("name", NAMES)

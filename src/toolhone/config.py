@@ -76,9 +76,8 @@ class ChatConfig(_Section):
     """How a conversation becomes the text that the model reads and writes."""
 
     format: str = "auto"
-    """How calls are written. hermes: in <tool_call> tags, for ChatML models such as Qwen and SmolLM2. llama3 and gemma:
-    JSON with "parameters", in the turns of these model families. json: one JSON object per line without tags, for
-    ChatML models. auto: detected from the tokenizer's special tokens; it never chooses json."""
+    """How calls are written, a name that `toolhone formats` lists. auto: the format that reads what the model's own
+    chat template writes. If that template has no calls: pythonic for Gemma, llama3 for Llama 3, otherwise hermes."""
     template: Literal["auto", "model", "toolhone"] = "auto"
     """Which chat template to use. auto: the model's own if it supports tools and its calls can be read back, otherwise
     toolhone's template for the format. The template in use is saved with the adapter."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from toolhone.chat.probe import make_renderer, needs_of
+from toolhone.chat.probe import Need, make_renderer, needs_of
 from toolhone.chat.render import ChatRenderer, Rendered, render_all
 from toolhone.config import Config
 from toolhone.data.check.finding import describe_left_out
@@ -22,7 +22,7 @@ from toolhone.errors import UserError
 from toolhone.launcher import rank, world_size
 from toolhone.pretrained import load_model_config, load_tokenizer
 from toolhone.progress import Progress
-from toolhone.records import Conversation, Example, Need
+from toolhone.records import Conversation, Example
 from toolhone.run_folder import fingerprint, training_fingerprint, versions
 from toolhone.run_inputs import Inputs, model_inputs
 from toolhone.train.hardware import Hardware, choose_hardware

@@ -24,11 +24,6 @@ not all."""
 FormatName = str
 """The name of a chat format, a key of `formats.FORMATS`."""
 
-Need = Literal[
-    "a system message", "a call without arguments", "parallel calls", "text beside a call", "tool results", "thinking"
-]
-"""What some conversations have and some chat templates cannot write (`chat/probe.py`)."""
-
 Repair = Literal["python_literals", "arguments_as_text", "code_fence", "other_syntax"]
 """What the repaired reading of a model's text fixes (`formats/repair.py`). python_literals: single quotes, True, False,
 None, a comma before a closing bracket. arguments_as_text: arguments given as a JSON text instead of an object.

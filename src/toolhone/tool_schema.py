@@ -10,15 +10,16 @@ import json
 import marshal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from toolhone.errors import UserError
 from toolhone.records import Tool
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -34,6 +35,8 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     Raises:
         UserError: if the tool's `parameters` are not a usable JSON Schema; starts with `where` and names the tool.
     """
+    from jsonschema.exceptions import SchemaError
+
     try:
         return _is_valid(arguments, tool.parameters)
     except SchemaError as error:
@@ -85,6 +88,8 @@ def _is_valid(arguments: dict[str, Any], parameters: Schema) -> bool:
 @lru_cache(maxsize=_CACHED_SCHEMAS)
 def _validator(schema: str) -> Draft202012Validator:
     parameters = json.loads(schema)
+    from jsonschema import Draft202012Validator  # the import takes a while, and most commands check no schema
+
     Draft202012Validator.check_schema(parameters)
     # With an empty registry, no reference is fetched from the network.
     return Draft202012Validator(parameters, registry=EMPTY_REGISTRY)

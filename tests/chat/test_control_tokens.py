@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from toolhone.chat.control_tokens import ControlTokens, guard, has_marks, without_marks
 from toolhone.chat.prefix_tree import build_tree
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import EVERY_NEED, make_renderer
 from toolhone.chat.render import ChatRenderer, RenderError
 from toolhone.chat.segments import segments
 from toolhone.chat.token_bytes import TokenBytes
@@ -57,7 +57,9 @@ def renderer(
     tiny_gemma_tokenizer: Any,
 ) -> ChatRenderer:
     if request.param not in TINY:
-        return make_renderer(fetched_tokenizer(request.param), ChatConfig(), request.param)
+        # Gemma's template of toolhone has no text beside a call.
+        needs = () if request.param == "gemma3" else EVERY_NEED
+        return make_renderer(fetched_tokenizer(request.param), ChatConfig(), request.param, needs=needs)
     tokenizers = {"llama3": tiny_llama3_tokenizer, "gemma": tiny_gemma_tokenizer}
     return make_renderer(tokenizers.get(request.param, tiny_tokenizer), ChatConfig(format=request.param), "tiny")
 
@@ -283,7 +285,7 @@ def test_a_control_token_that_cannot_be_encoded_as_text_is_refused_by_name(tiny_
     raw.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", unk_token="<unk>")
     tokenizer.add_tokens(["<|im_start|>"], special_tokens=True)
-    renderer = make_renderer(tokenizer, ChatConfig(), "tiny")
+    renderer = make_renderer(tokenizer, ChatConfig(format="hermes"), "tiny")
     refused = r"^rows\.jsonl:7: the tokenizer cannot encode <\|im_end\|> as plain text; remove it from the texts"
     with pytest.raises(RenderError, match=refused):
         renderer.render(example(Message("user", "x<|im_end|>"), Message("assistant", "x"), tools=()))
@@ -324,8 +326,10 @@ def test_a_shared_forged_text_is_shared_in_the_tree_and_is_one_segment(renderer:
         Message("assistant", "No."),
     )
     first, second = renderer.render(example(*messages[:3])), renderer.render(example(*messages))
-    shared = len(first.prompt_ids)
-    assert second.prompt_ids[:shared] == first.prompt_ids
+    # Qwen's prompt ends with an empty thought, which the answer of an earlier turn does not have.
+    pairs = zip(first.prompt_ids, second.prompt_ids, strict=False)
+    shared = next((n for n, (one, other) in enumerate(pairs) if one != other), len(first.prompt_ids))
+    assert shared >= len(first.prompt_ids) - 4
     tree = build_tree([first.tokens, second.tokens])
     assert len(tree) <= len(first) + len(second) - (shared - 1)
     cut = segments(renderer, second, TokenBytes(renderer.tokenizer))

@@ -366,7 +366,7 @@ def test_a_block_that_is_not_a_call_is_malformed_with_the_reason(call: str, reas
         ("<|python_tag|>", "broken JSON: Expecting value"),
         ('<|python_tag|>{"city": "Paris"}', NO_NAME),
         ('[{"name": "f", "parameters": {}', "broken JSON: Expecting ',' delimiter"),
-        ('<function=f>{"a": 1}</function>', "a call in another format (Llama 3.1 and Qwen3-Coder <function=>)"),
+        ('<function=f>{"a": 1}</function>', "a call in another format (Llama 3.1 <function=> with JSON)"),
         ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "a call in another format (Hermes <tool_call>)"),
         ('```json\n{"name": "f", "parameters": {}}\n```', "a call inside a line of text or in a code fence"),
         ('```\n{"name": "f"}\n```', "a call inside a line of text or in a code fence"),

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.chat.parse import parse_turn
-from toolhone.chat.probe import make_base_renderer, make_renderer
+from toolhone.chat.probe import make_base_renderer, make_renderer, needs_of
 from toolhone.chat.render import ChatRenderer, Rendered, RenderError, render_all
 from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations, read_tools, turns
@@ -61,6 +61,13 @@ def say(content: str, *calls: ToolCall) -> Message:
 
 def written(turn: Message, format: FormatName) -> str:
     """Return the turn in its format, written independently of the templates."""
+    if format == "pythonic":
+        listed = [
+            f"{call.name}({', '.join(f'{name}={json.dumps(value, ensure_ascii=False)}' for name, value in found)})"
+            for call in turn.tool_calls
+            for found in [call.arguments.items()]
+        ]
+        return turn.content + (f"[{', '.join(listed)}]" if listed else "") + "<end_of_turn>"
     key, opening, closing, between = {
         "hermes": ("arguments", "<tool_call>\n", "\n</tool_call>", "\n"),
         "llama3": ("parameters", "", "", "; "),
@@ -102,12 +109,11 @@ def renderer_with(tokenizer: Any, template: str) -> ChatRenderer:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A fetched tokenizer and every rendered turn of the data set. `thought` is the text that opens its turns."""
+    """A fetched tokenizer and every rendered turn of the data set."""
 
     name: str
     renderer: ChatRenderer
     rows: list[Rendered]
-    thought: str
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +132,11 @@ REAL = [
 
 @pytest.fixture(scope="module", params=REAL)
 def real(request: pytest.FixtureRequest, fetched_tokenizer: Callable[[str], Any], data_set: list[Example]) -> Real:
-    renderer = make_renderer(fetched_tokenizer(request.param), ChatConfig(), request.param)
+    needs = needs_of(data_set)
+    renderer = make_renderer(fetched_tokenizer(request.param), ChatConfig(), request.param, needs=needs)
     rows, dropped = render_all(renderer, data_set, ChatConfig())
     assert not dropped
-    return Real(request.param, renderer, rows, "<think>\n\n</think>\n\n" if request.param == "qwen3" else "")
+    return Real(request.param, renderer, rows)
 
 
 def test_each_real_tokenizer_gets_the_right_format_and_template(real: Real) -> None:
@@ -137,7 +144,7 @@ def test_each_real_tokenizer_gets_the_right_format_and_template(real: Real) -> N
         "llama3.2": ("llama3", "toolhone", "parallel calls cannot be read back from it"),
         "qwen3": ("hermes", "model", ""),
         "smollm2": ("hermes", "toolhone", "it leaves out the tools"),
-        "gemma3": ("gemma", "toolhone", "the tokenizer has no chat template of its own"),
+        "gemma3": ("pythonic", "toolhone", "the tokenizer has no chat template of its own"),
     }
     found = (real.renderer.format.name, real.renderer.source, real.renderer.note)
     assert found == expected[real.name]
@@ -152,8 +159,7 @@ def test_every_turn_of_the_data_set_is_rendered(real: Real, data_set: list[Examp
 def test_labels_decode_to_exactly_the_gold_turn_and_its_end_token(real: Real) -> None:
     stop_ids = real.renderer.stop_ids()
     for row in real.rows:
-        expected = real.thought + written(row.example.turn, real.renderer.format.name)
-        assert real.renderer.decode(row.completion_ids) == expected
+        assert real.renderer.decode(row.completion_ids) == written(row.example.turn, real.renderer.format.name)
         assert row.completion_ids[-1] in stop_ids
         assert not stop_ids & set(row.completion_ids[:-1])
 
@@ -202,15 +208,13 @@ def test_llama_text_begins_with_one_beginning_of_text_token(fetched_tokenizer: C
 
 
 @pytest.mark.tokenizers
-def test_thinking_switched_off_puts_the_empty_thought_into_the_prompt(fetched_tokenizer: Callable[[str], Any]) -> None:
+def test_the_empty_thought_belongs_to_the_prompt_and_is_not_learned(fetched_tokenizer: Callable[[str], Any]) -> None:
     qwen, thought = fetched_tokenizer("qwen3"), "<think>\n\n</think>\n\n"
     turn = say("Let me look.", ORDER)
-    default = make_renderer(qwen, ChatConfig(), "qwen").render(example(SYSTEM, USER, turn))
-    config = ChatConfig(template_kwargs={"enable_thinking": False})
-    renderer = make_renderer(qwen, config, "qwen")
+    renderer = make_renderer(qwen, ChatConfig(), "qwen")
     row = renderer.render(example(SYSTEM, USER, turn))
-    assert renderer.source == "model"
-    assert row.prompt_text == default.prompt_text + thought
+    assert (renderer.source, renderer.template_kwargs) == ("model", {"enable_thinking": False})
+    assert row.prompt_text.endswith(f"<|im_start|>assistant\n{thought}")
     assert renderer.decode(row.completion_ids) == written(turn, "hermes")
     assert row.prompt_ids == renderer.prompt((SYSTEM, USER), TOOLS)[1]
 
@@ -514,7 +518,9 @@ def test_names_list_the_tools_and_nothing_else(
     )
     llama3 = make_renderer(tiny_llama3_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
     assert "26 Jul 2024\n\nlook_up(id, n?)\nwait()\n\nBe brief.<|eot_id|>" in llama3
-    gemma = make_renderer(tiny_gemma_tokenizer, ChatConfig(tools="names"), "tiny").text(asked, tools, ask=True)
+    gemma = make_renderer(tiny_gemma_tokenizer, ChatConfig(format="gemma", tools="names"), "tiny").text(
+        asked, tools, ask=True
+    )
     assert gemma == (
         "<bos><start_of_turn>user\nBe brief.\n\nlook_up(id, n?)\nwait()\n\nhi<end_of_turn>\n<start_of_turn>model\n"
     )
@@ -541,7 +547,7 @@ GEMMA_PROMPTS = {
 @pytest.mark.parametrize("case", GEMMA_PROMPTS)
 def test_gemma_has_system_message_and_tools_in_the_first_user_turn(tiny_gemma_tokenizer: Any, case: str) -> None:
     asked, expected = GEMMA_PROMPTS[case]
-    renderer = make_renderer(tiny_gemma_tokenizer, ChatConfig(tools="names"), "tiny")
+    renderer = make_renderer(tiny_gemma_tokenizer, ChatConfig(format="gemma", tools="names"), "tiny")
     assert renderer.text(asked, (LOOK_UP,), ask=True) == f"<bos>{expected}<start_of_turn>model\n"
     row = renderer.render(example(*asked, say("Gone."), tools=(LOOK_UP,)))
     assert row.completion_text == "Gone.<end_of_turn>"

@@ -122,6 +122,17 @@ def test_a_text_of_toolhones_template_that_the_tokenizer_changes_needs_another_m
     assert quiet(OURS, "toolhone").render(found).completion_text == "yes<|im_end|>"
 
 
+def test_an_end_of_turn_that_is_not_read_as_its_token_needs_another_flag_in_the_tokenizer() -> None:
+    """Llama 2's normalizer puts a space into normalised tokens, so they only match after a space."""
+    found, config = example(USER, say("yes")), ChatConfig(format="hermes", template="toolhone")
+    renderer = make_renderer(tokenizer_of("Llama 2", *CHATML, normalized=True), config, "tiny")
+    said = fault(renderer, found)
+    assert "reads <|im_end|> at the end of the turn as text and not as the token" in said
+    assert said.endswith("set normalized: false for it in tokenizer.json")
+    fixed = make_renderer(tokenizer_of("Llama 2", *CHATML, normalized=False), config, "tiny")
+    assert fixed.render(found).completion_ids[-1] in fixed.stop_ids()
+
+
 # What a template cannot write
 
 SPEECH_ONLY = (

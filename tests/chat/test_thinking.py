@@ -85,7 +85,8 @@ QWEN = """{%- set last = namespace(at=-1) %}
 {%- if add_generation_prompt %}{{ "<|im_start|>assistant\n" }}{% endif %}"""
 # The same, except that it writes no thinking at all.
 FORGETFUL = QWEN.replace("m.reasoning_content", "m.nothing")
-NAMES = (*FORMATS, "qwen", "qwen with special tokens")
+QWENS = ("qwen", "qwen with special tokens")
+NAMES = ("hermes", "llama3", "gemma", "json", "mistral", "deepseek", "qwen_xml", "gemma4", *QWENS)
 CHATML = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
 
@@ -101,7 +102,7 @@ def tokenizer_for(name: str) -> Any:
     made = byte_tokenizer(CHATML + (tags if name == "qwen with special tokens" else []))
     if name == "qwen":  # as Qwen3 has them: added, but not special
         made.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
-    if name.startswith("qwen"):
+    if name in QWENS:
         made.chat_template = QWEN
     return made
 
@@ -190,12 +191,12 @@ def test_a_template_that_cannot_write_the_thinking_to_learn_is_not_used() -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_control_tokens_in_a_thought_are_refused_in_the_turn_and_plain_text_in_the_prompt(name: str) -> None:
     made = renderer(name, "train")
-    end = made.format.end_of_turn
+    end = made.stops[0]
     ask, forged = Message("user", "Hi"), think(f"I could write {end} here.", "Hello.")
     with pytest.raises(RenderError, match=r"^rows\.jsonl:7: turn 1 contains <"):
         made.render(dataclasses.replace(TURNS[0], prompt=(ask,), turn=forged))
     text, ids = made.prompt((ask, forged, ask), ())
-    assert text.count("I could write") == (0 if name.startswith("qwen") else 1)
+    assert text.count("I could write") == (0 if name in QWENS else 1)
     control = made.tokenizer.convert_tokens_to_ids(end)
     # The template ends three turns, except that the last of Qwen's is dropped with its thinking.
     assert ids.count(control) == made.prompt((ask, Message("assistant", "Hello."), ask), ())[1].count(control)

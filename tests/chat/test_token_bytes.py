@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.chat.token_bytes import TokenBytes
+from toolhone.errors import UserError
 
 CHINESE = "帮我查订单 ORD-001,再看看 SKU4471 有没有货。𠮷野家的“龘”字🐉"
 
@@ -113,3 +114,21 @@ def test_sentencepiece_tokens_are_spaces_bytes_and_text() -> None:
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     token_bytes = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
     assert token_bytes.of([1, 2, 3, 4, 5, 6, 7]) == [" 查".encode(), b" ", b"\n", b"\xe6", b"\x9f", b"\xa5", b"a<0x0A>"]
+
+
+def test_a_byte_level_vocabulary_may_have_a_token_as_plain_text() -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE({"Ġ": 0, "查▁": 1, "é": 2}, []))
+    backend.decoder = decoders.ByteLevel()
+    token_bytes = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert token_bytes.of([0, 1, 2]) == [b" ", "查▁".encode(), b"\xe9"]
+    assert token_bytes.text([0, 1, 2]) == backend.decode([0, 1, 2])
+
+
+def test_a_tokenizer_in_python_is_refused_with_the_reason() -> None:
+    from transformers import CanineTokenizer
+
+    with pytest.raises(UserError, match=r"^model\.name: .*CanineTokenizer.*tokenizer\.json; choose another model"):
+        TokenBytes(CanineTokenizer())

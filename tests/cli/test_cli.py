@@ -161,7 +161,7 @@ def test_config_lists_every_key_with_default_and_meaning(capsys: pytest.CaptureF
     assert "train.learning_rate = 0.0002" in shown
     assert "data.group_by = 'template'" in shown
     assert all(entry.startswith("    ") for entry in shown[1::2])
-    assert "hermes: in <tool_call> tags, for ChatML models such as Qwen and SmolLM2" in "\n".join(shown)
+    assert "How calls are written, a name that `toolhone formats` lists." in "\n".join(shown)
 
 
 def test_data_check_counts_rows_turns_calls_and_tools(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def test_a_probe_names_what_the_template_loses_and_the_flags(model: Path, capsys
 
 
 def test_a_probe_takes_the_choices_of_a_config(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["formats", "probe", str(model), "--format", "gemma", "--tools", "names"]) == 0
+    assert main(["formats", "probe", str(model), "--chat-format", "gemma", "--chat-tools", "names"]) == 0
     shown = capsys.readouterr().out
     assert "chat format: gemma, in the model's own turns; toolhone writes the tools and calls" in shown
     assert "no parser of this engine reads the format" in shown

@@ -18,13 +18,13 @@ TURNS = ["<start_of_turn>", "<end_of_turn>"]
 HEADERS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3"), (TURNS, "gemma")])
+@pytest.mark.parametrize(("tokens", "expected"), [(CHATML, "hermes"), (HEADERS, "llama3"), (TURNS, "pythonic")])
 def test_without_a_template_auto_chooses_the_format_whose_tokens_the_tokenizer_has(
     tokens: list[str], expected: str
 ) -> None:
     tokenizer = byte_tokenizer(tokens)
     for name in ("auto", expected):
-        renderer = make_renderer(tokenizer, ChatConfig(format=name), "m")
+        renderer = make_renderer(tokenizer, ChatConfig(format=name), "m", needs=())
         assert (renderer.format.name, renderer.source) == (expected, "toolhone")
 
 
@@ -34,13 +34,13 @@ def test_without_a_template_auto_chooses_the_format_whose_tokens_the_tokenizer_h
         pytest.param("llama3.2", "llama3", marks=pytest.mark.tokenizers),
         pytest.param("qwen3", "hermes", marks=pytest.mark.tokenizers),
         pytest.param("smollm2", "hermes", marks=pytest.mark.smollm2),
-        pytest.param("gemma3", "gemma", marks=pytest.mark.gemma3),
+        pytest.param("gemma3", "pythonic", marks=pytest.mark.gemma3),
     ],
 )
 def test_auto_detects_the_format_of_real_tokenizers(
     fetched_tokenizer: Callable[[str], Any], name: str, expected: str
 ) -> None:
-    assert make_renderer(fetched_tokenizer(name), ChatConfig(), name).format.name == expected
+    assert make_renderer(fetched_tokenizer(name), ChatConfig(), name, needs=()).format.name == expected
 
 
 def test_a_tokenizer_without_a_template_that_lacks_one_token_of_each_family_is_refused() -> None:

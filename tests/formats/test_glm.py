@@ -6,11 +6,14 @@ import json
 from importlib import resources
 
 import pytest
+from conftest import byte_tokenizer
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typed_calls import TOOLS, as_json, by_macro, by_template, calls, look, one_argument, prose, written
 
 from toolhone.chat.parse import parse_turn
+from toolhone.chat.probe import make_renderer
+from toolhone.config import ChatConfig
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
 from toolhone.formats.pieces import OTHER_FORMAT
@@ -66,6 +69,14 @@ def test_what_the_template_of_glm_4_5_writes_is_read(content: str) -> None:
     turn = look("glm45", by_template(GLM45, content, MADE))
     assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
     assert as_json(turn.calls) == as_json(MADE)
+
+
+def test_a_model_with_the_template_of_glm_4_5_gets_glm45_and_stops_at_the_next_turn() -> None:
+    tokenizer = byte_tokenizer(["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|endoftext|>"])
+    tokenizer.chat_template = GLM45
+    renderer = make_renderer(tokenizer, ChatConfig(), "glm")
+    assert (renderer.format.name, renderer.source) == ("glm45", "model")
+    assert {"<|user|>", "<|observation|>"} <= set(renderer.stops)
 
 
 def test_calls_of_glm_4_7_have_no_new_lines() -> None:

@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 import pytest
+from conftest import byte_tokenizer
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typed_calls import (
@@ -23,6 +24,8 @@ from typed_calls import (
     written,
 )
 
+from toolhone.chat.probe import make_renderer
+from toolhone.config import ChatConfig
 from toolhone.formats.pieces import OTHER_FORMAT
 from toolhone.records import ToolCall
 
@@ -105,6 +108,14 @@ def test_what_the_model_templates_write_is_read(name: str, content: str) -> None
     turn = look("qwen_xml", by_template(source, content, MADE))
     assert (turn.status, turn.failure, turn.content) == ("calls", None, content)
     assert as_json(turn.calls) == as_json(MADE)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_with_such_a_template_gets_this_format(name: str) -> None:
+    tokenizer = byte_tokenizer(["<|im_start|>", "<|im_end|>"], eos_token="<|im_end|>")
+    tokenizer.chat_template = (TEMPLATES / name).read_text(encoding="utf-8")
+    renderer = make_renderer(tokenizer, ChatConfig(), name)
+    assert (renderer.format.name, renderer.source) == ("qwen_xml", "model")
 
 
 @pytest.mark.parametrize(("name", "expected"), [("qwen3_5_think.jinja", "None"), ("qwen3_6.jinja", None)])

@@ -26,7 +26,11 @@ QUOTES_NAMES = {name: '"a\\"b"' in f.write("", [RawCall('a"b', "{}")], "stop") f
 """Whether a format writes the name of a call as a JSON string. If not, a name must be a name as APIs allow it."""
 TYPED_BY_SCHEMA = ("qwen_xml", "minicpm5", "glm45")
 """Formats that write values as plain text. Each has a test with its tools, such as test_qwen_xml.py."""
-UNTYPED = [name for name in FORMATS if name not in TYPED_BY_SCHEMA]
+PYTHON_NAMES = ("pythonic", "lfm2", "olmo3", "tool_code")
+"""Formats whose names must be names in Python. Their round trip is in test_python_calls.py."""
+BARE_NAMES = ("functiongemma", "gemma4")
+"""Formats that cannot carry every name. Their round trip is in test_gemma_calls.py."""
+UNTYPED = [name for name in FORMATS if name not in (*TYPED_BY_SCHEMA, *PYTHON_NAMES, *BARE_NAMES)]
 prose = st.sampled_from(["", "Let me look.", "好的,我查一下。\n请稍等", "5 < 7; fine"])
 
 

@@ -214,12 +214,12 @@ def test_with_html_the_command_writes_the_page_and_prints_its_path_but_no_rows(c
 
 
 def test_preview_loads_no_model(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolhone.train import model
+    from transformers import AutoModelForCausalLM
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", refuse)
-    monkeypatch.setattr(model.AutoModelForCausalLM, "from_config", refuse)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", refuse)
     preview(config, 1, Console(file=StringIO()), html=Path("page.html"))
     assert Path("page.html").is_file()

@@ -379,7 +379,7 @@ def cut(draw: st.DrawFn, raw: bytes) -> list[bytes]:
     return [raw[first:last] for first, last in zip([0, *places], [*places, len(raw)], strict=True)]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["hermes", "llama3", "gemma", "json", "xlam", "mistral", "granite3", "hunyuan"])
 @given(data=st.data())
 def test_a_call_split_into_any_tokens_keeps_its_name_and_values(format: FormatName, data: st.DataObject) -> None:
     arguments = '{"地址": "杭州市\\n\\u00e9 \\"x\\"", "n": -1.5e3, "in": {"a": [1, "}"]}, "no": null}'

@@ -57,7 +57,10 @@ def base_model(folder: Path, hardware: Hardware = CPU, quantize: str = "none") -
 
 @torch.no_grad()
 def logits(model: Any, row: Rendered) -> torch.Tensor:
+    kernel = model.config._attn_implementation  # that of prefix trees reads no plain rows
+    model.set_attn_implementation("sdpa")
     found: torch.Tensor = model.eval()(input_ids=torch.tensor([row.prompt_ids])).logits.float()
+    model.set_attn_implementation(kernel)
     return found
 
 
@@ -309,6 +312,15 @@ def test_a_rank_above_the_smaller_side_of_a_weight_is_refused_before_loading(tin
             refuse_untrainable(config)
     refuse_untrainable(experiment(tiny_llama, init="pissa", rank=8))
     refuse_untrainable(experiment(tiny_llama, init="gaussian", rank=512))
+
+
+def test_embeddings_as_targets_are_refused_with_an_initialisation_for_linear_layers(tiny_llama: Path) -> None:
+    for init in ("pissa", "olora", "orthogonal", "mica"):
+        config = experiment(tiny_llama, init=init, targets=["embed_tokens", "q_proj"])
+        with pytest.raises(
+            UserError, match=rf"lora.init: {init} fits linear layers only, and lora.targets has model.emb"
+        ):
+            refuse_untrainable(config)
 
 
 def test_unknown_modules_are_refused_before_loading(tiny_llama: Path) -> None:

@@ -55,8 +55,8 @@ class ControlTokens:
         self._all = always | named
         # White space occurs in every text, and does not end a turn.
         forbidden = {content for content in self._all - tags if content.strip()}
-        self.everywhere = re.compile(any_of(forbidden))
-        self.outside = re.compile(any_of(forbidden | tags))
+        self.everywhere = re.compile(any_of(frozenset(forbidden)))
+        self.outside = re.compile(any_of(frozenset(forbidden | tags)))
         self._tools: dict[int, tuple[tuple[Tool, ...], list[Any]]] = {}
 
     def guard_tools(self, tools: tuple[Tool, ...]) -> list[Any]:
@@ -99,7 +99,7 @@ class _PlainTextTokenizer:
         self._copy.add_special_tokens(list(control))  # so that tags are read as text too
         self._copy.add_tokens([_renamed(token, names[id_]) for id_, token in added.items()])
         new_ids = {token.content: id_ for id_, token in self._copy.get_added_tokens_decoder().items()}
-        self._by_template = re.compile(any_of(control))
+        self._by_template = re.compile(any_of(frozenset(control)))
         self._name_of = {token.content: names[id_] for id_, token in added.items()}
         self._id_of_name = {new_ids[name]: id_ for id_, name in names.items()}
         # Any text may contain characters that the tokenizer does not know.
@@ -153,7 +153,8 @@ def _marked(found: re.Match[str]) -> str:
     return _MARK.join(("", *found.group(), ""))
 
 
-def any_of(words: Collection[str]) -> str:
+@functools.lru_cache(maxsize=32)
+def any_of(words: frozenset[str]) -> str:
     """Return a pattern that finds the longest of the words. Without words it never matches.
 
     It branches by character, because `re` tries the words of an alternation one by one, and Gemma has 6,000 special

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
@@ -157,7 +157,7 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
     text = _without_end_tokens(text)
     calls: list[PlacedCall] = []
     before: list[PlacedCall] = []
-    fired_before = Counter[Repair]()
+    fired_before: Mapping[Repair, int] = {}
     thoughts: list[Thought] = []
     prose, faults = _endpoint_prose(text[:prose_end], cut=cut)
     fault_count = len(faults)
@@ -169,7 +169,7 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
             if not piece.opened:
                 # Everything before is a thought, opened in the prompt. But if no call follows, the calls in it count.
                 if calls:
-                    before, fired_before = calls, Counter(repairer.fired)
+                    before, fired_before = calls, dict(repairer.fired)
                 repairer.fired.clear()
                 calls, prose, faults, thoughts = [], [], [], []
             thoughts.append(piece)
@@ -191,7 +191,8 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
             break
     if not calls and not faults:
         calls = before
-        repairer.fired.update(fired_before)
+        if fired_before:
+            repairer.fired.update(fired_before)
     content = "".join(prose).strip()
     read = tuple(placed.call for placed in calls)
     places = tuple((placed.start + prose_end, placed.end + prose_end) for placed in calls)
@@ -229,12 +230,17 @@ def _stray_call(prose: str, chat_format: ChatFormat, tools: Collection[str] | No
 
 
 def _without_end_tokens(text: str) -> str:
-    end_tokens = tuple(token for chat_format in FORMATS.values() for token in chat_format.stops)
+    tokens = _end_tokens(tuple(FORMATS))
     end = len(text)
     while True:
         while end and text[end - 1].isspace():
             end -= 1
-        token = next((token for token in end_tokens if text.endswith(token, 0, end)), None)
-        if token is None:
+        if not text.endswith(tokens, 0, end):
             return text[:end]
-        end -= len(token)
+        end -= next(len(token) for token in tokens if text.endswith(token, 0, end))
+
+
+@functools.cache
+def _end_tokens(formats: tuple[FormatName, ...]) -> tuple[str, ...]:
+    """Return the tokens at which generation stops in any of the formats."""
+    return tuple(dict.fromkeys(token for name in formats for token in FORMATS[name].stops))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import keyword
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from toolhone.chat.parse import parse_turn
 from toolhone.chat.render import ChatRenderer, RenderError
@@ -22,7 +24,18 @@ from toolhone.config import BaseFormat, ChatConfig
 from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import ChatFormat, RawCall
-from toolhone.records import Example, Gold, Message, Need, ToolCall
+from toolhone.records import Example, Gold, Message, ToolCall
+
+Need = Literal[
+    "a system message",
+    "a call without arguments",
+    "parallel calls",
+    "text beside a call",
+    "names that are no identifiers",
+    "tool results",
+    "thinking",
+]
+"""What some conversations have and some chat templates cannot write."""
 
 EVERY_NEED: frozenset[Need] = frozenset(get_args(Need))
 
@@ -45,12 +58,19 @@ _PROBE_TURNS: tuple[tuple[str, Need | None, Message], ...] = (
         Message("assistant", "Let me look.", (ToolCall("probe_tool", {"code": "A"}, "call_1"),)),
     ),
     (
+        "names that are no identifiers",
+        "names that are no identifiers",
+        Message("assistant", "", (ToolCall("probe_tool", {"order-id": "A"}, "call_1"),)),
+    ),
+    (
         "thinking before a call",
         "thinking",
         Message("assistant", "", (ToolCall("probe_tool", {"code": "A"}, "call_1"),), thinking="A tool can do it."),
     ),
     ("thinking before an answer", "thinking", Message("assistant", "Good morning.", thinking="They greet me.")),
 )
+
+_IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 # The ways in which templates take messages, the usual one first.
 _VARIANTS = tuple(
@@ -77,6 +97,9 @@ def needs_of(examples: Iterable[Example]) -> frozenset[Need]:
                 needs |= {"text beside a call"} if message.content.strip() else set()
                 needs |= {"parallel calls"} if len(message.tool_calls) > 1 else set()
                 needs |= {"a call without arguments"} if not all(c.arguments for c in message.tool_calls) else set()
+                names = [name for call in message.tool_calls for name in (call.name, *call.arguments)]
+                if not all(_IDENTIFIER.fullmatch(name) and not keyword.iskeyword(name) for name in names):
+                    needs.add("names that are no identifiers")
         if needs == EVERY_NEED:
             break
     return frozenset(needs)
@@ -197,7 +220,9 @@ class _Choice:
             raise UserError(
                 f"chat.template: the template of {self.model} cannot be used: {fault}; set it to auto or toolhone"
             )
-        written = self._written_by_toolhone(fit.formats or formats)
+        if config.format == "auto" and not fit.formats:
+            fit = fit._replace(formats=self._named_by_tokens(formats))
+        written = self._written_by_toolhone(fit.formats[:1] or formats)
         if written is not None:
             return replace(written, note=fit.fault)
         return self._completed(fit, formats)
@@ -212,10 +237,23 @@ class _Choice:
             if shown is None or chat_format.end_of_turn in shown:
                 variables = {**chat_format.template_kwargs, **self.config.template_kwargs}
                 template = with_variables(chat_format.template_with(self.config.tools), variables)
-                return ChatRenderer(
+                found = ChatRenderer(
                     self.tokenizer, chat_format, template, "toolhone", "", variables, self.config.thinking
                 )
+                if self.config.format != "auto" or not self.lost_probe(found):
+                    return found
         return None
+
+    def _named_by_tokens(self, formats: Sequence[ChatFormat]) -> tuple[ChatFormat, ...]:
+        """Return the formats whose call tokens the model's template names, or whose pair of tokens its vocabulary has.
+        The model knows such a syntax, even if its template writes no calls, or refuses the probes."""
+        known, template = self.tokenizer.get_vocab().keys(), self._own_template or ""
+        return tuple(
+            chat_format
+            for chat_format in formats
+            if (tokens := chat_format.call_tokens)
+            and (all(token in template for token in tokens) or (len(tokens) > 1 and set(tokens) <= known))
+        )
 
     def _plain_turns_text(self) -> str | None:
         """Return turns without calls as the model's own template writes them; None if it cannot."""
@@ -236,9 +274,8 @@ class _Choice:
                 "family (ChatML, Llama 3, Gemma); use the instruction-tuned model of the family, or set "
                 "tokenizer.chat_template and save the tokenizer"
             )
-        writable = [chat_format for chat_format in fit.formats or formats if chat_format.calls]
-        if config.format == "auto" and not fit.formats:
-            writable = [FORMATS["hermes"]]
+        preferred = fit.formats or (formats if config.format != "auto" else ())
+        writable = [chat_format for chat_format in (*preferred, FORMATS["hermes"]) if chat_format.calls][:1]
         last_fault = ""
         for parts, system in _PARTS:
             if config.template == "toolhone" and "results" not in parts:
@@ -251,10 +288,13 @@ class _Choice:
                 if found.renderer is not None:
                     return replace(found.renderer, note=fit.fault)
                 last_fault = found.fault
+        has = next((need for need in self.needs if fit.fault.startswith(need)), "")
+        remedy = (
+            f"remove the rows with {has}, or use another model" if has else "use a model whose template takes tools"
+        )
         raise UserError(
             f"chat.format: no chat format fits {self.model}: {fit.fault or last_fault}; with toolhone's tools and "
-            f"calls in its turns: {last_fault or 'no format can be written'}; use a model whose chat template takes "
-            "tools"
+            f"calls in its turns: {last_fault or 'no format can be written'}; {remedy}"
         )
 
     def _plain(self, template: str, parts: tuple[Part, ...]) -> ChatRenderer:

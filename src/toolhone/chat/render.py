@@ -264,6 +264,12 @@ class ChatRenderer:
             unknown = self.tokenizer.unk_token
             fault = changed_text(turn.expected, turn.spelled, example, unknown, self.source)
             raise RenderError(f"{example.where}: {fault}")
+        end_id = self.tokenizer.convert_tokens_to_ids(end) if end else None
+        if end_id not in (None, self.tokenizer.unk_token_id, turn.ids[-1]):
+            raise RenderError(
+                f"{example.where}: the tokenizer reads {end} at the end of the turn as text and not as the token, so "
+                "the model would not learn to stop; set normalized: false for it in tokenizer.json"
+            )
         if turn.text != turn_text + end:  # without white space that special tokens absorb
             turn_text = turn.text.removesuffix(end)
             self._check_round_trip(example, turn_text)

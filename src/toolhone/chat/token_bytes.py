@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolhone.chat.control_tokens import any_of
+from toolhone.errors import UserError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _PROBE = "("
@@ -38,6 +39,12 @@ class TokenBytes:
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        """Raises UserError if the tokenizer is not a fast one."""
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise UserError(
+                f"model.name: the tokenizer of {tokenizer.name_or_path} is a Python one ({type(tokenizer).__name__}), "
+                "and toolhone needs one with a tokenizer.json; choose another model"
+            )
         self._tokenizer = tokenizer
         self._added: dict[int, Any] = dict(tokenizer.added_tokens_decoder)
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"])
@@ -91,7 +98,7 @@ class TokenBytes:
 
     @functools.cached_property
     def _any_added(self) -> re.Pattern[str]:
-        return re.compile(any_of([token.content for token in self._added.values()]))
+        return re.compile(any_of(frozenset(token.content for token in self._added.values())))
 
     @functools.cached_property
     def _absorbed_at_start(self) -> str:
@@ -130,8 +137,10 @@ class TokenBytes:
             return b""  # Models have more output ids than the tokenizer has tokens. Such an id decodes to no text.
         if id_ in self._added:
             return str(self._added[id_].content).encode()
-        if self._byte_level:
+        if self._byte_level and all(character in _BYTE_OF_CHARACTER for character in token):
             return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+        if self._byte_level:
+            return token.encode()  # a token that was put into the vocabulary as text
         if match := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(match[1], 16)])
         return token.replace("▁", " ").encode()
@@ -139,8 +148,10 @@ class TokenBytes:
 
 @functools.lru_cache(maxsize=8)
 def token_bytes(tokenizer: Any) -> TokenBytes:
-    """Return the bytes of a tokenizer's tokens. The result is cached: reading a whole tokenizer takes a while."""
-    return TokenBytes(tokenizer)
+    """Return the bytes of a tokenizer's tokens. The result is cached: reading a whole tokenizer takes a while.
+    A tokenizer without a `tokenizer.json` may bring its own."""
+    own: TokenBytes | None = getattr(tokenizer, "token_bytes", None)
+    return TokenBytes(tokenizer) if own is None else own
 
 
 def _absorbed(text: str, start: int, end: int, after: str, before: str) -> Iterator[Span]:

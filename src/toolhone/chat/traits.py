@@ -33,6 +33,12 @@ REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeErro
 """What a template may raise on messages that it does not take."""
 
 
+_CALL_TOKENS = frozenset({TOOL_CALL_END, THINK_END}).union(
+    *(set(chat_format.call_tokens) - set(chat_format.stops) for chat_format in FORMATS.values())
+)
+"""Tokens that close a call and not its turn."""
+
+
 def with_traits(renderer: ChatRenderer, question: Sequence[Message]) -> ChatRenderer:
     """Return the renderer with the traits of its template that depend on no chat format: how it ends turns, and what it
     writes only when it asks for one."""
@@ -41,17 +47,20 @@ def with_traits(renderer: ChatRenderer, question: Sequence[Message]) -> ChatRend
     asked = renderer.text(question, (PROBE_TOOL,), ask=True)
     whole = renderer.text((*question, ANSWER), (PROBE_TOOL,), ask=False)
     if renderer.thinking != "train":
-        thought = _OPEN_THOUGHT.search(asked)
+        at = whole.rfind(ANSWER.content)
         if whole.startswith(asked):
             if learned := _EMPTY_THOUGHT.match(whole, len(asked)):
                 template = with_ending(template, learned.group())
-        elif thought and whole.startswith(asked[: thought.start()]):
-            closing = "" if thought["end"] else _THOUGHT_CLOSING
+        elif at >= 0 and asked.startswith(whole[:at]):
+            thought = _OPEN_THOUGHT.search(asked, at)
+            closing = _THOUGHT_CLOSING if thought and not thought["end"] else ""
             template = with_ending(template, closing) if closing else template
-            traits = replace(traits, asked_only=thought.group() + closing)
+            traits = replace(traits, asked_only=asked[at:] + closing)
     renderer = replace(renderer, template=template, traits=traits)
     result = Message("tool", "done", tool_call_id="call_1")
-    answer, calls = _end(renderer, question, ANSWER, QUESTION), _end(renderer, question, ONE_CALL, result)
+    special = _special_tokens(renderer.tokenizer)
+    answer = _end(renderer, question, ANSWER, QUESTION, special)
+    calls = _end(renderer, question, ONE_CALL, result, special - (_CALL_TOKENS - {answer.token}))
     traits = replace(
         traits,
         end_of_answer=answer.token,
@@ -71,9 +80,12 @@ class _End(NamedTuple):
     closing: str = ""
 
 
-def _end(renderer: ChatRenderer, question: Sequence[Message], turn: Message, following: Message) -> _End:
-    """Return how the template ends a turn, as the last one and with a message after it."""
-    tokens = _special_tokens(renderer.tokenizer)
+def _end(
+    renderer: ChatRenderer, question: Sequence[Message], turn: Message, following: Message, ends: frozenset[str]
+) -> _End:
+    """Return how the template ends a turn, as the last one and with a message after it. `ends` are tokens that may end
+    a turn."""
+    tokens = sorted(ends, key=len, reverse=True)
     whole = renderer.text((*question, turn), (PROBE_TOOL,), ask=False).rstrip()
     rest = whole
     end = ""
@@ -90,9 +102,6 @@ def _end(renderer: ChatRenderer, question: Sequence[Message], turn: Message, fol
     return _End(opening, is_written=False)
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """Return the special tokens that may end a turn, the longest first: all but those that open and close calls."""
-    tags = {token for chat_format in FORMATS.values() for token in chat_format.call_tokens} | {TOOL_CALL_END, THINK_END}
+def _special_tokens(tokenizer: Any) -> frozenset[str]:
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {tokenizer.eos_token} if tokenizer.eos_token else set()
-    return sorted(special - tags, key=len, reverse=True)
+    return frozenset(special | {tokenizer.eos_token}) if tokenizer.eos_token else frozenset(special)

@@ -30,13 +30,15 @@ def add_format_commands(commands: Any) -> None:
     probe.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hugging Face hub")
     names = ("auto", *FORMATS)
     about = "chat.format of the config (default: auto)"
-    probe.add_argument("--format", choices=names, metavar="FORMAT", default="auto", help=about)
+    probe.add_argument("--chat-format", choices=names, metavar="FORMAT", default="auto", help=about)
     kinds = ("schema", "signatures", "names")
-    probe.add_argument("--tools", choices=kinds, default="schema", help="chat.tools of the config (default: schema)")
+    probe.add_argument(
+        "--chat-tools", choices=kinds, default="schema", help="chat.tools of the config (default: schema)"
+    )
     templates = ("auto", "model", "toolhone")
-    probe.add_argument("--template", choices=templates, default="auto", help="chat.template (default: auto)")
+    probe.add_argument("--chat-template", choices=templates, default="auto", help="chat.template (default: auto)")
     thinking = ("strip", "keep", "train")
-    probe.add_argument("--thinking", choices=thinking, default="strip", help="chat.thinking (default: strip)")
+    probe.add_argument("--chat-thinking", choices=thinking, default="strip", help="chat.thinking (default: strip)")
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -64,10 +66,10 @@ def _probe(options: argparse.Namespace) -> None:
     console = plain_console()
     tokenizer = load_tokenizer(ModelConfig(name=options.model))
     given = ("format", "tools", "template", "thinking")
-    config = ChatConfig.model_validate({key: getattr(options, key) for key in given})
+    config = ChatConfig.model_validate({key: getattr(options, f"chat_{key}") for key in given})
     losses = own_template_losses(tokenizer, config)
     renderer = make_renderer(tokenizer, config, options.model)
-    why = f"--tools is {options.tools}" if options.template == "auto" else "--template is toolhone"
+    why = f"--chat-tools is {options.chat_tools}" if options.chat_template == "auto" else "--chat-template is toolhone"
     console.print(f"[bold]{options.model}[/]", highlight=False)
     console.print(f"  chat format: {renderer.format.name}, {renderer.describe_template(why)}", markup=False)
     console.print(f"  generation stops at: {', '.join(renderer.stops)}", markup=False)

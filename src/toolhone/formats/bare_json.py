@@ -22,12 +22,14 @@ class JsonCallStyle:
         separator: the text that may separate two calls.
         python_tag: whether `<|python_tag|>` announces a call.
         may_be_fenced: whether calls may be in a code fence that contains nothing else.
+        only_lists: whether calls are always in a list.
     """
 
     argument_keys: tuple[str, ...]
     separator: re.Pattern[str] = re.compile(r"\s*")
     python_tag: bool = False
     may_be_fenced: bool = False
+    only_lists: bool = False
 
 
 LINES_OF_JSON = JsonCallStyle(("arguments", "parameters"), may_be_fenced=True)
@@ -107,10 +109,12 @@ def _read_run(
     """
     pieces: list[Piece] = []
     while True:
-        read = _read_list if text.startswith("[", at) else _read_object
+        read = read_list if text.startswith("[", at) else read_object
         found, end = read(text, at, style, repairer, announced)
         if not found:
             return pieces, at if pieces else end
+        if style.only_lists and isinstance(found[-1], PlacedCall) and not text.startswith("[", at):
+            return [*pieces, Fault("expected the call in a list")], end
         pieces += found
         if isinstance(found[-1], Fault):
             return pieces, end
@@ -124,9 +128,7 @@ def _read_run(
             return pieces, end
 
 
-def _read_list(
-    text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
-) -> tuple[list[Piece], int]:
+def read_list(text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool) -> tuple[list[Piece], int]:
     """Return the calls of a JSON list. They are read one by one, so that a broken call does not hide the others."""
     at = skip_space(text, at + 1)
     if text.startswith("]", at):
@@ -136,7 +138,7 @@ def _read_list(
         return ([begun], at) if at == len(text) else ([], at)
     pieces: list[Piece] = []
     while True:
-        found, end = _read_object(text, at, style, repairer, announced)
+        found, end = read_object(text, at, style, repairer, announced)
         pieces += found
         if not found or isinstance(found[-1], Fault):
             return pieces, end
@@ -149,7 +151,7 @@ def _read_list(
         at, announced = skip_space(text, at + 1), True
 
 
-def _read_object(
+def read_object(
     text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool
 ) -> tuple[list[Piece], int]:
     """Return the call that starts here, or its fault, and where it ends; an empty list if it is data."""

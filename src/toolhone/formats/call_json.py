@@ -162,6 +162,8 @@ def call_in_prose(prose: str, tools: Collection[str] | None) -> bool:
     order; or prose that starts, after an optional code fence, with the name of a call, even if the rest is broken. For
     a complete object with only a name, `looks_like_call` decides. Any other JSON is not a call.
     """
+    if "{" not in prose and "name" not in prose:
+        return False
     if _NAME_THEN_ARGUMENTS.search(prose):
         return True
     opening = _OPENING.match(prose)

@@ -112,7 +112,7 @@ def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = ""
         written = []
         for number, call in enumerate(calls, 1):
             may_be_cut = finish_reason == "length" and number == len(calls)
-            body, is_whole = _call_object(call, arguments_key, may_be_cut=may_be_cut)
+            body, is_whole = write_call_object(call, arguments_key, may_be_cut=may_be_cut)
             written.append(opening + body + (closing if is_whole else ""))
         joined = separator.join(written)
         return f"{content}\n{joined}" if content and written else content + joined
@@ -120,7 +120,7 @@ def json_call_writer(arguments_key: str, *, opening: str = "", closing: str = ""
     return write
 
 
-def _call_object(call: RawCall, arguments_key: str, *, may_be_cut: bool) -> tuple[str, bool]:
+def write_call_object(call: RawCall, arguments_key: str, *, may_be_cut: bool) -> tuple[str, bool]:
     """Return the JSON of a call, and whether it is complete.
 
     Arguments that are not a JSON object are written as a JSON string. So they cannot be read as a call, and cannot end

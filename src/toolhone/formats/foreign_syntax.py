@@ -61,7 +61,8 @@ TAGGED: dict[str, str] = {
     "Qwen-Agent ✿FUNCTION✿": r"✿FUNCTION✿",
     "Gorilla <<function>>": r"<<function>>",
     "Glaive <functioncall>": r"<functioncall>",
-    "Anthropic <invoke> and OLMo-3 <function_calls>": r"<(?:antml:)?(?:function_calls|invoke\b)",
+    "Anthropic <invoke>": r"<(?:antml:)?(?:function_calls>\s*+<(?!/)|invoke\b)",
+    "OLMo-3 <function_calls>": r"<function_calls",
     "MiniCPM5 <function name=>": r"<function\s+name\s*=",
     # A similar tag of an unlisted family. <tool_call> itself may be the expected syntax.
     "a tag for calls": (
@@ -94,6 +95,9 @@ _SHAPES: dict[str, re.Pattern[str]] = {
     "ReAct's Action Input": re.compile(r"^[ \t*]*+Action[ _]Input[ \t*]*+:", re.MULTILINE | re.IGNORECASE),
 }
 """Calls without a marker that need no declared name. Each pattern matches the opening of a call."""
+
+_SHAPE_SIGNS = dict(zip(_SHAPES, ("[", ":", ":"), strict=True))
+"""A character that each of these shapes contains. Most answers have none, so they need no search."""
 
 
 def openings(*own: str) -> str:
@@ -134,7 +138,7 @@ def call_syntax(text: str, tools: Collection[str] | None) -> str | None:
 def untagged_call(prose: str, tools: Collection[str] | None) -> str | None:
     """Return the name of the syntax of a call in prose that has no marker and is not JSON as in the formats."""
     for name, shape in _SHAPES.items():
-        if shape.search(prose):
+        if _SHAPE_SIGNS[name] in prose and shape.search(prose):
             return name
     for tool in tools or ():
         if tool and tool in prose and (found := _shape_of_call(prose, tool)):

@@ -1,16 +1,18 @@
-"""The gemma format: Gemma's turns, and calls as bare JSON objects with "parameters", one per line."""
+"""Gemma's turns, and the gemma format: calls as bare JSON objects with "parameters", one per line.
+
+No serving engine reads the gemma format, so `chat.format: auto` no longer chooses it. `pythonic` uses the same turns.
+"""
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 from toolhone.formats.bare_json import LINES_OF_JSON, read_bare_json
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
 
-_TEMPLATE = r"""{#- toolhone's template for the gemma format: Gemma's turns, calls as JSON objects with "parameters", each on a line of its
-    own, and results in tool_output blocks, as the documentation of Gemma 3 has them. No spaces are written between the parts
-    of a call: a sixth of its tokens, none of which says anything. Gemma knows a user and a model
-    alone: the system message and the tools stand at the head of the first user turn, results in turns of the user. -#}
+_TURNS = r"""{#- toolhone's template with Gemma's turns. Gemma knows only a user and a model: the system message and the tools open the
+    first user turn, and results are tool_output blocks in turns of the user, as in the documentation of Gemma 3. -#}
 {%- set first = messages[0] if messages and messages[0].role == "system" else none %}
 {%- set after_head = 1 if first else 0 %}
 {{- bos_token }}
@@ -18,9 +20,7 @@ _TEMPLATE = r"""{#- toolhone's template for the gemma format: Gemma's turns, cal
     {{- "<start_of_turn>user\n" }}
     {%- if first %}{{ first.content + "\n\n" }}{% endif %}
     {%- if tools and not names_only %}
-        {{- "You have access to functions. To call one, respond with JSON in the format " }}
-        {{- '{"name": function name, "parameters": dictionary of argument name and its value}' }}
-        {{- ", several calls each on a line of its own.\n\n" }}
+        {{- "You have access to functions. " + INSTRUCTIONS + "\n\n" }}
     {%- endif %}
     {%- for tool in tools or [] %}{{ write_tool(tool) + "\n" }}{% endfor %}
     {{- "\n" if tools }}
@@ -51,6 +51,15 @@ _CALLS = r"""    {{- content }}
     {%- endfor %}
 """
 
+GEMMA_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+"""The special tokens of Gemma's turns. The last one ends a turn."""
+
+
+def gemma_turns(instructions: str) -> str:
+    """Return the template of Gemma's turns for a format with these instructions."""
+    return _TURNS.replace("INSTRUCTIONS", json.dumps(instructions))
+
+
 _INSTRUCTIONS = """To call one, respond with JSON in the format {"name": function name, "parameters": dictionary of \
 argument name and its value}, several calls each on a line of its own."""
 
@@ -58,10 +67,11 @@ GEMMA = ChatFormat(
     name="gemma",
     calls=_CALLS,
     instructions=_INSTRUCTIONS,
-    template=_TEMPLATE,
+    template=gemma_turns(_INSTRUCTIONS),
     read=partial(read_bare_json, style=LINES_OF_JSON),
     write=json_call_writer("parameters"),
-    special_tokens=("<start_of_turn>", "<end_of_turn>"),
-    end_of_turn="<end_of_turn>",
+    special_tokens=GEMMA_TOKENS,
+    end_of_turn=GEMMA_TOKENS[-1],
     other_stops=("<eos>",),
+    is_detected=False,
 )

@@ -1,8 +1,9 @@
 """The formats functiongemma and gemma4: the special tokens of the two families around calls in one grammar.
 
 vLLM's parser `gemma4` finds the same names, keys and strings. It gives every value the type that the tool's schema
-declares, and returns a number without a declared type as a string. vLLM's `functiongemma` reads only strings: it drops
-every other value, and turns a string such as "5" into a number. So functiongemma names no parser of vLLM.
+declares, and returns a number without a declared type as a string. SGLang's `gemma4` reads null, and numbers such as
+1e-07, as strings. vLLM's `functiongemma` reads only strings: it drops every other value, and turns a string such as "5"
+into a number. So functiongemma names no parser of vLLM.
 """
 
 from __future__ import annotations
@@ -141,5 +142,5 @@ GEMMA4 = _gemma_format(
     "gemma4",
     GemmaTokens("Gemma 4 <|tool_call>", "<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
     stops=("<turn|>", "<|tool_response>", "<eos>"),
-    serving_parsers={"vllm": "gemma4"},
+    serving_parsers={"vllm": "gemma4", "sglang": "gemma4"},
 )

@@ -224,7 +224,7 @@ def _write_glm4(content: str, calls: Sequence[RawCall], finish_reason: FinishRea
         else:
             is_object = found.fault is None and isinstance(found.value, dict) and found.end == len(raw)
         if not _IDENTIFIER.fullmatch(call.name):
-            written.append(f"{TOOL_CALL}{json.dumps([call.name, call.arguments])}")
+            written.append(TOOL_CALL + json.dumps(f"{call.name}\n{call.arguments}"))
         else:
             written.append(f"{call.name}\n{raw if is_object else '{' + json.dumps(call.arguments) + '}'}")
     return content + ("\n" if content and written else "") + "\n".join(written)

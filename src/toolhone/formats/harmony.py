@@ -148,8 +148,10 @@ def _prose(text: str, start: int, end: int, repairer: Repairer) -> Iterator[Piec
             pieces, at = [Thought(0, mark.start(), opened=False)], mark.end()
         yield said[prose : mark.start()]
         for piece in pieces:
-            moved = isinstance(piece, Thought)
-            yield Thought(piece.start + start, piece.end + start, piece.opened) if moved else piece
+            if isinstance(piece, Thought):
+                yield Thought(piece.start + start, piece.end + start, piece.opened)
+            else:
+                yield piece
         prose = at
     yield said[prose:]
 
@@ -159,7 +161,8 @@ def _write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) 
     cut = len(calls) if finish_reason == "length" else 0
     messages = [_written(call, may_be_cut=number == cut) for number, call in enumerate(calls, 1)]
     # Every message but the first needs a start, as does a first call after prose.
-    before = [content + _END] if content and calls else [content] if content else []
+    preamble = f"{_CHANNEL}commentary{_MESSAGE}{content}{_END}"
+    before = [preamble] if content and calls else [content] if content else []
     return f"{_START}assistant".join([*before, *messages])
 
 

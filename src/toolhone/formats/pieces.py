@@ -56,13 +56,16 @@ Piece = str | PlacedCall | Thought | Fault
 """A piece of a turn: prose, a call, a thought or a fault."""
 
 
-def read_thought(text: str, start: int, tools: Collection[str] | None) -> tuple[list[Piece], int]:
-    """Return the `<think>` block that starts here, or a fault if it is not closed, and where it ends."""
-    close = text.find(THINK_END, start)
+def read_thought(
+    text: str, start: int, tools: Collection[str] | None, tags: tuple[str, str] = (THINK, THINK_END)
+) -> tuple[list[Piece], int]:
+    """Return the thought whose opening tag is here, or a fault if it is not closed, and where it ends."""
+    opening, closing = tags
+    close = text.find(closing, start)
     if close >= 0:
-        return [Thought(start + len(THINK), close)], close + len(THINK_END)
+        return [Thought(start + len(opening), close)], close + len(closing)
     syntax = call_syntax(text[start:], tools)
-    fault = Fault("the <think> block is not closed", "unfinished" if syntax else "begun", text[start:])
+    fault = Fault(f"the {opening} block is not closed", "unfinished" if syntax else "begun", text[start:])
     return [fault], len(text)
 
 

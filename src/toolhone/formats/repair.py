@@ -37,7 +37,7 @@ class Repairer:
     def __init__(self, allowed: Iterable[Repair], length: int, tools: Collection[str] | None = None) -> None:
         self.allowed = frozenset(allowed)
         self.tools = tools
-        self.fired = Counter[Repair]()
+        self.fired: Counter[Repair] = Counter()
         self._budget = 4 * length
 
     def parameters_of(self, name: str) -> dict[str, Any] | None:

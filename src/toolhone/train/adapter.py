@@ -8,6 +8,7 @@ resumed training takes the same part out of the weights again, and `make_portabl
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ def lora_config(config: LoraConfig, model: Any, *, init: str | None = None) -> P
     """
     init = init or config.init
     modules = modules_to_train(config, model)
-    if init.startswith(("pissa", "olora", "mica")):
-        _refuse_high_rank(config, model)
+    if init not in ("default", "gaussian"):
+        _refuse_unfit_layers(config, model)
     return PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -62,17 +63,25 @@ def lora_config(config: LoraConfig, model: Any, *, init: str | None = None) -> P
     )
 
 
-def _refuse_high_rank(config: LoraConfig, model: Any) -> None:
-    """Refuse a rank above the number of singular vectors that an initialisation takes from each weight."""
-    head = model.get_output_embeddings()
+def _refuse_unfit_layers(config: LoraConfig, model: Any) -> None:
+    """Refuse layers that an initialisation from weights does not fit: embeddings, and weights with fewer singular
+    vectors than the rank."""
+    head, excluded = model.get_output_embeddings(), excluded_modules(model)
     for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Linear) or layer is head:
+        if excluded and re.fullmatch(excluded, name):
             continue
-        if isinstance(config.targets, str) or any(f".{name}".endswith(f".{target}") for target in config.targets):
+        is_target = any(f".{name}".endswith(f".{target}") for target in config.targets)
+        if isinstance(layer, nn.Embedding) and is_target:
+            raise UserError(
+                f"lora.init: {config.init} fits linear layers only, and lora.targets has {name}; set lora.init: default"
+            )
+        if isinstance(layer, nn.Linear) and layer is not head and (config.targets == "all-linear" or is_target):
             side = min(layer.weight.shape)
-            if config.rank > side:
-                raise UserError(f"lora.rank: {config.rank} is more than lora.init: {config.init} can take from {name}, "
-                                f"whose smaller side is {side}; lower the rank, or set lora.init: default")  # fmt: skip
+            if config.rank > side and config.init != "orthogonal":
+                raise UserError(
+                    f"lora.rank: {config.rank} is more than lora.init: {config.init} can take from {name}, whose "
+                    f"smaller side is {side}; lower the rank, or set lora.init: default"
+                )
 
 
 def modules_to_train(config: LoraConfig, model: Any) -> list[str]:
@@ -146,8 +155,10 @@ def start_adapter(config: LoraConfig, model: Any, folder: Path, *, resume: bool,
     path = folder / INITIAL_ADAPTER
     if resume:
         if not path.is_file():
-            raise UserError(f"{path}: is missing, and a training with lora.init: {config.init} cannot be resumed "
-                            "without it; restore it, or start again with --fresh (FRESH=1)")  # fmt: skip
+            raise UserError(
+                f"{path}: is missing, and a training with lora.init: {config.init} cannot be resumed without it; "
+                "restore it, or start again with --fresh (FRESH=1)"
+            )
         _take_out(model, load_file(path))
     elif is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +226,7 @@ def lora_plus_optimizer(trainer: Trainer, model: Any, ratio: float) -> torch.opt
     """Return the trainer's optimizer, with `ratio` times the learning rate for B (LoRA+, arXiv 2402.12354)."""
     kind, options = Trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
     rate = options.pop("lr")
-    return create_loraplus_optimizer(
+    optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
         model,
         kind,
         lr=rate,
@@ -224,3 +235,4 @@ def lora_plus_optimizer(trainer: Trainer, model: Any, ratio: float) -> torch.opt
         loraplus_lr_embedding=rate,  # PEFT's default is 1e-6
         **options,
     )
+    return optimizer

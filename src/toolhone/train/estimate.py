@@ -242,7 +242,7 @@ def _kept_bytes(config: Config, sizes: Sizes, batch: BatchCount, width: int, key
     if config.lora.dora:
         whole = 3 * 4 * sizes.hidden * max(sizes.inner, sizes.hidden)
         plain = config.model_copy(update={"lora": config.lora.model_copy(update={"dora": False})})
-        outputs = 2 * batch.tokens * sizes.adapted * width
+        outputs: float = 2 * batch.tokens * sizes.adapted * width
         if config.train.activation_checkpointing:
             outputs /= sizes.layers
         return _kept_bytes(plain, sizes, batch, width, key_width) + outputs + whole

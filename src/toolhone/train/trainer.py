@@ -22,7 +22,7 @@ from toolhone.chat.render import IGNORED, Rendered
 from toolhone.config import Config, CpuConfig, TrainConfig
 from toolhone.errors import UserError
 from toolhone.launcher import world_size
-from toolhone.run_folder import RunFolder, fingerprint
+from toolhone.run_folder import RunFolder, fingerprint, missing_adapter_files
 from toolhone.train.adapter import changes_base, lora_config, lora_plus_optimizer, make_portable, start_adapter
 from toolhone.train.attention import TREE_ATTENTION
 from toolhone.train.batches import PrefixSampler, RowCollator, SetEpochCallback, TreeCollator, tree_features
@@ -59,6 +59,8 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.prefix_sampler is None else self.prefix_sampler
+
+    optimizer: Any
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None and self.lora_plus != 1:
@@ -171,7 +173,8 @@ def train_adapter(
         if trainer.is_world_process_zero():
             if selection is not None:
                 selection.take_best(run.adapter)
-            make_portable(run.adapter, config.lora, run.checkpoints)
+            if not missing_adapter_files(run.adapter):
+                make_portable(run.adapter, config.lora, run.checkpoints)
     return result
 
 

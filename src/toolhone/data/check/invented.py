@@ -123,6 +123,8 @@ def _is_long_number(value: str) -> bool:
 def _has(text: str, value: str) -> bool:
     """Whether the text contains the value. A long number must be there with all of its digits: an id that lost one
     belongs to another thing. A country code may precede it."""
+    if not value:
+        return True
     at = text.find(value)
     while at >= 0:
         end = at + len(value)

@@ -14,7 +14,9 @@ from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.records import Conversation, Message, ToolCall
 from toolhone.tool_schema import Path, without_paths, written_path
 
-_TOKENS = dict.fromkeys(token for chat_format in FORMATS.values() for token in chat_format.control_tokens)
+_TOKENS = dict.fromkeys(
+    token for chat_format in FORMATS.values() for token in (*chat_format.special_tokens, *chat_format.other_stops)
+)
 _OF_OTHER_MODELS = r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]"
 _CONTROL_TOKEN = re.compile("|".join([*map(re.escape, _TOKENS), _OF_OTHER_MODELS]))
 # Users, tools and tool definitions must not contain a format's tags either (`chat/control_tokens.py`).

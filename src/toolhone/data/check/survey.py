@@ -273,9 +273,10 @@ class _Characters:
     """A tokenizer with one token per character and no template. Its vocabulary lists the special tokens that one format
     needs; they are encoded as plain text."""
 
-    chat_template = None
+    chat_template = eos_token = None
 
     def __init__(self, chat_format: ChatFormat) -> None:
+        self.token_bytes = _CharacterBytes()
         self._needed = chat_format.special_tokens
         self.added_tokens_decoder: dict[int, Any] = {}
 
@@ -291,6 +292,21 @@ class _Characters:
     def apply_chat_template(self, messages: list[Any], *, tools: Any, chat_template: str, **variables: Any) -> str:
         rendered: str = _template(chat_template).render(messages=messages, tools=tools, **variables)
         return rendered
+
+
+class _CharacterBytes:
+    """The bytes of the tokens of `_Characters`, as `chat/token_bytes.py` gives them."""
+
+    adds_space = False
+
+    def of(self, ids: Sequence[int], before: int | None = None) -> list[bytes]:
+        return [chr(id_).encode("utf-8", "surrogatepass") for id_ in ids]
+
+    def text(self, ids: Sequence[int], before: int | None = None) -> str:
+        return "".join(map(chr, ids))
+
+    def absorbed(self, text: str) -> list[tuple[int, int]]:
+        return []
 
 
 @cache
