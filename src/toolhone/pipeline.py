@@ -357,7 +357,8 @@ def exact_match_on(
             remove_parts(answers)
         wait_for_all()
         attention = model.config._attn_implementation
-        model.set_attn_implementation("sdpa")
+        if attention != "eager":  # the class may have no sdpa
+            model.set_attn_implementation("sdpa")
         try:
             fingerprint = f"step{step}"
             predict(model, renderer, examples, "validation", config, answers, console, fingerprint=fingerprint)
