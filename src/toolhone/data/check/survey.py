@@ -273,7 +273,7 @@ class _Characters:
     """A tokenizer with one token per character and no template. Its vocabulary lists the special tokens that one format
     needs; they are encoded as plain text."""
 
-    chat_template = eos_token = None
+    chat_template = eos_token = unk_token = unk_token_id = None
 
     def __init__(self, chat_format: ChatFormat) -> None:
         self.token_bytes = _CharacterBytes()
@@ -285,6 +285,9 @@ class _Characters:
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [ord(character) for character in text]}
+
+    def convert_tokens_to_ids(self, token: str) -> None:
+        """Return None: no token is more than a character."""
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return "".join(map(chr, ids))
