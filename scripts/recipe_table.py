@@ -52,7 +52,7 @@ def _sizes(
 _APACHE, _LLAMA, _GEMMA = "Apache-2.0", "Llama {} Community License", "Gemma Terms of Use"
 _HERMES = "own, calls in `<tool_call>` (hermes)"
 _LLAMA3 = "toolhone's, JSON calls (llama3)"
-_GEMMA_TEMPLATE = "toolhone's, in Gemma's turns"
+_GEMMA_TEMPLATE = "toolhone's, `[name(argument=value)]` (pythonic)"
 MODELS = {
     "qwen3-0.6b": Model("qwen3", _sizes(1024, 28, 3072, 16, 8, 151_936, head_dim=128), _APACHE, False, _HERMES),
     "qwen3-1.7b": Model("qwen3", _sizes(2048, 28, 6144, 16, 8, 151_936, head_dim=128), _APACHE, False, _HERMES),
