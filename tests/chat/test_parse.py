@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.chat.parse import parse_turn
+from toolhone.formats import FORMATS as ALL_FORMATS
+from toolhone.formats.chat_format import RawCall
 from toolhone.records import FormatName, ToolCall
 
 FORMATS: tuple[FormatName, ...] = ("hermes", "llama3", "gemma", "json")
@@ -325,6 +327,13 @@ def test_a_call_before_a_stray_end_of_a_thought_counts_if_no_call_follows(format
 
 
 # Malformed
+
+
+@pytest.mark.parametrize("format", ["kimi", "mistral_args", "deepseek_v31", "granite3", "hermes"])
+def test_a_name_with_half_of_a_surrogate_pair_is_malformed(format: FormatName) -> None:
+    text = ALL_FORMATS[format].write("", [RawCall("query", "{}")], "stop").replace("query", "que\ud800ry")
+    assert parse_turn(text, format).status == "malformed"
+
 
 NO_NAME = 'expected "name" to be a non-empty string'
 

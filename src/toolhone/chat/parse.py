@@ -38,7 +38,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolhone.formats import FORMATS
-from toolhone.formats.call_json import CallSpans, call_in_prose, call_spans
+from toolhone.formats.call_json import CallSpans, call_in_prose, call_spans, unfit
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.foreign_syntax import call_syntax, may_open, opens_with_marker, tagged_syntax
 from toolhone.formats.pieces import THINK, THINK_END, Fault, PlacedCall, Thought, other_format
@@ -175,8 +175,12 @@ def _read(text: str, format: FormatName, finish_reason: FinishReason, repairer: 
             thoughts.append(piece)
             continue
         if isinstance(piece, PlacedCall):
-            calls.append(piece)
-            continue
+            name = piece.call.name
+            reason = None if name.isascii() else unfit(name)
+            if reason is None:
+                calls.append(piece)
+                continue
+            piece = Fault(reason)
         if isinstance(piece, str) or (piece.kind == "begun" and not cut):
             written = piece if isinstance(piece, str) else piece.text
             # White space between calls is not content.

@@ -79,7 +79,7 @@ def decode(text: str, start: int) -> Decoded | Undecodable:
         value = parse_strict(text[start:end], allow_surrogates=True)
     except StrictJsonError as error:
         return Decoded(None, end, short(str(error)))
-    fault = _unfit(value)
+    fault = unfit(value)
     return Decoded(value if fault is None else None, end, fault)
 
 
@@ -94,7 +94,7 @@ def value_end(text: str, start: int) -> int:
     return end
 
 
-def _unfit(value: Any) -> str | None:
+def unfit(value: Any) -> str | None:
     """Return why a decoded value cannot be compared or written; None if it can. It goes level by level, so that the
     stack cannot overflow."""
     level, depth = [value], 0
