@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolhone.chat.probe import make_renderer
+from toolhone.chat.probe import make_renderer, needs_of
 from toolhone.chat.render import render_all
 from toolhone.config import Config, DataConfig
 from toolhone.data.check.finding import LeftOut, describe_left_out
@@ -80,8 +80,10 @@ def _learned_rows(config: Config, console: Console) -> tuple[list[Conversation],
     rows = balanced_subset(rows, config.data.train_rows)
     if config.chat.over_long == "error":
         return rows, []
-    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
-    _, dropped = render_all(renderer, turns(rows), config.chat)
+    learned = turns(rows)
+    tokenizer = load_tokenizer(config.model)
+    renderer = make_renderer(tokenizer, config.chat, config.model.name, needs=needs_of(learned))
+    _, dropped = render_all(renderer, learned, config.chat)
     without = [_unlearn(row, set(dropped)) for row in rows] if dropped else rows
     return [row for row in without if examples_of(row)], dropped
 
