@@ -288,3 +288,29 @@ def test_conversations_are_read_back_from_every_kind_of_template(template: str, 
         read = parse_turn(rendered.turn_text, renderer.format.name, tools=row.tools_by_name)
         assert [(c.name, c.arguments) for c in read.calls] == [(c.name, c.arguments) for c in row.turn.tool_calls]
         assert rendered.tokens.ids == renderer.encode(rendered.prompt_text + rendered.completion_text)
+
+
+LFM = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}<|tool_call_start|>["
+    "{% for c in m.tool_calls %}{{ c.function.name }}("
+    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }}"
+    "{{ ', ' if not loop.last }}{% endfor %}){{ ', ' if not loop.last }}{% endfor %}]<|tool_call_end|>{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Calls as LFM2 writes them, before the text."""
+
+
+def test_names_that_a_syntax_cannot_write_choose_another_one() -> None:
+    tokens = ("<|im_start|>", "<|im_end|>", "<|tool_call_start|>", "<|tool_call_end|>")
+    made = tokenizer(LFM, *tokens, eos="<|im_end|>")
+    plain = needs_of([example(USER, CALL), example(USER, ANSWER)])
+    assert plain == frozenset()
+    own = make_renderer(made, ChatConfig(), "lfm2", needs=plain)
+    assert (own.format.name, own.source) == ("lfm2", "model")
+    odd = Message("assistant", "", (ToolCall("look_up", {"order-id": "A1"}, "call_1"),))
+    needs = needs_of([example(USER, odd)])
+    assert needs == {"names that are no identifiers"}
+    other = make_renderer(made, ChatConfig(), "lfm2", needs=needs)
+    assert (other.format.name, other.source, other.parts) == ("hermes", "both", ("calls",))
+    assert '"order-id": "A1"' in other.render(example(USER, odd)).turn_text

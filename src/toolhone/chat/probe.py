@@ -275,19 +275,19 @@ class _Choice:
                 "tokenizer.chat_template and save the tokenizer"
             )
         preferred = fit.formats or (formats if config.format != "auto" else ())
-        writable = [chat_format for chat_format in (*preferred, FORMATS["hermes"]) if chat_format.calls][:1]
+        preferred = (*preferred[:1], *(() if config.format != "auto" else (FORMATS["hermes"],)))
+        writable = [chat_format for chat_format in preferred if chat_format.calls]
         last_fault = ""
-        for parts, system in _PARTS:
+        for chat_format, (parts, system) in itertools.product(writable, _PARTS):
             if config.template == "toolhone" and "results" not in parts:
                 continue
             if config.tools != "schema" and "tools" not in parts:
                 continue
-            for chat_format in writable if "calls" in parts else [FORMATS["hermes"]]:
-                template = rewritten(turns, chat_format, config.tools, parts, system=system)
-                found = self._fit(template, parts, [chat_format] if "calls" in parts else formats)
-                if found.renderer is not None:
-                    return replace(found.renderer, note=fit.fault)
-                last_fault = found.fault
+            template = rewritten(turns, chat_format, config.tools, parts, system=system)
+            found = self._fit(template, parts, [chat_format] if "calls" in parts else formats)
+            if found.renderer is not None:
+                return replace(found.renderer, note=fit.fault)
+            last_fault = found.fault
         has = next((need for need in self.needs if fit.fault.startswith(need)), "")
         remedy = (
             f"remove the rows with {has}, or use another model" if has else "use a model whose template takes tools"
