@@ -267,7 +267,7 @@ def test_reading_takes_linear_time(format: FormatName) -> None:
     for unit in units:
         started = time.process_time()
         parse_repaired(unit * (60_000 // len(unit)), format, "length", tools=("f",))
-        assert time.process_time() - started < 6, unit
+        assert time.process_time() - started < 2, unit
 
 
 def test_deepseek_reads_what_trls_template_writes() -> None:
