@@ -274,11 +274,10 @@ class _Choice:
                 "family (ChatML, Llama 3, Gemma); use the instruction-tuned model of the family, or set "
                 "tokenizer.chat_template and save the tokenizer"
             )
-        preferred = fit.formats or (formats if config.format != "auto" else ())
-        preferred = (*preferred[:1], *(() if config.format != "auto" else (FORMATS["hermes"],)))
-        writable = [chat_format for chat_format in preferred if chat_format.calls]
+        tried = formats if config.format != "auto" else (*fit.formats[:1], FORMATS["hermes"])
+        writable = {chat_format.name: chat_format for chat_format in tried if chat_format.calls}
         last_fault = ""
-        for chat_format, (parts, system) in itertools.product(writable, _PARTS):
+        for chat_format, (parts, system) in itertools.product(writable.values(), _PARTS):
             if config.template == "toolhone" and "results" not in parts:
                 continue
             if config.tools != "schema" and "tools" not in parts:
@@ -317,17 +316,18 @@ class _Choice:
 
     def _fit(self, template: str, parts: tuple[Part, ...], formats: Sequence[ChatFormat]) -> _Fit:
         """Find the format and the traits with which a template writes every probe so that it can be read back."""
+        unfitted = self._plain(template, parts)
+        try:
+            if PROBE_TOOL.name not in unfitted.text(self._question, (PROBE_TOOL,), ask=True):
+                return _Fit(None, "it leaves out the tools", ())
+        except REFUSALS as error:
+            return _Fit(None, f"it refuses tools ({error})", ())
         fault = ""
         readers: tuple[ChatFormat, ...] = ()
         for variant in _VARIANTS:
             if variant.text_arguments and "calls" in parts:
                 continue
-            plain = replace(self._plain(template, parts), traits=variant)
-            try:
-                if PROBE_TOOL.name not in plain.text(self._question, (PROBE_TOOL,), ask=True):
-                    return _Fit(None, "it leaves out the tools", ())
-            except REFUSALS as error:
-                return _Fit(None, f"it refuses tools ({error})", ())
+            plain = replace(unfitted, traits=variant)
             try:
                 probing = with_traits(plain, self._question)
                 read_by = tuple(_readers(probing, self._question, formats))

@@ -42,7 +42,8 @@ _NAME_THEN_ARGUMENTS = re.compile(
     r"""|'name'\s*:\s*['"][^'"\n]*['"]\s*,\s*'(?:arguments|parameters)'\s*:"""
 )
 _OPENING = re.compile(r"\s*(?:```\w*\s*)?\[?\s*")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair, which is not a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def unfit(value: Any) -> str | None:
         inside: list[Any] = []
         for item in level:
             if isinstance(item, str):
-                if not item.isascii() and _SURROGATE.search(item):
+                if not item.isascii() and SURROGATE.search(item):
                     return "half of a surrogate pair, which is not a character"
             elif isinstance(item, dict | list):
                 if depth == MAX_NESTING:
@@ -187,7 +188,7 @@ def _kind(value: Any) -> str:
 
 def short(text: str, limit: int = 80) -> str:
     """Return the text on one line, cut to at most `limit` characters, for a message."""
-    line = " ".join(_SURROGATE.sub("�", text).split())
+    line = " ".join(SURROGATE.sub("�", text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

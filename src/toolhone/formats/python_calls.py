@@ -19,7 +19,7 @@ from math import isinf
 from string import ascii_letters
 from typing import Any
 
-from toolhone.formats.call_json import MAX_NESTING, CallSpans, Span, short
+from toolhone.formats.call_json import MAX_NESTING, SURROGATE, CallSpans, Span, short
 from toolhone.formats.pieces import Fault, Piece, PlacedCall
 from toolhone.records import ToolCall
 
@@ -55,7 +55,6 @@ _ESCAPED = {
     "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "\\": "\\", "'": "'", '"': '"',
     "\n": "", "\r": "", "\r\n": "",
 }  # fmt: skip
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +276,7 @@ class _CallReader:
         if is_long:
             raw = raw.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads line breaks
         value = _ESCAPE.sub(_unescaped, raw) if "\\" in raw else raw
-        if not value.isascii() and _SURROGATE.search(value):
+        if not value.isascii() and SURROGATE.search(value):
             raise _UnreadableError("half of a surrogate pair, which is not a character")
         return value
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolhone.formats.call_json import CallSpans, Span, Undecodable, decode, short
+from toolhone.formats.call_json import SURROGATE, CallSpans, Span, Undecodable, decode, short
 from toolhone.formats.chat_format import RawCall, Writer
 from toolhone.formats.foreign_syntax import openings
 from toolhone.formats.pieces import (
@@ -32,7 +32,6 @@ from toolhone.formats.repair import Repairer
 from toolhone.records import FinishReason, ToolCall
 from toolhone.tool_schema import Schema
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SHORTEST_BEGUN = 5
 """The shortest beginning of a tag, such as `<tool` or `<func`, that may become a call if the text stops there."""
 
@@ -140,7 +139,7 @@ def _begun_tag(text: str, tags: Sequence[str]) -> str:
 
 def _call(text: str, found: WrittenCall, syntax: TaggedSyntax, repairer: Repairer) -> PlacedCall | Fault:
     """Return the call with typed values, or why it is not one."""
-    if _SURROGATE.search(text, found.start, found.end):
+    if SURROGATE.search(text, found.start, found.end):
         return Fault("half of a surrogate pair, which is not a character")
     parameters = repairer.parameters_of(found.name)
     arguments: dict[str, Any] = {}
