@@ -21,10 +21,13 @@ LAYERS = (
     "data",
     "train",
     "tuned",
+    "engines",
     "evaluate",
     "economics",
     "route",
     "report",
+    "export",
+    "verify",
     "serve",
     "prepare plan pipeline learning_curve doubt doctor new_project",
     "cli",
@@ -32,8 +35,8 @@ LAYERS = (
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 228
-MAX_LINES = 43_000
+MAX_FILES = 250
+MAX_LINES = 46_500
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""
