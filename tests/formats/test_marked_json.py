@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.chat.parse import parse_repaired, parse_turn
@@ -61,6 +61,7 @@ def exact(made: Any) -> str:
 
 
 @EVERY
+@settings(max_examples=30)  # of each of ten formats, which share a reader
 @given(content=prose, made=calls)
 def test_written_turns_are_read_back_with_the_spans_of_names_and_values(
     format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]]

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolhone.chat.parse import parse_turn
@@ -35,6 +35,7 @@ prose = st.sampled_from(["", "Let me look.", "好的,我查一下。\n请稍等"
 
 
 @pytest.mark.parametrize("format", UNTYPED)
+@settings(max_examples=30)  # of each of 17 formats, which share their readers
 @given(content=prose, made=calls, ascii=st.booleans())
 def test_written_calls_are_read_back_unchanged(
     format: FormatName, content: str, made: list[tuple[str, dict[str, Any]]], ascii: bool
@@ -74,6 +75,7 @@ def test_arguments_that_are_not_a_json_object_are_malformed_and_add_no_call(form
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=30)
 @given(raw=st.text())
 def test_any_arguments_are_read_back_as_their_object_or_malformed(format: FormatName, raw: str) -> None:
     turn = parse_turn(FORMATS[format].write("", [RawCall("look", raw)], "stop"), format)
