@@ -265,7 +265,7 @@ FAMILIES: dict[str, Family] = {
         "qwen3", _LLAMA, "llama.cpp:openbmb-MiniCPM5-1B", "<|im_end|>", "<|im_start|>", "<|endoftext|>"
     ),
     "minicpm-3": Family(
-        "llama2", ("MiniCPM3Config", {}), "own:chatml", "<|im_end|>", "<s>",
+        "llama2", ("MiniCPM3Config", {"num_key_value_heads": 4}), "own:chatml", "<|im_end|>", "<s>",
         added=("<|im_start|>", "<|im_end|>", "<|tool_call|>"),
     ),
     "stablelm-2": Family("qwen3", ("StableLmConfig", {}), "own:chatml", *_QWEN_ENDS),
