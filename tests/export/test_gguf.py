@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,16 +127,23 @@ def prompts(tiny: Tiny) -> list[list[int]]:
     return [tiny.renderer.prompt([Message("user", question)], ())[1] for question in questions]
 
 
+def hard_texts(tiny: Tiny) -> list[str]:
+    """Return texts whose letters can be merged in many ways, so that the order of the merges matters."""
+    merges = json.loads((tiny.merged / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
+    parts = [part for merge in merges for part in merge]
+    chance = random.Random(0)
+    return ["".join(chance.choices(parts, k=30)).replace("▁", " ") for _ in range(60)]
+
+
 def test_llama_cpp_makes_the_prompts_of_training_and_answers_as_transformers(tiny: Tiny) -> None:
     asked = prompts(tiny)
     expected = greedy(tiny, asked, 12)
     assert len({tuple(answer) for answer in expected}) == len(expected)
     with llama_cpp_server(tiny.files / "f32.gguf", ctx=512, threads=1) as address:
         assert answers(address, asked, 12) == expected
-        for ids in asked:
-            text = tiny.renderer.decode(ids)
+        for text in [*(tiny.renderer.decode(ids) for ids in asked), *hard_texts(tiny)]:
             made = httpx2.post(f"{address}/tokenize", json={"content": text, "parse_special": True}).json()
-            assert made["tokens"] == ids
+            assert made["tokens"] == tiny.renderer.encode(text)
 
 
 def test_an_adapter_changes_the_answers_as_in_transformers(tiny: Tiny) -> None:
