@@ -76,6 +76,19 @@ def converter(console: Console) -> Path:
     return CONVERTER_FOLDER
 
 
+def check_type(dtype: str, *, merged: bool) -> None:
+    """Refuse an unknown type of weights, and one that a GGUF file of an adapter cannot have.
+
+    Raises:
+        UserError: naming the known types.
+    """
+    if dtype not in WRITTEN_TYPES + QUANTISED_TYPES:
+        known = ", ".join(WRITTEN_TYPES + QUANTISED_TYPES)
+        raise UserError(f"--gguf: unknown type {dtype}; expected one of {known}")
+    if not merged and dtype not in WRITTEN_TYPES:
+        raise UserError(f"--gguf: {dtype} is for merged weights; add --merge, or choose {' or '.join(WRITTEN_TYPES)}")
+
+
 def export_gguf(
     export: Path, name: str, dtype: str, renderer: ChatRenderer, *, llama_cpp: Path, base: Path, log: Path
 ) -> GgufFile:
@@ -89,12 +102,12 @@ def export_gguf(
     Raises:
         UserError: if the converter fails, or an adapter cannot have this type.
     """
-    if not (export / ADAPTER_FILES[0]).is_file():
+    merged = not (export / ADAPTER_FILES[0]).is_file()
+    check_type(dtype, merged=merged)
+    if merged:
         tokens = {stop: renderer.tokenizer.convert_tokens_to_ids(stop) for stop in renderer.stops}
         stops = {stop: id_ for stop, id_ in tokens.items() if id_ in renderer.stop_ids()}
         return model_gguf(export, export / f"{name}-{dtype}.gguf", dtype, llama_cpp=llama_cpp, stops=stops, log=log)
-    if dtype not in WRITTEN_TYPES:
-        raise UserError(f"--gguf: {dtype} is for merged weights; add --merge, or choose {' or '.join(WRITTEN_TYPES)}")
     out = export / f"{name}-lora-{dtype}.gguf"
     lora_gguf(export, base, out, llama_cpp=llama_cpp, dtype=dtype, log=log)
     return GgufFile(out, dtype)
@@ -118,9 +131,7 @@ def model_gguf(
     Raises:
         UserError: if the type is unknown, or the converter or the quantiser fails.
     """
-    if dtype not in WRITTEN_TYPES + QUANTISED_TYPES:
-        known = ", ".join(WRITTEN_TYPES + QUANTISED_TYPES)
-        raise UserError(f"--gguf: unknown type {dtype}; expected one of {known}")
+    check_type(dtype, merged=True)
     if not (merged / "config.json").is_file():
         raise UserError(f"{merged}: has no config.json; expected a merged model as `toolhone export --merge` writes it")
     log = log or out.with_suffix(".log")
