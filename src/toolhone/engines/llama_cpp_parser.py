@@ -46,7 +46,7 @@ def unread_turn(renderer: ChatRenderer, threads: int = 1) -> str | None:
     """Return what llama.cpp's parser does with a turn that it does not read, or None if it reads a plain answer, a call
     and two calls as the template writes them.
 
-    If it reads them not, start the server with `skip_chat_parsing`, and read the content with `chat.parse.parse_turn`.
+    If it does not read them, start the server with `skip_chat_parsing`, and read the content with `chat.parse.parse_turn`.
 
     Raises:
         UserError: if xllamacpp is not installed.
@@ -136,7 +136,7 @@ def write_reciter(path: Path, renderer: ChatRenderer, turns: Sequence[tuple[str,
     writer.add_eot_token_id(ids[ends[0]])
     writer.add_eom_token_id(ids[ends[-1]])
     writer.add_chat_template(renderer.template)
-    tensors = {"token_embd": np.eye(len(tokens), width, dtype=np.float32), "output": head}
+    tensors: dict[str, np.ndarray] = {"token_embd": np.eye(len(tokens), width, dtype=np.float32), "output": head}
     tensors |= {name: np.ones(width, dtype=np.float32) for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")}
     inner = np.zeros((32, width), dtype=np.float32)  # attention and feed-forward layer add nothing
     tensors |= {f"blk.0.{name}": inner for name in ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")}
