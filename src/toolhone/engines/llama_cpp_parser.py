@@ -46,7 +46,7 @@ def unread_turn(renderer: ChatRenderer, threads: int = 1) -> str | None:
     """Return what llama.cpp's parser does with a turn that it does not read, or None if it reads a plain answer, a call
     and two calls as the template writes them.
 
-    If it does not read them, start the server with `skip_chat_parsing`, and read the content with `chat.parse.parse_turn`.
+    If it does not read them, start the server with `skip_chat_parsing`, and read the content with `parse_turn`.
 
     Raises:
         UserError: if xllamacpp is not installed.
