@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ def test_llama_cpp_is_asked_whether_its_parser_reads_a_template(
 ) -> None:
     found = unread_turn(renderers[name])
     assert found == fault or (fault is not None and found is not None and found.startswith(fault))
+
+
+def test_a_template_that_refuses_two_calls_or_cannot_be_loaded_is_no_error(renderers: dict[str, ChatRenderer]) -> None:
+    hermes = renderers["hermes"]
+    refuses = (
+        "{% for m in messages if (m.tool_calls or []) | length > 1 %}{{ raise_exception('one call') }}{% endfor %}"
+    )
+    assert unread_turn(replace(hermes, template=refuses + hermes.template)) is None
+    broken = replace(hermes, template=hermes.template + "{{ '\\u0041'[:0] }}")  # Jinja reads it, llama.cpp does not
+    found = unread_turn(broken)
+    assert found is not None
+    assert found.startswith("the template: llama.cpp cannot serve it: ")
 
 
 @pytest.mark.parametrize("name", ["gemma", "pythonic", "hermes"])
