@@ -203,7 +203,8 @@ def response_template(renderer: ChatRenderer) -> dict[str, Any] | None:
     calls = _CALLS.get(name)
     if calls is None:
         return None
-    ends = [renderer.tokenizer.convert_ids_to_tokens(id_) for id_ in sorted(renderer.stop_ids())]
+    known = renderer.stop_ids()
+    ends = [token for token in renderer.stops if renderer.tokenizer.convert_tokens_to_ids(token) in known]
     calls = {key: ends if value == _END_OF_TURN else value for key, value in calls.items()}
     content: Field = {"content": "text", "close": [*ends, *([_BLOCK_ENDS[name]] if name in _BLOCK_ENDS else [])]}
     if name == "harmony":

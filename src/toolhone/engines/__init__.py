@@ -1,0 +1,1 @@
+"""Serving engines that toolhone starts or talks to."""
