@@ -146,6 +146,9 @@ def export_run(
             asked = spread(scored_examples(run), prompts)
             limit = tuned.config.evaluate.max_new_tokens
             proof = prove_merge(tuned.config.model, run.adapter, folder, merge, renderer, asked, limit, console)
+        write_json(
+            folder / "generation_config.json", generation_config(source)
+        )  # transformers warns of it when it loads
         target = _target(source, settings, DTYPES[merge] if merge else None, has_template=template is not None)
         ways = serving(renderer.format, target)
         write_launch_files(folder, ways)
@@ -171,6 +174,8 @@ def new_folder(out: Path, run_name: str) -> Iterator[Path]:
     try:
         yield made
         made.chmod(0o755)
+        for path in made.rglob("*"):  # some libraries write files that only their owner can read
+            path.chmod(path.stat().st_mode | 0o044)
         check_replaceable(out, run_name)  # it may have changed meanwhile
         if out.exists():
             old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
@@ -232,7 +237,6 @@ def _write_chat(source: Source, folder: Path, response_template: dict[str, Any] 
         for path in source.base_folder.glob(pattern):
             if not (folder / path.name).exists():
                 shutil.copy(path, folder)
-    write_json(folder / "generation_config.json", generation_config(source))
     if merged:
         _set_ends(folder / "config.json", sorted(renderer.stop_ids()))
 
@@ -242,8 +246,8 @@ def generation_config(source: Source) -> dict[str, Any]:
 
     Every figure of a run is of greedy answers. The base model's sampling parameters (temperature, top_p, a repetition
     penalty) would change answers without a notice, so none is taken over. `do_sample: false` makes transformers greedy.
-    vLLM and SGLang do not read that key and sample at temperature 1 by default, so the temperature is 0 too. A request
-    may still send its own.
+    vLLM and SGLang do not read that key and sample at temperature 1 by default, so the temperature is 0 too, although
+    transformers warns that it ignores it. A request may still send its own.
     """
     tokenizer = source.tuned.renderer.tokenizer
     path = source.base_folder / "generation_config.json"

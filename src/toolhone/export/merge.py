@@ -32,7 +32,7 @@ from toolhone.progress import Progress
 from toolhone.rates import Rate, rate
 from toolhone.records import Example
 from toolhone.train.hardware import Hardware, choose_device, release_memory
-from toolhone.train.model import load_for_inference, load_model
+from toolhone.train.model import load_for_inference, load_model, no_progress_bar
 
 MergedType = Literal["bf16", "f32"]
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
@@ -87,7 +87,8 @@ def merge_adapter(config: ModelConfig, adapter: Path, dtype: MergedType, folder:
     merged.config.dtype = to
     # Sampling parameters that do not fit each other would stop transformers from saving. The export writes its own.
     merged.generation_config = GenerationConfig()
-    merged.save_pretrained(folder)
+    with no_progress_bar():
+        merged.save_pretrained(folder)
 
 
 def _unquantised(config: ModelConfig) -> ModelConfig:
