@@ -11,7 +11,7 @@ import contextlib
 import fnmatch
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from toolhone.errors import UserError
 from toolhone.evaluate.score import scored_examples
 from toolhone.export.launch import HERE, write_launch_files
 from toolhone.export.merge import DTYPES, MergedType, Proof, merge_adapter, prove_merge
+from toolhone.export.response_template import response_template
 from toolhone.hub import reach_hub_or_cache
 from toolhone.jsonl import read_json, write_json
 from toolhone.pretrained import load_model_config
@@ -119,7 +120,6 @@ def export_run(
     *,
     merge: MergedType | None = None,
     prompts: int = 20,
-    response_template: Callable[[Any], dict[str, Any] | None] | None = None,
 ) -> Exported:
     """Write an export of a run's tuned model.
 
@@ -127,7 +127,6 @@ def export_run(
         out: the folder. An earlier export of the same run there is replaced.
         merge: the number type of merged weights; None: the adapter alone.
         prompts: the number of prompts on which the merge is proven.
-        response_template: makes the tokenizer's response template from a renderer.
 
     Raises:
         UserError: if the folder has something else, or the run cannot be exported.
@@ -136,7 +135,7 @@ def export_run(
     run, renderer = tuned.run, tuned.renderer
     source = Source(tuned)
     with new_folder(out, tuned.config.name) as folder:
-        template = response_template(renderer) if response_template else None
+        template = response_template(renderer)
         settings = _write_adapter(source, folder) if merge is None else None
         if merge is not None:
             merge_adapter(tuned.config.model, run.adapter, merge, folder)
@@ -226,12 +225,12 @@ def _write_adapter(source: Source, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _write_chat(source: Source, folder: Path, response_template: dict[str, Any] | None, *, merged: bool) -> None:
+def _write_chat(source: Source, folder: Path, template: dict[str, Any] | None, *, merged: bool) -> None:
     """Write the tokenizer with its chat template and response template, and where generation stops."""
     renderer = source.tuned.renderer
     tokenizer = renderer.tokenizer
     tokenizer.chat_template = renderer.template
-    tokenizer.response_template = response_template
+    tokenizer.response_template = template
     tokenizer.save_pretrained(folder)
     for pattern in _BASE_FILES[:-2] if merged else _BASE_FILES[:1]:
         for path in source.base_folder.glob(pattern):

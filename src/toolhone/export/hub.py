@@ -10,9 +10,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
+from toolhone import __version__
 from toolhone.errors import UserError
 from toolhone.hub import hub_fault, unreachable
 
@@ -71,19 +80,24 @@ def _check_repository(api: HfApi, name: str, run: str, *, public: bool) -> None:
 
 
 def push_folder(folder: Path, name: str, *, public: bool) -> str:
-    """Upload the files of an export and delete all other files of the repository. Returns its address.
+    """Upload the files of an export and delete all other files of the repository, in one commit. Returns its address.
 
     Raises:
         UserError: if the hub refuses it.
     """
     api = HfApi()
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     try:
         url = api.create_repo(name, private=not public, exist_ok=True)
-        api.upload_folder(
+        # Files of an earlier export must not mix with these. `upload_folder` may take several commits.
+        stale = set(api.list_repo_files(name)) - set(files) - {".gitattributes"}
+        api.create_commit(
             repo_id=name,
-            folder_path=folder,
-            commit_message="Export of toolhone",
-            delete_patterns="*",  # files of an earlier export do not mix with these
+            operations=[
+                *(CommitOperationDelete(path) for path in sorted(stale)),
+                *(CommitOperationAdd(path, file) for path, file in files.items()),
+            ],
+            commit_message=f"Export of toolhone {__version__}",
         )
     except HfHubHTTPError as error:
         raise UserError(_failure(name, error)) from None
