@@ -21,6 +21,9 @@ from toolhone.export.merge import NotEqualError
 from toolhone.hub import hub_fault
 from toolhone.run_folder import RunFolder
 
+# huggingface_hub's own call of its HTTP client
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
 NAME = "acme/order-bot"
 SHA = "d" * 40
 
@@ -99,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, {})
 
-    do_GET = do_POST = do_PUT = do_HEAD = _answer
+    do_GET = do_POST = do_PUT = do_HEAD = _answer  # noqa: N815  # the names of http.server
 
     def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -123,6 +126,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     monkeypatch.setattr(constants, "ENDPOINT", made.url)
+    template = f"{made.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
@@ -193,6 +198,10 @@ def test_missing_rights_are_one_error(hub: Hub, export: Path, monkeypatch: pytes
     hub.refused = {"/api/repos/create": 403}
     with pytest.raises(UserError, match=r"--push: the token may not write to acme/order-bot"):
         push_folder(export, NAME, public=False)
+    hub.refused = {"/lfs/": 400}
+    with pytest.raises(UserError, match=r"--push: acme/order-bot: the hub refused it or broke off \(.*400"):
+        push_folder(export, NAME, public=False)
+    assert hub.files == {}
     hub.refused = {"/api/whoami-v2": 401}
     with pytest.raises(UserError, match=r"--push: the hub does not accept the token; run `hf auth login`"):
         check_push(NAME, "shop", public=False)
@@ -239,7 +248,9 @@ def test_a_merged_model_is_pushed_with_licence_data_hash_and_figures(
         assert main(arguments) == 1
     assert hub.writes() == []
     assert main(arguments) == 0
-    assert f"pushed to {hub.url}/{NAME}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"pushed to {hub.url}/{NAME}" in printed
+    assert "licence" not in printed
     assert hub.files == content(run.path / "export" / "merged-f32")
     (tmp_path / "README.md").write_bytes(hub.files["README.md"])
     card = metadata_load(tmp_path / "README.md")
@@ -247,3 +258,12 @@ def test_a_merged_model_is_pushed_with_licence_data_hash_and_figures(
     result = card["model-index"][0]["results"][0]
     assert result["dataset"]["revision"] == run.read_manifest()["data"]["test"]["sha256"]
     assert {"low", "high", "numerator", "denominator"} <= set(result["metrics"][0]["args"])
+
+
+def test_an_unknown_licence_is_left_out_with_a_warning(
+    hub: Hub, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("model/README.md").unlink()
+    assert main(["export", str(run.path), "--merge", "bf16", "--prompts", "1", "--push", NAME]) == 0
+    assert "warning: the base model's card names no licence" in capsys.readouterr().out
+    assert b"license:" not in hub.files["README.md"]

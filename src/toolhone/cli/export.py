@@ -67,6 +67,9 @@ def _export(options: argparse.Namespace) -> int:
     if options.push is not None:
         from toolhone.export.hub import push_folder
 
+        if not done.licence:
+            about = "the base model's card names no licence, so this card has none; add the key `license` to README.md"
+            console.print(f"warning: {about}", markup=False)
         console.print(f"pushed to {push_folder(out, options.push, public=options.public)}", markup=False)
     return 0
 

@@ -53,12 +53,14 @@ _BASE_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A finished export. `proof` is None for an adapter alone."""
+    """A finished export. `proof` is None for an adapter alone. `licence` has the keys of the base model's licence in
+    the card; empty if it is unknown."""
 
     folder: Path
     facts: dict[str, Any]
     proof: Proof | None
     ways: list[Serving]
+    licence: Mapping[str, Any]
 
 
 class Source:
@@ -157,7 +159,7 @@ def export_run(
         _write_card(run, folder, ExportedModel(base, ways, DTYPES[merge] if merge else None, source.licence))
         facts = _facts(source, folder, target, proof)
         write_json(folder / FACTS, facts)
-    return Exported(out, facts, proof, ways)
+    return Exported(out, facts, proof, ways, source.licence)
 
 
 @contextlib.contextmanager

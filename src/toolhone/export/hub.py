@@ -16,7 +16,6 @@ from huggingface_hub import (
     HfApi,
     constants,
     get_token,
-    hf_hub_download,
     hf_hub_url,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
@@ -27,6 +26,9 @@ from toolhone.hub import hub_fault, unreachable
 
 _HOW_TO_LOG_IN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
 _FACTS = "toolhone.json"
+_FAILURES = (HfHubHTTPError, OSError, RuntimeError)
+"""What the client raises if the hub refuses a request, or a connection or an upload breaks off."""
+
 _MADE_BY_HUB = {".gitattributes", "README.md", "LICENSE"}
 """Files that a new repository may have before anything is uploaded."""
 
@@ -55,7 +57,7 @@ def check_push(name: str, run: str, *, public: bool) -> None:
     try:
         api.whoami()
         _check_repository(api, name, run, public=public)
-    except HfHubHTTPError as error:
+    except _FAILURES as error:
         raise UserError(_failure(name, error)) from None
 
 
@@ -72,7 +74,7 @@ def _check_repository(api: HfApi, name: str, run: str, *, public: bool) -> None:
         return
     facts: Any = {}
     if _FACTS in files:
-        facts = json.loads(Path(hf_hub_download(name, _FACTS)).read_text(encoding="utf-8"))
+        facts = json.loads(Path(api.hf_hub_download(name, _FACTS)).read_text(encoding="utf-8"))
     other = facts.get("run") if isinstance(facts, dict) else None
     if other != run:
         what = "files that are no export" if other is None else f"an export of the run {other}"
@@ -99,15 +101,16 @@ def push_folder(folder: Path, name: str, *, public: bool) -> str:
             ],
             commit_message=f"Export of toolhone {__version__}",
         )
-    except HfHubHTTPError as error:
+    except _FAILURES as error:
         raise UserError(_failure(name, error)) from None
     return str(url)
 
 
-def _failure(name: str, error: HfHubHTTPError) -> str:
-    status = error.response.status_code
+def _failure(name: str, error: Exception) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == 401:
         return f"--push: the hub does not accept the token; {_HOW_TO_LOG_IN}"
     if status == 403:
         return f"--push: the token may not write to {name}; use one with write access, or a name of your own account"
-    return f"--push: the hub refused {name}: {str(error).strip().partition(chr(10))[0]}"
+    reason = str(error.__cause__ or error).strip().partition("\n")[0]
+    return f"--push: {name}: the hub refused it or broke off ({reason}); try again, or leave out --push"
