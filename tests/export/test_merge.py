@@ -11,7 +11,7 @@ import torch
 from peft import get_peft_model
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from toolhone.chat.probe import make_renderer
 from toolhone.config import ChatConfig, LoraConfig, ModelConfig
@@ -101,6 +101,16 @@ def test_weights_in_bfloat16_are_those_in_float32_rounded_once(tiny_llama: Path,
     assert exact.keys() == rounded.keys()
     assert all(torch.equal(rounded[name], weight.bfloat16()) for name, weight in exact.items())
     assert json.loads((tmp_path / "bf16" / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+def test_weights_that_a_class_keeps_in_float32_stay_so(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["input_layernorm"])
+    base = model_config(tiny_llama)
+    merge_adapter(base, make_adapter(base, tmp_path), "bf16", tmp_path / "merged")
+    for name, weight in load_file(tmp_path / "merged" / "model.safetensors").items():
+        assert weight.dtype == (torch.float32 if "input_layernorm" in name else torch.bfloat16)
 
 
 def test_a_run_with_4_bit_weights_merges_into_the_unquantised_ones(tiny_llama: Path, tmp_path: Path) -> None:

@@ -35,29 +35,28 @@ def add_export_commands(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from toolhone.export.folder import check_replaceable, export_run
-    from toolhone.export.merge import NotEqualError
     from toolhone.run_folder import existing_run
 
     run, config = existing_run(options.folder)
     run.require_adapter()
-    kind = "adapter" if options.merge is None else f"merged-{options.merge}"
-    out: Path = options.out or run.path / "export" / kind
-    check_replaceable(out, config.name)
     if options.public and options.push is None:
         raise UserError("--public: needs --push OWNER/NAME")
     if options.push is not None:
         _check_push(options, config.model.name, config.name)
+    from toolhone.export.folder import check_replaceable, export_run
+    from toolhone.export.merge import NotEqualError
     from toolhone.tuned import TunedModel
 
+    kind = "adapter" if options.merge is None else f"merged-{options.merge}"
+    out: Path = options.out or run.path / "export" / kind
+    check_replaceable(out, config.name)
     console = plain_console()
     tuned = TunedModel.load(options.folder)
     for note in tuned.notes:
         console.print(f"note: {note}", markup=False)
     if options.merge is not None and config.model.quantize != "none":
-        console.print(
-            f"note: {config.model.quantize} weights are for training; merging into the unquantised base weights"
-        )
+        about = f"trained on {config.model.quantize} weights; merged into the same weights without quantisation"
+        console.print(f"note: {about}", markup=False)
     try:
         done = export_run(tuned, out, console, merge=options.merge, prompts=options.prompts)
     except NotEqualError as error:

@@ -24,6 +24,7 @@ from rich.console import Console
 from toolhone.chat.serving import Serving, Target, serving
 from toolhone.errors import UserError
 from toolhone.evaluate.score import scored_examples
+from toolhone.export.hub import FACTS
 from toolhone.export.launch import HERE, write_launch_files
 from toolhone.export.merge import DTYPES, MergedType, Proof, merge_adapter, prove_merge
 from toolhone.export.response_template import response_template
@@ -37,9 +38,6 @@ from toolhone.report.report import build_page
 from toolhone.route.policy import sha256_of
 from toolhone.run_folder import ADAPTER_FILES, RunFolder, versions
 from toolhone.tuned import TunedModel
-
-FACTS = "toolhone.json"
-"""The file of an export that says what it is made from. It marks a folder as an export."""
 
 LICENCE_FILES = ("license*", "licence*", "notice*", "*terms*", "use_policy*", "usage_policy*")
 """Patterns of the names of licence files, in upper or lower case."""

@@ -25,7 +25,9 @@ from toolhone.errors import UserError
 from toolhone.hub import hub_fault, unreachable
 
 _HOW_TO_LOG_IN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
-_FACTS = "toolhone.json"
+FACTS = "toolhone.json"
+"""The file of an export that says what it is made from. It marks a folder or a repository as an export."""
+
 _FAILURES = (HfHubHTTPError, OSError, RuntimeError)
 """What the client raises if the hub refuses a request, or a connection or an upload breaks off."""
 
@@ -41,7 +43,7 @@ def check_push(name: str, run: str, *, public: bool) -> None:
             has something else.
     """
     try:
-        hf_hub_url(name, _FACTS)  # sends no request; only checks the form of the name
+        hf_hub_url(name, FACTS)  # sends no request; only checks the form of the name
         is_name = name.count("/") == 1
     except HFValidationError:
         is_name = False
@@ -73,8 +75,8 @@ def _check_repository(api: HfApi, name: str, run: str, *, public: bool) -> None:
     if not files - _MADE_BY_HUB:
         return
     facts: Any = {}
-    if _FACTS in files:
-        facts = json.loads(Path(api.hf_hub_download(name, _FACTS)).read_text(encoding="utf-8"))
+    if FACTS in files:
+        facts = json.loads(Path(api.hf_hub_download(name, FACTS)).read_text(encoding="utf-8"))
     other = facts.get("run") if isinstance(facts, dict) else None
     if other != run:
         what = "files that are no export" if other is None else f"an export of the run {other}"

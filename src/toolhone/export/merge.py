@@ -9,6 +9,7 @@ the same base weights without quantisation, because weights that are merged in 4
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,9 +83,7 @@ def merge_adapter(config: ModelConfig, adapter: Path, dtype: MergedType, folder:
         model = PeftModel.from_pretrained(base, str(adapter))
         _untie(model.get_base_model())
         merged = model.merge_and_unload(safe_merge=True)
-    to = getattr(torch, DTYPES[dtype])
-    merged = merged.to(to)
-    merged.config.dtype = to
+    _cast(merged, getattr(torch, DTYPES[dtype]))
     # Sampling parameters that do not fit each other would stop transformers from saving. The export writes its own.
     merged.generation_config = GenerationConfig()
     with no_progress_bar():
@@ -107,6 +106,15 @@ def _untie(model: Any) -> None:
         weight = embeddings.get_base_layer().weight
         if head.weight is weight:
             head.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+
+
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    """Cast the weights, except those that the model's class keeps in float32, such as the biases of routers."""
+    kept = tuple(model._get_dtype_plan(dtype))
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_floating_point() and not any(part in name for part in kept):
+            tensor.data = tensor.data.to(dtype)
+    model.config.dtype = dtype
 
 
 def prove_merge(
