@@ -700,6 +700,17 @@ def _() -> None:
     assert "from gguf import GGUFReader" in inspect.getsource(load_gguf_checkpoint)
 
 
+# Merged weights: export/merge.py
+
+
+@contract("PreTrainedModel._get_dtype_plan", "merged weights would lose the float32 of router biases")
+def _() -> None:
+    model = copy.copy(llama())
+    model._keep_in_fp32_modules_strict = {"gate.bias"}
+    assert model._get_dtype_plan(torch.bfloat16) == {"gate.bias": torch.float32}
+    assert model._get_dtype_plan(torch.float32) == {}
+
+
 # Prices: economics/cost.py
 
 

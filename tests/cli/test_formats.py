@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import byte_tokenizer
 
-from toolhone.chat.serving import serving
+from toolhone.chat.serving import Target, serving
 from toolhone.cli import main
 from toolhone.formats import FORMATS
 
@@ -63,6 +63,6 @@ def test_a_model_without_a_tokenizer_is_one_error(tmp_path: Path, capsys: pytest
 
 
 def test_paths_with_spaces_are_quoted_in_serving_commands() -> None:
-    vllm, *_ = serving(FORMATS["hermes"], "my model", "runs/a b/adapter")
+    vllm, *_ = serving(FORMATS["hermes"], Target("my model", "runs/a b/adapter", adapter={}))
     assert "vllm serve 'my model'" in vllm.command
     assert "--chat-template 'runs/a b/adapter/chat_template.jinja'" in vllm.command

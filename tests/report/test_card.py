@@ -107,7 +107,9 @@ def test_the_card_says_how_engines_serve_the_adapter(tmp_path: Path, scored_run:
     traits = {"end_of_answer": "<|im_end|>", "end_of_calls": "<|im_end|>"}
     chat = {"format": "hermes", "template": "both", "parts": ["tools", "calls"], "traits": traits}
     text = _card(scored_run(tmp_path / "run", ANSWERS, adapter=True, model={"name": "Qwen/Qwen3-0.6B"}, chat=chat)).text
-    assert "vllm serve Qwen/Qwen3-0.6B --enable-lora --lora-modules tuned=path/to/this/folder" in text
+    lora = "--enable-lora --max-lora-rank 16 --lora-modules tuned=path/to/this/folder"
+    assert f"vllm serve Qwen/Qwen3-0.6B {lora}" in text
+    assert "`toolhone export` writes them" in text
     assert "--tool-call-parser hermes" in text
     assert "- Chat format: hermes" in text
     assert "the model's own turns; toolhone writes the tools and calls" in text
@@ -118,6 +120,15 @@ def test_the_card_names_engines_that_cannot_read_the_format(tmp_path: Path, scor
     chat = {"format": "json", "template": "toolhone"}
     run = scored_run(tmp_path / "run", ANSWERS, adapter=True, model={"name": "m"}, chat=chat)
     assert "vLLM: has no parser for this chat format, so calls stay in the text" in _card(run).text
+
+
+def test_the_card_of_an_adapter_that_engines_refuse_says_to_merge_it(tmp_path: Path, scored_run: ScoredRun) -> None:
+    chat = {"format": "hermes", "template": "toolhone"}
+    run = scored_run(tmp_path / "run", ANSWERS, adapter=True, model={"name": "m"}, chat=chat)
+    (run / "adapter" / "adapter_config.json").write_text('{"use_dora": true}', encoding="utf-8")
+    text = _card(run).text
+    assert "- vLLM cannot load DoRA adapters. Merge the weights: `toolhone export RUN --merge bf16`" in text
+    assert "vllm serve" not in text
 
 
 def test_a_run_without_an_adapter_gets_no_card(tmp_path: Path, scored_run: ScoredRun) -> None:

@@ -1,43 +1,158 @@
-"""Says how serving engines read a chat format: the command of each engine, with its tool-call parser."""
+"""Says how serving engines load a tuned model: the command of each engine, with its tool-call parser and stop ids.
+
+The model card, `toolhone formats probe` and the launch files of `toolhone export` all use these commands.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from toolhone.formats.chat_format import ChatFormat
 
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of vLLM's --max-lora-rank that toolhone uses. An adapter needs one that is not below its own rank."""
 
-class Serving(NamedTuple):
-    """How an engine serves an adapter: the command, and whether the engine itself turns the text into calls."""
+SLOTS = 4
+"""Requests that llama.cpp answers at a time. They share its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tuned model as an engine loads it.
+
+    Attributes:
+        model: the base model of an adapter, or the folder of a merged model.
+        folder: the folder with the tokenizer, the chat template and, if it is an export, generation_config.json.
+        adapter: the adapter's settings, as in adapter_config.json; None for a merged model.
+        revision: the base model's revision on the hub.
+        name: the model's name in requests.
+        stop_ids: where generation stops; empty if unknown.
+        max_tokens: token limit of a training example; None if unknown.
+        dtype: the number type to compute in; None: the engine's choice.
+        is_export: whether the folder was written by `toolhone export`.
+        has_response_template: whether the tokenizer says how its calls are read. vLLM's parser `hf` uses that.
+        has_window: whether layers of the model see only a window of the last tokens.
+        gguf, lora_gguf: GGUF files of the model and of the adapter.
+    """
+
+    model: str
+    folder: str
+    adapter: Mapping[str, Any] | None = None
+    revision: str | None = None
+    name: str = "tuned"
+    stop_ids: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    dtype: str | None = None
+    is_export: bool = False
+    has_response_template: bool = False
+    has_window: bool = False
+    gguf: str = "MODEL.gguf"
+    lora_gguf: str = "ADAPTER.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How an engine serves a tuned model.
+
+    Attributes:
+        words: the command, one string for each argument.
+        parses_calls: whether the engine itself turns the text into calls.
+        refused: why the engine cannot serve the adapter; "" if it can.
+        note: what else a user of the command must know; may be "".
+    """
 
     engine: str
-    command: str
+    words: tuple[str, ...]
     parses_calls: bool
+    refused: str = ""
+    note: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command for a shell."""
+        return shlex.join(self.words)
+
+    @property
+    def script(self) -> str:
+        """The launch file of an export that runs the command."""
+        return f"launch/{self.engine.lower()}.sh"
 
 
-def serving(chat_format: ChatFormat, base: str, adapter: str) -> list[Serving]:
-    """Return how vLLM, SGLang and llama.cpp serve an adapter.
+def serving(chat_format: ChatFormat, target: Target) -> list[Serving]:
+    """Return how vLLM, SGLang and llama.cpp serve a tuned model."""
+    return [_vllm(chat_format, target), _sglang(chat_format, target), _llama_cpp(target)]
 
-    Args:
-        base: the base model, a folder or a name on the hub.
-        adapter: the adapter's folder, which has the chat template too.
-    """
-    base, template, adapter = shlex.quote(base), shlex.quote(f"{adapter}/chat_template.jinja"), shlex.quote(adapter)
-    parsers = chat_format.serving_parsers
-    vllm = f"vllm serve {base} --enable-lora --lora-modules tuned={adapter} --chat-template {template}"
-    if "vllm" in parsers:
-        vllm += f" --enable-auto-tool-choice --tool-call-parser {parsers['vllm']}"
-    sglang = (
-        f"python -m sglang.launch_server --model-path {base} --enable-lora --lora-paths tuned={adapter} "
-        f"--chat-template {template}"
-    )
-    if "sglang" in parsers:
-        sglang += f" --tool-call-parser {parsers['sglang']}"
-    llama_cpp = f"llama-server -m BASE.gguf --lora ADAPTER.gguf --jinja --chat-template-file {template}"
-    return [
-        Serving("vLLM", vllm, "vllm" in parsers),
-        Serving("SGLang", sglang, "sglang" in parsers),
-        # llama.cpp derives its parser from the template, and returns an error if it cannot.
-        Serving("llama.cpp", llama_cpp, parses_calls=True),
-    ]
+
+def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
+    words = ["vllm", "serve", target.model, *_pair("--revision", target.revision), *_pair("--dtype", target.dtype)]
+    if target.is_export:
+        # Without these two, vLLM takes the stop ids and the response template of the base model.
+        words += ["--tokenizer", target.folder, "--generation-config", target.folder]
+    if target.adapter is None:
+        words += ["--served-model-name", target.name]
+    else:
+        rank = target.adapter.get("r", VLLM_RANKS[1])
+        limit = next((known for known in VLLM_RANKS if known >= rank), VLLM_RANKS[-1])
+        words += ["--enable-lora", "--max-lora-rank", str(limit), "--lora-modules", f"{target.name}={target.folder}"]
+    words += ["--chat-template", f"{target.folder}/chat_template.jinja"]
+    parser = chat_format.serving_parsers.get("vllm") or ("hf" if target.has_response_template else None)
+    if parser is not None:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    return Serving("vLLM", tuple(words), parser is not None, _refused("vLLM", target))
+
+
+def _sglang(chat_format: ChatFormat, target: Target) -> Serving:
+    words = ["python", "-m", "sglang.launch_server", "--model-path", target.model]
+    words += [*_pair("--revision", target.revision), *_pair("--dtype", target.dtype)]
+    note = ""
+    if target.adapter is None:
+        words += ["--served-model-name", target.name]
+    else:
+        if target.is_export:
+            words += ["--tokenizer-path", target.folder]
+        words += ["--enable-lora", "--lora-paths", f"{target.name}={target.folder}"]
+        if target.stop_ids:
+            # SGLang reads generation_config.json of the base model only.
+            words += ["--json-model-override-args", json.dumps({"eos_token_id": list(target.stop_ids)})]
+        note = f"ask for the model {target.model}:{target.name}, and send temperature 0 in each request"
+    words += ["--chat-template", f"{target.folder}/chat_template.jinja"]
+    parser = chat_format.serving_parsers.get("sglang")
+    words += _pair("--tool-call-parser", parser)
+    return Serving("SGLang", tuple(words), parser is not None, _refused("SGLang", target), note)
+
+
+def _llama_cpp(target: Target) -> Serving:
+    words = ["llama-server", "-m", target.gguf]
+    if target.adapter is not None:
+        words += ["--lora", target.lora_gguf]
+    words += ["--jinja", "--chat-template-file", f"{target.folder}/chat_template.jinja"]
+    if target.max_tokens is not None:
+        words += ["--parallel", str(SLOTS), "--ctx-size", str(SLOTS * target.max_tokens)]
+    if target.has_window:
+        words.append("--swa-full")  # otherwise almost no prefix of a prompt is reused
+    words += ["--temp", "0", "--alias", target.name]
+    # llama.cpp derives its parser from the template, and returns an error if it cannot.
+    return Serving("llama.cpp", tuple(words), parses_calls=True, refused=_refused("llama.cpp", target))
+
+
+def _pair(flag: str, value: str | None) -> Sequence[str]:
+    return () if value is None else (flag, value)
+
+
+def _refused(engine: str, target: Target) -> str:
+    """Return why an engine cannot serve an adapter; "" if it can."""
+    adapter = target.adapter or {}
+    if adapter.get("use_dora"):
+        return f"{engine} cannot load DoRA adapters"
+    if adapter.get("modules_to_save"):
+        fault = "leaves out" if engine == "SGLang" else "cannot load"
+        return f"{engine} {fault} the weights of lora.modules_to_save"
+    if adapter.get("bias", "none") != "none" or adapter.get("lora_bias"):
+        return f"{engine} cannot load the biases of an adapter"
+    if engine == "vLLM" and adapter.get("r", 0) > VLLM_RANKS[-1]:
+        return f"vLLM takes ranks up to {VLLM_RANKS[-1]}, and the adapter's is {adapter['r']}"
+    return ""

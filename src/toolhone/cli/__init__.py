@@ -18,6 +18,7 @@ from toolhone.cli import flags
 from toolhone.cli.data import add_data_commands
 from toolhone.cli.economics import add_cost_commands
 from toolhone.cli.evaluate import add_evaluate_commands
+from toolhone.cli.export import add_export_commands
 from toolhone.cli.formats import add_format_commands
 from toolhone.cli.route import add_route_commands
 from toolhone.cli.start import add_start_commands
@@ -32,7 +33,7 @@ _GROUPS = {
     "data": ("data", "formats"),
     "tune": ("train", "learning-curve", "ask"),
     "evaluate": ("eval", "predict", "score", "compare", "report"),
-    "decide and deploy": ("advise", "cost", "route", "serve"),
+    "decide and deploy": ("advise", "cost", "route", "export", "serve"),
 }
 """The commands by what they are for, in the order of `toolhone --help`."""
 _FIRST = ("init", "fetch", "train", "ask", "data")
@@ -97,6 +98,7 @@ def _parser_and_commands() -> tuple[argparse.ArgumentParser, Any]:
     add_evaluate_commands(commands)
     add_cost_commands(commands)
     add_route_commands(commands)
+    add_export_commands(commands)
     flags.command(commands, "doctor", _doctor, "check what this machine can do; takes about ten seconds")
     flags.command(commands, "config", _config, "list every key of a config file, with its default and meaning")
     _add_completion(commands)

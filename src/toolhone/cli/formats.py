@@ -59,7 +59,7 @@ def _list(_: argparse.Namespace) -> None:
 
 def _probe(options: argparse.Namespace) -> None:
     from toolhone.chat.probe import make_renderer, own_template_losses
-    from toolhone.chat.serving import serving
+    from toolhone.chat.serving import Target, serving
     from toolhone.config import ChatConfig, ModelConfig
     from toolhone.pretrained import load_tokenizer
 
@@ -79,10 +79,10 @@ def _probe(options: argparse.Namespace) -> None:
     console.print("\n[bold]A row[/] (green: learned)")
     _show_row(renderer, console)
     console.print("\n[bold]Serving an adapter[/] in runs/RUN/adapter")
-    for engine, command, parses_calls in serving(renderer.format, options.model, "runs/RUN/adapter"):
-        note = "" if parses_calls else "  (no parser of this engine reads the format: calls stay in the text)"
-        console.print(f"  {engine}{note}", markup=False)
-        console.print(f"    {command}", markup=False, highlight=False, soft_wrap=True)
+    for way in serving(renderer.format, Target(options.model, "runs/RUN/adapter", adapter={})):
+        note = "" if way.parses_calls else "  (no parser of this engine reads the format: calls stay in the text)"
+        console.print(f"  {way.engine}{note}", markup=False)
+        console.print(f"    {way.command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_row(renderer: ChatRenderer, console: Console) -> None:

@@ -1,6 +1,7 @@
-"""Writes the files of a run that other tools read: samples for lm-evaluation-harness, and the adapter's model card.
+"""Writes the files of a run that other tools read: samples for lm-evaluation-harness, and model cards.
 
-In: the files of a run folder, and the values of its report. Out: `samples/` and `adapter/README.md`. What a run does
+In: the files of a run folder, and the values of its report. Out: `samples/`, and the README.md of an adapter or of an
+export. What a run does
 not record, such as a licence, is left out and never guessed.
 """
 
@@ -10,18 +11,39 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolhone.chat.serving import Serving
 from toolhone.evaluate.values import STRICT
-from toolhone.jsonl import write_jsonl, write_text
+from toolhone.jsonl import read_json, write_jsonl, write_text
 from toolhone.records import Message, Score
-from toolhone.report import facts, wording
+from toolhone.report import facts, tables, wording
 from toolhone.report.facts import RunFiles
 from toolhone.report.pages import markdown_page
+from toolhone.run_folder import ADAPTER_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """What a model card says about an export.
+
+    Attributes:
+        base: the base model, a name on the hub or a folder.
+        ways: how engines serve the export.
+        merged: the number type of merged weights; None for an adapter alone.
+        licence: the keys of the base model's licence in the front matter, such as `license`; empty if unknown.
+    """
+
+    base: str
+    ways: Sequence[Serving]
+    merged: str | None = None
+    licence: Mapping[str, Any] = field(default_factory=dict)
+
 
 METRICS = ("exact_match", "tool_name_accuracy")
 
@@ -102,30 +124,57 @@ def _ask(score: Score, prompt: Sequence[Message] | None) -> _Asked:
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def write_card(run: RunFiles, page: Mapping[str, Any], adapter: Path) -> None:
-    """Write adapter/README.md beside the weights. `page` has the values of the run's report.
+def write_card(run: RunFiles, page: Mapping[str, Any], folder: Path, export: ExportedModel | None = None) -> None:
+    """Write README.md into the folder of the run's adapter, or of an export. `page` has the values of the run's report.
 
     huggingface_hub reads the front matter as a model card with a `model-index`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    on_hub = hub_id(run.base_model)
-    *_, model = run.metrics["models"].values()
-    languages = [
-        code for code in model["by"].get("language", {}) if len(code) in (2, 3) and code.isascii() and code.islower()
-    ]  # only values that look like ISO 639 codes
+    base = export.base if export else run.base_model
+    on_hub = hub_id(base)
+    models = run.metrics["models"].values()
+    by_language = [*models][-1]["by"].get("language", {}) if models else {}
+    # only values that look like ISO 639 codes
+    languages = [code for code in by_language if len(code) in (2, 3) and code.isascii() and code.islower()]
+    merged = export.merged if export else None
     front_matter = ModelCardData(
         base_model=on_hub,
-        eval_results=_eval_results(run) or None,
+        eval_results=(_eval_results(run) if models else None) or None,
         language=languages or None,
-        library_name="peft",
+        library_name="transformers" if merged else "peft",
         model_name=run.name,
         pipeline_tag="text-generation",
-        tags=["function-calling", "tool-use", "lora", "toolhone"],
+        tags=["function-calling", "tool-use", *([] if merged else ["lora"]), "toolhone"],
+        **(export.licence if export else {}),
     )
-    body = markdown_page("card", page=page, base_model=run.base_model, is_on_hub=on_hub is not None)
+    if export is None:
+        settings = read_json(folder / ADAPTER_FILES[0], "training writes it")
+        ways: Sequence[Serving] = facts.serving_commands(run, settings)
+    else:
+        ways = export.ways
+    values = {"base_model": base, "is_on_hub": on_hub is not None, "merged": merged, "is_export": export is not None}
+    body = markdown_page("card", page=page, ways=ways, **values)
     card = ModelCard(f"---\n{front_matter.to_yaml()}\n---\n\n{body}", ignore_metadata_errors=False)
-    write_text(adapter / "README.md", str(card).encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_text(folder / "README.md", str(card).encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def unscored_page(run: RunFiles) -> dict[str, Any]:
+    """Return the values of a card for a run that was not scored."""
+    empty = ("agreement_with", "change", "sample", "formats")
+    lists = ("labels", "models", "headline", "tools", "failure_kinds")
+    return {
+        "name": run.name,
+        "version": run.manifest.get("toolhone"),
+        "verdict": "This model was not scored.",
+        **dict.fromkeys(empty),
+        **dict.fromkeys(lists, ()),
+        "facts": tuple(facts.machine(run)),
+        "chat": tuple(facts.chat(run)),
+        "training": tuple(facts.training(run)),
+        "data": tables.data_table(run.manifest),
+        "commands": facts.commands(run),
+    }
 
 
 def hub_id(name: str | None) -> str | None:

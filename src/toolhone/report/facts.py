@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolhone.chat.serving import Serving, serving
+from toolhone.chat.serving import Serving, Target, serving
 from toolhone.errors import UserError
 from toolhone.evaluate.values import STRICT
 from toolhone.formats import FORMATS
@@ -228,12 +228,14 @@ def chat(run: RunFiles) -> Iterator[tuple[str, str]]:
         yield "A turn ends with", " or ".join(dict.fromkeys((traits["end_of_answer"], traits["end_of_calls"])))
 
 
-def serving_commands(run: RunFiles) -> tuple[Serving, ...]:
-    """Return how engines serve the adapter. Empty if the run does not record its model and its chat format."""
+def serving_commands(run: RunFiles, adapter: Mapping[str, Any]) -> tuple[Serving, ...]:
+    """Return how engines serve the adapter with these settings. Empty if the run does not record its model and its chat
+    format."""
     chat_format = FORMATS.get((run.manifest.get("chat") or {}).get("format", ""))
     if chat_format is None or run.base_model is None:
         return ()
-    return tuple(serving(chat_format, run.base_model, "path/to/this/folder"))
+    revision = run.manifest["model"].get("revision")
+    return tuple(serving(chat_format, Target(run.base_model, "path/to/this/folder", adapter, revision)))
 
 
 def change(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, int]:

@@ -92,7 +92,6 @@ def build_page(run: RunFiles) -> dict[str, Any]:
         "verdict": facts.verdict(run.metrics),
         "facts": tuple(facts.machine(run)),
         "chat": tuple(facts.chat(run)),
-        "serving": facts.serving_commands(run),
         "models": names,
         "labels": tuple(labels.values()),
         "sample": facts.sample(run.metrics),

@@ -44,7 +44,7 @@ def load_model(config: ModelConfig, hardware: Hardware) -> Any:
             bnb_4bit_quant_storage=hardware.dtype if hardware.device == "cuda" else torch.uint8,
         )
         options["device_map"] = {"": local_rank() if hardware.device == "cuda" else "cpu"}
-    with _no_progress_bar():
+    with no_progress_bar():
         model = from_pretrained(auto_class(model_config), config, **options)
     model.config.use_cache = False
     return model
@@ -83,8 +83,8 @@ def load_for_inference(config: ModelConfig, hardware: Hardware, adapter: Path | 
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Hide transformers' progress bar for loading weights."""
+def no_progress_bar() -> Iterator[None]:
+    """Hide transformers' progress bars for loading and saving weights."""
     transformers_logging.disable_progress_bar()
     try:
         yield
