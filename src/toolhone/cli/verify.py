@@ -1,0 +1,114 @@
+"""The command `toolhone verify`, which proves that a serving engine answers as the run's model does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolhone.cli import flags
+from toolhone.cli.terminal import plain_console
+from toolhone.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from toolhone.engines.client import EngineClient
+    from toolhone.tuned import TunedModel
+    from toolhone.verify.gate import Verdict
+
+_PARALLEL = 4
+
+
+def add_verify_command(commands: Any) -> None:
+    """Add `verify`."""
+    about = "check that a serving engine gives the prompts, answers and calls of the run's model; exit code 1 if not"
+    parser = flags.command(commands, "verify", _verify, about)
+    flags.add(parser, "--run")
+    engine = parser.add_mutually_exclusive_group(required=True).add_argument
+    about = "address of a running engine: llama-server, vLLM, or another with OpenAI's API"
+    engine("--endpoint", metavar="URL", help=about)
+    engine("--gguf", type=Path, metavar="FILE", help="GGUF of the merged model, or with --lora of the base model")
+    engine("--engine", choices=("vllm",), help="start this engine, for the folder of --export")
+    add = parser.add_argument
+    add("--model", metavar="NAME", help="with --endpoint: name of the model there (default: the last one it lists)")
+    add("--lora", type=Path, metavar="FILE", help="with --gguf: GGUF of the adapter")
+    add("--export", type=Path, metavar="FOLDER", help="with --engine: folder that `toolhone export` wrote")
+    about = "number type of the served weights, such as bfloat16 or q8_0 (default: as the engine says, or the run's)"
+    add("--weights", metavar="TYPE", help=about)
+    about = "number of turns, spread over those with several calls, one call and text (default: all)"
+    add("--rows", type=flags.count, metavar="N", help=about)
+    add("--concurrency", type=flags.count, default=_PARALLEL, metavar="N", help="requests at a time (default: 4)")
+    about = "routing policy to use with the engine (default: the one made for it, or the run's)"
+    add("--policy", type=Path, metavar="FILE", help=about)
+    add("--out", type=Path, metavar="FILE", help="file for the result as JSON (default: RUN/verify/ENGINE.json)")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from toolhone.tuned import TunedModel
+    from toolhone.verify.gate import verify, write_verdict
+
+    for name, needed in (("model", "endpoint"), ("lora", "gguf"), ("export", "engine")):
+        if getattr(options, name) is not None and getattr(options, needed) is None:
+            raise UserError(f"--{name}: goes with --{needed}; leave it out, or give both")
+    console = plain_console()
+    tuned = TunedModel.load(options.folder)
+    with tuned.run.lock(console), _client(options, tuned) as client:
+        verdict = verify(
+            tuned,
+            client,
+            console,
+            rows=options.rows,
+            concurrency=options.concurrency,
+            weights=options.weights,
+            policy=options.policy,
+        )
+        path = write_verdict(verdict, tuned.run, options.out)
+    console.print(verdict_table(verdict))
+    console.print(f"written to {path}", markup=False)
+    return 0 if verdict.passed else 1
+
+
+@contextmanager
+def _client(options: argparse.Namespace, tuned: TunedModel) -> Iterator[EngineClient]:
+    """Yield a client of the engine that the flags name; it is started first, and stopped at the end, if need be."""
+    from toolhone.engines.client import connect
+
+    if options.endpoint is not None:
+        yield connect(options.endpoint, options.model)
+        return
+    if options.engine is not None:
+        raise UserError("--engine vllm: is not available yet; start vLLM and give its address with --endpoint")
+    from toolhone.engines.llama_cpp import llama_cpp_server
+    from toolhone.verify.gate import needed_context
+
+    for flag, path in (("--gguf", options.gguf), ("--lora", options.lora)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{flag} {path}: no such file; `toolhone export RUN --gguf` writes it")
+    # A merged GGUF must have the right template itself. A base model's GGUF has another one.
+    template = None if options.lora is None else tuned.renderer.template
+    with llama_cpp_server(
+        options.gguf.resolve(),
+        lora=None if options.lora is None else options.lora.resolve(),
+        template=template,
+        parallel=options.concurrency,
+        ctx=needed_context(tuned, options.concurrency),
+    ) as base_url:
+        yield connect(base_url, flag="--gguf")
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Return the table of a verdict, one row per check."""
+    from rich.text import Text
+
+    from toolhone.report.tables import rich_table
+
+    turns = f"{verdict.rows} of {verdict.of_rows} turns"
+    title = f"{verdict.identity.engine} against {verdict.reference}: {turns}, {'pass' if verdict.passed else 'FAIL'}"
+    table = rich_table(title, "lll", ("Check", "Result", "Detail"))
+    styles = {"pass": "green", "FAIL": "bold red"}
+    for line in verdict.lines:
+        table.add_row(Text(line.name), Text(line.result, style=styles.get(line.result, "")), Text(line.detail))
+    return table
