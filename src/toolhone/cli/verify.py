@@ -33,15 +33,17 @@ def add_verify_command(commands: Any) -> None:
     engine("--gguf", type=Path, metavar="FILE", help="GGUF of the merged model, or with --lora of the base model")
     engine("--engine", choices=("vllm",), help="start this engine, for the folder of --export")
     add = parser.add_argument
-    add("--model", metavar="NAME", help="with --endpoint: name of the model there (default: the last one it lists)")
+    about = "model that the endpoint is asked for (default: the last one that it lists)"
+    add("--endpoint-model", metavar="NAME", help=about)
     add("--lora", type=Path, metavar="FILE", help="with --gguf: GGUF of the adapter")
     add("--export", type=Path, metavar="FOLDER", help="with --engine: folder that `toolhone export` wrote")
     about = "number type of the served weights, such as bfloat16 or q8_0 (default: as the engine says, or the run's)"
     add("--weights", metavar="TYPE", help=about)
-    about = "number of turns, spread over those with several calls, one call and text (default: all)"
-    add("--rows", type=flags.count, metavar="N", help=about)
-    add("--concurrency", type=flags.count, default=_PARALLEL, metavar="N", help="requests at a time (default: 4)")
-    about = "routing policy to use with the engine (default: the one made for it, or the run's)"
+    about = "use at most N turns, spread over those with several calls, one call and text (default: all)"
+    add("--max-rows", type=flags.count, metavar="N", help=about)
+    about = "calls at a time (default: %(default)s)"
+    add("--concurrency", type=flags.count, default=_PARALLEL, metavar="N", help=about)
+    about = "when to escalate: the policy.json of `toolhone route` (default: the one made for the engine, or the run's)"
     add("--policy", type=Path, metavar="FILE", help=about)
     add("--out", type=Path, metavar="FILE", help="file for the result as JSON (default: RUN/verify/ENGINE.json)")
 
@@ -50,9 +52,9 @@ def _verify(options: argparse.Namespace) -> int:
     from toolhone.tuned import TunedModel
     from toolhone.verify.gate import verify, write_verdict
 
-    for name, needed in (("model", "endpoint"), ("lora", "gguf"), ("export", "engine")):
+    for name, needed in (("endpoint_model", "endpoint"), ("lora", "gguf"), ("export", "engine")):
         if getattr(options, name) is not None and getattr(options, needed) is None:
-            raise UserError(f"--{name}: goes with --{needed}; leave it out, or give both")
+            raise UserError(f"--{name.replace('_', '-')}: goes with --{needed}; leave it out, or give both")
     console = plain_console()
     tuned = TunedModel.load(options.folder)
     with tuned.run.lock(console), _client(options, tuned) as client:
@@ -60,7 +62,7 @@ def _verify(options: argparse.Namespace) -> int:
             tuned,
             client,
             console,
-            rows=options.rows,
+            rows=options.max_rows,
             concurrency=options.concurrency,
             weights=options.weights,
             policy=options.policy,
@@ -77,7 +79,7 @@ def _client(options: argparse.Namespace, tuned: TunedModel) -> Iterator[EngineCl
     from toolhone.engines.client import connect
 
     if options.endpoint is not None:
-        yield connect(options.endpoint, options.model)
+        yield connect(options.endpoint, options.endpoint_model)
         return
     if options.engine is not None:
         raise UserError("--engine vllm: is not available yet; start vLLM and give its address with --endpoint")

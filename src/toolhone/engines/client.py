@@ -246,7 +246,9 @@ def connect(base_url: str, model: str | None = None, flag: str = "--endpoint") -
     if not names:
         raise UserError(f"{flag} {base_url}: `/v1/models` lists no model; check that an engine with OpenAI's API runs")
     if model is not None and model not in names:
-        raise UserError(f"--model {model}: the engine at {base_url} serves {', '.join(names)}; name one of them")
+        raise UserError(
+            f"--endpoint-model {model}: the engine at {base_url} serves {', '.join(names)}; name one of them"
+        )
     props = http.get("/props")
     if isinstance(props, dict) and "chat_template" in props:
         adapters = tuple(str(one.get("path", one.get("id"))) for one in http.get("/lora-adapters") or ())

@@ -213,7 +213,7 @@ def refuse_other_model(policy: Policy, identity: Identity) -> None:
     ]
     if differences:
         raise UserError(
-            f"the policy was made for another model or engine: {'; '.join(differences)}; make one for this model with "
+            f"the policy was made for another model: {'; '.join(differences)}; make one for this model with "
             "`toolhone route`"
         )
 
