@@ -13,6 +13,7 @@ from toolhone.cli.terminal import plain_console
 from toolhone.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from toolhone.engines.client import EngineClient
@@ -43,6 +44,8 @@ def add_verify_command(commands: Any) -> None:
     add("--max-rows", type=flags.count, metavar="N", help=about)
     about = "calls at a time (default: %(default)s)"
     add("--concurrency", type=flags.count, default=_PARALLEL, metavar="N", help=about)
+    about = "read calls from the answer's text, for servers that do not separate them"
+    add("--calls-in-text", action="store_true", help=about)
     about = "when to escalate: the policy.json of `toolhone route` (default: the one made for the engine, or the run's)"
     add("--policy", type=Path, metavar="FILE", help=about)
     add("--out", type=Path, metavar="FILE", help="file for the result as JSON (default: RUN/verify/ENGINE.json)")
@@ -57,7 +60,7 @@ def _verify(options: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')}: goes with --{needed}; leave it out, or give both")
     console = plain_console()
     tuned = TunedModel.load(options.folder)
-    with tuned.run.lock(console), _client(options, tuned) as client:
+    with tuned.run.lock(console), _client(options, tuned, console) as (client, calls_in_text):
         verdict = verify(
             tuned,
             client,
@@ -66,6 +69,7 @@ def _verify(options: argparse.Namespace) -> int:
             concurrency=options.concurrency,
             weights=options.weights,
             policy=options.policy,
+            calls_in_text=calls_in_text,
         )
         path = write_verdict(verdict, tuned.run, options.out)
     console.print(verdict_table(verdict))
@@ -74,31 +78,39 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _client(options: argparse.Namespace, tuned: TunedModel) -> Iterator[EngineClient]:
-    """Yield a client of the engine that the flags name; it is started first, and stopped at the end, if need be."""
+def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) -> Iterator[tuple[EngineClient, bool]]:
+    """Yield a client of the engine that the flags name, and whether it leaves calls in the text. An engine that does
+    not run yet is started first, and ended after."""
     from toolhone.engines.client import connect
 
     if options.endpoint is not None:
-        yield connect(options.endpoint, options.endpoint_model)
+        yield connect(options.endpoint, options.endpoint_model), options.calls_in_text
         return
     if options.engine is not None:
         raise UserError("--engine vllm: is not available yet; start vLLM and give its address with --endpoint")
-    from toolhone.engines.llama_cpp import llama_cpp_server
-    from toolhone.verify.gate import needed_context
-
     for flag, path in (("--gguf", options.gguf), ("--lora", options.lora)):
         if path is not None and not path.is_file():
             raise UserError(f"{flag} {path}: no such file; `toolhone export RUN --gguf` writes it")
-    # A merged GGUF must have the right template itself. A base model's GGUF has another one.
-    template = None if options.lora is None else tuned.renderer.template
+    from toolhone.engines.llama_cpp import llama_cpp_server
+    from toolhone.engines.llama_cpp_parser import unread_turn
+    from toolhone.verify.gate import needed_context
+
+    calls_in_text = options.calls_in_text
+    if not calls_in_text and (reason := unread_turn(tuned.renderer)) is not None:
+        console.print(
+            f"llama.cpp does not read this chat format, so it leaves calls in the text: {reason}", markup=False
+        )
+        calls_in_text = True
     with llama_cpp_server(
         options.gguf.resolve(),
         lora=None if options.lora is None else options.lora.resolve(),
-        template=template,
+        # A merged GGUF must have the right template itself. A base model's GGUF has another one.
+        template=None if options.lora is None else tuned.renderer.template,
         parallel=options.concurrency,
-        ctx=needed_context(tuned, options.concurrency),
+        ctx=needed_context(tuned),
+        skip_chat_parsing=calls_in_text,
     ) as base_url:
-        yield connect(base_url, flag="--gguf")
+        yield connect(base_url, flag="--gguf"), calls_in_text
 
 
 def verdict_table(verdict: Verdict) -> Table:

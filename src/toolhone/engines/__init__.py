@@ -1,1 +1,1 @@
-"""Serving engines: what toolhone asks of a running one, and how it starts one."""
+"""Serving engines that toolhone starts or talks to."""

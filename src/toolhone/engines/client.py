@@ -316,7 +316,7 @@ def _places(ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _chosen_and_runner_up(row: Mapping[str, Any]) -> tuple[float, float | None]:
     by_id = {one["id"]: float(one["logprob"]) for one in row["top_logprobs"]}
-    chosen = by_id.pop(row["id"]) if row["id"] in by_id else float(row["logprob"])
+    chosen = by_id.pop(row["id"])  # the likeliest token, which is always listed
     return chosen, max(by_id.values(), default=None)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -300,10 +300,13 @@ def check_logprobs(turns: Sequence[Turn], bounds: Bounds) -> Line:
     return Line(name, mean <= bounds.logprob_mean and largest <= bounds.logprob_max, detail, figures)
 
 
-def check_tool_calls(turns: Sequence[Turn], format: FormatName) -> Line:
+def check_tool_calls(turns: Sequence[Turn], format: FormatName, *, in_text: bool = False) -> Line:
     """Check that the engine's parser reads the calls that toolhone's parser reads, from the same text.
 
     Turns that toolhone's parser cannot read are left out, because engines may do what they want with them.
+
+    Args:
+        in_text: whether the server leaves calls in the text, for toolhone's parser. Then the text must be whole.
     """
     name = "tool calls"
     counts: Counter[tuple[Kind, bool]] = Counter()
@@ -320,6 +323,10 @@ def check_tool_calls(turns: Sequence[Turn], format: FormatName) -> Line:
             continue
         kind: Kind = "parallel" if len(read.calls) > 1 else "single" if read.calls else "text"
         fault = f"refused: {turn.chat}" if isinstance(turn.chat, EngineError) else _call_fault(read, turn.chat)
+        if in_text and isinstance(turn.chat, ChatAnswer):
+            again = parse_turn(turn.chat.content, format, tools=turn.example.tools_by_name)
+            calls = tuple(RawCall(call.name, json.dumps(call.arguments)) for call in again.calls)
+            fault = _call_fault(read, replace(turn.chat, content=again.content, calls=calls))
         counts[kind, fault is None] += 1
         if fault is not None:
             faults.append((fault, turn))
@@ -331,7 +338,7 @@ def check_tool_calls(turns: Sequence[Turn], format: FormatName) -> Line:
         **{kind: {"turns": total, "equal": counts[kind, True]} for kind, total in totals.items()},  # type: ignore[index]
         "unreadable": unreadable,
     }
-    detail = f"the engine's parser agrees with toolhone's: {shown}"
+    detail = f"left in the text, for toolhone's parser: {shown}" if in_text else f"read as toolhone reads them: {shown}"
     if unreadable:
         detail += f"; {unreadable} turns without readable calls are left out"
     if not faults:
@@ -339,7 +346,7 @@ def check_tool_calls(turns: Sequence[Turn], format: FormatName) -> Line:
     common = Counter(fault for fault, _ in faults).most_common(1)[0][0]
     first = next(turn for fault, turn in faults if fault == common)
     detail += f"; {len(faults)} differ, the commonest (first: {first.example.id}): {common}"
-    return Line(name, False, f"{detail}; send ids and parse with toolhone, or use another parser", figures)
+    return Line(name, False, f"{detail}; use another parser, or leave calls in the text for toolhone's", figures)
 
 
 def _own_reading(turn: Turn, format: FormatName) -> ParsedTurn | None:

@@ -80,6 +80,7 @@ def verify(
     concurrency: int = 4,
     weights: str | None = None,
     policy: Path | None = None,
+    calls_in_text: bool = False,
 ) -> Verdict:
     """Compare an engine with the run's tuned model on its scored turns.
 
@@ -87,6 +88,7 @@ def verify(
         rows: number of turns, spread over those with several calls, one call and text; None: all.
         concurrency: requests at a time.
         weights: the number type of the served weights, such as "q8_0"; None: as the engine says, otherwise the run's.
+        calls_in_text: whether the server leaves calls in the text.
         policy: the routing policy to use with the engine; None: that of the engine's folder, or the run's.
 
     Raises:
@@ -105,7 +107,7 @@ def verify(
         base = _base_differences(asked, client, examples) if client.facts.serves_base else None
     turns = observe(asked, client, examples, answers, concurrency, console)
     predictions = engine_predictions(asked, turns, identity.engine)
-    lines = compare(asked, turns, predictions, bounds, base)
+    lines = compare(asked, turns, predictions, bounds, base, calls_in_text=calls_in_text)
     lines.append(check_policy(tuned.run, identity, policy))
     reference = f"transformers {asked.hardware.dtype_name}"
     return Verdict(
@@ -156,12 +158,12 @@ def _read(path: Path) -> dict[str, Prediction]:
     return {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
 
 
-def needed_context(tuned: TunedModel, parallel: int) -> int:
-    """Return the context in tokens for this many of the run's turns at a time, each with its answer."""
+def needed_context(tuned: TunedModel) -> int:
+    """Return the context in tokens for any of the run's scored turns and its answer."""
     prompts = (tuned.renderer.prompt(one.prompt, one.tools)[1] for one in scored_examples(tuned.run))
     # llama.cpp's chat templates may add a few tokens to those of training, which the gate should report.
     longest = max(map(len, prompts), default=0) + tuned.config.evaluate.max_new_tokens + 64
-    return parallel * -(-longest // 256) * 256
+    return -(-longest // 256) * 256
 
 
 def _base_differences(tuned: TunedModel, client: EngineClient, examples: Sequence[Example]) -> list[float]:
@@ -263,6 +265,8 @@ def compare(
     predictions: Mapping[str, Prediction],
     bounds: Bounds,
     base: Sequence[float] | None,
+    *,
+    calls_in_text: bool,
 ) -> list[Line]:
     """Return the lines of all checks except the policy's. `base` has the differences of the base model's runner-ups;
     None if the engine serves no separate base model."""
@@ -289,7 +293,7 @@ def compare(
         checks.check_stops(turns, stop_ids, stop_texts, renderer.decode),
         checks.check_greedy(turns, stop_ids, bounds, renderer.decode),
         checks.check_logprobs(turns, bounds),
-        checks.check_tool_calls(turns, format),
+        checks.check_tool_calls(turns, format, in_text=calls_in_text),
         checks.check_accuracy(
             [score(turn.example, turn.reference, format) for turn in scored],
             [score(turn.example, predictions[turn.example.id], format) for turn in scored],
