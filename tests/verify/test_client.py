@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from toolhone.engines.client import EngineClient, EngineError, connect, weights_name
+from toolhone.engines.client import EngineError, connect, weights_name
 from toolhone.errors import UserError
 
 Reply = Callable[[str, dict[str, Any] | None], Any]
@@ -77,8 +77,7 @@ def llama_cpp_reply(path: str, body: Any) -> Any:
 
 
 def test_vllm_is_detected_and_its_last_model_is_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    with engine(vllm_reply, monkeypatch) as asked:
-        client = connect("http://127.0.0.1:1/v1")
+    with engine(vllm_reply, monkeypatch) as asked, connect("http://127.0.0.1:1/v1") as client:
         assert (client.kind, client.model, client.base_model) == ("vllm", "shop", "base")
         assert client.facts.serves_base
         assert client.prompt_ids(MESSAGES, []) == [2, 5, 7]
@@ -90,14 +89,13 @@ def test_vllm_is_detected_and_its_last_model_is_the_adapter(monkeypatch: pytest.
 
 
 def test_the_base_model_of_vllm_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    with engine(vllm_reply, monkeypatch) as asked:
-        connect("http://127.0.0.1:1").complete([2], 1, base=True)
+    with engine(vllm_reply, monkeypatch) as asked, connect("http://127.0.0.1:1") as client:
+        client.complete([2], 1, base=True)
     assert asked[-1][1]["model"] == "base"
 
 
 def test_llama_cpp_gives_a_log_probability_to_each_token_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
-    with engine(llama_cpp_reply, monkeypatch) as asked:
-        client = connect("http://127.0.0.1:1")
+    with engine(llama_cpp_reply, monkeypatch) as asked, connect("http://127.0.0.1:1") as client:
         assert (client.kind, client.facts.weights, client.facts.serves_base) == ("llama.cpp", "q8_0", False)
         made = client.complete([1, 2], 9)
     assert made is not None
@@ -118,8 +116,7 @@ def test_another_server_answers_only_chats(monkeypatch: pytest.MonkeyPatch) -> N
         choice = {"message": message, "finish_reason": "tool_calls", "logprobs": {"content": content}}
         return {"choices": [choice], "usage": {"prompt_tokens": 3}} if path == "/v1/chat/completions" else None
 
-    with engine(reply, monkeypatch):
-        client = connect("http://127.0.0.1:1")
+    with engine(reply, monkeypatch), connect("http://127.0.0.1:1") as client:
         assert client.kind == "openai"
         assert client.prompt_ids(MESSAGES, []) is None
         assert client.complete([1], 1) is None
@@ -133,8 +130,7 @@ def test_a_refusal_has_the_status_and_the_text(monkeypatch: pytest.MonkeyPatch) 
             return httpx2.Response(500, json={"error": {"code": 500, "message": "The output does not match"}})
         return llama_cpp_reply(path, body)
 
-    with engine(reply, monkeypatch):
-        client: EngineClient = connect("http://127.0.0.1:1")
+    with engine(reply, monkeypatch), connect("http://127.0.0.1:1") as client:
         with pytest.raises(EngineError, match="HTTP 500: The output does not match"):
             client.complete([1], 1)
 
@@ -149,8 +145,8 @@ def test_a_refusal_has_the_status_and_the_text(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wrong_address_or_model_is_an_error(
     url: str, model: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with engine(vllm_reply, monkeypatch), pytest.raises(UserError, match=message):
-        connect(url, model)
+    with engine(vllm_reply, monkeypatch), pytest.raises(UserError, match=message), connect(url, model):
+        pass
 
 
 def test_llama_cpps_names_of_number_types_are_shortened() -> None:

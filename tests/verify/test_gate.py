@@ -65,8 +65,8 @@ def other_weights(model: Any) -> Any:
 
 
 def verdict_on(tuned: TunedModel, engine: LoopbackEngine) -> Verdict:
-    with serving_engine(engine) as url:
-        return verify(tuned, connect(url), QUIET)
+    with serving_engine(engine) as url, connect(url) as client:
+        return verify(tuned, client, QUIET)
 
 
 def failing(verdict: Verdict) -> list[str]:

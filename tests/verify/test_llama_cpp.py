@@ -77,8 +77,9 @@ def verdict_on(served: Served, gguf: Path, **options: Any) -> Verdict:
     from toolhone.engines.llama_cpp import llama_cpp_server
 
     tuned = served.tuned
-    with llama_cpp_server(gguf, ctx=needed_context(tuned), threads=1, parallel=2, **options) as url:
-        return verify(tuned, connect(url), Console(quiet=True), concurrency=2)
+    server = llama_cpp_server(gguf, ctx=needed_context(tuned), threads=1, parallel=2, **options)
+    with server as url, connect(url) as client:
+        return verify(tuned, client, Console(quiet=True), concurrency=2)
 
 
 def results(verdict: Verdict) -> dict[str, str]:

@@ -40,7 +40,7 @@ def write_model(path: Path, model: Any, renderer: ChatRenderer, *, q8_0: bool = 
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    special = set(tokenizer.all_special_ids)
+    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(config.vocab_size))))

@@ -84,7 +84,8 @@ def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) ->
     from toolhone.engines.client import connect
 
     if options.endpoint is not None:
-        yield connect(options.endpoint, options.endpoint_model), options.calls_in_text
+        with connect(options.endpoint, options.endpoint_model) as client:
+            yield client, options.calls_in_text
         return
     if options.engine is not None:
         raise UserError("--engine vllm: is not available yet; start vLLM and give its address with --endpoint")
@@ -101,7 +102,7 @@ def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) ->
             f"llama.cpp does not read this chat format, so it leaves calls in the text: {reason}", markup=False
         )
         calls_in_text = True
-    with llama_cpp_server(
+    server = llama_cpp_server(
         options.gguf.resolve(),
         lora=None if options.lora is None else options.lora.resolve(),
         # A merged GGUF must have the right template itself. A base model's GGUF has another one.
@@ -109,8 +110,9 @@ def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) ->
         parallel=options.concurrency,
         ctx=needed_context(tuned),
         skip_chat_parsing=calls_in_text,
-    ) as base_url:
-        yield connect(base_url, flag="--gguf"), calls_in_text
+    )
+    with server as base_url, connect(base_url, flag="--gguf") as client:
+        yield client, calls_in_text
 
 
 def verdict_table(verdict: Verdict) -> Table:

@@ -8,7 +8,8 @@ this kind of server cannot do what it is for.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -199,6 +200,9 @@ class Http:
         # A proxy of the environment does not reach this machine's own servers.
         self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT_S, trust_env=not is_local)
 
+    def close(self) -> None:
+        self._client.close()
+
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the JSON object of the reply.
 
@@ -233,14 +237,22 @@ class Http:
             raise EngineError(f"an answer that is not JSON: {reply.text[:200]}") from None
 
 
-def connect(base_url: str, model: str | None = None, flag: str = "--endpoint") -> EngineClient:
-    """Return a client of the engine at this address. `model` is the name to ask for, by default the engine's last one,
+@contextmanager
+def connect(base_url: str, model: str | None = None, flag: str = "--endpoint") -> Iterator[EngineClient]:
+    """Yield a client of the engine at this address. `model` is the name to ask for, by default the engine's last one,
     which is the adapter where the base model is served too.
 
     Raises:
         UserError: if nothing answers there, or the engine has no such model.
     """
     http = Http(base_url, flag)
+    try:
+        yield _detect(http, base_url, model, flag)
+    finally:
+        http.close()
+
+
+def _detect(http: Http, base_url: str, model: str | None, flag: str) -> EngineClient:
     listed = http.get("/v1/models")
     names = [str(one["id"]) for one in listed["data"]] if _has_models(listed) else []
     if not names:
