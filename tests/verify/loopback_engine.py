@@ -58,7 +58,7 @@ class LoopbackEngine:
                 "stop_type": "eos" if made.stopped else "limit",
             }
         made = self.generate(self.renderer.encode(self.prompt(body)), body["max_tokens"])
-        return self.chat_answer(made)
+        return self.chat_answer(made, raw=bool(body.get("logprobs")))
 
     def prompt(self, body: dict[str, Any]) -> str:
         messages = json.loads(json.dumps(body["messages"]))
@@ -83,7 +83,7 @@ class LoopbackEngine:
         others = [] if runner_up is None else [{"id": -1, "logprob": runner_up}]
         return {"id": id_, "logprob": logprob, "top_logprobs": [{"id": id_, "logprob": logprob}, *others]}
 
-    def chat_answer(self, made: Completion) -> tuple[int, Any]:
+    def chat_answer(self, made: Completion, *, raw: bool) -> tuple[int, Any]:
         text = self.text(made.ids)
         turn = parse_turn(text, self.renderer.format.name)
         if len(turn.calls) > 1 and self.parallel_status != 200:
@@ -93,7 +93,9 @@ class LoopbackEngine:
         calls = [call.to_json() for call in turn.calls[: self.calls_read]]
         message = {"role": "assistant", "content": turn.content, "tool_calls": calls}
         finish = "length" if not made.stopped else "tool_calls" if calls else "stop"
-        return 200, {"choices": [{"message": message, "finish_reason": finish, "logprobs": {"content": rows}}]}
+        return 200, {
+            "choices": [{"message": message, "finish_reason": finish, "logprobs": {"content": rows} if raw else None}]
+        }
 
 
 @contextmanager

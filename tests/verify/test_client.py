@@ -120,7 +120,7 @@ def test_another_server_answers_only_chats(monkeypatch: pytest.MonkeyPatch) -> N
         assert client.kind == "openai"
         assert client.prompt_ids(MESSAGES, []) is None
         assert client.complete([1], 1) is None
-        answer = client.chat(MESSAGES, [], 9)
+        answer = client.chat(MESSAGES, [], 9, raw=True)
     assert (answer.calls[0].name, answer.raw_text, answer.content, answer.prompt_tokens) == ("f", "f", "", 3)
 
 
@@ -130,9 +130,9 @@ def test_a_refusal_has_the_status_and_the_text(monkeypatch: pytest.MonkeyPatch) 
             return httpx2.Response(500, json={"error": {"code": 500, "message": "The output does not match"}})
         return llama_cpp_reply(path, body)
 
-    with engine(reply, monkeypatch), connect("http://127.0.0.1:1") as client:
-        with pytest.raises(EngineError, match="HTTP 500: The output does not match"):
-            client.complete([1], 1)
+    refused = pytest.raises(EngineError, match="HTTP 500: The output does not match")
+    with engine(reply, monkeypatch), connect("http://127.0.0.1:1") as client, refused:
+        client.complete([1], 1)
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,9 @@ class EngineClient:
         listed = self.http.post("/completion", asked)["completion_probabilities"][0]["top_logprobs"]
         return _chosen_and_runner_up({"id": id_, "top_logprobs": listed})
 
-    def chat(self, messages: Messages, tools: Messages, max_tokens: int) -> ChatAnswer:
-        """Return the engine's greedy chat answer, with calls as its own parser reads them.
+    def chat(self, messages: Messages, tools: Messages, max_tokens: int, *, raw: bool) -> ChatAnswer:
+        """Return the engine's greedy chat answer, with calls as its own parser reads them. `raw` asks for the text before
+        parsing too, which takes llama.cpp twice as long.
 
         Raises:
             EngineError: if the engine refuses the request, or its answer is not a chat completion.
@@ -181,9 +182,8 @@ class EngineClient:
             "messages": messages,
             "max_tokens": max_tokens,
             "temperature": 0.0,
-            "logprobs": True,
-            "top_logprobs": 2,
             **({"tools": tools} if tools else {}),
+            **({"logprobs": True} if raw else {}),
         }
         return _chat_answer(self.http.post("/v1/chat/completions", body))
 

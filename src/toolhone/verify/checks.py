@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.engines.client import ChatAnswer, EngineError, Generation
 from toolhone.evaluate.metrics import compare_all
 from toolhone.formats.chat_format import RawCall
-from toolhone.records import Example, FormatName, Prediction, Score, ToolCall
+from toolhone.records import Example, FinishReason, FormatName, Prediction, Score, ToolCall
 
 Kind = Literal["parallel", "single", "text"]
 Decode = Callable[[Sequence[int]], str]
@@ -309,55 +309,62 @@ def check_tool_calls(turns: Sequence[Turn], format: FormatName, *, in_text: bool
         in_text: whether the server leaves calls in the text, for toolhone's parser. Then the text must be whole.
     """
     name = "tool calls"
-    counts: Counter[tuple[Kind, bool]] = Counter()
+    totals: Counter[Kind] = Counter()
+    equal: Counter[Kind] = Counter()
     faults: list[tuple[str, Turn]] = []
     unreadable = 0
     for turn in turns:
-        if turn.chat is None:
-            continue
-        read = _own_reading(turn, format)
-        if read is None:
+        read = own_reading(turn, format)
+        if turn.chat is None or read is None:
             continue
         if read.failure is not None:
             unreadable += 1
             continue
         kind: Kind = "parallel" if len(read.calls) > 1 else "single" if read.calls else "text"
-        fault = f"refused: {turn.chat}" if isinstance(turn.chat, EngineError) else _call_fault(read, turn.chat)
-        if in_text and isinstance(turn.chat, ChatAnswer):
-            again = parse_turn(turn.chat.content, format, tools=turn.example.tools_by_name)
-            calls = tuple(RawCall(call.name, json.dumps(call.arguments)) for call in again.calls)
-            fault = _call_fault(read, replace(turn.chat, content=again.content, calls=calls))
-        counts[kind, fault is None] += 1
+        fault = call_fault(turn, read, format, in_text=in_text)
+        totals[kind] += 1
+        equal[kind] += fault is None
         if fault is not None:
             faults.append((fault, turn))
-    if not counts:
+    if not totals:
         return Line(name, None, "no chat answer can be compared")
-    totals = {kind: counts[kind, True] + counts[kind, False] for kind in ("parallel", "single", "text")}
-    shown = ", ".join(f"{kind} {counts[kind, True]} of {total}" for kind, total in totals.items() if total)  # type: ignore[index]
-    figures = {
-        **{kind: {"turns": total, "equal": counts[kind, True]} for kind, total in totals.items()},  # type: ignore[index]
-        "unreadable": unreadable,
-    }
+    shown = ", ".join(f"{kind} {equal[kind]} of {totals[kind]}" for kind in get_args(Kind) if totals[kind])
+    figures = {kind: {"turns": total, "equal": equal[kind]} for kind, total in totals.items()}
     detail = f"left in the text, for toolhone's parser: {shown}" if in_text else f"read as toolhone reads them: {shown}"
     if unreadable:
         detail += f"; {unreadable} turns without readable calls are left out"
     if not faults:
-        return Line(name, True, detail, figures)
+        return Line(name, True, detail, {**figures, "unreadable": unreadable})
     common = Counter(fault for fault, _ in faults).most_common(1)[0][0]
     first = next(turn for fault, turn in faults if fault == common)
     detail += f"; {len(faults)} differ, the commonest (first: {first.example.id}): {common}"
-    return Line(name, False, f"{detail}; use another parser, or leave calls in the text for toolhone's", figures)
+    detail += "; use another parser, or leave calls in the text for toolhone's"
+    return Line(name, False, detail, {**figures, "unreadable": unreadable})
 
 
-def _own_reading(turn: Turn, format: FormatName) -> ParsedTurn | None:
-    """Return how toolhone reads the model's text behind a chat answer. None if the text is not known."""
+def own_reading(turn: Turn, format: FormatName) -> ParsedTurn | None:
+    """Return how toolhone reads the model's text behind a chat answer. None if the text is not known.
+
+    The text is that of the answer to ids, if the chat answer does not have it and its prompt is the same.
+    """
     tools = turn.example.tools_by_name
     if isinstance(turn.chat, ChatAnswer) and turn.chat.raw_text is not None:
-        finish = "length" if turn.chat.finish_reason == "length" else "stop"
-        return parse_turn(turn.chat.raw_text, format, finish, tools=tools)  # type: ignore[arg-type]
+        finish: FinishReason = "length" if turn.chat.finish_reason == "length" else "stop"
+        return parse_turn(turn.chat.raw_text, format, finish, tools=tools)
     if isinstance(turn.generation, Generation) and turn.prompt in (None, turn.trained_ids):
         return parse_turn(turn.generation.text, format, turn.generation.finish_reason, tools=tools)
     return None
+
+
+def call_fault(turn: Turn, read: ParsedTurn, format: FormatName, *, in_text: bool) -> str | None:
+    """Return how the engine's reading of a turn differs from toolhone's; None if it is the same."""
+    if not isinstance(turn.chat, ChatAnswer):
+        return f"refused: {turn.chat}"
+    if not in_text:
+        return _call_fault(read, turn.chat)
+    again = parse_turn(turn.chat.content, format, tools=turn.example.tools_by_name)
+    calls = tuple(RawCall(call.name, json.dumps(call.arguments)) for call in again.calls)
+    return _call_fault(read, replace(turn.chat, content=again.content, calls=calls))
 
 
 def _call_fault(read: ParsedTurn, answer: ChatAnswer) -> str | None:

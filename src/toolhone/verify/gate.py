@@ -105,7 +105,7 @@ def verify(
     identity = served_identity(tuned, client.facts, weights)
     with Progress("loading the base model", None, "", None if client.facts.serves_base else Console(quiet=True)):
         base = _base_differences(asked, client, examples) if client.facts.serves_base else None
-    turns = observe(asked, client, examples, answers, concurrency, console)
+    turns = observe(asked, client, examples, answers, concurrency, console, calls_in_text=calls_in_text)
     predictions = engine_predictions(asked, turns, identity.engine)
     lines = compare(asked, turns, predictions, bounds, base, calls_in_text=calls_in_text)
     lines.append(check_policy(tuned.run, identity, policy))
@@ -190,9 +190,12 @@ def observe(
     answers: Mapping[str, Prediction],
     concurrency: int,
     console: Console,
+    *,
+    calls_in_text: bool,
 ) -> list[Turn]:
     """Ask the engine for the prompt, the answer to ids and the chat answer of each example."""
     renderer, max_tokens = tuned.renderer, tuned.config.evaluate.max_new_tokens
+    format = renderer.format.name
 
     def ask(example: Example) -> Turn:
         text, ids = renderer.prompt(example.prompt, example.tools)
@@ -200,7 +203,6 @@ def observe(
         messages, tools = wire_messages(example, keeps_thinking=renderer.thinking != "strip")
         prompt: list[int] | EngineError | None
         generation: Generation | EngineError | None
-        chat: ChatAnswer | EngineError | None = None
         try:
             prompt = client.prompt_ids(messages, tools)
         except EngineError as error:
@@ -209,12 +211,23 @@ def observe(
             generation = client.complete(ids, max_tokens)
         except EngineError as error:
             generation = error
-        if not needs_ids:  # as messages, the texts' control tokens would be read as tokens
+        turn = Turn(example, ids, needs_ids, answers[example.id], prompt, generation, None)
+        if needs_ids:  # as messages, the texts' control tokens would be read as tokens
+            return turn
+
+        def chat(*, raw: bool) -> Turn:
             try:
-                chat = client.chat(messages, tools, max_tokens)
+                return replace(turn, chat=client.chat(messages, tools, max_tokens, raw=raw))
             except EngineError as error:
-                chat = error
-        return Turn(example, ids, needs_ids, answers[example.id], prompt, generation, chat)
+                return replace(turn, chat=error)
+
+        # The text of the answer to ids serves as well, unless something differs. Then both must read the same text.
+        asked = chat(raw=not isinstance(generation, Generation))
+        if not isinstance(asked.chat, ChatAnswer) or asked.chat.raw_text is not None:
+            return asked
+        read = checks.own_reading(asked, format)
+        is_equal = read is not None and checks.call_fault(asked, read, format, in_text=calls_in_text) is None
+        return asked if is_equal else chat(raw=True)
 
     found: dict[str, Turn] = {}
     pool = ThreadPoolExecutor(concurrency)
