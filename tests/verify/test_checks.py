@@ -14,6 +14,7 @@ from toolhone.formats.chat_format import RawCall
 from toolhone.records import Example, Gold, Message, Prediction, Token, Tool, ToolCall
 from toolhone.verify import checks
 from toolhone.verify.checks import BOUNDS, Turn
+from toolhone.verify.tool_calls import check_tool_calls
 
 FLOAT32, QUANTISED = BOUNDS["float32"], BOUNDS["quantised"]
 STOP = 9
@@ -49,7 +50,7 @@ def turn(name: str = "r1", expected: Sequence[int] = (1, 2, STOP), **seen: Any) 
 
 
 def answer(*calls: RawCall, content: str = "", raw: str | None = None, finish: str = "stop") -> ChatAnswer:
-    return ChatAnswer(content, calls, finish, raw, 3)
+    return ChatAnswer(content, calls, finish, raw, 3, 1, 1.0)
 
 
 def test_the_first_unequal_prompt_is_shown_as_text_with_its_position() -> None:
@@ -67,6 +68,14 @@ def test_a_prompt_that_is_only_longer_is_unequal() -> None:
 def test_prompts_are_not_checked_if_the_engine_does_not_tell_them() -> None:
     assert checks.check_prompts([turn(prompt=None)], letters).result == "not checked"
     assert "refused: HTTP 400" in checks.check_prompts([turn(prompt=EngineError("HTTP 400"))], letters).detail
+
+
+def test_without_ids_the_lengths_of_the_prompts_are_compared() -> None:
+    line = checks.check_prompts([turn(prompt=None, chat=answer())], letters)
+    assert line.result == "not checked"
+    assert "1 of 1 prompts are as long as in training" in line.detail
+    longer = replace(answer(), prompt_tokens=4)
+    assert checks.check_prompts([turn(prompt=None, chat=longer)], letters).passed is False
 
 
 def test_control_tokens_fail_only_if_the_turn_can_neither_be_sent_nor_is_refused() -> None:
@@ -169,16 +178,14 @@ def test_other_weights_show_in_the_runner_ups_even_if_the_answers_are_equal() ->
     ],
 )
 def test_a_fault_of_the_engines_parser_is_named(chat: ChatAnswer, fault: str) -> None:
-    line = checks.check_tool_calls([turn(chat=chat)], "hermes")
+    line = check_tool_calls([turn(chat=chat)], "hermes")
     assert line.passed is False
     assert fault in line.detail
 
 
 def test_calls_in_any_spelling_of_their_json_are_equal() -> None:
     chat = answer(RawCall("count", '{ "n":1 }'), RawCall("count", '{"n": 2}'), raw=call_text(ONE, TWO))
-    line = checks.check_tool_calls(
-        [turn(chat=chat), turn(chat=answer(raw="hello<|im_end|>", content="hello"))], "hermes"
-    )
+    line = check_tool_calls([turn(chat=chat), turn(chat=answer(raw="hello<|im_end|>", content="hello"))], "hermes")
     assert line.passed
     assert "parallel 1 of 1, text 1 of 1" in line.detail
 
@@ -187,18 +194,18 @@ def test_a_refused_chat_is_shown_and_an_unreadable_turn_is_left_out() -> None:
     refused = turn(
         chat=EngineError("HTTP 500: cannot parse"), generation=replace(generation(), text=call_text(ONE, TWO))
     )
-    line = checks.check_tool_calls([refused], "hermes")
+    line = check_tool_calls([refused], "hermes")
     assert "parallel 0 of 1; 1 differ" in line.detail
     assert "refused: HTTP 500: cannot parse" in line.detail
     unreadable = answer(raw="<tool_call>\n{broken\n</tool_call>", content="whatever")
-    assert checks.check_tool_calls([turn(chat=unreadable)], "hermes").result == "not checked"
+    assert check_tool_calls([turn(chat=unreadable)], "hermes").result == "not checked"
 
 
 def test_calls_left_in_the_text_must_be_whole_there() -> None:
     text = call_text(ONE, TWO)
-    assert checks.check_tool_calls([turn(chat=answer(raw=text, content=text))], "hermes", in_text=True).passed
+    assert check_tool_calls([turn(chat=answer(raw=text, content=text))], "hermes", in_text=True).passed
     cut = answer(raw=text, content=call_text(ONE))
-    assert "dropped 1 of 2" in checks.check_tool_calls([turn(chat=cut)], "hermes", in_text=True).detail
+    assert "dropped 1 of 2" in check_tool_calls([turn(chat=cut)], "hermes", in_text=True).detail
 
 
 def rows(outcomes: str) -> list[Any]:

@@ -51,14 +51,16 @@ class Generation:
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
     """An answer of the chat endpoint, with the calls that the engine's own parser read. `raw_text` is the model's text
-    before parsing, from the log-probabilities' bytes; None if the engine gives none. `prompt_tokens` is None if the
-    engine reports no usage."""
+    before parsing, from the log-probabilities' bytes; None if the engine gives none. The numbers of tokens are None if
+    the engine reports no usage."""
 
     content: str
     calls: tuple[RawCall, ...]
     finish_reason: str
     raw_text: str | None
     prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,8 @@ class EngineClient:
         return _chosen_and_runner_up({"id": id_, "top_logprobs": listed})
 
     def chat(self, messages: Messages, tools: Messages, max_tokens: int, *, raw: bool) -> ChatAnswer:
-        """Return the engine's greedy chat answer, with calls as its own parser reads them. `raw` asks for the text before
-        parsing too, which takes llama.cpp twice as long.
+        """Return the engine's greedy chat answer, with calls as its own parser reads them. `raw` asks for the text
+        before parsing too, which takes llama.cpp twice as long.
 
         Raises:
             EngineError: if the engine refuses the request, or its answer is not a chat completion.
@@ -185,7 +187,8 @@ class EngineClient:
             **({"tools": tools} if tools else {}),
             **({"logprobs": True} if raw else {}),
         }
-        return _chat_answer(self.http.post("/v1/chat/completions", body))
+        started = time.perf_counter()
+        return _chat_answer(self.http.post("/v1/chat/completions", body), started)
 
 
 class Http:
@@ -353,7 +356,8 @@ def _vllm_generation(reply: Mapping[str, Any], started: float) -> Generation:
         raise EngineError(f"an answer without token ids or log-probabilities ({error!r})") from None
 
 
-def _chat_answer(reply: Mapping[str, Any]) -> ChatAnswer:
+def _chat_answer(reply: Mapping[str, Any], started: float) -> ChatAnswer:
+    latency_ms = (time.perf_counter() - started) * 1000
     try:
         choice = reply["choices"][0]
         message = choice["message"]
@@ -370,6 +374,8 @@ def _chat_answer(reply: Mapping[str, Any]) -> ChatAnswer:
             finish_reason=str(choice.get("finish_reason")),
             raw_text=raw.decode(errors="replace") if rows else None,
             prompt_tokens=usage.get("prompt_tokens"),
+            completion_tokens=usage.get("completion_tokens"),
+            latency_ms=latency_ms,
         )
     except UNREADABLE_REPLY as error:
         raise EngineError(f"an answer that is not a chat completion ({error!r})") from None

@@ -7,24 +7,19 @@ another adapter also changes answers, but its own line stands above those.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.engines.client import ChatAnswer, EngineError, Generation
 from toolhone.evaluate.metrics import compare_all
-from toolhone.formats.chat_format import RawCall
-from toolhone.records import Example, FinishReason, FormatName, Prediction, Score, ToolCall
+from toolhone.records import Example, Prediction, Score
 
 Kind = Literal["parallel", "single", "text"]
 Decode = Callable[[Sequence[int]], str]
 
 _SHOWN_TOKENS = 6  # of each side, around a difference
-_SHOWN_TEXT = 160
 _ENOUGH_ROWS = 200
 """From this many rows on, the interval of the accuracy's difference decides. With fewer, one turn moves its end by
 more than the bound."""
@@ -124,7 +119,7 @@ def check_prompts(turns: Sequence[Turn], decode: Decode) -> Line:
     name = "prompt ids"
     asked = [turn for turn in turns if turn.prompt is not None and not turn.needs_ids]
     if not asked:
-        return Line(name, None, "the engine does not tell the ids that it makes from messages")
+        return _check_prompt_lengths(name, turns)
     equal = sum(turn.prompt == turn.trained_ids for turn in asked)
     figures = {"turns": len(asked), "equal": equal}
     if equal == len(asked):
@@ -137,6 +132,22 @@ def check_prompts(turns: Sequence[Turn], decode: Decode) -> Line:
         shown = shown_difference(first.trained_ids, first.prompt, decode, "training has", "the engine")
     detail = f"{equal} of {len(asked)} equal those of training; first: {first.example.id}, {shown}"
     return Line(name, False, f"{detail}; serve the chat template that is saved beside the adapter", figures)
+
+
+def _check_prompt_lengths(name: str, turns: Sequence[Turn]) -> Line:
+    """Check the number of prompt tokens that the chat endpoint reports, where it tells no ids."""
+    lengths = [
+        (turn.chat.prompt_tokens, len(turn.trained_ids))
+        for turn in turns
+        if isinstance(turn.chat, ChatAnswer) and turn.chat.prompt_tokens is not None
+    ]
+    if not lengths:
+        return Line(name, None, "the engine tells neither the ids nor the length of its prompts")
+    equal = sum(theirs == ours for theirs, ours in lengths)
+    detail = f"the engine tells no ids; {equal} of {len(lengths)} prompts are as long as in training"
+    if equal < len(lengths):
+        return Line(name, False, f"{detail}; serve the chat template that is saved beside the adapter")
+    return Line(name, None, detail, {"turns": len(lengths), "equal_lengths": equal})
 
 
 def check_control_tokens(turns: Sequence[Turn]) -> Line:
@@ -300,102 +311,6 @@ def check_logprobs(turns: Sequence[Turn], bounds: Bounds) -> Line:
     return Line(name, mean <= bounds.logprob_mean and largest <= bounds.logprob_max, detail, figures)
 
 
-def check_tool_calls(turns: Sequence[Turn], format: FormatName, *, in_text: bool = False) -> Line:
-    """Check that the engine's parser reads the calls that toolhone's parser reads, from the same text.
-
-    Turns that toolhone's parser cannot read are left out, because engines may do what they want with them.
-
-    Args:
-        in_text: whether the server leaves calls in the text, for toolhone's parser. Then the text must be whole.
-    """
-    name = "tool calls"
-    totals: Counter[Kind] = Counter()
-    equal: Counter[Kind] = Counter()
-    faults: list[tuple[str, Turn]] = []
-    unreadable = 0
-    for turn in turns:
-        read = own_reading(turn, format)
-        if turn.chat is None or read is None:
-            continue
-        if read.failure is not None:
-            unreadable += 1
-            continue
-        kind: Kind = "parallel" if len(read.calls) > 1 else "single" if read.calls else "text"
-        fault = call_fault(turn, read, format, in_text=in_text)
-        totals[kind] += 1
-        equal[kind] += fault is None
-        if fault is not None:
-            faults.append((fault, turn))
-    if not totals:
-        return Line(name, None, "no chat answer can be compared")
-    shown = ", ".join(f"{kind} {equal[kind]} of {totals[kind]}" for kind in get_args(Kind) if totals[kind])
-    figures = {kind: {"turns": total, "equal": equal[kind]} for kind, total in totals.items()}
-    detail = f"left in the text, for toolhone's parser: {shown}" if in_text else f"read as toolhone reads them: {shown}"
-    if unreadable:
-        detail += f"; {unreadable} turns without readable calls are left out"
-    if not faults:
-        return Line(name, True, detail, {**figures, "unreadable": unreadable})
-    common = Counter(fault for fault, _ in faults).most_common(1)[0][0]
-    first = next(turn for fault, turn in faults if fault == common)
-    detail += f"; {len(faults)} differ, the commonest (first: {first.example.id}): {common}"
-    detail += "; use another parser, or leave calls in the text for toolhone's"
-    return Line(name, False, detail, {**figures, "unreadable": unreadable})
-
-
-def own_reading(turn: Turn, format: FormatName) -> ParsedTurn | None:
-    """Return how toolhone reads the model's text behind a chat answer. None if the text is not known.
-
-    The text is that of the answer to ids, if the chat answer does not have it and its prompt is the same.
-    """
-    tools = turn.example.tools_by_name
-    if isinstance(turn.chat, ChatAnswer) and turn.chat.raw_text is not None:
-        finish: FinishReason = "length" if turn.chat.finish_reason == "length" else "stop"
-        return parse_turn(turn.chat.raw_text, format, finish, tools=tools)
-    if isinstance(turn.generation, Generation) and turn.prompt in (None, turn.trained_ids):
-        return parse_turn(turn.generation.text, format, turn.generation.finish_reason, tools=tools)
-    return None
-
-
-def call_fault(turn: Turn, read: ParsedTurn, format: FormatName, *, in_text: bool) -> str | None:
-    """Return how the engine's reading of a turn differs from toolhone's; None if it is the same."""
-    if not isinstance(turn.chat, ChatAnswer):
-        return f"refused: {turn.chat}"
-    if not in_text:
-        return _call_fault(read, turn.chat)
-    again = parse_turn(turn.chat.content, format, tools=turn.example.tools_by_name)
-    calls = tuple(RawCall(call.name, json.dumps(call.arguments)) for call in again.calls)
-    return _call_fault(read, replace(turn.chat, content=again.content, calls=calls))
-
-
-def _call_fault(read: ParsedTurn, answer: ChatAnswer) -> str | None:
-    """Return how an engine's reading differs; None if it is the same."""
-    ours, theirs = [_as_text(call) for call in read.calls], [_raw_as_text(call) for call in answer.calls]
-    if ours == theirs:
-        if ours or read.content == answer.content.strip():
-            return None
-        return f"text changed from {_cut(read.content)!r} to {_cut(answer.content)!r}"
-    missing, extra = list((Counter(ours) - Counter(theirs)).elements()), Counter(theirs) - Counter(ours)
-    if not extra:
-        return f"dropped {len(missing)} of {len(ours)} calls, such as {_cut(missing[0])}" if missing else "reordered"
-    invented = next(iter(extra))
-    if not missing:
-        return f"invented {_cut(invented)}"
-    return f"changed {_cut(missing[0])} to {_cut(invented)}"
-
-
-def _as_text(call: ToolCall) -> str:
-    # As JSON text, because in Python True == 1 and 1 == 1.0.
-    return f"{call.name}({json.dumps(call.arguments, ensure_ascii=False, sort_keys=True)})"
-
-
-def _raw_as_text(call: RawCall) -> str:
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        return f"{call.name}({call.arguments})"
-    return f"{call.name}({json.dumps(arguments, ensure_ascii=False, sort_keys=True)})"
-
-
 def check_accuracy(reference: Sequence[Score], engine: Sequence[Score], bounds: Bounds) -> Line:
     """Check the accuracy through the engine against that of the reference, on the same turns."""
     name = "accuracy"
@@ -451,7 +366,3 @@ def shown_difference(expected: Sequence[int], found: Sequence[int], decode: Deco
     before = decode(expected[max(0, place - _SHOWN_TOKENS) : place])
     ours, theirs = (decode(ids[place : place + _SHOWN_TOKENS]) or "the end" for ids in (expected, found))
     return f"token {place} after {before!r}: {whose} {ours!r}, {others} {theirs!r}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}..."

@@ -25,7 +25,7 @@ from toolhone.evaluate.predict import is_answered, predict_once, prediction_of
 from toolhone.evaluate.score import scored_examples
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.progress import Progress
-from toolhone.records import Example, Prediction
+from toolhone.records import Example, FinishReason, Prediction
 from toolhone.route.policy import IDENTITY, Identity, write_identity
 from toolhone.run_folder import RunFolder
 from toolhone.train.hardware import release_memory
@@ -34,6 +34,7 @@ from toolhone.tuned import TunedModel
 from toolhone.verify import checks
 from toolhone.verify.checks import Bounds, Line, Turn
 from toolhone.verify.policy import PREDICTIONS, check_policy, engine_folder, served_identity
+from toolhone.verify.tool_calls import call_fault, check_tool_calls, own_reading
 
 _PROBES = 6
 """Turns that tell whether the base model under an adapter is right."""
@@ -103,10 +104,9 @@ def verify(
     bounds = checks.BOUNDS[precision]
     asked, answers = reference_answers(tuned, every, examples, precision, console)
     identity = served_identity(tuned, client.facts, weights)
-    with Progress("loading the base model", None, "", None if client.facts.serves_base else Console(quiet=True)):
-        base = _base_differences(asked, client, examples) if client.facts.serves_base else None
+    base = _base_differences(asked, client, examples, console) if client.facts.serves_base else None
     turns = observe(asked, client, examples, answers, concurrency, console, calls_in_text=calls_in_text)
-    predictions = engine_predictions(asked, turns, identity.engine)
+    predictions = engine_predictions(asked, turns, identity.engine, calls_in_text=calls_in_text)
     lines = compare(asked, turns, predictions, bounds, base, calls_in_text=calls_in_text)
     lines.append(check_policy(tuned.run, identity, policy))
     reference = f"transformers {asked.hardware.dtype_name}"
@@ -166,13 +166,16 @@ def needed_context(tuned: TunedModel) -> int:
     return -(-longest // 256) * 256
 
 
-def _base_differences(tuned: TunedModel, client: EngineClient, examples: Sequence[Example]) -> list[float]:
+def _base_differences(
+    tuned: TunedModel, client: EngineClient, examples: Sequence[Example], console: Console
+) -> list[float]:
     """Return how much the runner-ups' log-probabilities of the base model differ, on a few prompts."""
     renderer = tuned.renderer
     chosen = spread_rows(examples, _PROBES)
     prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in chosen]
-    model = load_for_inference(tuned.config.model, tuned.hardware, None).eval()
-    found = decode.decode_greedily(model, prompts, decode.Prefix([], None), renderer.stop_ids(), _PROBE_TOKENS)
+    with Progress("the base model's probabilities", None, "", console):
+        model = load_for_inference(tuned.config.model, tuned.hardware, None).eval()
+        found = decode.decode_greedily(model, prompts, decode.Prefix([], None), renderer.stop_ids(), _PROBE_TOKENS)
     del model
     release_memory(tuned.hardware.device)
     pairs = []
@@ -225,8 +228,8 @@ def observe(
         asked = chat(raw=not isinstance(generation, Generation))
         if not isinstance(asked.chat, ChatAnswer) or asked.chat.raw_text is not None:
             return asked
-        read = checks.own_reading(asked, format)
-        is_equal = read is not None and checks.call_fault(asked, read, format, in_text=calls_in_text) is None
+        read = own_reading(asked, format)
+        is_equal = read is not None and call_fault(asked, read, format, in_text=calls_in_text) is None
         return asked if is_equal else chat(raw=True)
 
     found: dict[str, Turn] = {}
@@ -256,20 +259,39 @@ def wire_messages(example: Example, *, keeps_thinking: bool) -> tuple[list[dict[
     return request.messages, request.tools
 
 
-def engine_predictions(tuned: TunedModel, turns: Iterable[Turn], label: str) -> dict[str, Prediction]:
-    """Return the engine's answers to ids as predictions, by id. Refused turns have none."""
-    stop_ids = tuned.renderer.stop_ids()
+def engine_predictions(
+    tuned: TunedModel, turns: Iterable[Turn], label: str, *, calls_in_text: bool
+) -> dict[str, Prediction]:
+    """Return the engine's answers as predictions, by id: those to ids, or to messages if it takes no ids. Refused turns
+    have none."""
     found = {}
     for turn in turns:
-        answer = turn.generation
-        if not isinstance(answer, Generation):
-            continue
-        stopped = bool(answer.ids) and answer.ids[-1] in stop_ids
-        completion = decode.Completion(list(answer.ids), answer.logprobs, answer.runner_ups, stopped=stopped)
-        made = prediction_of(completion, turn.example, turn.trained_ids, tuned.renderer, label, answer.latency_ms)
-        # Some engines leave out the stop token.
-        found[turn.example.id] = replace(made, finish_reason=answer.finish_reason)
+        if isinstance(turn.generation, Generation):
+            found[turn.example.id] = _prediction_of_ids(tuned, turn, turn.generation, label)
+        elif turn.generation is None and isinstance(turn.chat, ChatAnswer):
+            found[turn.example.id] = _prediction_of_chat(tuned, turn, turn.chat, label, calls_in_text=calls_in_text)
     return found
+
+
+def _prediction_of_ids(tuned: TunedModel, turn: Turn, answer: Generation, label: str) -> Prediction:
+    stopped = bool(answer.ids) and answer.ids[-1] in tuned.renderer.stop_ids()
+    completion = decode.Completion(list(answer.ids), answer.logprobs, answer.runner_ups, stopped=stopped)
+    made = prediction_of(completion, turn.example, turn.trained_ids, tuned.renderer, label, answer.latency_ms)
+    return replace(made, finish_reason=answer.finish_reason)  # some engines leave out the stop token
+
+
+def _prediction_of_chat(
+    tuned: TunedModel, turn: Turn, answer: ChatAnswer, label: str, *, calls_in_text: bool
+) -> Prediction:
+    """Return a chat answer as a prediction, without tokens: such an engine gives no ids."""
+    format = tuned.renderer.format
+    finish: FinishReason = "length" if answer.finish_reason == "length" else "stop"
+    text = answer.content if calls_in_text else format.write(answer.content, answer.calls, finish)
+    prose_end = 0 if calls_in_text else len(answer.content)
+    tokens = answer.prompt_tokens or len(turn.trained_ids), answer.completion_tokens or 0
+    return Prediction(
+        turn.example.id, label, text, finish, *tokens, answer.latency_ms, prose_end=prose_end, format=format.name
+    )
 
 
 def compare(
@@ -306,7 +328,7 @@ def compare(
         checks.check_stops(turns, stop_ids, stop_texts, renderer.decode),
         checks.check_greedy(turns, stop_ids, bounds, renderer.decode),
         checks.check_logprobs(turns, bounds),
-        checks.check_tool_calls(turns, format, in_text=calls_in_text),
+        check_tool_calls(turns, format, in_text=calls_in_text),
         checks.check_accuracy(
             [score(turn.example, turn.reference, format) for turn in scored],
             [score(turn.example, predictions[turn.example.id], format) for turn in scored],
