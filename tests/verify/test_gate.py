@@ -192,6 +192,8 @@ def test_bad_input_is_one_error(copied: TunedModel, capsys: pytest.CaptureFixtur
     assert "no answer" in capsys.readouterr().err
     assert main([*run, "--endpoint", "http://127.0.0.1:9", "--lora", "l.gguf"]) == 2
     assert "--lora: goes with --gguf" in capsys.readouterr().err
+    assert main([*run, "--engine", "vllm"]) == 2
+    assert "--engine vllm: needs --export" in capsys.readouterr().err
 
 
 def test_limited_rows_are_spread_over_the_kinds_of_turns() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ def add_verify_command(commands: Any) -> None:
     add("--endpoint-model", metavar="NAME", help=about)
     add("--lora", type=Path, metavar="FILE", help="with --gguf: GGUF of the adapter")
     add("--export", type=Path, metavar="FOLDER", help="with --engine: folder that `toolhone export` wrote")
+    about = "with --engine: the command vllm, for example of another Python environment (default: the one on PATH)"
+    add("--vllm-command", metavar="COMMAND", help=about)
     about = "number type of the served weights, such as bfloat16 or q8_0 (default: as the engine says, or the run's)"
     add("--weights", metavar="TYPE", help=about)
     about = "use at most N turns, spread over those with several calls, one call and text (default: all)"
@@ -55,7 +57,7 @@ def _verify(options: argparse.Namespace) -> int:
     from toolhone.tuned import TunedModel
     from toolhone.verify.gate import verify, write_verdict
 
-    for name, needed in (("endpoint_model", "endpoint"), ("lora", "gguf"), ("export", "engine")):
+    for name, needed in (("endpoint_model", "endpoint"), ("lora", "gguf"), ("export", "engine"), ("vllm_command", "engine")):
         if getattr(options, name) is not None and getattr(options, needed) is None:
             raise UserError(f"--{name.replace('_', '-')}: goes with --{needed}; leave it out, or give both")
     console = plain_console()
@@ -87,20 +89,26 @@ def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) ->
         with connect(options.endpoint, options.endpoint_model) as client:
             yield client, options.calls_in_text
         return
-    if options.engine is not None:
-        raise UserError("--engine vllm: is not available yet; start vLLM and give its address with --endpoint")
-    for flag, path in (("--gguf", options.gguf), ("--lora", options.lora)):
-        if path is not None and not path.is_file():
-            raise UserError(f"{flag} {path}: no such file; `toolhone export RUN --gguf` writes it")
+    start = _start_vllm if options.engine is not None else _start_llama_cpp
+    server, calls_in_text = start(options, tuned, console)
+    with server as base_url, connect(base_url, flag="--engine" if options.engine else "--gguf") as client:
+        yield client, calls_in_text
+
+
+def _start_llama_cpp(
+    options: argparse.Namespace, tuned: TunedModel, console: Console
+) -> tuple[AbstractContextManager[str], bool]:
+    """Return llama.cpp's server, which starts as a context, and whether it leaves calls in the text."""
     from toolhone.engines.llama_cpp import llama_cpp_server
     from toolhone.engines.llama_cpp_parser import unread_turn
     from toolhone.verify.gate import needed_context
 
+    for flag, path in (("--gguf", options.gguf), ("--lora", options.lora)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{flag} {path}: no such file; `toolhone export` writes it")
     calls_in_text = options.calls_in_text
     if not calls_in_text and (reason := unread_turn(tuned.renderer)) is not None:
-        console.print(
-            f"llama.cpp does not read this chat format, so it leaves calls in the text: {reason}", markup=False
-        )
+        console.print(f"llama.cpp's parser does not read this chat format ({reason}): calls stay text", markup=False)
         calls_in_text = True
     server = llama_cpp_server(
         options.gguf.resolve(),
@@ -111,8 +119,39 @@ def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) ->
         ctx=needed_context(tuned),
         skip_chat_parsing=calls_in_text,
     )
-    with server as base_url, connect(base_url, flag="--gguf") as client:
-        yield client, calls_in_text
+    return server, calls_in_text
+
+
+def _start_vllm(
+    options: argparse.Namespace, tuned: TunedModel, console: Console
+) -> tuple[AbstractContextManager[str], bool]:
+    """Return vLLM's server for an exported folder, and whether it leaves calls in the text. The weights have the run's
+    number type unless --weights names another."""
+    from toolhone.engines.vllm import HF_PARSER, vllm_server
+    from toolhone.jsonl import read_json
+    from toolhone.verify.gate import needed_context
+
+    folder = options.export
+    if folder is None:
+        raise UserError("--engine vllm: needs --export, the folder that `toolhone export` wrote")
+    settings = read_json(folder / "tokenizer_config.json", "name a folder that `toolhone export` wrote")
+    parser = HF_PARSER if "response_template" in settings else tuned.renderer.format.serving_parsers.get("vllm")
+    calls_in_text = options.calls_in_text or parser is None
+    if parser is None:
+        console.print("vLLM has no parser for this chat format: calls stay text", markup=False)
+    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    server = vllm_server(
+        str(folder) if adapter is None else tuned.config.model.name,
+        adapter=adapter,
+        tokenizer=adapter,
+        generation_config=adapter,
+        executable=options.vllm_command,
+        dtype=options.weights or tuned.hardware.dtype_name,
+        max_model_len=needed_context(tuned),
+        parser=None if calls_in_text else parser,
+        log=tuned.run.path / "verify" / "vllm.log",
+    )
+    return server, calls_in_text
 
 
 def verdict_table(verdict: Verdict) -> Table:

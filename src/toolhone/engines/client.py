@@ -212,7 +212,10 @@ class Http:
         Raises:
             EngineError: for any other reply.
         """
-        return self._read("POST", path, body)
+        found = self._read("POST", path, body)
+        if not isinstance(found, dict):
+            raise EngineError(f"an answer that is not a JSON object: {str(found)[:200]}")
+        return found
 
     def get(self, path: str) -> Any:
         """Return the JSON of the reply; None if the server has no such path."""

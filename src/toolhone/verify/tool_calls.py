@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from toolhone.chat.parse import ParsedTurn, parse_turn
 from toolhone.engines.client import ChatAnswer, Generation
@@ -49,17 +49,18 @@ def check_tool_calls(turns: Sequence[Turn], format: FormatName, *, in_text: bool
     if not totals:
         return Line(name, None, "no chat answer can be compared")
     shown = ", ".join(f"{kind} {equal[kind]} of {totals[kind]}" for kind in get_args(Kind) if totals[kind])
-    figures = {kind: {"turns": total, "equal": equal[kind]} for kind, total in totals.items()}
+    figures: dict[str, Any] = {kind: {"turns": total, "equal": equal[kind]} for kind, total in totals.items()}
+    figures["unreadable"] = unreadable
     detail = f"left in the text, for toolhone's parser: {shown}" if in_text else f"read as toolhone reads them: {shown}"
     if unreadable:
         detail += f"; {unreadable} turns without readable calls are left out"
     if not faults:
-        return Line(name, True, detail, {**figures, "unreadable": unreadable})
+        return Line(name, True, detail, figures)
     common = Counter(fault for fault, _ in faults).most_common(1)[0][0]
     first = next(turn for fault, turn in faults if fault == common)
     detail += f"; {len(faults)} differ, the commonest (first: {first.example.id}): {common}"
     detail += "; use another parser, or leave calls in the text for toolhone's"
-    return Line(name, False, detail, {**figures, "unreadable": unreadable})
+    return Line(name, False, detail, figures)
 
 
 def own_reading(turn: Turn, format: FormatName) -> ParsedTurn | None:
