@@ -15,7 +15,7 @@ import pytest
 import torch
 from decided import half_sure
 from rich.console import Console
-from served import example, learn, make_run
+from served import example, make_run
 
 from toolhone.cli import main
 from toolhone.engines.client import connect
@@ -31,11 +31,9 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def tuned(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedModel:
+def tuned(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedModel:
     """The model of a run that has memorised three turns. Its answers in transformers are already in the run folder."""
-    folder = tmp_path_factory.mktemp("verified")
-    learn(tiny_llama, folder / "model")
-    made = TunedModel.load(make_run(folder / "small", folder / "model"))
+    made = TunedModel.load(make_run(tmp_path_factory.mktemp("verified") / "small", learned))
     verdict_on(made, right_engine(made))
     return made
 

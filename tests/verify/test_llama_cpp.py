@@ -11,7 +11,7 @@ import pytest
 import torch
 from decided import half_sure
 from rich.console import Console
-from served import learn, make_run
+from served import make_run
 
 from toolhone.cli import main
 from toolhone.engines.client import connect
@@ -38,10 +38,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
     folder = tmp_path_factory.mktemp("llama-cpp")
-    learn(tiny_llama, folder / "model")
-    run = make_run(folder / "run", folder / "model")
+    run = make_run(folder / "run", learned)
     with_random_adapter(run, seed=1)
     tuned = TunedModel.load(run)
     merged = copy.deepcopy(tuned.model).merge_and_unload()

@@ -57,7 +57,12 @@ def _verify(options: argparse.Namespace) -> int:
     from toolhone.tuned import TunedModel
     from toolhone.verify.gate import verify, write_verdict
 
-    for name, needed in (("endpoint_model", "endpoint"), ("lora", "gguf"), ("export", "engine"), ("vllm_command", "engine")):
+    for name, needed in (
+        ("endpoint_model", "endpoint"),
+        ("lora", "gguf"),
+        ("export", "engine"),
+        ("vllm_command", "engine"),
+    ):
         if getattr(options, name) is not None and getattr(options, needed) is None:
             raise UserError(f"--{name.replace('_', '-')}: goes with --{needed}; leave it out, or give both")
     console = plain_console()
@@ -127,13 +132,13 @@ def _start_vllm(
 ) -> tuple[AbstractContextManager[str], bool]:
     """Return vLLM's server for an exported folder, and whether it leaves calls in the text. The weights have the run's
     number type unless --weights names another."""
+    folder = options.export
+    if folder is None:
+        raise UserError("--engine vllm: needs --export, the folder that `toolhone export` wrote")
     from toolhone.engines.vllm import HF_PARSER, vllm_server
     from toolhone.jsonl import read_json
     from toolhone.verify.gate import needed_context
 
-    folder = options.export
-    if folder is None:
-        raise UserError("--engine vllm: needs --export, the folder that `toolhone export` wrote")
     settings = read_json(folder / "tokenizer_config.json", "name a folder that `toolhone export` wrote")
     parser = HF_PARSER if "response_template" in settings else tuned.renderer.format.serving_parsers.get("vllm")
     calls_in_text = options.calls_in_text or parser is None
