@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from toolhone import fetch as module
 from toolhone.cli import main
 from toolhone.errors import UserError
-from toolhone.fetch import DEFAULT, MODELS, MODELS_FOLDER, Model, fetch
+from toolhone.fetch import CONVERTER_FOLDER, CONVERTER_SCRIPTS, DEFAULT, MODELS, MODELS_FOLDER, Model, fetch
 
 WORDS = ["<|endoftext|>", *"abcdefgh0123456789", "ab"]
 WIDTH, ROWS = 32, len(WORDS)
@@ -237,3 +238,90 @@ def test_a_slow_download_shows_how_much_has_arrived(
     with pytest.raises(UserError):
         fetch("tiny", MODELS_FOLDER / "tiny", Console(file=written, width=100))
     assert re.search(r"downloading: 3 of 12 MB, \d+ s left", written.getvalue())
+
+
+BACKEND = """
+def get_requires_for_build_sdist(settings=None): return []
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    import pathlib
+    info = pathlib.Path(folder, "scripts-1.0.dist-info"); info.mkdir()
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\\nName: scripts\\nVersion: 1.0\\n")
+    return info.name
+def build_wheel(*_): raise SystemExit("nothing may be built")
+"""
+
+
+@pytest.fixture
+def source_index(tmp_path: Path, in_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes for the package index, with a source archive that is known as llama.cpp's converter."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    write_source(folder, 'backend-path = ["."]\nbuild-backend = "backend"\nrequires = []')
+    only_from(monkeypatch, folder)
+    know(monkeypatch, folder)
+    return folder
+
+
+def write_source(folder: Path, build_system: str) -> None:
+    files = {
+        "pyproject.toml": f"[build-system]\n{build_system}\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: scripts\nVersion: 1.0\n",
+        "backend.py": BACKEND,
+        "vendor/llama.cpp/LICENSE": "MIT",
+        "vendor/llama.cpp/convert_hf_to_gguf.py": "the script",
+        "vendor/llama.cpp/conversion/llama.py": "a model",
+        "vendor/llama.cpp/conversion.md": "not wanted",
+        "vendor/llama.cpp/src/llama.cpp": "not wanted",
+    }
+    with tarfile.open(folder / "scripts-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"scripts-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+
+
+def know(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    sha256 = hashlib.sha256((folder / "scripts-1.0.tar.gz").read_bytes()).hexdigest()
+    known = replace(CONVERTER_SCRIPTS, package="scripts", version="1.0", megabytes=1, sha256=sha256)
+    monkeypatch.setattr(module, "CONVERTER_SCRIPTS", known)
+
+
+def converter_files() -> list[str]:
+    parent = CONVERTER_FOLDER.parent
+    return sorted(str(path.relative_to(parent)) for path in parent.rglob("*") if path.is_file())
+
+
+def test_the_converter_is_unpacked_without_the_rest_of_its_package_and_nothing_is_built(
+    source_index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", "llama.cpp"]) == 0
+    version = CONVERTER_FOLDER.name
+    assert converter_files() == [
+        f"{version}/{name}" for name in ("LICENSE", "conversion/llama.py", "convert_hf_to_gguf.py")
+    ]
+    assert capsys.readouterr().out.endswith(f"{CONVERTER_FOLDER}: ready. {CONVERTER_SCRIPTS.licence}\n")
+    (source_index / "scripts-1.0.tar.gz").unlink()
+    assert main(["fetch", "llama.cpp"]) == 0
+    assert capsys.readouterr().out == f"{CONVERTER_FOLDER}: already there. {CONVERTER_SCRIPTS.licence}\n"
+
+
+def test_another_archive_than_the_expected_one_is_refused(
+    source_index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "CONVERTER_SCRIPTS", replace(module.CONVERTER_SCRIPTS, sha256="0" * 64))
+    assert main(["fetch", "llama.cpp"]) == 2
+    assert capsys.readouterr().err.startswith("Error: scripts==1.0: its source archive has SHA-256 ")
+    assert converter_files() == []
+
+
+def test_a_missing_build_system_is_reported_with_the_extra_that_has_it(
+    source_index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_source(source_index, 'build-backend = "not_installed.build"\nrequires = []')
+    know(monkeypatch, source_index)
+    assert main(["fetch", "llama.cpp"]) == 2
+    assert capsys.readouterr().err == (
+        "Error: pip cannot read scripts==1.0 without the package that builds it; run pip install 'toolhone[gguf]', or "
+        "set TOOLHONE_LLAMA_CPP to a folder with llama.cpp's sources\n"
+    )
+    assert converter_files() == []

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,10 +119,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     """End the child. It is asked first, then killed."""
     assert child.stdin is not None
     assert child.stdout is not None
-    try:
+    with suppress(BrokenPipeError):  # it has ended already
         child.stdin.close()
-    except BrokenPipeError:
-        pass  # it has ended already
     try:
         child.wait(_STOP_S)
     except subprocess.TimeoutExpired:

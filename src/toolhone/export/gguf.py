@@ -9,20 +9,21 @@ with llama.cpp's sources.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolhone.errors import UserError
+from toolhone.export.gguf_file import gguf_metadata, set_scores
 from toolhone.fetch import CONVERTER_FOLDER, fetch_converter
+from toolhone.jsonl import write_json
 from toolhone.run_folder import ADAPTER_FILES
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ QUANTISED_TYPES = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2
 _MODEL_SCRIPT, _ADAPTER_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 _MAX_REASONS = 3
 
-_KNOWN_ENDS = frozenset(
-    "<|eot_id|> <|im_end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> <|eom_id|> <EOT> _<EOT> "
-    "[EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>".split()
-)
+_KNOWN_ENDS = {
+    *("<|eot_id|>", "<|im_end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>"),
+    *("<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>"),
+    *("<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
+}
 """Tokens at which llama.cpp always stops, known by their text (`llama-vocab.cpp`). `</s>` and `<|end|>` are not among
 them: next to some other tokens they are normal."""
 
@@ -154,74 +156,49 @@ def modelfile(gguf: str, stops: Iterable[str], *, about: str = "", max_tokens: i
     return "\n".join(lines) + "\n"
 
 
-def gguf_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata of a GGUF file. A list gives its length: a vocabulary has hundreds of thousands of texts.
-
-    The gguf package reads the same in 9 to 25 seconds for a vocabulary of 262,144 tokens; this takes under a second.
-
-    Raises:
-        UserError: if it is not a GGUF file, or is cut.
-    """
-    how = "expected a GGUF file as `toolhone export --gguf` writes it"
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data[:4] != b"GGUF":
-                raise UserError(f"{path}: is not a GGUF file; {how}")
-            count, place = struct.unpack_from("<Q", data, 16)[0], 24
-            found: dict[str, Any] = {}
-            for _ in range(count):
-                key, place = _value(data, place, _TEXT)
-                kind = struct.unpack_from("<I", data, place)[0]
-                found[key], place = _value(data, place + 4, kind)
-    except (struct.error, ValueError, KeyError, UnicodeDecodeError):
-        raise UserError(
-            f"{path}: the GGUF file is broken or cut; write it again with `toolhone export --gguf`"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {how}") from None
-    return found
-
-
-_TEXT, _LIST = 8, 9
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""The types of values in GGUF metadata, as the `struct` module names them."""
-
-
-def _value(data: mmap.mmap, place: int, kind: int) -> tuple[Any, int]:
-    """Return the value at a place of a GGUF file, and the place after it."""
-    if kind == _TEXT:
-        start = place + 8
-        end = start + struct.unpack_from("<Q", data, place)[0]
-        if end > len(data):
-            raise ValueError("the text is cut")
-        return data[start:end].decode(), end
-    if kind == _LIST:
-        inner, length = struct.unpack_from("<IQ", data, place)
-        place += 12
-        if inner == _TEXT:
-            for _ in range(length):
-                place += 8 + struct.unpack_from("<Q", data, place)[0]
-        else:
-            place += length * struct.calcsize(f"<{_NUMBERS[inner]}")
-        return length, place
-    number = struct.Struct(f"<{_NUMBERS[kind]}")
-    return number.unpack_from(data, place)[0], place + number.size
-
-
 def _convert_model(merged: Path, out: Path, dtype: str, llama_cpp: Path, stops: Mapping[str, int], log: Path) -> None:
-    """Write a model with the converter, and check template and stop tokens in the file."""
+    """Write a model with the converter, and correct what the converter leaves out or gets wrong."""
     partial = _partial(out)
-    command = [sys.executable, str(llama_cpp / _MODEL_SCRIPT), str(merged), "--outtype", dtype]
-    _run([*command, "--outfile", str(partial)], partial, log, f"{merged}: llama.cpp's converter failed")
+    script = [sys.executable, str(llama_cpp / _MODEL_SCRIPT)]
+    flags = ["--outtype", dtype, "--outfile", str(partial)]
+    failure = f"{merged}: llama.cpp's converter failed"
     try:
+        _run([*script, str(merged), *flags], partial, log, failure)
         found = gguf_metadata(partial)
+        config = _json(merged / "config.json")
+        rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+        if rows is not None and found.get("tokenizer.ggml.tokens", rows) < rows:
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+                padded = _padded(merged, Path(scratch) / merged.name, rows)
+                _run([*script, str(padded), *flags], partial, log, failure)
+            found = gguf_metadata(partial)
         template = merged / "chat_template.jinja"
         if template.is_file() and found.get("tokenizer.chat_template") != template.read_text(encoding="utf-8"):
             raise UserError(f"{out}: the converter left out {template}; serve the model with --chat-template-file")
+        if found.get("tokenizer.ggml.model") == "llama" and not (merged / "tokenizer.model").is_file():
+            set_scores(partial, _json(merged / "tokenizer.json"))
         _set_stops(partial, found, stops, llama_cpp, log)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _padded(merged: Path, copy: Path, rows: int) -> Path:
+    """Return a copy of a model whose tokenizer has a token for each row of the embedding. The weights are links.
+
+    For some tokenizers the converter writes only the tokens that exist, and llama.cpp refuses such a file.
+    """
+    copy.mkdir()
+    for path in merged.iterdir():
+        (copy / path.name).symlink_to(path.resolve())
+    tokenizer = _json(merged / "tokenizer.json")
+    known = {*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    padding = [{"id": id_, "content": f"[PAD{id_}]", **plain} for id_ in range(rows) if id_ not in known]
+    tokenizer["added_tokens"] = sorted([*tokenizer["added_tokens"], *padding], key=lambda token: token["id"])
+    (copy / "tokenizer.json").unlink()
+    write_json(copy / "tokenizer.json", tokenizer)
+    return copy
 
 
 def _set_stops(path: Path, found: Mapping[str, Any], stops: Mapping[str, int], llama_cpp: Path, log: Path) -> None:
@@ -249,7 +226,7 @@ def _set_stops(path: Path, found: Mapping[str, Any], stops: Mapping[str, int], l
 
 def _refuse_unfit_adapter(adapter: Path) -> None:
     """Refuse an adapter that llama.cpp would apply wrongly, or not at all."""
-    config = json.loads((adapter / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+    config = _json(adapter / ADAPTER_FILES[0])
     merge = "merge it into its base model with --merge"
     parts = {
         "DoRA": config.get("use_dora"),
@@ -287,8 +264,13 @@ def _quantiser(llama_cpp: Path) -> Path | None:
 
 
 def _saved_type(merged: Path) -> str:
-    config = json.loads((merged / "config.json").read_text(encoding="utf-8"))
+    config = _json(merged / "config.json")
     return str(config.get("dtype") or config.get("torch_dtype"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _partial(out: Path) -> Path:
@@ -337,5 +319,7 @@ def _reason(output: str) -> str:
         return f"it does not support the architecture {architecture}"
     if "BPE pre-tokenizer was not recognized" in output:
         return "it does not know how the model's tokenizer splits words (BPE pre-tokenizer was not recognized)"
+    if lacking := re.search(r"ModuleNotFoundError: No module named '(\w+)", output):
+        return f"it needs the package {lacking[1]}, which is not installed (run pip install 'toolhone[gguf]')"
     errors = [line for line in lines if line.startswith(("ERROR", "Error", "error"))]
     return " / ".join((errors or lines or ["it printed nothing"])[-_MAX_REASONS:])
