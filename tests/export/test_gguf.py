@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from conftest import ROOT
 from rich.console import Console
+from safetensors.numpy import save_file
 from sentencepiece_tokenizers import tokenizer_of
 
 from toolhone.chat.render import ChatRenderer
 from toolhone.engines.llama_cpp import llama_cpp_server
 from toolhone.errors import UserError
-from toolhone.export.gguf import LLAMA_CPP, converter, lora_gguf, model_gguf, modelfile
+from toolhone.export.gguf import LLAMA_CPP, GgufFile, converter, export_gguf, lora_gguf, model_gguf, modelfile
 from toolhone.export.gguf_file import gguf_metadata
 from toolhone.fetch import CONVERTER_FOLDER
 from toolhone.formats import FORMATS
@@ -124,16 +127,23 @@ def prompts(tiny: Tiny) -> list[list[int]]:
     return [tiny.renderer.prompt([Message("user", question)], ())[1] for question in questions]
 
 
+def hard_texts(tiny: Tiny) -> list[str]:
+    """Return texts whose letters can be merged in many ways, so that the order of the merges matters."""
+    merges = json.loads((tiny.merged / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
+    parts = [part for merge in merges for part in merge]
+    chance = random.Random(0)
+    return ["".join(chance.choices(parts, k=30)).replace("▁", " ") for _ in range(60)]
+
+
 def test_llama_cpp_makes_the_prompts_of_training_and_answers_as_transformers(tiny: Tiny) -> None:
     asked = prompts(tiny)
     expected = greedy(tiny, asked, 12)
     assert len({tuple(answer) for answer in expected}) == len(expected)
     with llama_cpp_server(tiny.files / "f32.gguf", ctx=512, threads=1) as address:
         assert answers(address, asked, 12) == expected
-        for ids in asked:
-            text = tiny.renderer.decode(ids)
+        for text in [*(tiny.renderer.decode(ids) for ids in asked), *hard_texts(tiny)]:
             made = httpx2.post(f"{address}/tokenize", json={"content": text, "parse_special": True}).json()
-            assert made["tokens"] == ids
+            assert made["tokens"] == tiny.renderer.encode(text)
 
 
 def test_an_adapter_changes_the_answers_as_in_transformers(tiny: Tiny) -> None:
@@ -180,6 +190,7 @@ def test_the_file_holds_the_template_and_the_whole_vocabulary(tiny: Tiny) -> Non
 
     path = tiny.files / "f32.gguf"
     found = gguf_metadata(path)
+    assert found["general.name"] == "f32"
     assert found["tokenizer.chat_template"] == tiny.renderer.template
     assert found["tokenizer.ggml.eos_token_id"] == tiny.stops["<|im_end|>"]
     assert found["tokenizer.ggml.eot_token_id"] == tiny.stops["<|done|>"]
@@ -308,13 +319,39 @@ def test_own_sources_of_llama_cpp_are_used_if_they_have_the_converter(
 
 
 def test_a_modelfile_names_the_file_and_the_stop_tokens_and_no_template() -> None:
-    assert modelfile("m-q8_0.gguf", ["<|im_end|>", "</s>"], about="shop, tuned by toolhone") == (
-        "# shop, tuned by toolhone\n"
+    assert modelfile("m-q8_0.gguf", ["<|im_end|>", "</s>"], ctx=4096, max_tokens=256) == (
         "FROM ./m-q8_0.gguf\n"
         "PARAMETER temperature 0\n"
+        "PARAMETER repeat_penalty 1.0\n"
+        "PARAMETER num_ctx 4096\n"
+        "PARAMETER num_predict 256\n"
         'PARAMETER stop "<|im_end|>"\n'
         'PARAMETER stop "</s>"\n'
     )
+
+
+def test_an_export_gets_the_file_of_its_merged_model_or_of_its_adapter(
+    scripts: Path, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    renderer = ChatRenderer(tiny_tokenizer, FORMATS["hermes"], "", "toolhone", "", {})
+    base, log = merged_folder(tmp_path / "base", "float32"), tmp_path / "gguf.log"
+
+    def export(folder: Path, dtype: str) -> GgufFile:
+        return export_gguf(folder, "shop", dtype, renderer, llama_cpp=scripts, base=base, log=log)
+
+    merged = merged_folder(tmp_path / "merged", "float32")
+    assert export(merged, "q8_0") == (merged / "shop-q8_0.gguf", "q8_0", None)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    save_file({"q_proj.lora_A.weight": np.zeros((1, 1))}, adapter / "adapter_model.safetensors")
+    assert export(adapter, "f32") == (adapter / "shop-lora-f32.gguf", "f32", None)
+    with pytest.raises(UserError, match=r"^--gguf: q4_k_m is for merged weights; add --merge, or choose f32 or bf16 "):
+        export(adapter, "q4_k_m")
+    assert sorted(path.name for path in (*merged.glob("*.gguf"), *adapter.glob("*.gguf"))) == [
+        "shop-lora-f32.gguf",
+        "shop-q8_0.gguf",
+    ]
 
 
 def test_a_file_that_is_no_gguf_or_is_cut_is_reported(tmp_path: Path) -> None:
@@ -325,3 +362,45 @@ def test_a_file_that_is_no_gguf_or_is_cut_is_reported(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(8) + b"\x05" + bytes(7) + b"\xff\xff")
     with pytest.raises(UserError, match="is broken or cut"):
         gguf_metadata(path)
+
+
+@pytest.mark.slow
+@pytest.mark.gemma3
+def test_llama_cpp_cuts_prompts_into_gemmas_tokens_without_its_sentencepiece_model(
+    llama_cpp: Path, tmp_path: Path, fetched_tokenizer: Any
+) -> None:
+    # The converter then writes a vocabulary as GPT-2's, whose words would be split in other places.
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    tokenizer = fetched_tokenizer("gemma3")
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
+    )
+    merged, path = tmp_path / "merged", tmp_path / "gemma.gguf"
+    Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(merged)
+    template = FORMATS["gemma"].template_with("names")
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(merged)
+    assert not (merged / "tokenizer.model").exists()
+    stops = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<end_of_turn>", "<eos>")}
+    model_gguf(merged, path, "bf16", llama_cpp=llama_cpp, stops=stops)
+    assert gguf_metadata(path)["tokenizer.ggml.model"] == "gpt2"
+    renderer = ChatRenderer(tokenizer, FORMATS["gemma"], template, "toolhone", "", {})
+    rows = (ROOT / "data" / "customer_service" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    conversations = [[message for message in json.loads(row)["messages"] if message.get("content")] for row in rows]
+    with llama_cpp_server(path, ctx=2048, threads=1) as address, httpx2.Client() as client:
+        for messages in conversations:
+            question = [
+                Message(message["role"], message["content"]) for message in messages if message["role"] == "user"
+            ]
+            text, ids = renderer.prompt(question[:1], ())
+            made = client.post(f"{address}/tokenize", json={"content": text, "parse_special": True}).json()
+            assert made["tokens"] == ids, text
+    assert len(conversations) == 200

@@ -29,6 +29,8 @@ from toolhone.run_folder import ADAPTER_FILES
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from toolhone.chat.render import ChatRenderer
+
 LLAMA_CPP = "TOOLHONE_LLAMA_CPP"
 """The environment variable with a folder of llama.cpp's sources, to use instead of the downloaded converter."""
 
@@ -74,6 +76,43 @@ def converter(console: Console) -> Path:
     return CONVERTER_FOLDER
 
 
+def check_type(dtype: str, *, merged: bool) -> None:
+    """Refuse an unknown type of weights, and one that a GGUF file of an adapter cannot have.
+
+    Raises:
+        UserError: naming the known types.
+    """
+    if dtype not in WRITTEN_TYPES + QUANTISED_TYPES:
+        known = ", ".join(WRITTEN_TYPES + QUANTISED_TYPES)
+        raise UserError(f"--gguf: unknown type {dtype}; expected one of {known}")
+    if not merged and dtype not in WRITTEN_TYPES:
+        raise UserError(f"--gguf: {dtype} is for merged weights; add --merge, or choose {' or '.join(WRITTEN_TYPES)}")
+
+
+def export_gguf(
+    export: Path, name: str, dtype: str, renderer: ChatRenderer, *, llama_cpp: Path, base: Path, log: Path
+) -> GgufFile:
+    """Write the GGUF file of an export into its folder: of the merged model, or else of the adapter alone.
+
+    Args:
+        export: the folder of the export.
+        name: the run's name, with which the file's name begins.
+        base: the folder of the base model.
+
+    Raises:
+        UserError: if the converter fails, or an adapter cannot have this type.
+    """
+    merged = not (export / ADAPTER_FILES[0]).is_file()
+    check_type(dtype, merged=merged)
+    if merged:
+        tokens = {stop: renderer.tokenizer.convert_tokens_to_ids(stop) for stop in renderer.stops}
+        stops = {stop: id_ for stop, id_ in tokens.items() if id_ in renderer.stop_ids()}
+        return model_gguf(export, export / f"{name}-{dtype}.gguf", dtype, llama_cpp=llama_cpp, stops=stops, log=log)
+    out = export / f"{name}-lora-{dtype}.gguf"
+    lora_gguf(export, base, out, llama_cpp=llama_cpp, dtype=dtype, log=log)
+    return GgufFile(out, dtype)
+
+
 def model_gguf(
     merged: Path, out: Path, dtype: str, *, llama_cpp: Path, stops: Mapping[str, int], log: Path | None = None
 ) -> GgufFile:
@@ -92,9 +131,7 @@ def model_gguf(
     Raises:
         UserError: if the type is unknown, or the converter or the quantiser fails.
     """
-    if dtype not in WRITTEN_TYPES + QUANTISED_TYPES:
-        known = ", ".join(WRITTEN_TYPES + QUANTISED_TYPES)
-        raise UserError(f"--gguf: unknown type {dtype}; expected one of {known}")
+    check_type(dtype, merged=True)
     if not (merged / "config.json").is_file():
         raise UserError(f"{merged}: has no config.json; expected a merged model as `toolhone export --merge` writes it")
     log = log or out.with_suffix(".log")
@@ -137,7 +174,7 @@ def lora_gguf(
     partial.replace(out)
 
 
-def modelfile(gguf: str, stops: Iterable[str], *, about: str = "", max_tokens: int | None = None) -> str:
+def modelfile(gguf: str, stops: Iterable[str], *, ctx: int, max_tokens: int) -> str:
     """Return the text of a Modelfile, with which `ollama create` makes a model of a GGUF file beside it.
 
     It has no TEMPLATE, so Ollama uses the template in the GGUF file. It has no ADAPTER, which Ollama no longer reads.
@@ -145,22 +182,20 @@ def modelfile(gguf: str, stops: Iterable[str], *, about: str = "", max_tokens: i
     Args:
         gguf: the name of the file of the merged model.
         stops: the tokens at which generation stops.
-        about: one line on what the model is.
+        ctx: tokens of context. Ollama's default is 2,048, and it shortens longer prompts without an error.
+        max_tokens: the highest number of tokens of an answer.
     """
-    # In a Modelfile a text in one quote character may not contain it, and a backslash means itself.
-    quoted = [f'"{stop}"' if '"' not in stop else f'"""{stop}"""' for stop in stops]
-    lines = [f"# {about}"] if about else []
-    lines += [f"FROM ./{gguf}", "PARAMETER temperature 0", *(f"PARAMETER stop {stop}" for stop in quoted)]
-    if max_tokens is not None:
-        lines.append(f"PARAMETER num_predict {max_tokens}")
-    return "\n".join(lines) + "\n"
+    # Older versions of Ollama penalise repetition by default, which changes greedy answers.
+    values = {"temperature": 0, "repeat_penalty": 1.0, "num_ctx": ctx, "num_predict": max_tokens}
+    lines = [f"FROM ./{gguf}", *(f"PARAMETER {key} {value}" for key, value in values.items())]
+    return "\n".join([*lines, *(f'PARAMETER stop "{stop}"' for stop in stops), ""])
 
 
 def _convert_model(merged: Path, out: Path, dtype: str, llama_cpp: Path, stops: Mapping[str, int], log: Path) -> None:
     """Write a model with the converter, and correct what the converter leaves out or gets wrong."""
     partial = _partial(out)
     script = [sys.executable, str(llama_cpp / _MODEL_SCRIPT)]
-    flags = ["--outtype", dtype, "--outfile", str(partial)]
+    flags = ["--outtype", dtype, "--model-name", out.stem.removesuffix(f"-{dtype}"), "--outfile", str(partial)]
     failure = f"{merged}: llama.cpp's converter failed"
     try:
         _run([*script, str(merged), *flags], partial, log, failure)
