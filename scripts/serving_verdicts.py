@@ -5,8 +5,8 @@ the same way as vLLM's server: the request with its tools, the parser that `--to
 the tokenizer decodes from the turn's tokens.
 
 In: files of JSON lines. The first line is {"parser", "tokenizer", "tools"}: the parser's name, a folder with a
-tokenizer, and tools as OpenAI's API has them. Each further line is a case: {"text"}, and optionally {"tools"} of its
-own.
+tokenizer, and tools as OpenAI's API has them. For the parser `hf` it also has {"response_template", "prompt"}. Each
+further line is a case: {"text"}, and optionally {"tools"} of its own.
 
 Out: beside each file, one that ends in .verdicts.jsonl. Its first line is {"vllm", "parser"}. Then comes one line per
 case, in order: {"calls", "content"}, each call with its "name" and its decoded "arguments", or {"error"} with the
@@ -54,6 +54,8 @@ def verdicts(first: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[dic
     from vllm.parser import ParserManager
 
     tokenizer = AutoTokenizer.from_pretrained(first["tokenizer"], trust_remote_code=False)
+    if "response_template" in first:
+        tokenizer.response_template = first["response_template"]
     parser_class = ParserManager.get_parser(
         tool_parser_name=first["parser"], enable_auto_tools=True, is_harmony=first["parser"] == _HARMONY
     )
@@ -63,6 +65,8 @@ def verdicts(first: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[dic
                 model="tuned", messages=[{"role": "user", "content": ""}], tools=case.get("tools") or first["tools"]
             )
             parser = parser_class(tokenizer, request.tools)
+            if "prompt" in first:
+                parser.set_prompt_token_ids(tokenizer.encode(first["prompt"], add_special_tokens=False))
             request = parser.adjust_request(request)
             ids = tokenizer.encode(case["text"], add_special_tokens=False)
             leaves_out = request.skip_special_tokens is not False  # vLLM's default, unless the parser changes it

@@ -7,7 +7,6 @@ Only vLLM's public names are used: `LLM`, `SamplingParams`, `LoRARequest`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from toolhone.config import Config
+from toolhone.engines.vllm import max_lora_rank
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import Completion
 from toolhone.evaluate.predict import answer_missing, prediction_of
@@ -26,8 +26,6 @@ from toolhone.run_folder import fingerprint, versions
 from toolhone.tuned import TunedModel
 
 _CHUNK = 256
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for `max_lora_rank`."""
 
 
 def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path:
@@ -122,15 +120,8 @@ def _engine_options(config: Config, adapter: Path | None, max_model_len: int) ->
     if model.quantize == "nf4":
         options["quantization"] = "bitsandbytes"
     if adapter is not None:
-        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        for key, name in (("use_dora", "lora.dora"), ("modules_to_save", "lora.modules_to_save")):
-            if settings.get(key):
-                raise UserError(f"{adapter}: was trained with {name}, which vLLM does not support; use `toolhone eval`")
-        rank = settings["r"]
-        fits = [size for size in _RANKS if size >= rank]
-        if not fits:
-            raise UserError(f"{adapter}: has rank {rank}, but vLLM supports adapters up to rank {_RANKS[-1]}")
-        options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": fits[0]}
+        rank = max_lora_rank(adapter, "use `toolhone eval`")
+        options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
     return options
 
 
