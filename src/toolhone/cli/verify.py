@@ -145,6 +145,8 @@ def _start_vllm(
     if parser is None:
         console.print("vLLM has no parser for this chat format: calls stay text", markup=False)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
+    log = tuned.run.path / "verify" / "vllm.log"
+    log.parent.mkdir(exist_ok=True)
     server = vllm_server(
         str(folder) if adapter is None else tuned.config.model.name,
         adapter=adapter,
@@ -154,7 +156,7 @@ def _start_vllm(
         dtype=options.weights or tuned.hardware.dtype_name,
         max_model_len=needed_context(tuned),
         parser=None if calls_in_text else parser,
-        log=tuned.run.path / "verify" / "vllm.log",
+        log=log,
     )
     return server, calls_in_text
 
