@@ -22,6 +22,7 @@ MEANINGS = {
     "--api-accuracy": "share of calls that the API gets right",
     "--base": "ask the base model",
     "--base-url": "address of the endpoint",
+    "--calls-in-text": "read calls from the answer's text",
     "--calls-per-day": "calls a day",
     "--calls-per-second": "calls a second of one machine",
     "--chat-format": "how calls are written",

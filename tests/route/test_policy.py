@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from toolhone.cli import main
 from toolhone.errors import UserError
+from toolhone.jsonl import write_json
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, Signals
 from toolhone.route.policy import (
@@ -18,8 +21,10 @@ from toolhone.route.policy import (
     Identity,
     Policy,
     identity_of_run,
+    read_identity,
     read_policy,
     refuse_other_model,
+    write_identity,
     write_policy,
 )
 from toolhone.run_folder import RunFolder
@@ -110,11 +115,50 @@ def test_the_error_for_a_missing_policy_says_how_to_make_one(tmp_path: Path) -> 
         read_policy(tmp_path / "policy.json")
 
 
-@pytest.mark.parametrize("field", ["model", "adapter", "template", "quantize"])
+@pytest.mark.parametrize("field", ["model", "adapter", "template", "quantize", "engine"])
 def test_another_model_is_refused_and_the_difference_is_named(field: str) -> None:
     refuse_other_model(policy(), IDENTITY)
     with pytest.raises(UserError, match=rf"another model: {field} is other, the policy's "):
         refuse_other_model(policy(), replace(IDENTITY, **{field: "other"}))
+
+
+def test_a_policy_without_an_engine_is_for_transformers(tmp_path: Path) -> None:
+    older = json.loads(CONTRACT.read_text(encoding="utf-8"))
+    del older["identity"]["engine"], older["identity"]["gguf"]
+    write_json(tmp_path / "policy.json", older)
+    found = read_policy(tmp_path / "policy.json")
+    refuse_other_model(found, replace(found.identity, engine="transformers"))
+    with pytest.raises(UserError, match=r"engine is llama\.cpp q8_0, the policy's transformers; make one for this"):
+        refuse_other_model(found, replace(found.identity, engine="llama.cpp q8_0"))
+
+
+def test_the_hashes_of_gguf_files_count_if_both_are_known() -> None:
+    made = policy().model_copy(update={"identity": replace(IDENTITY, gguf="a" * 64)})
+    refuse_other_model(made, replace(IDENTITY, gguf=None))
+    refuse_other_model(made, replace(IDENTITY, gguf="a" * 64))
+    with pytest.raises(
+        UserError, match=r"another model: gguf is bbbbbbbbbbbbbbbb\.\.\., the policy's aaaaaaaaaaaaaaaa"
+    ):
+        refuse_other_model(made, replace(IDENTITY, gguf="b" * 64))
+
+
+def test_a_policy_from_an_engines_answers_is_for_that_engine_and_stays_beside_them(make_run: MakeRun) -> None:
+    made = make_run()
+    folder = made.run / "verify" / "llama.cpp-q8_0"
+    folder.mkdir(parents=True)
+    answers = folder / "predictions.jsonl"
+    shutil.copy(made.run / "predictions" / "tuned.jsonl", answers)
+    served = replace(identity_of_run(RunFolder(made.run)), engine="llama.cpp q8_0", gguf="c" * 64)
+    write_identity(folder / "identity.json", served)
+    assert main(["route", "--small", str(answers), "--large", str(made.large)]) == 0
+    assert read_policy(folder / "policy.json").identity == served
+    assert not (made.run / "policy.json").exists()
+
+
+def test_an_unreadable_identity_names_its_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "identity.json", {"name": "x"})
+    with pytest.raises(UserError, match=r"identity\.json: is not an identity; expected an object with model, adapter"):
+        read_identity(tmp_path / "identity.json")
 
 
 def test_the_identity_of_a_run_has_its_model_adapter_template_and_quantization(make_run: MakeRun) -> None:

@@ -24,6 +24,7 @@ from toolhone.cli.route import add_route_commands
 from toolhone.cli.start import add_start_commands
 from toolhone.cli.terminal import describe_interruption, plain_console, prepare_libraries
 from toolhone.cli.train import add_train_commands
+from toolhone.cli.verify import add_verify_command
 from toolhone.errors import UserError
 from toolhone.launcher import rank
 
@@ -33,7 +34,7 @@ _GROUPS = {
     "data": ("data", "formats"),
     "tune": ("train", "learning-curve", "ask"),
     "evaluate": ("eval", "predict", "score", "compare", "report"),
-    "decide and deploy": ("advise", "cost", "route", "export", "serve"),
+    "decide and deploy": ("advise", "cost", "route", "export", "verify", "serve"),
 }
 """The commands by what they are for, in the order of `toolhone --help`."""
 _FIRST = ("init", "fetch", "train", "ask", "data")
@@ -99,6 +100,7 @@ def _parser_and_commands() -> tuple[argparse.ArgumentParser, Any]:
     add_cost_commands(commands)
     add_route_commands(commands)
     add_export_commands(commands)
+    add_verify_command(commands)
     flags.command(commands, "doctor", _doctor, "check what this machine can do; takes about ten seconds")
     flags.command(commands, "config", _config, "list every key of a config file, with its default and meaning")
     _add_completion(commands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def _add_route(commands: Any) -> None:
 def _route(options: argparse.Namespace) -> None:
     from toolhone.report.report import write_report
     from toolhone.report.routing import summary_lines, ways_page, ways_table, write_routing
-    from toolhone.route.policy import RouteSettings, route_settings
+    from toolhone.route.policy import IDENTITY, RouteSettings, route_settings
     from toolhone.route.route import RowSplit, read_rows, route, split_rows
     from toolhone.route.ways import with_recorded_price
 
@@ -98,7 +99,8 @@ def _route(options: argparse.Namespace) -> None:
     small = options.small or (run.predictions("tuned") if run is not None else None)
     if small is None:
         raise UserError("--small: name the small model's predictions, or a run with --run")
-    folder = options.out or (None if run is None else run.path)
+    is_served = (small.parent / IDENTITY).is_file()  # the answers of an engine that `toolhone verify` asked
+    folder = options.out or (small.parent if is_served else None if run is None else run.path)
     if folder is None:
         raise UserError(
             "--out: name a folder for policy.json and route.html, or a run with --run, whose folder takes them"
@@ -162,17 +164,22 @@ def _run_of(options: argparse.Namespace) -> RunFolder | None:
     from toolhone.run_folder import existing_run
 
     folder = options.folder
-    if folder is None and options.small is not None and (options.small.parent.parent / "config.yaml").is_file():
-        folder = options.small.parent.parent
+    if folder is None and options.small is not None:
+        # A run's predictions/NAME.jsonl, or an engine's verify/ENGINE/predictions.jsonl.
+        folder = next((up for up in options.small.parents[1:3] if (up / "config.yaml").is_file()), None)
     return None if folder is None else existing_run(folder)[0]
 
 
 def _identity(run: RunFolder | None, small: Path) -> Identity:
-    """The model that the policy is for: a run's tuned model, or the name of the predictions."""
-    from toolhone.route.policy import Identity, identity_of_run
+    """The model and engine that the policy is for: as recorded beside an engine's answers, a run's tuned model, or the
+    name of the predictions."""
+    from toolhone.route.policy import IDENTITY, Identity, identity_of_run, read_identity
 
+    if (small.parent / IDENTITY).is_file():
+        return read_identity(small.parent / IDENTITY)
     if run is not None and small.resolve() in {run.predictions(label).resolve() for label in ("tuned", "tuned-vllm")}:
-        return identity_of_run(run)
+        found = identity_of_run(run)
+        return found if small.stem == "tuned" else replace(found, engine="vllm")
     return Identity(small.stem)
 
 

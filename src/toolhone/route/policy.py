@@ -26,19 +26,33 @@ from toolhone.route.confidence import FEATURES, Signals
 from toolhone.run_folder import RunFolder
 
 _GOALS = ("risk", "budget", "escalation", "target_accuracy")
+TRANSFORMERS = "transformers"
+IDENTITY = "identity.json"
+"""The file beside an engine's predictions that says which model and engine made them."""
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The model that a policy belongs to. `model`: its name, with "@revision" if one is pinned; `adapter`: the SHA-256
-    of its weights; `template`: the chat template's hash; `quantize`: as in the config. None if unknown, as behind an
-    endpoint."""
+    """The model that a policy belongs to, and the engine that serves it. None if unknown, as behind an endpoint.
+
+    Attributes:
+        model: its name, with "@revision" if one is pinned.
+        adapter: the SHA-256 of its weights.
+        template: the chat template's hash.
+        quantize: as in the config.
+        engine: the engine and the number type of the weights that it serves, such as "llama.cpp q8_0". Policies of
+            older versions were all made for transformers.
+        gguf: the SHA-256 of the served GGUF; with an adapter of its own, of both hashes. It counts only if both sides
+            know it.
+    """
 
     model: str
     adapter: str | None = None
     template: str | None = None
     quantize: str | None = None
+    engine: str = TRANSFORMERS
+    gguf: str | None = None
 
 
 RiskKind = Literal["selective", "system", "harmful_keep"]
@@ -195,6 +209,7 @@ def refuse_other_model(policy: Policy, identity: Identity) -> None:
         f"{field.name} is {_short(getattr(identity, field.name))}, the policy's {_short(ours)}"
         for field in fields(Identity)
         if (ours := getattr(policy.identity, field.name)) != getattr(identity, field.name)
+        and (field.name != "gguf" or None not in (ours, identity.gguf))
     ]
     if differences:
         raise UserError(
@@ -207,6 +222,25 @@ def _short(value: str | None) -> str:
     if value is None:
         return "not known"
     return f"{value[:16]}..." if len(value) == 64 else value
+
+
+def write_identity(path: Path, identity: Identity) -> None:
+    write_json(path, asdict(identity))
+
+
+def read_identity(path: Path) -> Identity:
+    """Read the identity that `toolhone verify` writes beside an engine's predictions.
+
+    Raises:
+        UserError: if the file is missing or not an identity.
+    """
+    remedy = "`toolhone verify` writes it"
+    found = read_json(path, remedy)
+    try:
+        return Identity(**found)
+    except TypeError:
+        known = ", ".join(field.name for field in fields(Identity))
+        raise UserError(f"{path}: is not an identity; expected an object with {known}; {remedy}") from None
 
 
 def write_policy(path: Path, policy: Policy) -> None:
