@@ -36,7 +36,7 @@ LAYERS = (
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
 MAX_FILES = 250
-MAX_LINES = 46_500
+MAX_LINES = 47_000
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""

@@ -37,6 +37,7 @@ class Target:
         has_response_template: whether the tokenizer says how its calls are read. vLLM's parser `hf` uses that.
         has_window: whether layers of the model see only a window of the last tokens.
         gguf, lora_gguf: GGUF files of the model and of the adapter.
+        unread_by_llama_cpp: why llama.cpp's parser does not read the calls; "" if it does, or if it was not asked.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Target:
     has_window: bool = False
     gguf: str = "MODEL.gguf"
     lora_gguf: str = "ADAPTER.gguf"
+    unread_by_llama_cpp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,10 @@ def _llama_cpp(target: Target) -> Serving:
     if target.has_window:
         words.append("--swa-full")  # otherwise almost no prefix of a prompt is reused
     words += ["--temp", "0", "--alias", target.name]
-    # llama.cpp derives its parser from the template, and returns an error if it cannot.
-    return Serving("llama.cpp", tuple(words), parses_calls=True, refused=_refused("llama.cpp", target))
+    # llama.cpp derives its parser from the template. It returns an error for an answer that this parser cannot read.
+    is_read = not target.unread_by_llama_cpp
+    words += [] if is_read else ["--skip-chat-parsing"]
+    return Serving("llama.cpp", tuple(words), parses_calls=is_read, refused=_refused("llama.cpp", target))
 
 
 def _pair(flag: str, value: str | None) -> Sequence[str]:

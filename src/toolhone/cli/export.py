@@ -29,6 +29,9 @@ def add_export_commands(commands: Any) -> None:
         "with --merge: number of scored turns on which merged weights are compared with base and adapter (default: 20)"
     )
     parser.add_argument("--prompts", type=flags.count, default=20, metavar="N", help=about)
+    about = "write a GGUF file too: f32, bf16, q8_0, or a type such as q4_k_m, which needs llama.cpp's llama-quantize"
+    parser.add_argument("--gguf", metavar="TYPE", help=about)
+    parser.add_argument("--ollama", action="store_true", help="with --merge and --gguf: write a Modelfile for Ollama")
     about = "upload the export to the Hugging Face hub, into a private repository"
     parser.add_argument("--push", metavar="OWNER/NAME", help=about)
     parser.add_argument("--public", action="store_true", help="with --push: make the repository public")
@@ -41,6 +44,12 @@ def _export(options: argparse.Namespace) -> int:
     run.require_adapter()
     if options.public and options.push is None:
         raise UserError("--public: needs --push OWNER/NAME")
+    if options.ollama and (options.merge is None or options.gguf is None):
+        raise UserError("--ollama: needs --merge and --gguf, for example --merge bf16 --gguf q8_0")
+    if options.gguf is not None:
+        from toolhone.export.gguf import check_type
+
+        check_type(options.gguf, merged=options.merge is not None)
     if options.push is not None:
         _check_push(options, config.model.name, config.name)
     from toolhone.export.folder import check_replaceable, export_run
@@ -58,7 +67,15 @@ def _export(options: argparse.Namespace) -> int:
         about = f"trained on {config.model.quantize} weights; merged into the same weights without quantisation"
         console.print(f"note: {about}", markup=False)
     try:
-        done = export_run(tuned, out, console, merge=options.merge, prompts=options.prompts)
+        done = export_run(
+            tuned,
+            out,
+            console,
+            merge=options.merge,
+            prompts=options.prompts,
+            gguf=options.gguf,
+            ollama=options.ollama,
+        )
     except NotEqualError as error:
         console.print(f"the merge is not proven, and nothing is written: {error}", markup=False)
         return 1
@@ -92,6 +109,11 @@ def _show(done: Exported, console: Console) -> None:
     what = "adapter" if done.proof is None else f"merged weights in {done.facts['dtype']}"
     stops = ", ".join(done.facts["stops"]["tokens"])
     console.print(f"{done.folder}: {what}, {size:,.0f} MB, stops at {stops}", markup=False)
+    gguf = done.facts.get("gguf")
+    if gguf is not None:
+        console.print(f"{done.folder / gguf['file']}: {gguf['type']} weights as GGUF", markup=False)
+    if done.quantise:
+        console.print(f"no llama-quantize was found; to quantise the file: {done.quantise}", markup=False)
     for way in done.ways:
         if way.refused:
             console.print(f"note: {way.refused}; use --merge", markup=False)

@@ -12,8 +12,9 @@ import fnmatch
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
 
 from toolhone.chat.serving import Serving, Target, serving
+from toolhone.engines.llama_cpp_parser import unread_turn
 from toolhone.errors import UserError
 from toolhone.evaluate.score import scored_examples
+from toolhone.export.gguf import converter, export_gguf, modelfile
 from toolhone.export.hub import FACTS
 from toolhone.export.launch import HERE, write_launch_files
 from toolhone.export.merge import DTYPES, MergedType, Proof, merge_adapter, prove_merge
 from toolhone.export.response_template import response_template
 from toolhone.hub import reach_hub_or_cache
-from toolhone.jsonl import read_json, write_json
+from toolhone.jsonl import read_json, write_json, write_text
 from toolhone.pretrained import load_model_config
 from toolhone.records import Example
 from toolhone.report.exports import ExportedModel, unscored_page, write_card
@@ -52,13 +55,14 @@ _BASE_FILES = (
 @dataclass(frozen=True, slots=True)
 class Exported:
     """A finished export. `proof` is None for an adapter alone. `licence` has the keys of the base model's licence in
-    the card; empty if it is unknown."""
+    the card; empty if it is unknown. `quantise` is the command that still gives the GGUF file its type; "" if none."""
 
     folder: Path
     facts: dict[str, Any]
     proof: Proof | None
     ways: list[Serving]
     licence: Mapping[str, Any]
+    quantise: str = ""
 
 
 class Source:
@@ -120,6 +124,8 @@ def export_run(
     *,
     merge: MergedType | None = None,
     prompts: int = 20,
+    gguf: str | None = None,
+    ollama: bool = False,
 ) -> Exported:
     """Write an export of a run's tuned model.
 
@@ -127,6 +133,8 @@ def export_run(
         out: the folder. An earlier export of the same run there is replaced.
         merge: the number type of merged weights; None: the adapter alone.
         prompts: the number of prompts on which the merge is proven.
+        gguf: the type of the weights in a GGUF file, such as "q8_0"; None: no such file.
+        ollama: write a Modelfile for the GGUF file, which must be of merged weights.
 
     Raises:
         UserError: if the folder has something else, or the run cannot be exported.
@@ -134,6 +142,8 @@ def export_run(
     """
     run, renderer = tuned.run, tuned.renderer
     source = Source(tuned)
+    llama_cpp = converter(console) if gguf is not None else None
+    unread = unread_turn(renderer) if gguf is not None and find_spec("xllamacpp") else None
     with new_folder(out, tuned.config.name) as folder:
         template = response_template(renderer)
         settings = _write_adapter(source, folder) if merge is None else None
@@ -149,6 +159,20 @@ def export_run(
             folder / "generation_config.json", generation_config(source)
         )  # transformers warns of it when it loads
         target = _target(source, settings, DTYPES[merge] if merge else None, has_template=template is not None)
+        written = None
+        if gguf is not None and llama_cpp is not None:
+            console.print(f"writing {gguf} weights as GGUF ...")
+            log = out.parent / f"{out.name}-gguf.log"
+            written = export_gguf(
+                folder, tuned.config.name, gguf, renderer, llama_cpp=llama_cpp, base=source.base_folder, log=log
+            )
+            name = f"{HERE}/{written.path.name}"
+            target = replace(target, unread_by_llama_cpp=unread or "", **{"gguf" if merge else "lora_gguf": name})
+            if ollama:
+                limit = tuned.config.evaluate.max_new_tokens
+                ctx = tuned.config.chat.max_tokens + limit
+                text = modelfile(written.path.name, renderer.stops, ctx=ctx, max_tokens=limit)
+                write_text(folder / "Modelfile", text)
         ways = serving(renderer.format, target)
         write_launch_files(folder, ways)
         for path in source.licence_files:
@@ -156,8 +180,11 @@ def export_run(
         base = source.name if merge is None else tuned.config.model.name
         _write_card(run, folder, ExportedModel(base, ways, DTYPES[merge] if merge else None, source.licence))
         facts = _facts(source, folder, target, proof)
+        if written is not None:
+            facts["gguf"] = {"file": written.path.name, "type": written.dtype, "sha256": sha256_of(written.path)}
         write_json(folder / FACTS, facts)
-    return Exported(out, facts, proof, ways, source.licence)
+    quantise = written.command.replace(str(folder), str(out)) if written is not None and written.command else ""
+    return Exported(out, facts, proof, ways, source.licence, quantise)
 
 
 @contextlib.contextmanager
