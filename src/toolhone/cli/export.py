@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def _export(options: argparse.Namespace) -> int:
     except NotEqualError as error:
         console.print(f"the merge is not proven, and nothing is written: {error}", markup=False)
         return 1
-    _show(done, console)
+    _show(done, options.folder, console)
     if options.push is not None:
         from toolhone.export.hub import push_folder
 
@@ -101,7 +102,7 @@ def _check_push(options: argparse.Namespace, base: str, run: str) -> None:
     check_push(options.push, run, public=options.public)
 
 
-def _show(done: Exported, console: Console) -> None:
+def _show(done: Exported, folder: Path, console: Console) -> None:
     """Print what was written, the proof, and what to run next."""
     if done.proof is not None:
         console.print(_proof_line(done.proof), markup=False)
@@ -121,7 +122,12 @@ def _show(done: Exported, console: Console) -> None:
             console.print(f"note: {way.engine} has no parser for the chat format; calls stay in the text", markup=False)
     usable = [way for way in done.ways if not way.refused]
     if usable:
-        console.print(f"next: sh {done.folder / usable[0].script}", markup=False)
+        console.print(f"serve it: sh {done.folder / usable[0].script}", markup=False)
+    if gguf is not None:
+        file = str(done.folder / gguf["file"])
+        flags = ["--gguf", file] if done.proof is not None else ["--gguf", "BASE.gguf", "--lora", file]
+        command = shlex.join(["toolhone", "verify", "--run", str(folder), *flags])
+        console.print(f"prove that llama.cpp answers as the run does: {command}", markup=False)
 
 
 def _proof_line(proof: Proof) -> str:
