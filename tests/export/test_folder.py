@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -163,8 +164,6 @@ def test_an_export_that_fails_keeps_the_older_one(run: RunFolder, monkeypatch: p
 def test_a_base_model_on_the_hub_keeps_its_name_and_gets_the_commit_of_the_training(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
     commit = "c" * 40
     snapshot = tmp_path / "cache" / "models--acme--tiny" / "snapshots" / commit
     shutil.copytree("model", snapshot)
@@ -179,6 +178,20 @@ def test_a_base_model_on_the_hub_keeps_its_name_and_gets_the_commit_of_the_train
     assert f"vllm serve acme/tiny --revision {commit}" in done.ways[0].command
     assert ModelCard.load(OUT / "README.md").data.base_model == "acme/tiny"
     assert (OUT / "LICENSE").is_file()
+
+
+def test_a_merged_model_gets_the_files_that_engines_need_beside_weights(run: RunFolder) -> None:
+    names = ("tokenizer.model", "preprocessor_config.json", "modeling_own.py", "notes.txt")
+    tuned = TunedModel.load(run.path)
+    for name in names:
+        (Path("model") / name).write_text("{}", encoding="utf-8")
+    export_run(tuned, OUT, QUIET, merge="bf16", prompts=1)
+    assert [name for name in names if (OUT / name).exists()] == ["tokenizer.model", "preprocessor_config.json"]
+    own = tuned.config.model.model_copy(update={"trust_remote_code": True})
+    tuned = dataclasses.replace(tuned, config=tuned.config.model_copy(update={"model": own}))
+    done = export_run(tuned, OUT, QUIET, merge="bf16", prompts=1)
+    assert (OUT / "modeling_own.py").is_file()
+    assert all("--trust-remote-code" in way.words for way in done.ways[:2])
 
 
 def test_a_run_without_figures_gets_a_card_that_says_so(run: RunFolder) -> None:

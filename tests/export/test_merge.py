@@ -28,7 +28,6 @@ from toolhone.train.model import load_for_inference, load_model
 CPU = Hardware("cpu", torch.float32, ())
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "rslora": {"rslora": True},
     "dora": {"dora": True},
     "pissa": {"init": "pissa", "rslora": True},
     "olora, modules to save": {"init": "olora", "modules_to_save": ["model.norm"]},
@@ -36,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tied head to save": {"modules_to_save": ["lm_head"]},
     "an adapter on tied embeddings": {"targets": ["embed_tokens", "q_proj"]},
 }
-FAMILIES = ("mistral3", "gemma3", "qwen3_moe")
+FAMILIES = ("mistral3", "qwen3_moe")
 
 
 def model_config(folder: Path, **keys: Any) -> ModelConfig:

@@ -33,6 +33,7 @@ class Target:
         stop_ids: where generation stops; empty if unknown.
         max_tokens: token limit of a training example; None if unknown.
         dtype: the number type to compute in; None: the engine's choice.
+        trust_remote_code: whether the model comes with Python code of its own, as in `model.trust_remote_code`.
         is_export: whether the folder was written by `toolhone export`.
         has_response_template: whether the tokenizer says how its calls are read. vLLM's parser `hf` uses that.
         has_window: whether layers of the model see only a window of the last tokens.
@@ -48,6 +49,7 @@ class Target:
     stop_ids: tuple[int, ...] = ()
     max_tokens: int | None = None
     dtype: str | None = None
+    trust_remote_code: bool = False
     is_export: bool = False
     has_response_template: bool = False
     has_window: bool = False
@@ -90,7 +92,7 @@ def serving(chat_format: ChatFormat, target: Target) -> list[Serving]:
 
 
 def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
-    words = ["vllm", "serve", target.model, *_pair("--revision", target.revision), *_pair("--dtype", target.dtype)]
+    words = ["vllm", "serve", target.model, *_loading(target)]
     if target.is_export:
         # Without these two, vLLM takes the stop ids and the response template of the base model.
         words += ["--tokenizer", target.folder, "--generation-config", target.folder]
@@ -108,8 +110,7 @@ def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
 
 
 def _sglang(chat_format: ChatFormat, target: Target) -> Serving:
-    words = ["python", "-m", "sglang.launch_server", "--model-path", target.model]
-    words += [*_pair("--revision", target.revision), *_pair("--dtype", target.dtype)]
+    words = ["python", "-m", "sglang.launch_server", "--model-path", target.model, *_loading(target)]
     note = ""
     if target.adapter is None:
         words += ["--served-model-name", target.name]
@@ -141,6 +142,12 @@ def _llama_cpp(target: Target) -> Serving:
     is_read = not target.unread_by_llama_cpp
     words += [] if is_read else ["--skip-chat-parsing"]
     return Serving("llama.cpp", tuple(words), parses_calls=is_read, refused=_refused("llama.cpp", target))
+
+
+def _loading(target: Target) -> list[str]:
+    """Return the flags about loading a model that vLLM and SGLang share."""
+    code = ["--trust-remote-code"] if target.trust_remote_code else []
+    return [*_pair("--revision", target.revision), *code, *_pair("--dtype", target.dtype)]
 
 
 def _pair(flag: str, value: str | None) -> Sequence[str]:

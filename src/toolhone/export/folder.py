@@ -45,11 +45,11 @@ from toolhone.tuned import TunedModel
 LICENCE_FILES = ("license*", "licence*", "notice*", "*terms*", "use_policy*", "usage_policy*")
 """Patterns of the names of licence files, in upper or lower case."""
 
-_BASE_FILES = (
-    *("*.model", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
-    *("generation_config.json", "README.md"),
-)
-"""Files of a base model that an export reads or copies, besides its licence and its weights."""
+_TOKENIZER_FILES = ("*.model",)
+"""Files of a base model beside its tokenizer.json. llama.cpp's converter prefers them."""
+
+_MODEL_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Files of a base model that engines need beside merged weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,18 @@ class Source:
             return Path(self.name)
         reach_hub_or_cache(self.name, self.revision)
         any_case = ["".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in one) for one in LICENCE_FILES]
-        wanted = ["config.json", *_BASE_FILES, *any_case]
+        wanted = ["config.json", "generation_config.json", "README.md", *self.copied, *any_case]
         try:
             return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=wanted))
         except (OSError, HfHubHTTPError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"model.name: cannot download the licence files of {self.name}: {reason}") from None
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Patterns of the base model's files that a merged model needs, besides its weights and settings."""
+        code = ("*.py",) if self.tuned.config.model.trust_remote_code else ()
+        return (*_TOKENIZER_FILES, *_MODEL_FILES, *code)
 
     @cached_property
     def licence_files(self) -> list[Path]:
@@ -259,7 +265,7 @@ def _write_chat(source: Source, folder: Path, template: dict[str, Any] | None, *
     tokenizer.chat_template = renderer.template
     tokenizer.response_template = template
     tokenizer.save_pretrained(folder)
-    for pattern in _BASE_FILES[:-2] if merged else _BASE_FILES[:1]:
+    for pattern in source.copied if merged else _TOKENIZER_FILES:
         for path in source.base_folder.glob(pattern):
             if not (folder / path.name).exists():
                 shutil.copy(path, folder)
@@ -322,6 +328,7 @@ def _target(source: Source, settings: Mapping[str, Any] | None, merged: str | No
         name=tuned.config.name,
         stop_ids=tuple(sorted(tuned.renderer.stop_ids())),
         max_tokens=tuned.config.chat.max_tokens,
+        trust_remote_code=tuned.config.model.trust_remote_code,
         dtype=merged or tuned.hardware.dtype_name,
         is_export=True,
         has_response_template=has_template,
