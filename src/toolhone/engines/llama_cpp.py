@@ -135,7 +135,8 @@ def _idle_processors() -> int:
     llama.cpp's threads wait for each other in busy loops. With more threads than idle processors, a request that takes
     seconds can take minutes.
     """
-    return max(1, len(os.sched_getaffinity(0)) - round(os.getloadavg()[0]))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - round(os.getloadavg()[0]))
 
 
 def _require_gguf(path: Path) -> None:
