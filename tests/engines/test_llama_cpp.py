@@ -176,3 +176,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"run pip install 'toolhone\[gguf\]'$"), llama_cpp_server(tmp_path):
         pass
+
+
+def test_only_idle_processors_get_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    found = []
+    for load in (0.2, 2.6, 30.0):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        found.append(llama_cpp._idle_processors())
+    assert found == [8, 5, 1]
