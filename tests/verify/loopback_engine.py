@@ -27,6 +27,7 @@ class LoopbackEngine:
         stop_ids: where generation ends.
         calls_read: how many calls of a turn its parser reads.
         parallel_status: the HTTP status of chat answers with several calls.
+        only_chats: whether it has nothing but OpenAI's chat endpoint.
     """
 
     model: Any
@@ -37,11 +38,14 @@ class LoopbackEngine:
     ftype: str = "all F32"
     calls_read: int = 99
     parallel_status: int = 200
+    only_chats: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, path: str) -> Any:
         if path == "/v1/models":
             return {"data": [{"id": "m", "owned_by": "llamacpp"}]}
+        if path == "/version" or self.only_chats:
+            return None
         if path == "/lora-adapters":
             return [] if self.base is None else [{"id": 0, "path": "lora.gguf", "scale": 1.0}]
         return {"chat_template": self.template, "model_ftype": self.ftype, "build_info": "b1", "model_path": "m.gguf"}
@@ -60,8 +64,9 @@ class LoopbackEngine:
                 "content": text,
                 "stop_type": "eos" if made.stopped else "limit",
             }
-        made = self.generate(self.renderer.encode(self.prompt(body)), body["max_tokens"])
-        return self.chat_answer(made, raw=bool(body.get("logprobs")))
+        ids = self.renderer.encode(self.prompt(body))
+        status, reply = self.chat_answer(self.generate(ids, body["max_tokens"]), raw=bool(body.get("logprobs")))
+        return status, {**reply, "usage": {"prompt_tokens": len(ids), "completion_tokens": 5}}
 
     def prompt(self, body: dict[str, Any]) -> str:
         messages = json.loads(json.dumps(body["messages"]))
@@ -110,7 +115,8 @@ def serving_engine(engine: LoopbackEngine) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.reply(200, engine.get(self.path)) if self.path != "/version" else self.reply(404, {})
+            found = engine.get(self.path)
+            self.reply(404 if found is None else 200, found)
 
         def do_POST(self) -> None:
             self.reply(*engine.post(self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))

@@ -95,6 +95,22 @@ def test_the_right_adapter_on_the_right_base_passes(tuned: TunedModel) -> None:
     assert verdict.identity.engine == "llama.cpp f32 + LoRA"
 
 
+def test_an_engine_that_only_chats_is_scored_by_its_chat_answers(tuned: TunedModel) -> None:
+    verdict = verdict_on(tuned, right_engine(tuned, only_chats=True))
+    found = {line.name: line.result for line in verdict.lines}
+    assert [name for name, result in found.items() if result == "pass"] == [
+        "control tokens in texts",
+        "stops",
+        "tool calls",
+        "accuracy",
+    ]
+    assert "FAIL" not in found.values()
+    assert verdict.lines[-2].figures["right"] == 3
+    assert "3 of 3 prompts are as long as in training" in verdict.lines[1].detail
+    template = {"template": tuned.renderer.template.replace("<tools>", "<functions> of ours:")}
+    assert failing(verdict_on(tuned, right_engine(tuned, only_chats=True, **template)))[0] == "prompt ids"
+
+
 def template_fault(tuned: TunedModel) -> dict[str, Any]:
     return {"template": tuned.renderer.template.replace("<tools>", "<functions>")}
 

@@ -100,13 +100,13 @@ class EngineClient:
         """
         chat: dict[str, Any] = {"messages": messages, **({"tools": tools} if tools else {})}
         if self.kind == "llama.cpp":
-            text = self.http.post("/apply-template", chat)["prompt"]
+            text = self.http.post("/apply-template", chat).get("prompt")
             # As the chat endpoint does. The template's text lacks only the first special token of some models.
             asked = {"content": text, "add_special": True, "parse_special": True}
-            return [int(id_) for id_ in self.http.post("/tokenize", asked)["tokens"]]
+            return _tokens(self.http.post("/tokenize", asked))
         if self.kind == "vllm":
             asked = {"model": self.model, **chat, "add_generation_prompt": True, "add_special_tokens": False}
-            return [int(id_) for id_ in self.http.post("/tokenize", asked)["tokens"]]
+            return _tokens(self.http.post("/tokenize", asked))
         return None
 
     def complete(self, ids: Sequence[int], max_tokens: int, *, base: bool = False) -> Generation | None:
@@ -167,7 +167,7 @@ class EngineClient:
         llama.cpp lists a character of several tokens once, with the last of them. The likeliest tokens of any place are
         listed beside the token generated there, so another token is forced in this place. They are raw: no bias counts.
         """
-        forced = int(self.http.post("/tokenize", {"content": "a"})["tokens"][0])
+        forced = _tokens(self.http.post("/tokenize", {"content": "a"}))[0]
         asked = {**body, "prompt": [*body["prompt"], *before], "n_predict": 1, "logit_bias": [[forced, 1000.0]]}
         listed = self.http.post("/completion", asked)["completion_probabilities"][0]["top_logprobs"]
         return _chosen_and_runner_up({"id": id_, "top_logprobs": listed})
@@ -230,7 +230,7 @@ class Http:
                 reply = self._client.request(method, path, json=body)
             except httpx2.HTTPError as error:
                 raise UserError(
-                    f"{self.url}{path}: no answer ({error or type(error).__name__}); check that the engine runs there"
+                    f"{self.url}{path}: no answer ({str(error) or type(error).__name__}); start the engine there"
                 ) from None
             if reply.status_code not in _BUSY or not left:
                 break
@@ -321,6 +321,13 @@ def _error_text(reply: httpx2.Response) -> str:
         return str(error["message"] if isinstance(error, dict) and "message" in error else error)[:500]
     except UNREADABLE_BODY:
         return reply.text[:500]
+
+
+def _tokens(reply: Mapping[str, Any]) -> list[int]:
+    try:
+        return [int(id_) for id_ in reply["tokens"]]
+    except UNREADABLE_REPLY as error:
+        raise EngineError(f"`/tokenize` answered without tokens ({error!r})") from None
 
 
 def _places(ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[int]:
