@@ -126,6 +126,18 @@ def test_greedy_answers_are_counted_and_the_first_difference_is_shown() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("runner_up", "bounds", "passed"), [(-0.3, QUANTISED, True), (-3.0, QUANTISED, False), (-0.3, FLOAT32, False)]
+)
+def test_answers_may_part_at_a_near_tie_unless_both_are_in_float32(
+    runner_up: float, bounds: checks.Bounds, passed: bool
+) -> None:
+    found = turn(generation=generation(1, 5, STOP))
+    tokens = tuple(replace(token, runner_up=runner_up) for token in found.reference.tokens)
+    found = replace(found, reference=replace(found.reference, tokens=tokens))
+    assert checks.check_greedy([found], [STOP], bounds, letters).passed is passed
+
+
 def test_a_refused_answer_fails_the_greedy_line() -> None:
     line = checks.check_greedy([turn(generation=EngineError("HTTP 500: broken"))], [STOP], QUANTISED, letters)
     assert line.passed is False

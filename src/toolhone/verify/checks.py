@@ -247,7 +247,11 @@ def _stop_fault(
 
 
 def check_greedy(turns: Sequence[Turn], stop_ids: Collection[int], bounds: Bounds, decode: Decode) -> Line:
-    """Check that the engine's greedy answers equal the reference's, up to the stop token."""
+    """Check that the engine's greedy answers equal the reference's, up to the stop token.
+
+    With 16 bits or fewer, an answer may also differ from a token on at which the reference's likeliest two are nearly
+    tied: their gap is at most the bound of the runner-ups. An adapter that was hardly trained has many such tokens.
+    """
     name = "greedy answers"
     refused = [turn for turn in turns if isinstance(turn.generation, EngineError)]
     pairs = list(_answers(turns, stop_ids))
@@ -258,9 +262,14 @@ def check_greedy(turns: Sequence[Turn], stop_ids: Collection[int], bounds: Bound
     figures: dict[str, Any] = {"turns": total, "equal": equal, "refused": len(refused), "least_share": bounds.equal}
     detail = f"{equal} of {total} equal those of transformers (at least {bounds.equal:.0%})"
     unlike = [pair for pair in pairs if pair[1] != pair[2]]
+    are_ties = False
     if unlike:
         gaps = [_gap(turn, common_length(ours, expected)) for turn, ours, expected in unlike]
         figures["gaps"] = gaps
+        near = bounds.runner_up_mean
+        are_ties = bounds.changed is None and all(gap is not None and gap <= near for gap in gaps)
+        if are_ties:
+            detail += f", the others part where the likeliest two differ by at most {near:g}"
         turn, ours, expected = unlike[0]
         detail += f"; first difference: {turn.example.id}, "
         detail += shown_difference(expected, ours, decode, "transformers has", "the engine")
@@ -268,7 +277,8 @@ def check_greedy(turns: Sequence[Turn], stop_ids: Collection[int], bounds: Bound
             detail += f", where the likeliest two differ by {gaps[0]:.2g}"
     if refused:
         detail += f"; {len(refused)} refused: {refused[0].generation}"
-    return Line(name, not refused and equal >= bounds.equal * total, detail, figures)
+    passed = equal >= bounds.equal * total or are_ties
+    return Line(name, passed and not refused, detail, figures)
 
 
 def _answers(turns: Sequence[Turn], stop_ids: Collection[int]) -> Iterator[tuple[Turn, list[int], list[int]]]:
