@@ -19,6 +19,10 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 SLOTS = 4
 """Requests that llama.cpp answers at a time. They share its context."""
 
+LLAMA_CPP_READS = frozenset({"hermes", "gemma4", "glm45", "lfm2", "qwen_xml"})
+"""The formats that llama.cpp's own parser reads, also with two calls in a turn (`engines/llama_cpp_parser.py`, build
+11549). It answers others with HTTP 500, Gemma's pythonic even for a plain answer. Then parsing is switched off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -38,7 +42,7 @@ class Target:
         has_response_template: whether the tokenizer says how its calls are read. vLLM's parser `hf` uses that.
         has_window: whether layers of the model see only a window of the last tokens.
         gguf, lora_gguf: GGUF files of the model and of the adapter.
-        unread_by_llama_cpp: why llama.cpp's parser does not read the calls; "" if it does, or if it was not asked.
+        read_by_llama_cpp: whether llama.cpp's own parser reads the calls; None: as known for the format.
     """
 
     model: str
@@ -55,7 +59,7 @@ class Target:
     has_window: bool = False
     gguf: str = "MODEL.gguf"
     lora_gguf: str = "ADAPTER.gguf"
-    unread_by_llama_cpp: str = ""
+    read_by_llama_cpp: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Serving:
 
 def serving(chat_format: ChatFormat, target: Target) -> list[Serving]:
     """Return how vLLM, SGLang and llama.cpp serve a tuned model."""
-    return [_vllm(chat_format, target), _sglang(chat_format, target), _llama_cpp(target)]
+    return [_vllm(chat_format, target), _sglang(chat_format, target), _llama_cpp(chat_format, target)]
 
 
 def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
@@ -128,7 +132,7 @@ def _sglang(chat_format: ChatFormat, target: Target) -> Serving:
     return Serving("SGLang", tuple(words), parser is not None, _refused("SGLang", target), note)
 
 
-def _llama_cpp(target: Target) -> Serving:
+def _llama_cpp(chat_format: ChatFormat, target: Target) -> Serving:
     words = ["llama-server", "-m", target.gguf]
     if target.adapter is not None:
         words += ["--lora", target.lora_gguf]
@@ -138,8 +142,9 @@ def _llama_cpp(target: Target) -> Serving:
     if target.has_window:
         words.append("--swa-full")  # otherwise almost no prefix of a prompt is reused
     words += ["--temp", "0", "--alias", target.name]
-    # llama.cpp derives its parser from the template. It returns an error for an answer that this parser cannot read.
-    is_read = not target.unread_by_llama_cpp
+    is_read = target.read_by_llama_cpp
+    if is_read is None:
+        is_read = chat_format.name in LLAMA_CPP_READS
     words += [] if is_read else ["--skip-chat-parsing"]
     return Serving("llama.cpp", tuple(words), parses_calls=is_read, refused=_refused("llama.cpp", target))
 

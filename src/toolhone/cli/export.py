@@ -123,6 +123,8 @@ def _show(done: Exported, folder: Path, console: Console) -> None:
     usable = [way for way in done.ways if not way.refused]
     if usable:
         console.print(f"serve it: sh {done.folder / usable[0].script}", markup=False)
+    if (done.folder / "Modelfile").is_file():
+        console.print(f"for Ollama: ollama create {done.facts['run']} -f {done.folder / 'Modelfile'}", markup=False)
     if gguf is not None:
         file = str(done.folder / gguf["file"])
         flags = ["--gguf", file] if done.proof is not None else ["--gguf", "BASE.gguf", "--lora", file]

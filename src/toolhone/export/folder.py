@@ -149,7 +149,7 @@ def export_run(
     run, renderer = tuned.run, tuned.renderer
     source = Source(tuned)
     llama_cpp = converter(console) if gguf is not None else None
-    unread = unread_turn(renderer) if gguf is not None and find_spec("xllamacpp") else None
+    is_read = unread_turn(renderer) is None if gguf is not None and find_spec("xllamacpp") else None
     with new_folder(out, tuned.config.name) as folder:
         template = response_template(renderer)
         settings = _write_adapter(source, folder) if merge is None else None
@@ -173,7 +173,7 @@ def export_run(
                 folder, tuned.config.name, gguf, renderer, llama_cpp=llama_cpp, base=source.base_folder, log=log
             )
             name = f"{HERE}/{written.path.name}"
-            target = replace(target, unread_by_llama_cpp=unread or "", **{"gguf" if merge else "lora_gguf": name})
+            target = replace(target, read_by_llama_cpp=is_read, **{"gguf" if merge else "lora_gguf": name})
             if ollama:
                 limit = tuned.config.evaluate.max_new_tokens
                 ctx = tuned.config.chat.max_tokens + limit
