@@ -107,7 +107,13 @@ def test_it_waits_until_the_server_answers_and_ends_all_of_its_processes(folder:
 
 def test_a_merged_model_is_served_with_its_parser_and_limits(folder: Path) -> None:
     server = vllm_server(
-        "merged", executable=fake(folder), log=folder / "log", dtype="float32", max_model_len=512, parser="hf"
+        "merged",
+        executable=fake(folder),
+        log=folder / "log",
+        dtype="float32",
+        max_model_len=512,
+        parser="hf",
+        reasoning_parser="hf",
     )
     with server as url:
         arguments = told(folder)["arguments"]
@@ -262,10 +268,10 @@ def test_a_real_vllm_tokenizes_stops_and_reads_calls_as_toolhone_does(
     with server as url, httpx2.Client(base_url=url, timeout=120, trust_env=False) as client:
         tokens = client.post("/tokenize", json={**asked, "add_generation_prompt": True}).json()["tokens"]
         assert tokens == own.prompt(messages, tools)[1]
-        plain = {"temperature": 0, "max_tokens": 200}
+        plain = {"temperature": 0, "max_tokens": 600}
         forced = {**plain, "structured_outputs": {"regex": re.escape(row.turn_text)}}
         answer = client.post("/v1/chat/completions", json={**asked, **forced}).json()["choices"][0]
-        assert answer["finish_reason"] == "tool_calls"
+        assert answer["finish_reason"] == "tool_calls", answer
         read = [call["function"] for call in answer["message"]["tool_calls"]]
         assert [(one["name"], json.loads(one["arguments"])) for one in read] == [(c.name, c.arguments) for c in calls]
         assert answer["message"]["content"].strip() == gold.content
