@@ -170,6 +170,7 @@ def verdict_table(verdict: Verdict) -> Table:
     turns = f"{verdict.rows} of {verdict.of_rows} turns"
     title = f"{verdict.identity.engine} against {verdict.reference}: {turns}, {'pass' if verdict.passed else 'FAIL'}"
     table = rich_table(title, "lll", ("Check", "Result", "Detail"))
+    table.columns[-1].overflow = "fold"  # a text without spaces is shown whole
     styles = {"pass": "green", "FAIL": "bold red"}
     for line in verdict.lines:
         table.add_row(Text(line.name), Text(line.result, style=styles.get(line.result, "")), Text(line.detail))
