@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ def test_llama_cpp_is_asked_whether_its_parser_reads_a_template(
 ) -> None:
     found = unread_turn(renderers[name])
     assert found == fault or (fault is not None and found is not None and found.startswith(fault))
+
+
+def test_a_template_that_refuses_two_calls_or_cannot_be_loaded_is_no_error(renderers: dict[str, ChatRenderer]) -> None:
+    hermes = renderers["hermes"]
+    refuses = (
+        "{% for m in messages if (m.tool_calls or []) | length > 1 %}{{ raise_exception('one call') }}{% endfor %}"
+    )
+    assert unread_turn(replace(hermes, template=refuses + hermes.template)) is None
+    broken = replace(hermes, template=hermes.template + "{{ '\\u0041'[:0] }}")  # Jinja reads it, llama.cpp does not
+    found = unread_turn(broken)
+    assert found is not None
+    assert found.startswith("the template: llama.cpp cannot serve it: ")
 
 
 @pytest.mark.parametrize("name", ["gemma", "pythonic", "hermes"])
@@ -163,3 +176,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"run pip install 'toolhone\[gguf\]'$"), llama_cpp_server(tmp_path):
         pass
+
+
+def test_only_idle_processors_get_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    found = []
+    for load in (0.2, 2.6, 30.0):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        found.append(llama_cpp._idle_processors())
+    assert found == [8, 5, 1]

@@ -61,7 +61,7 @@ def llama_cpp_server(
         template: a Jinja chat template, to use instead of the one in the GGUF file.
         parallel: number of requests that are answered at the same time.
         ctx: tokens of context for each of them, prompt and answer together.
-        threads: processor threads; by default all that this process may use.
+        threads: processor threads; by default as many as are idle now.
         skip_chat_parsing: whether `/v1/chat/completions` returns the model's text as content, without reading calls.
             `llama_cpp_parser.reads_calls` says when this is needed.
         log: file for what llama.cpp prints; by default a temporary one.
@@ -75,7 +75,7 @@ def llama_cpp_server(
         )
     for path in (gguf, *([lora] if lora else [])):
         _require_gguf(path)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or _idle_processors()
     settings = _Settings(str(gguf), str(lora) if lora else None, template, parallel, ctx, threads, skip_chat_parsing)
     with tempfile.TemporaryDirectory(prefix="toolhone-llama-cpp-") as scratch:
         path = log or Path(scratch) / "llama_cpp.log"
@@ -127,6 +127,16 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.kill()
         child.wait()
     child.stdout.close()
+
+
+def _idle_processors() -> int:
+    """Return how many processors this process may use that nothing else uses, but at least one.
+
+    llama.cpp's threads wait for each other in busy loops. With more threads than idle processors, a request that takes
+    seconds can take minutes.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - round(os.getloadavg()[0]))
 
 
 def _require_gguf(path: Path) -> None:

@@ -11,16 +11,19 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import httpx2
+import jinja2
 import numpy as np
 from gguf import GGUFWriter, TokenType
 from tokenizers.pre_tokenizers import ByteLevel
 
-from toolhone.chat.render import ChatRenderer
+from toolhone.chat.render import ChatRenderer, RenderError
 from toolhone.engines.llama_cpp import llama_cpp_server
+from toolhone.errors import UserError
 from toolhone.records import Example, Gold, Message, Tool, ToolCall
 
 _TOOLS = tuple(
@@ -44,19 +47,20 @@ _PIECE = 8
 
 def unread_turn(renderer: ChatRenderer, threads: int = 1) -> str | None:
     """Return what llama.cpp's parser does with a turn that it does not read, or None if it reads a plain answer, a call
-    and two calls as the template writes them.
+    and two calls as the template writes them. A template that llama.cpp cannot load counts as unread.
 
-    If it reads them not, start the server with `skip_chat_parsing`, and read the content with `chat.parse.parse_turn`.
+    If it does not read them, start the server with `skip_chat_parsing`, and read the content with `parse_turn`.
 
     Raises:
         UserError: if xllamacpp is not installed.
     """
     question = Message("user", "Where is order A-1?")
-    examples = {
-        what: Example("parser/1", "parser", (question,), turn, Gold.of_message(turn), _TOOLS, "parser", None, {})
-        for what, turn in _TURNS.items()
-    }
-    turns = [(renderer.turn_text(one), renderer.end_of(one.turn)) for one in examples.values()]
+    written: dict[str, tuple[Message, str]] = {}
+    for what, turn in _TURNS.items():
+        example = Example("parser/1", "parser", (question,), turn, Gold.of_message(turn), _TOOLS, "parser", None, {})
+        with suppress(jinja2.TemplateError, RenderError):  # some templates refuse two calls, so no run writes them
+            written[what] = turn, renderer.turn_text(example)
+    turns = [(text, renderer.end_of(turn)) for turn, text in written.values()]
     body = {
         "messages": [question.to_json()],
         "tools": [tool.to_json() for tool in _TOOLS],
@@ -66,11 +70,16 @@ def unread_turn(renderer: ChatRenderer, threads: int = 1) -> str | None:
     with tempfile.TemporaryDirectory(prefix="toolhone-llama-cpp-") as scratch:
         gguf = Path(scratch) / "parser.gguf"
         first_ids = write_reciter(gguf, renderer, turns)
-        with llama_cpp_server(gguf, threads=threads) as address, httpx2.Client(timeout=60.0) as client:
-            for (what, one), first in zip(examples.items(), first_ids, strict=True):
-                reply = client.post(f"{address}/v1/chat/completions", json={**body, "logit_bias": [[first, 10.0]]})
-                if fault := _fault(reply, one.turn):
-                    return f"{what}: {fault}"
+        try:
+            with llama_cpp_server(gguf, threads=threads) as address, httpx2.Client(timeout=60.0) as client:
+                for (what, (turn, _)), first in zip(written.items(), first_ids, strict=True):
+                    reply = client.post(f"{address}/v1/chat/completions", json={**body, "logit_bias": [[first, 10.0]]})
+                    if fault := _fault(reply, turn):
+                        return f"{what}: {fault}"
+        except UserError as error:
+            if str(gguf) not in str(error):
+                raise
+            return f"the template: {str(error).removeprefix(f'{gguf}: ')}"
     return None
 
 
@@ -136,7 +145,7 @@ def write_reciter(path: Path, renderer: ChatRenderer, turns: Sequence[tuple[str,
     writer.add_eot_token_id(ids[ends[0]])
     writer.add_eom_token_id(ids[ends[-1]])
     writer.add_chat_template(renderer.template)
-    tensors = {"token_embd": np.eye(len(tokens), width, dtype=np.float32), "output": head}
+    tensors: dict[str, np.ndarray] = {"token_embd": np.eye(len(tokens), width, dtype=np.float32), "output": head}
     tensors |= {name: np.ones(width, dtype=np.float32) for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")}
     inner = np.zeros((32, width), dtype=np.float32)  # attention and feed-forward layer add nothing
     tensors |= {f"blk.0.{name}": inner for name in ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")}
