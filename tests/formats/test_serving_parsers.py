@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import load_script
+from conftest import byte_tokenizer, load_script
 
 from toolhone.formats import FORMATS
 
@@ -30,7 +30,7 @@ def fixture(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_there_are_78_different_turns_and_a_fixture_for_each_format_that_names_a_parser() -> None:
     assert len({turn.name for turn in check.FIXED_TURNS}) == len(check.FIXED_TURNS) == 78
     assert {"hermes", "llama3"} <= set(CLAIMS) <= set(FORMATS)
-    assert {path.stem for path in check.FIXTURES.glob("*.jsonl")} == set(CLAIMS)
+    assert {path.stem for path in check.FIXTURES.glob("*.jsonl")} == {*CLAIMS, "hf"}
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -53,6 +53,22 @@ def test_the_parser_read_exactly_what_the_format_writes_today(name: str) -> None
 def test_a_format_writes_most_turns(name: str) -> None:
     refused = [row["turn"] for row in fixture(name)[1] if "refused" in row]
     assert len(refused) <= 10, refused
+
+
+def test_vllm_read_every_format_by_its_response_template() -> None:
+    lines = check.HF_FIXTURE.read_text(encoding="utf-8").split("\n")
+    rows = {row["format"]: row for row in map(json.loads, filter(None, lines))}
+    assert set(rows) == set(check.hf_claims())
+    for name, row in rows.items():
+        again = f"{name}: run scripts/check_parsers.py --hf --fixtures"
+        tokens = dict.fromkeys(["<|im_start|>", "<|im_end|>", *FORMATS[name].control_tokens])
+        assert row["response_template"] == check.template_of(name, byte_tokenizer(list(tokens))), again
+        cases = [check.case_of(name, turn) for turn in check.FIXED_TURNS]
+        assert row["texts"] == check.hash_of(cases), again
+        read = [case.turn for case in cases if not case.refused]
+        not_carried = {turn.name for turn in read if check.known_limit(name, turn).startswith("not carried")}
+        assert set(row["others"]) == not_carried, name
+        assert row["exact"] == len(read) - len(not_carried) > 55
 
 
 def test_another_value_another_type_and_lost_or_added_calls_are_wrong() -> None:

@@ -29,9 +29,6 @@ SERVED_NAME = "tuned"
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for `max_lora_rank`."""
 
-HF_PARSER = "hf"
-"""vLLM's parser that reads calls by the `response_template` of the tokenizer."""
-
 _SHOWN_LINES = 15
 _POLL_S = 0.5
 _END_S = 20.0
@@ -53,6 +50,7 @@ def vllm_server(
     dtype: str = "auto",
     max_model_len: int | None = None,
     parser: str | None = None,
+    reasoning_parser: str | None = None,
     log: Path = Path("vllm.log"),
     timeout_s: float = 600.0,
 ) -> Iterator[str]:
@@ -67,6 +65,8 @@ def vllm_server(
         executable: the command `vllm`, for example of another Python environment. By default the one on PATH.
         port: a free port by default.
         parser: the tool-call parser. Without one, calls stay text.
+        reasoning_parser: the parser of thinking, only for a model that thinks. With it, vLLM constrains an answer, for
+            example to a JSON schema, only after the end of a thought.
         log: the file for what vLLM prints.
         timeout_s: the time that vLLM has to start.
 
@@ -88,7 +88,8 @@ def vllm_server(
         command += ["--max-model-len", str(max_model_len)]
     if parser is not None:
         command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
-        command += ["--reasoning-parser", HF_PARSER] if parser == HF_PARSER else []
+    if reasoning_parser is not None:
+        command += ["--reasoning-parser", reasoning_parser]
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
     if not _has_gpu():
         environment = {**_CPU_VARIABLES, **environment}

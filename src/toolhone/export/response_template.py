@@ -161,13 +161,19 @@ _CALLS: dict[str, Field] = {
 """The field `tool_calls` of each chat format that has a response template."""
 
 _BLOCK_ENDS = {
-    "deepseek": "<｜tool▁calls▁end｜>",
-    "deepseek_v31": "<｜tool▁calls▁end｜>",
-    "kimi": "<|tool_calls_section_end|>",
-    "olmo3": "</function_calls>",
-    "harmony": "<|end|>",
+    "deepseek": ("<｜tool▁calls▁end｜>",),
+    "deepseek_v31": ("<｜tool▁calls▁end｜>",),
+    "kimi": ("<|tool_calls_section_end|>",),
+    "olmo3": ("</function_calls>",),
+    "harmony": ("<|end|>",),
 }
 """The text that may follow the last call or message of a turn. It ends the content, so that it is no content."""
+
+_CONTENT: dict[str, Field] = {
+    # A turn of the assistant has several messages, and each has a header.
+    "harmony": {"open_pattern": r"(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)<\|message\|>|\A(?!<\|)"},
+}
+"""What opens the content, in the formats whose content has an opening."""
 
 NO_TEMPLATE = {
     "qwen_xml": "it writes values as plain text, and transformers gives them types by other rules than vLLM",
@@ -185,7 +191,7 @@ CANNOT_CARRY = {
 }
 """What a response template does not read, by chat format. `parse_response` gives no call or raises ValueError."""
 
-_THOUGHTS = {
+_THOUGHTS: dict[str, Field] = {
     "mistral": {"open": ["[THINK]", THINK], "close": ["[/THINK]", THINK_END]},
     "mistral_args": {"open": ["[THINK]", THINK], "close": ["[/THINK]", THINK_END]},
     "gemma4": {"open_pattern": r"<\|channel>(?:thought\n)?|<think>", "close": ["<channel|>", THINK_END]},
@@ -206,12 +212,7 @@ def response_template(renderer: ChatRenderer) -> dict[str, Any] | None:
     known = renderer.stop_ids()
     ends = [token for token in renderer.stops if renderer.tokenizer.convert_tokens_to_ids(token) in known]
     calls = {key: ends if value == _END_OF_TURN else value for key, value in calls.items()}
-    content: Field = {"content": "text", "close": [*ends, *([_BLOCK_ENDS[name]] if name in _BLOCK_ENDS else [])]}
-    if name == "harmony":
-        # A turn of the assistant has several messages, and each has a header.
-        content |= {
-            "open_pattern": r"(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)<\|message\|>|\A(?!<\|)",
-        }
+    content: Field = {"content": "text", "close": [*ends, *_BLOCK_ENDS.get(name, ())], **_CONTENT.get(name, {})}
     return {
         "version": 1,
         "defaults": {"role": "assistant"},
