@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from toolhone.verify.gate import Verdict
 
 _PARALLEL = 4
+_TEMPLATE_PARSER = "hf"
+"""vLLM's parser that reads calls by the `response_template` in tokenizer_config.json."""
 
 
 def add_verify_command(commands: Any) -> None:
@@ -135,12 +137,12 @@ def _start_vllm(
     folder = options.export
     if folder is None:
         raise UserError("--engine vllm: needs --export, the folder that `toolhone export` wrote")
-    from toolhone.engines.vllm import HF_PARSER, vllm_server
+    from toolhone.engines.vllm import vllm_server
     from toolhone.jsonl import read_json
     from toolhone.verify.gate import needed_context
 
     settings = read_json(folder / "tokenizer_config.json", "name a folder that `toolhone export` wrote")
-    parser = HF_PARSER if "response_template" in settings else tuned.renderer.format.serving_parsers.get("vllm")
+    parser = _TEMPLATE_PARSER if "response_template" in settings else tuned.renderer.format.serving_parsers.get("vllm")
     calls_in_text = options.calls_in_text or parser is None
     if parser is None:
         console.print("vLLM has no parser for this chat format: calls stay text", markup=False)
@@ -170,6 +172,7 @@ def verdict_table(verdict: Verdict) -> Table:
     turns = f"{verdict.rows} of {verdict.of_rows} turns"
     title = f"{verdict.identity.engine} against {verdict.reference}: {turns}, {'pass' if verdict.passed else 'FAIL'}"
     table = rich_table(title, "lll", ("Check", "Result", "Detail"))
+    table.columns[-1].overflow = "fold"  # a text without spaces is shown whole
     styles = {"pass": "green", "FAIL": "bold red"}
     for line in verdict.lines:
         table.add_row(Text(line.name), Text(line.result, style=styles.get(line.result, "")), Text(line.detail))
