@@ -173,11 +173,17 @@ def export_run(
                 folder, tuned.config.name, gguf, renderer, llama_cpp=llama_cpp, base=source.base_folder, log=log
             )
             name = f"{HERE}/{written.path.name}"
-            target = replace(target, read_by_llama_cpp=is_read, **{"gguf" if merge else "lora_gguf": name})
+            target = replace(
+                target,
+                read_by_llama_cpp=is_read,
+                gguf=name if merge else target.gguf,
+                lora_gguf=target.lora_gguf if merge else name,
+            )
             if ollama:
                 limit = tuned.config.evaluate.max_new_tokens
                 ctx = tuned.config.chat.max_tokens + limit
-                text = modelfile(written.path.name, renderer.stops, ctx=ctx, max_tokens=limit)
+                stops = renderer.tokenizer.convert_ids_to_tokens(target.stop_ids)
+                text = modelfile(written.path.name, stops, ctx=ctx, max_tokens=limit)
                 write_text(folder / "Modelfile", text)
         ways = serving(renderer.format, target)
         write_launch_files(folder, ways)
