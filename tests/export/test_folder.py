@@ -99,7 +99,7 @@ def test_a_merged_model_loads_without_peft_and_its_proof_is_recorded(
     assert main(["export", str(run.path), "--merge", "f32", "--out", "out", "--prompts", "2"]) == 0
     printed = capsys.readouterr().out
     assert "2 of 2 answers are equal to those of base and adapter" in printed
-    assert "next: sh out/launch/vllm.sh" in printed
+    assert "serve it: sh out/launch/vllm.sh" in printed
     assert not (OUT / "adapter_config.json").exists()
     stops = sorted(TunedModel.load(run.path).renderer.stop_ids())
     assert AutoModelForCausalLM.from_pretrained(OUT).config.eos_token_id == stops

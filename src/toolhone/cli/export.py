@@ -120,6 +120,9 @@ def _show(done: Exported, folder: Path, console: Console) -> None:
             console.print(f"note: {way.refused}; use --merge", markup=False)
         elif not way.parses_calls:
             console.print(f"note: {way.engine} has no parser for the chat format; calls stay in the text", markup=False)
+    if unread := done.facts["unread_turns"]:
+        about = f"transformers and vLLM's parser hf do not read {len(unread)} of the scored turns, such as {unread[0]}"
+        console.print(f"note: {about}; use another parser for these", markup=False)
     usable = [way for way in done.ways if not way.refused]
     if usable:
         console.print(f"serve it: sh {done.folder / usable[0].script}", markup=False)

@@ -30,7 +30,7 @@ from toolhone.export.gguf import converter, export_gguf, modelfile
 from toolhone.export.hub import FACTS
 from toolhone.export.launch import HERE, write_launch_files
 from toolhone.export.merge import DTYPES, MergedType, Proof, merge_adapter, prove_merge
-from toolhone.export.response_template import response_template
+from toolhone.export.response_template import response_template, unread_turns
 from toolhone.hub import reach_hub_or_cache
 from toolhone.jsonl import read_json, write_json, write_text
 from toolhone.pretrained import load_model_config
@@ -151,14 +151,14 @@ def export_run(
     llama_cpp = converter(console) if gguf is not None else None
     is_read = unread_turn(renderer) is None if gguf is not None and find_spec("xllamacpp") else None
     with new_folder(out, tuned.config.name) as folder:
-        template = response_template(renderer)
+        template, examples = response_template(renderer), scored_examples(run)
         settings = _write_adapter(source, folder) if merge is None else None
         if merge is not None:
             merge_adapter(tuned.config.model, run.adapter, merge, folder)
         _write_chat(source, folder, template, merged=merge is not None)
         proof = None
         if merge is not None:
-            asked = spread(scored_examples(run), prompts)
+            asked = spread(examples, prompts)
             limit = tuned.config.evaluate.max_new_tokens
             proof = prove_merge(tuned.config.model, run.adapter, folder, merge, renderer, asked, limit, console)
         write_json(
@@ -192,6 +192,7 @@ def export_run(
         base = source.name if merge is None else tuned.config.model.name
         _write_card(run, folder, ExportedModel(base, ways, DTYPES[merge] if merge else None, source.licence))
         facts = _facts(source, folder, target, proof)
+        facts["unread_turns"] = unread_turns(template, renderer, examples) if template is not None else None
         if written is not None:
             facts["gguf"] = {"file": written.path.name, "type": written.dtype, "sha256": sha256_of(written.path)}
         write_json(folder / FACTS, facts)
