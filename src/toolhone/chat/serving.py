@@ -107,10 +107,15 @@ def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
         limit = next((known for known in VLLM_RANKS if known >= rank), VLLM_RANKS[-1])
         words += ["--enable-lora", "--max-lora-rank", str(limit), "--lora-modules", f"{target.name}={target.folder}"]
     words += ["--chat-template", f"{target.folder}/chat_template.jinja"]
-    parser = chat_format.serving_parsers.get("vllm") or ("hf" if target.has_response_template else None)
+    parser = vllm_parser(chat_format, has_response_template=target.has_response_template)
     if parser is not None:
         words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     return Serving("vLLM", tuple(words), parser is not None, _refused("vLLM", target))
+
+
+def vllm_parser(chat_format: ChatFormat, *, has_response_template: bool) -> str | None:
+    """Return vLLM's parser for a chat format: its own, otherwise `hf`, which reads the response template."""
+    return chat_format.serving_parsers.get("vllm") or ("hf" if has_response_template else None)
 
 
 def _sglang(chat_format: ChatFormat, target: Target) -> Serving:

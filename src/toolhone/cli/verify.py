@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from toolhone.verify.gate import Verdict
 
 _PARALLEL = 4
-_TEMPLATE_PARSER = "hf"
-"""vLLM's parser that reads calls by the `response_template` in tokenizer_config.json."""
 
 
 def add_verify_command(commands: Any) -> None:
@@ -137,12 +135,13 @@ def _start_vllm(
     folder = options.export
     if folder is None:
         raise UserError("--engine vllm: needs --export, the folder that `toolhone export` wrote")
+    from toolhone.chat.serving import vllm_parser
     from toolhone.engines.vllm import vllm_server
     from toolhone.jsonl import read_json
     from toolhone.verify.gate import needed_context
 
     settings = read_json(folder / "tokenizer_config.json", "name a folder that `toolhone export` wrote")
-    parser = _TEMPLATE_PARSER if "response_template" in settings else tuned.renderer.format.serving_parsers.get("vllm")
+    parser = vllm_parser(tuned.renderer.format, has_response_template="response_template" in settings)
     calls_in_text = options.calls_in_text or parser is None
     if parser is None:
         console.print("vLLM has no parser for this chat format: calls stay text", markup=False)

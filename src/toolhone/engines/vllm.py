@@ -21,13 +21,11 @@ from pathlib import Path
 
 import httpx2
 
+from toolhone.chat.serving import VLLM_RANKS
 from toolhone.errors import UserError
 
 SERVED_NAME = "tuned"
 """The name of the served model in requests."""
-
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for `max_lora_rank`."""
 
 _SHOWN_LINES = 15
 _POLL_S = 0.5
@@ -135,10 +133,10 @@ def max_lora_rank(adapter: Path, instead: str = "serve the merged model") -> int
         if settings.get(key):
             raise UserError(f"{adapter}: was trained with {name}, which vLLM does not support; {instead}")
     rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
-    fits = [size for size in _LORA_RANKS if size >= rank]
+    fits = [size for size in VLLM_RANKS if size >= rank]
     if not fits:
         raise UserError(
-            f"{adapter}: has rank {rank}, but vLLM supports adapters up to rank {_LORA_RANKS[-1]}; {instead}"
+            f"{adapter}: has rank {rank}, but vLLM supports adapters up to rank {VLLM_RANKS[-1]}; {instead}"
         )
     return fits[0]
 
