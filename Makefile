@@ -83,7 +83,7 @@ tokenizers: $(READY) ## download the Llama-3.2 and Qwen3 tokenizers, which some 
 	@$(BIN)/python scripts/fetch_tokenizers.py
 
 parser-check: $(READY) ## check that vLLM's own parsers read what the chat formats write; installs them in .cache/vllm
-	@$(BIN)/python scripts/check_parsers.py
+	@$(BIN)/python scripts/check_parsers.py && $(BIN)/python scripts/check_parsers.py --hf
 
 families-check: $(READY) ## train tiny models of every model family for two steps; downloads tokenizers into .cache (npm)
 	@$(BIN)/python scripts/check_families.py
