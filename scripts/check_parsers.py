@@ -166,7 +166,7 @@ def write_cases(name: str, parser: str, cases: Sequence[Case]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     first = {"parser": parser, "tokenizer": str(tokenizer_for(name, parser)), "tools": FIXED_TOOLS}
     if parser == HF:
-        tokenizer = AutoTokenizer.from_pretrained(first["tokenizer"])
+        tokenizer = AutoTokenizer.from_pretrained(first["tokenizer"], trust_remote_code=False)
         first |= {"response_template": template_of(name, tokenizer), "prompt": PROMPT}
     own = [{} if case.turn.tools is FIXED_TOOLS else {"tools": case.turn.tools} for case in cases]
     rows = [first, *({"text": case.text, **tools} for case, tools in zip(cases, own, strict=True))]
