@@ -54,7 +54,7 @@ def verdicts(first: dict[str, Any], cases: list[dict[str, Any]]) -> Iterator[dic
     from vllm.parser import ParserManager
 
     tokenizer = AutoTokenizer.from_pretrained(first["tokenizer"], trust_remote_code=False)
-    # As in vLLM's server, which caches it. Each new parser reads the vocabulary, and building it takes a tenth of a second.
+    # As in the server of vLLM, which caches it: each new parser reads it, and building it takes a tenth of a second.
     vocabulary = tokenizer.get_vocab()
     tokenizer.get_vocab = lambda: vocabulary
     if "response_template" in first:
