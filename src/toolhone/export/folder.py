@@ -161,9 +161,8 @@ def export_run(
             asked = spread(examples, prompts)
             limit = tuned.config.evaluate.max_new_tokens
             proof = prove_merge(tuned.config.model, run.adapter, folder, merge, renderer, asked, limit, console)
-        write_json(
-            folder / "generation_config.json", generation_config(source)
-        )  # transformers warns of it when it loads
+        # After the proof, because transformers warns of it when it loads the folder.
+        write_json(folder / "generation_config.json", generation_config(source))
         target = _target(source, settings, DTYPES[merge] if merge else None, has_template=template is not None)
         written = None
         if gguf is not None and llama_cpp is not None:

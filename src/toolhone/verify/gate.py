@@ -314,8 +314,7 @@ def compare(
         remedy = "these are other weights; serve the model merged from this run's adapter and base"
         identity = [checks.check_weights("weights", ours, bounds, remedy)]
     else:
-        named = f"{tuned.config.model.name}"
-        remedy = f"this is another base model; serve {named}"
+        remedy = f"this is another base model; serve {tuned.config.model.name}"
         identity = [checks.check_weights("base model", base, bounds, remedy)]
         remedy = f"this is another adapter; serve {tuned.adapter}"
         identity.append(checks.check_weights("adapter", ours, bounds, remedy))
