@@ -28,6 +28,8 @@ class LoopbackEngine:
         calls_read: how many calls of a turn its parser reads.
         parallel_status: the HTTP status of chat answers with several calls.
         only_chats: whether it has nothing but OpenAI's chat endpoint.
+        begun: for each first token of a prompt, whether the base model computed it. Like llama.cpp, the server goes on
+            from there, with whichever weights.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class LoopbackEngine:
     calls_read: int = 99
     parallel_status: int = 200
     only_chats: bool = False
+    begun: dict[int, bool] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, path: str) -> Any:
@@ -56,7 +59,10 @@ class LoopbackEngine:
         if path == "/tokenize":
             return 200, {"tokens": self.renderer.encode(body["content"])}
         if path == "/completion":
-            made = self.generate(body["prompt"], body["n_predict"], is_base=bool(body.get("lora")))
+            is_base = bool(body.get("lora"))
+            if body["cache_prompt"]:
+                is_base = self.begun.setdefault(body["prompt"][0], is_base)
+            made = self.generate(body["prompt"], body["n_predict"], is_base=is_base)
             text = self.text(made.ids)
             return 200, {
                 "tokens": made.ids,

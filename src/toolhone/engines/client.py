@@ -125,7 +125,7 @@ class EngineClient:
                 "n_probs": 2,
                 "temperature": 0.0,
                 "top_k": 1,
-                "cache_prompt": True,
+                "cache_prompt": not base,  # what llama.cpp reuses may have been computed with the adapter
                 "return_tokens": True,
             }
             if base:

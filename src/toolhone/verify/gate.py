@@ -169,10 +169,14 @@ def needed_context(tuned: TunedModel) -> int:
 def _base_differences(
     tuned: TunedModel, client: EngineClient, examples: Sequence[Example], console: Console
 ) -> list[float]:
-    """Return how much the runner-ups' log-probabilities of the base model differ, on a few prompts."""
+    """Return how much the runner-ups' log-probabilities of the base model differ, on a few prompts.
+
+    The prompts lack their first token. llama.cpp reuses what it computed for the beginning of an earlier prompt even if
+    that was without the adapter, so later answers to these prompts would be wrong.
+    """
     renderer = tuned.renderer
     chosen = spread_rows(examples, _PROBES)
-    prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in chosen]
+    prompts = [renderer.prompt(example.prompt, example.tools)[1][1:] for example in chosen]
     with Progress("the base model's probabilities", None, "", console):
         model = load_for_inference(tuned.config.model, tuned.hardware, None).eval()
         found = decode.decode_greedily(model, prompts, decode.Prefix([], None), renderer.stop_ids(), _PROBE_TOKENS)
