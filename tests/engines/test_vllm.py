@@ -217,7 +217,7 @@ def test_the_rank_that_vllm_allocates_is_the_next_one_that_it_knows(tmp_path: Pa
     assert max_lora_rank(adapter_of(tmp_path, r=16)) == 16
     assert max_lora_rank(adapter_of(tmp_path, r=17)) == 32
     assert max_lora_rank(adapter_of(tmp_path, r=8, rank_pattern={"q_proj": 100})) == 128
-    with pytest.raises(UserError, match="has rank 600, but vLLM supports adapters up to rank 512"):
+    with pytest.raises(UserError, match="up to rank 512, and this one has rank 600"):
         max_lora_rank(adapter_of(tmp_path, r=600))
 
 

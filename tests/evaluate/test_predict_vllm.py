@@ -245,7 +245,7 @@ def test_an_interrupted_prediction_resumes_where_it_stopped(
 def test_a_rank_above_vllms_limit_is_refused(
     engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="has rank 1000, but vLLM supports adapters up to rank 512"):
+    with pytest.raises(UserError, match="up to rank 512, and this one has rank 1000"):
         predict_vllm(
             tuned(config(tiny_llama), renderer, adapter(tmp_path / "a", 1000)), examples(), "t", tmp_path / "o", quiet()
         )

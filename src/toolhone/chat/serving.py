@@ -13,8 +13,7 @@ from typing import Any
 
 from toolhone.formats.chat_format import ChatFormat
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values of vLLM's --max-lora-rank that toolhone uses. An adapter needs one that is not below its own rank."""
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 SLOTS = 4
 """Requests that llama.cpp answers at a time. They share its context."""
@@ -103,14 +102,21 @@ def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
     if target.adapter is None:
         words += ["--served-model-name", target.name]
     else:
-        rank = target.adapter.get("r", VLLM_RANKS[1])
-        limit = next((known for known in VLLM_RANKS if known >= rank), VLLM_RANKS[-1])
+        limit, _ = vllm_rank(target.adapter)
         words += ["--enable-lora", "--max-lora-rank", str(limit), "--lora-modules", f"{target.name}={target.folder}"]
     words += ["--chat-template", f"{target.folder}/chat_template.jinja"]
     parser = vllm_parser(chat_format, has_response_template=target.has_response_template)
     if parser is not None:
         words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     return Serving("vLLM", tuple(words), parser is not None, _refused("vLLM", target))
+
+
+def vllm_rank(adapter: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the value of vLLM's --max-lora-rank for an adapter's settings, and what is wrong if the largest one is too
+    small; "" if it is not."""
+    rank = max(adapter.get("r", 0), *(adapter.get("rank_pattern") or {}).values(), 0)
+    limit = next((known for known in _VLLM_RANKS if known >= rank), _VLLM_RANKS[-1])
+    return limit, f"vLLM supports adapters up to rank {limit}, and this one has rank {rank}" if rank > limit else ""
 
 
 def vllm_parser(chat_format: ChatFormat, *, has_response_template: bool) -> str | None:
@@ -174,6 +180,4 @@ def _refused(engine: str, target: Target) -> str:
         return f"{engine} {fault} the weights of lora.modules_to_save"
     if adapter.get("bias", "none") != "none" or adapter.get("lora_bias"):
         return f"{engine} cannot load the biases of an adapter"
-    if engine == "vLLM" and adapter.get("r", 0) > VLLM_RANKS[-1]:
-        return f"vLLM takes ranks up to {VLLM_RANKS[-1]}, and the adapter's is {adapter['r']}"
-    return ""
+    return vllm_rank(adapter)[1] if engine == "vLLM" else ""

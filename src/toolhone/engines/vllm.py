@@ -21,7 +21,7 @@ from pathlib import Path
 
 import httpx2
 
-from toolhone.chat.serving import VLLM_RANKS
+from toolhone.chat.serving import vllm_rank
 from toolhone.errors import UserError
 
 SERVED_NAME = "tuned"
@@ -132,13 +132,10 @@ def max_lora_rank(adapter: Path, instead: str = "serve the merged model") -> int
     for key, name in (("use_dora", "lora.dora"), ("modules_to_save", "lora.modules_to_save")):
         if settings.get(key):
             raise UserError(f"{adapter}: was trained with {name}, which vLLM does not support; {instead}")
-    rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
-    fits = [size for size in VLLM_RANKS if size >= rank]
-    if not fits:
-        raise UserError(
-            f"{adapter}: has rank {rank}, but vLLM supports adapters up to rank {VLLM_RANKS[-1]}; {instead}"
-        )
-    return fits[0]
+    limit, fault = vllm_rank(settings)
+    if fault:
+        raise UserError(f"{adapter}: {fault}; {instead}")
+    return limit
 
 
 def _has_gpu() -> bool:
