@@ -83,6 +83,17 @@ def refuse_surrogates(value: Any, *, allow_nan: bool = True) -> None:
         raise StrictJsonError("surrogate", message) from None
 
 
+def is_nested_deeper(value: Any, levels: int) -> bool:
+    """Whether the objects and lists of a JSON value are nested in more than this many levels."""
+    inside = [value]
+    for _ in range(levels + 1):
+        containers = [each for each in inside if isinstance(each, dict | list)]
+        if not containers:
+            return False
+        inside = [each for one in containers for each in (one.values() if isinstance(one, dict) else one)]
+    return True
+
+
 def _parse(text: str, decoder: Callable[[str], Any], allow_surrogates: bool = False) -> Any:
     try:
         value = decoder(text)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import marshal
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -35,21 +37,39 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
     Raises:
         UserError: if the tool's `parameters` are not a usable JSON Schema; starts with `where` and names the tool.
     """
-    from jsonschema.exceptions import SchemaError
+    try:
+        with named_schema_faults(f'{where}: tool "{tool.name}": its "parameters" are', "fix the tool"):
+            return _is_valid(arguments, tool.parameters)
+    except OverflowError:
+        return False  # an integer too large for a float, checked against a float `multipleOf`
+
+
+def check_schema(schema: Schema, where: str) -> None:
+    """Check that a schema is usable. Raises UserError, which starts with `where`, if it is not."""
+    with named_schema_faults(f"{where}: the schema is", "fix the schema"):
+        _is_valid({}, schema)
+
+
+@contextmanager
+def named_schema_faults(what: str, remedy: str) -> Iterator[None]:
+    """Turn what validation raises for an unusable schema into a `UserError`, which starts with `what`."""
+    from jsonschema.exceptions import SchemaError, UnknownType
 
     try:
-        return _is_valid(arguments, tool.parameters)
+        yield
+        return
+    except OverflowError:
+        raise
     except SchemaError as error:
-        reason = error.message
+        reason = error.message[:300]
     except Unresolvable as error:
         reason = f"a reference cannot be resolved ({error})"
     except RecursionError:
         reason = "its references form a cycle"
-    except OverflowError:
-        return False  # an integer too large for a float, checked against a float `multipleOf`
-    raise UserError(
-        f'{where}: tool "{tool.name}": its "parameters" are not a JSON Schema (Draft 2020-12): {reason}; fix the tool'
-    )
+    except (AttributeError, TypeError, ValueError, ArithmeticError, re.error, UnknownType):
+        # A reference may point at any value of the schema, such as a default, and validation takes it for a schema.
+        reason = "a reference points at a value that is not a schema"
+    raise UserError(f"{what} not a JSON Schema (Draft 2020-12): {reason}; {remedy}")
 
 
 _CACHED_SCHEMAS = 4096

@@ -146,7 +146,13 @@ def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None 
         if cascade is None:
             small = await ask_small(asked.example)
             return _small(asked, small, reused_tokens, engine, headers)
-        routed = await answer(cascade, asked.example, ask_small, max_tokens=asked.max_tokens, may_call=asked.may_call)
+        routed = await answer(
+            cascade,
+            asked.example,
+            ask_small,
+            max_tokens=asked.max_tokens,
+            may_call=(asked.tool_choice.mode != "none" and bool(asked.example.tools)),
+        )
         return _routed(asked, routed, reused_tokens, engine, headers)
 
     @app.get("/v1/models")
@@ -199,7 +205,7 @@ def _small(
     if turn.status == "none":
         message["content"] = turn.content
         thinking = turn.thinking
-    elif turn.status == "calls" and asked.may_call:
+    elif turn.status == "calls" and (asked.tool_choice.mode != "none" and bool(asked.example.tools)):
         message["content"] = turn.content or None
         message["tool_calls"] = [{"id": f"call_{uuid.uuid4().hex[:24]}", **call.to_json()} for call in turn.calls]
         finish = "tool_calls"

@@ -38,6 +38,8 @@ _NOT_NEEDED_IN_TOOLS = _NOT_NEEDED | {
     ),
     *("defer_loading", "allowed_callers", "eager_input_streaming", "providerOptions", "outer_typed_dict_key"),
 }
+TOOL_KEYS = _NOT_NEEDED_IN_TOOLS | {"name", "description", *_SCHEMA_KEYS}
+"""The known keys of a tool's definition."""
 _CALL_KEYS = _NOT_NEEDED | {"id", "extra_content", "caller", "thought_signature"}
 
 
@@ -58,12 +60,11 @@ def tool_definition(row: Any, where: str) -> Row:
     function = _inner(row, ("function", "toolSpec"))
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise unexpected(where, '{"type": "function", "function": {"name": ...}}', row, "bad-tool")
-    known = {*_NOT_NEEDED_IN_TOOLS, "name", "description", *_SCHEMA_KEYS}
     if function is not row:
         _refuse_unknown(row, _NOT_NEEDED_IN_TOOLS | {"function", "toolSpec"}, f"{where}: a tool", "bad-tool")
     of_tool = f'{where}: the tool "{function["name"]}"'
     # ToolACE writes "required": null here if no argument is required. A list of names is refused as an unknown key.
-    _refuse_unknown({**function, "required": function.get("required") or None}, known, of_tool, "bad-tool")
+    _refuse_unknown({**function, "required": function.get("required") or None}, TOOL_KEYS, of_tool, "bad-tool")
     found = _given(function, _SCHEMA_KEYS)
     if len(found) > 1:
         raise RowError(f'{of_tool} has two schemas, "{found[0]}" and "{found[1]}"; keep one', rule="bad-tool")
