@@ -45,9 +45,36 @@ def arguments_valid(arguments: dict[str, Any], tool: Tool, where: str) -> bool:
 
 
 def check_schema(schema: Schema, where: str) -> None:
-    """Check that a schema is usable. Raises UserError, which starts with `where`, if it is not."""
+    """Check that a schema is usable, and quickly. Raises UserError, which starts with `where`, if it is not."""
+    values = [schema]
+    for value in values:  # grows while it is read
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if len(values) > _MAX_VALUES:
+            raise UserError(f"{where}: the schema has more than {_MAX_VALUES} values; make it smaller")
     with named_schema_faults(f"{where}: the schema is", "fix the schema"):
-        _is_valid({}, schema)
+        counts: dict[int, int] = {}
+        if any(_applied(value, schema, counts) > _MAX_APPLIED for value in values):
+            found = f"{where}: the schema's references expand to more than {_MAX_APPLIED} schemas for one value"
+            raise UserError(f"{found}; use fewer references")
+        # The caches by identity are for tools that many rows share.
+        _validator(json.dumps(schema, ensure_ascii=False)).is_valid({})
+
+
+def _applied(schema: Any, root: Schema, counts: dict[int, int]) -> int:
+    """Return how many schemas validation applies to one value, with all references followed. A cycle counts once."""
+    if not isinstance(schema, dict):
+        return 0
+    if id(schema) not in counts:
+        counts[id(schema)] = 0
+        inner = [each for key in ("allOf", "anyOf", "oneOf") for each in _as_list(schema.get(key))]
+        inner += [schema.get(key) for key in ("not", "if", "then", "else")]
+        inner += [pointed_at(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else []
+        counts[id(schema)] = 1 + sum(_applied(each, root, counts) for each in inner)
+    return counts[id(schema)]
+
+
+def _as_list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
 
 
 @contextmanager
@@ -72,6 +99,8 @@ def named_schema_faults(what: str, remedy: str) -> Iterator[None]:
     raise UserError(f"{what} not a JSON Schema (Draft 2020-12): {reason}; {remedy}")
 
 
+_MAX_VALUES = 20_000  # checking them takes seconds
+_MAX_APPLIED = 5_000
 _CACHED_SCHEMAS = 4096
 _CACHED_RESULTS = 1 << 16
 _results: dict[tuple[int, bytes], tuple[Schema, bool]] = {}
@@ -264,10 +293,10 @@ def _flatten(schemas: Sequence[Any], root: Schema) -> Iterator[Schema]:
         for key in ("oneOf", "anyOf", "allOf"):
             waiting += reversed(schema.get(key, []))
         if "$ref" in schema:
-            waiting.append(_pointed_at(schema["$ref"], root))
+            waiting.append(pointed_at(schema["$ref"], root))
 
 
-def _pointed_at(reference: str, root: Schema) -> Any:
+def pointed_at(reference: str, root: Schema) -> Any:
     """Return the value at a reference within the schema ("#/$defs/address"); None for any other reference."""
     if reference != "#" and not reference.startswith("#/"):
         return None

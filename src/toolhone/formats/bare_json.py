@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from toolhone.formats.call_json import CALL_START, PYTHON_CALL_START, Undecodable, looks_like_call, skip_space
@@ -130,7 +130,7 @@ def _read_run(
 
 def read_list(text: str, at: int, style: JsonCallStyle, repairer: Repairer, announced: bool) -> tuple[list[Piece], int]:
     """Return the calls of a JSON list. They are read one by one, so that a broken call does not hide the others."""
-    at = skip_space(text, at + 1)
+    start, at = at, skip_space(text, at + 1)
     if text.startswith("]", at):
         return [], at + 1
     if not announced and not text.startswith("{", at):
@@ -139,6 +139,8 @@ def read_list(text: str, at: int, style: JsonCallStyle, repairer: Repairer, anno
     pieces: list[Piece] = []
     while True:
         found, end = read_object(text, at, style, repairer, announced)
+        if not pieces and found and isinstance(found[0], Fault) and found[0].kind == "begun":
+            return [replace(found[0], text=text[start:])], end  # it may be prose, with its bracket
         pieces += found
         if not found or isinstance(found[-1], Fault):
             return pieces, end

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolhone.formats.call_json import Undecodable, decode
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.pieces import Piece
 from toolhone.formats.repair import Repairer
 from toolhone.records import FinishReason
@@ -60,6 +61,7 @@ class ChatFormat:
         template_kwargs: variables for every rendering.
         serving_parsers: for each serving engine, its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
+        call_syntax: how its calls are written, for the grammar of an answer; None if it has no grammar.
     """
 
     name: str
@@ -78,6 +80,7 @@ class ChatFormat:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     serving_parsers: Mapping[str, str] = field(default_factory=dict)
     is_detected: bool = True
+    call_syntax: CallSyntax | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

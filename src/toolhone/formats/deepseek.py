@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import MarkedSyntax, Marker, read_marked
 from toolhone.formats.named_json import NAME, NamedCall, named_call_template, named_call_writer, read_named_block
@@ -26,6 +27,21 @@ _V3 = NamedCall(
 )
 _V31 = NamedCall(before_name=_BEGIN, after_name=_SEP, after_arguments=_END, between="", headers=((_BEGIN, NAME, _SEP),))
 
+
+def _syntax(form: NamedCall) -> CallSyntax:
+    return CallSyntax(
+        "named",
+        first=_BLOCK.opening[0] + form.before_name,
+        between=form.between + form.before_name,
+        last=_BLOCK.closing,
+        opens=("<｜tool▁calls?▁(?:begin|end)｜>",),
+        name=NAME.pattern,
+        after_name=form.after_name,
+        after_arguments=form.after_arguments,
+        is_exact=True,
+    )
+
+
 DEEPSEEK = ChatFormat(
     name="deepseek",
     read=partial(read_marked, syntax=MarkedSyntax((_BLOCK,), partial(read_named_block, form=_V3))),
@@ -39,6 +55,7 @@ DEEPSEEK = ChatFormat(
     call_tokens=_TOKENS,
     syntaxes=_SYNTAXES,
     serving_parsers={"vllm": "deepseek_v3", "sglang": "deepseekv3"},
+    call_syntax=_syntax(_V3),
 )
 
 DEEPSEEK_V31 = ChatFormat(
@@ -54,4 +71,5 @@ DEEPSEEK_V31 = ChatFormat(
     call_tokens=_TOKENS,
     syntaxes=_SYNTAXES,
     serving_parsers={"vllm": "deepseek_v31", "sglang": "deepseekv31"},
+    call_syntax=_syntax(_V31),
 )

@@ -6,9 +6,11 @@ No serving engine reads the gemma format, so `chat.format: auto` no longer choos
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 from toolhone.formats.bare_json import LINES_OF_JSON, read_bare_json
+from toolhone.formats.call_syntax import BARE_OBJECTS
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
 
 _TURNS = r"""{#- toolhone's template with Gemma's turns. Gemma knows only a user and a model: the system message and the tools open the
@@ -74,4 +76,5 @@ GEMMA = ChatFormat(
     end_of_turn=GEMMA_TOKENS[-1],
     other_stops=("<eos>",),
     is_detected=False,
+    call_syntax=replace(BARE_OBJECTS, argument_keys=("parameters", "arguments")),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import (
     MarkedSyntax,
@@ -36,4 +37,7 @@ GRANITE3 = ChatFormat(
     call_tokens=(_TOKEN,),
     syntaxes=("Phi-4-mini and Granite 3 <|tool_call|>", "Granite 3 and Falcon 3, a list in <tool_call>"),
     serving_parsers={"vllm": "granite"},
+    call_syntax=CallSyntax(
+        "object", first=f"{_TOKEN}[", between=", ", last="]", opens=(r"<\|tool_call\|>", "</?tool_call>")
+    ),
 )

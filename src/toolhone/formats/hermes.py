@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from toolhone.formats.bare_json import JsonCallStyle, read_fence
 from toolhone.formats.call_json import Undecodable, skip_space
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
 from toolhone.formats.foreign_syntax import HERMES_SYNTAX, openings
 from toolhone.formats.pieces import (
@@ -158,4 +159,12 @@ HERMES = ChatFormat(
     other_stops=("<|endoftext|>",),
     stray_call="a call outside <tool_call> tags",
     serving_parsers={"vllm": "hermes", "sglang": "qwen25"},
+    call_syntax=CallSyntax(
+        "object",
+        first="<tool_call>\n",
+        between="\n</tool_call>\n<tool_call>\n",
+        last="\n</tool_call>",
+        opens=("</?tool_call>",),
+        prose_after=True,
+    ),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import (
     MarkedSyntax,
@@ -33,4 +34,7 @@ HUNYUAN = ChatFormat(
     call_tokens=(_OPENING, _CLOSING),
     syntaxes=("Hunyuan, Jamba and MiniMax <tool_calls>",),
     serving_parsers={"vllm": "hunyuan_a13b"},
+    call_syntax=CallSyntax(
+        "object", first=f"{_OPENING}[", between=", ", last=f"]{_CLOSING}", opens=("</?tool_calls>",)
+    ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
 from toolhone.formats.marked_json import MarkedSyntax, Marker, read_json_block, read_marked
 
@@ -32,4 +33,12 @@ INTERNLM = ChatFormat(
     call_tokens=(_START, _PLUGIN, _END),
     syntaxes=("InternLM <|action_start|>",),
     # vLLM's parser `internlm` raises an exception for parallel calls, so it is not named here.
+    call_syntax=CallSyntax(
+        "object",
+        first=f"{_START}{_PLUGIN}\n",
+        between=f"{_END}{_START}{_PLUGIN}\n",
+        last=_END,
+        opens=(r"<\|action_(?:start|end)\|>",),
+        argument_keys=("parameters", "arguments"),
+    ),
 )

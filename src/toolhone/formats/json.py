@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from toolhone.formats.bare_json import LINES_OF_JSON, read_bare_json
+from toolhone.formats.call_syntax import BARE_OBJECTS
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
 
 _TEMPLATE = r"""{#- toolhone's template for the json format: ChatML turns, tools as JSON lines, calls as JSON objects without tags, each on
@@ -56,4 +57,5 @@ JSON = ChatFormat(
     end_of_turn="<|im_end|>",
     other_stops=("<|endoftext|>",),
     is_detected=False,  # it has the same tokens as hermes
+    call_syntax=BARE_OBJECTS,
 )

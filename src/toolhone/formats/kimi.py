@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import MarkedSyntax, Marker, read_marked
 from toolhone.formats.named_json import NamedCall, named_call_template, named_call_writer, read_named_block
@@ -35,4 +36,14 @@ KIMI = ChatFormat(
     call_tokens=(*_SECTION.opening, _SECTION.closing, _BEGIN, _ARGUMENTS, _END),
     syntaxes=("Kimi K2 <|tool_calls_section_begin|>",),
     serving_parsers={"vllm": "kimi_k2", "sglang": "kimi_k2"},
+    call_syntax=CallSyntax(
+        "named",
+        first=f"{_SECTION.opening[0]}{_CALL.before_name}",
+        between=_CALL.before_name,
+        last=_SECTION.closing,
+        opens=(r"<\|tool_calls_section_(?:begin|end)\|>", r"<\|tool_call_(?:begin|argument_begin|end)\|>"),
+        name=_NAME.pattern,
+        after_name=_CALL.after_name,
+        after_arguments=_END,
+    ),
 )

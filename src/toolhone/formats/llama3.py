@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 
 from toolhone.formats.bare_json import JsonCallStyle, read_bare_json
+from toolhone.formats.call_syntax import BARE_OBJECTS
 from toolhone.formats.chat_format import ChatFormat, json_call_writer
 from toolhone.formats.foreign_syntax import PYTHON_TAG_SYNTAX
 
@@ -69,4 +71,5 @@ LLAMA3 = ChatFormat(
     stray_call="a call inside a line of text or in a code fence",
     template_kwargs={"date_string": "26 Jul 2024"},  # without it, Llama's own template prints today's date
     serving_parsers={"vllm": "llama3_json", "sglang": "llama3"},
+    call_syntax=replace(BARE_OBJECTS, between="; ", argument_keys=_STYLE.argument_keys),
 )

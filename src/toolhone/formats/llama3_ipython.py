@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from toolhone.formats.call_json import CallSpans
+from toolhone.formats.call_syntax import BARE_OBJECTS, CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import PYTHON_TAG_SYNTAX
 from toolhone.formats.llama3 import LLAMA3
@@ -77,4 +78,14 @@ LLAMA3_IPYTHON = ChatFormat(
     syntaxes=(PYTHON_TAG_SYNTAX, "Llama 3.1 <function=> with JSON"),
     other_stops=LLAMA3.other_stops,
     stray_call="a call outside <function=> tags",
+    call_syntax=CallSyntax(
+        "named",
+        first="<function=",
+        between="<function=",
+        opens=("</?function[=>]", r"<\|python_tag\|>"),
+        line_opens=BARE_OBJECTS.line_opens,
+        name=NAME.pattern,
+        after_name=">",
+        after_arguments="</function>",
+    ),
 )

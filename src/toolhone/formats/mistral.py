@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import (
     MarkedSyntax,
@@ -54,6 +55,7 @@ MISTRAL = ChatFormat(
     call_tokens=("[TOOL_CALLS]",),
     syntaxes=("Mistral [TOOL_CALLS]",),
     serving_parsers={"vllm": "mistral", "sglang": "mistral"},
+    call_syntax=CallSyntax("object", first=f"{_LIST_OPENING}[", between=", ", last="]", opens=(r"\[TOOL_CALLS\]",)),
 )
 
 MISTRAL_ARGS = ChatFormat(
@@ -68,4 +70,12 @@ MISTRAL_ARGS = ChatFormat(
     call_tokens=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
     syntaxes=("Mistral [TOOL_CALLS]",),
     serving_parsers={"vllm": "mistral", "sglang": "mistral"},
+    call_syntax=CallSyntax(
+        "named",
+        first="[TOOL_CALLS]",
+        between="[TOOL_CALLS]",
+        opens=(r"\[TOOL_CALLS\]",),
+        name=NAME.pattern,
+        after_name="[ARGS]",
+    ),
 )

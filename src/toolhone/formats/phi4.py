@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import (
     MarkedSyntax,
@@ -37,4 +38,12 @@ PHI4 = ChatFormat(
     call_tokens=(_OPENING, _CLOSING),
     syntaxes=("Phi-4-mini functools", "Phi-4-mini and Granite 3 <|tool_call|>"),
     serving_parsers={"vllm": "granite"},
+    call_syntax=CallSyntax(
+        "object",
+        first=f"{_OPENING}[",
+        between=", ",
+        last=f"]{_CLOSING}",
+        opens=(r"<\|/?tool_call\|>", r"functools\s*\["),
+        argument_keys=("arguments", "parameters"),
+    ),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import openings
 from toolhone.formats.gemma import GEMMA_TOKENS, gemma_turns
@@ -124,4 +125,14 @@ PYTHONIC = ChatFormat(
     syntaxes=("Llama 4 <|python_start|>",),
     stray_call="a call outside the list of calls",
     serving_parsers={"vllm": "pythonic", "sglang": "pythonic"},
+    call_syntax=CallSyntax(
+        "python",
+        first="[",
+        between=", ",
+        last="]",
+        opens=(r"\[\s*[A-Za-z_\x80-\U0010FFFF][\w.\x80-\U0010FFFF-]*\s*\(",),
+        python=_STYLE,
+        begins_with_name=True,
+        prose_before=False,
+    ),
 )

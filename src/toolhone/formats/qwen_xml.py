@@ -17,6 +17,7 @@ import re
 from functools import partial
 
 from toolhone.formats.call_json import skip_space
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import HERMES_SYNTAX
 from toolhone.formats.pieces import TOOL_CALL, TOOL_CALL_END, Fault
@@ -138,4 +139,14 @@ QWEN_XML = ChatFormat(
     syntaxes=_SYNTAXES,
     stray_call="a call outside <tool_call> tags",
     serving_parsers={"vllm": "qwen3_xml", "sglang": "qwen3_coder"},
+    call_syntax=CallSyntax(
+        "tags",
+        first=f"{TOOL_CALL}\n{_FUNCTION}",
+        between=f"\n{TOOL_CALL_END}\n{TOOL_CALL}\n{_FUNCTION}",
+        last=f"\n{TOOL_CALL_END}",
+        opens=("</?tool_call>", "<function=", "</?parameter[=>]"),
+        name=_NAME.pattern,
+        key=_KEY.pattern,
+        refused=_VALUE_STOP.pattern.replace("*+", "*"),
+    ),
 )

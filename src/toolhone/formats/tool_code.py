@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from toolhone.formats.call_json import CallSpans
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.marked_json import MarkedSyntax, Marker, cut_within, read_marked
 from toolhone.formats.pieces import FENCE, Fault, Piece, PlacedCall
@@ -79,4 +80,14 @@ TOOL_CODE = ChatFormat(
     syntaxes=("Gemma 3 tool_code",),
     stray_call="a call outside a tool_code fence",
     is_detected=False,
+    call_syntax=CallSyntax(
+        "python",
+        first=_FORM.opening,
+        between=_FORM.between,
+        last=_FORM.closing,
+        opens=(_START,),
+        python=_STYLE,
+        on_own_line=True,
+        is_exact=True,
+    ),
 )

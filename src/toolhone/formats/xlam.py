@@ -7,9 +7,11 @@ in a code fence. Its parser ends the code fence at any "```", so backticks in ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from toolhone.formats.bare_json import JsonCallStyle, read_bare_json
+from toolhone.formats.call_syntax import BARE_OBJECTS
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.marked_json import list_call_template, list_call_writer
 from toolhone.records import FinishReason
@@ -46,4 +48,13 @@ XLAM = ChatFormat(
         '[{"name": <function-name>, "arguments": <args-json-object>}, ...]'
     ),
     serving_parsers={"vllm": "xlam"},
+    call_syntax=replace(
+        BARE_OBJECTS,
+        first="[",
+        between=", ",
+        last="]",
+        argument_keys=("arguments",),
+        on_own_line=False,
+        prose_before=False,
+    ),
 )
