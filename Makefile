@@ -26,7 +26,7 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers parser-check families-check bench bench-eval bench-data doctor data clean
+.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers parser-check families-check gateway-check bench bench-eval bench-data doctor data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -75,6 +75,12 @@ check: $(READY) ## check formatting, lint, types, and that the versions install 
 
 wheel-check: $(READY) ## build the wheel and use it in an empty folder, without the clone
 	@$(BIN)/python scripts/check_wheel.py
+
+gateway-check: $(READY) ## ask the gateway with the clients of other projects, fuzz it, and lint the container files
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,gateway-check]'
+	@$(BIN)/hadolint docker/Dockerfile
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu" tests/serve -n auto --maxprocesses 4
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -47,6 +47,16 @@ def tiny_tokenizer(tiny_llama: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_llama)
 
 
+@pytest.fixture(scope="session")
+def learned(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that has memorised the turns of `served.LEARNED`."""
+    from served import learn
+
+    folder = tmp_path_factory.mktemp("learned") / "model"
+    learn(tiny_llama, folder)
+    return folder
+
+
 @pytest.fixture
 def in_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, so that `runs/` and relative paths touch nothing else."""

@@ -17,6 +17,13 @@ from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, Mode
 from toolhone.jsonl import write_conversations, write_json, write_text
 from toolhone.pipeline import save_chat
 from toolhone.records import Conversation, Example, Gold, Message, Tool, ToolCall
+from toolhone.route.cascade import Cascade
+from toolhone.serve.answer import SmallModel
+from toolhone.serve.app import Gateway, make_app
+from toolhone.serve.completion import Answerer
+from toolhone.serve.local import LocalGenerator
+from toolhone.serve.metrics import Metrics
+from toolhone.tuned import TunedModel
 
 CHAT = ChatConfig(tools="names")
 SYSTEM = Message("system", "你是客服。")
@@ -107,6 +114,20 @@ def make_run(
     adapted.save_pretrained(folder / "adapter")
     save_chat(folder / "adapter", renderer)
     return folder
+
+
+def small_model(run: Path, max_new_tokens: int | None = None) -> SmallModel:
+    """Return a run's tuned model, loaded in this process."""
+    tuned = TunedModel.load(run)
+    generator = LocalGenerator(tuned.model, tuned.renderer)
+    limit = max_new_tokens or tuned.config.evaluate.max_new_tokens
+    return SmallModel(tuned.config.name, tuned.renderer, generator, limit)
+
+
+def app_of(small: SmallModel, cascade: Cascade | None = None, **settings: Any) -> Any:
+    """Return a gateway's application with this model."""
+    metrics = Metrics()
+    return make_app(Gateway({small.name: Answerer(small, metrics, cascade)}, metrics, **settings))
 
 
 @contextmanager

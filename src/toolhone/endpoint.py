@@ -256,8 +256,9 @@ def was_answered(error: Exception) -> bool:
     return type(error.__cause__).__name__ == "DecodingError"
 
 
-def endpoint_key(base_url: str, flag: str) -> str:
-    """Return the key from the environment variable OPENAI_API_KEY. An endpoint on this machine needs none.
+def endpoint_key(base_url: str, flag: str, key: str | None = None) -> str:
+    """Return the key: the given one, or that of the environment variable OPENAI_API_KEY. An endpoint on this machine
+    needs none.
 
     Raises:
         UserError: naming `flag`, if the address is invalid or the key is missing.
@@ -265,7 +266,7 @@ def endpoint_key(base_url: str, flag: str) -> str:
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise UserError(f"{flag} {base_url}: expected an address such as http://127.0.0.1:8000/v1")
-    key = os.environ.get("OPENAI_API_KEY")
+    key = key or os.environ.get("OPENAI_API_KEY")
     if not key and address.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise UserError(f"OPENAI_API_KEY is not set; set it to the key for {address.hostname}")
     return key or "none"

@@ -47,7 +47,9 @@ MEANINGS = {
     "--rows": "the rows that were or will be predicted",
     "--run": "run folder",
     "--seed": "seed of random choices",
+    "--engine": "the engine that serves the small model",
     "--tokenizer": "model whose tokenizer counts tokens",
+    "--tools": "the tools",
     "--training-usd": "dollars paid once for training",
 }
 """The one meaning of each flag whose help differs between commands. A new entry must be one meaning, not two."""

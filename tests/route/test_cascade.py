@@ -8,7 +8,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -101,9 +101,10 @@ def route(
     budget: DayBudget | None = None,
     asked: Example | None = None,
     settings: dict[str, Any] | None = None,
+    options: Sequence[dict[str, Any]] = (),
     **cascade: Any,
 ) -> list[Routed]:
-    """Route one request per prediction of the small model, in order."""
+    """Route one request per prediction of the small model, in order, each with its options, if there are any."""
 
     async def all_of_them() -> list[Routed]:
         how = LargeSettings("big", url, **{"timeout_s": 5.0, "first_wait_s": 0.0, **(settings or {})})
@@ -115,7 +116,8 @@ def route(
             async def ask_small(_: Example, answer: Prediction = prediction) -> Prediction:
                 return answer
 
-            found.append(await answer(made, asked or example(f"r{number}"), ask_small))
+            given = options[number] if options else None
+            found.append(await answer(made, asked or example(f"r{number}"), ask_small, options=given))
         await model.close()
         return found
 
@@ -189,6 +191,11 @@ FAULTS: dict[str, tuple[Callable[..., Any], str, int]] = {
     "an error, not UTF-8": (lambda _: (500, b"\xff\xfe"), "status-500", 2),
     "nested too deeply": (lambda _: (200, SAID.replace('"Grüße"', "[" * 100_000).encode()), "malformed", 2),
     "a call that the server left in the text": (lambda _: (200, said({"content": CALL.text}, "stop")), "malformed", 1),
+    "a call of another format in the text": (
+        lambda _: (200, said({"content": '[TOOL_CALLS][{"name": "help", "arguments": {}}]'}, "stop")),
+        "malformed",
+        1,
+    ),
     "a broken call in the text": (lambda _: (200, said({"content": BROKEN.text}, "stop")), "malformed", 1),
     "a text": (lambda _: (200, "hello"), "malformed", 2),
     "429": (lambda _: (429, {"error": {"message": "slow down"}}), "status-429", 2),
@@ -219,7 +226,19 @@ def test_the_small_answer_is_kept_if_the_large_model_fails(fault: str, large: Se
 QUOTES = 'The log has {"name": "order.query", "arguments": {"id": "7"}} and <tool_call>{"name": "help"}</tool_call>.'
 
 
-@pytest.mark.parametrize("text", [QUOTES, '{"name": "order.query", "arguments": {"id": "7"}}', "\ud83d"])
+PROSE = (
+    QUOTES,
+    '{"name": "order.query", "arguments": {"id": "7"}}',
+    "\ud83d",
+    "<tool_call> opens a call in this format.",
+    '<tool_call>{"name": "help"}</tool_call> is what a model writes.',
+    '<tool_call>{"name": "help"} is not closed here.',
+    "[TOOL_CALLS] opens a call of Mistral.",
+    '<tool_call>\n{"name": "another", "arguments": {}}\n</tool_call>',
+)
+
+
+@pytest.mark.parametrize("text", PROSE)
 def test_prose_of_the_large_model_that_quotes_a_call_stays_prose(large: Server, log: DecisionLog, text: str) -> None:
     large.answers = [lambda _: (200, said({"content": text}, "stop"))]
     [routed] = route(log, large.url, BROKEN)
@@ -268,7 +287,7 @@ def test_a_long_retry_after_is_not_waited_for() -> None:
     for pause in ("0.2", "30"):
         response = httpx2.Response(429, headers={"retry-after": pause}, request=httpx2.Request("POST", "http://x/"))
         error = openai.RateLimitError("slow down", response=response, body=None)
-        found[pause] = model._refusal(error, {}, 0.01).wait_s
+        found[pause] = model._refusal(error, {}, 0.01, {}).wait_s
     assert found == {"0.2": 0.2, "30": None}
 
 
@@ -314,6 +333,84 @@ def test_options_that_the_endpoint_rejects_are_dropped_from_then_on(large: Serve
     large.answers = [newer]
     assert [routed.route for routed in route(log, large.url, CALL, CALL)] == ["large", "large"]
     assert [line["asked_large"] for line in lines(log)] == [3, 1]
+
+
+CHOICE = {"type": "function", "function": {"name": "order.query"}}
+OPTIONS: dict[str, Any] = {
+    "temperature": 0.3,
+    "top_p": 0.9,
+    "seed": 7,
+    "user": "me",
+    "metadata": {"a": "b"},
+    "logprobs": True,
+    "stop": ["x"],
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"},
+    "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [CHOICE]}},
+}
+
+
+def test_the_large_model_gets_the_clients_options_with_the_names_that_are_sent(large: Server, log: DecisionLog) -> None:
+    [routed] = route(log, large.url, CALL, options=[{**OPTIONS, "strict": ("order.query",)}])
+    assert routed.route == "large"
+    sent = large.requests[0]
+    choice = {"type": "function", "function": {"name": "order_query"}}
+    expected = {
+        **OPTIONS,
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [choice]}},
+    }
+    assert {key: sent[key] for key in OPTIONS} == expected
+    assert [tool["function"].get("strict") for tool in sent["tools"]] == [True, None]
+    assert "strict" not in sent
+
+
+def test_an_option_of_a_client_that_the_endpoint_does_not_have_is_dropped_from_then_on(
+    large: Server, log: DecisionLog
+) -> None:
+    def older(body: dict[str, Any]) -> tuple[int, Any]:
+        strict = any("strict" in tool["function"] for tool in body["tools"])
+        refused = "strict" if strict else next((key for key in ("seed", "metadata") if key in body), None)
+        return (400, {"error": {"message": f"Unknown parameter: '{refused}'."}}) if refused else good(body)
+
+    large.answers = [older]
+    options = {"seed": 7, "metadata": {"a": "b"}, "strict": ("help",), "top_p": 0.5}
+    assert [routed.route for routed in route(log, large.url, CALL, CALL, options=[options, options])] == ["large"] * 2
+    assert [line["asked_large"] for line in lines(log)] == [4, 1]
+    assert large.requests[-1]["top_p"] == 0.5
+
+
+def test_a_value_that_the_endpoint_refuses_is_dropped_for_that_client_only(large: Server, log: DecisionLog) -> None:
+    def narrow(body: dict[str, Any]) -> tuple[int, Any]:
+        return (400, {"error": {"message": "top_p must be at least 0.1"}}) if body.get("top_p", 1) < 0.1 else good(body)
+
+    large.answers = [narrow]
+    route(log, large.url, CALL, CALL, options=[{"top_p": 0.01}, {"top_p": 0.5}])
+    assert [body.get("top_p") for body in large.requests] == [0.01, None, 0.5]
+
+
+@pytest.mark.parametrize("key", ["response_format", "tool_choice"])
+def test_a_request_never_goes_to_the_large_model_without_its_format_or_its_choice(
+    key: str, large: Server, log: DecisionLog
+) -> None:
+    large.answers = [
+        lambda body: (400, {"error": {"message": f"{key} is not supported"}}) if key in body else good(body)
+    ]
+    first, second = route(log, large.url, CALL, CALL, options=[OPTIONS, {}])
+    assert (first.route, first.fallback, second.route) == ("small", "status-400", "large")
+
+
+@pytest.mark.parametrize("name", ["order.delete", "escalate", ""])
+def test_a_call_of_an_undeclared_tool_is_never_returned(name: str, large: Server, log: DecisionLog) -> None:
+    large.answers = [lambda _: (200, said(calls(name)))]
+    [routed] = route(log, large.url, CALL)
+    assert (routed.route, routed.small) == ("small", CALL)
+    assert routed.fallback == ("undeclared-tool" if name else "malformed")
+
+
+def test_without_tools_a_call_of_the_large_model_is_never_returned(large: Server, log: DecisionLog) -> None:
+    [routed] = route(log, large.url, BROKEN, asked=example(tools=()), options=[OPTIONS])
+    assert (routed.route, routed.fallback) == ("small", "undeclared-tool")
+    assert not {"tools", "tool_choice", "parallel_tool_calls"} & large.requests[0].keys()
 
 
 def test_the_daily_cap_survives_a_restart(large: Server, log: DecisionLog) -> None:

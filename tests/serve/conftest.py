@@ -1,18 +1,15 @@
-"""Fixtures: an engine with a tiny model that calls tools, created once, and a server for it."""
+"""Fixtures: a tiny model that calls tools, created once, and a gateway for it."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from rich.console import Console
-from served import learn, make_run, serving_app
+from served import app_of, learn, make_run, serving_app, small_model
 
-from toolhone.serve.app import Engine, make_app
-from toolhone.serve.server import load_engine
+from toolhone.serve.answer import SmallModel
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +20,13 @@ def run_folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def engine(run_folder: Path) -> Engine:
-    return load_engine(run_folder, None, Console(file=io.StringIO()))[0]
+def small(run_folder: Path) -> SmallModel:
+    return small_model(run_folder)
 
 
 @pytest.fixture(scope="session")
-def url(engine: Engine) -> Iterator[str]:
-    with serving_app(make_app(engine)) as url:
+def url(small: SmallModel) -> Iterator[str]:
+    with serving_app(app_of(small)) as url:
         yield url
 
 

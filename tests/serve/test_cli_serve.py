@@ -88,7 +88,7 @@ def test_a_run_is_served_until_it_is_interrupted(
 
     monkeypatch.setattr(uvicorn.Server, "run", watched)
     codes: list[int] = []
-    command = ["serve", "--run", str(run_folder), "--port", "0"]
+    command = ["serve", "--run", str(run_folder), "--port", "0", "--engine", "transformers"]
     thread = threading.Thread(target=lambda: codes.append(main(command)))
     thread.start()
     try:
@@ -100,4 +100,5 @@ def test_a_run_is_served_until_it_is_interrupted(
         running[0].should_exit = True
         thread.join(30)
     assert codes == [0]
-    assert f"small: http://127.0.0.1:{port}/v1 (stop with Ctrl-C)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"small in transformers: http://127.0.0.1:{port}/v1 (stop with Ctrl-C)" in shown

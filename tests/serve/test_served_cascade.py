@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from openai import OpenAI
 from rich.console import Console
-from served import LEARNED, WIRE_TOOLS, example, learn, make_run, messages, serving_app
+from served import LEARNED, WIRE_TOOLS, app_of, example, learn, make_run, messages, serving_app, small_model
 
 from toolhone.chat.parse import parse_turn
 from toolhone.data.escalation import escalate_tool
 from toolhone.data.read import read_conversations
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
+from toolhone.evaluate.predict import answer_one
 from toolhone.formats.foreign_syntax import opens_with_marker
 from toolhone.jsonl import write_conversations
 from toolhone.records import Prediction
@@ -31,8 +31,9 @@ from toolhone.route.confidence import FEATURES, signals
 from toolhone.route.large_model import LargeSettings
 from toolhone.route.policy import Goal, Policy, identity_of_run, write_policy
 from toolhone.run_folder import RunFolder
-from toolhone.serve.app import Engine, make_app
-from toolhone.serve.server import CascadeSettings, load_engine, open_cascade, reserved_tool
+from toolhone.serve.answer import SmallModel
+from toolhone.serve.server import CascadeSettings, open_cascade, reserved_tool
+from toolhone.tuned import TunedModel
 
 QUESTIONS = (
     *LEARNED,
@@ -44,20 +45,30 @@ PRICE = Price(2.0, 2.0, 8.0)
 
 
 @pytest.fixture(scope="session")
-def large_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def large_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     learn(tiny_llama, folder / "model", seed=1)
-    return load_engine(make_run(folder / "large", folder / "model"), None, QUIET)[0]
+    return make_run(folder / "large", folder / "model")
 
 
 @pytest.fixture(scope="session")
-def alone(engine: Engine) -> dict[str, Prediction]:
+def large_model(large_run: Path) -> SmallModel:
+    return small_model(large_run)
+
+
+@pytest.fixture(scope="session")
+def alone(run_folder: Path) -> dict[str, Prediction]:
     """The small model's answer to each question."""
-    return {question: engine.answer(example(question), None)[0] for question in QUESTIONS}
+    return answers(run_folder, QUESTIONS)
+
+
+def answers(run: Path, questions: Sequence[str]) -> dict[str, Prediction]:
+    tuned = TunedModel.load(run)
+    return {question: answer_one(tuned.model, tuned.renderer, example(question), 100) for question in questions}
 
 
 @pytest.fixture(scope="session")
-def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Policy:
+def policy(small: SmallModel, alone: dict[str, Prediction], run_folder: Path) -> Policy:
     """A hand-made policy: all features have the same weight, and the threshold is the median of the answers' scores."""
     found = [signals(answer, example(question), "hermes") for question, answer in alone.items()]
     rows = [each.features for each in found if each.gate is None and each.features is not None]
@@ -68,7 +79,7 @@ def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Po
     scores = sorted(map(calibrator.score, rows))
     middle = len(scores) // 2
     return Policy(
-        identity=replace(identity_of_run(RunFolder(run_folder)), template=engine.renderer.template_hash()),
+        identity=replace(identity_of_run(RunFolder(run_folder)), template=small.renderer.template_hash()),
         format="hermes",
         features=FEATURES,
         calibrator=calibrator,
@@ -82,7 +93,7 @@ def policy(engine: Engine, alone: dict[str, Prediction], run_folder: Path) -> Po
 class FlakyServer:
     """The large model's server; `state` is well, hangs or the HTTP status that it fails with."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
         self.state = "well"
         self.asked = 0
@@ -104,15 +115,17 @@ class FlakyServer:
 
 @contextmanager
 def cascade(
-    engine: Engine, run_folder: Path, policy: Policy, log: Path, large_url: str, *, timeout_s: float = 60.0
+    small: SmallModel, run_folder: Path, policy: Policy, log: Path, large_url: str, *, timeout_s: float = 60.0
 ) -> Iterator[OpenAI]:
     """Yields a client of a cascade whose large model is at this address."""
     write_policy(log.with_name("policy.json"), policy)
     large = LargeSettings("large", large_url, timeout_s=timeout_s, first_wait_s=0.01)
     settings = CascadeSettings(log.with_name("policy.json"), large, PRICE, log=log)
-    made = open_cascade(settings, RunFolder(run_folder), engine, QUIET)
+    run = RunFolder(run_folder)
+    identity = replace(identity_of_run(run), template=small.renderer.template_hash())
+    made = open_cascade(settings, run, identity, QUIET)
     with (
-        serving_app(make_app(engine, cascade=made)) as url,
+        serving_app(app_of(small, made)) as url,
         OpenAI(base_url=url, api_key="none", max_retries=0) as client,
     ):
         yield client
@@ -140,8 +153,9 @@ def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_request_is_escalated_if_the_small_model_is_unsure(
-    engine: Engine,
-    large_engine: Engine,
+    small: SmallModel,
+    large_model: SmallModel,
+    large_run: Path,
     run_folder: Path,
     policy: Policy,
     alone: dict[str, Prediction],
@@ -149,15 +163,16 @@ def test_a_request_is_escalated_if_the_small_model_is_unsure(
 ) -> None:
     log = tmp_path / "decisions.jsonl"
     kept, escalated = [], []
+    by_large = answers(large_run, QUESTIONS)
     with (
-        serving_app(make_app(large_engine)) as large_url,
-        cascade(engine, run_folder, policy, log, large_url) as client,
+        serving_app(app_of(large_model)) as large_url,
+        cascade(small, run_folder, policy, log, large_url) as client,
     ):
         for question in QUESTIONS:
             reply, headers = ask(client, question)
             line = lines(log)[reply.id]
-            small, large = alone[question], large_engine.answer(example(question), None)[0]
-            found = signals(small, example(question), "hermes")
+            own, large = alone[question], by_large[question]
+            found = signals(own, example(question), "hermes")
             assert line["gate"] == found.gate
             assert line["confidence"] == pytest.approx(policy.confidence(found), abs=1e-3)
             (escalated if line["asked_large"] else kept).append(line["confidence"])
@@ -172,7 +187,7 @@ def test_a_request_is_escalated_if_the_small_model_is_unsure(
             assert float(headers["x-toolhone-confidence"]) == pytest.approx(line["confidence"], abs=1e-4)
             assert headers["x-request-id"] == reply.id
             assert (reply.model, reply.usage.completion_tokens) == (
-                ("large", large.completion_tokens) if route == "large" else ("small", small.completion_tokens)
+                ("large", large.completion_tokens) if route == "large" else ("small", own.completion_tokens)
             )
             cost = (large.prompt_tokens * 2 + large.completion_tokens * 8) / 1e6 if line["asked_large"] else 0.0
             assert line["cost_usd"] == pytest.approx(cost)
@@ -183,12 +198,12 @@ def test_a_request_is_escalated_if_the_small_model_is_unsure(
 
 
 def test_every_request_is_answered_once_however_the_large_model_fails(
-    engine: Engine, large_engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path
+    small: SmallModel, large_model: SmallModel, run_folder: Path, policy: Policy, tmp_path: Path
 ) -> None:
     log = tmp_path / "decisions.jsonl"
     escalate_all = policy.model_copy(update={"threshold": None})
     asked = QUESTIONS[:4]
-    flaky: Any = FlakyServer(make_app(large_engine))
+    flaky: Any = FlakyServer(app_of(large_model))
     ids: list[str] = []
 
     def check_requests(state: str, client: OpenAI) -> None:
@@ -211,9 +226,9 @@ def test_every_request_is_answered_once_however_the_large_model_fails(
 
     with ExitStack() as large_server:
         large_url = large_server.enter_context(serving_app(flaky))
-        with cascade(engine, run_folder, escalate_all, log, large_url, timeout_s=1.0) as client:
+        with cascade(small, run_folder, escalate_all, log, large_url, timeout_s=1.0) as client:
             check_requests("hangs", client)
-        with cascade(engine, run_folder, escalate_all, log, large_url) as client:  # restarted, with the same log
+        with cascade(small, run_folder, escalate_all, log, large_url) as client:  # restarted, with the same log
             for state in ("429", "500", "well"):
                 check_requests(state, client)
             large_server.close()
@@ -221,12 +236,14 @@ def test_every_request_is_answered_once_however_the_large_model_fails(
     assert len(set(ids)) == 5 * len(asked)
 
 
-def test_a_policy_of_another_model_is_refused(engine: Engine, run_folder: Path, policy: Policy, tmp_path: Path) -> None:
+def test_a_policy_of_another_model_is_refused(
+    small: SmallModel, run_folder: Path, policy: Policy, tmp_path: Path
+) -> None:
     other = policy.model_copy(update={"identity": replace(policy.identity, adapter="0" * 64)})
     write_policy(tmp_path / "policy.json", other)
     settings = CascadeSettings(tmp_path / "policy.json", LargeSettings("big", "http://127.0.0.1:1/v1"))
     with pytest.raises(UserError, match="made for another model: adapter is"):
-        open_cascade(settings, RunFolder(run_folder), engine, QUIET)
+        open_cascade(settings, RunFolder(run_folder), policy.identity, QUIET)
     assert not (run_folder / "decisions.jsonl").exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import pytest
 import served
 from openai import OpenAI
-from rich.console import Console
+from scripted import ScriptedGenerator
 
 from toolhone.chat.render import ChatRenderer
 from toolhone.config import ChatConfig, Thinking
-from toolhone.records import Message, Prediction, ToolCall
-from toolhone.serve.app import Engine, make_app
+from toolhone.records import Message, ToolCall
+from toolhone.serve.answer import SmallModel
 from toolhone.serve.request import read_request
-from toolhone.serve.server import load_engine
 
 LEARNED = {
     "Where is ORD-1?": Message("assistant", "", (ToolCall("query_order", {"order_id": "ORD-1"}),), thinking="Look up."),
@@ -30,7 +28,7 @@ BROKEN = '<tool_call>\n{"name": 7}\n</tool_call>'
 
 
 @pytest.fixture(scope="module")
-def thoughtful(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def thoughtful(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
     """A model that has memorised LEARNED, trained with `chat.thinking: train`."""
     folder = tmp_path_factory.mktemp("thoughtful")
     with pytest.MonkeyPatch.context() as patch:
@@ -38,12 +36,12 @@ def thoughtful(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> En
         patch.setattr(served, "LEARNED", LEARNED)
         served.learn(tiny_llama, folder / "model")
         run = served.make_run(folder / "small", folder / "model")
-    return load_engine(run, None, Console(file=io.StringIO()))[0]
+    return served.small_model(run)
 
 
 @pytest.fixture(scope="module")
-def thinker(thoughtful: Engine) -> Iterator[OpenAI]:
-    with pytest.MonkeyPatch.context() as patch, served.serving_app(make_app(thoughtful)) as url:
+def thinker(thoughtful: SmallModel) -> Iterator[OpenAI]:
+    with pytest.MonkeyPatch.context() as patch, served.serving_app(served.app_of(thoughtful)) as url:
         patch.setenv("NO_PROXY", "127.0.0.1")
         with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
             yield client
@@ -80,15 +78,16 @@ def test_an_answer_cut_inside_its_thought_has_only_the_thought(thinker: OpenAI) 
     ],
 )
 def test_a_text_that_is_no_call_is_returned_without_its_thought(
-    text: str, thought: str | None, content: str, thinker: OpenAI, monkeypatch: pytest.MonkeyPatch
+    text: str, thought: str | None, content: str, thoughtful: SmallModel
 ) -> None:
-    made = Prediction("1", "small", text, "stop", 1, 1, 1.0)
-    monkeypatch.setattr("toolhone.serve.app.answer_one", lambda *_, **__: made)
-    message = ask(thinker, served.messages("hi")).message
+    engine = ScriptedGenerator(thoughtful.renderer, lambda _: text)
+    app = served.app_of(dataclasses.replace(thoughtful, generator=engine))
+    with served.serving_app(app) as url, OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        message = ask(client, served.messages("hi")).message
     assert (getattr(message, "reasoning_content", None), message.content) == (thought, content)
 
 
-def test_the_history_s_thinking_follows_the_policy_of_the_run(thoughtful: Engine) -> None:
+def test_the_history_s_thinking_follows_the_policy_of_the_run(thoughtful: SmallModel) -> None:
     sent = [
         *served.messages("Where is ORD-1?"),
         {"role": "assistant", "content": "One moment.", "reasoning_content": "Look up.", "annotations": []},
@@ -112,5 +111,5 @@ def served_body(sent: list[Any]) -> bytes:
 
 
 def prompt_text(renderer: ChatRenderer, policy: Thinking, body: bytes) -> str:
-    asked = read_request(body, "id", "small").example
+    asked = read_request(body, "id", ["small"]).example
     return dataclasses.replace(renderer, thinking=policy).prompt(asked.prompt, asked.tools)[0]

@@ -10,7 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from toolhone.engines.client import EngineError, connect, weights_name
+from toolhone.engines.client import connect, weights_name
+from toolhone.engines.http import EngineError
 from toolhone.errors import UserError
 
 Reply = Callable[[str, dict[str, Any] | None], Any]
@@ -139,7 +140,7 @@ def test_a_refusal_has_the_status_and_the_text(monkeypatch: pytest.MonkeyPatch) 
     ("url", "model", "message"),
     [
         ("ftp://127.0.0.1", None, "--endpoint ftp://127.0.0.1: expected an address"),
-        ("http://127.0.0.1:1", "shoes", "--endpoint-model shoes: the engine at .* serves base, shop"),
+        ("http://127.0.0.1:1", "shoes", "serves base, shop, and not shoes; name one of these models"),
     ],
 )
 def test_a_wrong_address_or_model_is_an_error(

@@ -12,14 +12,13 @@ import torch
 from decided import half_sure
 from rich.console import Console
 from served import make_run
+from tiny_gguf import write_lora, write_model
 
 from toolhone.cli import main
 from toolhone.engines.client import connect
 from toolhone.route.policy import identity_of_run, write_policy
 from toolhone.tuned import TunedModel
 from toolhone.verify.gate import Verdict, needed_context, verify
-
-from .tiny_gguf import write_lora, write_model
 
 pytest.importorskip("xllamacpp", reason="llama.cpp needs the package xllamacpp")
 pytest.importorskip("gguf", reason="writing GGUF files needs the package gguf")

@@ -15,12 +15,14 @@ from typing import Any
 
 from toolhone import __version__
 from toolhone.cli import flags
+from toolhone.cli.chat import add_chat_command
 from toolhone.cli.data import add_data_commands
 from toolhone.cli.economics import add_cost_commands
 from toolhone.cli.evaluate import add_evaluate_commands
 from toolhone.cli.export import add_export_commands
 from toolhone.cli.formats import add_format_commands
-from toolhone.cli.route import add_route_commands
+from toolhone.cli.route import add_route_command
+from toolhone.cli.serve import add_serve_command
 from toolhone.cli.start import add_start_commands
 from toolhone.cli.terminal import describe_interruption, plain_console, prepare_libraries
 from toolhone.cli.train import add_train_commands
@@ -32,7 +34,7 @@ _ABOUT = "toolhone tunes a small model to call your tools, and measures how ofte
 _GROUPS = {
     "start": ("init", "fetch", "doctor", "config", "completion"),
     "data": ("data", "formats"),
-    "tune": ("train", "learning-curve", "ask"),
+    "tune": ("train", "learning-curve", "ask", "chat"),
     "evaluate": ("eval", "predict", "score", "compare", "report"),
     "decide and deploy": ("advise", "cost", "route", "export", "verify", "serve"),
 }
@@ -97,10 +99,12 @@ def _parser_and_commands() -> tuple[argparse.ArgumentParser, Any]:
     add_start_commands(commands)
     add_train_commands(commands)
     add_evaluate_commands(commands)
+    add_chat_command(commands)
     add_cost_commands(commands)
-    add_route_commands(commands)
+    add_route_command(commands)
     add_export_commands(commands)
     add_verify_command(commands)
+    add_serve_command(commands)
     flags.command(commands, "doctor", _doctor, "check what this machine can do; takes about ten seconds")
     flags.command(commands, "config", _config, "list every key of a config file, with its default and meaning")
     _add_completion(commands)

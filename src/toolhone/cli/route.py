@@ -1,4 +1,4 @@
-"""The commands `toolhone route`, which decides when to escalate to a larger model, and `toolhone serve`."""
+"""The command `toolhone route`, which decides when to escalate to a larger model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ from toolhone.records import Conversation, FormatName
 if TYPE_CHECKING:
     from toolhone.route.policy import Identity
     from toolhone.run_folder import RunFolder
-    from toolhone.serve.server import CascadeSettings
 
 
-def add_route_commands(commands: Any) -> None:
-    """Add `route` and `serve`."""
-    _add_route(commands)
-    _add_serve(commands)
-
-
-def _add_route(commands: Any) -> None:
+def add_route_command(commands: Any) -> None:
+    """Add `route`."""
     about = "find when to escalate calls to a larger model, and what that costs; writes policy.json"
     parser = flags.command(commands, "route", _route, about)
     add = parser.add_argument
@@ -192,95 +186,3 @@ def _predicted_rows(options: argparse.Namespace, run: RunFolder | None) -> tuple
         raise UserError("--rows: name the predicted rows, with their gold; these predictions are in no run folder")
     split, rows, format = flags.scored_rows_of(run, options)
     return rows, f"the {split} rows in {run.path}/splits", format
-
-
-def _add_serve(commands: Any) -> None:
-    about = "answer over HTTP as the API of OpenAI does, with or without a larger model behind"
-    parser = flags.command(commands, "serve", _serve, about)
-    flags.add(parser, "--run")
-    add = parser.add_argument
-    add(
-        "--host",
-        default="127.0.0.1",
-        help="address to bind; others need the variable TOOLHONE_API_KEY (default: %(default)s)",
-    )
-    add(
-        "--port",
-        type=int,
-        default=8000,
-        metavar="N",
-        help="number of the port; 0: any free port (default: %(default)s)",
-    )
-    flags.add(parser, "--max-tokens", type=int, help="token limit of one answer, in tokens (default: the run's)")
-    about = "a cascade: unsure answers are escalated to a larger model, with the key OPENAI_API_KEY"
-    group = parser.add_argument_group(about)
-    add = group.add_argument
-    add("--policy", type=Path, help="when to escalate: the policy.json of `toolhone route`")
-    add("--large-base-url", metavar="URL", help="address of the larger model, for example https://api.openai.com/v1")
-    add("--large-model", metavar="NAME", help="name of the larger model at that address")
-    add("--large-timeout", type=float, metavar="S", help="time limit of a call of it, in seconds (default: 30)")
-    about = "token limit of one answer of the larger model, in tokens (default: 1024)"
-    add("--large-max-tokens", type=int, metavar="N", help=about)
-    flags.add(group, "--price-in", "--price-cached", "--price-out")
-    about = "stop escalating for the rest of the UTC day after this many dollars (default: no limit)"
-    add("--max-usd-a-day", type=float, metavar="USD", help=about)
-    add("--log", type=Path, metavar="FILE", help="file for the log of decisions (default: RUN/decisions.jsonl)")
-    add("--log-texts", action="store_true", help="log questions and answers too")
-
-
-def _serve(options: argparse.Namespace) -> None:
-    if options.max_tokens is not None and options.max_tokens < 1:
-        raise UserError(f"--max-tokens: expected 1 or more, found {options.max_tokens}")
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"the package {error.name} is not installed; run: pip install 'toolhone[serve]'") from None
-    from toolhone.serve.server import serve
-
-    cascade, tokens = _cascade(options), options.max_tokens
-    serve(options.folder, options.host, options.port, plain_console(), cascade=cascade, max_new_tokens=tokens)
-
-
-_NEEDED = ("policy", "large_base_url", "large_model")
-_ABOVE_ZERO = ("large_timeout", "large_max_tokens", "max_usd_a_day")
-_PRICES = ("price_in", "price_cached", "price_out")
-
-
-def _cascade(options: argparse.Namespace) -> CascadeSettings | None:
-    """The cascade's settings, or None if no flag asks for one.
-
-    Raises:
-        UserError: if flags are missing or out of range.
-    """
-    given = list(flags.given(options, (*_NEEDED, *_ABOVE_ZERO, *_PRICES, "log")))
-    given += ["log_texts"] if options.log_texts else []
-    if not given:
-        return None
-    for name in _NEEDED:
-        if name not in given:
-            needed = ", ".join(map(_flag, _NEEDED))
-            raise UserError(f"{_flag(given[0])}: belongs to a cascade, which needs {needed}; {_flag(name)} is missing")
-    for names, minimum in ((_ABOVE_ZERO, "more than 0"), (_PRICES, "0 or more")):
-        for name in (name for name in names if name in given):
-            value = getattr(options, name)
-            if not 0 <= value < float("inf") or (value == 0 and names is _ABOVE_ZERO):
-                raise UserError(f"{_flag(name)}: expected {minimum}, found {value}")
-    prices = [name for name in ("price_in", "price_out") if name in given]
-    if len(prices) < 2 and (prices or {"price_cached", "max_usd_a_day"} & set(given)):
-        both = "both --price-in and --price-out, in dollars for a million tokens"
-        raise UserError(f"a price or --max-usd-a-day: needs {both}")
-    from toolhone.economics.cost import Price
-    from toolhone.route.large_model import LargeSettings
-    from toolhone.serve.server import CascadeSettings
-
-    limits = {"timeout_s": options.large_timeout, "max_tokens": options.large_max_tokens}
-    limits = {name: value for name, value in limits.items() if value is not None}
-    large = LargeSettings(options.large_model, options.large_base_url, **limits)
-    cached = options.price_in if options.price_cached is None else options.price_cached
-    price = Price(options.price_in, cached, options.price_out) if prices else None
-    return CascadeSettings(options.policy, large, price, options.max_usd_a_day, options.log, options.log_texts)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

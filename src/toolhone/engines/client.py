@@ -12,26 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-import httpx2
-
-from toolhone.endpoint import UNREADABLE_BODY, UNREADABLE_REPLY, endpoint_key
+from toolhone.endpoint import UNREADABLE_REPLY
+from toolhone.engines.http import EngineError, Http
 from toolhone.errors import UserError
 from toolhone.formats.chat_format import RawCall
 from toolhone.records import FinishReason
 
 EngineKind = Literal["llama.cpp", "vllm", "openai"]
 Messages = Sequence[Mapping[str, Any]]
-
-_TIMEOUT_S = 600.0  # a long prompt on a busy CPU takes minutes
-_BUSY = (429, 503)
-_BUSY_TRIES = 30
-_BUSY_WAIT_S = 1.0
-
-
-class EngineError(Exception):
-    """A request that the engine refused, with its status and the text of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +55,8 @@ class ChatAnswer:
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What an engine says about itself. None: it does not say. `weights` is the number type of the served weights, such
-    as "q8_0"; `model_path` the file of llama.cpp's model; `adapters` the names or files of the adapters."""
+    as "q8_0"; `model_path` the file of llama.cpp's model; `adapters` the names or files of the adapters; `context`
+    limits prompt and answer together, in tokens."""
 
     kind: EngineKind
     version: str | None = None
@@ -76,6 +66,7 @@ class EngineFacts:
     model_path: str | None = None
     adapters: tuple[str, ...] = ()
     serves_base: bool = False
+    context: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,67 +182,17 @@ class EngineClient:
         return _chat_answer(self.http.post("/v1/chat/completions", body), started)
 
 
-class Http:
-    """Sends JSON to a server, and waits while it is busy or still loading."""
-
-    def __init__(self, base_url: str, flag: str = "--endpoint") -> None:
-        """Raises UserError, naming `flag`, if the address is invalid or its key is missing."""
-        key = endpoint_key(base_url, flag)
-        self.url = base_url.rstrip("/").removesuffix("/v1")
-        is_local = urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
-        headers = {"Authorization": f"Bearer {key}"}
-        # A proxy of the environment does not reach this machine's own servers.
-        self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT_S, trust_env=not is_local)
-
-    def close(self) -> None:
-        self._client.close()
-
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the JSON object of the reply.
-
-        Raises:
-            EngineError: for any other reply.
-        """
-        found = self._read("POST", path, body)
-        if not isinstance(found, dict):
-            raise EngineError(f"an answer that is not a JSON object: {str(found)[:200]}")
-        return found
-
-    def get(self, path: str) -> Any:
-        """Return the JSON of the reply; None if the server has no such path."""
-        try:
-            return self._read("GET", path, None)
-        except EngineError:
-            return None
-
-    def _read(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        for left in reversed(range(_BUSY_TRIES)):
-            try:
-                reply = self._client.request(method, path, json=body)
-            except httpx2.HTTPError as error:
-                raise UserError(
-                    f"{self.url}{path}: no answer ({str(error) or type(error).__name__}); start the engine there"
-                ) from None
-            if reply.status_code not in _BUSY or not left:
-                break
-            time.sleep(_BUSY_WAIT_S)
-        if reply.status_code != 200:
-            raise EngineError(f"HTTP {reply.status_code}: {_error_text(reply)}")
-        try:
-            return reply.json()
-        except UNREADABLE_BODY:
-            raise EngineError(f"an answer that is not JSON: {reply.text[:200]}") from None
-
-
 @contextmanager
-def connect(base_url: str, model: str | None = None, flag: str = "--endpoint") -> Iterator[EngineClient]:
+def connect(
+    base_url: str, model: str | None = None, flag: str = "--endpoint", key: str | None = None
+) -> Iterator[EngineClient]:
     """Yield a client of the engine at this address. `model` is the name to ask for, by default the engine's last one,
-    which is the adapter where the base model is served too.
+    which is the adapter where the base model is served too. `key` is sent instead of OPENAI_API_KEY.
 
     Raises:
         UserError: if nothing answers there, or the engine has no such model.
     """
-    http = Http(base_url, flag)
+    http = Http(base_url, flag, key)
     try:
         yield _detect(http, base_url, model, flag)
     finally:
@@ -264,9 +205,7 @@ def _detect(http: Http, base_url: str, model: str | None, flag: str) -> EngineCl
     if not names:
         raise UserError(f"{flag} {base_url}: `/v1/models` lists no model; check that an engine with OpenAI's API runs")
     if model is not None and model not in names:
-        raise UserError(
-            f"--endpoint-model {model}: the engine at {base_url} serves {', '.join(names)}; name one of them"
-        )
+        raise UserError(f"{flag} {base_url}: serves {', '.join(names)}, and not {model}; name one of these models")
     props = http.get("/props")
     if isinstance(props, dict) and "chat_template" in props:
         adapters = tuple(str(one.get("path", one.get("id"))) for one in http.get("/lora-adapters") or ())
@@ -279,6 +218,7 @@ def _detect(http: Http, base_url: str, model: str | None, flag: str) -> EngineCl
             model_path=_text(props.get("model_path")),
             adapters=adapters,
             serves_base=bool(adapters),
+            context=(props.get("default_generation_settings") or {}).get("n_ctx"),
         )
         return EngineClient(http, facts, facts.model)
     version = http.get("/version")
@@ -288,7 +228,12 @@ def _detect(http: Http, base_url: str, model: str | None, flag: str) -> EngineCl
         base = parents[chosen] if parents[chosen] in parents else None
         adapters = (chosen,) if base is not None else ()
         facts = EngineFacts(
-            "vllm", str(version["version"]), model=chosen, adapters=adapters, serves_base=base is not None
+            "vllm",
+            str(version["version"]),
+            model=chosen,
+            adapters=adapters,
+            serves_base=base is not None,
+            context=next(one.get("max_model_len") for one in listed["data"] if str(one["id"]) == chosen),
         )
         return EngineClient(http, facts, chosen, base)
     return EngineClient(http, EngineFacts("openai", model=chosen), chosen)
@@ -312,15 +257,6 @@ def _owner(listed: Any) -> str:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _error_text(reply: httpx2.Response) -> str:
-    try:
-        found = reply.json()
-        error = found["error"] if isinstance(found, dict) and "error" in found else found
-        return str(error["message"] if isinstance(error, dict) and "message" in error else error)[:500]
-    except UNREADABLE_BODY:
-        return reply.text[:500]
 
 
 def _tokens(reply: Mapping[str, Any]) -> list[int]:

@@ -1,7 +1,7 @@
 """What the gateway asks of a running engine: the answer to token ids, one token after the other.
 
-In: token ids, how to sample, and a grammar if the answer must follow one. Out: the tokens, then why generation ended. An
-engine is llama.cpp, vLLM, SGLang or transformers; each has a class with the methods of `Generator`.
+In: token ids, how to sample, and a grammar if the answer must follow one. Out: the tokens, then why generation ended.
+An engine is llama.cpp, vLLM or transformers; each has a class with the methods of `Generator`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from toolhone.chat.grammar import Grammar
 from toolhone.records import FinishReason, Token
 
 
-class EngineUnavailable(Exception):
+class EngineUnavailableError(Exception):
     """The engine does not answer, or refuses the request for now. `status` is its HTTP status, if there is one."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -34,15 +35,6 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """What an answer must look like, in the languages of the engines: GBNF for llama.cpp, Lark for llguidance, which
-    transformers and vLLM use."""
-
-    gbnf: str
-    lark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class Generator(Protocol):
         the generation in the engine.
 
         Raises:
-            EngineUnavailable: if the engine does not answer.
+            EngineUnavailableError: if the engine does not answer.
         """
         ...
 

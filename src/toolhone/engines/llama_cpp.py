@@ -25,6 +25,8 @@ from toolhone.errors import UserError
 _START_S = 300.0
 """Seconds to wait for a server. It reads the whole GGUF file before it answers."""
 _STOP_S = 10.0
+_CACHE_MIB = 256
+"""Memory for prompts that no slot holds any more. llama.cpp's default is 8 GiB, which it would fill over time."""
 _CHILD = "from toolhone.engines.llama_cpp import serve; serve()"
 
 
@@ -174,6 +176,7 @@ def serve() -> None:
     params.n_threads_http = options.parallel + 2
     params.use_jinja = params.endpoint_props = params.endpoint_slots = True
     params.warmup = False
+    params.cache_ram_mib = _CACHE_MIB
     params.swa_full = True  # otherwise a model with sliding windows reuses almost nothing of an earlier prompt
     params.force_pure_content_parser = options.skip_chat_parsing
     if options.template is not None:

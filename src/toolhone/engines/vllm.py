@@ -49,6 +49,7 @@ def vllm_server(
     max_model_len: int | None = None,
     parser: str | None = None,
     reasoning_parser: str | None = None,
+    takes_lark: bool = False,
     log: Path = Path("vllm.log"),
     timeout_s: float = 600.0,
 ) -> Iterator[str]:
@@ -65,6 +66,7 @@ def vllm_server(
         parser: the tool-call parser. Without one, calls stay text.
         reasoning_parser: the parser of thinking, only for a model that thinks. With it, vLLM constrains an answer, for
             example to a JSON schema, only after the end of a thought.
+        takes_lark: whether requests may have grammars in llguidance's Lark. Otherwise vLLM takes them for its own EBNF.
         log: the file for what vLLM prints.
         timeout_s: the time that vLLM has to start.
 
@@ -88,6 +90,8 @@ def vllm_server(
         command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     if reasoning_parser is not None:
         command += ["--reasoning-parser", reasoning_parser]
+    if takes_lark:
+        command += ["--structured-outputs-config", json.dumps({"backend": "guidance"})]
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
     if not _has_gpu():
         environment = {**_CPU_VARIABLES, **environment}

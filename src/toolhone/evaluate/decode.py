@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,6 +120,34 @@ def decode_greedily(
         visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
         logits = _run(model, chosen[:, None], cache, visible if is_masked else None, window)
     return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
+
+
+@torch.inference_mode()
+def next_logits(
+    model: Any, prompt: Sequence[int], prefix: Prefix, max_new_tokens: int
+) -> Generator[torch.Tensor, int, None]:
+    """Yield the logits [vocabulary] of each token of one answer; the chosen token is sent back before the next. They
+    are those of `decode_greedily` with the same prompt and prefix.
+
+    Raises:
+        UserError: as `decode_greedily`.
+    """
+    method = decoding_method(model)
+    ids = list(prompt)
+    if method in ("alone", "uncached"):
+        own_cache = DynamicCache(config=model.config) if method == "alone" else None
+        while True:
+            chosen = yield _run(model, torch.tensor([ids], device=model.device), own_cache)[0]
+            ids = [chosen] if own_cache is not None else [*ids, chosen]
+    start = len(prefix.ids) if prefix.cache is not None else 0
+    window = _outgrown_window(model, len(ids) + max_new_tokens)
+    fill = _fill_padded if method == "padded" else _fill_and_stack
+    cache, visible, logits = fill(model, [ids[start:]], prefix.cache, start, window)
+    while True:
+        chosen = yield logits[0]
+        visible = torch.cat([visible, visible.new_ones(1, 1)], dim=1)
+        step = torch.tensor([[chosen]], device=model.device)  # [1, 1]
+        logits = _run(model, step, cache, visible if keeps_keys(cache) else None, window)
 
 
 def _fill_padded(

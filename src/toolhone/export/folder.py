@@ -199,6 +199,42 @@ def export_run(
     return Exported(out, facts, proof, ways, source.licence, quantise)
 
 
+def export_gguf_alone(tuned: TunedModel, out: Path, dtype: str, console: Console) -> Path:
+    """Write only a GGUF file of a run's merged model, and what it is made from, into a folder. Returns the file.
+
+    Raises:
+        UserError: if the converter is missing or fails, or the folder has something else.
+    """
+    source, llama_cpp = Source(tuned), converter(console)
+    with new_folder(out, tuned.config.name) as folder:
+        merged = folder / "merged"
+        merge_adapter(tuned.config.model, tuned.run.adapter, "f32", merged)
+        _write_chat(source, merged, None, merged=True)
+        log = out.parent / f"{out.name}.log"
+        written = export_gguf(
+            merged, tuned.config.name, dtype, tuned.renderer, llama_cpp=llama_cpp, base=source.base_folder, log=log
+        )
+        path = written.path.rename(folder / written.path.name)
+        shutil.rmtree(merged)
+        target = _target(source, None, DTYPES["f32"], has_template=False)
+        gguf = {"file": path.name, "type": written.dtype, "sha256": sha256_of(path)}
+        write_json(folder / FACTS, {**_facts(source, folder, target, None), "gguf": gguf})
+    return out / path.name
+
+
+def exported_ggufs(tuned: TunedModel) -> dict[Path, str]:
+    """Return the GGUF files of the run's merged model in RUN/export, with the type of their weights. Files of another
+    adapter or chat template are left out."""
+    current = sha256_of(tuned.run.adapter / ADAPTER_FILES[1]), tuned.renderer.template_hash()
+    found = {}
+    for path in sorted((tuned.run.path / "export").glob(f"*/{FACTS}")):
+        facts = read_json(path, "`toolhone export` writes it")
+        made_from = facts["adapter_sha256"], facts["template_hash"]
+        if facts["kind"] == "merged" and facts.get("gguf") and made_from == current:
+            found[path.parent / facts["gguf"]["file"]] = str(facts["gguf"]["type"])
+    return {path: dtype for path, dtype in found.items() if path.is_file()}
+
+
 @contextlib.contextmanager
 def new_folder(out: Path, run_name: str) -> Iterator[Path]:
     """Yield a new folder beside `out`. It takes the place of `out` when the block ends without an error.

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,6 +135,7 @@ async def answer(
     *,
     max_tokens: int | None = None,
     may_call: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> Routed:
     """Answer one request, and write one line into the log.
 
@@ -143,6 +144,7 @@ async def answer(
         ask_small: gives the small model's answer.
         max_tokens: the request's limit of an answer, if it sets one.
         may_call: False if the request forbids tool calls.
+        options: the client's options for the large model, as keys of OpenAI's API. `strict` is the names of tools.
 
     Raises:
         UserError: if a called tool's `parameters` are not a usable JSON Schema.
@@ -157,7 +159,7 @@ async def answer(
     try:
         if not keeps:
             large.failure = "interrupted"
-            await cascade.large.ask(example, large, max_tokens=max_tokens, may_call=may_call)
+            await cascade.large.ask(example, large, max_tokens=max_tokens, may_call=may_call, options=options or {})
     finally:
         # The reserved call is for us: a client that did not offer it cannot use it.
         unusable = found.escalated and not any(tool.name == ESCALATE for tool in example.tools)

@@ -120,19 +120,12 @@ def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Exampl
     for spans in turn.call_spans(text):
         names += alignment.of(_decided(text, spans.name))
         values += chain.from_iterable(alignment.of(_decided(text, span)) for span in spans.values.values())
-    if turn.places:
-        start = turn.places[0][0]
-        opening = _OPENING.search(text, max(0, start - _LONGEST_OPENING), start)
-        opened = alignment.of((opening.start() if opening else start, start + 1))
-        decision = _product(tokens[n] for n in opened)
-        frame = set(range(opened.stop, len(tokens))).difference(names, values)
-    else:
-        decision = _no_call(text, alignment)
-        frame = set()
+    opened = _opened(text, turn, alignment)
+    frame = set() if opened is None else set(range(opened.stop, len(tokens))).difference(names, values)
     name_tokens, value_tokens = [tokens[n] for n in names], [tokens[n] for n in values]
     chances = [math.exp(token.logprob) for token in value_tokens] or [1.0]
     return (
-        decision,
+        _decision(text, opened, alignment),
         _product(name_tokens),
         _minimum(name_tokens),
         min(chances),
@@ -145,6 +138,57 @@ def _features(text: str, turn: ParsedTurn, alignment: Alignment, example: Exampl
         _share_in_prompt(turn.calls, example),
         float(_codes_left(turn.calls, example)),
     )
+
+
+def _opened(text: str, turn: ParsedTurn, alignment: Alignment) -> range | None:
+    """The places of the tokens that open the first call; None for a plain answer."""
+    if not turn.places:
+        return None
+    start = turn.places[0][0]
+    opening = _OPENING.search(text, max(0, start - _LONGEST_OPENING), start)
+    return alignment.of((opening.start() if opening else start, start + 1))
+
+
+def _decision(text: str, opened: range | None, alignment: Alignment) -> float:
+    return _no_call(text, alignment) if opened is None else _product(alignment.tokens[n] for n in opened)
+
+
+@dataclass(frozen=True, slots=True)
+class CallChances:
+    """The probability of a call's name, and of each argument's value: the product over its tokens, so that of this very
+    text."""
+
+    name: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerChances:
+    """How sure the model was of the parts of an answer: of calling or not (the feature `decision`), and of each
+    call."""
+
+    decision: float
+    calls: tuple[CallChances, ...]
+
+
+def answer_chances(prediction: Prediction, turn: ParsedTurn) -> AnswerChances | None:
+    """Return the probabilities of an answer's parts. None if the prediction has no tokens that spell its text.
+
+    Args:
+        turn: the prediction's text, parsed.
+    """
+    alignment, text = align(prediction), prediction.text
+    if alignment is None:
+        return None
+
+    def chance(span: Span) -> float:
+        return _product(alignment.tokens[n] for n in alignment.of(_decided(text, span)))
+
+    calls = (
+        CallChances(chance(spans.name), {name: chance(span) for name, span in spans.values.items()})
+        for spans in turn.call_spans(text)
+    )
+    return AnswerChances(_decision(text, _opened(text, turn, alignment), alignment), tuple(calls))
 
 
 def _decided(text: str, span: Span) -> Span:

@@ -1,282 +1,268 @@
-"""The server's routes, as OpenAI's client expects them: `/v1/chat/completions`, `/v1/models` and `/health`.
+"""The gateway's routes: OpenAI's chat completions, responses and models, and what its operator and a browser need.
 
-The model answers one request at a time, in its own thread. The event loop stays free for `/health`, for requests in the
-queue, and for requests that wait for the large model.
+In: HTTP requests. Out: the answer of the small model, or in a cascade that of the large one. The engine batches, so
+requests run side by side. When a client closes its connection, its generation ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import functools
 import time
 import uuid
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from toolhone.chat.parse import parse_turn
-from toolhone.chat.render import ChatRenderer
-from toolhone.data.importers.thinking import split_thought
+from toolhone.engines.generate import EngineUnavailableError
 from toolhone.errors import UserError
-from toolhone.evaluate.predict import PrefixCache, answer_one
-from toolhone.formats.pieces import THINK
 from toolhone.jsonl import json_line
-from toolhone.records import Example, Prediction, Token
-from toolhone.route.cascade import Cascade, Routed, answer
+from toolhone.serve.access import ClientGone, check_access, read_body, unless_gone
+from toolhone.serve.completion import Answerer
+from toolhone.serve.metrics import AsgiApp, Metrics
+from toolhone.serve.playground import playground_routes
 from toolhone.serve.request import ApiError, ChatRequest, no_such_model, read_request
+from toolhone.serve.response_events import response_events
+from toolhone.serve.responses import read_responses_request, to_response
+from toolhone.serve.start import ChatStart
+from toolhone.serve.stream import ChunkWriter, Event, sse_chunks
 
-MAX_QUEUED = 64
-"""Maximum number of requests in the queue, the one being answered included; further ones are refused."""
+MAX_IN_FLIGHT = 512
+"""Maximum number of requests that are answered at a time; further ones get status 503."""
 
-MAX_BODY_BYTES = 8 * 2**20
+_LONG_BODY = 64 * 1024
+"""Reading a longer body, in bytes, takes long enough to hold up other requests, so a thread does it."""
+_RETRY_AFTER_S = "1"
+_PATHS = frozenset(
+    {"/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/ready", "/metrics", "/playground"}
+)
+_ROUTES = (
+    "this server has POST /v1/chat/completions and /v1/responses, and GET /v1/models, /playground, /health, /ready and "
+    "/metrics"
+)
+_EXPOSED = (
+    *("x-request-id", "x-toolhone-route", "x-toolhone-confidence", "x-toolhone-fallback", "x-toolhone-status"),
+    *("x-toolhone-ignored", "x-toolhone-repaired", "retry-after"),
+)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Names by which only this machine can reach itself."""
 
-_ROUTES = "this server has POST /v1/chat/completions, GET /v1/models and GET /health"
+@dataclass(slots=True)
+class Gateway:
+    """Everything behind the routes.
 
+    Attributes:
+        models: what answers, by the name in requests; the first is the run's tuned model.
+        metrics: the counters of all models.
+        key: the API key that clients must send; with None, no key is needed and only local requests are answered.
+        strict: whether unknown keys are refused.
+        allowed_origins: web pages that may ask.
+        start: what the playground shows at first.
+        closes_engines: whether the connections to the engines end with the application.
+    """
 
-class ClientGone(Exception):  # noqa: N818  # a state of the connection, not an error
-    """The client closed its connection while its request was in the queue."""
+    models: Mapping[str, Answerer]
+    metrics: Metrics = field(default_factory=Metrics)
+    key: str | None = None
+    strict: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    start: ChatStart = field(default_factory=lambda: ChatStart("", (), ()))
+    closes_engines: bool = False
+    in_flight: int = 0
+
+    def answerer(self, name: str) -> Answerer:
+        """Return what answers for a model's name."""
+        return self.models.get(name) or next(iter(self.models.values()))
+
+    async def close(self) -> None:
+        """Close the connections to large models, their logs and, if asked to, the connections to engines."""
+        for answerer in self.models.values():
+            if self.closes_engines:
+                await answerer.small.generator.close()
+            if answerer.cascade is not None:
+                await answerer.cascade.large.close()
+                answerer.cascade.log.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """A loaded model; only one thread at a time may use it. `name` is the run's. `max_new_tokens` limits the answer,
-    and `context` limits prompt and answer together, in tokens."""
+class Stream:
+    """A streamed answer: its events, its headers and the name of the model. `end` must be called after the events."""
 
-    name: str
-    model: Any
-    renderer: ChatRenderer
-    prefixes: PrefixCache
-    max_new_tokens: int
-    context: int
-
-    def answer(self, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
-        """Return the model's answer, and how many prompt tokens came from the cache.
-
-        Raises:
-            ApiError: if the chat template refuses the messages, or they exceed the context.
-        """
-        try:
-            _, ids = self.renderer.prompt(example.prompt, example.tools)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise ApiError(400, f"messages: the chat template refuses them: {error}", param="messages") from None
-        if (room := self.context - len(ids)) < 1:
-            found = (
-                f"messages: the prompt has {len(ids)} tokens, the model's context {self.context}; shorten the messages"
-            )
-            raise ApiError(400, found, param="messages", code="context_length_exceeded")
-        limit = min(max_tokens or self.max_new_tokens, self.max_new_tokens, room)
-        prediction = answer_one(self.model, self.renderer, example, limit, label=self.name, prefixes=self.prefixes)
-        return prediction, self.prefixes.reused_tokens
+    events: AsyncGenerator[Event, None]
+    headers: dict[str, str]
+    model: str
+    end: Callable[[], Awaitable[None]]
 
 
-class EngineQueue:
-    """Passes requests to the engine one at a time, in order of arrival."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lock = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._queued = 0
-
-    async def ask(self, request: Request, example: Example, max_tokens: int | None) -> tuple[Prediction, int]:
-        """Return the model's answer, and how many prompt tokens came from the cache.
-
-        Raises:
-            ApiError: if the queue is full, or the engine refuses the request.
-            ClientGone: if the client has disconnected.
-        """
-        if self._queued >= MAX_QUEUED:
-            raise ApiError(503, f"{MAX_QUEUED} requests are already in the queue; try again later", code="overloaded")
-        self._queued += 1
-        try:
-            async with self._lock:
-                if await request.is_disconnected():
-                    raise ClientGone
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, self._engine.answer, example, max_tokens)
-        finally:
-            self._queued -= 1
-
-    def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-
-def make_app(engine: Engine, *, cascade: Cascade | None = None, key: str | None = None) -> FastAPI:
-    """Return the FastAPI application.
-
-    Args:
-        cascade: if given, requests that the small model is unsure of go to the large one.
-        key: the API key that clients must send; with None, no key is needed and only local requests are answered.
-    """
-    queue = EngineQueue(engine)
+def make_app(gateway: Gateway) -> AsgiApp:
+    """Return the application."""
     created = int(time.time())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        queue.close()
-        if cascade is not None:
-            await cascade.large.close()
-            cascade.log.close()
+        await gateway.close()
 
     app = FastAPI(title="toolhone", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        _check_access(request, key)
-        asked = read_request(await _body(request), f"chatcmpl-{uuid.uuid4().hex}", engine.name)
-        reused_tokens = 0
-
-        async def ask_small(example: Example) -> Prediction:
-            nonlocal reused_tokens
-            prediction, reused_tokens = await queue.ask(request, example, asked.max_tokens)
-            return prediction
-
-        headers = {"x-request-id": asked.example.id}
-        if cascade is None:
-            small = await ask_small(asked.example)
-            return _small(asked, small, reused_tokens, engine, headers)
-        routed = await answer(
-            cascade,
-            asked.example,
-            ask_small,
-            max_tokens=asked.max_tokens,
-            may_call=(asked.tool_choice.mode != "none" and bool(asked.example.tools)),
+        check_access(request, gateway.key)
+        id_ = f"chatcmpl-{uuid.uuid4().hex}"
+        asked = await _read(gateway, await read_body(request), id_)
+        if not asked.stream:
+            completion, headers = await _complete(gateway, request, asked)
+            # The decision log has the same id.
+            row = {"id": id_, "object": "chat.completion", "created": int(time.time()), **completion}
+            return _json(row, headers)
+        stream = await _stream(gateway, request, asked)
+        writer = ChunkWriter(
+            id_,
+            stream.model,
+            include_usage=asked.include_usage,
+            logprobs=asked.logprobs,
+            legacy_functions=asked.legacy_functions,
         )
-        return _routed(asked, routed, reused_tokens, engine, headers)
+        return _EventResponse(stream, sse_chunks(stream.events, writer))
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        check_access(request, gateway.key)
+        sent = read_responses_request(await read_body(request), f"resp_{uuid.uuid4().hex}")
+        asked = await _read(gateway, sent.chat_body, sent.id)
+        if not asked.stream:
+            completion, headers = await _complete(gateway, request, asked)
+            return _json(to_response(sent, {"created": int(time.time()), **completion}), headers)
+        stream = await _stream(gateway, request, asked)
+        return _EventResponse(stream, response_events(stream.events, sent, stream.model))
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        _check_access(request, key)
-        return _json({"object": "list", "data": [_model(engine.name, created)]})
+        check_access(request, gateway.key)
+        return _json({"object": "list", "data": [_model(name, created) for name in gateway.models]})
 
     @app.get("/v1/models/{name}")
     async def model(request: Request, name: str) -> Response:
-        _check_access(request, key)
-        if name != engine.name:
-            raise no_such_model(name, engine.name)
-        return _json(_model(engine.name, created))
+        check_access(request, gateway.key)
+        if name not in gateway.models:
+            raise no_such_model(name, tuple(gateway.models))
+        return _json(_model(name, created))
 
     @app.get("/health")
     async def health() -> Response:
-        return _json({"status": "ok", "model": engine.name})
+        return _json({"status": "ok", "model": next(iter(gateway.models))})
 
-    for kind in (ApiError, UserError, HTTPException, ClientGone, ClientDisconnect, Exception):
+    @app.get("/ready")
+    async def ready() -> Response:
+        for name, answerer in gateway.models.items():
+            if not await answerer.small.generator.is_ready():
+                raise ApiError(503, f"the engine of {name} does not answer", code="engine_unavailable")
+        return _json({"status": "ready"})
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        check_access(request, gateway.key)
+        return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.include_router(playground_routes(gateway.start, lambda request: check_access(request, gateway.key)))
+    for kind in (ApiError, UserError, EngineUnavailableError, HTTPException, ClientGone, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _error)
-    return app
+    if gateway.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=gateway.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    return gateway.metrics.watch(app, _PATHS)
 
 
-def _routed(
-    asked: ChatRequest, routed: Routed, reused_tokens: int, engine: Engine, headers: dict[str, str]
-) -> Response:
-    """Return the response for a cascade's answer; headers say which model gave it."""
-    headers |= {"x-toolhone-route": routed.route, "x-toolhone-confidence": f"{routed.confidence:.4f}"}
-    if routed.fallback is not None:
-        headers["x-toolhone-fallback"] = routed.fallback
-    if routed.completion is not None:
-        return _completion(asked, routed.completion, headers)
-    if routed.route == "none":
-        found = f"the small model escalated this request, and the large model did not answer ({routed.fallback})"
-        return _json(ApiError(503, found, code="large_model_unavailable").to_json(), headers, 503)
-    return _small(asked, routed.small, reused_tokens, engine, headers)
+async def _read(gateway: Gateway, body: bytes, id_: str) -> ChatRequest:
+    if gateway.in_flight >= MAX_IN_FLIGHT:
+        raise ApiError(503, f"{MAX_IN_FLIGHT} requests are being answered; try again later", code="overloaded")
+    read = functools.partial(read_request, body, id_, tuple(gateway.models), strict=gateway.strict)
+    return await asyncio.to_thread(read) if len(body) > _LONG_BODY else read()
 
 
-def _small(
-    asked: ChatRequest, prediction: Prediction, reused_tokens: int, engine: Engine, headers: dict[str, str]
-) -> Response:
-    """Return the response for the small model's answer; a header says how its text was parsed. If a call cannot be
-    parsed, the client gets the whole answer as text, never some of the calls. Thinking is never in the text; it is in
-    `reasoning_content`, as other servers write it."""
-    tools, format = asked.example.tools_by_name, engine.renderer.format.name
-    turn = parse_turn(prediction.text, format, prediction.finish_reason, tools=tools)
-    thinking, said = split_thought(prediction.text)
-    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
-    finish: str = prediction.finish_reason
-    if turn.status == "none":
-        message["content"] = turn.content
-        thinking = turn.thinking
-    elif turn.status == "calls" and (asked.tool_choice.mode != "none" and bool(asked.example.tools)):
-        message["content"] = turn.content or None
-        message["tool_calls"] = [{"id": f"call_{uuid.uuid4().hex[:24]}", **call.to_json()} for call in turn.calls]
-        finish = "tool_calls"
-        thinking = turn.thinking
-    elif turn.status == "truncated" and said.lstrip().startswith(THINK):
-        thinking, message["content"] = said.lstrip().removeprefix(THINK).strip(), None
-    if thinking:
-        message["reasoning_content"] = thinking
-    # OpenAI does not count the end-of-turn token as part of the answer either.
-    shown_tokens = prediction.tokens[:-1] if prediction.finish_reason == "stop" else prediction.tokens
-    logprobs = {"content": [_token(token, asked.top_logprobs) for token in shown_tokens], "refusal": None}
-    usage = {
-        "prompt_tokens": prediction.prompt_tokens,
-        "completion_tokens": prediction.completion_tokens,
-        "total_tokens": prediction.prompt_tokens + prediction.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": reused_tokens},
-    }
-    logged = logprobs if asked.logprobs else None
-    choice = {"index": 0, "message": message, "logprobs": logged, "finish_reason": finish}
-    completion = {"model": prediction.model, "choices": [choice], "usage": usage}
-    return _completion(asked, completion, headers | {"x-toolhone-status": turn.status})
+async def _complete(gateway: Gateway, request: Request, asked: ChatRequest) -> tuple[dict[str, Any], dict[str, str]]:
+    gateway.in_flight += 1
+    try:
+        completion, headers = await unless_gone(request, gateway.answerer(asked.model).complete(asked))
+    finally:
+        gateway.in_flight -= 1
+    return completion, _headers(asked) | headers
 
 
-def _completion(asked: ChatRequest, completion: dict[str, Any], headers: dict[str, str]) -> Response:
-    # The decision log has the same id.
-    row = {"id": asked.example.id, "object": "chat.completion", "created": int(time.time()), **completion}
-    return _json(row, headers)
+async def _stream(gateway: Gateway, request: Request, asked: ChatRequest) -> Stream:
+    """Return the events of an answer. The first one is made here, so that a request which fails before it has a status
+    of its own."""
+    gateway.in_flight += 1
+    events = None
+    try:
+        events, headers, model = await unless_gone(request, gateway.answerer(asked.model).stream(asked))
+        first = await unless_gone(request, anext(events))
+    except BaseException:
+        gateway.in_flight -= 1
+        if events is not None:
+            await events.aclose()
+        raise
+
+    async def all_events() -> AsyncGenerator[Event, None]:
+        yield first
+        try:
+            async for event in events:
+                yield event
+        except EngineUnavailableError as error:
+            raise _unavailable(error) from None
+
+    async def end() -> None:
+        gateway.in_flight -= 1
+        await events.aclose()
+
+    return Stream(all_events(), _headers(asked) | headers, model, end)
 
 
-def _token(token: Token, top: int) -> dict[str, Any]:
-    row = {"token": token.bytes.decode(errors="replace"), "logprob": token.logprob, "bytes": list(token.bytes)}
-    # Decoding is greedy, so the chosen token is the most likely one.
-    return {**row, "top_logprobs": [row] if top else []}
+def _headers(asked: ChatRequest) -> dict[str, str]:
+    headers = {"x-request-id": asked.example.id}
+    for name, found in (("ignored", asked.ignored), ("repaired", asked.repaired)):
+        if found:
+            headers[f"x-toolhone-{name}"] = "; ".join(found)
+    return headers
 
 
-def _check_access(request: Request, key: str | None) -> None:
-    if key is None:
-        # A web page can point its own host name at this machine (DNS rebinding) and so look like a local client.
-        if request.url.hostname not in LOOPBACK:
-            found = (
-                f"the request is for the host {request.url.hostname}, expected one of {', '.join(LOOPBACK)}; "
-                "set TOOLHONE_API_KEY on the server to allow other hosts"
-            )
-            raise ApiError(403, found, code="unknown_host")
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # Compares bytes, because compare_digest accepts only ASCII strings.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
-        raise ApiError(401, "Incorrect API key provided; send the server's TOOLHONE_API_KEY", code="invalid_api_key")
+class _EventResponse(StreamingResponse):
+    """The body of a stream. When it ends, also because the client has gone, the generation ends."""
 
+    def __init__(self, stream: Stream, body: AsyncIterator[bytes]) -> None:
+        # A proxy must not collect the events.
+        headers = stream.headers | {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(body, headers=headers, media_type="text/event-stream")
+        self._end = stream.end
 
-async def _body(request: Request) -> bytes:
-    # A web page can send text/plain to this machine without a CORS preflight, but not JSON.
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        found = f"content-type: expected application/json, found {content_type or 'none'}"
-        raise ApiError(415, found, code="unsupported_media_type")
-    parts = bytearray()
-    async for part in request.stream():
-        parts += part
-        if len(parts) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body: expected at most {MAX_BODY_BYTES} bytes", code="request_too_large")
-    return bytes(parts)
+    async def __call__(self, *connection: Any) -> None:
+        try:
+            await super().__call__(*connection)
+        finally:
+            await self._end()
 
 
 def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "toolhone"}
 
 
-def _json(content: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> Response:
+def _json(content: dict[str, Any], headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
     return Response(json_line(content), status, headers, media_type="application/json")
+
+
+def _unavailable(error: EngineUnavailableError) -> ApiError:
+    return ApiError(503, f"the engine does not answer: {error}; try again later", code="engine_unavailable")
 
 
 async def _error(request: Request, error: Exception) -> Response:
@@ -285,9 +271,12 @@ async def _error(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # the client has gone and does not read it
     if isinstance(error, UserError):  # a tool's schema that is invalid only for an argument of the answer
         error = ApiError(400, str(error), param="tools", code="invalid_tools")
+    elif isinstance(error, EngineUnavailableError):
+        error = _unavailable(error)
     elif isinstance(error, HTTPException):
         found = f"Invalid URL ({request.method} {request.url.path}): {error.detail}; {_ROUTES}"
         error = ApiError(error.status_code, found, code="unknown_url")
     elif not isinstance(error, ApiError):
         error = ApiError(500, "internal error; the server's output has the traceback")
-    return _json(error.to_json(), status=error.status)
+    headers = {**error.headers, **({"retry-after": _RETRY_AFTER_S} if error.status == 503 else {})}
+    return _json(error.to_json(), headers, error.status)

@@ -8,7 +8,7 @@ OpenAI's default is 1. Refusals are `ApiError`, in OpenAI's shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ _READ = frozenset(
     {"model", "messages", "tools", "functions", "tool_choice", "function_call", "parallel_tool_calls"}
     | {"response_format", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed"}
     | {"presence_penalty", "frequency_penalty", "logit_bias", "stop", "n", "logprobs", "top_logprobs", "stream"}
-    | {"stream_options", "modalities", "web_search_options"}
+    | {"stream_options", "modalities", "web_search_options", "toolhone"}
 )
 _NO_EFFECT: Mapping[str, type] = {
     "user": str,
@@ -72,17 +72,27 @@ class ApiError(Exception):
     """A refused request; OpenAI's client raises its own exception for it. `param` is the key at fault, `code` a short
     name of the fault."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = headers or {}
 
     def to_json(self) -> dict[str, Any]:
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def no_such_model(name: str, served: str) -> ApiError:
-    return ApiError(404, f"The model {name!r} does not exist; this server has {served!r}", code="model_not_found")
+def no_such_model(name: str, served: Sequence[str]) -> ApiError:
+    has = " and ".join(map(repr, served))
+    return ApiError(404, f"The model {name!r} does not exist; this server has {has}", code="model_not_found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,7 @@ class ChatRequest:
     """A valid request.
 
     Attributes:
+        model: the name that the client asked for, one of those that are served.
         example: its messages and tools as the model sees them, without gold. With tool_choice "none" it has no tools.
         parallel: False: at most one call.
         max_tokens: the limit of an answer; None if the request sets none.
@@ -110,9 +121,11 @@ class ChatRequest:
         repaired: what was changed in the messages and tools, in words. Safe in a header.
         large_options: the client's options as a large model of OpenAI's API takes them. `strict` is apart: the names of
             the tools that are strict.
+        details: whether the answer shows the probability of each argument, as the playground asks.
         legacy_functions: the tools came as `functions`, so the client expects `function_call` in the answer.
     """
 
+    model: str
     example: Example
     tool_choice: ToolChoice
     parallel: bool
@@ -128,15 +141,16 @@ class ChatRequest:
     ignored: tuple[str, ...]
     repaired: tuple[str, ...]
     large_options: Mapping[str, Any]
+    details: bool = False
     legacy_functions: bool = False
 
 
-def read_request(body: bytes, id_: str, model: str, *, strict: bool = False) -> ChatRequest:
+def read_request(body: bytes, id_: str, models: Sequence[str], *, strict: bool = False) -> ChatRequest:
     """Return the request in a JSON body, validated.
 
     Args:
         id_: the id of the answer, and of its example.
-        model: the name of the model that is served. `ALIAS` is accepted too.
+        models: the names of the models that are served. `ALIAS` is accepted too, for the first one.
         strict: refuse unknown keys.
 
     Raises:
@@ -144,9 +158,9 @@ def read_request(body: bytes, id_: str, model: str, *, strict: bool = False) -> 
     """
     row = _object(body)
     if (name := _typed(row, "model", str)) is None:
-        raise ApiError(400, f"model: is missing; this server has {model!r}", param="model")
-    if name not in (model, ALIAS):
-        raise no_such_model(name, model)
+        raise ApiError(400, f"model: is missing; this server has {models[0]!r}", param="model")
+    if name not in (*models, ALIAS):
+        raise no_such_model(name, models)
     tools, legacy = _tools(row)
     choice = _tool_choice(row, tools, legacy=legacy)
     history = _history(row)
@@ -167,6 +181,7 @@ def read_request(body: bytes, id_: str, model: str, *, strict: bool = False) -> 
     given = () if choice.mode == "none" else tools.tools
     no_turn, no_gold = Message("assistant", ""), Gold("any")
     return ChatRequest(
+        model=name if name in models else models[0],
         example=Example(id_, id_, history.messages, no_turn, no_gold, given, "the request", None, {}),
         tool_choice=choice,
         parallel=parallel is not False and not legacy,
@@ -186,6 +201,7 @@ def read_request(body: bytes, id_: str, model: str, *, strict: bool = False) -> 
             **({"response_format": response_format} if response_format else {}),
             **(_options_of_tools(row, tools, choice, parallel) if given else {}),
         },
+        details=bool(_typed(_typed(row, "toolhone", dict) or {}, "details", bool, "toolhone.details")),
         legacy_functions=legacy,
     )
 
@@ -267,7 +283,7 @@ def _logit_bias(row: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
 
 def _stops(row: Mapping[str, Any]) -> tuple[str, ...]:
     found = row.get("stop")
-    stops = [found] if isinstance(found, str) else found or []
+    stops = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(stop, str) for stop in stops):
         raise _refused("stop", f"a text or a list of at most {MAX_STOPS} texts", found)
     return tuple(dict.fromkeys(stop for stop in stops if stop))  # an empty text stops nothing

@@ -1,7 +1,8 @@
-"""`toolhone serve`: load the model, check that the policy belongs to it, and answer requests until Ctrl-C."""
+"""`toolhone serve`: open the engine, check that the policy belongs to it, and answer requests until Ctrl-C."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import dataclass, replace
@@ -14,16 +15,26 @@ from toolhone.data.escalation import ESCALATE
 from toolhone.data.read import read_conversations
 from toolhone.economics.cost import Price
 from toolhone.errors import UserError
-from toolhone.evaluate.predict import PrefixCache
 from toolhone.records import Tool
 from toolhone.route.cascade import Cascade, DecisionLog
 from toolhone.route.large_model import DayBudget, LargeModel, LargeSettings, utc_day
-from toolhone.route.policy import identity_of_run, read_policy, refuse_other_model
+from toolhone.route.policy import TRANSFORMERS, Identity, read_policy, refuse_other_model
 from toolhone.run_folder import RunFolder
-from toolhone.serve.app import LOOPBACK, Engine, make_app
+from toolhone.serve.access import LOOPBACK
+from toolhone.serve.answer import SmallModel
+from toolhone.serve.app import Gateway, make_app
+from toolhone.serve.completion import Answerer
+from toolhone.serve.engine import KINDS, EngineSettings, OpenEngine, open_engine
+from toolhone.serve.local import LocalGenerator
+from toolhone.serve.metrics import ACCESS, Metrics
+from toolhone.serve.start import ChatStart, chat_start
 from toolhone.tuned import TunedModel
 
-_CACHED_PREFIXES = 4
+_GRACE_S = 60
+_KEEP_ALIVE_S = 75
+"""Seconds that an idle connection stays open: longer than those of clients and proxies, which are often 60, so that
+they do not send a request on a connection that just closed."""
+
 KEY = "TOOLHONE_API_KEY"
 """The environment variable with the API key that clients must send."""
 
@@ -41,36 +52,105 @@ class CascadeSettings:
     log_texts: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Settings of the gateway. `max_new_tokens` limits an answer (default: the config's); with `decode_valid` a grammar
+    makes every call valid; with `strict` unknown keys are refused; `allowed_origins` are web pages that may ask;
+    `with_base` serves the base model too."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_new_tokens: int | None = None
+    decode_valid: bool = False
+    strict: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    with_base: bool = False
+    logs_access: bool = True
+
+
 def serve(
-    folder: Path, host: str, port: int, console: Console, cascade: CascadeSettings | None, max_new_tokens: int | None
+    folder: Path, engine: EngineSettings, settings: ServeSettings, cascade: CascadeSettings | None, console: Console
 ) -> None:
     """Serve a run's tuned model until it is interrupted.
 
     Raises:
-        UserError: if the address is taken, other machines can reach it and no key is set, the run has no adapter, or
-            the policy is another model's.
+        UserError: if the address is taken, other machines can reach it and no key is set, the run has no adapter, the
+            engine does not start or answers differently, or the policy is another model's.
     """
-    key = os.environ.get(KEY) or None
+    key, host = os.environ.get(KEY) or None, settings.host
     if key is None and host not in LOOPBACK:
         raise UserError(
             f"--host {host}: other machines can reach this address, and {KEY} is not set; set it to a key, or use "
             "--host 127.0.0.1"
         )
-    address = _bind(host, port)
+    address = _bind(host, settings.port)
     try:
-        engine, run = load_engine(folder, max_new_tokens, console)
-        opened = open_cascade(cascade, run, engine, console) if cascade else None
-        app = make_app(engine, cascade=opened, key=key)
-        shown = f"[{host}]" if ":" in host else host
-        console.print(f"{engine.name}: http://{shown}:{address.getsockname()[1]}/v1 (stop with Ctrl-C)", markup=False)
-        # Requests in progress are answered first; a second Ctrl-C does not wait for them.
-        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)
-        uvicorn.Server(config).run(sockets=[address])
+        tuned = TunedModel.load(folder)
+        for note in (*tuned.hardware.notes, *tuned.notes):
+            console.print(note, markup=False)
+        with open_engine(tuned, _chosen_engine(engine, settings, cascade), console) as opened:
+            gateway = make_gateway(tuned, opened, settings, cascade, key, console)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{address.getsockname()[1]}"
+            console.print(f"{tuned.config.name} in {opened.engine}: {url}/v1 (stop with Ctrl-C)", markup=False)
+            console.print(f"try it in a browser: {url}/playground", markup=False)
+            if settings.logs_access:
+                logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+                ACCESS.setLevel(logging.INFO)
+            # Requests in progress are answered first; a second Ctrl-C does not wait for them.
+            config = uvicorn.Config(
+                make_app(gateway),
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+            )
+            uvicorn.Server(config).run(sockets=[address])
     finally:
         address.close()
 
 
-def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, console: Console) -> Cascade:
+def _chosen_engine(engine: EngineSettings, settings: ServeSettings, cascade: CascadeSettings | None) -> EngineSettings:
+    """Return the engine, which is the policy's if no flag names one."""
+    if engine.kind is not None or engine.base_url is not None:
+        if settings.with_base and engine.kind != TRANSFORMERS:
+            raise UserError(f"--with-base: needs --engine {TRANSFORMERS}, which has the base model; add it")
+        return engine
+    if settings.with_base:
+        return replace(engine, kind="transformers")
+    if cascade is None:
+        return engine
+    made_for = read_policy(cascade.policy).identity.engine.split(" ")[0]
+    return replace(engine, kind=next((kind for kind in KINDS if kind == made_for), None))
+
+
+def make_gateway(
+    tuned: TunedModel,
+    opened: OpenEngine,
+    settings: ServeSettings,
+    cascade: CascadeSettings | None,
+    key: str | None,
+    console: Console,
+) -> Gateway:
+    """Return the gateway in front of an open engine.
+
+    Raises:
+        UserError: as `open_cascade` does.
+    """
+    limit = settings.max_new_tokens or tuned.config.evaluate.max_new_tokens
+    small = SmallModel(tuned.config.name, tuned.renderer, opened.generator, limit, settings.decode_valid)
+    metrics = Metrics()
+    behind = open_cascade(cascade, tuned.run, opened.identity, console) if cascade else None
+    models = {small.name: Answerer(small, metrics, behind)}
+    if settings.with_base:
+        base = TunedModel.base(tuned.run.path)
+        name = f"{small.name}-base"
+        generator = LocalGenerator(base.model, base.renderer)
+        models[name] = Answerer(SmallModel(name, base.renderer, generator, limit), metrics)
+    start = chat_start(tuned.run) if tuned.run.split("test").is_file() else ChatStart("", (), ())
+    return Gateway(models, metrics, key, settings.strict, settings.allowed_origins, start, closes_engines=True)
+
+
+def open_cascade(settings: CascadeSettings, run: RunFolder, identity: Identity, console: Console) -> Cascade:
     """Return the cascade: reads the policy, opens the decision log, and sums what was spent today.
 
     Raises:
@@ -78,8 +158,7 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
             log cannot be opened, or the large model's address or key is wrong.
     """
     policy = read_policy(settings.policy)
-    # Compares the chat template in use, not the one in the run's manifest.
-    refuse_other_model(policy, replace(identity_of_run(run), template=engine.renderer.template_hash()))
+    refuse_other_model(policy, identity)
     reserved = reserved_tool(run, console)
     log = DecisionLog(settings.log or run.path / "decisions.jsonl", utc_day())
     try:
@@ -92,26 +171,6 @@ def open_cascade(settings: CascadeSettings, run: RunFolder, engine: Engine, cons
     if settings.max_usd_a_day is not None:
         console.print(f"spent today (UTC): ${log.spent_usd:.4f} of ${settings.max_usd_a_day:.2f}")
     return Cascade(policy, large, log, reserved, settings.log_texts)
-
-
-def load_engine(folder: Path, max_new_tokens: int | None, console: Console) -> tuple[Engine, RunFolder]:
-    """Return a run's tuned model, loaded, and its run folder. `max_new_tokens` defaults to the config's.
-
-    Raises:
-        UserError: if the run has no tuned model.
-    """
-    tuned = TunedModel.load(folder)
-    for note in (*tuned.hardware.notes, *tuned.notes):
-        console.print(note, markup=False)
-    engine = Engine(
-        name=tuned.config.name,
-        model=tuned.model,
-        renderer=tuned.renderer,
-        prefixes=PrefixCache(tuned.model, _CACHED_PREFIXES),
-        max_new_tokens=max_new_tokens or tuned.config.evaluate.max_new_tokens,
-        context=tuned.model.config.max_position_embeddings,
-    )
-    return engine, tuned.run
 
 
 def reserved_tool(run: RunFolder, console: Console) -> Tool | None:

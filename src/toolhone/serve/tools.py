@@ -7,9 +7,10 @@ schema is lost: a tool whose schema is under an unknown key is refused, and so a
 from __future__ import annotations
 
 import marshal
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 from toolhone.data.importers.functions import TOOL_KEYS, looks_like_tool, schema_key, tool_definition
@@ -18,10 +19,13 @@ from toolhone.data.importers.schemas import without_nulls
 from toolhone.errors import RowError
 from toolhone.records import Tool
 from toolhone.strict_json import is_nested_deeper
-from toolhone.tool_schema import arguments_valid
+from toolhone.tool_schema import check_schema
 
 MAX_DEPTH = 100
 """The most levels that objects and lists of a request, or of a JSON text in it, may be nested."""
+
+MAX_TOOLS = 1024
+_MAX_TOOL_BYTES = 2**19
 
 Mode = Literal["auto", "none", "required"]
 
@@ -52,10 +56,14 @@ def read_tools(rows: Any, key: str) -> RequestTools:
     """
     if not isinstance(rows, list):
         raise unexpected(key, "a list of tools", rows, "bad-tool")
-    return _read_tools(marshal.dumps(rows, 2), key)  # version 2 gives equal bytes only for equal values
+    packed = marshal.dumps(rows, 2)  # version 2 gives equal bytes only for equal values
+    if len(rows) > MAX_TOOLS or len(packed) > _MAX_TOOL_BYTES:  # checking more takes many seconds
+        text = f"{key}: {len(rows)} tools of {len(packed)} bytes, expected at most {MAX_TOOLS} of {_MAX_TOOL_BYTES}"
+        raise RowError(f"{text}; give fewer tools", rule="too-many-tools")
+    return _read_tools(packed, key)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _read_tools(rows: bytes, key: str) -> RequestTools:
     tools: dict[str, Tool] = {}
     strict: list[str] = []
@@ -74,7 +82,7 @@ def _read_tools(rows: bytes, key: str) -> RequestTools:
         tool = _tool(function, where, repaired)
         if tool.name in tools:
             raise RowError(f"{where}: the tool {short(tool.name)} is defined twice", rule="tool-defined-twice")
-        arguments_valid({}, tool, where)  # raises if the schema is invalid
+        check_schema(tool.parameters, f"{where}: tool {short(tool.name)}")
         tools[tool.name] = tool
         strict += [tool.name] if is_strict else []
     return RequestTools(tuple(tools.values()), tuple(strict), tuple(repaired), tuple(ignored))
@@ -112,16 +120,17 @@ def _tool(function: Row, where: str, repaired: list[str]) -> Tool:
     return Tool(found["name"], found["description"], parameters)
 
 
-def read_tool_choice(found: Any, declared: Collection[str], key: str = "tool_choice") -> tuple[Mode, tuple[str, ...]]:
+def read_tool_choice(found: Any, tools: Iterable[str], key: str = "tool_choice") -> tuple[Mode, tuple[str, ...]]:
     """Return the mode of a request's `tool_choice` or `function_call`, and the names of the tools that may be called.
 
     Raises:
         RowError: for another value, a tool that is not declared, or a required call without tools.
     """
     mode, chosen = _mode_and_names(found, key)
+    declared = dict.fromkeys(tools)
     for name in chosen or ():
         if name not in declared:
-            known = ", ".join(map(short, declared)) or "none"
+            known = ", ".join(map(short, islice(declared, 20))) or "none"
             raise RowError(f"{key}: the tool {short(name)} is not declared; the tools are {known}", rule="unknown-tool")
     if mode == "none":
         return mode, ()

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from toolhone.engines.client import ChatAnswer, EngineClient, EngineError, Generation
+from toolhone.engines.client import ChatAnswer, EngineClient, Generation
+from toolhone.engines.http import EngineError
 from toolhone.errors import UserError
 from toolhone.evaluate import decode
 from toolhone.evaluate.match import gold_faults, score
@@ -82,6 +83,7 @@ def verify(
     weights: str | None = None,
     policy: Path | None = None,
     calls_in_text: bool = False,
+    ids_only: bool = False,
 ) -> Verdict:
     """Compare an engine with the run's tuned model on its scored turns.
 
@@ -91,6 +93,7 @@ def verify(
         weights: the number type of the served weights, such as "q8_0"; None: as the engine says, otherwise the run's.
         calls_in_text: whether the server leaves calls in the text.
         policy: the routing policy to use with the engine; None: that of the engine's folder, or the run's.
+        ids_only: ask only for answers to token ids. The engine's template, its parser and the policy are not checked.
 
     Raises:
         UserError: if the run has nothing to score, or the engine does not answer.
@@ -105,10 +108,13 @@ def verify(
     asked, answers = reference_answers(tuned, every, examples, precision, console)
     identity = served_identity(tuned, client.facts, weights)
     base = _base_differences(asked, client, examples, console) if client.facts.serves_base else None
-    turns = observe(asked, client, examples, answers, concurrency, console, calls_in_text=calls_in_text)
+    turns = observe(
+        asked, client, examples, answers, concurrency, console, calls_in_text=calls_in_text, ids_only=ids_only
+    )
     predictions = engine_predictions(asked, turns, identity.engine, calls_in_text=calls_in_text)
     lines = compare(asked, turns, predictions, bounds, base, calls_in_text=calls_in_text)
-    lines.append(check_policy(tuned.run, identity, policy))
+    if not ids_only:
+        lines.append(check_policy(tuned.run, identity, policy))
     reference = f"transformers {asked.hardware.dtype_name}"
     return Verdict(
         identity, client.kind, reference, len(examples), len(every), tuple(lines), tuple(predictions.values())
@@ -199,8 +205,9 @@ def observe(
     console: Console,
     *,
     calls_in_text: bool,
+    ids_only: bool = False,
 ) -> list[Turn]:
-    """Ask the engine for the prompt, the answer to ids and the chat answer of each example."""
+    """Ask the engine for the prompt, the answer to ids and the chat answer of each example; or for the second only."""
     renderer, max_tokens = tuned.renderer, tuned.config.evaluate.max_new_tokens
     format = renderer.format.name
 
@@ -211,7 +218,7 @@ def observe(
         prompt: list[int] | EngineError | None
         generation: Generation | EngineError | None
         try:
-            prompt = client.prompt_ids(messages, tools)
+            prompt = None if ids_only else client.prompt_ids(messages, tools)
         except EngineError as error:
             prompt = error
         try:
@@ -219,7 +226,7 @@ def observe(
         except EngineError as error:
             generation = error
         turn = Turn(example, ids, needs_ids, answers[example.id], prompt, generation, None)
-        if needs_ids:  # as messages, the texts' control tokens would be read as tokens
+        if needs_ids or ids_only:  # as messages, the texts' control tokens would be read as tokens
             return turn
 
         def chat(*, raw: bool) -> Turn:
