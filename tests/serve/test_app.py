@@ -470,3 +470,10 @@ def test_several_answers_have_their_own_index(client: OpenAI) -> None:
     one = ask(client, "谢谢").usage
     assert chunks[-1].usage.completion_tokens == 2 * one.completion_tokens
     assert chunks[-1].usage.prompt_tokens == one.prompt_tokens
+
+
+def test_a_stream_with_log_probabilities_ends_at_a_stop_string(client: OpenAI) -> None:
+    chunks = list(ask(client, "谢谢", stream=True, logprobs=True, top_logprobs=2, stop=["气"]))
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    assert "".join(choice.delta.content or "" for choice in choices) == "不客"
+    assert choices[-1].finish_reason == "stop"

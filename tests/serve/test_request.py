@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutated_bodies import ALLOWED, FULL, NAMED, deep, mutant
 from served import SYSTEM, TOOLS, WIRE_TOOLS, messages
 
 from toolhone.engines.generate import Sampling
@@ -30,8 +30,6 @@ _VALUES = st.recursive(
 _BODY_KEYS = st.sampled_from(["messages", "tools", "tool_choice", "response_format", "stop", "stream_options", "other"])
 
 NAMES = ("query_order", "help")
-NAMED = {"type": "function", "function": {"name": "help"}}
-ALLOWED = {"mode": "auto", "tools": [NAMED]}
 
 
 def body(**keys: Any) -> bytes:
@@ -57,97 +55,6 @@ def refusal(strict: bool = False, **keys: Any) -> ApiError:
 def test_any_json_is_read_or_refused(keys: dict[str, Any]) -> None:
     with suppress(ApiError):
         assert read(**keys).example.prompt
-
-
-FULL: dict[str, Any] = {
-    "model": "small",
-    "messages": [
-        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
-        {"role": "user", "content": "Where is ORD-1?", "name": "ada"},
-        {
-            "role": "assistant",
-            "content": None,
-            "reasoning_details": [{"type": "reasoning.text", "text": "look it up"}],
-            "tool_calls": [
-                {"id": "a", "index": 0, "type": "function", "function": {"name": "query_order", "arguments": "{}"}},
-                {"id": "b", "type": "function", "function": {"name": "help", "arguments": '{"x": [1, {"y": 2}]}'}},
-            ],
-        },
-        {"role": "tool", "tool_call_id": "b", "content": "none"},
-        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "on its way"}]},
-        {"role": "user", "content": "Thanks"},
-    ],
-    "tools": [
-        *WIRE_TOOLS,
-        {"name": "find", "inputSchema": {"type": "object", "properties": {"at": {"$ref": "#/$defs/at"}}, "$defs": {}}},
-        {"type": "custom", "name": "book", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
-    ],
-    "tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED},
-    "parallel_tool_calls": False,
-    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
-    "temperature": 0.7,
-    "top_p": 0.9,
-    "top_k": 40,
-    "min_p": 0.05,
-    "seed": 7,
-    "presence_penalty": 0.5,
-    "frequency_penalty": -0.5,
-    "logit_bias": {"12": -100},
-    "stop": ["\n\n"],
-    "n": 2,
-    "max_tokens": 9,
-    "max_completion_tokens": 8,
-    "logprobs": True,
-    "top_logprobs": 20,
-    "stream": True,
-    "stream_options": {"include_usage": True},
-    "modalities": ["text"],
-    "reasoning_effort": "low",
-    "metadata": {"a": "b"},
-    "user": "me",
-}
-
-
-def _deep(levels: int) -> Any:
-    value: Any = {}
-    for _ in range(levels):
-        value = {"properties": {"a": [value]}}
-    return value
-
-
-_ODD: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2**31, 2**64, -(2**64), 10**400, 0.5, 1e308, -0.0),
-    *("", " ", "x", "\x00", "\u2028", "user", "assistant", "tool", "function", "auto", "{", '"{}"', "[1]", "9" * 5000),
-    *([], {}, [[]], [None], [{}], {"": None}, {"type": "image_url"}, {"name": "x"}, {"$ref": "#/x"}, {"text": 1}),
-    *(_deep(30), _deep(40)),
-]
-"""Values that no key expects, or that only some do."""
-
-
-def _spots(value: Any) -> list[tuple[Any, Any]]:
-    """All places inside a value: a container, and a key or an index of it."""
-    entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    return [spot for key, inner in entries for spot in [(value, key), *_spots(inner)]]
-
-
-def mutant(draw: random.Random) -> bytes:
-    """Return the full body with one to three changes."""
-    row = copy.deepcopy(FULL)
-    for _ in range(draw.randint(1, 3)):
-        spots = _spots(row)
-        (holder, key), (other, its_key) = draw.choice(spots), draw.choice(spots)
-        action = draw.random()
-        if action < 0.15:
-            del holder[key]
-        elif action < 0.3:
-            holder[key] = copy.deepcopy(other[its_key])
-        else:
-            holder[key] = copy.deepcopy(draw.choice(_ODD))
-    text = json.dumps(row)
-    if draw.random() < 0.1:
-        at = draw.randrange(len(text))
-        text = text[:at] + draw.choice(["NaN", "1e999", '"\\ud83d"', ",", "{", "}", "-"]) + text[at + 1 :]
-    return text.encode()
 
 
 def test_2000_mutated_bodies_are_read_or_refused() -> None:
@@ -207,9 +114,9 @@ def test_a_body_that_is_not_utf_8_or_not_strict_json_is_refused_with_400(sent: b
 
 
 def test_a_body_that_is_nested_too_deeply_is_refused() -> None:
-    assert "100 levels" in refusal(tools=[{"name": "f", "parameters": _deep(40)}]).message
-    assert "JSON Schema" in refusal(tools=[{"name": "f", "parameters": json.dumps(_deep(40))}]).message
-    sent = {**FULL, "messages": [{"role": "user", "content": "hi"}], "metadata": _deep(30)}
+    assert "100 levels" in refusal(tools=[{"name": "f", "parameters": deep(40)}]).message
+    assert "JSON Schema" in refusal(tools=[{"name": "f", "parameters": json.dumps(deep(40))}]).message
+    sent = {**FULL, "messages": [{"role": "user", "content": "hi"}], "metadata": deep(30)}
     assert read_request(json.dumps(sent).encode(), "id", ["small"]).example.prompt
 
 

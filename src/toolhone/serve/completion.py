@@ -166,10 +166,10 @@ class Answerer:
                     self.metrics.first_text(time.perf_counter() - started)
                     started = 0.0
                 if isinstance(part, Piece):
-                    *others, last = logprob_rows(part.tokens) if asked.logprobs else (None,)
-                    for row in others:  # of a character of several tokens, whose text comes with the last one
+                    rows = logprob_rows(part.tokens) if asked.logprobs else []
+                    for row in rows[:-1]:  # of a character of several tokens, whose text comes with the last one
                         reader.feed("", row)
-                    for delta in reader.feed(part.text, last):
+                    for delta in reader.feed(part.text, rows[-1] if rows else None):
                         yield number, delta
                     continue
                 for delta in reader.finish(part.prediction.finish_reason):
