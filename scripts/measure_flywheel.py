@@ -119,7 +119,7 @@ class SimulatedLarge:
         wrong = (wrong_turn(example, way, self._pool, draw) for way in ways)
         return next((turn for turn in wrong if turn is not None), example.turn)
 
-    async def ask(self, example: Example, answer: LargeAnswer, *, max_tokens: int | None, may_call: bool) -> None:
+    async def ask(self, example: Example, answer: LargeAnswer, **_: Any) -> None:
         message = self.turn(example)
         row: dict[str, Any] = {"role": "assistant", "content": message.content or None, "refusal": None}
         if message.tool_calls:

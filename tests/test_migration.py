@@ -193,19 +193,17 @@ def test_rows_of_other_methods_are_refused_or_left_out_under_the_rule_that_the_p
 
 # What the server does not support
 
-REFUSED = re.findall(
-    r"`(\w+): ([^`]+)`", PAGE[PAGE.index("status 400") : PAGE.index("There are only chat completions")]
-)
+REFUSED = re.findall(r"`(\w+): ([^`]+)`", PAGE[PAGE.index("status 400") : PAGE.index("Unknown keys are ignored")])
 
 
 def test_the_page_lists_refused_options() -> None:
-    assert len(REFUSED) >= 13
+    assert len(REFUSED) >= 5
 
 
 @pytest.mark.parametrize(("key", "value"), REFUSED, ids=[key for key, _ in REFUSED])
 def test_the_server_refuses_the_options_that_the_page_lists(key: str, value: str) -> None:
     body = {"model": "desk", "messages": [USER], "logprobs": True}
-    read_request(json.dumps(body).encode(), "r", "desk")
+    read_request(json.dumps(body).encode(), "r", ["desk"])
     with pytest.raises(ApiError) as refused:
-        read_request(json.dumps({**body, key: json.loads(value)}).encode(), "r", "desk")
+        read_request(json.dumps({**body, key: json.loads(value)}).encode(), "r", ["desk"])
     assert (refused.value.status, refused.value.param) == (400, key)

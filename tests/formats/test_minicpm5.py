@@ -24,8 +24,8 @@ TEMPLATE = """{%- for message in messages %}{{ "<|im_start|>" + message.role + "
 
 def is_carried(made: list[ToolCall]) -> bool:
     """Whether XML can carry the texts: no end of a call, no other line ends, and no control characters."""
-    strings = [value for call in made for value in call.arguments.values() if isinstance(value, str)]
-    text = "\n".join(strings)
+    values = [value for call in made for value in call.arguments.values()]
+    text = "\n".join(value if isinstance(value, str) else json.dumps(value) for value in values)
     is_xml = all(character in "\t\n" or " " <= character not in "\ufffe\uffff" for character in text)
     return is_xml and "</function>" not in text and "]]>" not in text
 

@@ -17,6 +17,7 @@ from openai import OpenAI
 from rich.console import Console
 from served import LEARNED, WIRE_TOOLS, app_of, example, learn, make_run, messages, serving_app, small_model
 
+import toolhone.serve.server as server_module
 from toolhone.chat.parse import parse_turn
 from toolhone.data.escalation import escalate_tool
 from toolhone.data.read import read_conversations
@@ -32,7 +33,9 @@ from toolhone.route.large_model import LargeSettings
 from toolhone.route.policy import Goal, Policy, identity_of_run, write_policy
 from toolhone.run_folder import RunFolder
 from toolhone.serve.answer import SmallModel
-from toolhone.serve.server import CascadeSettings, open_cascade, reserved_tool
+from toolhone.serve.app import make_app
+from toolhone.serve.engine import EngineSettings, open_engine
+from toolhone.serve.server import CascadeSettings, ServeSettings, make_gateway, open_cascade, reserved_tool
 from toolhone.tuned import TunedModel
 
 QUESTIONS = (
@@ -258,3 +261,29 @@ def test_the_reserved_tool_is_offered_if_the_run_was_trained_with_it(run_folder:
     ]
     write_conversations(run.split("test"), rows)
     assert reserved_tool(run, QUIET) == escalate_tool()
+
+
+def test_the_engine_is_the_one_that_the_policy_was_made_for(policy: Policy, tmp_path: Path) -> None:
+    chosen: Any = server_module._chosen_engine
+    for engine, kind in (("transformers", "transformers"), ("llama.cpp q8_0", "llama.cpp"), ("vllm bfloat16", "vllm")):
+        path = tmp_path / "policy.json"
+        write_policy(path, policy.model_copy(update={"identity": replace(policy.identity, engine=engine)}))
+        cascade_settings = CascadeSettings(path, LargeSettings("big", "http://127.0.0.1:1/v1"))
+        assert chosen(EngineSettings(), ServeSettings(), cascade_settings).kind == kind
+    named = EngineSettings(kind="transformers")
+    assert chosen(named, ServeSettings(), cascade_settings) == named
+
+
+def test_the_base_model_is_served_beside_the_tuned_one_by_transformers_only(run_folder: Path) -> None:
+    chosen: Any = server_module._chosen_engine
+    both = ServeSettings(with_base=True)
+    with pytest.raises(UserError, match="--with-base: needs --engine transformers"):
+        chosen(EngineSettings(kind="llama.cpp"), both, None)
+    tuned, settings = TunedModel.load(run_folder), chosen(EngineSettings(), both, None)
+    with open_engine(tuned, settings, QUIET) as opened:
+        gateway = make_gateway(tuned, opened, both, None, None, QUIET)
+        with serving_app(make_app(gateway)) as url, OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == ["small", "small-base"]
+            for name in ("small", "small-base"):
+                reply: Any = client.chat.completions.create(model=name, messages=messages("谢谢"), tools=WIRE_TOOLS)
+                assert reply.model == name

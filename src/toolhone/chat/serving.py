@@ -14,6 +14,7 @@ from typing import Any
 from toolhone.formats.chat_format import ChatFormat
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_USUAL_RANK = 16
 
 SLOTS = 4
 """Requests that llama.cpp answers at a time. They share its context."""
@@ -114,7 +115,7 @@ def _vllm(chat_format: ChatFormat, target: Target) -> Serving:
 def vllm_rank(adapter: Mapping[str, Any]) -> tuple[int, str]:
     """Return the value of vLLM's --max-lora-rank for an adapter's settings, and what is wrong if the largest one is too
     small; "" if it is not."""
-    rank = max(adapter.get("r", 0), *(adapter.get("rank_pattern") or {}).values(), 0)
+    rank = max(adapter.get("r", _USUAL_RANK), *(adapter.get("rank_pattern") or {}).values(), 0)
     limit = next((known for known in _VLLM_RANKS if known >= rank), _VLLM_RANKS[-1])
     return limit, f"vLLM supports adapters up to rank {limit}, and this one has rank {rank}" if rank > limit else ""
 
