@@ -42,6 +42,9 @@ from toolhone.tuned import TunedModel
 _MIN_SHARED_ROWS = 4
 """At least this many rows with the same system prompt and tools get their own batches, with a cached prefix."""
 
+_THINK_TOKENS = 8
+"""The opening tag of a thought, and the white space after it, have fewer tokens."""
+
 
 def predict(
     model: Any,
@@ -223,6 +226,11 @@ def _answer(
     ]
 
 
+def opens_thought(renderer: ChatRenderer, prompt_ids: Sequence[int]) -> bool:
+    """Return whether a prompt ends with the opening tag of a thought, so that the answer begins in it."""
+    return renderer.decode(prompt_ids[-_THINK_TOKENS:]).rstrip().endswith(THINK)
+
+
 def prediction_of(
     completion: Completion,
     example: Example,
@@ -237,7 +245,7 @@ def prediction_of(
     ids = completion.ids
     pieces = token_bytes(renderer.tokenizer).of(ids, prompt_ids[-1] if prompt_ids else None)
     text = renderer.decode(ids[:-1] if completion.stopped else ids, prompt_ids)
-    if not completion.stopped and THINK_END not in text and renderer.decode(prompt_ids[-8:]).rstrip().endswith(THINK):
+    if not completion.stopped and THINK_END not in text and opens_thought(renderer, prompt_ids):
         text = THINK + text
     return Prediction(
         id=example.id,

@@ -20,13 +20,9 @@ from toolhone.chat.grammar_rules import TooLargeError
 from toolhone.chat.render import ChatRenderer
 from toolhone.engines.generate import Finish, Generated, Generator
 from toolhone.evaluate.decode import Completion
-from toolhone.evaluate.predict import prediction_of
-from toolhone.formats.pieces import THINK
+from toolhone.evaluate.predict import opens_thought, prediction_of
 from toolhone.records import Example, Prediction
 from toolhone.serve.request import ApiError, ChatRequest
-
-_THINK_TOKENS = 8
-"""The opening tag of a thought, and the white space after it, have fewer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +76,7 @@ class SmallModel:
             _, ids = self.renderer.prompt(example.prompt, example.tools)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise ApiError(400, f"messages: the chat template refuses them: {error}", param="messages") from None
-        ending = self.renderer.decode(ids[-_THINK_TOKENS:]).rstrip()
-        return Prompt(example, tuple(ids), ending.endswith(THINK))
+        return Prompt(example, tuple(ids), opens_thought(self.renderer, ids))
 
     async def answer(self, asked: ChatRequest, prompt: Prompt, number: int = 0) -> AsyncGenerator[Piece | Answer, None]:
         """Yield the pieces of the answer, and the `Answer` at the end. Closing the iterator ends the generation.

@@ -76,10 +76,6 @@ class Gateway:
     closes_engines: bool = False
     in_flight: int = 0
 
-    def answerer(self, name: str) -> Answerer:
-        """Return what answers for a model's name."""
-        return self.models.get(name) or next(iter(self.models.values()))
-
     async def close(self) -> None:
         """Close the connections to large models, their logs and, if asked to, the connections to engines."""
         for answerer in self.models.values():
@@ -194,7 +190,7 @@ async def _read(gateway: Gateway, body: bytes, id_: str) -> ChatRequest:
 async def _complete(gateway: Gateway, request: Request, asked: ChatRequest) -> tuple[dict[str, Any], dict[str, str]]:
     gateway.in_flight += 1
     try:
-        completion, headers = await unless_gone(request, gateway.answerer(asked.model).complete(asked))
+        completion, headers = await unless_gone(request, gateway.models[asked.model].complete(asked))
     finally:
         gateway.in_flight -= 1
     return completion, _headers(asked) | headers
@@ -206,7 +202,7 @@ async def _stream(gateway: Gateway, request: Request, asked: ChatRequest) -> Str
     gateway.in_flight += 1
     events = None
     try:
-        events, headers, model = await unless_gone(request, gateway.answerer(asked.model).stream(asked))
+        events, headers, model = await unless_gone(request, gateway.models[asked.model].stream(asked))
         first = await unless_gone(request, anext(events))
     except BaseException:
         gateway.in_flight -= 1
