@@ -71,9 +71,12 @@ def main() -> int:
             f"{options.clients} at a time: {len(bodies) / many:.2f} requests a second, {one / many:.2f} times as many"
         )
         print(f"{used:.2f} CPU s a request, gateway and engine together")
-        turns = zip(bodies, examples, strict=True)
-        added = [added_ms(url, engine, body, tuned, example) for body, example in turns]
-        print(f"the gateway adds {statistics.median(added):.1f} ms (median of {len(added)} turns)")
+        for is_streamed, name in ((False, "whole"), (True, "streamed")):
+            turns = zip(bodies, examples, strict=True)
+            added = [added_ms(url, engine, body | {"stream": is_streamed}, tuned, example) for body, example in turns]
+            print(
+                f"the gateway adds {statistics.median(added):.1f} ms to a {name} answer (median of {len(added)} turns)"
+            )
     return 0
 
 
@@ -128,7 +131,8 @@ def ask_all(url: str, bodies: Sequence[dict[str, Any]], clients: int) -> float:
 
 
 def added_ms(url: str, engine: str, body: dict[str, Any], tuned: Any, example: Any) -> float:
-    """Return by how much an answer through the gateway takes longer than in the engine, both with a warm cache."""
+    """Return by how much an answer through the gateway takes longer than in the engine, both with a warm cache, and
+    both streamed or both whole."""
     ids = tuned.renderer.prompt(example.prompt, example.tools)[1]
     limit = tuned.config.evaluate.max_new_tokens
     direct = {"prompt": ids, "n_predict": limit, "n_probs": 2, "temperature": 0, "top_k": 1, "cache_prompt": True}
@@ -136,7 +140,7 @@ def added_ms(url: str, engine: str, body: dict[str, Any], tuned: Any, example: A
     with httpx2.Client(timeout=300, trust_env=False) as client:
         for _ in range(_ROUNDS):
             for name, address, sent in (
-                ("engine", f"{engine}/completion", direct | {"stream": True}),
+                ("engine", f"{engine}/completion", direct | {"stream": body["stream"]}),
                 ("gateway", f"{url}/chat/completions", body),
             ):
                 started = time.perf_counter()

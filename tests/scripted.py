@@ -42,6 +42,7 @@ class ScriptedGenerator:
         *,
         grammar: Grammar | None = None,
         top_logprobs: int = 0,
+        at_once: bool = False,
     ) -> AsyncGenerator[Generated | Finish, None]:
         self.asked.append({"ids": ids, "max_tokens": max_tokens, "sampling": sampling, "grammar": grammar})
         if self.is_down:

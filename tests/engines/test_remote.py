@@ -62,13 +62,18 @@ def ask(url: str, tuned: TunedModel, use: Callable[[RemoteGenerator], Awaitable[
     return asyncio.run(run())
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["streamed", "at once"])
 @pytest.mark.parametrize("question", LEARNED)
-def test_llama_cpp_streams_the_tokens_of_transformers_also_those_of_split_characters(
-    llama_cpp: str, tuned: TunedModel, question: str
+def test_llama_cpp_gives_the_tokens_of_transformers_also_those_of_split_characters(
+    llama_cpp: str, tuned: TunedModel, question: str, at_once: bool
 ) -> None:
     own = answer_one(tuned.model, tuned.renderer, example(question), 100)
     ids = prompt(tuned, question)
-    found, finish = ask(llama_cpp, tuned, lambda engine: collect(engine.generate(ids, 100, GREEDY, top_logprobs=3)))
+    found, finish = ask(
+        llama_cpp,
+        tuned,
+        lambda engine: collect(engine.generate(ids, 100, GREEDY, top_logprobs=3, at_once=at_once)),
+    )
     assert [one.token.id for one in found] == [token.id for token in own.tokens]
     assert [one.token.bytes for one in found] == [token.bytes for token in own.tokens]
     for ours, theirs in zip(found, own.tokens, strict=True):
@@ -92,7 +97,7 @@ def test_many_requests_at_once_get_their_own_answers(llama_cpp: str, tuned: Tune
     assert answers == [expected[one] for one in questions]
 
 
-def test_a_limit_inside_a_character_leaves_the_character_out(llama_cpp: str, tuned: TunedModel) -> None:
+def test_a_limit_inside_a_character_leaves_the_character_out_of_a_stream(llama_cpp: str, tuned: TunedModel) -> None:
     ids = prompt(tuned)  # the answer begins with a character of three tokens
     assert ask(llama_cpp, tuned, lambda engine: collect(engine.generate(ids, 2, GREEDY))) == (
         [],
@@ -122,6 +127,49 @@ def test_a_grammar_decides_the_text_and_log_probabilities_stay_raw(llama_cpp: st
     assert_raw(tuned, ids, found)
 
 
+def test_all_tokens_at_once_also_have_those_of_a_character_that_the_limit_cuts(
+    llama_cpp: str, tuned: TunedModel
+) -> None:
+    own = answer_one(tuned.model, tuned.renderer, example(next(iter(LEARNED))), 2)
+    ids = prompt(tuned, next(iter(LEARNED)))
+    found, finish = ask(llama_cpp, tuned, lambda engine: collect(engine.generate(ids, 2, GREEDY, at_once=True)))
+    assert [one.token.id for one in found] == [token.id for token in own.tokens]
+    assert [one.token.logprob for one in found] == pytest.approx([token.logprob for token in own.tokens], abs=2e-2)
+    assert finish.reason == "length"
+
+
+def test_sampled_parts_of_characters_keep_their_log_probabilities(llama_cpp: str, tuned: TunedModel) -> None:
+    ids = prompt(tuned, "谢谢")
+
+    async def sample(engine: RemoteGenerator) -> list[Generated]:
+        answer = engine.generate(ids, 40, Sampling(temperature=50.0, top_k=150, seed=3), top_logprobs=1, at_once=True)
+        return (await collect(answer))[0]
+
+    found = ask(llama_cpp, tuned, sample)
+    assert len([one for one in found if not one.token.bytes.decode(errors="ignore")]) > 2
+    assert_raw(tuned, ids, found)
+
+
+async def _hang_up_at_once(engine: RemoteGenerator, tuned: TunedModel) -> None:
+    answer = asyncio.create_task(collect(engine.generate(prompt(tuned), 400, endless(tuned), at_once=True)))
+    await asyncio.sleep(0.05)
+    answer.cancel()
+    with suppress(asyncio.CancelledError):
+        await answer
+
+
+def test_cancelling_an_answer_at_once_ends_it_in_llama_cpp(llama_cpp: str, tuned: TunedModel) -> None:
+    ask(llama_cpp, tuned, lambda engine: _hang_up_at_once(engine, tuned))
+    assert_idle(llama_cpp)
+
+
+def assert_idle(llama_cpp: str) -> None:
+    deadline = time.monotonic() + 5
+    while any(slot["is_processing"] for slot in httpx2.get(f"{llama_cpp}/slots").json()):
+        assert time.monotonic() < deadline, "llama.cpp goes on"
+        time.sleep(0.02)
+
+
 def test_closing_the_answer_ends_it_in_llama_cpp(llama_cpp: str, tuned: TunedModel) -> None:
     async def hang_up(engine: RemoteGenerator) -> None:
         answer = engine.generate(prompt(tuned), 400, endless(tuned))
@@ -130,10 +178,7 @@ def test_closing_the_answer_ends_it_in_llama_cpp(llama_cpp: str, tuned: TunedMod
         await answer.aclose()
 
     ask(llama_cpp, tuned, hang_up)
-    deadline = time.monotonic() + 5
-    while any(slot["is_processing"] for slot in httpx2.get(f"{llama_cpp}/slots").json()):
-        assert time.monotonic() < deadline, "llama.cpp goes on"
-        time.sleep(0.02)
+    assert_idle(llama_cpp)
 
 
 def test_refused_requests_name_the_reason_and_the_status(llama_cpp: str, tuned: TunedModel) -> None:

@@ -160,6 +160,8 @@ def test_an_error_in_the_block_ends_all_processes(folder: Path) -> None:
 
 def test_ctrl_c_while_it_starts_ends_all_processes(folder: Path) -> None:
     script = (
+        # A shell starts background commands with SIGINT ignored, which their children inherit.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from toolhone.engines import vllm; vllm._has_gpu = lambda: False\n"
         f"with vllm.vllm_server('m', executable={fake(folder, 'hang')!r}, log=Path({str(folder / 'log')!r})): pass"
     )

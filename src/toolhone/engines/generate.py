@@ -70,9 +70,10 @@ class Generator(Protocol):
         *,
         grammar: Grammar | None = None,
         top_logprobs: int = 0,
+        at_once: bool = False,
     ) -> AsyncGenerator[Generated | Finish, None]:
         """Yield the tokens of the answer as they are made, and a `Finish` at the end. Closing the iterator early ends
-        the generation in the engine.
+        the generation in the engine. With `at_once`, the tokens may all come at the end, which costs less.
 
         Raises:
             EngineUnavailableError: if the engine does not answer.

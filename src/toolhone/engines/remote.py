@@ -28,7 +28,7 @@ from toolhone.records import FinishReason, Token
 
 Events = AsyncGenerator[dict[str, Any], None]
 Answer = AsyncGenerator[Generated | Finish, None]
-Ask = Callable[[list[int], int, Sampling, Grammar | None, int], Answer]
+Ask = Callable[[list[int], int, Sampling, Grammar | None, int, bool], Answer]
 
 _READY_S = 5.0
 _KEEP_ALIVE_S = 2.0
@@ -93,6 +93,7 @@ class RemoteGenerator:
         *,
         grammar: Grammar | None = None,
         top_logprobs: int = 0,
+        at_once: bool = False,
     ) -> Answer:
         """Yield the tokens of the answer as the engine streams them, and a `Finish` at the end.
 
@@ -100,7 +101,7 @@ class RemoteGenerator:
             EngineUnavailableError: if the engine does not answer, refuses the request, or its answer cannot be read.
         """
         try:
-            async with aclosing(self._ask(list(ids), max_tokens, sampling, grammar, top_logprobs)) as answer:
+            async with aclosing(self._ask(list(ids), max_tokens, sampling, grammar, top_logprobs, at_once)) as answer:
                 async for part in answer:
                     yield part
         except httpx2.HTTPError as error:
@@ -120,7 +121,13 @@ class RemoteGenerator:
         await self._client.aclose()
 
     async def _llama_cpp(
-        self, ids: list[int], max_tokens: int, sampling: Sampling, grammar: Grammar | None, top_logprobs: int
+        self,
+        ids: list[int],
+        max_tokens: int,
+        sampling: Sampling,
+        grammar: Grammar | None,
+        top_logprobs: int,
+        at_once: bool,
     ) -> Answer:
         body: dict[str, Any] = {
             "prompt": ids,
@@ -128,7 +135,7 @@ class RemoteGenerator:
             "n_probs": max(2, top_logprobs),  # the log-probabilities before any sampler and grammar
             "cache_prompt": True,
             "return_tokens": True,
-            "stream": True,
+            "stream": not at_once,
             "samplers": _SAMPLERS,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k if sampling.temperature else 1,
@@ -140,13 +147,21 @@ class RemoteGenerator:
             **({} if sampling.seed is None else {"seed": sampling.seed % _SEEDS}),
             **({} if grammar is None else {"grammar": grammar.gbnf}),
         }
-        made: list[int] = []
+        if at_once:
+            reply = await self._post("/completion", body)
+            made: list[int] = reply["tokens"]
+            for place, row in enumerate(_rows_of(made, reply["completion_probabilities"])):
+                if row is None:
+                    row = await self._row_of(made[place], [*ids, *made[:place]], top_logprobs)
+                yield self._listed(row, made[place - 1] if place else ids[-1], top_logprobs)
+            yield self._ended(reply, made)
+            return
+        made = []
         async with aclosing(self._events("/completion", body)) as events:
             async for event in events:
                 if event["stop"]:
-                    reason: FinishReason = "length" if event["stop_type"] == "limit" else "stop"
                     # Tokens of a character that the limit cuts are not among those sent.
-                    yield self._finish(reason, made, event["timings"].get("cache_n"))
+                    yield self._ended(event, made)
                     continue  # to the end of the stream, so that the connection can be used again
                 for id_ in event["tokens"]:
                     if hidden := event["tokens_predicted"] - len(made) - 1:
@@ -154,10 +169,24 @@ class RemoteGenerator:
                             made.append(generated.token.id)
                             yield generated
                     (row,) = event["completion_probabilities"]
-                    listed = [(one["id"], float(one["logprob"])) for one in row["top_logprobs"]]
                     before = (made or ids)[-1]
                     made.append(id_)
-                    yield self._generated(id_, float(row["logprob"]), listed, before, top_logprobs)
+                    yield self._listed(row, before, top_logprobs)
+
+    def _ended(self, event: Mapping[str, Any], made: Sequence[int]) -> Finish:
+        reason: FinishReason = "length" if event["stop_type"] == "limit" else "stop"
+        return self._finish(reason, made, event["timings"].get("cache_n"))
+
+    def _listed(self, row: Mapping[str, Any], before: int, top_logprobs: int) -> Generated:
+        listed = [(one["id"], one["logprob"]) for one in row["top_logprobs"]]
+        return self._generated(row["id"], row["logprob"], listed, before, top_logprobs)
+
+    async def _row_of(self, id_: int, before: list[int], top_logprobs: int) -> dict[str, Any]:
+        """Return the log-probabilities at the place of a token, which llama.cpp does not send if it is only a part of
+        a character."""
+        row = await self._likeliest(before, top_logprobs)
+        known = {one["id"]: one["logprob"] for one in row["top_logprobs"]}
+        return {"id": id_, "logprob": known.get(id_, min(known.values())), "top_logprobs": row["top_logprobs"]}
 
     async def _hidden(
         self, before: list[int], count: int, text: str, last: int, top_logprobs: int
@@ -165,21 +194,13 @@ class RemoteGenerator:
         """Yield the tokens before `last` that llama.cpp does not send, because they are only parts of a character.
 
         It sends their text with that of the last one, and counts them. So we ask for the likeliest tokens in their
-        places, and take those that spell the text. To make llama.cpp list them, another token is forced there.
+        places, and take those that spell the text.
         """
         ending = self._bytes.of([last], before[-1])[0]
         # Bytes that are no characters come as U+FFFD. Then the likeliest parts of characters are taken.
         rest = None if "\ufffd" in text else text.encode().removesuffix(ending)
-        asked = {
-            "n_predict": 1,
-            "n_probs": max(_LISTED, top_logprobs),
-            "temperature": 0.0,
-            "top_k": 1,
-            "cache_prompt": True,
-            "logit_bias": [[self._renderer.encode("a")[0], 1000.0]],
-        }
         for left in reversed(range(count)):
-            row = (await self._post("/completion", {**asked, "prompt": before}))["completion_probabilities"][0]
+            row = await self._likeliest(before, top_logprobs)
             listed = [(one["id"], float(one["logprob"])) for one in row["top_logprobs"]]
             known = dict(listed)
             likeliest = [*known, *self._parts_of_characters]
@@ -193,6 +214,20 @@ class RemoteGenerator:
             before = [*before, id_]
             rest = None if rest is None else rest.removeprefix(piece)
 
+    async def _likeliest(self, ids: Sequence[int], top_logprobs: int) -> Any:
+        """Return llama.cpp's row of the likeliest tokens after these ids. Another token is forced there, because it
+        sends no row for a token that is only a part of a character."""
+        body = {
+            "prompt": ids,
+            "n_predict": 1,
+            "n_probs": max(_LISTED, top_logprobs),
+            "temperature": 0.0,
+            "top_k": 1,
+            "cache_prompt": True,
+            "logit_bias": [[self._renderer.encode("a")[0], 1000.0]],
+        }
+        return (await self._post("/completion", body))["completion_probabilities"][0]
+
     @cached_property
     def _parts_of_characters(self) -> list[int]:
         """The ids of all tokens that are only parts of characters."""
@@ -200,7 +235,13 @@ class RemoteGenerator:
         return [id_ for id_, piece in zip(ids, self._bytes.of(ids), strict=True) if _is_part(piece)]
 
     async def _vllm(
-        self, ids: list[int], max_tokens: int, sampling: Sampling, grammar: Grammar | None, top_logprobs: int
+        self,
+        ids: list[int],
+        max_tokens: int,
+        sampling: Sampling,
+        grammar: Grammar | None,
+        top_logprobs: int,
+        at_once: bool,
     ) -> Answer:
         body: dict[str, Any] = {
             "model": self._model,
@@ -307,3 +348,12 @@ def _fits(piece: bytes, rest: bytes | None, left: int) -> bool:
     if rest is None:
         return _is_part(piece)
     return piece == rest if left == 0 else bool(piece) and rest.startswith(piece) and len(rest) - len(piece) >= left
+
+
+def _rows_of(made: Sequence[int], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """Return the row of each token; None for a token without one. Only the last token of a character has a row."""
+    left = list(rows)
+    found: list[dict[str, Any] | None] = []
+    for id_ in reversed(made):
+        found.append(left.pop() if left and left[-1]["id"] == id_ else None)
+    return found[::-1]

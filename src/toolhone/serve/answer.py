@@ -78,12 +78,15 @@ class SmallModel:
             raise ApiError(400, f"messages: the chat template refuses them: {error}", param="messages") from None
         return Prompt(example, tuple(ids), opens_thought(self.renderer, ids))
 
-    async def answer(self, asked: ChatRequest, prompt: Prompt, number: int = 0) -> AsyncGenerator[Piece | Answer, None]:
+    async def answer(
+        self, asked: ChatRequest, prompt: Prompt, number: int = 0, *, at_once: bool = False
+    ) -> AsyncGenerator[Piece | Answer, None]:
         """Yield the pieces of the answer, and the `Answer` at the end. Closing the iterator ends the generation.
 
         Args:
             prompt: of the request's example, or of the same with the reserved tool.
             number: which of the request's answers it is; each has its own seed.
+            at_once: whether all pieces may come at the end, which costs less. Then no stop string ends it early.
 
         Raises:
             ApiError: if the prompt exceeds the context, or the format has no grammar for what the request asks.
@@ -97,7 +100,12 @@ class SmallModel:
         reader = _TextReader(self.renderer.stop_ids(), asked.stop)
         finish = Finish("length", has_stop_token=False)
         steps = self.generator.generate(
-            prompt.ids, limit, sampling, grammar=self._grammar(asked, prompt), top_logprobs=asked.top_logprobs
+            prompt.ids,
+            limit,
+            sampling,
+            grammar=self._grammar(asked, prompt),
+            top_logprobs=asked.top_logprobs,
+            at_once=at_once,
         )
         async with aclosing(steps):
             async for step in steps:

@@ -68,14 +68,11 @@ class Answerer:
         return [task.result() for task in tasks]
 
     async def _whole(self, asked: ChatRequest, prompt: Prompt, number: int = 0) -> Answer:
-        started, found = time.perf_counter(), None
-        async with aclosing(self.small.answer(asked, prompt, number)) as parts:
+        found = None
+        async with aclosing(self.small.answer(asked, prompt, number, at_once=not asked.stop)) as parts:
             async for part in parts:
                 if isinstance(part, Answer):
                     found = part
-                elif started:
-                    self.metrics.first_text(time.perf_counter() - started)
-                    started = 0.0
         assert found is not None
         self._count(found)
         return found

@@ -93,6 +93,7 @@ class LocalGenerator:
         *,
         grammar: Grammar | None = None,
         top_logprobs: int = 0,
+        at_once: bool = False,
     ) -> AsyncGenerator[Generated | Finish, None]:
         """Yield the tokens of the answer as they are made, and a `Finish` at the end.
 

@@ -33,7 +33,7 @@ class Metrics:
         )
         self._in_flight = Gauge("http_requests_in_flight", "Requests without a whole answer yet.", **make)
         self._first = Histogram(
-            "first_token_seconds", "Time to the small model's first text.", buckets=_SECONDS, **make
+            "first_token_seconds", "Time to the first text of a streamed answer.", buckets=_SECONDS, **make
         )
         self._tokens = Counter("tokens", "The small model's tokens.", ("kind",), **make)
         self._routes = Counter("routes", "Whose answer was given.", ("route",), **make)
