@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect
 from toolhone.engines.generate import EngineUnavailableError
 from toolhone.errors import UserError
 from toolhone.jsonl import json_line
+from toolhone.serve import openapi
 from toolhone.serve.access import ClientGone, check_access, read_body, unless_gone
 from toolhone.serve.completion import Answerer
 from toolhone.serve.metrics import AsgiApp, Metrics
@@ -34,6 +35,9 @@ from toolhone.serve.responses import read_responses_request, to_response
 from toolhone.serve.start import ChatStart
 from toolhone.serve.stream import ChunkWriter, Event, sse_chunks
 
+Check = Callable[[Request], None]
+"""Raises `ApiError` if a request may not be answered."""
+
 MAX_IN_FLIGHT = 512
 """Maximum number of requests that are answered at a time; further ones get status 503."""
 
@@ -42,10 +46,11 @@ _LONG_BODY = 64 * 1024
 _RETRY_AFTER_S = "1"
 _PATHS = frozenset(
     {"/v1/chat/completions", "/v1/responses", "/v1/models", "/health", "/ready", "/metrics", "/playground"}
+    | {"/openapi.json"}
 )
 _ROUTES = (
-    "this server has POST /v1/chat/completions and /v1/responses, and GET /v1/models, /playground, /health, /ready and "
-    "/metrics"
+    "this server has POST /v1/chat/completions and /v1/responses, and GET /v1/models, /playground, /health, /ready, "
+    "/metrics and /openapi.json"
 )
 _EXPOSED = (
     *("x-request-id", "x-toolhone-route", "x-toolhone-confidence", "x-toolhone-fallback", "x-toolhone-status"),
@@ -97,19 +102,41 @@ class Stream:
 
 
 def make_app(gateway: Gateway) -> AsgiApp:
-    """Return the application."""
-    created = int(time.time())
+    """Return the application. Its OpenAPI document is at /openapi.json."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await gateway.close()
 
-    app = FastAPI(title="toolhone", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
+    def check(request: Request) -> None:
         check_access(request, gateway.key)
+
+    app = FastAPI(title="toolhone", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.include_router(_answers(gateway, check))
+    app.include_router(_models(gateway, check))
+    app.include_router(_operation(gateway, check))
+    app.include_router(playground_routes(gateway.start, check))
+    for kind in (ApiError, UserError, EngineUnavailableError, HTTPException, ClientGone, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _error)
+    if gateway.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=gateway.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    return gateway.metrics.watch(app, _PATHS)
+
+
+def _answers(gateway: Gateway, check: Check) -> APIRouter:
+    """Return the routes that answer requests."""
+    routes = APIRouter()
+
+    @routes.post("/v1/chat/completions", **openapi.CHAT)
+    async def chat_completions(request: Request) -> Response:
+        check(request)
         id_ = f"chatcmpl-{uuid.uuid4().hex}"
         asked = await _read(gateway, await read_body(request), id_)
         if not asked.stream:
@@ -127,9 +154,9 @@ def make_app(gateway: Gateway) -> AsgiApp:
         )
         return _EventResponse(stream, sse_chunks(stream.events, writer))
 
-    @app.post("/v1/responses")
+    @routes.post("/v1/responses", **openapi.RESPONSES)
     async def responses(request: Request) -> Response:
-        check_access(request, gateway.key)
+        check(request)
         sent = read_responses_request(await read_body(request), f"resp_{uuid.uuid4().hex}")
         asked = await _read(gateway, sent.chat_body, sent.id)
         if not asked.stream:
@@ -138,46 +165,52 @@ def make_app(gateway: Gateway) -> AsgiApp:
         stream = await _stream(gateway, request, asked)
         return _EventResponse(stream, response_events(stream.events, sent, stream.model))
 
-    @app.get("/v1/models")
-    async def models(request: Request) -> Response:
-        check_access(request, gateway.key)
-        return _json({"object": "list", "data": [_model(name, created) for name in gateway.models]})
+    return routes
 
-    @app.get("/v1/models/{name}")
+
+def _models(gateway: Gateway, check: Check) -> APIRouter:
+    """Return the routes that list the models."""
+    routes, created = APIRouter(), int(time.time())
+
+    def row(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "toolhone"}
+
+    @routes.get("/v1/models", **openapi.MODELS)
+    async def models(request: Request) -> Response:
+        check(request)
+        return _json({"object": "list", "data": [row(name) for name in gateway.models]})
+
+    @routes.get("/v1/models/{name}", **openapi.MODEL)
     async def model(request: Request, name: str) -> Response:
-        check_access(request, gateway.key)
+        check(request)
         if name not in gateway.models:
             raise no_such_model(name, tuple(gateway.models))
-        return _json(_model(name, created))
+        return _json(row(name))
 
-    @app.get("/health")
+    return routes
+
+
+def _operation(gateway: Gateway, check: Check) -> APIRouter:
+    """Return the routes for whoever runs the gateway."""
+    routes = APIRouter()
+
+    @routes.get("/health", **openapi.HEALTH)
     async def health() -> Response:
         return _json({"status": "ok", "model": next(iter(gateway.models))})
 
-    @app.get("/ready")
+    @routes.get("/ready", **openapi.READY)
     async def ready() -> Response:
         for name, answerer in gateway.models.items():
             if not await answerer.small.generator.is_ready():
                 raise ApiError(503, f"the engine of {name} does not answer", code="engine_unavailable")
         return _json({"status": "ready"})
 
-    @app.get("/metrics")
+    @routes.get("/metrics", **openapi.METRICS)
     async def metrics(request: Request) -> Response:
-        check_access(request, gateway.key)
+        check(request)
         return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.include_router(playground_routes(gateway.start, lambda request: check_access(request, gateway.key)))
-    for kind in (ApiError, UserError, EngineUnavailableError, HTTPException, ClientGone, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, _error)
-    if gateway.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=gateway.allowed_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=_EXPOSED,
-        )
-    return gateway.metrics.watch(app, _PATHS)
+    return routes
 
 
 async def _read(gateway: Gateway, body: bytes, id_: str) -> ChatRequest:
@@ -247,10 +280,6 @@ class _EventResponse(StreamingResponse):
             await super().__call__(*connection)
         finally:
             await self._end()
-
-
-def _model(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "toolhone"}
 
 
 def _json(content: dict[str, Any], headers: Mapping[str, str] | None = None, status: int = 200) -> Response:

@@ -32,11 +32,11 @@ def playground_routes(start: ChatStart, check: Callable[[Request], None]) -> API
     """
     routes = APIRouter()
 
-    @routes.get("/playground")
+    @routes.get("/playground", include_in_schema=False)
     async def page() -> Response:
         return _page()
 
-    @routes.get("/playground/start.json")
+    @routes.get("/playground/start.json", include_in_schema=False)
     async def start_json(request: Request) -> Response:
         check(request)
         return Response(json_line(start.to_json()), media_type="application/json")
