@@ -211,7 +211,7 @@ def test_a_piped_conversation_with_a_run_is_answered_and_saved(
     file, tools = tmp_path / "chat.jsonl", tmp_path / "tools.json"
     typed = f"Where is ORD-1?\n/skip\n/reset\n谢谢\n/save {file}\n/tools\n/quit\nnever read\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    assert main(["chat", str(run_folder)]) == 0
+    assert main(["chat", str(run_folder), "--engine", "transformers"]) == 0
     shown = capsys.readouterr().out
     assert "> Where is ORD-1?\nprobability of a name or value" in shown
     assert '  order_id  "ORD-1"  ' in shown
@@ -223,5 +223,5 @@ def test_a_piped_conversation_with_a_run_is_answered_and_saved(
     monkeypatch.setattr("sys.stdin", io.StringIO("/tools\n"))
     assert main(["chat", str(run_folder), "--base", "--tools", str(tools)]) == 0
     shown = capsys.readouterr().out
-    assert "small (base), 1 tool." in shown
+    assert "small (base) in transformers, 1 tool." in shown
     assert "Find an order" in shown

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolhone.cli import flags
+from toolhone.cli.serve import add_engine_flags, engine_settings
 from toolhone.cli.terminal import plain_console
+from toolhone.errors import UserError
 
 if TYPE_CHECKING:
     from toolhone.records import Example, Prediction
+    from toolhone.serve.answer import SmallModel
     from toolhone.serve.terminal_chat import Ask
-    from toolhone.tuned import TunedModel
 
 
 def add_chat_command(commands: Any) -> None:
@@ -25,6 +29,7 @@ def add_chat_command(commands: Any) -> None:
     about = "tools to offer instead of those of the run's first test row: a JSON list, MCP's tools/list, or an OpenAPI "
     flags.add(parser, "--tools", help=f"{about}document (JSON, YAML)")
     flags.add(parser, "--max-tokens", help="token limit of one answer, in tokens (default: the run's)")
+    add_engine_flags(parser)
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -33,6 +38,8 @@ def _chat(options: argparse.Namespace) -> None:
     Raises:
         UserError: if the run has no such model or no test rows, or the file of --tools cannot be read.
     """
+    from toolhone.serve.answer import SmallModel
+    from toolhone.serve.engine import open_engine
     from toolhone.serve.start import chat_start
     from toolhone.serve.terminal_chat import TerminalChat
     from toolhone.tuned import TunedModel
@@ -44,21 +51,40 @@ def _chat(options: argparse.Namespace) -> None:
     start = chat_start(tuned.run)
     if options.tools:
         start = replace(start, tools=flags.tools_of(options))
-    ask = _local(tuned, options.max_tokens or tuned.config.evaluate.max_new_tokens)
-    name = f"{tuned.config.name} ({tuned.label})"
-    TerminalChat(ask, tuned.renderer.format.name, start, name, console).run()
+    settings = engine_settings(options, verify=False)
+    if options.base:
+        if settings.kind not in (None, "transformers") or settings.base_url:
+            raise UserError("--base: transformers answers for the base model; leave out the flags of another engine")
+        settings = replace(settings, kind="transformers")
+    with open_engine(tuned, settings, console) as engine, asyncio.Runner() as runner:
+        limit = options.max_tokens or tuned.config.evaluate.max_new_tokens
+        small = SmallModel(tuned.label, tuned.renderer, engine.generator, limit)
+        name = f"{tuned.config.name} ({tuned.label}) in {engine.engine}"
+        try:
+            TerminalChat(_asks(small, runner), tuned.renderer.format.name, start, name, console).run()
+        finally:
+            runner.run(engine.generator.close())
 
 
-def _local(tuned: TunedModel, max_new_tokens: int) -> Ask:
-    """Return a function that asks the model in this process. The system prompt and the tools stay cached."""
-    from toolhone.evaluate.predict import PrefixCache, answer_one
+def _asks(small: SmallModel, runner: asyncio.Runner) -> Ask:
+    """Return a function that asks the model and shows the text as it grows. Ctrl-C ends the answer in the engine."""
+    from toolhone.engines.generate import EngineUnavailableError
+    from toolhone.serve.answer import Answer
+    from toolhone.serve.request import ApiError, ChatRequest, ToolChoice
 
-    model = tuned.model
-    prefixes = PrefixCache(model)
+    async def answer(example: Example, show: Callable[[str], None]) -> Prediction:
+        asked = ChatRequest(small.name, example, ToolChoice("auto", tuple(example.tools_by_name)))
+        async with aclosing(small.answer(asked, small.prompt(example))) as parts:
+            async for part in parts:
+                if isinstance(part, Answer):
+                    return part.prediction
+                show(part.text)
+        raise AssertionError("an answer ends with the whole of it")
 
     def ask(example: Example, show: Callable[[str], None]) -> Prediction:
-        found = answer_one(model, tuned.renderer, example, max_new_tokens, label=tuned.label, prefixes=prefixes)
-        show(found.text)
-        return found
+        try:
+            return runner.run(answer(example, show))
+        except (ApiError, EngineUnavailableError) as error:
+            raise UserError(str(error)) from None
 
     return ask

@@ -11,6 +11,7 @@ from toolhone.cli.terminal import plain_console
 from toolhone.errors import UserError
 
 if TYPE_CHECKING:
+    from toolhone.serve.engine import EngineSettings
     from toolhone.serve.server import CascadeSettings
 
 
@@ -33,19 +34,7 @@ def add_serve_command(commands: Any) -> None:
     about = "serve the base model too, as NAME-base, to compare both in the playground; with --engine transformers"
     add("--with-base", action="store_true", help=about)
     add("--quiet", action="store_true", help="print no line for each request")
-    add = parser.add_argument_group("the engine of the small model").add_argument
-    about = "what computes the answers (default: vllm with a GPU, otherwise llama.cpp, if they are installed)"
-    add("--engine", choices=("llama.cpp", "vllm", "transformers"), help=about)
-    about = "a running vLLM or llama-server instead (its key: TOOLHONE_ENGINE_KEY)"
-    add("--small-base-url", metavar="URL", help=about)
-    about = "with --small-base-url: the model's name there (default: the last one that it lists)"
-    add("--small-model", metavar="NAME", help=about)
-    about = (
-        "with --engine llama.cpp: GGUF of the merged model (default: one that `toolhone export` wrote, or a new one)"
-    )
-    add("--gguf", type=Path, metavar="FILE", help=about)
-    about = "with --engine: the command vllm, for example of another Python environment (default: the one on PATH)"
-    add("--vllm-command", metavar="COMMAND", help=about)
+    add = add_engine_flags(parser)
     about = "start without comparing a few answers of the engine with those of the run"
     add("--no-verify", action="store_true", help=about)
     about = "a cascade: unsure answers are escalated to a larger model, with the key OPENAI_API_KEY"
@@ -64,9 +53,33 @@ def add_serve_command(commands: Any) -> None:
     add("--log-texts", action="store_true", help="log questions and answers too")
 
 
-def _serve(options: argparse.Namespace) -> None:
-    if options.max_tokens is not None and options.max_tokens < 1:
-        raise UserError(f"--max-tokens: expected 1 or more, found {options.max_tokens}")
+def add_engine_flags(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that choose the engine, and return the function that adds further ones to their group."""
+    add = parser.add_argument_group("the engine of the small model").add_argument
+    about = "what computes the answers (default: vllm with a GPU, otherwise llama.cpp, if they are installed)"
+    add("--engine", choices=("llama.cpp", "vllm", "transformers"), help=about)
+    about = "a running vLLM or llama-server instead (its key: TOOLHONE_ENGINE_KEY)"
+    add("--small-base-url", metavar="URL", help=about)
+    about = "with --small-base-url: the model's name there (default: the last one that it lists)"
+    add("--small-model", metavar="NAME", help=about)
+    about = (
+        "with --engine llama.cpp: GGUF of the merged model (default: one that `toolhone export` wrote, or a new one)"
+    )
+    add("--gguf", type=Path, metavar="FILE", help=about)
+    about = "with --engine: the command vllm, for example of another Python environment (default: the one on PATH)"
+    add("--vllm-command", metavar="COMMAND", help=about)
+    return add
+
+
+def engine_settings(options: argparse.Namespace, *, verify: bool) -> EngineSettings:
+    """Return the engine that the flags choose.
+
+    Args:
+        verify: whether a few of its answers are compared with those of the run first.
+
+    Raises:
+        UserError: if flags contradict each other, or a package is missing.
+    """
     for name, needed in (
         ("small_model", "small_base_url"),
         ("gguf", "engine llama.cpp"),
@@ -78,23 +91,30 @@ def _serve(options: argparse.Namespace) -> None:
             raise UserError(f"{_flag(name)}: goes with {_flag(needed)}; leave it out, or give both")
     if options.engine is not None and options.small_base_url is not None:
         raise UserError("--engine: --small-base-url names a running engine; give one of them")
+    from toolhone.serve.engine import EngineSettings
+
+    return EngineSettings(
+        kind=options.engine,
+        base_url=options.small_base_url,
+        model=options.small_model,
+        gguf=options.gguf,
+        vllm_command=options.vllm_command,
+        verify=verify,
+    )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise UserError(f"--max-tokens: expected 1 or more, found {options.max_tokens}")
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"the package {error.name} is not installed; run: pip install 'toolhone[serve]'") from None
-    from toolhone.serve.engine import EngineSettings
     from toolhone.serve.server import ServeSettings, serve
 
-    engine = EngineSettings(
-        kind=options.engine,
-        base_url=options.small_base_url,
-        model=options.small_model,
-        gguf=options.gguf,
-        vllm_command=options.vllm_command,
-        verify=not options.no_verify,
-    )
+    engine = engine_settings(options, verify=not options.no_verify)
     settings = ServeSettings(
         host=options.host,
         port=options.port,

@@ -9,7 +9,7 @@ OpenAI's default is 1. Refusals are `ApiError`, in OpenAI's shape.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from toolhone.data.importers.importer import short
@@ -128,19 +128,19 @@ class ChatRequest:
     model: str
     example: Example
     tool_choice: ToolChoice
-    parallel: bool
-    sampling: Sampling
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    n: int
-    stream: bool
-    include_usage: bool
-    response_schema: ResponseFormat
-    logprobs: bool
-    top_logprobs: int
-    ignored: tuple[str, ...]
-    repaired: tuple[str, ...]
-    large_options: Mapping[str, Any]
+    parallel: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    response_schema: ResponseFormat = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    ignored: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
+    large_options: Mapping[str, Any] = field(default_factory=dict)
     details: bool = False
     legacy_functions: bool = False
 
