@@ -10,13 +10,13 @@ complete answer is read with `parse_turn`, and its calls are validated against t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ MAX_TOKENS = 1500
 _CLOSERS = ('"', "'", "}", "]", ")", ",", ">", "\n", "1", "a")
 """Texts that end a value. A random walk prefers them, or it would write one long string."""
 
+_VALUE_ENDS = (b"</parameter>", b"</arg_value>", b"</param>", b"]]></param>", b"<escape>", b'<|"|>')
+_ENDINGS = (*_VALUE_ENDS, b"</think>", b"<channel|>", b"<|end|><|start|>assistant")
+"""Longer texts that end a value or a thought. Random bytes hardly ever are one of them."""
+
 _PATTERNS = (r"^[A-Z]{2}\d{4}$", r"^(small|large)-\d+$", r"[aeiou]", r"^\w+$", r"^[^\s\"]{1,8}$", r"^#[0-9a-f]{6}$")
 _WORDS = ("red", "dark blue", "é", 'say "hi"', "back\\slash", "line\nbreak", "", "1", "true", "<b>", "a|b", "it's")
 
@@ -37,7 +41,7 @@ _WORDS = ("red", "dark blue", "é", 'say "hi"', "back\\slash", "line\nbreak", ""
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=2000, help="calls to count for each format (default: %(default)s)")
-    parser.add_argument("--formats", default=",".join(formats()), help="chat formats, separated by commas")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="chat formats, separated by commas")
     parser.add_argument("--engine", choices=("llguidance", "llama.cpp"), default="llguidance")
     parser.add_argument("--gguf", type=Path, help="a GGUF file for llama.cpp")
     parser.add_argument("--seed", type=int, default=0)
@@ -55,10 +59,6 @@ def main() -> int:
         for text in count.invalid[:5]:
             print("   ", text)
     return 0 if is_fine else 1
-
-
-def formats() -> list[str]:
-    return [name for name, each in FORMATS.items() if each.call_syntax is not None]
 
 
 class Count:
@@ -85,7 +85,6 @@ def counted(name: str, calls: int, seed: int, answer: Answerer) -> Count:
         grammar = call_grammar(
             FORMATS[name], tools, required=is_required, free_text=not is_required, parallel=chance.random() < 0.7
         )
-        assert grammar is not None
         if grammar.unenforced:
             raise SystemExit(f"a random tool has what the grammar does not enforce: {grammar.unenforced}")
         for _ in range(3):
@@ -223,17 +222,17 @@ def byte_walk(grammar: Any, chance: random.Random) -> str | None:
 
     tokenizer = _byte_tokenizer()
     matcher = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar.lark))
-    closers = {ord(letter) for letter in _CLOSERS}
-    written = bytearray()
+    written, ending = bytearray(), b""
     for _ in range(MAX_TOKENS):
         if matcher.is_error():
             raise SystemExit(f"llguidance: {matcher.get_error()}\n{grammar.lark}")
-        allowed = [at for at, is_allowed in enumerate(matcher.compute_logit_bias()) if is_allowed]
-        if tokenizer.eos_token in allowed and (len(allowed) == 1 or chance.random() < 0.3):
+        allowed = matcher.compute_logit_bias()  # for each token a byte, not 0 if it may come next
+        may_end = bool(allowed[tokenizer.eos_token])
+        if may_end and (not any(allowed[:256]) or chance.random() < 0.3):
             return written.decode()
-        allowed = [at for at in allowed if at < 256]
-        some = [at for at in allowed if at in closers]
-        token = chance.choice(some if some and chance.random() < 0.4 else allowed)
+        if not ending and chance.random() < 0.2:
+            ending = chance.choice(_ENDINGS)
+        token, ending = _next_byte(allowed, ending, chance)
         written.append(token)
         matcher.consume_token(token)
         if matcher.is_stopped():
@@ -241,6 +240,18 @@ def byte_walk(grammar: Any, chance: random.Random) -> str | None:
     return None
 
 
+def _next_byte(allowed: bytes, ending: bytes, chance: random.Random) -> tuple[int, bytes]:
+    """Return a byte that may come next, and what is left of the ending: nothing if the byte is another one."""
+    if ending and allowed[ending[0]]:
+        return ending[0], ending[1:]
+    closers = [ord(letter) for letter in _CLOSERS if allowed[ord(letter)]]
+    if closers and chance.random() < 0.4:
+        return chance.choice(closers), b""
+    some = next((byte for byte in chance.choices(range(256), k=20) if allowed[byte]), None)
+    return chance.choice([byte for byte in range(256) if allowed[byte]]) if some is None else some, b""
+
+
+@functools.cache
 def _byte_tokenizer() -> Any:
     import llguidance
 
@@ -258,7 +269,7 @@ def llama_cpp_answers(gguf: Path) -> Iterator[Answerer]:
         llama_cpp_server(gguf, ctx=MAX_TOKENS, threads=1) as url,
         httpx2.Client(base_url=url, timeout=300) as client,
     ):
-        yield partial(_llama_cpp_answer, client)
+        yield functools.partial(_llama_cpp_answer, client)
 
 
 def _llama_cpp_answer(client: Any, grammar: Any, chance: random.Random) -> str | None:

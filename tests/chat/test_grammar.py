@@ -16,7 +16,7 @@ from conftest import byte_tokenizer, load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolhone.chat.grammar import Grammar, call_grammar
+from toolhone.chat.grammar import Grammar, call_grammar, syntax_tokens
 from toolhone.chat.parse import parse_turn
 from toolhone.formats import FORMATS
 from toolhone.formats.chat_format import RawCall
@@ -26,7 +26,6 @@ from toolhone.tool_schema import arguments_valid
 llguidance = pytest.importorskip("llguidance", reason="grammars are checked with the package llguidance")
 
 check_grammar = load_script("check_grammar")
-WITH_GRAMMAR = check_grammar.formats()
 FIND = Tool(
     "find",
     "",
@@ -45,8 +44,7 @@ def byte_level() -> Any:
     return llguidance.LLTokenizer("byte")
 
 
-def accepts(grammar: Grammar | None, text: str) -> bool:
-    assert grammar is not None
+def accepts(grammar: Grammar, text: str) -> bool:
     matcher = llguidance.LLMatcher(byte_level(), llguidance.LLMatcher.grammar_from_lark(grammar.lark))
     assert not matcher.is_error(), matcher.get_error()
     taken = matcher.try_consume_tokens(list(text.encode())) if text else 0
@@ -70,7 +68,7 @@ def accepts_json(schema: dict[str, Any], value: str) -> bool:
     return accepts(call_grammar(FORMATS["hermes"], [tool]), f"<tool_call>\n{call}\n</tool_call>")
 
 
-@pytest.mark.parametrize("format", WITH_GRAMMAR)
+@pytest.mark.parametrize("format", FORMATS)
 def test_calls_that_the_format_writes_are_accepted_and_others_are_not(format: str) -> None:
     grammar = call_grammar(FORMATS[format], TOOLS)
     assert accepts(grammar, "Which city?")
@@ -87,7 +85,7 @@ def test_calls_that_the_format_writes_are_accepted_and_others_are_not(format: st
         assert not accepts(grammar, written(format, "", wrong)), wrong
 
 
-@pytest.mark.parametrize("format", ["hermes", "pythonic", "json", "mistral", "qwen_xml"])
+@pytest.mark.parametrize("format", ["hermes", "pythonic", "json", "mistral", "qwen_xml", "glm4", "gemma4", "harmony"])
 def test_requests_limit_the_answer(format: str) -> None:
     call, chat = written(format, "", ("now", {})), FORMATS[format]
     both = written(format, "", ("now", {}), ("now", {}))
@@ -103,10 +101,6 @@ def test_requests_limit_the_answer(format: str) -> None:
     assert not accepts(call_grammar(chat, ()), call)
 
 
-def test_a_format_without_a_grammar_has_none() -> None:
-    assert call_grammar(FORMATS["harmony"], TOOLS) is None
-
-
 def test_prose_and_thoughts_stay_free_in_hermes() -> None:
     grammar = call_grammar(FORMATS["hermes"], TOOLS)
     call = written("hermes", "", ("now", {}))
@@ -116,20 +110,82 @@ def test_prose_and_thoughts_stay_free_in_hermes() -> None:
     assert not accepts(grammar, "<tool_call> is a tag")
 
 
-def test_special_tokens_open_and_close_calls() -> None:
-    chat = FORMATS["mistral_args"]
-    tokenizer = byte_tokenizer([*chat.call_tokens, "<end>"], eos_token="<end>")
-    special = {token: tokenizer.convert_tokens_to_ids(token) for token in chat.call_tokens}
-    ids = tokenizer(written("mistral_args", "Look.", ("now", {})), add_special_tokens=False)["input_ids"]
+@pytest.mark.parametrize("format", ["mistral_args", "lfm2", "functiongemma", "gemma4", "harmony"])
+def test_special_tokens_open_and_close_calls_and_texts(format: str) -> None:
+    chat = FORMATS[format]
+    tokenizer = byte_tokenizer([*chat.call_tokens, "\n\n", "<other>", "<end>"], eos_token="<end>")
+    special = syntax_tokens(chat, tokenizer.get_added_vocab())
+    assert special
+    assert set(special) <= set(chat.call_tokens)
+    calls = ("find", {"city": "é", "count": 3}), ("find", {"city": ""}), ("now", {})
+    text = _THOUGHTS.get(format, "") + written(format, "Look.", *calls)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert set(special.values()) & set(ids)
     from llguidance.hf import from_tokenizer
 
     vocabulary = from_tokenizer(tokenizer)
     for tokens, is_accepted in ((special, True), (None, False)):
         grammar = call_grammar(chat, TOOLS, special_tokens=tokens)
-        assert grammar is not None
         matcher = llguidance.LLMatcher(vocabulary, llguidance.LLMatcher.grammar_from_lark(grammar.lark))
         assert (matcher.try_consume_tokens(ids) == len(ids)) is is_accepted
+
+
+_THOUGHTS = {
+    "gemma4": "<|channel>thought\nHm.<channel|>",
+    "harmony": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant",
+}
+
+
+@pytest.mark.parametrize("format", _THOUGHTS)
+def test_a_thought_has_the_tags_of_its_format(format: str) -> None:
+    thought, call = _THOUGHTS[format], written(format, "", ("now", {}))
+    text = f"{thought}<|channel|>final<|message|>Fine." if format == "harmony" else f"{thought}Fine."
+    grammar, plain = (call_grammar(FORMATS[format], TOOLS, thinks=thinks) for thinks in (True, False))
+    for answer in (text, thought + call):
+        assert parse_turn(answer, format, tools={"now": NOW}).thinking == "Hm."
+        assert accepts(grammar, answer)
+        assert not accepts(plain, answer)
+    in_thought = thought.replace("Hm.", call)
+    assert not accepts(grammar, in_thought + call)
+
+
+@pytest.mark.parametrize(
+    ("format", "closing"),
+    [
+        ("lfm2", "<|tool_call_end|>"),
+        ("olmo3", "</function_calls>"),
+        ("functiongemma", "<end_function_call>"),
+        ("gemma4", "<tool_call|>"),
+        ("glm45", "</tool_call>"),
+        ("minicpm5", "</function>"),
+        ("harmony", "<|end|>"),
+    ],
+)
+def test_a_text_does_not_contain_what_ends_the_call(format: str, closing: str) -> None:
+    tool = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
+    grammar = call_grammar(FORMATS[format], [tool])
+    assert accepts(grammar, written(format, "", ("f", {"a": "1 < 2 & 3 > 2 ]] </b> <|x"})))
+    text = written(format, "", ("f", {"a": "here"}))
+    assert accepts(grammar, text)
+    assert not accepts(grammar, text.replace("here", f"x{closing}x"))
+
+
+def test_minicpm5_writes_what_xml_does_not_allow_as_a_section_of_text() -> None:
+    open_, close = '<function name="f"><param name="a">', "</param></function>"
+    schema: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]}
+    grammar = call_grammar(FORMATS["minicpm5"], [Tool("f", "", {"type": "object", "properties": {"a": schema}})])
+    for text in ("<![CDATA[<b> & ]]>", "plain ]]", "12", "null", '"12"', '"\\u003c"'):
+        assert accepts(grammar, open_ + text + close), text
+    for text in ("<b>", "a & b", "a ]]> b", "1.5", "[1]", '"<"', "<![CDATA[[1]]]>"):
+        assert not accepts(grammar, open_ + text + close), text
+
+
+def test_a_glm4_call_is_a_name_alone_on_a_line_above_an_object() -> None:
+    grammar = call_grammar(FORMATS["glm4"], TOOLS)
+    for text in ('find\n{"city": "a"}', 'Sure.\nfind\n{"city": "a"}\nnow\n{}', "now\nis the time", "As JSON:\n{}"):
+        assert accepts(grammar, text), text
+    for text in ('find\n{"count": 1}', "go\n{}", 'Sure. find\n{"city": "a"}{}', 'Sure.\nnow {"city": "a"}\ngo\n{}'):
+        assert not accepts(grammar, text), text
 
 
 @pytest.mark.parametrize(
@@ -181,7 +237,7 @@ def test_keywords_are_enforced(schema: dict[str, Any], right: list[str], wrong: 
 def test_schemas_refer_to_themselves() -> None:
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
     tool = Tool("f", "", {"type": "object", "properties": {"a": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}})
-    for format in ("hermes", "pythonic", "qwen_xml"):
+    for format in ("hermes", "pythonic", "qwen_xml", "gemma4"):
         grammar = call_grammar(FORMATS[format], [tool])
         assert accepts(grammar, written(format, "", ("f", {"a": {"next": {"next": {}}}})))
         assert not accepts(grammar, written(format, "", ("f", {"a": {"next": {"last": {}}}})))
@@ -190,7 +246,6 @@ def test_schemas_refer_to_themselves() -> None:
 def test_keywords_that_are_not_enforced_are_named() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)"}, "b": {"not": {"const": 1}}}}
     grammar = call_grammar(FORMATS["hermes"], [Tool("f", "", schema), NOW])
-    assert grammar is not None
     assert set(grammar.unenforced) == {"f: pattern", "f: not", "f: no key twice"}
 
 
@@ -210,7 +265,6 @@ def test_large_tools_have_a_grammar_of_bounded_size(format: str) -> None:
     }
     for name, parameters in large.items():
         grammar = call_grammar(FORMATS[format], [Tool(name, "", {"type": "object", **parameters})])
-        assert grammar is not None
         assert len(grammar.gbnf) + len(grammar.lark) < 1_000_000
         assert accepts(grammar, "hello"), name
     in_order = written(format, "", ("wide", dict.fromkeys(names, 1)))
@@ -247,7 +301,7 @@ def _inside(value: Any) -> list[Any]:
     return [value]
 
 
-@pytest.mark.parametrize("format", WITH_GRAMMAR)
+@pytest.mark.parametrize("format", FORMATS)
 def test_random_answers_have_valid_calls_only(format: str) -> None:
     count = check_grammar.counted(format, 3, 1, check_grammar.byte_walk)
     assert not count.invalid
@@ -259,7 +313,6 @@ def test_random_answers_have_valid_calls_only(format: str) -> None:
 def test_a_random_tool_has_a_grammar_that_enforces_everything(seed: int) -> None:
     tool = check_grammar.random_tool(random.Random(seed), 0)
     grammar = call_grammar(FORMATS["pythonic"], [tool])
-    assert grammar is not None
     assert grammar.unenforced == ()
 
 
@@ -272,7 +325,7 @@ def test_llama_cpp_writes_valid_calls_only(tiny_llama: Path, tmp_path: Path) -> 
     renderer: Any = SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny_llama), template="{{ messages }}")
     gguf = write_model(tmp_path / "tiny.gguf", AutoModelForCausalLM.from_pretrained(tiny_llama), renderer)
     with check_grammar.llama_cpp_answers(gguf) as answer:
-        for format in ("hermes", "pythonic"):
+        for format in ("hermes", "pythonic", "gemma4"):
             count = check_grammar.counted(format, 3, 1, answer)
             assert not count.invalid
             assert count.valid == count.calls
@@ -293,8 +346,6 @@ def test_an_answer_without_thinking_has_no_thought(name: str) -> None:
     cases: tuple[dict[str, Any], ...] = ({}, {"text_schema": schema}, {"required": True, "free_text": False})
     for options in cases:
         thinks, plain = (call_grammar(FORMATS[name], tools, thinks=thinks, **options) for thinks in (True, False))
-        assert thinks is not None
-        assert plain is not None
         assert "think" in thinks.gbnf
         call = written(name, "", ("look", {"id": 1}))
         assert accepts(plain, call)

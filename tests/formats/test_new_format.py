@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from toolhone.chat.grammar import call_grammar
 from toolhone.cli import main
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from toolhone.formats import FORMATS
 from toolhone.formats.call_json import CallSpans, Decoded, decode
+from toolhone.formats.call_syntax import CallSyntax
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.pieces import Fault, Piece, PlacedCall
 from toolhone.formats.repair import Repairer
 from toolhone.jsonl import read_jsonl, write_jsonl
 from toolhone.pipeline import run_experiment
-from toolhone.records import FinishReason, ToolCall
+from toolhone.records import FinishReason, Tool, ToolCall
 
 TEMPLATE = """
 {%- for tool in tools or [] %}{{ write_tool(tool) + "\n" }}{% endfor %}
@@ -51,6 +53,17 @@ AT_SIGNS = ChatFormat(
     "at_signs",
     read,
     write,
+    CallSyntax(
+        "named",
+        first="@",
+        between="@",
+        opens=(r"@\w+ \{",),
+        after_name=" ",
+        after_arguments="@",
+        name=r"\w+",
+        begins_with_name=True,
+        is_exact=True,
+    ),
     template=TEMPLATE,
     special_tokens=("<|im_start|>", "<|im_end|>"),
     end_of_turn="<|im_end|>",
@@ -102,6 +115,23 @@ def test_a_run_in_a_made_up_format_is_trained_and_scored(model: Path, monkeypatc
     assert main(["score", "--run", str(run.path)]) == 0
     figures = json.loads(run.metrics.read_text(encoding="utf-8"))["models"]["tuned"]
     assert figures["exact_match"]["numerator"] == 6
+
+
+def test_the_grammar_of_a_made_up_format_has_valid_calls_only() -> None:
+    llguidance = pytest.importorskip("llguidance", reason="grammars are checked with the package llguidance")
+    parameters = {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}
+    grammar = call_grammar(AT_SIGNS, [Tool("query_order", "", parameters)])
+    for text, is_valid in (
+        ("Which order @ 5?", True),
+        ('Look.@query_order {"order_id": "A1"}@@query_order {"order_id": "A2"}@', True),
+        ("@query_order {}@", False),
+        ('@other {"order_id": "A1"}@', False),
+    ):
+        matcher = llguidance.LLMatcher(
+            llguidance.LLTokenizer("byte"), llguidance.LLMatcher.grammar_from_lark(grammar.lark)
+        )
+        taken = matcher.try_consume_tokens(list(text.encode()))
+        assert (taken == len(text) and matcher.is_accepting()) is is_valid, text
 
 
 def test_a_format_that_does_not_exist_is_refused_with_the_nearest_name(

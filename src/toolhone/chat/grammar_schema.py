@@ -32,9 +32,9 @@ from toolhone.chat.grammar_rules import (
     repeat,
     seq,
 )
+from toolhone.chat.grammar_table import Rules
 from toolhone.chat.grammar_texts import FORMATS, UnsupportedPatternError, bound, integer, number, pattern
 from toolhone.chat.grammar_values import Literals, ValueRules
-from toolhone.chat.grammar_writing import Rules
 
 MAX_ANY_ORDER = 8
 """Objects with at most this many properties may have them in any order. Others have them in the schema's order."""

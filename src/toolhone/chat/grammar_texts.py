@@ -47,6 +47,8 @@ _ONE_TO_NINE = Chars(((49, 57),))
 _WORD = union(DIGIT, Chars(((65, 90), (95, 95), (97, 122))))
 _SPACE = chars(" \t\n\r\f\v")
 _ASCII = Chars(((1, 127),))
+_UNSURE = Chars(((28, 31), (128, 0x10FFFF)))
+"""Characters that Python and ECMAScript put into different classes, such as spaces, digits and letters of Unicode."""
 
 
 class UnsupportedPatternError(ValueError):
@@ -265,7 +267,7 @@ _CATEGORIES = {
     sre.CATEGORY_SPACE: _SPACE,
     sre.CATEGORY_NOT_DIGIT: without(_ASCII, DIGIT.ranges),
     sre.CATEGORY_NOT_WORD: without(_ASCII, _WORD.ranges),
-    sre.CATEGORY_NOT_SPACE: without(_ASCII, _SPACE.ranges),
+    sre.CATEGORY_NOT_SPACE: without(_ASCII, (*_SPACE.ranges, *_UNSURE.ranges)),
 }
 
 
@@ -278,8 +280,8 @@ def _class(items: Sequence[tuple[Any, Any]]) -> Chars:
         elif kind is sre.RANGE:
             found = union(found, Chars((value,)))
         elif kind is sre.CATEGORY and value in _CATEGORIES:
-            # Outside ASCII, what is a digit or a letter is left out of the class, and of its opposite.
-            found = union(found, _CATEGORIES[value], *([Chars(((128, 0x10FFFF),))] if is_negated else []))
+            # What is unsure is left out of the class, and of its opposite.
+            found = union(found, _CATEGORIES[value], *([_UNSURE] if is_negated else []))
         else:
             raise UnsupportedPatternError(str(kind).lower())
     if is_negated:

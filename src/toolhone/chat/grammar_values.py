@@ -1,20 +1,22 @@
 """Texts and punctuation of values in a grammar: strings with their quotes and escapes, words, brackets, any JSON.
 
-In: a node of `grammar_rules.py` for the characters of a string. Out: the node of the string as JSON or Python writes
-it.
+In: a node of `grammar_rules.py` for the characters of a string. Out: the node of the string as JSON, Python or a format
+with quotes of its own writes it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolhone.chat.grammar_rules import (
     ALL,
     ANY,
     EMPTY,
+    NOTHING,
     Alt,
     Both,
     Chars,
@@ -26,18 +28,23 @@ from toolhone.chat.grammar_rules import (
     alt,
     both,
     chars,
+    is_nothing,
     minus,
     optional,
     repeat,
     seq,
     without,
 )
-from toolhone.chat.grammar_texts import integer, number
-from toolhone.chat.grammar_writing import Rules
+from toolhone.chat.grammar_table import Rules
+from toolhone.chat.grammar_texts import integer, number, pattern
 
 SPACE = alt(optional(" "), seq("\n", repeat(chars(" \t"), 0, 20)))
 """White space between two signs. It is short, so that no answer is nothing but white space."""
 
+WHITE = repeat(chars(" \t\n"), 0, 8)
+"""White space between two parts of a syntax."""
+
+_WHITE_RUN = re.compile(r"\s+")
 _HEX = Chars(((48, 57), (65, 70), (97, 102)))
 _BMP = alt(
     seq(chars("0123456789abcefABCEF"), repeat(_HEX, 3, 3)),
@@ -48,45 +55,85 @@ _PAIR = seq("u", chars("dD"), chars("89abAB"), _HEX, _HEX, "\\u", chars("dD"), c
 
 @dataclass(frozen=True, slots=True)
 class Literals:
-    """How values are written: the words for true, false and null, the quotes of strings, and what may follow the
-    backslash of an escape."""
+    """How values are written.
+
+    Attributes:
+        true, false, null: the words for these values.
+        quotes: the quotes of strings.
+        escapes: what may follow the backslash of an escape; NOTHING if strings have no escapes.
+        escaped: characters that a string contains as escapes only, besides its quote, backslashes and control
+            characters.
+        refused: texts that no string contains as it is written.
+        bare_key: a regular expression of keys, which have no quotes; "" if keys are strings.
+    """
 
     true: tuple[str, ...]
     false: tuple[str, ...]
     null: tuple[str, ...]
-    quotes: str
+    quotes: tuple[str, ...]
     escapes: Node
+    escaped: str = ""
+    refused: tuple[str, ...] = ()
+    bare_key: str = ""
 
 
-JSON = Literals(("true",), ("false",), ("null",), '"', alt(chars('"\\/bfnrt'), seq("u", _BMP), _PAIR))
+JSON = Literals(("true",), ("false",), ("null",), ('"',), alt(chars('"\\/bfnrt'), seq("u", _BMP), _PAIR))
 PYTHON = Literals(
     ("True", "true"),
     ("False", "false"),
     ("None", "null"),
-    "\"'",
+    ('"', "'"),
     alt(chars("\"'\\abfnrtv"), seq("u", _BMP), seq("x", _HEX, _HEX)),
 )
 
 
+def spaced(text: str, *, is_exact: bool) -> Node:
+    """Return a text, with more, less or no white space where it has some, unless it is exact."""
+    if is_exact:
+        return seq(text)
+    first, *others = _WHITE_RUN.split(text)
+    return seq(first, *(seq(WHITE, part) for part in others))
+
+
 def quoted(node: Node, literals: Literals) -> Node:
     """Return a string with these characters, in each kind of quotes."""
-    return alt(*(seq(quote, _escaped(node, quote, literals, is_free=True), quote) for quote in literals.quotes))
+    is_any = node == ALL
+    if literals.refused and not is_any and not (isinstance(node, Text) and not _has_any(node.text, literals.refused)):
+        # Without the first character of each refused text, a string contains none of them.
+        guards = "".join({text[0]: None for text in literals.refused})
+        literals = replace(literals, escaped=literals.escaped + guards)
+    found = []
+    for quote in literals.quotes:
+        inner = _escaped(node, quote, literals, is_free=True)
+        if is_any and literals.refused:
+            inner = minus(inner, seq(ALL, alt(*literals.refused), ALL))
+        found.append(seq(quote, inner, quote))
+    return alt(*found)
+
+
+def _has_any(text: str, others: Iterable[str]) -> bool:
+    return any(other in text for other in others)
 
 
 def _escaped(node: Node, quote: str, literals: Literals, *, is_free: bool) -> Node:
     """Return the node with escapes. Only a free character may be written as an escape that it does not need: so two
     texts differ if their characters do, and can be subtracted."""
+    has_escapes = not is_nothing(literals.escapes)
+    needed = [ord(each) for each in literals.escaped]
+    needed += [ord(quote), 92, *range(1, 32)] if has_escapes else []
     match node:
         case Chars(ranges):
-            needed = [ord(quote), 92, *range(1, 32)]
             plain = without(node, ((code, code) for code in needed))
+            if not has_escapes:
+                return plain
             if node == ANY and is_free:
                 return alt(plain, seq("\\", literals.escapes))
             escapes = [_escape(code, quote) for code in needed if any(low <= code <= high for low, high in ranges)]
             return alt(plain, *escapes)
         case Text(text):
-            special = {quote, "\\"}
-            return Text("".join(_escape(ord(c), quote) if c in special or ord(c) < 32 else c for c in text))
+            if not has_escapes:
+                return NOTHING if any(ord(each) in needed for each in text) else node
+            return Text("".join(_escape(ord(each), quote) if ord(each) in needed else each for each in text))
         case Seq(parts):
             return seq(*(_escaped(part, quote, literals, is_free=is_free) for part in parts))
         case Alt(parts):
@@ -103,7 +150,8 @@ def _escaped(node: Node, quote: str, literals: Literals, *, is_free: bool) -> No
 def _escape(code: int, quote: str) -> str:
     if chr(code) in (quote, "\\"):
         return "\\" + chr(code)
-    return json.dumps(chr(code))[1:-1]
+    written = json.dumps(chr(code))[1:-1]
+    return written if len(written) > 1 else f"\\u{code:04x}"
 
 
 class ValueRules:
@@ -128,11 +176,17 @@ class ValueRules:
         return self.rules.token(alt(*(word for value in values for word in found[value])), "word")
 
     def string(self, node: Node = ALL) -> Node:
-        return self.rules.token(quoted(node, self.literals), "string")
+        return self.rules.piece(quoted(node, self.literals), "string")
 
     def key(self, node: Node) -> Node:
         """Return a key of an object, with its colon."""
-        return self.rules.token(seq(quoted(node, self.literals), SPACE, ":", SPACE), "key")
+        key = quoted(node, self.literals)
+        if self.literals.bare_key and (isinstance(node, Text) or node == EMPTY):
+            text = node.text if isinstance(node, Text) else ""
+            key = node if re.fullmatch(self.literals.bare_key, text) else NOTHING
+        elif self.literals.bare_key:
+            key = both(node, pattern(self.literals.bare_key, is_search=False))
+        return self.rules.token(seq(key, SPACE, ":", SPACE), "key")
 
     def any(self) -> Node:
         """Return any value."""
@@ -156,16 +210,23 @@ class ValueRules:
     def values(self, values: Iterable[Any]) -> Node:
         """Return one of some values."""
         found = list(values)
-        plain = [value for value in found if not isinstance(value, list | dict)]
-        texts = [self._scalar(value) for value in plain]
+        texts = [Text(value) if value else EMPTY for value in found if isinstance(value, str)]
+        words = [self._word(value) for value in found if not isinstance(value, str | list | dict)]
         inside = [self._inside(value) for value in found if isinstance(value, list | dict)]
-        return alt(self.rules.token(alt(*texts), "one"), *inside)
+        return alt(self._texts(texts), self.rules.token(alt(*words), "one"), *inside)
 
-    def _scalar(self, value: Any) -> Node:
-        if isinstance(value, str):
-            return quoted(Text(value) if value else EMPTY, self.literals)
+    def _texts(self, texts: Iterable[Node]) -> Node:
+        """Return one of some strings."""
+        own = self.literals
+        if is_nothing(own.escapes):  # with one pair of quotes around all of them, which may be special tokens
+            (quote,) = own.quotes
+            fit = [text for text in texts if not (isinstance(text, Text) and _has_any(text.text, own.refused))]
+            return self.rules.piece(seq(quote, alt(*fit), quote), "one") if fit else NOTHING
+        return self.rules.token(alt(*(quoted(text, own) for text in texts)), "one")
+
+    def _word(self, value: Any) -> Node:
+        own = self.literals
         if value is None or isinstance(value, bool):
-            own = self.literals
             return alt(*(own.null if value is None else own.true if value else own.false))
         return Text(json.dumps(value))
 

@@ -45,6 +45,7 @@ class ChatFormat:
         name: its name in `chat.format` of a config.
         read: reads the calls of a turn.
         write: writes a turn whose calls are given as structures, for example by an endpoint.
+        call_syntax: how its calls are written, for the grammar of an answer.
         calls: Jinja: the body of the macro `write_calls(content, calls)`, which writes what `write` does. `calls` are
             OpenAI's, with arguments as mappings.
         instructions: what a prompt says about how to call; plain text.
@@ -61,12 +62,12 @@ class ChatFormat:
         template_kwargs: variables for every rendering.
         serving_parsers: for each serving engine, its tool-call parser that reads this format.
         is_detected: false if `chat.format: auto` never chooses the format.
-        call_syntax: how its calls are written, for the grammar of an answer; None if it has no grammar.
     """
 
     name: str
     read: Reader
     write: Writer
+    call_syntax: CallSyntax
     calls: str = ""
     instructions: str = ""
     call_tokens: tuple[str, ...] = ()
@@ -80,7 +81,6 @@ class ChatFormat:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     serving_parsers: Mapping[str, str] = field(default_factory=dict)
     is_detected: bool = True
-    call_syntax: CallSyntax | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from toolhone.formats.call_syntax import CallSyntax, StringSyntax
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.foreign_syntax import call_syntax
-from toolhone.formats.gemma_syntax import GemmaTokens, read_gemma_call, write_gemma_call
-from toolhone.formats.pieces import Fault, Piece, Thought, foreign_block, read_thought
+from toolhone.formats.gemma_syntax import KEY, NAME, GemmaTokens, read_gemma_call, write_gemma_call
+from toolhone.formats.pieces import THINK, THINK_END, Fault, Piece, Thought, foreign_block, read_thought
 from toolhone.formats.repair import Repairer
 from toolhone.records import FinishReason
 
@@ -127,6 +128,23 @@ def _gemma_format(
         other_stops=stops,
         stray_call=f"a call outside {tokens.opening} tokens",
         serving_parsers=serving_parsers,
+        call_syntax=_call_syntax(tokens),
+    )
+
+
+def _call_syntax(tokens: GemmaTokens) -> CallSyntax:
+    has_thought = bool(tokens.thought)
+    return CallSyntax(
+        "named",
+        first=f"{tokens.opening}call:",
+        between=f"{tokens.opening}call:",
+        after_arguments=tokens.closing,
+        opens=(re.escape(tokens.opening), re.escape(tokens.closing)),
+        strings=StringSyntax(tokens.quote, refused=(tokens.opening, tokens.closing)),
+        name=NAME.pattern,
+        key=KEY.pattern,
+        thought=(tokens.thought, tokens.thought_end) if has_thought else (THINK, THINK_END),
+        in_thought=re.escape(tokens.opening) if has_thought else "",
     )
 
 

@@ -22,8 +22,8 @@ from toolhone.formats.pieces import Fault, PlacedCall
 from toolhone.formats.repair import Repairer
 from toolhone.records import ToolCall
 
-_NAME = re.compile(r"[^\s{}()\[\]<>:,\"'](?:[^\n{}()<>\"]*[^\s{}()<>\"])?")
-_KEY = re.compile(r"[^\s{}\[\]<>:,\"'](?:[^\n{}\[\]<>:,\"]*[^\s{}\[\]<>:,\"])?")
+NAME = re.compile(r"[^\s{}()\[\]<>:,\"'](?:[^\n{}()<>\"]*[^\s{}()<>\"])?")
+KEY = re.compile(r"[^\s{}\[\]<>:,\"'](?:[^\n{}\[\]<>:,\"]*[^\s{}\[\]<>:,\"])?")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?(?![\w.+-])", re.ASCII)
 _WORD = re.compile(r"\w+")
 _WORDS = {"true": True, "false": False, "null": None}
@@ -94,7 +94,7 @@ class _CallReader:
             UnreadableError: if it is not a call.
         """
         self._expect("call:")
-        name = self._match(_NAME)
+        name = self._match(NAME)
         if name is None:
             raise self._fault("expected the name of a function")
         self._expect("{")
@@ -128,10 +128,10 @@ class _CallReader:
         self._space()
         if self.text.startswith(self.quote, self.at):
             quoted = self._string()
-            if not _KEY.fullmatch(quoted):
+            if not KEY.fullmatch(quoted):
                 raise UnreadableError("a key with punctuation")
             return quoted
-        key = self._match(_KEY)
+        key = self._match(KEY)
         if key is None:
             raise self._fault("expected a key", self.quote)
         return key.group()
@@ -250,7 +250,7 @@ def write_gemma_call(call: RawCall, tokens: GemmaTokens, *, may_be_cut: bool) ->
     elif (
         isinstance(found.value, dict)
         and found.end == len(raw)
-        and _NAME.fullmatch(call.name)
+        and NAME.fullmatch(call.name)
         and _fits(found.value, tokens)
     ):
         return opening + call.name + _written(found.value, tokens) + tokens.closing
@@ -263,7 +263,7 @@ def _fits(value: Any, tokens: GemmaTokens) -> bool:
     if isinstance(value, str):
         return not any(token in value for token in (tokens.quote, tokens.opening, tokens.closing))
     if isinstance(value, Mapping):
-        return all(_KEY.fullmatch(key) and _fits(item, tokens) for key, item in value.items())
+        return all(KEY.fullmatch(key) and _fits(item, tokens) for key, item in value.items())
     return not isinstance(value, list) or all(_fits(item, tokens) for item in value)
 
 

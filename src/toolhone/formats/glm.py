@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from toolhone.formats.call_json import CallSpans, Span, Undecodable, decode, member_spans, skip_space
+from toolhone.formats.call_syntax import CallSyntax, TextForm
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.foreign_syntax import HERMES_SYNTAX, openings
 from toolhone.formats.pieces import (
@@ -137,6 +138,18 @@ GLM45 = ChatFormat(
     other_stops=_STOP_TOKENS,
     stray_call="a call outside <tool_call> tags",
     serving_parsers={"vllm": "glm45", "sglang": "glm45"},
+    call_syntax=CallSyntax(
+        "tags",
+        first=TOOL_CALL,
+        between=f"\n{TOOL_CALL}",
+        opens=("</?tool_call>", "</?arg_key>", "</?arg_value>"),
+        after_name="\n",
+        after_arguments=TOOL_CALL_END,
+        argument=_SYNTAX.value,
+        texts=(TextForm(_STOPS[_VALUE_END].pattern),),
+        name=_NAME.pattern,
+        key=r"[^\s<>](?:[^<>]*[^\s<>])?",
+    ),
 )
 
 
@@ -151,6 +164,8 @@ _MARK = re.compile(
 _BEGUN = re.compile(rf"{_LINE_START}(?P<name>{_WORDS})\Z", re.MULTILINE)
 _IDENTIFIER = re.compile(r"[^\W\d][\w.-]*+")
 _OBJECT = re.compile(r"\{\s*+(?:[\"}]|\Z)")
+_OVER_OBJECT = r"[\w.\x80-\U0010FFFF-][ \t]*\r?\n[ \t]*\{"
+"""What opens a call: a line that ends with a word, which may be a tool's name, above the brace of an object."""
 
 
 def _read_glm4(text: str, repairer: Repairer) -> Iterator[Piece]:
@@ -246,4 +261,13 @@ GLM4 = ChatFormat(
     other_stops=_STOP_TOKENS,
     stray_call="a call inside a line of text",
     begins_with_name=True,
+    call_syntax=CallSyntax(
+        "named",
+        opens=(re.escape(_NEXT_CALL), _OVER_OBJECT),
+        after_name="\n",
+        name=_IDENTIFIER.pattern,
+        begins_with_name=True,
+        on_own_line=True,
+        is_exact=True,
+    ),
 )

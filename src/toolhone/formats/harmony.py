@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from toolhone.formats.call_json import CallSpans, Span, Undecodable, decode, member_spans, short
+from toolhone.formats.call_syntax import CallSyntax, StringSyntax
 from toolhone.formats.chat_format import ChatFormat, RawCall
 from toolhone.formats.foreign_syntax import call_syntax, openings
 from toolhone.formats.pieces import Fault, Piece, PlacedCall, Thought, foreign_block, read_thought
@@ -30,11 +31,14 @@ _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|
 _END, _CALL = "<|end|>", "<|call|>"
 _ENDS = (_END, _CALL, "<|return|>")
 _NAMESPACE = "functions."
+_ASSISTANT = f"{_START}assistant"
+_TO_FUNCTION, _AS_JSON = f"{_CHANNEL}commentary to={_NAMESPACE}", f" {_CONSTRAIN}json{_MESSAGE}"
 _BUILT_IN = ("python", "browser", "container")
 
 # What ends a header, and what ends the text of a message.
 _HEADER_END = re.compile(r"<\|(?:message|start|end|call|return)\|>")
 _MESSAGE_END = re.compile(r"<\|(?:end|call|return)\|>")
+_TOKENS = r"<\|(?:start|channel|message|constrain|end|call|return)\|>"
 _LOOKS_LIKE_HEADER = re.compile(r"\s*(?:assistant\b\s*)?(?:<\|channel\|>|to=)")
 _ROLE = re.compile(r"\s*assistant(?![\w:])")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>([^\s<]*)")
@@ -163,7 +167,7 @@ def _write(content: str, calls: Sequence[RawCall], finish_reason: FinishReason) 
     # Every message but the first needs a start, as does a first call after prose.
     preamble = f"{_CHANNEL}commentary{_MESSAGE}{content}{_END}"
     before = [preamble] if content and calls else [content] if content else []
-    return f"{_START}assistant".join([*before, *messages])
+    return _ASSISTANT.join([*before, *messages])
 
 
 def _written(call: RawCall, *, may_be_cut: bool) -> str:
@@ -183,7 +187,7 @@ def _written(call: RawCall, *, may_be_cut: bool) -> str:
 
 
 def _header(name: str) -> str:
-    return f"{_CHANNEL}commentary to={_NAMESPACE}{name} {_CONSTRAIN}json{_MESSAGE}"
+    return _TO_FUNCTION + name + _AS_JSON
 
 
 HARMONY = ChatFormat(
@@ -195,4 +199,21 @@ HARMONY = ChatFormat(
     other_stops=("<|return|>", _CALL, "<|endoftext|>"),
     stray_call="a call without the header of a message",
     serving_parsers={"vllm": "openai", "sglang": "gpt-oss"},
+    call_syntax=CallSyntax(
+        "named",
+        first=_TO_FUNCTION,
+        between=f"{_CALL}{_ASSISTANT}{_TO_FUNCTION}",
+        last=_CALL,
+        opens=(_TOKENS, rf"to={_NAMESPACE}"),
+        line_opens=(r"(?:assistant\s*)?to=",),
+        after_name=_AS_JSON,
+        strings=StringSyntax(refused=("<|",)),
+        name=r"[^\s<]+",
+        is_exact=True,
+        is_stopped=True,
+        preamble=(f"{_CHANNEL}commentary{_MESSAGE}", f"{_END}{_ASSISTANT}"),
+        headers=("", f"{_CHANNEL}final{_MESSAGE}"),
+        thought=(f"{_CHANNEL}analysis{_MESSAGE}", f"{_END}{_ASSISTANT}"),
+        in_thought=_TOKENS,
+    ),
 )

@@ -12,6 +12,7 @@ import re
 from functools import partial
 from typing import Any
 
+from toolhone.formats.call_syntax import CallSyntax, StringSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import syntax_at
 from toolhone.formats.marked_json import MarkedSyntax, Marker, cut_within, read_json_block, read_marked
@@ -85,4 +86,13 @@ LFM2 = ChatFormat(
     syntaxes=(_SYNTAX,),
     stray_call=f"a call outside {_START} and {_END}",
     serving_parsers={"vllm": "lfm2", "sglang": "lfm2"},
+    call_syntax=CallSyntax(
+        "python",
+        first=f"{_START}[",
+        between=", ",
+        last=f"]{_END}",
+        opens=(re.escape(_START), re.escape(_END)),
+        python=_STYLE,
+        strings=StringSyntax(refused=(_END,)),
+    ),
 )

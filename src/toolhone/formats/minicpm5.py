@@ -15,6 +15,7 @@ from functools import partial
 from xml.etree import ElementTree
 
 from toolhone.formats.call_json import skip_space
+from toolhone.formats.call_syntax import CallSyntax, StringSyntax, TextForm
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.pieces import Fault
 from toolhone.formats.tagged_calls import (
@@ -139,6 +140,15 @@ _SYNTAX = TaggedSyntax(
     write_json=_write_json,
 )
 
+_NO_XML = "".join(map(chr, (*range(1, 9), *range(11, 32), 0xFFFE, 0xFFFF)))
+"""Characters that XML does not allow, and the carriage return, which its parsers change."""
+_WORD = rf"[^\s<>\"'&{_NO_XML}]+"
+_XML_NAME = f"{_WORD}(?: {_WORD})*"
+_TEXTS = (
+    TextForm(rf"[<&{_NO_XML}]|{_CDATA_END}", guards=f"<&]{_NO_XML}"),
+    TextForm(rf"[{_NO_XML}]|{_CDATA_END}|{_FUNCTION_END}", _CDATA, _CDATA_END, f"<]{_NO_XML}"),
+)
+
 MINICPM5 = ChatFormat(
     name="minicpm5",
     read=partial(read_tagged, syntax=_SYNTAX),
@@ -158,4 +168,19 @@ MINICPM5 = ChatFormat(
     syntaxes=_SYNTAXES,
     stray_call="a call outside <function> tags",
     serving_parsers={"vllm": "minicpm5", "sglang": "minicpm5"},
+    call_syntax=CallSyntax(
+        "tags",
+        first=_FUNCTION,
+        between=f"\n{_FUNCTION}",
+        opens=(r"<function\s", _FUNCTION_END, _PARAM_END),
+        after_name='">',
+        after_arguments=_FUNCTION_END,
+        argument=_SYNTAX.value,
+        texts=_TEXTS,
+        typed=literal_value,
+        strings=StringSyntax(escaped="<&\ufffe\uffff", refused=(_CDATA_END,)),
+        name=_XML_NAME,
+        key=_XML_NAME,
+        is_exact=True,
+    ),
 )

@@ -11,6 +11,7 @@ import re
 from functools import partial
 from typing import Any
 
+from toolhone.formats.call_syntax import CallSyntax, StringSyntax
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import syntax_at
 from toolhone.formats.marked_json import MarkedSyntax, Marker, read_marked
@@ -21,7 +22,8 @@ from toolhone.formats.repair import Repairer
 
 _START, _END = "<function_calls>", "</function_calls>"
 _SYNTAX = "OLMo-3 <function_calls>"
-_STYLE = PythonCallStyle(refused=re.compile(rf"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|{_END}"))
+_LINE_ENDS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+_STYLE = PythonCallStyle(refused=re.compile(rf"[{_LINE_ENDS}]|{_END}"))
 _LINE_END = re.compile(r"[ \t]*+(?:\r?\n|,)")
 
 _UNESCAPED_LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -63,4 +65,14 @@ OLMO3 = ChatFormat(
     syntaxes=(_SYNTAX,),
     stray_call=f"a call outside {_START} tags",
     serving_parsers={"vllm": "olmo3"},
+    call_syntax=CallSyntax(
+        "python",
+        first=_START,
+        between="\n",
+        last=_END,
+        opens=("<function_calls", _END),
+        python=_STYLE,
+        strings=StringSyntax(escaped=_LINE_ENDS, refused=(_END,)),
+        is_exact=True,
+    ),
 )

@@ -17,7 +17,7 @@ import re
 from functools import partial
 
 from toolhone.formats.call_json import skip_space
-from toolhone.formats.call_syntax import CallSyntax
+from toolhone.formats.call_syntax import CallSyntax, TextForm
 from toolhone.formats.chat_format import ChatFormat
 from toolhone.formats.foreign_syntax import HERMES_SYNTAX
 from toolhone.formats.pieces import TOOL_CALL, TOOL_CALL_END, Fault
@@ -145,8 +145,11 @@ QWEN_XML = ChatFormat(
         between=f"\n{TOOL_CALL_END}\n{TOOL_CALL}\n{_FUNCTION}",
         last=f"\n{TOOL_CALL_END}",
         opens=("</?tool_call>", "<function=", "</?parameter[=>]"),
+        after_name=">\n",
+        after_arguments=_FUNCTION_END,
+        argument=_SYNTAX.value,
+        texts=(TextForm(_VALUE_STOP.pattern.replace("*+", "*")),),
         name=_NAME.pattern,
         key=_KEY.pattern,
-        refused=_VALUE_STOP.pattern.replace("*+", "*"),
     ),
 )

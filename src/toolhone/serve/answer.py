@@ -12,10 +12,11 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import jinja2
 
-from toolhone.chat.grammar import Grammar, call_grammar
+from toolhone.chat.grammar import Grammar, call_grammar, syntax_tokens
 from toolhone.chat.grammar_rules import TooLargeError
 from toolhone.chat.render import ChatRenderer
 from toolhone.engines.generate import Finish, Generated, Generator
@@ -55,7 +56,7 @@ class Answer:
     in_thought: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SmallModel:
     """A model of a run, behind an engine. `max_new_tokens` limits an answer. With `decode_valid`, every call follows
     the grammar of the request's tools."""
@@ -89,7 +90,7 @@ class SmallModel:
             at_once: whether all pieces may come at the end, which costs less. Then no stop string ends it early.
 
         Raises:
-            ApiError: if the prompt exceeds the context, or the format has no grammar for what the request asks.
+            ApiError: if the prompt exceeds the context, or no grammar has what the request asks.
             EngineUnavailableError: if the engine does not answer.
         """
         started = time.perf_counter()
@@ -141,7 +142,7 @@ class SmallModel:
         tools = [tool for tool in example.tools if tool.name in names] if may_call else []
         param = "tool_choice" if is_forced else "response_format"
         try:
-            grammar = call_grammar(
+            return call_grammar(
                 self.renderer.format,
                 tools,
                 required=is_forced,
@@ -149,7 +150,7 @@ class SmallModel:
                 text_schema=asked.response_schema,
                 free_text=not is_forced,
                 thinks=prompt.opens_thought or self.renderer.thinking != "strip",
-                special_tokens=self.renderer.tokenizer.get_added_vocab(),
+                special_tokens=self._syntax_tokens,
             )
         except TooLargeError as error:
             raise ApiError(
@@ -157,10 +158,11 @@ class SmallModel:
             ) from None
         except ValueError as error:
             raise ApiError(400, f"{param}: {error}", param=param, code="unsupported") from None
-        if grammar is None and (is_forced or asked.response_schema is not None):
-            found = f"{param}: the chat format {self.renderer.format.name} has no grammar yet; leave it out"
-            raise ApiError(400, found, param=param, code="unsupported")
-        return grammar
+
+    @cached_property
+    def _syntax_tokens(self) -> dict[str, int]:
+        """The special tokens of the format's syntax. Some vocabularies have thousands of others."""
+        return syntax_tokens(self.renderer.format, self.renderer.tokenizer.get_added_vocab())
 
     def _whole(self, reader: _TextReader, finish: Finish, prompt: Prompt, latency_ms: float) -> Answer:
         made = [step.token for step in reader.made]
