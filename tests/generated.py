@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from served import example
 
 from toolhone.chat.token_bytes import token_bytes
+from toolhone.engines.client import connect
 from toolhone.engines.generate import Finish, Generated, Sampling
+from toolhone.engines.remote import RemoteGenerator
 from toolhone.tuned import TunedModel
 
 GREEDY = Sampling()
+T = TypeVar("T")
 
 
 async def collect(answer: AsyncIterator[Generated | Finish]) -> tuple[list[Generated], Finish]:
@@ -51,3 +55,18 @@ def endless(tuned: TunedModel, **more: Any) -> Sampling:
     pieces = token_bytes(tuned.renderer.tokenizer).of(ids)
     banned = {id_ for id_, piece in zip(ids, pieces, strict=True) if not piece.isascii()} | tuned.renderer.stop_ids()
     return Sampling(logit_bias=tuple((id_, -100.0) for id_ in sorted(banned)), **more)
+
+
+def ask(url: str, tuned: TunedModel, use: Callable[[RemoteGenerator], Awaitable[T]]) -> T:
+    """Return what `use` makes of the engine at this address."""
+    with connect(url) as client:
+        facts = client.facts
+
+    async def run() -> T:
+        generator = RemoteGenerator(url, facts, tuned.renderer)
+        try:
+            return await use(generator)
+        finally:
+            await generator.close()
+
+    return asyncio.run(run())

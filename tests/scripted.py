@@ -19,6 +19,7 @@ class ScriptedGenerator:
         asked: the arguments of each call.
         ended_early: how many answers were closed before their end.
         is_down: whether it refuses to answer.
+        down_status: the HTTP status with which it refuses.
         fails_after: after how many tokens it fails; None: never.
     """
 
@@ -31,6 +32,7 @@ class ScriptedGenerator:
         self.asked: list[dict[str, Any]] = []
         self.ended_early = 0
         self.is_down = False
+        self.down_status = 503
         self.fails_after: int | None = None
         self._renderer, self._script, self._pause_s = renderer, script, pause_s
 
@@ -46,7 +48,7 @@ class ScriptedGenerator:
     ) -> AsyncGenerator[Generated | Finish, None]:
         self.asked.append({"ids": ids, "max_tokens": max_tokens, "sampling": sampling, "grammar": grammar})
         if self.is_down:
-            raise EngineUnavailableError("the scripted engine is down", 503)
+            raise EngineUnavailableError("the scripted engine is down", self.down_status)
         answer = self._renderer.encode(self._script(self._renderer.decode(list(ids))))
         answer.append(min(self._renderer.stop_ids()))
         pieces = token_bytes(self._renderer.tokenizer).of(answer)

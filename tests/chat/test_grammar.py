@@ -350,3 +350,11 @@ def test_an_answer_without_thinking_has_no_thought(name: str) -> None:
         call = written(name, "", ("look", {"id": 1}))
         assert accepts(plain, call)
         assert not accepts(plain, f"<think>Hm.</think>{call}")
+
+
+@pytest.mark.parametrize("format", ["hermes", "pythonic"])
+def test_escapes_in_gbnf_have_a_fixed_width_because_xgrammar_reads_all_digits_after_an_x(format: str) -> None:
+    grammar = call_grammar(FORMATS[format], TOOLS)
+    assert grammar is not None
+    assert r"\u0022" in grammar.gbnf
+    assert r"\x" not in grammar.gbnf

@@ -6,21 +6,22 @@ import asyncio
 import copy
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from generated import GREEDY, assert_raw, collect, endless, prompt, text
+from generated import GREEDY, ask, assert_raw, collect, endless, prompt, raw_logprobs, text
 from served import LEARNED, example, make_run, serving_app
 from tiny_gguf import write_model
 
-from toolhone.engines.client import EngineFacts, connect
+from toolhone.engines.client import connect
+from toolhone.engines.facts import EngineFacts
 from toolhone.engines.generate import EngineUnavailableError, Finish, Generated, Grammar, Sampling
 from toolhone.engines.llama_cpp import llama_cpp_server
 from toolhone.engines.remote import RemoteGenerator
@@ -28,8 +29,6 @@ from toolhone.errors import UserError
 from toolhone.evaluate.decode import Completion, Prefix, decode_greedily
 from toolhone.evaluate.predict import answer_one
 from toolhone.tuned import TunedModel
-
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +44,6 @@ def llama_cpp(tuned: TunedModel, tmp_path_factory: pytest.TempPathFactory) -> It
     gguf = write_model(tmp_path_factory.mktemp("gguf") / "m.gguf", merged, tuned.renderer)
     with llama_cpp_server(gguf, parallel=4, ctx=512, threads=1) as url:
         yield url
-
-
-def ask(url: str, tuned: TunedModel, use: Callable[[RemoteGenerator], Awaitable[T]]) -> T:
-    """Return what `use` makes of the engine at this address."""
-    with connect(url) as client:
-        facts = client.facts
-
-    async def run() -> T:
-        generator = RemoteGenerator(url, facts, tuned.renderer)
-        try:
-            return await use(generator)
-        finally:
-            await generator.close()
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["streamed", "at once"])
@@ -253,8 +237,10 @@ def test_an_engine_without_token_ids_is_refused(tuned: TunedModel) -> None:
 
 @dataclass
 class Vllm:
-    """What the server that speaks vLLM's HTTP streams: `completion`, in events of `at_once` tokens."""
+    """What the server that speaks vLLM's HTTP streams: `completion`, in events of `at_once` tokens. As in vLLM, an
+    answer with a grammar has log-probabilities after the grammar, and those of a prompt are raw."""
 
+    tuned: TunedModel
     completion: Completion
     at_once: int = 1
     finish: str | None = None
@@ -266,53 +252,72 @@ class Vllm:
 
     def app(self) -> FastAPI:
         app = FastAPI()
-        models = [{"id": "base", "max_model_len": 512}, {"id": "tuned", "parent": "base", "max_model_len": 512}]
+        models = [{"id": "base", "max_model_len": 512}, {"id": "tuned", "parent": "base", "max_model_len": None}]
         app.get("/v1/models")(lambda: {"data": models})
         app.get("/version")(lambda: {"version": "0.32.0"})
 
         @app.post("/v1/completions")
         async def completions(request: Request) -> Any:
-            self.bodies.append(await request.json())
+            body = await request.json()
+            self.bodies.append(body)
             if self.status != 200:
                 return JSONResponse({"error": {"message": "loading", "type": "x", "code": self.status}}, self.status)
+            if body.get("prompt_logprobs"):
+                return {"choices": [{"index": 0, "prompt_logprobs": self.scored(body)}]}
+            if not body["stream"]:
+                count = len(self.completion.ids)
+                return {"choices": [self.choice(range(count))], "usage": self.usage()}
             return StreamingResponse(self.events(), media_type="text/event-stream")
 
         return app
 
-    async def events(self) -> AsyncIterator[str]:
+    def scored(self, body: dict[str, Any]) -> list[dict[str, Any] | None]:
+        """The log-probabilities of a prompt's tokens by id, and of the likeliest. The first token has none."""
+        prompt_ids = body["prompt"]
+        values = raw_logprobs(self.tuned, prompt_ids[:1], prompt_ids[1:])
+        likeliest = {"499": {"logprob": -0.5, "rank": 1, "decoded_token": "x"}}
+        pairs = zip(prompt_ids[1:], values, strict=True)
+        return [None, *({str(id_): {"logprob": value, "rank": 2}, **likeliest} for id_, value in pairs)]
+
+    def choice(self, part: range) -> dict[str, Any]:
         made, ids = self.completion, self.completion.ids
+        scale = 0.1 if "structured_outputs" in self.bodies[-1] else 1.0
+        # The runner-up has an id of its own. vLLM lists the chosen token too, if it is not among the likeliest.
+        top = [
+            {f"token_id:{ids[n]}": made.logprobs[n] * scale, f"token_id:{(ids[n] + 1) % 500}": made.runner_ups[n]}
+            for n in part
+        ]
+        return {
+            "index": 0,
+            "text": "",
+            "logprobs": {
+                "text_offset": [0] * len(part),
+                "token_logprobs": [made.logprobs[n] * scale for n in part],
+                "tokens": [f"token_id:{ids[n]}" for n in part],
+                "top_logprobs": top,
+            },
+            "finish_reason": (self.finish or "stop") if part[-1] == len(ids) - 1 else None,
+            "stop_reason": None,
+            "token_ids": [ids[n] for n in part],
+            **({"prompt_token_ids": self.bodies[-1]["prompt"]} if part[0] == 0 else {}),
+        }
+
+    def usage(self) -> dict[str, Any]:
+        count = len(self.completion.ids)
+        return {"prompt_tokens": 9, "completion_tokens": count, "prompt_tokens_details": {"cached_tokens": 4}}
+
+    async def events(self) -> AsyncIterator[str]:
+        count = len(self.completion.ids)
         try:
-            for start in range(0, len(ids), self.at_once):
+            for start in range(0, count, self.at_once):
                 if start and self.error is not None:
                     yield f"data: {json.dumps({'error': self.error})}\n\n"
                     break
-                part = range(start, min(start + self.at_once, len(ids)))
-                tokens = [f"token_id:{ids[n]}" for n in part]
-                # The runner-up has an id of its own. vLLM lists the chosen token too, if it is not among the likeliest.
-                top = [
-                    {f"token_id:{ids[n]}": made.logprobs[n], f"token_id:{(ids[n] + 1) % 500}": made.runner_ups[n]}
-                    for n in part
-                ]
-                is_last = part[-1] == len(ids) - 1
-                choice = {
-                    "index": 0,
-                    "text": "",
-                    "logprobs": {
-                        "text_offset": [0] * len(part),
-                        "token_logprobs": [made.logprobs[n] for n in part],
-                        "tokens": tokens,
-                        "top_logprobs": top,
-                    },
-                    "finish_reason": (self.finish or "stop") if is_last else None,
-                    "stop_reason": None,
-                    "token_ids": [ids[n] for n in part],
-                    **({"prompt_token_ids": self.bodies[-1]["prompt"]} if start == 0 else {}),
-                }
+                choice = self.choice(range(start, min(start + self.at_once, count)))
                 yield f"data: {json.dumps({'id': 'cmpl-1', 'object': 'text_completion', 'choices': [choice]})}\n\n"
                 self.sent += 1
                 await asyncio.sleep(0.001)
-            usage = {"prompt_tokens": 9, "completion_tokens": len(ids), "prompt_tokens_details": {"cached_tokens": 4}}
-            yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
+            yield f"data: {json.dumps({'choices': [], 'usage': self.usage()})}\n\n"
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.hung_up = True
@@ -322,7 +327,7 @@ class Vllm:
 @pytest.fixture
 def vllm(tuned: TunedModel) -> Vllm:
     made = decode_greedily(tuned.model, [prompt(tuned)], Prefix([], None), tuned.renderer.stop_ids(), 100)
-    return Vllm(made[0])
+    return Vllm(tuned, made[0])
 
 
 @contextmanager
@@ -337,14 +342,9 @@ def test_vllm_streams_tokens_however_many_an_event_has(vllm: Vllm, tuned: TunedM
     own = answer_one(tuned.model, tuned.renderer, example("A person, now."), 100)
     sampling = Sampling(temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=3, logit_bias=((5, -1.0),))
     with serving_vllm(vllm) as url:
-        answer = ask(
-            url,
-            tuned,
-            lambda engine: collect(
-                engine.generate(prompt(tuned), 100, sampling, grammar=Grammar("", "start: /a/"), top_logprobs=2)
-            ),
+        found, finish = ask(
+            url, tuned, lambda engine: collect(engine.generate(prompt(tuned), 100, sampling, top_logprobs=2))
         )
-    found, finish = answer
     assert [one.token for one in found] == list(own.tokens)
     assert all(one.top[0] == (one.token.bytes, one.token.logprob) for one in found)
     assert all(one.top[1][1] == one.token.runner_up for one in found)
@@ -353,9 +353,43 @@ def test_vllm_streams_tokens_however_many_an_event_has(vllm: Vllm, tuned: TunedM
     assert body["prompt"] == prompt(tuned)
     assert body["model"] == "tuned"
     assert body["stop_token_ids"] == sorted(tuned.renderer.stop_ids())
-    assert body["structured_outputs"]["grammar"].startswith("whole_answer: /a/\nstart: whole_answer <[")
+    assert "structured_outputs" not in body
     assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"], body["seed"]) == (0.5, 0.9, 7, 0.1, 3)
     assert body["logit_bias"] == {"5": -1.0}
+
+
+def test_an_answer_of_vllm_in_one_piece_is_one_request_and_has_the_same_tokens(vllm: Vllm, tuned: TunedModel) -> None:
+    with serving_vllm(vllm) as url:
+        found, finish = ask(url, tuned, lambda engine: collect(engine.generate(prompt(tuned), 9, GREEDY, at_once=True)))
+    assert [one.token.id for one in found] == vllm.completion.ids
+    assert finish == Finish("stop", has_stop_token=True, cached_tokens=4)
+    assert [body["stream"] for body in vllm.bodies] == [False]
+    assert "stream_options" not in vllm.bodies[0]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "streamed"])
+def test_an_answer_of_vllm_with_a_grammar_has_raw_log_probabilities_if_it_is_in_one_piece(
+    vllm: Vllm, tuned: TunedModel, at_once: bool
+) -> None:
+    grammar = Grammar("", "start: /a/")
+    with serving_vllm(vllm) as url:
+        found, _ = ask(
+            url,
+            tuned,
+            lambda engine: collect(engine.generate(prompt(tuned), 99, GREEDY, grammar=grammar, at_once=at_once)),
+        )
+    assert [one.token.id for one in found] == vllm.completion.ids
+    assert vllm.bodies[0]["structured_outputs"]["grammar"].startswith("whole_answer: /a/\nstart: whole_answer <[")
+    if at_once:
+        assert_raw(tuned, prompt(tuned), found)
+        assert vllm.bodies[1]["prompt"] == [*prompt(tuned), *vllm.completion.ids]
+    else:
+        assert [one.token.logprob for one in found] == pytest.approx([0.1 * one for one in vllm.completion.logprobs])
+
+
+def test_the_context_of_an_adapter_in_vllm_is_that_of_its_base_model(vllm: Vllm) -> None:
+    with serving_vllm(vllm) as url, connect(url) as client:
+        assert (client.facts.model, client.facts.context) == ("tuned", 512)
 
 
 def test_a_grammar_for_vllm_ends_with_any_stop_token_of_the_run(vllm: Vllm, tuned: TunedModel) -> None:

@@ -121,7 +121,7 @@ def test_a_merged_model_is_served_with_its_parser_and_limits(folder: Path) -> No
     port = url.rpartition(":")[2]
     assert arguments == [
         *("serve", "merged", "--host", "127.0.0.1", "--port", port, "--dtype", "float32"),
-        *("--served-model-name", "tuned", "--max-model-len", "512"),
+        *("--served-model-name", "tuned", "--enable-prompt-tokens-details", "--max-model-len", "512"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hf", "--reasoning-parser", "hf", "--enforce-eager"),
     ]
     assert environment == {
@@ -136,15 +136,16 @@ def test_an_adapter_is_served_beside_its_base_with_its_own_tokenizer_and_stops(
     adapter = adapter_of(folder, r=24)
     server = vllm_server(
         "base", adapter=adapter, tokenizer=adapter, generation_config=adapter, executable=fake(folder),
-        parser="hermes", log=folder / "log",
+        revision="v1", trust_remote_code=True, parser="hermes", log=folder / "log",
     )  # fmt: skip
     with server as url:
         arguments = told(folder)["arguments"]
         environment = told(folder)["environment"]
     assert arguments == [
         *("serve", "base", "--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--dtype", "auto"),
-        *("--served-model-name", "base", "--enable-lora", "--max-lora-rank", "32"),
+        *("--served-model-name", "base", "--enable-prompt-tokens-details", "--enable-lora", "--max-lora-rank", "32"),
         *("--lora-modules", f"tuned={adapter}", "--tokenizer", str(adapter), "--generation-config", str(adapter)),
+        *("--revision", "v1", "--trust-remote-code"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
     ]
     assert environment == {

@@ -406,6 +406,9 @@ def test_an_engine_that_is_down_gives_503_before_and_within_a_stream(small: Smal
             with pytest.raises(openai.InternalServerError) as failed:
                 ask(client, "谢谢", stream=stream)
             assert (failed.value.status_code, failed.value.code) == (503, "engine_unavailable")
+        engine.down_status = 400
+        with pytest.raises(openai.BadRequestError, match="the engine refuses the request: the scripted engine is down"):
+            ask(client, "谢谢")
         engine.is_down, engine.fails_after = False, 2
         with pytest.raises(openai.APIError, match="the engine does not answer"):
             list(ask(client, "谢谢", stream=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -77,7 +77,7 @@ def test_llama_cpp_is_started_compared_with_the_run_and_ended(served: Served) ->
         assert opened.generator.kind == "llama.cpp"
         assert opened.engine == "llama.cpp f32"
         assert opened.identity.gguf == sha256_of(served.gguf)
-        address = str(opened.generator._client.base_url)  # type: ignore[attr-defined]
+        address = str(opened.generator.wire.client.base_url)  # type: ignore[attr-defined]
         assert address.startswith("http://127.0.0.1:")
         assert said(opened, served.tuned) == "不客气"
     assert "llama.cpp f32 answers as transformers float32 does, on 3 of 3 turns" in printed(shown)
@@ -106,7 +106,7 @@ def test_a_running_engine_is_asked_without_the_key_of_the_large_model(
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with llama_cpp_server(served.gguf, parallel=2, ctx=1024, threads=1) as url:
         with open_engine(served.tuned, EngineSettings(base_url=f"{url}/v1"), console()) as opened:
-            assert opened.generator._client.headers["authorization"] == "Bearer none"  # type: ignore[attr-defined]
+            assert opened.generator.wire.client.headers["authorization"] == "Bearer none"  # type: ignore[attr-defined]
             assert said(opened, served.tuned) == "不客气"
         assert httpx2.get(f"{url}/health").status_code == 200
         settings = EngineSettings(base_url=url, model="gpt")
@@ -115,6 +115,21 @@ def test_a_running_engine_is_asked_without_the_key_of_the_large_model(
             open_engine(served.tuned, settings, console()),
         ):
             pass
+
+
+def test_vllm_loads_the_run_s_revision_and_code_of_the_model(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = tmp_path / "vllm"
+    command.write_text('#!/bin/sh\necho "$@"\nexit 3\n', encoding="utf-8")
+    command.chmod(0o755)
+    config = served.tuned.config
+    model = config.model.model_copy(update={"revision": "v1", "trust_remote_code": True})
+    tuned = replace(served.tuned, config=config.model_copy(update={"model": model}))
+    settings = EngineSettings("vllm", vllm_command=str(command), verify=False, context=512)
+    refused = pytest.raises(UserError, match="--max-model-len 512 --revision v1 --trust-remote-code")
+    with refused, open_engine(tuned, settings, console()):
+        pass
 
 
 def test_transformers_is_the_reference_and_has_the_identity_of_the_run(served: Served) -> None:

@@ -344,7 +344,7 @@ def test_legacy_functions_are_tools_and_allow_one_call() -> None:
     [
         ({"type": "text"}, None),
         ({}, None),
-        ({"type": "json_object"}, {}),
+        ({"type": "json_object"}, {"type": "object"}),
         ({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}, SCHEMA),
         ({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}, SCHEMA),
         ({"type": "json_schema", "name": "a", "schema": SCHEMA}, SCHEMA),

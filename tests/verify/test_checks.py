@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from scored_run import made_score
 
-from toolhone.engines.client import ChatAnswer, Generation
+from toolhone.engines.client import ChatAnswer
+from toolhone.engines.facts import Generation
 from toolhone.engines.http import EngineError
 from toolhone.formats.chat_format import RawCall
 from toolhone.records import Example, Gold, Message, Prediction, Token, Tool, ToolCall

@@ -10,8 +10,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from toolhone.engines.client import connect, weights_name
+from toolhone.engines.client import connect
 from toolhone.engines.http import EngineError
+from toolhone.engines.llama_cpp_api import weights_name
 from toolhone.errors import UserError
 
 Reply = Callable[[str, dict[str, Any] | None], Any]
@@ -79,7 +80,7 @@ def llama_cpp_reply(path: str, body: Any) -> Any:
 
 def test_vllm_is_detected_and_its_last_model_is_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(vllm_reply, monkeypatch) as asked, connect("http://127.0.0.1:1/v1") as client:
-        assert (client.kind, client.model, client.base_model) == ("vllm", "shop", "base")
+        assert (client.kind, client.facts.model, client.facts.base_model) == ("vllm", "shop", "base")
         assert client.facts.serves_base
         assert client.prompt_ids(MESSAGES, []) == [2, 5, 7]
         made = client.complete([2, 5, 7], 9)

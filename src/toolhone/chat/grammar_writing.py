@@ -145,7 +145,7 @@ def _gbnf_range(each: tuple[int, int]) -> str:
 def _gbnf_code(code: int, signs: str) -> str:
     if 32 <= code < 127 and chr(code) not in signs:
         return chr(code)
-    return f"\\x{code:02X}" if code < 256 else f"\\u{code:04X}" if code < 65536 else f"\\U{code:08X}"
+    return f"\\u{code:04X}" if code < 65536 else f"\\U{code:08X}"  # xgrammar reads any number of digits after an x
 
 
 # Lark

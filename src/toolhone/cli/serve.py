@@ -58,7 +58,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> Any:
     add = parser.add_argument_group("the engine of the small model").add_argument
     about = "what computes the answers (default: vllm with a GPU, otherwise llama.cpp, if they are installed)"
     add("--engine", choices=("llama.cpp", "vllm", "transformers"), help=about)
-    about = "a running vLLM or llama-server instead (its key: TOOLHONE_ENGINE_KEY)"
+    about = "a running vLLM, SGLang or llama-server instead (its key: TOOLHONE_ENGINE_KEY)"
     add("--small-base-url", metavar="URL", help=about)
     about = "with --small-base-url: the model's name there (default: the last one that it lists)"
     add("--small-model", metavar="NAME", help=about)

@@ -29,7 +29,7 @@ def add_verify_command(commands: Any) -> None:
     parser = flags.command(commands, "verify", _verify, about)
     flags.add(parser, "--run")
     engine = parser.add_mutually_exclusive_group(required=True).add_argument
-    about = "address of a running engine: llama-server, vLLM, or another with OpenAI's API"
+    about = "address of a running engine: llama-server, vLLM, SGLang, or another with OpenAI's API"
     engine("--endpoint", metavar="URL", help=about)
     engine("--gguf", type=Path, metavar="FILE", help="GGUF of the merged model, or with --lora of the base model")
     engine("--engine", choices=("vllm",), help="start this engine, for the folder of --export")
@@ -150,6 +150,8 @@ def _start_vllm(
     log.parent.mkdir(exist_ok=True)
     server = vllm_server(
         str(folder) if adapter is None else tuned.config.model.name,
+        revision=None if adapter is None else tuned.config.model.revision,
+        trust_remote_code=tuned.config.model.trust_remote_code,
         adapter=adapter,
         tokenizer=adapter,
         generation_config=adapter,

@@ -1,8 +1,8 @@
 """What toolhone asks of a running engine over HTTP: its prompt ids, greedy answers from ids, and parsed chat answers.
 
-In: the address of llama.cpp's llama-server, vLLM, or any other server with OpenAI's API. The kind is found by asking:
-llama.cpp has `/props`, vLLM has `/version`. Out: a client with the same methods for each kind. A method returns None if
-this kind of server cannot do what it is for.
+In: the address of llama.cpp's llama-server, vLLM, SGLang, or any other server with OpenAI's API. The kind is found by
+asking. Out: a client with the same methods for each kind. A method returns None if this kind of server cannot do what
+it is for. An engine that takes token ids is one module and one line in `APIS`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,39 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from toolhone.endpoint import UNREADABLE_REPLY
+from toolhone.engines import llama_cpp_api, sglang_api, vllm_api
+from toolhone.engines.facts import Cards, EngineFacts, EngineKind, Generation
 from toolhone.engines.http import EngineError, Http
+from toolhone.engines.wire import Answer, Asked, Wire
 from toolhone.errors import UserError
 from toolhone.formats.chat_format import RawCall
-from toolhone.records import FinishReason
 
-EngineKind = Literal["llama.cpp", "vllm", "openai"]
 Messages = Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A greedy answer to token ids. `ids` may or may not end with the stop token, by engine. `logprobs` are natural
-    logarithms of raw probabilities, and `runner_ups` those of the second likeliest tokens. `text` is the engine's own
-    text of the answer."""
+class EngineApi(Protocol):
+    """A module that speaks the HTTP of one engine."""
 
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    runner_ups: tuple[float | None, ...]
-    text: str
-    finish_reason: FinishReason
-    latency_ms: float
+    def detect(self, http: Http, cards: Cards, model: str | None) -> EngineFacts | None:
+        """Return the facts of the engine if it is this one. `model` is the name to ask for; None: the engine's last."""
+
+    def prompt_ids(self, http: Http, facts: EngineFacts, chat: Mapping[str, Any]) -> list[int] | None:
+        """Return the ids that the engine makes from messages and tools; None if it cannot say."""
+
+    def complete(
+        self, http: Http, facts: EngineFacts, ids: Sequence[int], max_tokens: int, *, base: bool
+    ) -> Generation:
+        """Return the greedy answer to token ids, of the base model with `base`."""
+
+    def answer(self, wire: Wire, asked: Asked) -> Answer:
+        """Yield the tokens of an answer, and a `Finish` at the end."""
+
+
+APIS: dict[EngineKind, EngineApi] = {"llama.cpp": llama_cpp_api, "sglang": sglang_api, "vllm": vllm_api}
+"""The engines that take token ids, in the order in which they are detected. SGLang also has vLLM's `/version`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +62,11 @@ class ChatAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What an engine says about itself. None: it does not say. `weights` is the number type of the served weights, such
-    as "q8_0"; `model_path` the file of llama.cpp's model; `adapters` the names or files of the adapters; `context`
-    limits prompt and answer together, in tokens."""
-
-    kind: EngineKind
-    version: str | None = None
-    model: str = ""
-    weights: str | None = None
-    template: str | None = None
-    model_path: str | None = None
-    adapters: tuple[str, ...] = ()
-    serves_base: bool = False
-    context: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class EngineClient:
-    """A running engine. `facts` says which kind it is; `model` is the name that requests ask for, and `base_model` the
-    one that reaches the base model without the adapter, if the engine serves it under a name."""
+    """A running engine. `facts` says which kind it is."""
 
     http: Http
     facts: EngineFacts
-    model: str
-    base_model: str | None = None
 
     @property
     def kind(self) -> EngineKind:
@@ -90,15 +79,8 @@ class EngineClient:
             EngineError: if the engine refuses the messages.
         """
         chat: dict[str, Any] = {"messages": messages, **({"tools": tools} if tools else {})}
-        if self.kind == "llama.cpp":
-            text = self.http.post("/apply-template", chat).get("prompt")
-            # As the chat endpoint does. The template's text lacks only the first special token of some models.
-            asked = {"content": text, "add_special": True, "parse_special": True}
-            return _tokens(self.http.post("/tokenize", asked))
-        if self.kind == "vllm":
-            asked = {"model": self.model, **chat, "add_generation_prompt": True, "add_special_tokens": False}
-            return _tokens(self.http.post("/tokenize", asked))
-        return None
+        api = APIS.get(self.kind)
+        return None if api is None else api.prompt_ids(self.http, self.facts, chat)
 
     def complete(self, ids: Sequence[int], max_tokens: int, *, base: bool = False) -> Generation | None:
         """Return the greedy answer to token ids; None if the engine takes or returns none.
@@ -109,59 +91,8 @@ class EngineClient:
         Raises:
             EngineError: if the engine refuses the request.
         """
-        if self.kind == "llama.cpp":
-            body: dict[str, Any] = {
-                "prompt": list(ids),
-                "n_predict": max_tokens,
-                "n_probs": 2,
-                "temperature": 0.0,
-                "top_k": 1,
-                "cache_prompt": not base,  # what llama.cpp reuses may have been computed with the adapter
-                "return_tokens": True,
-            }
-            if base:
-                body["lora"] = [{"id": number, "scale": 0.0} for number in range(len(self.facts.adapters))]
-            return self._llama_cpp_generation(body)
-        if self.kind == "vllm":
-            body = {
-                "model": self.base_model if base else self.model,
-                "prompt": list(ids),
-                "max_tokens": max_tokens,
-                "temperature": 0.0,
-                "logprobs": 2,
-                "return_token_ids": True,
-            }
-            started = time.perf_counter()
-            return _vllm_generation(self.http.post("/v1/completions", body), started)
-        return None
-
-    def _llama_cpp_generation(self, body: dict[str, Any]) -> Generation:
-        started = time.perf_counter()
-        reply = self.http.post("/completion", body)
-        latency_ms = (time.perf_counter() - started) * 1000
-        try:
-            ids = [int(id_) for id_ in reply["tokens"]]
-            rows = reply.get("completion_probabilities", [])
-            known = dict(zip(_places(ids, rows), map(_chosen_and_runner_up, rows), strict=True))
-            for place in (place for place in range(len(ids)) if place not in known):
-                known[place] = self._hidden_logprobs(body, ids[:place], ids[place])
-            finish: FinishReason = "length" if reply["stop_type"] == "limit" else "stop"
-            pairs = [known[place] for place in range(len(ids))]
-            logprobs, runner_ups = tuple(one for one, _ in pairs), tuple(other for _, other in pairs)
-            return Generation(tuple(ids), logprobs, runner_ups, str(reply["content"]), finish, latency_ms)
-        except UNREADABLE_REPLY as error:
-            raise EngineError(f"an answer without tokens or log-probabilities ({error!r})") from None
-
-    def _hidden_logprobs(self, body: dict[str, Any], before: Sequence[int], id_: int) -> tuple[float, float | None]:
-        """Return the log-probabilities of a token and of its runner-up, if the token is only part of a character.
-
-        llama.cpp lists a character of several tokens once, with the last of them. The likeliest tokens of any place are
-        listed beside the token generated there, so another token is forced in this place. They are raw: no bias counts.
-        """
-        forced = _tokens(self.http.post("/tokenize", {"content": "a"}))[0]
-        asked = {**body, "prompt": [*body["prompt"], *before], "n_predict": 1, "logit_bias": [[forced, 1000.0]]}
-        listed = self.http.post("/completion", asked)["completion_probabilities"][0]["top_logprobs"]
-        return _chosen_and_runner_up({"id": id_, "top_logprobs": listed})
+        api = APIS.get(self.kind)
+        return None if api is None else api.complete(self.http, self.facts, ids, max_tokens, base=base)
 
     def chat(self, messages: Messages, tools: Messages, max_tokens: int, *, raw: bool) -> ChatAnswer:
         """Return the engine's greedy chat answer, with calls as its own parser reads them. `raw` asks for the text
@@ -171,7 +102,7 @@ class EngineClient:
             EngineError: if the engine refuses the request, or its answer is not a chat completion.
         """
         body: dict[str, Any] = {
-            "model": self.model,
+            "model": self.facts.model,
             "messages": messages,
             "max_tokens": max_tokens,
             "temperature": 0.0,
@@ -201,105 +132,19 @@ def connect(
 
 def _detect(http: Http, base_url: str, model: str | None, flag: str) -> EngineClient:
     listed = http.get("/v1/models")
-    names = [str(one["id"]) for one in listed["data"]] if _has_models(listed) else []
-    if not names:
+    cards = {str(one["id"]): one for one in listed["data"]} if _has_models(listed) else {}
+    if not cards:
         raise UserError(f"{flag} {base_url}: `/v1/models` lists no model; check that an engine with OpenAI's API runs")
-    if model is not None and model not in names:
-        raise UserError(f"{flag} {base_url}: serves {', '.join(names)}, and not {model}; name one of these models")
-    props = http.get("/props")
-    if isinstance(props, dict) and "chat_template" in props:
-        adapters = tuple(str(one.get("path", one.get("id"))) for one in http.get("/lora-adapters") or ())
-        facts = EngineFacts(
-            "llama.cpp",
-            version=_text(props.get("build_info")),
-            model=model or names[0],
-            weights=weights_name(_text(props.get("model_ftype"))),
-            template=props["chat_template"],
-            model_path=_text(props.get("model_path")),
-            adapters=adapters,
-            serves_base=bool(adapters),
-            context=(props.get("default_generation_settings") or {}).get("n_ctx"),
-        )
-        return EngineClient(http, facts, facts.model)
-    version = http.get("/version")
-    chosen = model or names[-1]
-    if isinstance(version, dict) and "version" in version and _owner(listed) != "sglang":
-        parents = {str(one["id"]): one.get("parent") for one in listed["data"]}
-        base = parents[chosen] if parents[chosen] in parents else None
-        adapters = (chosen,) if base is not None else ()
-        facts = EngineFacts(
-            "vllm",
-            str(version["version"]),
-            model=chosen,
-            adapters=adapters,
-            serves_base=base is not None,
-            context=next(one.get("max_model_len") for one in listed["data"] if str(one["id"]) == chosen),
-        )
-        return EngineClient(http, facts, chosen, base)
-    return EngineClient(http, EngineFacts("openai", model=chosen), chosen)
-
-
-def weights_name(ftype: str | None) -> str | None:
-    """Return the short name of llama.cpp's name for the number type of a model: "q8_0" for "Q8_0", "f32" for "all
-    F32". None if it is unknown."""
-    if ftype is None:
-        return None
-    return ftype.removeprefix("(guessed) ").removeprefix("all ").split(" ")[0].lower()
+    if model is not None and model not in cards:
+        raise UserError(f"{flag} {base_url}: serves {', '.join(cards)}, and not {model}; name one of these models")
+    for api in APIS.values():
+        if (facts := api.detect(http, cards, model)) is not None:
+            return EngineClient(http, facts)
+    return EngineClient(http, EngineFacts("openai", model=model or list(cards)[-1]))
 
 
 def _has_models(listed: Any) -> bool:
     return isinstance(listed, dict) and isinstance(listed.get("data"), list) and bool(listed["data"])
-
-
-def _owner(listed: Any) -> str:
-    return str(listed["data"][0].get("owned_by"))
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _tokens(reply: Mapping[str, Any]) -> list[int]:
-    try:
-        return [int(id_) for id_ in reply["tokens"]]
-    except UNREADABLE_REPLY as error:
-        raise EngineError(f"`/tokenize` answered without tokens ({error!r})") from None
-
-
-def _places(ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the place among the ids of each row of llama.cpp's `completion_probabilities`."""
-    places, start = [], 0
-    for row in rows:
-        start = list(ids).index(row["id"], start) + 1
-        places.append(start - 1)
-    return places
-
-
-def _chosen_and_runner_up(row: Mapping[str, Any]) -> tuple[float, float | None]:
-    by_id = {one["id"]: float(one["logprob"]) for one in row["top_logprobs"]}
-    chosen = by_id.pop(row["id"])  # the likeliest token, which is always listed
-    return chosen, max(by_id.values(), default=None)
-
-
-def _vllm_generation(reply: Mapping[str, Any], started: float) -> Generation:
-    latency_ms = (time.perf_counter() - started) * 1000
-    try:
-        choice = reply["choices"][0]
-        logprobs = choice["logprobs"]
-        runner_ups = tuple(
-            max((float(value) for token, value in row.items() if token != chosen), default=None)
-            for chosen, row in zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)
-        )
-        return Generation(
-            ids=tuple(map(int, choice["token_ids"])),
-            logprobs=tuple(map(float, logprobs["token_logprobs"])),
-            runner_ups=runner_ups,
-            text=str(choice["text"]),
-            finish_reason="length" if choice["finish_reason"] == "length" else "stop",
-            latency_ms=latency_ms,
-        )
-    except UNREADABLE_REPLY as error:
-        raise EngineError(f"an answer without token ids or log-probabilities ({error!r})") from None
 
 
 def _chat_answer(reply: Mapping[str, Any], started: float) -> ChatAnswer:

@@ -1,7 +1,7 @@
 """What the gateway asks of a running engine: the answer to token ids, one token after the other.
 
 In: token ids, how to sample, and a grammar if the answer must follow one. Out: the tokens, then why generation ended.
-An engine is llama.cpp, vLLM or transformers; each has a class with the methods of `Generator`.
+An engine is llama.cpp, vLLM, SGLang or transformers; each has a class with the methods of `Generator`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Generated:
     """A token of an answer. `token` has its id, bytes and raw log-probability; `top` the likeliest tokens at its place,
-    as bytes and log-probability, the likeliest first. There are as many as were asked for."""
+    as bytes and log-probability, the likeliest first. There are as many as were asked for. In a stream, some engines
+    give log-probabilities after the grammar (`vllm_api.py`, `sglang_api.py`)."""
 
     token: Token
     top: tuple[tuple[bytes, float], ...] = ()

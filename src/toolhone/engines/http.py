@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from toolhone.endpoint import UNREADABLE_BODY, endpoint_key
+from toolhone.endpoint import UNREADABLE_BODY, UNREADABLE_REPLY, endpoint_key
 from toolhone.errors import UserError
 
 _TIMEOUT_S = 600.0  # a long prompt on a busy CPU takes minutes
@@ -98,3 +98,11 @@ def error_text(reply: httpx2.Response) -> str:
         return str(error["message"] if isinstance(error, dict) and "message" in error else error)[:500]
     except UNREADABLE_BODY:
         return reply.text[:500]
+
+
+def tokens_of(reply: Mapping[str, Any]) -> list[int]:
+    """Return the ids of a reply of `/tokenize`."""
+    try:
+        return [int(id_) for id_ in reply["tokens"]]
+    except UNREADABLE_REPLY as error:
+        raise EngineError(f"`/tokenize` answered without tokens ({error!r})") from None

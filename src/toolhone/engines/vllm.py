@@ -47,6 +47,8 @@ def vllm_server(
     port: int | None = None,
     dtype: str = "auto",
     max_model_len: int | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
     parser: str | None = None,
     reasoning_parser: str | None = None,
     takes_lark: bool = False,
@@ -63,6 +65,8 @@ def vllm_server(
         generation_config: the folder with the generation_config.json, if it is not that of `model`.
         executable: the command `vllm`, for example of another Python environment. By default the one on PATH.
         port: a free port by default.
+        revision: the branch, tag or commit of `model` on the hub.
+        trust_remote_code: whether vLLM may run Python code that comes with the model.
         parser: the tool-call parser. Without one, calls stay text.
         reasoning_parser: the parser of thinking, only for a model that thinks. With it, vLLM constrains an answer, for
             example to a JSON schema, only after the end of a thought.
@@ -77,6 +81,7 @@ def vllm_server(
     port = port or _free_port()
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
     command += ["--served-model-name", "base" if adapter else SERVED_NAME]
+    command.append("--enable-prompt-tokens-details")  # so that answers say how much of the prompt was cached
     if adapter is not None:
         rank = str(max_lora_rank(adapter))
         command += ["--enable-lora", "--max-lora-rank", rank, "--lora-modules", f"{SERVED_NAME}={adapter}"]
@@ -86,6 +91,10 @@ def vllm_server(
         command += ["--generation-config", str(generation_config)]
     if max_model_len is not None:
         command += ["--max-model-len", str(max_model_len)]
+    if revision is not None:
+        command += ["--revision", revision]
+    if trust_remote_code:
+        command.append("--trust-remote-code")
     if parser is not None:
         command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     if reasoning_parser is not None:

@@ -287,6 +287,8 @@ def _json(content: dict[str, Any], headers: Mapping[str, str] | None = None, sta
 
 
 def _unavailable(error: EngineUnavailableError) -> ApiError:
+    if error.status in (400, 501):
+        return ApiError(error.status, f"the engine refuses the request: {error}", code="engine_refuses")
     return ApiError(503, f"the engine does not answer: {error}; try again later", code="engine_unavailable")
 
 

@@ -162,6 +162,8 @@ def _server(
     log.parent.mkdir(exist_ok=True)
     server = vllm_server(
         tuned.config.model.name,
+        revision=tuned.config.model.revision,
+        trust_remote_code=tuned.config.model.trust_remote_code,
         adapter=tuned.run.adapter.resolve(),
         executable=settings.vllm_command,
         dtype=tuned.hardware.dtype_name,

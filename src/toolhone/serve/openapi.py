@@ -201,7 +201,8 @@ _REFUSALS = {
 
 def asks(body: Schema, reply: Schema) -> dict[str, Any]:
     """Return FastAPI's arguments of a route that answers a request with a whole answer or a stream."""
-    answer = {"application/json": {"schema": reply}, "text/event-stream": {"schema": _TEXT}}
+    event = _object(("data",), event=_TEXT, data=_TEXT)  # of each event of the stream
+    answer = {"application/json": {"schema": reply}, "text/event-stream": {"schema": event}}
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}},
         "responses": {200: {"description": "the answer", "content": answer}, **_refused(*_REFUSALS)},

@@ -30,7 +30,7 @@ MAX_STOPS = 32
 _LONGEST_LIMIT = 2**31 - 1
 
 ResponseFormat = Mapping[str, Any] | None
-"""The JSON Schema that the text of an answer must follow; {} is any JSON object. None: any text."""
+"""The JSON Schema that the text of an answer must follow. None: any text."""
 
 _READ = frozenset(
     {"model", "messages", "tools", "functions", "tool_choice", "function_call", "parallel_tool_calls"}
@@ -298,7 +298,7 @@ def _response_format(row: Mapping[str, Any]) -> tuple[ResponseFormat, dict[str, 
     if kind == "text":
         return None, None
     if kind == "json_object":
-        return {}, {"type": "json_object"}
+        return {"type": "object"}, {"type": "json_object"}
     if kind != "json_schema":
         raise _refused("response_format.type", "text, json_object or json_schema", kind)
     inner = found.get("json_schema")

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from toolhone.engines.client import ChatAnswer, Generation
+from toolhone.engines.client import ChatAnswer
+from toolhone.engines.facts import Generation
 from toolhone.engines.http import EngineError
 from toolhone.evaluate.metrics import compare_all
 from toolhone.records import Example, Prediction, Score

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from toolhone.engines.client import ChatAnswer, EngineClient, Generation
+from toolhone.engines.client import ChatAnswer, EngineClient
+from toolhone.engines.facts import Generation
 from toolhone.engines.http import EngineError
 from toolhone.errors import UserError
 from toolhone.evaluate import decode

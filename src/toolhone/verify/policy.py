@@ -8,7 +8,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from toolhone.engines.client import EngineFacts
+from toolhone.engines.facts import EngineFacts
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json
 from toolhone.route.policy import Identity, identity_of_run, read_policy, refuse_other_model, sha256_of

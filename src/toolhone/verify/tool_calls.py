@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from toolhone.chat.parse import ParsedTurn, parse_turn
-from toolhone.engines.client import ChatAnswer, Generation
+from toolhone.engines.client import ChatAnswer
+from toolhone.engines.facts import Generation
 from toolhone.formats.chat_format import RawCall
 from toolhone.records import FinishReason, FormatName, ToolCall
 from toolhone.verify.checks import Kind, Line, Turn
