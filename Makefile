@@ -26,7 +26,7 @@ LAUNCH = $(BIN)/accelerate launch --config_file configs/accelerate/ddp.yaml --nu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers parser-check families-check gateway-check bench bench-eval bench-data doctor data clean
+.PHONY: help install model train eval report smoke migration-check test test-slow check wheel-check format tokenizers parser-check families-check gateway-check gpu-check bench bench-gpu bench-eval bench-data doctor data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ gateway-check: $(READY) ## ask the gateway with the clients of other projects an
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(BIN)/python -m pytest -q tests/serve/clients tests/serve/test_playground.py
 
+gpu-check: $(READY) ## check toolhone on a GPU: ten steps in at most ten minutes, offline, with random weights
+	@$(BIN)/python scripts/gpu_check.py
+
 format: $(READY) ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -96,6 +99,10 @@ families-check: $(READY) ## train tiny models of every model family for two step
 
 bench: $(READY) ## measure training speed: each way of packing, and TRL as documented
 	@$(BIN)/toolhone fetch SmolLM2-135M-Instruct && $(BIN)/python scripts/bench_train.py
+
+bench-gpu: $(READY) ## measure training speed on a GPU against TRL at its best, with random weights
+	@$(BIN)/python scripts/bench_train.py --shape qwen3-0.6b llama-3.2-1b llama-3.2-3b \
+		--workload customer_service bfcl shared-700 shared-1500 six-turns distinct --json bench.json
 
 bench-eval: $(READY) ## measure evaluation speed of RUN: cached prefix compared with plain generate
 	@$(BIN)/python scripts/bench_eval.py --run $(RUN)

@@ -4,7 +4,8 @@
         --shared 81 --branches 3 --length 240
 
 One layer, with `branches` of `length` tokens that share the first `shared` ones. Both run in turn; the shortest time
-of each counts.
+of each counts. The last line says what the collator takes for such a batch, without and with the preparation of
+attention, which all layers share.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from toolhone.chat.prefix_tree import build_tree
-from toolhone.chat.render import mask_labels
+from toolhone.chat.render import LabelledTokens, mask_labels
 from toolhone.train.attention import AttentionBlocks, tree_attention, visible
+from toolhone.train.batches import TreeAttention, TreeCollator, tree_features
 
 
 def main() -> None:
@@ -37,13 +39,34 @@ def main() -> None:
         dense, blocks, difference = compare(args, dtype)
         name = str(dtype).removeprefix("torch.")
         print(f"| {name} | {dense:.1f} ms | {blocks:.1f} ms | {dense / blocks:.1f}x | {difference:.1g} |")
+    plain, cut, lists = (
+        collate_ms(args, attention)
+        for attention in (TreeAttention(), TreeAttention(windows=(None,)), TreeAttention(flex=True, windows=(None,)))
+    )
+    print(f"the collator: {plain:.1f} ms a batch; with blocks {cut:.1f} ms, with FlexAttention's lists {lists:.1f} ms")
+
+
+def rows_of(args: argparse.Namespace) -> list[LabelledTokens]:
+    shared = list(range(args.shared))
+    return [mask_labels([*shared, 1000 + n], [1000 + n] * (args.length - 1)) for n in range(args.branches)]
+
+
+def collate_ms(args: argparse.Namespace, attention: TreeAttention) -> float:
+    """Milliseconds of processor time that the collator takes for a batch."""
+    features = [tree_features(row) for row in rows_of(args)]
+    collate = TreeCollator(0, 8192, attention)
+
+    def timed() -> float:
+        started = time.thread_time()
+        collate(features)
+        return (time.thread_time() - started) * 1e3
+
+    return min(timed() for _ in range(args.repeats))
 
 
 def compare(args: argparse.Namespace, dtype: torch.dtype) -> tuple[float, float, float]:
     """Milliseconds with a dense mask and in blocks, and the largest difference of their outputs."""
-    shared = list(range(args.shared))
-    rows = [mask_labels([*shared, 1000 + n], [1000 + n] * (args.length - 1)) for n in range(args.branches)]
-    tree = build_tree(rows)
+    tree = build_tree(rows_of(args))
     ends, positions = torch.tensor([tree.ends]), torch.tensor([tree.positions])
     every = torch.arange(len(tree))
     mask = visible(ends[0], every, every)

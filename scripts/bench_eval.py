@@ -7,6 +7,9 @@ give the same tokens, and the script prints how many answers are equal.
     .venv/bin/python scripts/bench_eval.py --run runs/cpu                # a finished run's tuned model
     .venv/bin/python scripts/bench_eval.py --run runs/cpu --tools schema # with longer prompts, as the base model has
     .venv/bin/python scripts/bench_eval.py --run runs/cpu --rows 96 --batch 16 --json eval.json
+    .venv/bin/python scripts/bench_eval.py --shape qwen3-0.6b --rows 242 --batch 64    # random weights, no run, no hub
+
+Random weights never write a stop token, so every answer has --max-tokens tokens.
 """
 
 from __future__ import annotations
@@ -14,11 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from random_models import SHAPES, data_of, make_model
 
 Answers = list[list[int]]
 """A completion's token ids for each prompt, in the prompts' order."""
@@ -29,6 +37,9 @@ def main() -> int:
     parser.add_argument(
         "--run", type=Path, default=Path("runs/cpu"), help="folder of a finished run (default: %(default)s)"
     )
+    parser.add_argument("--shape", choices=SHAPES, help="take random weights of this shape instead of --run")
+    about = "with --shape: number of tokens in each answer (default: %(default)s)"
+    parser.add_argument("--max-tokens", type=int, default=48, help=about)
     parser.add_argument("--rows", type=int, default=64, help="number of test turns to answer (default: %(default)s)")
     parser.add_argument(
         "--batch", type=int, default=32, help="number of rows generated together (default: %(default)s)"
@@ -46,7 +57,8 @@ def main() -> int:
 
     prepare_libraries()
     try:
-        found = measure(options)
+        with tempfile.TemporaryDirectory() as scratch:
+            found = measure(options, Path(scratch))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -56,24 +68,17 @@ def main() -> int:
     return 0
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Answer the rows chunk by chunk in both ways, the first chunk once more before the clock as a warm-up."""
-    from toolhone.chat.probe import make_renderer
-    from toolhone.data.read import read_conversations, turns
     from toolhone.evaluate.decode import batches_by_length, compute_prefix, shared_prefix
-    from toolhone.tuned import TunedModel
 
-    tuned = TunedModel.load(options.run)
-    run, config, model, renderer = tuned.run, tuned.config, tuned.model, tuned.renderer
-    if options.tools and options.tools != config.chat.tools:
-        chat = config.chat.model_copy(update={"tools": options.tools})
-        renderer = make_renderer(renderer.tokenizer, chat, config.model.name)
-    examples = turns(read_conversations(run.split("test")))
+    opened = model_of_shape(options, scratch) if options.shape else model_of_run(options)
+    model, renderer, examples, limit, hardware = opened
     # Every so-many-th of the turns, so that long conversations are among them in their proportion.
     chosen = examples[:: max(1, len(examples) // options.rows)][: options.rows]
     prompts = [renderer.prompt(example.prompt, example.tools)[1] for example in chosen]
     prefix_ids = shared_prefix(prompts)
-    limit, stop_ids = config.evaluate.max_new_tokens, renderer.stop_ids()
+    stop_ids = renderer.stop_ids()
     chunks = [[prompts[n] for n in indices] for indices in batches_by_length(prompts, options.batch)]
 
     seconds = {"prefix-cached": 0.0, "generate": 0.0}
@@ -92,8 +97,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             answers[name] += found
     same = sum(a == b for a, b in zip(answers["prefix-cached"], answers["generate"], strict=True))
     return {
-        "run": str(options.run),
-        "device": tuned.hardware.describe(),
+        "run": options.shape or str(options.run),
+        "device": hardware.describe(),
         "date": date.today().isoformat(),
         "rows": len(prompts),
         "batch": options.batch,
@@ -104,6 +109,56 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ratio": seconds["generate"] / seconds["prefix-cached"],
         "same_answers": same,
     }
+
+
+def model_of_run(options: argparse.Namespace) -> tuple[Any, Any, list[Any], int, Any]:
+    """The tuned model of a finished run, its renderer, its test turns, its token limit, and the hardware."""
+    from toolhone.chat.probe import make_renderer
+    from toolhone.data.read import read_conversations, turns
+    from toolhone.tuned import TunedModel
+
+    tuned = TunedModel.load(options.run)
+    config, renderer = tuned.config, tuned.renderer
+    if options.tools and options.tools != config.chat.tools:
+        chat = config.chat.model_copy(update={"tools": options.tools})
+        renderer = make_renderer(renderer.tokenizer, chat, config.model.name)
+    examples = turns(read_conversations(tuned.run.split("test")))
+    return tuned.model, renderer, examples, config.evaluate.max_new_tokens, tuned.hardware
+
+
+def model_of_shape(options: argparse.Namespace, scratch: Path) -> tuple[Any, Any, list[Any], int, Any]:
+    """A model with random weights and a random adapter, on the test turns of customer_service."""
+    import torch
+    from peft import get_peft_model
+
+    from toolhone.chat.probe import make_renderer
+    from toolhone.config import Config
+    from toolhone.data.read import turns
+    from toolhone.data.split import make_splits
+    from toolhone.pretrained import build_model, load_model_config, load_tokenizer
+    from toolhone.train.adapter import lora_config
+    from toolhone.train.hardware import choose_hardware
+    from toolhone.train.model import load_for_inference
+
+    values = {
+        "name": "bench",
+        "model": {"name": str(make_model(scratch / options.shape, options.shape))},
+        "data": data_of("customer_service"),
+        "chat": {"tools": options.tools or "schema"},
+    }
+    config = Config.model_validate(values)
+    hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
+    with torch.device(hardware.device):
+        base = build_model(load_model_config(config.model), dtype=hardware.dtype)
+        adapted = get_peft_model(base, lora_config(config.lora, base))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    adapted.save_pretrained(str(scratch / "adapter"))
+    del base, adapted
+    model = load_for_inference(config.model, hardware, scratch / "adapter")
+    renderer = make_renderer(load_tokenizer(config.model), config.chat, config.model.name)
+    return model, renderer, turns(make_splits(config.data).test), options.max_tokens, hardware
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -25,7 +25,7 @@ from toolhone.cli.terminal import prepare_libraries
 from toolhone.config_file import load_config
 from toolhone.prepare import prepare
 from toolhone.run_folder import RunFolder
-from toolhone.train.cpu import fuse_lora
+from toolhone.train.fused_lora import fuse_lora
 from toolhone.train.log import TrainLog
 from toolhone.train.loss import tree_loss
 from toolhone.train.model import load_model

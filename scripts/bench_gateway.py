@@ -43,12 +43,12 @@ def main() -> int:
     options = parser.parse_args()
 
     from toolhone.engines.llama_cpp import llama_cpp_server
+    from toolhone.evaluate.base_rows import sample_turns
     from toolhone.evaluate.score import scored_examples
     from toolhone.tuned import TunedModel
-    from toolhone.verify.gate import spread_rows
 
     tuned = TunedModel.load(options.run)
-    examples = spread_rows(scored_examples(tuned.run), options.turns)
+    examples = sample_turns(scored_examples(tuned.run), options.turns)
     bodies = [body_of(example, tuned.config.name) for example in examples]
     if options.url:
         before = cpu_s(options.pid)

@@ -6,7 +6,7 @@
 The memory is that of `toolhone train --dry-run` (train/estimate.py) for a GPU, without a GPU, a hub or a tokenizer.
 Sizes are those of the models' public config.json. Each step has the recipe's batch of examples of a usual length:
 their system prompt and tools take 900 tokens, which they share, and each one has 100 more tokens of prompt and 60 of
-answer. The dry run counts your own examples instead.
+answer. Training or answering needs more; the larger counts. The dry run counts your own examples instead.
 """
 
 from __future__ import annotations
@@ -154,18 +154,24 @@ def memory_line(gigabytes: float) -> str:
 
 
 def memory_gb(name: str) -> float:
-    """Return the estimated peak of GPU memory of a recipe, in GB of 10^9 bytes."""
+    """Return the estimated peak of GPU memory of a recipe in training and answering, in GB of 10^9 bytes."""
     import torch
 
     from toolhone.chat.render import mask_labels
     from toolhone.config_file import load_config
+    from toolhone.evaluate.predict import AnswerMemory, Batch
     from toolhone.train.estimate import estimate
     from toolhone.train.hardware import Hardware
 
     config = load_config(RECIPES / f"{name}.yaml")
     shared = list(range(SHARED))
     rows = [mask_labels([*shared, *([SHARED + row] * OWN)], [1] * ANSWER) for row in range(config.train.batch_size)]
-    return estimate(config, Hardware("cuda", torch.bfloat16, ()), architecture(name), rows).memory_gb
+    gpu = Hardware("cuda", torch.bfloat16, ())
+    training = estimate(config, gpu, architecture(name), rows)
+    prompts = [[*shared, *([SHARED + row] * OWN)] for row in range(config.evaluate.batch_size)]
+    needs = AnswerMemory(config, gpu, architecture(name), training.sizes)
+    answering = needs.peak_gb([Batch(shared, prompts, [])], config.evaluate.max_new_tokens, tuned=True)
+    return max(training.memory_gb, answering)
 
 
 def architecture(name: str) -> Any:

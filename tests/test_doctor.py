@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 import toolhone.doctor as doctor_module
 from toolhone.cli import main
 from toolhone.errors import UserError
+from toolhone.train.batches import TreeAttention, TreeCollator, tree_features
+from toolhone.train.fused_lora import LoraProduct
 
 
 def test_the_doctor_reports_no_failure_on_a_working_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +51,36 @@ def test_a_wrong_attention_mask_fails_the_check_of_gradients(
     lines = [line for line in capsys.readouterr().out.splitlines() if "packed gradients" in line]
     assert lines[0].strip().startswith("FAIL")
     assert "packing: none" in lines[0]
+
+
+def test_a_gpu_checks_both_kinds_of_attention_in_the_blocks_that_it_trains_with() -> None:
+    """One causal block and several with a mask."""
+    names = [name for name, _ in doctor_module._self_tests("cuda")]
+    assert names[:2] == ["packed gradients, blocks", "packed gradients, flex"]
+    collator = TreeCollator(0, 4096, TreeAttention(device="cuda"))
+    trees = collator([tree_features(row) for row in doctor_module._rows()])["tree_blocks"].within(None)
+    assert [block.mask is None for block in trees.each] == [True, False, False]
+
+
+def test_gradients_in_bfloat16_are_as_close_to_float32_as_those_of_rows_and_a_step_lowers_the_loss() -> None:
+    assert "times the rounding error of plain rows; loss" in doctor_module.bfloat16_gradients("cpu")
+
+
+def test_a_wrong_adapter_in_bfloat16_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = LoraProduct.forward
+
+    def scaled(ctx: Any, result: Any, x: Any, a: Any, b: Any, scaling: float) -> Any:
+        return right(ctx, result, x, a, b, scaling * 1.1)
+
+    monkeypatch.setattr(LoraProduct, "forward", staticmethod(scaled))
+    with pytest.raises(UserError, match="with the fused adapter, gradients differ from float32"):
+        doctor_module.bfloat16_gradients("cpu")
+
+
+def test_an_optimizer_that_does_not_lower_the_loss_in_bfloat16_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    with pytest.raises(UserError, match=r"in a step of AdamW in bfloat16; set model\.dtype: float32"):
+        doctor_module.bfloat16_gradients("cpu")
 
 
 def test_a_failing_nf4_step_fails_its_check(

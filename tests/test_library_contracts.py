@@ -362,7 +362,7 @@ def _() -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-# LoRA layers: train/cpu/fused_lora.py
+# LoRA layers: train/fused_lora.py
 
 
 @contract("peft LoraLinear.lora_variant", "LoRA layers on a CPU would take the slow path with several passes")

@@ -35,8 +35,8 @@ LAYERS = (
 )
 """The layers, lowest first. A module may import from its own layer and from lower ones, listed above it."""
 
-MAX_FILES = 290
-MAX_LINES = 56_000
+MAX_FILES = 300
+MAX_LINES = 58_000
 MAX_MODULE_LINES = 400
 MIN_SHARED_LINES = 60
 """A module shorter than this with a single importer belongs in that importer."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from toolhone.config import Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
-from toolhone.evaluate.predict import Batch
+from toolhone.evaluate.predict import AnswerMemory, Batch
 from toolhone.plan import AnswerSpeed, Speed, answer_seconds, make_plan, measure_speed, training_seconds
 from toolhone.prepare import Prepared, prepare
 from toolhone.train.estimate import estimate
@@ -48,7 +48,7 @@ def test_the_plan_has_a_line_for_each_stage_then_the_total_and_the_memory(prepar
         rf"training: 4 steps of 4 examples, {about}",
         rf"tuned answers: {turns} turns, {about}",
         rf"report: scores and page, {about}",
-        rf"total: {about}, peak memory about [\d.]+ GB",
+        rf"total: {about}, peak memory about [\d.]+ GB \((training|base answers|tuned answers)\)",
     )
     lines = list(plan.lines())
     assert len(lines) == len(expected)
@@ -62,6 +62,25 @@ def test_what_is_finished_takes_no_time(prepared: Prepared) -> None:
     base, training, *_ = plan.stages
     assert str(base).endswith("turns, finished before")
     assert training.seconds == 0
+
+
+def test_the_peak_is_that_of_the_stage_that_needs_most(prepared: Prepared) -> None:
+    plan = make_plan(prepared)
+    assert set(plan.memory_gb) == {"training", "base answers", "tuned answers"}
+    for stage in plan.memory_gb:
+        *_, line = replace(plan, memory_gb={**plan.memory_gb, stage: 123.4}).lines()
+        assert line.endswith(f"peak memory about 123.4 GB ({stage})")
+
+
+def test_more_rows_at_once_need_more_memory(prepared: Prepared) -> None:
+    config, sizes = prepared.config, make_plan(prepared).training.sizes
+    needs = AnswerMemory(config, prepared.hardware, AutoConfig.from_pretrained(config.model.name), sizes)
+    [example] = prepared.scored[:1]
+    few, many = (
+        needs.peak_gb([Batch([1] * 100, [[1] * 5000] * count, [example] * count)], 16, tuned=True) for count in (2, 64)
+    )
+    kept = 62 * 4900 * 2 * sizes.key_value * 4 * sizes.layers  # keys and values of the rows' own tokens
+    assert kept / 1e9 < many - few < 2 * kept / 1e9  # and attention scores
 
 
 def test_twice_the_steps_or_half_the_speed_take_twice_as_long(prepared: Prepared) -> None:

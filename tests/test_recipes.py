@@ -9,8 +9,8 @@ from conftest import load_script
 
 from toolhone.config import Config, config_fields
 from toolhone.config_file import load_config, read_yaml
-from toolhone.train.estimate import model_sizes
 from toolhone.train.packing import check_packing
+from toolhone.train.sizes import model_sizes
 
 TABLE = load_script("recipe_table")
 RECIPES = sorted(TABLE.RECIPES.glob("*.yaml"))

@@ -359,7 +359,7 @@ def test_files_are_hashed_again_only_if_they_may_have_changed(workspace: Path, m
         read.append(path.name)
         return "other"
 
-    monkeypatch.setattr("toolhone.run_inputs._sha256", counting)
+    monkeypatch.setattr("toolhone.run_inputs.sha256_of", counting)
     assert model_inputs(model, known) == known
     assert read == []
     change_weights()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from toolhone.config import ChatConfig, Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
@@ -19,6 +20,9 @@ from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.pipeline import evaluate_run, run_experiment
 from toolhone.records import Message, Tool
 from toolhone.run_folder import RunFolder, fingerprint
+from toolhone.train.fused_lora import fuse_lora
+from toolhone.train.hardware import Hardware
+from toolhone.train.model import load_for_inference
 from toolhone.tuned import TunedModel
 
 PARAMETERS = {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}
@@ -125,6 +129,27 @@ def test_only_the_tuned_model_has_an_adapter(run: RunFolder) -> None:
     assert names[0]
     assert not names[1]
     assert tuned.model is tuned.model
+
+
+def test_in_16_bits_the_adapter_is_computed_as_in_training(run: RunFolder) -> None:
+    """Training keeps the adapter in float32 and multiplies in the model's type."""
+    tuned = dataclasses.replace(TunedModel.load(run.path), hardware=Hardware("cpu", torch.bfloat16, ()))
+    trained = load_for_inference(tuned.config.model, tuned.hardware, tuned.adapter)
+    fuse_lora(trained)
+    kinds = [
+        {weight.dtype for name, weight in model.named_parameters() if "lora_" in name}
+        for model in (trained, tuned.model)
+    ]
+    assert kinds == [{torch.float32}, {torch.bfloat16}]
+    ids = torch.arange(60)[None]
+    with torch.no_grad():
+        assert torch.equal(tuned.model(input_ids=ids).logits, trained(input_ids=ids).logits)
+
+
+def test_a_run_records_the_engine_and_the_peak_memory_of_its_answers(run: RunFolder) -> None:
+    stages = run.read_manifest()["stages"]
+    assert stages["predict:tuned"]["engine"] == "transformers"
+    assert all(stages[name]["peak_memory_gb"] > 0 for name in ("train", "predict:tuned"))
 
 
 def test_keys_that_change_no_weight_may_change_on_a_finished_run(run: RunFolder, tiny_llama: Path) -> None:

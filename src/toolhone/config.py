@@ -189,13 +189,17 @@ class TrainConfig(_Section):
     """AdamW's decoupled weight decay, on the adapter's weights."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Maximum gradient norm. Larger gradients are scaled down to it."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = "adamw_torch"
-    """The optimizer. The 8-bit ones come from bitsandbytes and need CUDA."""
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = "auto"
+    """The optimizer. auto: adamw_torch_fused on CUDA, adamw_torch on a CPU. The 8-bit ones come from bitsandbytes and
+    need CUDA."""
     packing: Literal["prefix_tree", "rows", "none"] = "prefix_tree"
     """How a batch is computed. prefix_tree: what its examples share (system prompt, tools, earlier turns) is computed
     once; the gradients are the same. rows: each example is computed in full, padded to the longest of its batch, and
     only labelled tokens reach the LM head. none: plain SFTTrainer with its own loss, on every device. A model whose
     loss is wrong with prefix_tree trains with rows, or else with none, and a notice says so."""
+    attention: Literal["auto", "flex", "blocks"] = "auto"
+    """How prefix_tree computes attention. flex: FlexAttention, one compiled call for each layer; needs a GPU. blocks:
+    PyTorch's attention, a call for each block of the tree. auto: flex on a GPU, blocks on a CPU."""
     tree_tokens: int = Field(8192, ge=16)
     """With prefix_tree: token limit of a tree. A batch with more computed tokens becomes several trees."""
     groups_per_batch: int | None = Field(None, ge=1)
@@ -242,6 +246,11 @@ class CudaConfig(_Section):
     cudnn_attention: bool = False
     """Let PyTorch compute attention with cuDNN. cuDNN spends 0.02 to 0.9 seconds on each new shape, and batches of rows
     have new shapes in every step."""
+    fused_lora: bool = True
+    """Compute the adapter's part of a layer as two matrix products, and train without autocast, which copies every
+    activation. Not with train.packing: none, DoRA, MiCA or float16."""
+    workers: int = Field(2, ge=0)
+    """Processes that prepare batches in advance. 0: the training process prepares each batch while the GPU waits."""
 
 
 class EvaluateConfig(_Section):
@@ -257,8 +266,12 @@ class EvaluateConfig(_Section):
     base_rows: int | None = Field(None, ge=1)
     """Maximum number of rows (assistant turns) that the base model answers: a sample in which every kind of turn has
     its share; null: all. Reports label its figures as a subset and compare models on the rows that both answered."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What computes the answers. vllm: vLLM's offline engine with the adapter; needs `pip install "toolhone[vllm]"`.
+    auto: vllm on a GPU if it is installed and supports the adapter, otherwise transformers."""
     batch_size: int = Field(16, ge=1)
-    """Rows generated together. More rows are faster and need more memory. In bfloat16 this can change results."""
+    """Rows that transformers generates together. More rows are faster and need more memory; if memory runs out, the
+    batch is halved. In bfloat16 this can change results."""
     max_new_tokens: int = Field(256, ge=1)
     """Token limit of an answer. A call cut off there counts as truncated."""
 
@@ -290,6 +303,8 @@ class Config(_Section):
             raise ValueError("model.attention: flash_attention_2 needs CUDA, but model.device is cpu; use sdpa")
         if self.model.device == "cpu" and "8bit" in self.train.optimizer:
             raise ValueError(f"train.optimizer: {self.train.optimizer} needs CUDA, but model.device is cpu")
+        if self.model.device == "cpu" and self.train.attention == "flex":
+            raise ValueError("train.attention: flex needs a GPU, but model.device is cpu; set it to auto")
         if self.train.packing == "prefix_tree" and self.model.attention != "sdpa":
             found = f"prefix_tree needs model.attention: sdpa, found {self.model.attention}"
             raise ValueError(f"train.packing: {found}; set model.attention: sdpa, or train.packing: rows")

@@ -174,6 +174,6 @@ def count_parts(path: Path) -> int:
 
 
 def remove_parts(path: Path) -> None:
-    """Delete all part files of `path`, once it is complete."""
+    """Delete all part files of `path`, once it is complete. Several processes may do so at once."""
     for stale in path.parent.glob(f".{path.name}.*.part"):
-        stale.unlink()
+        stale.unlink(missing_ok=True)

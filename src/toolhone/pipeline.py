@@ -22,12 +22,13 @@ from toolhone.data.read import turns
 from toolhone.errors import Interrupted, UserError
 from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.match import score
-from toolhone.evaluate.predict import is_answered, predict, predict_once
+from toolhone.evaluate.predict import predict
 from toolhone.evaluate.score import asked_fingerprint, score_run, scored_examples
+from toolhone.evaluate.stage import is_answered, predict_once, refuse_missing_vllm
 from toolhone.jsonl import count_parts, read_jsonl, remove_parts, write_jsonl
-from toolhone.launcher import rank, world_size
+from toolhone.launcher import rank
 from toolhone.plan import make_plan
-from toolhone.prepare import Prepared, prepare, rows_fingerprint
+from toolhone.prepare import Prepared, prepare, rows_fingerprint, training_head
 from toolhone.progress import Progress
 from toolhone.records import Example, Prediction
 from toolhone.report.report import write_report
@@ -36,17 +37,23 @@ from toolhone.run_folder import (
     RunFolder,
     existing_run,
     missing_adapter_files,
-    older_training_fingerprints,
     open_run,
-    provenance,
     refuse_other_config,
 )
 from toolhone.run_inputs import CONTENT, EVERYTHING, Inputs, differences, listed, other_versions
 from toolhone.train.checkpoint import checkpoint_to_resume, last_checkpoint, steps_of
-from toolhone.train.hardware import release_memory
+from toolhone.train.hardware import choose_device, release_memory, reset_peak_memory
+from toolhone.train.machines import copy_to_other_machines
 from toolhone.train.model import load_model
 from toolhone.train.preflight import refuse_untrainable
-from toolhone.train.processes import join_processes, on_first_process, wait_for_all
+from toolhone.train.processes import (
+    in_every_process,
+    join_for_run,
+    join_processes,
+    on_first_process,
+    require_same_inputs,
+    wait_for_all,
+)
 from toolhone.train.select import Measure, Measured
 from toolhone.tuned import TunedModel
 
@@ -58,14 +65,10 @@ def run_experiment(config: Config, *, resume: bool, fresh: bool, console: Consol
         UserError: for bad data or settings, or if results of another run would be lost. Then nothing is written.
         Interrupted: on Ctrl-C in a stage; its message lists what is kept.
     """
-    prepared = prepare(config, console=console)
+    join_processes(choose_device(config.model.device)[0])
+    prepared = in_every_process(lambda: _prepare_to_train(config, console))
     config = prepared.config
-    refuse_untrainable(config)
-    join_processes(prepared.hardware.device)
-    run = RunFolder(RUNS / config.name)
-    with ExitStack() as stack:
-        is_trained = on_first_process(lambda: _lock_and_open(prepared, run, stack, console, resume=resume, fresh=fresh))
-        stack.enter_context(_report_kept_on_interrupt(run))
+    with _opened(prepared, console, resume=resume, fresh=fresh) as (run, is_trained):
         base = TunedModel.base(run.path) if config.evaluate.base else None
         if not is_trained and not console.quiet:
             on_first_process(lambda: _show_plan(prepared, run, base, console, resume=resume))
@@ -89,10 +92,7 @@ def train_only(prepared: Prepared, *, resume: bool, fresh: bool, console: Consol
     """
     refuse_untrainable(prepared.config)
     join_processes(prepared.hardware.device)
-    run = RunFolder(RUNS / prepared.config.name)
-    with ExitStack() as stack:
-        is_trained = on_first_process(lambda: _lock_and_open(prepared, run, stack, console, resume=resume, fresh=fresh))
-        stack.enter_context(_report_kept_on_interrupt(run))
+    with _opened(prepared, console, resume=resume, fresh=fresh) as (run, is_trained):
         if is_trained:
             console.print(f"reusing the adapter in {run.adapter} (finished before; --fresh trains again)")
         elif not _train(prepared, run, console, resume=resume):
@@ -107,17 +107,12 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
         UserError: if there is no finished run, or its base model or its rows have changed since training.
         Interrupted: on Ctrl-C; its message lists what is kept.
     """
-    run, _ = existing_run(path)
-    run.require_adapter()
-    if run.stage("train") is None:
-        how = "--fresh (it has no fingerprints, so it cannot be resumed)" if run.inputs() is None else "--resume"
-        raise UserError(f"{path}: its training has not finished; run `toolhone train` with {how}")
+    join_for_run(path)
+    tuned, examples = in_every_process(lambda: _finished_run(path))
+    run = tuned.run
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
-    tuned = TunedModel.load(path)
     for note in tuned.notes if rank() == 0 else ():
         console.print(f"note: {note}", markup=False)
-    examples = scored_examples(run)
-    join_processes(tuned.hardware.device)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(run.lock(console)))
         stack.enter_context(_report_kept_on_interrupt(run))
@@ -126,6 +121,15 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
         _predict(run, tuned, examples, config.evaluate, console)
         _score(run, console)
     return run
+
+
+def _finished_run(path: Path) -> tuple[TunedModel, list[Example]]:
+    run, _ = existing_run(path)
+    run.require_adapter()
+    if run.stage("train") is None:
+        how = "--fresh (it has no fingerprints, so it cannot be resumed)" if run.inputs() is None else "--resume"
+        raise UserError(f"{path}: its training has not finished; run `toolhone train` with {how}")
+    return TunedModel.load(path), scored_examples(run)
 
 
 def interruption(run: RunFolder) -> Interrupted:
@@ -168,6 +172,25 @@ def _show_plan(prepared: Prepared, run: RunFolder, base: TunedModel | None, cons
     plan.print(console)
 
 
+def _prepare_to_train(config: Config, console: Console) -> Prepared:
+    prepared = prepare(config, console=console)
+    refuse_untrainable(prepared.config)
+    refuse_missing_vllm(config.evaluate)
+    return prepared
+
+
+@contextmanager
+def _opened(prepared: Prepared, console: Console, *, resume: bool, fresh: bool) -> Iterator[tuple[RunFolder, bool]]:
+    """Open the run folder on every machine, locked. Yield it, and whether it has the finished adapter already."""
+    run = RunFolder(RUNS / prepared.config.name)
+    require_same_inputs(prepared.all_inputs)
+    with ExitStack() as stack:
+        is_trained = on_first_process(lambda: _lock_and_open(prepared, run, stack, console, resume=resume, fresh=fresh))
+        stack.enter_context(_report_kept_on_interrupt(run))
+        copy_to_other_machines(run, prepared.config, fresh=fresh, checkpoint=resume)
+        yield run, is_trained
+
+
 def _lock_and_open(
     prepared: Prepared, run: RunFolder, stack: ExitStack, console: Console, *, resume: bool, fresh: bool
 ) -> bool:
@@ -202,9 +225,7 @@ def _has_finished_adapter(
     recorded, trained, checkpoint = run.inputs(), run.stage("train"), last_checkpoint(run.checkpoints)
     if trained is not None:
         run.require_adapter()
-        changed = (
-            _differences_from_older_run(run, prepared) if recorded is None else differences(recorded, inputs, CONTENT)
-        )
+        changed = prepared.differences_from_older(run) if recorded is None else differences(recorded, inputs, CONTENT)
         if changed:
             raise UserError(
                 f"{run.path}: its finished adapter was trained from other inputs: {listed(changed)}. Score "
@@ -240,15 +261,6 @@ def _has_finished_adapter(
     return False
 
 
-def _differences_from_older_run(run: RunFolder, prepared: Prepared) -> list[str]:
-    """Return what differs from a training by an older version, which recorded a single fingerprint of all inputs."""
-    found = run.stage("train") or {}
-    older = older_training_fingerprints(run, *prepared.training_inputs)
-    if prepared.training_fingerprint == found.get("same_as") or found["fingerprint"] in older:
-        return []
-    return ["its rows, its chat template or its number of processes"]
-
-
 def _open(prepared: Prepared, inputs: Inputs, *, starts: bool, fresh: bool) -> None:
     """Open the run folder and write the config, the splits and the manifest's head.
 
@@ -266,35 +278,12 @@ def _open(prepared: Prepared, inputs: Inputs, *, starts: bool, fresh: bool) -> N
             write_jsonl(run.split(name), (row.to_json() for row in rows))
     head: dict[str, Any] = {"data": recorded, "judged": prepared.config.evaluate.split}
     if starts:
-        head = {**_training_head(prepared), **head, "inputs": inputs}
+        head = {**training_head(prepared), **head, "inputs": inputs}
     elif "train" in before["stages"] and "inputs" not in before:
         # The new config may differ in keys that change no weight. Record that the adapter belongs to it too.
         before["stages"]["train"]["same_as"] = prepared.training_fingerprint
         head["stages"] = before["stages"]
     run.note(**head)
-
-
-def _training_head(prepared: Prepared) -> dict[str, Any]:
-    config, renderer = prepared.config, prepared.renderer
-    return {
-        **provenance(config),
-        "device": prepared.hardware.device,
-        "dtype": prepared.hardware.dtype_name,
-        "hardware": prepared.hardware.describe(),
-        "processes": world_size(),
-        "model": {"name": config.model.name, "revision": config.model.revision, "quantize": config.model.quantize},
-        "chat": {
-            "format": renderer.format.name,
-            "template": renderer.source,
-            "template_hash": renderer.template_hash(),
-            "template_kwargs": dict(renderer.template_kwargs),
-            "traits": asdict(renderer.traits) if renderer.traits else None,
-            "parts": list(renderer.parts),
-            "needs": sorted(prepared.needs),
-        },
-        "left_out": prepared.splits.left_out,
-        "dropped": prepared.dropped,
-    }
 
 
 def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool) -> bool:
@@ -306,6 +295,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
     if config.train.select_by == "exact_match":
         answers = run.checkpoints / "selection" / "answers"
         measure = exact_match_on(prepared.validation, renderer, config.evaluate, answers, console)
+    reset_peak_memory(hardware.device)
     with Progress("loading the model", None, "", console):
         model = load_model(config.model, hardware)
     result = train_adapter(
@@ -334,6 +324,7 @@ def _train(prepared: Prepared, run: RunFolder, console: Console, *, resume: bool
     del model
     release_memory(hardware.device)
     wait_for_all()
+    copy_to_other_machines(run, config)
     if result.finished and result.asked_to_stop:  # in the last step: the adapter is saved
         raise interruption(run)
     return result.finished
@@ -353,8 +344,7 @@ def exact_match_on(
 
     def measure(model: Any, step: int) -> Measured:
         answers = folder / f"step-{step}.jsonl"
-        if rank() == 0:  # answers of an interrupted run are from another model
-            remove_parts(answers)
+        remove_parts(answers)  # those of an interrupted run are from another model
         wait_for_all()
         attention = model.config._attn_implementation
         if attention != "eager":  # the class may have no sdpa
@@ -365,10 +355,12 @@ def exact_match_on(
         finally:
             model.set_attn_implementation(attention)
             model.train()
+        return Measured(step, on_first_process(lambda: count_right(answers)), len(examples))
+
+    def count_right(answers: Path) -> int:
         predictions = [Prediction.from_json(row) for _, row in read_jsonl(answers)]
         pairs = zip(examples, predictions, strict=True)
-        right = sum(score(example, prediction, renderer.format.name).exact for example, prediction in pairs)
-        return Measured(step, right, len(examples))
+        return sum(score(example, prediction, renderer.format.name).exact for example, prediction in pairs)
 
     return measure
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from peft import get_peft_model
 from rich.console import Console
 from torch.nn.functional import cross_entropy, linear
@@ -25,7 +26,7 @@ from toolhone.config import Config, EvaluateConfig, LoraConfig
 from toolhone.errors import UserError
 from toolhone.evaluate.base_rows import select_for_base
 from toolhone.evaluate.decode import compute_prefix, decode_greedily
-from toolhone.evaluate.predict import Batch, answer_batches
+from toolhone.evaluate.predict import AnswerMemory, Batch, answer_batches
 from toolhone.launcher import world_size
 from toolhone.prepare import Prepared
 from toolhone.pretrained import build_model, load_model_config
@@ -33,13 +34,15 @@ from toolhone.progress import duration
 from toolhone.records import Example
 from toolhone.train.adapter import lora_config
 from toolhone.train.attention import TREE_ATTENTION
-from toolhone.train.batches import TreeCollator, tree_features
-from toolhone.train.cpu import fuse_lora, map_large_tensors
-from toolhone.train.estimate import BatchCount, Estimate, Sizes, count_batches, estimate, forward_flops, training_flops
+from toolhone.train.batches import TreeAttention, TreeCollator, tree_features
+from toolhone.train.cpu import map_large_tensors
+from toolhone.train.estimate import Estimate, count_batches, estimate, forward_flops, training_flops
+from toolhone.train.fused_lora import fuse_lora, fuses_lora
 from toolhone.train.hardware import Hardware, release_memory
 from toolhone.train.loss import label_loss, summed_cross_entropy, tree_loss
 from toolhone.train.model import supported_attention
-from toolhone.train.trainer import fuses_lora, prefix_sampler
+from toolhone.train.sizes import BatchCount, Sizes
+from toolhone.train.trainer import prefix_sampler
 
 _LAYERS = 2
 _VOCABULARY = 128
@@ -100,10 +103,11 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stages of a run, and the estimate of its training."""
+    """The stages of a run, the estimate of its training, and the peak memory of stages in GB of 10^9 bytes."""
 
     stages: list[Stage]
     training: Estimate
+    memory_gb: dict[str, float]
     device: str
 
     def lines(self) -> Iterator[str]:
@@ -111,7 +115,8 @@ class Plan:
         yield from map(str, self.stages)
         total = sum(stage.seconds or 0.0 for stage in self.stages)
         kind = "GPU memory" if self.device == "cuda" else "memory"
-        yield f"total: about {duration(total)}, peak {kind} about {self.training.memory_gb:.1f} GB"
+        largest = max(self.memory_gb, key=lambda stage: self.memory_gb[stage])
+        yield f"total: about {duration(total)}, peak {kind} about {self.memory_gb[largest]:.1f} GB ({largest})"
 
     def print(self, console: Console) -> None:
         """Print the lines."""
@@ -176,13 +181,18 @@ def make_plan(
     stages.append(Stage("tuned answers", turns, answer_seconds(found.sizes, speed.tuned, tuned, gold)))
     scored = len(prepared.scored) + len(asked) * config.evaluate.base
     stages.append(Stage("report", "scores and page", 5 + scored / _SCORED_TURNS_PER_S))
-    return Plan(stages, found, hardware.device)
+    needs = AnswerMemory(config, hardware, model_config, found.sizes)
+    memory = {"training": found.memory_gb, "tuned answers": needs.peak_gb(tuned, limit, tuned=True)}
+    if config.evaluate.base and not base_is_finished:
+        memory["base answers"] = needs.peak_gb(base, base_limit, tuned=False)
+    return Plan(stages, found, memory, hardware.device)
 
 
 def training_seconds(config: Config, found: Estimate, speed: Speed, validation: Sequence[LabelledTokens]) -> float:
     """Return the seconds of all training steps and validations."""
     epochs = found.steps * found.batches_per_step / len(found.epoch)
-    trained = epochs * _pass_seconds(found.sizes, speed, found.epoch) * _checkpointing_factor(config)
+    slower = _CHECKPOINTING_SLOWDOWN if config.train.activation_checkpointing else 1.0
+    trained = epochs * _pass_seconds(found.sizes, speed, found.epoch) * slower
     if not validation:
         return trained / world_size()
     held_out = _pass_seconds(found.sizes, speed, count_batches(config, validation))
@@ -293,12 +303,13 @@ def _training_rate(
         fuse_lora(model)
     if config.train.packing == "prefix_tree":
         model.set_attn_implementation(TREE_ATTENTION)
-    batch = TreeCollator(0, config.train.tree_tokens)([tree_features(row) for row in known])
-    batch = {name: tensor.to(hardware.device) for name, tensor in batch.items()}
+    attention = TreeAttention(device=hardware.device, matrix_attention=config.cpu.matrix_attention)
+    batch = TreeCollator(0, config.train.tree_tokens, attention)([tree_features(row) for row in known])
+    batch = send_to_device(batch, hardware.device)
 
     def step() -> None:
         if config.train.packing == "prefix_tree":
-            loss = tree_loss(model, batch, matrix_attention=config.cpu.matrix_attention)
+            loss = tree_loss(model, batch)
         else:
             loss = label_loss(model, **_padded(known, hardware.device))
         loss.backward()  # type: ignore[no-untyped-call]
@@ -380,10 +391,6 @@ def _median_prompt(batches: Sequence[Batch]) -> int:
 def _pass_seconds(sizes: Sizes, speed: Speed, batches: Sequence[BatchCount]) -> float:
     layers = sum(training_flops(sizes, batch) for batch in batches) / speed.training_flops
     return layers + sum(batch.head_positions for batch in batches) * speed.head_s
-
-
-def _checkpointing_factor(config: Config) -> float:
-    return _CHECKPOINTING_SLOWDOWN if config.train.activation_checkpointing else 1.0
 
 
 def _validations(config: Config, found: Estimate) -> float:

@@ -6,15 +6,16 @@ In: a config. Out: `Prepared`, with fingerprints of everything that training dep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from rich.console import Console
 
 from toolhone.chat.probe import Need, make_renderer, needs_of
 from toolhone.chat.render import ChatRenderer, Rendered, render_all
-from toolhone.config import Config
+from toolhone.config import Config, config_fields
 from toolhone.data.check.finding import describe_left_out
 from toolhone.data.read import turns
 from toolhone.data.split import Splits, make_splits
@@ -23,11 +24,18 @@ from toolhone.launcher import rank, world_size
 from toolhone.pretrained import load_model_config, load_tokenizer
 from toolhone.progress import Progress
 from toolhone.records import Conversation, Example
-from toolhone.run_folder import fingerprint, training_fingerprint, versions
+from toolhone.run_folder import (
+    RunFolder,
+    fingerprint,
+    older_training_fingerprints,
+    provenance,
+    training_fingerprint,
+    versions,
+)
 from toolhone.run_inputs import Inputs, model_inputs
 from toolhone.train.hardware import Hardware, choose_hardware
 from toolhone.train.language_layers import target_notes
-from toolhone.train.packing import settle_packing
+from toolhone.train.packing import settle_packing, uses_flex
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,27 @@ class Prepared:
             "versions": versions(),
         }
 
+    def all_inputs(self) -> Inputs:
+        """Return everything that must be the same on all machines of a training: its inputs, the config, and the
+        examples that the models answer."""
+        values = {name: repr(attrgetter(name)(self.config)) for name, _ in config_fields()}
+        scored = fingerprint([example.asked() for example in self.scored])
+        inputs = {section: found for section, found in self.inputs().items() if section != "stat"}
+        return {"config": values, **inputs, "answers": {"rows to answer": scored}}
+
     @property
     def training_fingerprint(self) -> str:
         """The fingerprint under which a training from these inputs is recorded."""
         return training_fingerprint(self.config.model_dump(mode="json"), *self.training_inputs)
+
+    def differences_from_older(self, run: RunFolder) -> list[str]:
+        """Return what differs from a training by an older version, which recorded a single fingerprint of all
+        inputs."""
+        found = run.stage("train") or {}
+        older = older_training_fingerprints(run, *self.training_inputs)
+        if self.training_fingerprint == found.get("same_as") or found["fingerprint"] in older:
+            return []
+        return ["its rows, its chat template or its number of processes"]
 
 
 def prepare(config: Config, *, console: Console) -> Prepared:
@@ -100,6 +125,7 @@ def prepare(config: Config, *, console: Console) -> Prepared:
 
 def _prepare(config: Config) -> Prepared:
     hardware = choose_hardware(config.model, cudnn_attention=config.cuda.cudnn_attention)
+    uses_flex(config, hardware)  # an error now rather than after all other preparations
     splits = make_splits(config.data)
     if config.chat.thinking == "train" and not any(example.turn.thinking for example in turns(splits.train)):
         raise UserError(
@@ -136,6 +162,30 @@ def _prepare(config: Config) -> Prepared:
         with_control_tokens=list(guarded),
         notes=notes,
     )
+
+
+def training_head(prepared: Prepared) -> dict[str, Any]:
+    """Return the head of a new run's manifest: what the training is made from."""
+    config, renderer = prepared.config, prepared.renderer
+    return {
+        **provenance(config),
+        "device": prepared.hardware.device,
+        "dtype": prepared.hardware.dtype_name,
+        "hardware": prepared.hardware.describe(),
+        "processes": world_size(),
+        "model": {"name": config.model.name, "revision": config.model.revision, "quantize": config.model.quantize},
+        "chat": {
+            "format": renderer.format.name,
+            "template": renderer.source,
+            "template_hash": renderer.template_hash(),
+            "template_kwargs": dict(renderer.template_kwargs),
+            "traits": asdict(renderer.traits) if renderer.traits else None,
+            "parts": list(renderer.parts),
+            "needs": sorted(prepared.needs),
+        },
+        "left_out": prepared.splits.left_out,
+        "dropped": prepared.dropped,
+    }
 
 
 def rows_fingerprint(rows: Sequence[Conversation]) -> str:

@@ -38,7 +38,14 @@ RUNS = Path("runs")
 
 _TRAINING_SECTIONS = ("seed", "model", "data", "chat", "lora", "train")
 """The config sections that training depends on. A change of `evaluate` needs only new predictions."""
-_FREE_KEYS = {"train.log_every", "train.keep_checkpoints", "train.report_to", "data.test", "data.test_rows"}
+_FREE_KEYS = {
+    "train.attention",
+    "train.log_every",
+    "train.keep_checkpoints",
+    "train.report_to",
+    "data.test",
+    "data.test_rows",
+}
 """Keys in these sections that change no trained weight. A run can continue if their values change."""
 
 _ABSENT = object()
@@ -52,6 +59,12 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 def fingerprint(*parts: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of the parts as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex digits."""
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -210,13 +223,13 @@ def open_run(config: Config, *, fresh: bool = False) -> RunFolder:
     """
     run = RunFolder(RUNS / config.name)
     if fresh and run.config.is_file():
-        _empty(run)
+        empty_run(run)
     refuse_other_config(run, config)
     write_text(run.config, config_yaml(config))
     return run
 
 
-def _empty(run: RunFolder) -> None:
+def empty_run(run: RunFolder) -> None:
     """Delete everything in a run folder except the lock. The config goes last, because it marks the run folder."""
     for path in sorted(run.path.iterdir(), key=lambda path: path == run.config):
         if path.is_dir() and not path.is_symlink():

@@ -6,7 +6,6 @@ because the content at a path in the config may have changed by then.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.pretrained import load_model_config
-from toolhone.run_folder import RunFolder, versions
+from toolhone.run_folder import RunFolder, sha256_of, versions
 
 Inputs = Mapping[str, Mapping[str, Any]]
 """Fingerprints by section and name, as recorded in the manifest."""
@@ -37,6 +36,8 @@ _WHAT = {
     "processes": "the {}",
     "hardware": "the {}",
     "versions": "the version of {}",
+    "config": "the config's {}",
+    "answers": "the {}",
 }
 _MODEL_FILES = ("config.json", "*.index.json", "**/*.py")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -67,7 +68,7 @@ def model_inputs(config: ModelConfig, known: Inputs | None = None) -> dict[str, 
             name, status = path.relative_to(folder).as_posix(), path.stat()
             stat = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             is_known = known is not None and known["stat"].get(name) == stat and name in known[section]
-            found[section][name] = known[section][name] if known is not None and is_known else _sha256(path)
+            found[section][name] = known[section][name] if known is not None and is_known else sha256_of(path)
             found["stat"][name] = stat
     return found
 
@@ -131,11 +132,6 @@ def _hub_commit(config: ModelConfig) -> str:
     if not isinstance(path, str):
         raise UserError(f"model.name: {config.name} is not in the hub cache; check HF_HUB_CACHE")
     return Path(path).parent.name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _short(value: Any) -> str:

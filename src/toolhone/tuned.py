@@ -20,8 +20,9 @@ from toolhone.errors import UserError
 from toolhone.formats import FORMATS
 from toolhone.pretrained import load_tokenizer
 from toolhone.records import Example
-from toolhone.run_folder import RunFolder, existing_run, fingerprint
-from toolhone.run_inputs import BASE, MODEL, refuse_other_model
+from toolhone.run_folder import ADAPTER_FILES, RunFolder, existing_run, fingerprint, sha256_of, versions
+from toolhone.run_inputs import BASE, MODEL, Inputs, refuse_other_model
+from toolhone.train.fused_lora import fuse_lora, fuses_lora
 from toolhone.train.hardware import Hardware, choose_hardware
 from toolhone.train.model import load_for_inference
 
@@ -88,9 +89,22 @@ class TunedModel:
         # Older fingerprints do not include trust_remote_code. The code itself is among the model's files.
         model = self.config.model.model_dump(mode="json", exclude={"trust_remote_code"})
         # The sample of rows is in `examples`; the tuned model's answers do not depend on it.
-        sections = {"model": model, "evaluate": config.model_dump(mode="json", exclude={"base_rows"})}
+        # `evaluate/stage.py` adds the engine that answers.
+        sections = {"model": model, "evaluate": config.model_dump(mode="json", exclude={"base_rows", "engine"})}
         asked = [example.asked() for example in examples]
         return fingerprint(weights, sections, asked, self.renderer.template_hash(), self.hardware.dtype_name)
+
+    def answers_inputs(self, examples: Sequence[Example], config: EvaluateConfig) -> Inputs:
+        """Return what must be the same on every machine that answers a share of the examples."""
+        named = {
+            "rows to answer": fingerprint([example.asked() for example in examples]),
+            "chat template": self.renderer.template_hash(),
+            "number type": self.hardware.dtype_name,
+            "evaluation's settings and model": self.answers_fingerprint(examples, config),
+        }
+        if self.adapter is not None:
+            named |= {f"adapter's {name}": sha256_of(self.adapter / name) for name in ADAPTER_FILES}
+        return {"answers": named, "versions": versions()}
 
     @cached_property
     def model(self) -> Any:
@@ -99,8 +113,18 @@ class TunedModel:
 
     def load_weights(self) -> Any:
         """Load the model with its adapter onto its device. Only the caller keeps a reference, so it can free the
-        memory."""
-        return load_for_inference(self.config.model, self.hardware, self.adapter)
+        memory.
+
+        The adapter is computed as in training: in the model's type, and not merged. Merged weights would be rounded to
+        that type again, which loses every change smaller than half of a weight's last digit.
+        """
+        model = load_for_inference(self.config.model, self.hardware, self.adapter)
+        if self.adapter is not None and fuses_lora(self.config, self.hardware):
+            fuse_lora(model)
+            for name, weight in model.named_parameters():
+                if "lora_" in name:
+                    weight.data = weight.data.to(self.hardware.dtype)
+        return model
 
 
 def _hardware(config: Config) -> Hardware:

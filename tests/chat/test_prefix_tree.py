@@ -32,7 +32,7 @@ from transformers import (
 from toolhone.chat.prefix_tree import PrefixTree, build_tree, shareable_ids
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import IGNORED, LabelledTokens
-from toolhone.config import ChatConfig, CpuConfig
+from toolhone.config import ChatConfig
 from toolhone.data.read import read_conversations, read_tools, turns
 from toolhone.train import attention
 from toolhone.train.attention import TREE_ATTENTION, visible
@@ -134,7 +134,7 @@ def collate(rows: Sequence[LabelledTokens], max_tokens: int) -> dict[str, torch.
 def loss_of_trees(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the trainer's own loss of a batch, on one process."""
     model.get_base_model().set_attn_implementation(TREE_ATTENTION)
-    alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), packing="prefix_tree", cpu=CpuConfig())
+    alone: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), packing="prefix_tree")
     count = (batch["labels"] != IGNORED).sum()
     loss: torch.Tensor = ToolCallTrainer.compute_loss(alone, model, batch, num_items_in_batch=count)
     return loss
@@ -394,9 +394,8 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
     tree = build_tree(SMALL_TREE)
     queries = [n for n in range(len(tree)) if n not in leaf_ends(tree)]
     assert len(queries) == len(tree) - len(SMALL_TREE) + len(learned_within(SMALL_TREE))
-    batch = collate(SMALL_TREE, 100)
     with torch.no_grad():
-        right = loss_of_trees(models["llama"], batch).item()
+        right = loss_of_trees(models["llama"], collate(SMALL_TREE, 100)).item()
         for query, key in product(queries, range(len(tree))):
 
             def flipped(*of: torch.Tensor, place: tuple[int, int] = (query, key)) -> torch.Tensor:
@@ -405,7 +404,7 @@ def test_each_single_wrong_bit_of_the_mask_changes_the_loss(
                 return mask
 
             monkeypatch.setattr(attention, "visible", flipped)
-            loss = loss_of_trees(models["llama"], batch).item()
+            loss = loss_of_trees(models["llama"], collate(SMALL_TREE, 100)).item()
             assert not abs(loss - right) <= 1e-9 * right, (query, key)
 
 
@@ -423,7 +422,9 @@ def test_each_single_wrong_end_changes_the_loss(models: dict[str, Any], shift: i
                 continue
             checked += 1
             batch = collate(SMALL_TREE, 100)
-            batch["ends"][0, index] += shift
+            ends, positions = batch["tree_blocks"].ends, batch["tree_blocks"].positions
+            ends[0, index] += shift
+            batch["tree_blocks"] = attention.AttentionBlocks(ends, positions)
             loss = loss_of_trees(models["llama"], batch).item()
             assert not abs(loss - right) <= 1e-9 * right, index
     assert checked >= 4
@@ -457,8 +458,9 @@ def test_the_collator_respects_its_token_limit_and_counts_tokens(rows: list[Labe
     assert batch["labels"][~real].eq(IGNORED).all()
     found = []
     for line, kept in enumerate(real):
-        columns = ("input_ids", "position_ids", "ends", "labels", "weights")
-        tree = PrefixTree(*(batch[name][line][kept].tolist() for name in columns))
+        columns = [batch[name] for name in ("input_ids", "position_ids", "labels", "weights")]
+        columns.insert(2, batch["tree_blocks"].ends)
+        tree = PrefixTree(*(column[line][kept].tolist() for column in columns))
         one_tree = rows_read_back(tree)
         assert len(tree) <= max_tokens or len(one_tree) == 1
         laid_out = [labelled(row, labels.count(IGNORED)) for row, labels in one_tree]

@@ -28,6 +28,7 @@ from toolhone.engines.remote import RemoteGenerator
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import Completion, Prefix, decode_greedily
 from toolhone.evaluate.predict import answer_one
+from toolhone.serve.local import LocalGenerator
 from toolhone.tuned import TunedModel
 
 
@@ -98,9 +99,26 @@ def test_a_seed_repeats_an_answer_and_log_probabilities_stay_raw(llama_cpp: str,
         return [(await collect(answer))[0] for answer in answers]
 
     first, again, other = ask(llama_cpp, tuned, sample)
-    assert first == again
-    assert first != other
+    ids_of = [[one.token.id for one in found] for found in (first, again, other)]
+    assert ids_of[0] == ids_of[1] != ids_of[2]
     assert_raw(tuned, ids, first)
+
+
+@pytest.mark.parametrize("penalty", [0.7, -0.5])
+def test_the_frequency_penalty_of_llama_cpp_counts_the_answer_only(
+    llama_cpp: str, tuned: TunedModel, penalty: float
+) -> None:
+    """A penalty that counts the prompt's tokens too changes both answers, the second one from its first token on."""
+    ids, sampling = prompt(tuned, "谢谢"), endless(tuned, frequency_penalty=penalty)
+
+    async def own() -> list[int]:
+        engine = LocalGenerator(tuned.model, tuned.renderer)
+        found, _ = await collect(engine.generate(ids, 60, sampling))
+        await engine.close()
+        return [one.token.id for one in found]
+
+    found, _ = ask(llama_cpp, tuned, lambda engine: collect(engine.generate(ids, 60, sampling, at_once=True)))
+    assert [one.token.id for one in found] == asyncio.run(own())
 
 
 def test_a_grammar_decides_the_text_and_log_probabilities_stay_raw(llama_cpp: str, tuned: TunedModel) -> None:

@@ -175,6 +175,20 @@ def test_ctrl_c_while_it_starts_ends_all_processes(folder: Path) -> None:
     assert_all_ended(folder)
 
 
+def test_sigterm_to_the_gateway_while_vllm_starts_ends_all_processes(folder: Path) -> None:
+    script = (
+        "from pathlib import Path; from toolhone.engines import vllm; vllm._has_gpu = lambda: False\n"
+        "from toolhone.serve.server import ends_on_sigterm\n"
+        f"server = vllm.vllm_server('m', executable={fake(folder, 'hang')!r}, log=Path({str(folder / 'log')!r}))\n"
+        "with ends_on_sigterm(), server: pass"
+    )
+    waiting = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    told(folder)
+    waiting.terminate()
+    assert waiting.wait(timeout=60) == 128 + signal.SIGTERM
+    assert_all_ended(folder)
+
+
 def test_a_server_that_ends_at_once_is_reported_with_the_end_of_its_log(folder: Path) -> None:
     with pytest.raises(UserError) as error, vllm_server("m", executable=fake(folder, "fail"), log=folder / "log"):
         pytest.fail("the server was ready")

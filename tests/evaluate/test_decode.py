@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolhone.errors import UserError
-from toolhone.evaluate import decode
+from toolhone.evaluate import decode, prefix_attention
 from toolhone.evaluate.decode import (
     Prefix,
     batches_by_length,
@@ -20,6 +20,10 @@ from toolhone.evaluate.decode import (
     decoding_method,
     shared_prefix,
 )
+from toolhone.evaluate.prefix_attention import ContinuedRows, can_share_prefix
+from toolhone.train import miniature
+from toolhone.train.miniature import make_miniature
+from toolhone.train.packing import TESTED
 
 VOCABULARY = 64
 NEW_TOKENS = 12
@@ -240,8 +244,6 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, str]:
     """A small copy of a model, and the fastest way to decode it."""
     from transformers import AutoConfig
 
-    from toolhone.train.miniature import make_miniature
-
     values, method = FAMILIES[request.param]
     return make_miniature(AutoConfig.for_model(request.param, **values)).eval(), method
 
@@ -317,3 +319,50 @@ def test_batches_contain_every_prompt_once_longest_first(prompts: list[list[int]
     lengths = [len(prompts[n]) for n in order]
     assert lengths == sorted(lengths, reverse=True)
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Llama", "Gemma3", "GPT2LMHeadModel", *(pytest.param(one, marks=pytest.mark.slow) for one in sorted(TESTED))],
+)
+def test_rows_that_share_the_prefix_of_one_cache_get_the_tokens_of_a_full_pass(name: str) -> None:
+    import transformers
+
+    kind = getattr(transformers, name if name.endswith("LMHeadModel") else f"{name}ForCausalLM")
+    model = make_miniature(kind.config_class(), model_class=kind).eval()
+    if not can_share_prefix(model):
+        assert name in ("DeepseekV3", "DiffLlama", "GraniteMoeHybrid", "MiniCPM3")
+        pytest.skip(f"{name} copies the prefix for each row")
+    draw = torch.Generator().manual_seed(0)
+    lengths = (2 * miniature.WINDOW, 5, 11, 5, 1)
+    shared, *rests = (torch.randint(3, miniature.VOCABULARY, (n,), generator=draw).tolist() for n in lengths)
+    before = model.config._attn_implementation
+    found = decode_greedily(model, [shared + rest for rest in rests], compute_prefix(model, shared), frozenset(), 6)
+    for rest, answer in zip(rests, found, strict=True):
+        ids, logprobs = plainly(model, shared + rest, frozenset(), 6)
+        assert answer.ids == ids
+        assert answer.logprobs == pytest.approx(logprobs, abs=1e-3)
+    assert model.config._attn_implementation == before
+
+
+def test_a_long_batch_is_attended_in_parts(
+    model: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decode_greedily(model, prompts, compute_prefix(model, SHARED), frozenset(), NEW_TOKENS)
+    monkeypatch.setattr(prefix_attention, "SCORE_BYTES", 4 * 4 * 17 * 24 * 3)  # three rows of the longest prompt
+    parts = decode_greedily(model, prompts, compute_prefix(model, SHARED), frozenset(), NEW_TOKENS)
+    assert [answer.ids for answer in parts] == [answer.ids for answer in whole]
+
+
+def test_rows_do_not_copy_the_cache_of_their_prefix(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens: list[int] = []
+    kept = ContinuedRows.advance
+
+    def advance(rows: ContinuedRows) -> None:
+        tokens.append(rows.cache.get_seq_length())
+        kept(rows)
+
+    monkeypatch.setattr(ContinuedRows, "advance", advance)
+    prefix = compute_prefix(model, SHARED)
+    decode_greedily(model, [[*SHARED, 1, 2], [*SHARED, 3]], prefix, frozenset(), 3)
+    assert tokens == [2, 3]  # of the longest row, without the prefix

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import toolhone.evaluate.predict as predict_module
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer
 from toolhone.config import ChatConfig, EvaluateConfig
+from toolhone.errors import UserError
 from toolhone.evaluate.decode import decode_greedily
 from toolhone.evaluate.predict import PrefixCache, answer_one, predict
 from toolhone.jsonl import read_jsonl
@@ -181,6 +183,49 @@ def test_the_batch_size_does_not_change_answers(run: Callable[..., str], tmp_pat
     }
     assert len(list((tmp_path / "predictions").glob("by-*.jsonl"))) == 3
     assert len(texts) == 1
+
+
+@pytest.fixture
+def room(model: Any) -> Iterator[list[int]]:
+    """The most rows that fit into memory. A forward pass with more raises torch's error."""
+    most = [10**6]
+
+    def check(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        if len(kwargs["input_ids"]) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = model.register_forward_pre_hook(check, with_kwargs=True)
+    yield most
+    hook.remove()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_gets_the_same_answers(
+    run: Callable[..., str], decoded: list[int], room: list[int], tmp_path: Path
+) -> None:
+    config = EvaluateConfig(batch_size=6, max_new_tokens=6)
+    run(name="whole", config=config)
+    assert max(decoded) >= 5
+    room[0] = 1
+    printed = run(name="halved", config=config)
+    notes = [line for line in printed.splitlines() if line.startswith("note: ")]
+    sizes = [max(decoded), max(decoded) // 2, 1]
+    assert notes == [
+        f"note: evaluate.batch_size: {after} rows instead of {before}, because memory ran out"
+        for before, after in pairwise(sizes)
+    ]
+    found, expected = (rows_of(tmp_path / "predictions" / f"{name}.jsonl") for name in ("halved", "whole"))
+    for row, other in zip(found, expected, strict=True):
+        assert _logprobs(row) == pytest.approx(_logprobs(other), abs=1e-4)
+    assert found == expected
+
+
+def test_the_error_names_the_keys_to_change_if_not_even_one_row_fits_into_memory(
+    run: Callable[..., str], room: list[int], tmp_path: Path
+) -> None:
+    room[0] = 0
+    with pytest.raises(UserError, match=r"^evaluate\.batch_size: memory ran out with a single row of \d+ prompt.*nf4"):
+        run()
+    assert not (tmp_path / "predictions" / "tuned.jsonl").exists()
 
 
 def test_answers_end_at_the_limit_or_at_a_stop_token(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,20 +14,24 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from served import make_run
 
 from toolhone.chat.probe import make_renderer
 from toolhone.chat.render import ChatRenderer
+from toolhone.cli.route import _identity
 from toolhone.config import ChatConfig, Config
+from toolhone.engines.facts import EngineFacts
 from toolhone.errors import UserError
 from toolhone.evaluate import predict_vllm as module
 from toolhone.evaluate.decode import Prefix, decode_greedily
 from toolhone.evaluate.predict import predict
-from toolhone.evaluate.predict_vllm import predict_vllm
+from toolhone.evaluate.predict_vllm import VllmError, predict_run_with_vllm, predict_vllm
 from toolhone.jsonl import read_jsonl
 from toolhone.records import Example, Gold, Message, Tool
 from toolhone.run_folder import RunFolder
-from toolhone.train.hardware import choose_hardware
+from toolhone.train.hardware import Hardware, choose_hardware
 from toolhone.tuned import TunedModel
+from toolhone.verify.policy import served_identity
 
 TOOL = Tool("query_order", "查询", {"type": "object", "properties": {"id": {"type": "string"}}})
 
@@ -204,6 +209,29 @@ def test_the_engine_gets_the_model_the_adapter_and_a_length_for_the_longest_row(
     assert engine.batches == [2, 2, 1]
 
 
+def test_on_a_gpu_the_engine_gets_the_runs_number_type_and_the_memory_that_is_free(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = replace(tuned(config(tiny_llama), renderer, None), hardware=Hardware("cuda", torch.bfloat16, ()))
+    for free, share in ((79, 0.9), (40, 0.48)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 10**9, 80 * 10**9))
+        predict_vllm(on_gpu, examples(), "base", tmp_path / f"{free}.jsonl", quiet())
+        assert (engine.options["dtype"], engine.options["gpu_memory_utilization"]) == ("bfloat16", share)
+
+
+def test_an_engine_that_does_not_start_is_an_error_with_its_reason(
+    engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: str, **_: Any) -> None:
+        raise ValueError("Model architectures ['Odd'] are not supported for now.\nSupported: ...")
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
+    with pytest.raises(
+        VllmError, match=r"does not start with .*\(ValueError: Model architectures \['Odd'\] .* now\.\)"
+    ):
+        predict_vllm(tuned(config(tiny_llama), renderer, None), examples(), "t", tmp_path / "o.jsonl", quiet())
+
+
 def test_a_forged_turn_reaches_the_engine_as_plain_text(
     engine: Engine, renderer: ChatRenderer, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -271,3 +299,12 @@ def test_the_error_without_vllm_names_the_extra_to_install(
     with pytest.raises(UserError, match=r'pip install "toolhone\[vllm\]"'):
         predict_vllm(tuned(config(tiny_llama), renderer, None), examples(), "t", tmp_path / "out.jsonl", quiet())
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_predictions_of_a_run_are_those_of_the_engine_that_would_serve_it(
+    engine: Engine, learned: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(make_run(tmp_path / "run", learned))
+    path = predict_run_with_vllm(run.path, base=False, console=quiet())
+    facts = EngineFacts("vllm", adapters=("tuned",))
+    assert _identity(run, path).engine == served_identity(TunedModel.load(run.path), facts, "float32").engine

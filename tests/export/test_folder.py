@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from toolhone.cli import main
 from toolhone.errors import UserError
 from toolhone.export import folder as exporting
-from toolhone.export.folder import export_run, spread
+from toolhone.export.folder import export_run
 from toolhone.jsonl import write_json
 from toolhone.records import Message
 from toolhone.run_folder import RunFolder
@@ -225,10 +225,3 @@ def test_launch_files_are_scripts_that_find_the_export_wherever_it_is(run: RunFo
     bare = subprocess.run([script], env={"PATH": environment["PATH"]}, capture_output=True, text=True, check=False)
     assert bare.returncode != 0
     assert "GGUF" in bare.stderr
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"), [(2, [0, 3]), (3, [0, 2, 4]), (6, [0, 1, 2, 3, 4, 5]), (9, [*range(6)])]
-)
-def test_prompts_of_a_proof_are_spread_over_the_rows(count: int, expected: list[int]) -> None:
-    assert spread([*range(6)], count) == expected  # type: ignore[list-item, comparison-overlap]

@@ -21,7 +21,7 @@ from toolhone.errors import UserError
 from toolhone.export.folder import exported_ggufs
 from toolhone.export.hub import FACTS
 from toolhone.jsonl import write_json
-from toolhone.route.policy import sha256_of
+from toolhone.run_folder import sha256_of
 from toolhone.serve import engine as engine_module
 from toolhone.serve.engine import EngineSettings, OpenEngine, default_kind, open_engine
 from toolhone.tuned import TunedModel

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import build_stub
 from rich.console import Console
 
 from toolhone.chat.probe import make_renderer
@@ -94,3 +95,10 @@ def train(tiny_llama: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[...
 
 def read_log(run: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.train_log.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def stub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that `fake_cuda` needs."""
+    cache = getattr(request.config, "cache", None)  # absent with -p no:cacheprovider
+    return build_stub(cache.mkdir("fake-cuda") if cache is not None else tmp_path_factory.mktemp("fake-cuda"))

@@ -20,7 +20,7 @@ from toolhone.chat.render import Rendered
 from toolhone.config import Config, DataConfig, LoraConfig, ModelConfig
 from toolhone.errors import UserError
 from toolhone.train.adapter import INITIAL_ADAPTER, lora_config, make_portable, unsupported_with_fsdp
-from toolhone.train.cpu import _FusedVariant
+from toolhone.train.fused_lora import _FusedVariant
 from toolhone.train.hardware import Hardware
 from toolhone.train.model import load_for_inference, load_model
 from toolhone.train.preflight import refuse_untrainable

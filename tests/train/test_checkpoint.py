@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from toolhone.chat.render import Rendered
 from toolhone.errors import UserError
-from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, last_checkpoint
+from toolhone.train.checkpoint import LeaveSignals, MarkComplete, StopOnSignal, checkpoint_to_resume, last_checkpoint
 from toolhone.train.trainer import ToolCallTrainer
 
 KEYS = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 5, "learning_rate": 1e-2, "scheduler": "cosine"}
@@ -222,3 +225,18 @@ def test_signal_handlers_are_restored() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_worker_that_prepares_batches_survives_signals_to_the_whole_job() -> None:
+    batches = iter(DataLoader(range(40), batch_size=2, num_workers=1, collate_fn=LeaveSignals(tensor_of)))
+    found = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid or 0, number)
+    found += batches
+    assert [batch["rows"].tolist() for batch in found] == [[n, n + 1] for n in range(0, 40, 2)]
+
+
+def tensor_of(rows: list[int]) -> dict[str, torch.Tensor]:
+    return {"rows": torch.tensor(rows)}

@@ -116,6 +116,10 @@ def test_one_process_uses_the_first_gpu_and_says_how_to_use_all(
     arguments = training_arguments(config(), hardware, tmp_path, validates=False)
     assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:0"))
     assert arguments.train_batch_size == config().train.batch_size, "DataParallel would take one batch per GPU"
+    assert (arguments.bf16, arguments.fp16, arguments.optim) == (False, False, "adamw_torch_fused")
+    assert (arguments.dataloader_num_workers, arguments.dataloader_persistent_workers) == (2, True)
+    assert arguments.dataloader_pin_memory
+    assert arguments.accelerator_config.non_blocking
     assert "CUDA_VISIBLE_DEVICES" not in os.environ, "CUDA has already read it"
 
 

@@ -9,10 +9,21 @@ import torch
 from transformers import AutoConfig
 
 from toolhone.config import Config
+from toolhone.errors import UserError
 from toolhone.pretrained import auto_class
 from toolhone.train import attention, packing
+from toolhone.train.hardware import Hardware
 from toolhone.train.miniature import CannotShrinkError, make_miniature, shrink
-from toolhone.train.packing import TESTED, PackingCheck, check_packing, settle_packing
+from toolhone.train.packing import (
+    TESTED,
+    PackingCheck,
+    check_packing,
+    settle_packing,
+    tree_attention_of,
+    uses_flex,
+)
+
+CPU = Hardware("cpu", torch.float32, ())
 
 # The config of a class with the sizes of a real model, as in its config.json.
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -144,6 +155,44 @@ def test_a_chosen_packing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     for chosen in ("rows", "none"):
         config = experiment(packing=chosen)
         assert settle_packing(config, AutoConfig.for_model("falcon")) == (config, ())
+
+
+@pytest.mark.parametrize(
+    ("device", "keys", "expected"),
+    [
+        ("cuda", {}, True),
+        ("cuda", {"attention": "flex"}, True),
+        ("cuda", {"attention": "blocks"}, False),
+        ("cuda", {"packing": "rows"}, False),
+        ("cpu", {}, False),
+        ("cpu", {"attention": "blocks"}, False),
+    ],
+)
+def test_attention_is_flex_on_a_gpu_and_blocks_on_a_cpu(device: str, keys: dict[str, Any], expected: bool) -> None:
+    assert uses_flex(experiment(**keys), Hardware(device, torch.float32, ())) is expected
+
+
+def test_flex_on_a_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^train\.attention: flex needs a GPU.*set it to auto$"):
+        uses_flex(experiment(attention="flex"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "windows"),
+    [
+        ("llama", {}, {None}),
+        ("mistral", {"sliding_window": 4096}, {4096}),
+        ("mistral", {"sliding_window": None}, {None}),
+        ("qwen2", {"sliding_window": 4096, "use_sliding_window": False}, {None}),
+        ("gemma3_text", {"sliding_window": 512, "num_hidden_layers": 12}, {None, 512}),
+        ("gemma3", {}, {None, 4096}),
+    ],
+)
+def test_the_windows_of_all_layers_are_prepared(
+    model_type: str, values: dict[str, Any], windows: set[int | None]
+) -> None:
+    found = tree_attention_of(experiment(), CPU, AutoConfig.for_model(model_type, **values))
+    assert set(found.windows) == windows
 
 
 def test_the_check_finds_a_branch_that_sees_one_token_of_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,14 @@ import torch
 
 from toolhone.errors import UserError
 from toolhone.train import processes
-from toolhone.train.processes import join_processes, wait_for_all
+from toolhone.train.processes import (
+    everyone,
+    gather_to_first,
+    in_every_process,
+    join_processes,
+    require_same_inputs,
+    wait_for_all,
+)
 
 
 @pytest.fixture
@@ -72,3 +79,53 @@ def test_a_process_that_died_gives_an_error_without_a_traceback(monkeypatch: pyt
         UserError, match=r"^process 0: another process has failed.* \(\[pair.cc:553\] Connection closed by peer\)"
     ):
         wait_for_all()
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Makes this process the first of two. The list has the answers of the second, in the order of the questions."""
+    answers: list[Any] = []
+
+    def gather(found: list[Any], mine: Any) -> None:
+        found[:] = [mine, answers.pop(0)]
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    return answers
+
+
+def test_a_single_process_has_only_its_own_values() -> None:
+    assert everyone(5) == gather_to_first(5) == [5]
+    assert in_every_process(lambda: 5) == 5
+    require_same_inputs(lambda: {"versions": {"torch": "2"}})
+
+
+def test_an_error_in_another_process_stops_this_one_and_names_it(two: list[Any]) -> None:
+    two.append("process 1 on b: data/train.jsonl: no such file")
+    with pytest.raises(UserError, match=r"^process 1 on b: data/train\.jsonl: no such file$"):
+        in_every_process(lambda: 5)
+
+
+def test_the_process_that_failed_raises_its_own_error(two: list[Any]) -> None:
+    def fail() -> None:
+        raise UserError("data/train.jsonl: no such file")
+
+    two.append(None)
+    with pytest.raises(UserError, match=r"^data/train\.jsonl: no such file$"):
+        in_every_process(fail)
+
+
+def test_other_inputs_on_another_machine_are_listed_and_other_processes_of_a_machine_are_not_asked(
+    two: list[Any],
+) -> None:
+    mine = {"versions": {"torch": "2.13"}, "answers": {"rows to answer": "aa"}}
+    two += [None, ("process 1 on b", None)]
+    require_same_inputs(lambda: mine)
+    two += [None, ("process 1 on b", {"versions": {"torch": "2.12"}, "answers": {"rows to answer": "bb"}})]
+    with pytest.raises(UserError) as caught:
+        require_same_inputs(lambda: mine)
+    assert str(caught.value).startswith("process 1 on b has other inputs than process 0 on ")
+    assert "the version of torch: found 2.12, expected 2.13; the rows to answer: found bb, expected aa. " in str(
+        caught.value
+    )

@@ -19,9 +19,13 @@ from trl import SFTConfig, SFTTrainer
 from toolhone.chat.render import Rendered, mask_labels
 from toolhone.config import CpuConfig, LoraConfig, ModelConfig, TrainConfig
 from toolhone.errors import UserError
+from toolhone.train import trainer
 from toolhone.train.attention import AttentionBlocks, tree_attention
-from toolhone.train.cpu import GroupedAttention, _FusedVariant
+from toolhone.train.batches import TreeAttention
+from toolhone.train.cpu import GroupedAttention
+from toolhone.train.fused_lora import _FusedVariant
 from toolhone.train.hardware import Hardware
+from toolhone.train.log import TrainLog
 from toolhone.train.model import load_for_inference, load_model
 from toolhone.train.trainer import ToolCallTrainer, prefix_sampler
 
@@ -198,6 +202,31 @@ def test_matrix_attention_is_used_in_bfloat16_unless_switched_off(
     found, _ = tree_attention(torch.nn.Module(), states, states, states, None, tree_blocks=blocks, scaling=0.3)
     assert found.shape == (1, 2, 2, 8)
     assert used == (["matrix"] if switched_on else [])
+
+
+@pytest.mark.usefixtures("_in_order")
+def test_training_computes_attention_in_blocks_if_a_trial_of_flex_fails(
+    train: Train, short_rows: list[Rendered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {**SGD, "max_steps": 2, "batch_size": 4}
+    blocks = train(short_rows, "blocks", **keys)
+    notes: list[str] = []
+    monkeypatch.setattr(TrainLog, "say", lambda _, text: notes.append(text))
+    # As on a GPU. The trial fails, because FlexAttention has no backward pass on a CPU.
+    monkeypatch.setattr("toolhone.train.trainer.tree_attention_of", lambda *_: TreeAttention(flex=True))
+    fallen_back = train(short_rows, "flex", **keys)
+    assert [note.partition(" (")[0] for note in notes] == [
+        "train.attention: blocks instead of flex, because a trial step fails"
+    ]
+    assert "does not support backward on CPU" in notes[0]
+    assert_close(fallen_back.adapter, blocks.adapter, 0)
+    try_flex = trainer._try_flex
+    asked = TrainConfig(attention="flex")
+    monkeypatch.setattr(trainer, "_try_flex", lambda found, _: try_flex(found, asked))
+    with pytest.raises(
+        UserError, match=r"train\.attention: flex does not work with this model here .*set it to blocks"
+    ):
+        train(short_rows, "asked", **keys)
 
 
 @pytest.mark.usefixtures("_in_order")

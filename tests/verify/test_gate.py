@@ -15,15 +15,16 @@ import pytest
 import torch
 from decided import half_sure
 from rich.console import Console
-from served import example, make_run
+from served import make_run
 
+from toolhone.chat.render import ChatRenderer
 from toolhone.cli import main
 from toolhone.engines.client import connect
 from toolhone.records import Message
 from toolhone.route.policy import identity_of_run, read_identity, write_policy
 from toolhone.run_folder import RunFolder
 from toolhone.tuned import TunedModel
-from toolhone.verify.gate import Verdict, spread_rows, verify
+from toolhone.verify.gate import Verdict, choose_turns, verify
 
 from .loopback_engine import LoopbackEngine, serving_engine
 
@@ -210,10 +211,18 @@ def test_bad_input_is_one_error(copied: TunedModel, capsys: pytest.CaptureFixtur
     assert "--engine vllm: needs --export" in capsys.readouterr().err
 
 
-def test_limited_rows_are_spread_over_the_kinds_of_turns() -> None:
-    single, parallel, text = (example(question) for question in ("Where is ORD-1?", "A person, now.", "谢谢"))
-    rows = [replace(one, id=f"{n}") for n, one in enumerate([single] * 20 + [parallel] * 2 + [text] * 10)]
-    chosen = spread_rows(rows, 10)
-    assert [len([one for one in chosen if one.turn is turn.turn]) for turn in (single, parallel, text)] == [4, 2, 4]
-    assert [int(one.id) for one in chosen] == sorted(int(one.id) for one in chosen)
-    assert spread_rows(rows, None) == rows
+def test_each_prompt_is_rendered_once_for_the_context_and_the_comparison(
+    copied: TunedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, rendered = ChatRenderer.prompt, []
+
+    def prompt(renderer: ChatRenderer, *asked: Any) -> Any:
+        rendered.append(asked)
+        return own(renderer, *asked)
+
+    with serving_engine(right_engine(copied)) as url, connect(url) as client:
+        monkeypatch.setattr(ChatRenderer, "prompt", prompt)
+        chosen = choose_turns(copied)
+        assert chosen.context(100) == 256
+        assert verify(copied, client, QUIET, chosen=chosen).passed
+    assert len(rendered) == len(chosen.asked) == 3

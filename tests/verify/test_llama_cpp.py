@@ -18,7 +18,7 @@ from toolhone.cli import main
 from toolhone.engines.client import connect
 from toolhone.route.policy import identity_of_run, write_policy
 from toolhone.tuned import TunedModel
-from toolhone.verify.gate import Verdict, needed_context, verify
+from toolhone.verify.gate import Verdict, choose_turns, verify
 
 pytest.importorskip("xllamacpp", reason="llama.cpp needs the package xllamacpp")
 pytest.importorskip("gguf", reason="writing GGUF files needs the package gguf")
@@ -75,7 +75,9 @@ def verdict_on(served: Served, gguf: Path, **options: Any) -> Verdict:
     from toolhone.engines.llama_cpp import llama_cpp_server
 
     tuned = served.tuned
-    server = llama_cpp_server(gguf, ctx=needed_context(tuned), threads=1, parallel=2, **options)
+    server = llama_cpp_server(
+        gguf, ctx=choose_turns(tuned).context(tuned.config.evaluate.max_new_tokens), threads=1, parallel=2, **options
+    )
     with server as url, connect(url) as client:
         return verify(tuned, client, Console(quiet=True), concurrency=2)
 

@@ -27,9 +27,9 @@ from toolhone.records import Tool
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like, in the languages of the engines: GBNF for llama.cpp and for xgrammar in vLLM and
-    SGLang, Lark for llguidance. `unenforced` are the keywords of the tools' schemas that it does not enforce, each with
-    the name of its tool."""
+    """What an answer must look like, in the languages of the engines: GBNF for llama.cpp, Lark for llguidance, which
+    transformers, vLLM and SGLang use. `unenforced` are the keywords of the tools' schemas that it does not enforce,
+    each with the name of its tool."""
 
     gbnf: str
     lark: str

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +73,17 @@ def _suite(options: argparse.Namespace) -> None:
     from toolhone.evaluate.bfcl_suite import MODELS, parse_categories, read_suite, suite_of_endpoint, suite_of_run
     from toolhone.report.tables import suite_table
 
+    console = plain_console()
+    categories = parse_categories(options.categories)
+    read = partial(read_suite, options.suite_data, categories, options.max_rows, options.seed)
     if options.endpoint_model:
         _refuse_launcher()
-    console = plain_console()
-    suite = read_suite(options.suite_data, parse_categories(options.categories), options.max_rows, options.seed)
+        suite = read()
+    else:
+        from toolhone.train.processes import in_every_process, join_for_run
+
+        join_for_run(options.folder)
+        suite = in_every_process(read)
     if options.endpoint_model:
         # An endpoint's results may go into a run folder or into a folder of their own.
         is_run = (options.folder / "config.yaml").is_file()

@@ -173,7 +173,8 @@ def _identity(run: RunFolder | None, small: Path) -> Identity:
         return read_identity(small.parent / IDENTITY)
     if run is not None and small.resolve() in {run.predictions(label).resolve() for label in ("tuned", "tuned-vllm")}:
         found = identity_of_run(run)
-        return found if small.stem == "tuned" else replace(found, engine="vllm")
+        stage = run.stage(f"predict:{small.stem}") or {}
+        return found if small.stem == "tuned" else replace(found, engine=stage.get("engine", "vllm"))
     return Identity(small.stem)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from toolhone.engines.client import EngineClient
     from toolhone.tuned import TunedModel
-    from toolhone.verify.gate import Verdict
+    from toolhone.verify.gate import Chosen, Verdict
 
 _PARALLEL = 4
 
@@ -42,7 +42,7 @@ def add_verify_command(commands: Any) -> None:
     add("--vllm-command", metavar="COMMAND", help=about)
     about = "number type of the served weights, such as bfloat16 or q8_0 (default: as the engine says, or the run's)"
     add("--weights", metavar="TYPE", help=about)
-    about = "use at most N turns, spread over those with several calls, one call and text (default: all)"
+    about = "use at most N turns, a sample of all kinds of turns (default: all)"
     add("--max-rows", type=flags.count, metavar="N", help=about)
     about = "calls at a time (default: %(default)s)"
     add("--concurrency", type=flags.count, default=_PARALLEL, metavar="N", help=about)
@@ -55,7 +55,7 @@ def add_verify_command(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     from toolhone.tuned import TunedModel
-    from toolhone.verify.gate import verify, write_verdict
+    from toolhone.verify.gate import choose_turns, verify, write_verdict
 
     for name, needed in (
         ("endpoint_model", "endpoint"),
@@ -67,12 +67,13 @@ def _verify(options: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')}: goes with --{needed}; leave it out, or give both")
     console = plain_console()
     tuned = TunedModel.load(options.folder)
-    with tuned.run.lock(console), _client(options, tuned, console) as (client, calls_in_text):
+    chosen = choose_turns(tuned, options.max_rows)
+    with tuned.run.lock(console), _client(options, tuned, chosen, console) as (client, calls_in_text):
         verdict = verify(
             tuned,
             client,
             console,
-            rows=options.max_rows,
+            chosen=chosen,
             concurrency=options.concurrency,
             weights=options.weights,
             policy=options.policy,
@@ -85,7 +86,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) -> Iterator[tuple[EngineClient, bool]]:
+def _client(
+    options: argparse.Namespace, tuned: TunedModel, chosen: Chosen, console: Console
+) -> Iterator[tuple[EngineClient, bool]]:
     """Yield a client of the engine that the flags name, and whether it leaves calls in the text. An engine that does
     not run yet is started first, and ended after."""
     from toolhone.engines.client import connect
@@ -95,18 +98,17 @@ def _client(options: argparse.Namespace, tuned: TunedModel, console: Console) ->
             yield client, options.calls_in_text
         return
     start = _start_vllm if options.engine is not None else _start_llama_cpp
-    server, calls_in_text = start(options, tuned, console)
+    server, calls_in_text = start(options, tuned, chosen, console)
     with server as base_url, connect(base_url, flag="--engine" if options.engine else "--gguf") as client:
         yield client, calls_in_text
 
 
 def _start_llama_cpp(
-    options: argparse.Namespace, tuned: TunedModel, console: Console
+    options: argparse.Namespace, tuned: TunedModel, chosen: Chosen, console: Console
 ) -> tuple[AbstractContextManager[str], bool]:
     """Return llama.cpp's server, which starts as a context, and whether it leaves calls in the text."""
     from toolhone.engines.llama_cpp import llama_cpp_server
     from toolhone.engines.llama_cpp_parser import unread_turn
-    from toolhone.verify.gate import needed_context
 
     for flag, path in (("--gguf", options.gguf), ("--lora", options.lora)):
         if path is not None and not path.is_file():
@@ -121,14 +123,14 @@ def _start_llama_cpp(
         # A merged GGUF must have the right template itself. A base model's GGUF has another one.
         template=None if options.lora is None else tuned.renderer.template,
         parallel=options.concurrency,
-        ctx=needed_context(tuned),
+        ctx=chosen.context(tuned.config.evaluate.max_new_tokens),
         skip_chat_parsing=calls_in_text,
     )
     return server, calls_in_text
 
 
 def _start_vllm(
-    options: argparse.Namespace, tuned: TunedModel, console: Console
+    options: argparse.Namespace, tuned: TunedModel, chosen: Chosen, console: Console
 ) -> tuple[AbstractContextManager[str], bool]:
     """Return vLLM's server for an exported folder, and whether it leaves calls in the text. The weights have the run's
     number type unless --weights names another."""
@@ -138,7 +140,6 @@ def _start_vllm(
     from toolhone.chat.serving import vllm_parser
     from toolhone.engines.vllm import vllm_server
     from toolhone.jsonl import read_json
-    from toolhone.verify.gate import needed_context
 
     settings = read_json(folder / "tokenizer_config.json", "name a folder that `toolhone export` wrote")
     parser = vllm_parser(tuned.renderer.format, has_response_template="response_template" in settings)
@@ -157,7 +158,7 @@ def _start_vllm(
         generation_config=adapter,
         executable=options.vllm_command,
         dtype=options.weights or tuned.hardware.dtype_name,
-        max_model_len=needed_context(tuned),
+        max_model_len=chosen.context(tuned.config.evaluate.max_new_tokens),
         parser=None if calls_in_text else parser,
         log=log,
     )

@@ -55,6 +55,11 @@ class EngineFacts:
     grammar_backend: str | None = None
 
 
+def engine_name(kind: str, weights: str, *, has_adapter: bool) -> str:
+    """Return the engine in words, such as "vllm bfloat16 + LoRA". A routing policy belongs to one such name."""
+    return f"{kind} {weights}{' + LoRA' if has_adapter else ''}"
+
+
 def facts_of_cards(
     kind: EngineKind, version: str | None, cards: Cards, model: str | None, grammar_backend: str | None = None
 ) -> EngineFacts:

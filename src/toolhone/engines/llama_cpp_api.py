@@ -13,7 +13,7 @@ from typing import Any
 
 from toolhone.endpoint import UNREADABLE_REPLY
 from toolhone.engines.facts import Cards, EngineFacts, Generation
-from toolhone.engines.generate import Finish, Generated, Sampling
+from toolhone.engines.generate import Finish, Generated
 from toolhone.engines.http import EngineError, Http, tokens_of
 from toolhone.engines.wire import Answer, Asked, Wire, is_part
 from toolhone.records import FinishReason
@@ -129,7 +129,7 @@ async def answer(wire: Wire, asked: Asked) -> Answer:
         "top_k": sampling.top_k if sampling.temperature else 1,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
-        **_penalties(ids, sampling),
+        **_penalties(asked),
         **({} if sampling.seed is None else {"seed": sampling.seed % _SEEDS}),
         **({} if asked.grammar is None else {"grammar": asked.grammar.gbnf}),
     }
@@ -161,23 +161,24 @@ async def answer(wire: Wire, asked: Asked) -> Answer:
                 yield _listed(wire, row, last, top_logprobs)
 
 
-def _penalties(ids: Sequence[int], sampling: Sampling) -> dict[str, Any]:
+def _penalties(asked: Asked) -> dict[str, Any]:
     """Return the settings with which the penalties count the answer only.
 
     llama.cpp counts the last 64 tokens, and the prompt is among them. Here it counts all tokens, and a bias takes back
     what it takes for those of the prompt. So the frequency penalty is exact. A token of the prompt gets no presence
     penalty.
     """
+    sampling = asked.sampling
     biases: defaultdict[int, float] = defaultdict(float)
     for id_, bias in sampling.logit_bias:
         biases[id_] += bias
     if not sampling.presence_penalty and not sampling.frequency_penalty:
         return {"logit_bias": list(map(list, biases.items()))}
-    for id_, count in Counter(ids).items():
+    for id_, count in Counter(asked.ids).items():
         biases[id_] += sampling.presence_penalty + sampling.frequency_penalty * count
     return {
         "logit_bias": list(map(list, biases.items())),
-        "repeat_last_n": -1,
+        "repeat_last_n": len(asked.ids) + asked.max_tokens,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
     }

@@ -97,14 +97,20 @@ def suite_of_run(
         UserError: if there is no run, or no adapter for "tuned".
     """
     from toolhone.config_file import load_config
+    from toolhone.train.processes import in_every_process
 
-    run, _ = existing_run(folder)
-    if "tuned" in models:
-        run.require_adapter()
+    run = in_every_process(lambda: _run_with(folder, models))
     config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     with run.lock(console) if rank() == 0 else nullcontext():
         formats = [_answer(config, run, suite, label, console) for label in models]
         return score_suite(folder, suite, models, formats[-1]) if rank() == 0 else {}
+
+
+def _run_with(folder: Path, models: Sequence[str]) -> RunFolder:
+    run, _ = existing_run(folder)
+    if "tuned" in models:
+        run.require_adapter()
+    return run
 
 
 def suite_of_endpoint(
@@ -119,12 +125,12 @@ def suite_of_endpoint(
 
 def _answer(config: Config, run: RunFolder, suite: Suite, label: str, console: Console) -> FormatName:
     """Write the predictions of the base or the tuned model, and return their chat format."""
-    from toolhone.evaluate.predict import predict_once
-    from toolhone.train.processes import join_processes
+    from toolhone.evaluate.stage import predict_once
+    from toolhone.train.processes import in_every_process
     from toolhone.tuned import TunedModel
 
-    tuned = TunedModel.base(run.path) if label == "base" else TunedModel.load(run.path)
-    join_processes(tuned.hardware.device)
+    load = TunedModel.base if label == "base" else TunedModel.load
+    tuned = in_every_process(lambda: load(run.path))
     for note in tuned.notes:
         console.print(f"note: {note}", markup=False)
     path, how = _predictions(run.path, label), config.evaluate

@@ -22,7 +22,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-_ROOM = 64  # a full cache grows by this many tokens
+from toolhone.train.memory import CACHE_ROOM
 
 
 def new_cache(model_config: Any) -> Cache:
@@ -105,6 +105,7 @@ class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._rooms: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._view: torch.Tensor | None = None  # `keys` as these methods left it
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -113,17 +114,33 @@ class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        # Selecting or repeating rows creates new tensors of keys and values without preallocated space.
-        if self._rooms is None or self.keys.data_ptr() != self._rooms[0].data_ptr() or length > self._rooms[0].shape[2]:
-            self._rooms = _enlarged(self.keys, length), _enlarged(self.values, length)
-        keys, values = self._rooms
+        keys, values = self._held_rooms()
+        if length > keys.shape[2]:
+            keys, values = _enlarged(self.keys, length), _enlarged(self.values, length)
         keys[:, :, held:length], values[:, :, held:length] = key_states, value_states
-        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        self._hold(keys, values, length)
         return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Select rows together with their preallocated space. Otherwise all layers would hold the old space until the
+        next token, and copy the selected rows again."""
+        if self.get_seq_length() > 0:
+            held, rooms = self.keys.shape[2], self._held_rooms()
+            keys, values = (room.index_select(0, beam_idx.to(room.device)) for room in rooms)
+            self._hold(keys, values, held)
+
+    def _hold(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        self._rooms = keys, values
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        self._view = self.keys
+
+    def _held_rooms(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the space that holds keys and values. Other methods than these may have replaced the two."""
+        return self._rooms if self._rooms is not None and self.keys is self._view else (self.keys, self.values)
 
 
 def _enlarged(states: torch.Tensor, length: int) -> torch.Tensor:
     batch, heads, held, dim = states.shape
-    room = states.new_empty(batch, heads, length + _ROOM, dim)
+    room = states.new_empty(batch, heads, length + CACHE_ROOM, dim)
     room[:, :, :held] = states
     return room

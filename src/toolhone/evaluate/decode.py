@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from toolhone.errors import UserError
 from toolhone.evaluate.cache import can_stack, has_states, keeps_keys, new_cache, select_rows, stack
+from toolhone.evaluate.prefix_attention import ContinuedRows, can_share_prefix, shared_prefix_attention
 from toolhone.train.miniature import VOCABULARY, WINDOW, CannotShrinkError, make_miniature
 from toolhone.train.packing import is_tested
 
@@ -100,26 +101,61 @@ def decode_greedily(
         return [_decode_alone(model, list(prompt), stop_ids, max_new_tokens, method) for prompt in prompts]
     start = len(prefix.ids) if prefix.cache is not None else 0
     own = [list(prompt[start:]) for prompt in prompts]
+    if start and len(own) > 1 and method == "padded" and can_share_prefix(model):
+        with shared_prefix_attention(model):
+            return _decode(_rows_after_prefix(model, own, prefix.cache, start), len(own), stop_ids, max_new_tokens)
     window = _outgrown_window(model, start + max(map(len, own)) + max_new_tokens)
     fill = _fill_padded if method == "padded" else _fill_and_stack
-    cache, visible, logits = fill(model, own, prefix.cache, start, window)
-    is_masked = keeps_keys(cache)  # states have no padding left
+    rows = _rows_with_prefix(model, *fill(model, own, prefix.cache, start, window), window)
+    return _decode(rows, len(own), stop_ids, max_new_tokens)
 
-    answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in own]
-    rows = list(range(len(own)))  # which answer each row of the batch belongs to
+
+Rows = Generator[torch.Tensor, tuple[torch.Tensor, torch.Tensor | None], None]
+"""Yields the logits [rows, vocabulary] of each token. Before the next one it is sent the chosen tokens [rows], and the
+indices of the rows that continue; None: all."""
+
+
+def _decode(rows: Rows, count: int, stop_ids: frozenset[int], max_new_tokens: int) -> list[Completion]:
+    answers: list[tuple[list[int], list[float], list[float]]] = [([], [], []) for _ in range(count)]
+    order = list(range(count))  # which answer each row of the batch belongs to
+    logits = next(rows)
     for step in range(max_new_tokens):
-        chosen = _choose(logits, [answers[row] for row in rows])  # [rows]
-        unfinished = [n for n, row in enumerate(rows) if answers[row][0][-1] not in stop_ids]
+        chosen, keep = _choose(logits, [answers[row] for row in order]), None  # [rows]
+        unfinished = [n for n, row in enumerate(order) if answers[row][0][-1] not in stop_ids]
         if not unfinished or step + 1 == max_new_tokens:
             break
-        if len(unfinished) < len(rows):
-            keep = torch.tensor(unfinished, device=model.device)
-            select_rows(cache, keep)
-            visible, chosen = visible[keep], chosen[keep]
-            rows = [rows[n] for n in unfinished]
-        visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
-        logits = _run(model, chosen[:, None], cache, visible if is_masked else None, window)
+        if len(unfinished) < len(order):
+            keep = torch.tensor(unfinished, device=logits.device)
+            chosen, order = chosen[keep], [order[n] for n in unfinished]
+        logits = rows.send((chosen, keep))
     return [Completion(*answer, stopped=bool(answer[0]) and answer[0][-1] in stop_ids) for answer in answers]
+
+
+def _rows_with_prefix(
+    model: Any, cache: Cache, visible: torch.Tensor, logits: torch.Tensor, window: int | None
+) -> Rows:
+    """Continue rows whose caches each include the prefix, from what `_fill_padded` returns."""
+    is_masked = keeps_keys(cache)  # states have no padding left
+    while True:
+        chosen, keep = yield logits
+        if keep is not None:
+            select_rows(cache, keep)
+            visible = visible[keep]
+        visible = torch.cat([visible, visible.new_ones(len(visible), 1)], dim=1)
+        logits = _run(model, chosen[:, None], cache, visible if is_masked else None, window)
+
+
+def _rows_after_prefix(model: Any, own: Sequence[list[int]], prefix: Any, start: int) -> Rows:
+    """Answer rows that share one copy of the prefix's cache."""
+    lengths = [len(ids) for ids in own]
+    rows = ContinuedRows(lengths, prefix, start, new_cache(model.config), model.device)
+    ids = torch.tensor([[0] * (max(lengths) - len(one)) + one for one in own], device=model.device)  # [rows, width]
+    while True:
+        chosen, keep = yield _last_logits(model, rows.inputs(ids))
+        if keep is not None:
+            rows.select(keep)
+        rows.advance()
+        ids = chosen[:, None]
 
 
 @torch.inference_mode()
@@ -217,10 +253,11 @@ def _choose(logits: torch.Tensor, answers: Sequence[tuple[list[int], list[float]
     """Add the likeliest token, its log-probability and that of the second to each answer. Return the tokens [batch]."""
     logprobs = logits.float().log_softmax(dim=-1)  # [batch, vocabulary]
     best = logprobs.max(dim=-1)  # the first of equal values, unlike `topk`
-    second = logprobs.topk(2, dim=-1).values[:, 1]  # [batch]
-    columns = zip(answers, best.indices.tolist(), best.values.tolist(), second.tolist(), strict=True)
-    for (ids, logprobs_of, runner_ups), token, logprob, runner_up in columns:
-        ids.append(token)
+    second = logprobs.scatter_(1, best.indices[:, None], float("-inf")).amax(dim=-1)  # [batch]
+    # One copy to the host, where a GPU waits for it. A double holds every token id exactly.
+    packed = torch.stack([best.indices.double(), best.values.double(), second.double()], dim=1)  # [batch, 3]
+    for (ids, logprobs_of, runner_ups), (token, logprob, runner_up) in zip(answers, packed.tolist(), strict=True):
+        ids.append(int(token))
         logprobs_of.append(logprob)
         runner_ups.append(runner_up)
     return best.indices
@@ -248,9 +285,16 @@ def _run(
         inputs["attention_mask"] = visible
         if window is not None:
             inputs["attention_mask"] = _windowed(model, visible, input_ids.shape[1], window)
-    # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then copies
-    # its weight once for each row (5 seconds for 32 rows of SmolLM2).
-    last = torch.tensor([input_ids.shape[1] - 1], device=input_ids.device)
+    return _last_logits(model, inputs)
+
+
+def _last_logits(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Return the logits of the last token of each row [batch, vocabulary]."""
+    last: Any = 1
+    if (width := inputs["input_ids"].shape[1]) > 1:
+        # An index, not a slice: the rows of a slice are not contiguous, and in bfloat16 on a CPU the LM head then
+        # copies its weight once for each row (5 seconds for 32 rows of SmolLM2).
+        last = torch.tensor([width - 1], device=inputs["input_ids"].device)
     logits: torch.Tensor = model(**inputs, logits_to_keep=last).logits
     return logits[:, -1]
 

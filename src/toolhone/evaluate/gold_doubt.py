@@ -29,6 +29,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 
 from toolhone.chat.parse import parse_turn
 from toolhone.chat.render import IGNORED, ChatRenderer, LabelledTokens, Rendered
@@ -38,8 +39,8 @@ from toolhone.evaluate.doubts import Doubt, Place, shortened
 from toolhone.formats.call_json import CallSpans, Span, skip_space
 from toolhone.progress import Progress
 from toolhone.records import Example
-from toolhone.train.attention import TREE_ATTENTION, AttentionBlocks
-from toolhone.train.batches import TreeCollator, tree_features
+from toolhone.train.attention import TREE_ATTENTION
+from toolhone.train.batches import TreeAttention, TreeCollator, tree_features
 from toolhone.train.hardware import Hardware
 
 _BLOCK = 64
@@ -107,15 +108,13 @@ def _guesses(
         replace(row, weights=[float((n + 1) * (label != IGNORED)) for label in row.labels])
         for n, row in enumerate(rows)
     ]
-    batch: dict[str, torch.Tensor]
+    batch: dict[str, Any]
     inputs: dict[str, Any]
     if config.train.packing == "prefix_tree":
-        batch = TreeCollator(tokenizer.pad_token_id or 0, config.train.tree_tokens)(
-            [tree_features(row) for row in owned]
-        )
-        batch = {name: tensor.to(hardware.device) for name, tensor in batch.items()}
-        blocks = AttentionBlocks(batch["ends"], batch["position_ids"], matrix_attention=config.cpu.matrix_attention)
-        inputs = {"position_ids": batch["position_ids"], "tree_blocks": blocks}
+        attention = TreeAttention(device=hardware.device, matrix_attention=config.cpu.matrix_attention)
+        collate = TreeCollator(tokenizer.pad_token_id or 0, config.train.tree_tokens, attention)
+        batch = send_to_device(collate([tree_features(row) for row in owned]), hardware.device)
+        inputs = {name: batch[name] for name in ("position_ids", "tree_blocks")}
     else:
         batch = _padded(owned, hardware.device)
         inputs = {"attention_mask": batch["attention_mask"]}

@@ -1,7 +1,7 @@
 """Predictions of a local model: examples in, a line of `predictions/<model>.jsonl` for each out.
 
 Answers are written batch by batch into a part file, so an interrupted prediction resumes. Under a launcher each process
-answers its share of the examples, and the first one merges them.
+answers its share of the examples and sends it to process 0, which writes the file. They need no shared folder.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from toolhone.chat.render import ChatRenderer
 from toolhone.chat.token_bytes import token_bytes
-from toolhone.config import EvaluateConfig
+from toolhone.config import Config, EvaluateConfig
+from toolhone.errors import UserError
 from toolhone.evaluate.decode import (
     Completion,
     Prefix,
@@ -27,17 +30,18 @@ from toolhone.evaluate.decode import (
     decode_greedily,
     shared_prefix,
 )
-from toolhone.evaluate.score import asked_fingerprint
+from toolhone.evaluate.prefix_attention import can_share_prefix
 from toolhone.formats.pieces import THINK, THINK_END
 from toolhone.jsonl import json_line, part_path, read_part, remove_parts, write_jsonl
 from toolhone.launcher import rank, world_size
 from toolhone.progress import Progress
 from toolhone.records import Example, Message, Prediction, Token
-from toolhone.run_folder import versions
-from toolhone.run_inputs import other_versions
-from toolhone.train.hardware import release_memory
-from toolhone.train.processes import wait_for_all
-from toolhone.tuned import TunedModel
+from toolhone.train.hardware import Hardware, release_memory
+from toolhone.train.language_layers import model_without_weights
+from toolhone.train.memory import RUNTIME_BYTES, answering_bytes
+from toolhone.train.model import supported_attention
+from toolhone.train.processes import gather_to_first, wait_for_all
+from toolhone.train.sizes import Sizes
 
 _MIN_SHARED_ROWS = 4
 """At least this many rows with the same system prompt and tools get their own batches, with a cached prefix."""
@@ -60,59 +64,24 @@ def predict(
     """Answer every example greedily and write the predictions to `path`, in the examples' order.
 
     `label` names the model in the records. Answers of an interrupted call are reused if `fingerprint` is the same.
+
+    Raises:
+        UserError: if memory runs out even with a single row.
     """
     model.eval()
 
     def answers(waiting: list[Example]) -> Iterator[Prediction]:
-        batches, prefixes = answer_batches(renderer, waiting, config.batch_size), PrefixCache(model)
-        for batch in batches:
-            yield from _answer(model, renderer, label, config, prefixes, batch)
+        yield from _answers(model, renderer, label, config, waiting, console)
 
     share = list(examples)[rank() :: world_size()]
     answer_missing(part_path(path, rank(), fingerprint), share, label, console, answers)
     wait_for_all()
+    shares = gather_to_first(read_part(part_path(path, rank(), fingerprint)))  # each on its own machine's disk
     if rank() == 0:
-        parts = [part_path(path, n, fingerprint) for n in range(world_size())]
-        rows = {row["id"]: row for part in parts for row in read_part(part)}
+        rows = {row["id"]: row for share in shares for row in share}
         write_jsonl(path, (rows[example.id] for example in examples))
-        remove_parts(path)
     wait_for_all()
-
-
-def predict_once(
-    tuned: TunedModel,
-    stage: str,
-    examples: Sequence[Example],
-    what: str,
-    config: EvaluateConfig,
-    path: Path,
-    console: Console,
-    more_facts: Mapping[str, Any] | None = None,
-) -> None:
-    """Answer the examples with a run's tuned or base model as a stage of the run, unless the stage is finished. `what`
-    is the console's word for the examples; `more_facts` are recorded with the stage."""
-    made_from = tuned.answers_fingerprint(examples, config)
-    if is_answered(tuned, stage, examples, config, path):
-        made_with = other_versions(tuned.run.stage(stage) or {})
-        console.print(f"reusing {path}{f', {made_with}' if made_with else ''}", markup=False)
-        return
-    if rank() == 0:
-        console.print(f"{tuned.label} answers {len(examples)} {what} ...")
-    started = time.perf_counter()
-    with Progress(f"loading the {tuned.label} model", None, "", console):
-        model = tuned.load_weights()
-    predict(model, tuned.renderer, examples, tuned.label, config, path, console, fingerprint=made_from)
-    if rank() == 0:
-        seconds = round(time.perf_counter() - started, 1)
-        facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
-        tuned.run.mark_finished(stage, made_from, seconds=seconds, **facts, **(more_facts or {}))
-    del model
-    release_memory(tuned.hardware.device)
-
-
-def is_answered(tuned: TunedModel, stage: str, examples: Sequence[Example], config: EvaluateConfig, path: Path) -> bool:
-    """Return whether the stage of these answers is finished."""
-    return path.is_file() and tuned.run.is_finished(stage, tuned.answers_fingerprint(examples, config))
+    remove_parts(path)
 
 
 def answer_missing(
@@ -206,6 +175,84 @@ def answer_batches(renderer: ChatRenderer, examples: Sequence[Example], batch_si
         for indices in batches_by_length(prompts, batch_size):
             batches.append(Batch(prefix_ids, [prompts[n] for n in indices], [group[n] for n in indices]))
     return batches
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMemory:
+    """Estimates the memory of a model that answers. `sizes` are those of `model_config` with its adapter."""
+
+    config: Config
+    hardware: Hardware
+    model_config: Any
+    sizes: Sizes
+
+    def peak_gb(self, batches: Sequence[Batch], max_new_tokens: int, *, tuned: bool) -> float:
+        """Return the peak of these batches in GB of 10^9 bytes, if every answer is as long as it may be. `tuned`: with
+        the adapter."""
+        model = self.config.model
+        has_kernel = supported_attention(model, self.model_config) == "sdpa"
+        shares = has_kernel and can_share_prefix(model_without_weights(model, self.model_config))
+        peak = max(
+            answering_bytes(
+                self.config,
+                self.hardware,
+                self.sizes,
+                rows=len(batch.prompts),
+                prefix_tokens=len(batch.prefix_ids),
+                own_tokens=max(map(len, batch.prompts)) - len(batch.prefix_ids),
+                new_tokens=max_new_tokens,
+                shares_prefix=shares and len(batch.prompts) > 1 and bool(batch.prefix_ids),
+                tuned=tuned,
+            )
+            for batch in batches
+        )
+        return round((RUNTIME_BYTES[self.hardware.device] + peak) / 1e9, 2)
+
+
+def _answers(
+    model: Any,
+    renderer: ChatRenderer,
+    label: str,
+    config: EvaluateConfig,
+    examples: Sequence[Example],
+    console: Console,
+) -> Iterator[Prediction]:
+    """Yield the predictions. If memory runs out, this batch and all later ones have half of the rows.
+
+    Raises:
+        UserError: if memory runs out with a single row.
+    """
+    prefixes, size = PrefixCache(model), config.batch_size
+    for batch in answer_batches(renderer, examples, config.batch_size):
+        first = 0
+        while first < len(batch.prompts):
+            rows = slice(first, first + size)
+            part = Batch(batch.prefix_ids, batch.prompts[rows], batch.examples[rows])
+            found = None
+            with suppress(torch.OutOfMemoryError):
+                found = _answer(model, renderer, label, config, prefixes, part)
+            if found is None:  # here the error, which would keep the tensors of the batch, is gone
+                size = _halved(part, console)
+                release_memory(model.device.type)
+                continue
+            yield from found
+            first += size
+
+
+def _halved(batch: Batch, console: Console) -> int:
+    """Return half of a batch's rows, and say so.
+
+    Raises:
+        UserError: if the batch has a single row.
+    """
+    rows = len(batch.prompts)
+    if rows == 1:
+        raise UserError(
+            f"evaluate.batch_size: memory ran out with a single row of {len(batch.prompts[0]):,} prompt tokens; set "
+            "model.quantize: nf4, use shorter prompts (chat.tools: signatures), or use a GPU with more memory"
+        )
+    console.print(f"note: evaluate.batch_size: {rows // 2} rows instead of {rows}, because memory ran out")
+    return rows // 2
 
 
 def _answer(

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from toolhone.config import Config
+from toolhone.config import EvaluateConfig
+from toolhone.engines.facts import engine_name
 from toolhone.engines.vllm import max_lora_rank
 from toolhone.errors import UserError
 from toolhone.evaluate.decode import Completion
@@ -26,6 +28,9 @@ from toolhone.run_folder import fingerprint, versions
 from toolhone.tuned import TunedModel
 
 _CHUNK = 256
+_MAX_SHARE = 0.9
+_SPARE_SHARE = 0.02
+"""vLLM may use this share of the GPU's memory, and leaves this share of what is free."""
 
 
 def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path:
@@ -42,7 +47,14 @@ def predict_run_with_vllm(folder: Path, *, base: bool, console: Console) -> Path
     with tuned.run.lock(console):
         examples = scored_examples(tuned.run)
         made_from = predict_vllm(tuned, examples, label, path, console)
-        facts = {"examples": len(examples), "asked": asked_fingerprint(examples), "versions": versions()}
+        weights = "nf4" if tuned.config.model.quantize == "nf4" else tuned.hardware.dtype_name
+        engine = engine_name("vllm", weights, has_adapter=not base)
+        facts = {
+            "engine": engine,
+            "examples": len(examples),
+            "asked": asked_fingerprint(examples),
+            "versions": versions(),
+        }
         tuned.run.mark_finished(f"predict:{label}", made_from, **facts)
     return path
 
@@ -60,28 +72,56 @@ def predict_vllm(tuned: TunedModel, examples: Sequence[Example], label: str, pat
     files = sorted(tuned.adapter.glob("adapter_model*")) if tuned.adapter else []
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     settings = tuned.config.model_dump(mode="json", include={"model", "evaluate", "seed"})
-    del settings["evaluate"]["base_rows"]  # vLLM answers every row
+    for key in ("base_rows", "engine"):  # vLLM answers every row
+        del settings["evaluate"][key]
     made_from = fingerprint("vllm", settings, weights, list(prompts.items()))
-    part = part_path(path, 0, made_from)
-    answer_missing(part, examples, label, console, lambda waiting: _answers(tuned, waiting, prompts, label, console))
-    rows = {row["id"]: row for row in read_part(part)}
-    write_jsonl(path, (rows[example.id] for example in examples))
-    remove_parts(path)
+    answer_with_vllm(tuned, examples, label, tuned.config.evaluate, path, console, made_from)
     return made_from
 
 
-def _answers(
-    tuned: TunedModel, examples: Sequence[Example], prompts: dict[str, list[int]], label: str, console: Console
-) -> Iterator[Prediction]:
+class VllmError(UserError):
+    """vLLM is not installed, or does not start."""
+
+
+def answer_with_vllm(
+    tuned: TunedModel,
+    examples: Sequence[Example],
+    label: str,
+    config: EvaluateConfig,
+    path: Path,
+    console: Console,
+    fingerprint: str,
+) -> None:
+    """Answer every example greedily and write the predictions to `path`, in the examples' order. `label` names the
+    model in the records. Answers of an interrupted call are reused if `fingerprint` is the same.
+
+    Raises:
+        VllmError: if vllm is not installed, or does not start with this model.
+    """
+    part = part_path(path, 0, fingerprint)
+    answer_missing(
+        part, examples, label, console, lambda waiting: _answers(tuned, waiting, label, config.max_new_tokens)
+    )
+    rows = {row["id"]: row for row in read_part(part)}
+    write_jsonl(path, (rows[example.id] for example in examples))
+    remove_parts(path)
+
+
+def _answers(tuned: TunedModel, examples: Sequence[Example], label: str, max_new_tokens: int) -> Iterator[Prediction]:
     """Yield the predictions, computed in chunks."""
     try:
         from vllm import LLM, SamplingParams  # type: ignore[import-not-found,unused-ignore]
         from vllm.lora.request import LoRARequest  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise UserError('the package vllm is not installed; run `pip install "toolhone[vllm]"`') from None
-    renderer, max_new_tokens = tuned.renderer, tuned.config.evaluate.max_new_tokens
-    longest = max(len(prompts[example.id]) for example in examples) + max_new_tokens
-    llm = LLM(**_engine_options(tuned.config, tuned.adapter, longest))
+        raise VllmError('the package vllm is not installed; run `pip install "toolhone[vllm]"`') from None
+    renderer = tuned.renderer
+    prompts = {one.id: renderer.prompt(one.prompt, one.tools)[1] for one in examples}
+    options = _engine_options(tuned, max(map(len, prompts.values())) + max_new_tokens)
+    try:
+        llm = LLM(**options)
+    except Exception as error:  # any code of vLLM and of the model runs here
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        raise VllmError(f"vLLM does not start with {tuned.config.model.name} ({reason}); use transformers") from error
     sampling = SamplingParams(
         temperature=0.0,  # greedy
         max_tokens=max_new_tokens,
@@ -105,16 +145,20 @@ def _answers(
             yield prediction_of(completion, example, output.prompt_token_ids, renderer, label, latency_ms)
 
 
-def _engine_options(config: Config, adapter: Path | None, max_model_len: int) -> dict[str, Any]:
-    model = config.model
+def _engine_options(tuned: TunedModel, max_model_len: int) -> dict[str, Any]:
+    model, adapter = tuned.config.model, tuned.adapter
     options: dict[str, Any] = {
         "model": model.name,
         "trust_remote_code": model.trust_remote_code,
         "dtype": model.dtype,
         "max_model_len": max_model_len,
         "enable_prefix_caching": True,
-        "seed": config.seed,
+        "seed": tuned.config.seed,
     }
+    if tuned.hardware.device == "cuda":
+        options["dtype"] = tuned.hardware.dtype_name  # vLLM's own choice may be another
+        free, total = torch.cuda.mem_get_info()  # vLLM refuses to start if its share of the memory is not free
+        options["gpu_memory_utilization"] = round(min(_MAX_SHARE, free / total - _SPARE_SHARE), 2)
     if model.revision is not None:
         options["revision"] = model.revision
     if model.quantize == "nf4":

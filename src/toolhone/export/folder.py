@@ -25,6 +25,7 @@ from rich.console import Console
 from toolhone.chat.serving import Serving, Target, serving
 from toolhone.engines.llama_cpp_parser import unread_turn
 from toolhone.errors import UserError
+from toolhone.evaluate.base_rows import sample_turns
 from toolhone.evaluate.score import scored_examples
 from toolhone.export.gguf import converter, export_gguf, modelfile
 from toolhone.export.hub import FACTS
@@ -34,12 +35,10 @@ from toolhone.export.response_template import response_template, unread_turns
 from toolhone.hub import reach_hub_or_cache
 from toolhone.jsonl import read_json, write_json, write_text
 from toolhone.pretrained import load_model_config
-from toolhone.records import Example
 from toolhone.report.exports import ExportedModel, unscored_page, write_card
 from toolhone.report.facts import RunFiles, read_run
 from toolhone.report.report import build_page
-from toolhone.route.policy import sha256_of
-from toolhone.run_folder import ADAPTER_FILES, RunFolder, versions
+from toolhone.run_folder import ADAPTER_FILES, RunFolder, sha256_of, versions
 from toolhone.tuned import TunedModel
 
 LICENCE_FILES = ("license*", "licence*", "notice*", "*terms*", "use_policy*", "usage_policy*")
@@ -158,7 +157,7 @@ def export_run(
         _write_chat(source, folder, template, merged=merge is not None)
         proof = None
         if merge is not None:
-            asked = spread(examples, prompts)
+            asked = sample_turns(examples, prompts)
             limit = tuned.config.evaluate.max_new_tokens
             proof = prove_merge(tuned.config.model, run.adapter, folder, merge, renderer, asked, limit, console)
         # After the proof, because transformers warns of it when it loads the folder.
@@ -281,13 +280,6 @@ def check_replaceable(out: Path, run_name: str) -> None:
     other = found.get("run") if isinstance(found, dict) else None
     if other != run_name:
         raise UserError(f"--out {out}: is an export of the run {other}, not of {run_name}; choose another folder")
-
-
-def spread(examples: list[Example], count: int) -> list[Example]:
-    """Return this many examples, evenly spread over all of them."""
-    if count >= len(examples):
-        return examples
-    return [examples[n * len(examples) // count] for n in range(count)]
 
 
 def _write_adapter(source: Source, folder: Path) -> dict[str, Any]:

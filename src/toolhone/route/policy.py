@@ -9,7 +9,6 @@ file.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from toolhone.jsonl import read_json, write_json
 from toolhone.records import FormatName
 from toolhone.route.calibrate import Calibrator
 from toolhone.route.confidence import FEATURES, Signals
-from toolhone.run_folder import RunFolder
+from toolhone.run_folder import RunFolder, sha256_of
 
 _GOALS = ("risk", "budget", "escalation", "target_accuracy")
 TRANSFORMERS = "transformers"
@@ -196,11 +195,6 @@ def identity_of_run(run: RunFolder) -> Identity:
     return Identity(
         f"{model['name']}{revision}", sha256_of(weights), manifest["chat"]["template_hash"], model["quantize"]
     )
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def refuse_other_model(policy: Policy, identity: Identity) -> None:

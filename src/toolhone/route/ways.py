@@ -20,7 +20,8 @@ from toolhone.evaluate.values import STRICT
 from toolhone.jsonl import read_json
 from toolhone.rates import Floats, Rate, rate, spread
 from toolhone.route.curve import Outcomes, Point
-from toolhone.route.policy import RouteSettings, sha256_of
+from toolhone.route.policy import RouteSettings
+from toolhone.run_folder import sha256_of
 
 Basis = Literal["measured", "priced", "assumed"]
 """measured: counted or timed on the rows; priced: measured tokens times token prices that were given; assumed: given by

@@ -32,7 +32,7 @@ from toolhone.pretrained import load_model_config
 from toolhone.route.policy import Identity, identity_of_run
 from toolhone.serve.local import LocalGenerator
 from toolhone.tuned import TunedModel
-from toolhone.verify.gate import needed_context, verify
+from toolhone.verify.gate import Chosen, choose_turns, verify
 from toolhone.verify.policy import served_identity
 
 Kind = Literal["llama.cpp", "vllm", "transformers"]
@@ -59,7 +59,7 @@ class EngineSettings:
         vllm_command: the command vllm, for example of another Python environment.
         verify: whether a few answers are compared with the run's first.
         parallel: answers that llama.cpp generates at the same time.
-        context: limit of prompt and answer together, in tokens; None: 4096, or more if the run's rows need it.
+        context: limit of prompt and answer together, in tokens; None: 4096, or more if the run's training needs it.
     """
 
     kind: Kind | None = None
@@ -111,14 +111,18 @@ def open_engine(tuned: TunedModel, settings: EngineSettings, console: Console) -
         finally:
             asyncio.run(local.close())
         return
-    server, flag = _server(kind, tuned, settings, console)
+    verifies = settings.verify and tuned.run.split(scored_split(tuned.run)).is_file()
+    chosen = choose_turns(tuned, _VERIFIED_ROWS) if verifies else None
+    server, flag = _server(kind, tuned, settings, chosen, console)
     key = os.environ.get(ENGINE_KEY) or "none"
     with server as base_url, connect(base_url, settings.model, flag, key) as client:
         remote = RemoteGenerator(base_url, client.facts, tuned.renderer, key=key, flag=flag)
         try:
             weights = client.facts.weights or tuned.hardware.dtype_name
-            if settings.verify:
-                refuse_if_different(tuned, client, weights, console)
+            if chosen is not None:
+                refuse_if_different(tuned, client, chosen, weights, console)
+            elif settings.verify:
+                console.print("note: the run has no rows to compare the engine's answers on", markup=False)
             yield OpenEngine(remote, served_identity(tuned, client.facts, weights))
         finally:
             with suppress(RuntimeError):  # its connections belong to an event loop that has ended
@@ -147,12 +151,12 @@ def _has_converter() -> bool:
 
 
 def _server(
-    kind: Kind | None, tuned: TunedModel, settings: EngineSettings, console: Console
+    kind: Kind | None, tuned: TunedModel, settings: EngineSettings, chosen: Chosen | None, console: Console
 ) -> tuple[AbstractContextManager[str], str]:
     """Return a context that yields the engine's address, and the flag that chose the engine."""
     if settings.base_url is not None:
         return nullcontext(settings.base_url), "--small-base-url"
-    context = settings.context or _context(tuned, settings)
+    context = settings.context or _context(tuned, chosen)
     if kind == "llama.cpp":
         gguf = settings.gguf or served_gguf(tuned, console)
         # Answers are asked for by token ids and read here, so llama.cpp's own parser is not needed.
@@ -191,35 +195,30 @@ def served_gguf(tuned: TunedModel, console: Console) -> Path:
         return export_gguf_alone(tuned, out, _TYPE, console)
 
 
-def _context(tuned: TunedModel, settings: EngineSettings) -> int:
-    """Return the context of a request in tokens."""
+def _context(tuned: TunedModel, chosen: Chosen | None) -> int:
+    """Return the context of a request in tokens. It has room for every training example and the turns to compare."""
     config = tuned.config
     needed = config.chat.max_tokens + config.evaluate.max_new_tokens
-    if settings.verify and _has_rows(tuned):
-        needed = max(needed, needed_context(tuned))
+    if chosen is not None:
+        needed = max(needed, chosen.context(config.evaluate.max_new_tokens))
     limit: int = load_model_config(config.model).get_text_config().max_position_embeddings
     return min(limit, max(_CONTEXT, needed))
 
 
-def _has_rows(tuned: TunedModel) -> bool:
-    return tuned.run.split(scored_split(tuned.run)).is_file()
-
-
-def refuse_if_different(tuned: TunedModel, client: EngineClient, weights: str, console: Console) -> None:
-    """Compare a few of the engine's answers to token ids with those of the run.
+def refuse_if_different(
+    tuned: TunedModel, client: EngineClient, chosen: Chosen, weights: str, console: Console
+) -> None:
+    """Compare the engine's answers to token ids with those of the run, on the chosen turns.
 
     Raises:
         UserError: naming the checks that failed and how to fix each, if they differ.
     """
-    if not _has_rows(tuned):
-        console.print("note: the run has no rows to compare the engine's answers on", markup=False)
-        return
     with tuned.run.lock(console):
         verdict = verify(
             tuned,
             client,
             console,
-            rows=_VERIFIED_ROWS,
+            chosen=chosen,
             concurrency=_VERIFIED_AT_ONCE,
             weights=weights,
             calls_in_text=True,

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,7 +93,7 @@ def serve(
         tuned = TunedModel.load(folder)
         for note in (*tuned.hardware.notes, *tuned.notes):
             console.print(note, markup=False)
-        with open_engine(tuned, _chosen_engine(engine, settings, cascade), console) as opened:
+        with ends_on_sigterm(), open_engine(tuned, _chosen_engine(engine, settings, cascade), console) as opened:
             gateway = make_gateway(tuned, opened, settings, cascade, key, console)
             url = f"http://{f'[{host}]' if ':' in host else host}:{address.getsockname()[1]}"
             console.print(f"{tuned.config.name} in {opened.engine}: {url}/v1 (stop with Ctrl-C)", markup=False)
@@ -107,6 +112,24 @@ def serve(
             uvicorn.Server(config).run(sockets=[address])
     finally:
         address.close()
+
+
+@contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that an engine that was started in it ends too. Only the main thread
+    gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _chosen_engine(engine: EngineSettings, settings: ServeSettings, cascade: CascadeSettings | None) -> EngineSettings:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -25,32 +25,49 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from toolhone.chat.prefix_tree import split_into_trees
 from toolhone.chat.render import IGNORED, LabelledTokens
+from toolhone.train import flex
+from toolhone.train.attention import AttentionBlocks
+
+
+@dataclass(frozen=True, slots=True)
+class TreeAttention:
+    """How layers compute attention over trees: the options of `AttentionBlocks`."""
+
+    flex: bool = False
+    device: str = "cpu"
+    windows: tuple[int | None, ...] = ()
+    matrix_attention: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TreeCollator:
     """Converts a batch of rows to prefix trees of at most `max_tokens` computed tokens, one in each row of the
-    tensors."""
+    tensors. `attention` says how layers compute attention."""
 
     pad_id: int
     max_tokens: int
+    attention: TreeAttention = TreeAttention()
 
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [
             LabelledTokens(one["input_ids"], one["labels"], one["weights"], one["prompt_length"]) for one in features
         ]
         trees = split_into_trees(rows, self.max_tokens)
         width = max(len(tree) for tree in trees)
+        if self.attention.flex:
+            width = flex.padded(width)
+        labels = _pad([tree.labels for tree in trees], IGNORED, width)  # [trees, width]
+        positions = _pad([tree.positions for tree in trees], 0, width)
+        # A padding token sees only itself: a query without any key would give NaN.
+        ends = _pad([tree.ends for tree in trees], None, width)
         return {
-            "input_ids": _pad([tree.ids for tree in trees], self.pad_id, width),  # [trees, width]
-            "position_ids": _pad([tree.positions for tree in trees], 0, width),
-            "labels": _pad([tree.labels for tree in trees], IGNORED, width),
+            "input_ids": _pad([tree.ids for tree in trees], self.pad_id, width),
+            "position_ids": positions,
+            "labels": labels,
             "weights": _pad([tree.weights for tree in trees], 0.0, width),
-            # A padding token sees only itself: a query without any key would give NaN.
-            "ends": _pad([tree.ends for tree in trees], None, width),
-            "examples": torch.tensor(len(rows)),
-            "logical_tokens": torch.tensor(sum(len(row) for row in rows)),
-            "computed_tokens": torch.tensor(sum(len(tree) for tree in trees)),
+            "tree_blocks": AttentionBlocks(ends, positions, **asdict(self.attention)),
+            "asked": asked_positions(labels),  # [asked]
+            **counts(len(rows), sum(len(row) for row in rows), sum(len(tree) for tree in trees)),
         }
 
 
@@ -60,14 +77,45 @@ class RowCollator:
 
     pad_id: int
 
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(one["input_ids"]) for one in features)
+        labels = _pad([one["labels"] for one in features], IGNORED, width)
+        tokens = sum(len(one["input_ids"]) for one in features)
         return {
             "input_ids": _pad([one["input_ids"] for one in features], self.pad_id, width),  # [rows, width]
             "attention_mask": _pad([[1] * len(one["input_ids"]) for one in features], 0, width),
-            "labels": _pad([one["labels"] for one in features], IGNORED, width),
+            "labels": labels,
             "weights": _pad([one["weights"] for one in features], 0.0, width),
+            "asked": asked_positions(labels),  # [asked]
+            **counts(len(features), tokens, tokens),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CountingCollator:
+    """Adds `counts` to the batches of another collator that pads rows."""
+
+    collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(features)
+        tokens = int(batch["attention_mask"].sum())
+        return {**batch, **counts(len(features), tokens, tokens)}
+
+
+COUNTS = ("examples", "logical_tokens", "computed_tokens")
+"""Names of the counts of a batch: its examples, its tokens with each row in full, and those that are computed. They are
+plain numbers, because reading a tensor on a GPU makes the CPU wait for all work in progress."""
+
+
+def counts(*values: int) -> dict[str, int]:
+    """Return the counts of a batch by name."""
+    return dict(zip(COUNTS, values, strict=True))
+
+
+def asked_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Return the positions [asked] whose next token has a label in any row of `labels` [batch, seq]."""
+    return (labels[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)
 
 
 def tree_features(row: LabelledTokens) -> dict[str, Any]:

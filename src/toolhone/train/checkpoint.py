@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolhone.errors import UserError
@@ -134,11 +137,12 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         self._stop_if_asked(args, state, control)
 
     def _stop_if_asked(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
-        asked = torch.tensor(float(self.asked), device=args.device)
-        if torch.distributed.is_initialized():
+        self.agreed = self.asked
+        if torch.distributed.is_initialized():  # a single process does not wait for its GPU
+            asked = torch.tensor(float(self.asked), device=args.device)
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            self.agreed = bool(asked.item())
         # After the last step training ends anyway.
-        self.agreed = bool(asked.item())
         if self.agreed and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
@@ -146,3 +150,19 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         # Otherwise Trainer validates and saves again here, while the user waits.
         if self.stopped:
             control.should_evaluate = control.should_save = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveSignals:
+    """A collator for worker processes that leaves signals to the training process.
+
+    Ctrl-C and Slurm signal all processes of a job. A worker that ends would end training in the middle of a step.
+    """
+
+    collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if get_worker_info() is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+        return self.collator(features)

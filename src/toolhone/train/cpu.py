@@ -2,7 +2,6 @@
 
 - `GroupedAttention`: attention as plain matrix products. In bfloat16 it takes at most half of the time of PyTorch's
   kernel (scripts/bench_attention.py).
-- `fuse_lora`: computes a layer's adapter with matrix products only.
 - `map_large_tensors`, `trim_heap`, `TrimHeapCallback`: return freed memory to the system.
 - `bfloat16_speedup`: decides whether `model.dtype: auto` means bfloat16.
 """
@@ -16,7 +15,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear as LoraLinear
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _M_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in glibc's malloc.h
@@ -67,65 +65,6 @@ def _probabilities(stacked: torch.Tensor, key: torch.Tensor, mask: torch.Tensor 
     unseen = key.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
     unseen = unseen.repeat(stacked.shape[1] // len(mask), 1)
     return torch.softmax(torch.baddbmm(unseen, stacked, key.transpose(1, 2), alpha=scaling), dim=-1)
-
-
-class LoraProduct(torch.autograd.Function):
-    """`result + scaling * (x A^T) B^T`, computed in the type of `x`. The arguments of `apply`:
-
-    result: [..., out], the output of the frozen layer; x: [..., in]; a: [rank, in] and b: [out, rank], of any floating
-    type; scaling: alpha / rank (arXiv 2106.09685), or alpha / sqrt(rank) (arXiv 2312.03732).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, result: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        flat, a, b = x.reshape(-1, x.shape[-1]), a.to(x.dtype), b.to(x.dtype)
-        inner = flat @ a.t()  # [tokens, rank]
-        ctx.save_for_backward(flat, inner, a, b)
-        ctx.scaling = scaling
-        output = result.new_empty(result.shape)  # no view: Falcon adds to it in place, which autograd forbids for views
-        width = result.shape[-1]
-        torch.addmm(result.reshape(-1, width), inner, b.t(), alpha=scaling, out=output.view(-1, width))
-        return output
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        flat, inner, a, b = ctx.saved_tensors
-        of_result = gradient.reshape(-1, gradient.shape[-1])
-        of_inner = (of_result @ b).mul_(ctx.scaling)  # [tokens, rank]
-        of_b = (inner.t() @ of_result).mul_(ctx.scaling).t()
-        of_x = (of_inner @ a).view(*gradient.shape[:-1], a.shape[1])
-        return gradient, of_x, of_inner.t() @ flat, of_b, None
-
-
-class _FusedVariant:
-    """Computes the adapted output. PEFT's layers call it if `lora_variant` contains it."""
-
-    @staticmethod
-    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
-        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
-        x = module.lora_dropout[active_adapter](x)
-        adapted: torch.Tensor = LoraProduct.apply(result, x, a, b, module.scaling[active_adapter])  # type: ignore[no-untyped-call]
-        return adapted
-
-
-def fuse_lora(model: torch.nn.Module) -> None:
-    """Make every plain LoRA layer of a model compute its adapter with `LoraProduct`.
-
-    PEFT casts `x` to the adapter's float32. It scales and adds in separate passes over the whole output, forward and
-    backward. At rank 16 these take a CPU as long as the products. Here the product includes scaling and sum in the
-    model's own type, so bfloat16 needs no autocast. Quantised layers, and layers with another variant such as DoRA,
-    keep PEFT's computation and casts.
-    """
-    layers: list[Any] = [module for module in model.modules() if type(module) is LoraLinear]
-    for layer in layers:
-        if layer.lora_variant:
-            continue
-        layer.cast_input_dtype_enabled = False  # x keeps the model's type
-        for name in layer.lora_A:
-            layer.lora_variant[name] = _FusedVariant
 
 
 def map_large_tensors() -> None:

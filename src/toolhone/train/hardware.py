@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -13,6 +16,8 @@ from toolhone.config import ModelConfig
 from toolhone.errors import UserError
 from toolhone.launcher import local_rank, world_size
 from toolhone.train import cpu, cuda
+
+_PROCESS = Path("/proc/self")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,25 @@ def _choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
     return dtype
 
 
+def reset_peak_memory(device: str) -> None:
+    """Start measuring `peak_memory_gb` again, so that a stage does not report the peak of an earlier one. For resident
+    memory only Linux can do this, and some containers forbid it; then the peak is that of the process so far."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):
+        (_PROCESS / "clear_refs").write_text("5", encoding="ascii")  # proc(5): 5 resets the peak of resident memory
+
+
 def peak_memory_gb(device: str) -> float:
-    """Return the peak so far in GB of 10^9 bytes: allocated GPU memory on "cuda", the process's resident memory on
-    "cpu"."""
+    """Return the peak since `reset_peak_memory` in GB of 10^9 bytes: allocated GPU memory on "cuda", the process's
+    resident memory on "cpu"."""
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", (_PROCESS / "status").read_text(encoding="utf-8"), re.M)
+        if found:
+            return round(int(found[1]) * 1024 / 1e9, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
 

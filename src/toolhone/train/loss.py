@@ -12,13 +12,21 @@ from typing import Any
 import torch
 
 from toolhone.chat.render import IGNORED
-from toolhone.train.attention import AttentionBlocks
+from toolhone.train.batches import asked_positions
 
-_ROWS = 8
-"""Number of logit rows that are computed together: few enough to fit into a processor's cache."""
+_CPU_ROWS = 8
+"""Number of logit rows that a CPU computes together: few enough to fit into its cache."""
+GPU_LOSS_BYTES = 256 << 20
+"""Size of the float32 logits that a GPU computes together: few launches, and little memory next to the logits."""
 
 
-def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
+def label_loss(
+    model: Any,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    asked: torch.Tensor | None = None,
+    **inputs: Any,
+) -> torch.Tensor:
     """Return the summed cross-entropy of the labelled tokens of a batch.
 
     Only the positions before a label reach the LM head. With all positions, the LM head would take a fifth of a small
@@ -27,13 +35,15 @@ def label_loss(model: Any, labels: torch.Tensor, weights: torch.Tensor | None = 
     Args:
         labels: [batch, seq], IGNORED for tokens without a label.
         weights: [batch, seq], the weight of each label; None: 1.
+        asked: [asked], `asked_positions(labels)`; None: computed here, which makes the CPU wait for a GPU.
         inputs: the model's other inputs, with `input_ids` [batch, seq].
 
     Returns:
         A scalar, as from `summed_cross_entropy`.
     """
     targets = labels[:, 1:]
-    asked = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # [asked]
+    if asked is None:
+        asked = asked_positions(labels)
     logits = model(**inputs, use_cache=False, logits_to_keep=asked).logits  # [batch, asked, vocabulary]
     if logits.shape[1] != len(asked):  # this class ignores logits_to_keep
         logits = logits[:, asked]
@@ -68,10 +78,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         counted = (targets != IGNORED).to(wide)
         if weights is not None:
             counted *= weights
-        right = targets.where(targets != IGNORED, 0)  # a valid index for the ignored ones too
+        right = targets.masked_fill(targets == IGNORED, 0)  # a valid index for the ignored ones too
         loss = torch.zeros((), dtype=wide, device=logits.device)
-        copy = logits.new_empty((min(_ROWS, len(logits)), logits.shape[1]), dtype=wide)
-        for rows, token, weight in zip(*(torch.split(x, _ROWS) for x in (logits, right, counted)), strict=True):
+        size = _rows_together(logits, wide)
+        copy = logits.new_empty((min(size, len(logits)), logits.shape[1]), dtype=wide)
+        for rows, token, weight in zip(*(torch.split(x, size) for x in (logits, right, counted)), strict=True):
             scores = copy[: len(rows)].copy_(rows)
             scores -= scores.amax(dim=1, keepdim=True)
             chosen = scores.gather(1, token[:, None]).squeeze(1)
@@ -90,17 +101,23 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return of_one.mul_(gradient), None, None  # autograd refuses a second backward pass
 
 
-def row_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _rows_together(logits: torch.Tensor, wide: torch.dtype) -> int:
+    if logits.device.type == "cpu":
+        return _CPU_ROWS
+    return max(1, GPU_LOSS_BYTES // (logits.shape[1] * wide.itemsize))
+
+
+def row_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Return the summed cross-entropy of the labelled tokens of a `RowCollator` batch, weighted in training mode."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    return label_loss(model, batch["labels"], batch["weights"] if model.training else None, **inputs)
+    weights = batch["weights"] if model.training else None
+    return label_loss(model, batch["labels"], weights, batch["asked"], **inputs)
 
 
-def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: bool = True) -> torch.Tensor:
+def tree_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Return the summed cross-entropy of the labelled tokens of a `TreeCollator` batch, weighted in training mode.
 
-    The model must use `TREE_ATTENTION`. On a CPU in bfloat16, `matrix_attention` computes attention as plain
-    matrix products.
+    The model must use `TREE_ATTENTION`.
     """
     return label_loss(
         model,
@@ -108,7 +125,8 @@ def tree_loss(model: Any, batch: dict[str, torch.Tensor], *, matrix_attention: b
         batch["weights"]
         if model.training
         else None,  # unweighted in validation, so that losses with different weights are comparable
+        batch["asked"],
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
-        tree_blocks=AttentionBlocks(batch["ends"], batch["position_ids"], matrix_attention=matrix_attention),
+        tree_blocks=batch["tree_blocks"],
     )

@@ -8,17 +8,22 @@ computed, training falls back to `rows`, and from there to `none`, with one noti
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch.nn.functional import cross_entropy
 
 from toolhone.chat.render import IGNORED, LabelledTokens, mask_labels
 from toolhone.config import Config
+from toolhone.errors import UserError
+from toolhone.train import flex
 from toolhone.train.attention import TREE_ATTENTION
-from toolhone.train.batches import RowCollator, TreeCollator, tree_features
+from toolhone.train.batches import RowCollator, TreeAttention, TreeCollator, tree_features
+from toolhone.train.hardware import Hardware
 from toolhone.train.loss import row_loss, tree_loss
 from toolhone.train.miniature import VOCABULARY, CannotShrinkError, make_miniature
 
@@ -33,6 +38,9 @@ TESTED = frozenset(_TESTED.split())
 _LOSS_TOLERANCE = 1e-5
 _GRADIENT_TOLERANCE = 1e-3
 _TREE_TOKENS = 150  # of the check: its rows make two trees
+_TRIAL_BLOCKS = 7
+"""Blocks of the trial of FlexAttention. torch assumes that equal sizes stay equal, and no model has 7 or 896 heads or
+numbers in a head. Otherwise the kernel would be compiled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,63 @@ def settle_packing(config: Config, model_config: Any) -> tuple[Config, tuple[str
             changes["answer_weight"] = 1.0
             note += f"; train.answer_weight counts as 1 instead of {config.train.answer_weight}"
     return config.model_copy(update={"train": config.train.model_copy(update=changes)}), (note,)
+
+
+def tree_attention_of(config: Config, hardware: Hardware, model_config: Any) -> TreeAttention:
+    """Return how the layers of a model compute attention over prefix trees in training."""
+    return TreeAttention(
+        flex=uses_flex(config, hardware),
+        device=hardware.device,
+        windows=_windows(model_config),
+        matrix_attention=config.cpu.matrix_attention,
+    )
+
+
+def uses_flex(config: Config, hardware: Hardware) -> bool:
+    """Return whether training computes attention with FlexAttention, if the model allows it.
+
+    Raises:
+        UserError: if the config asks for it on a CPU.
+    """
+    asked = config.train.attention
+    if asked == "flex" and hardware.device == "cpu":
+        raise UserError(
+            "train.attention: flex needs a GPU, because FlexAttention has no backward pass on a CPU; set it to auto"
+        )
+    return config.train.packing == "prefix_tree" and hardware.device == "cuda" and asked != "blocks"
+
+
+def flex_fault(model: Any, attention: TreeAttention) -> str | None:
+    """Return why a training step with FlexAttention fails, as a clause; None if it works.
+
+    One small step is tried, because the kernel depends on the GPU, its compiler and the sizes of the heads. The
+    compiled kernel is that of the training.
+    """
+    shared = [1] * (flex.BLOCK * _TRIAL_BLOCKS // 2)
+    rows = [mask_labels([*shared, n], [n] * (len(shared) // 2 - 1)) for n in (1, 2)]
+    batch = TreeCollator(0, 2 * len(shared), attention)([tree_features(row) for row in rows])
+    was_training = model.training
+    device = next(model.parameters()).device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler asks every input for one
+            loss = tree_loss(model.train(), send_to_device(batch, device))
+            loss.backward()  # type: ignore[no-untyped-call]
+        return None if bool(loss.isfinite()) else "the loss of a trial step is not finite"
+    except Exception as error:  # noqa: BLE001  # a compiler runs here
+        # An error while compiling names its cause after a page of hints.
+        return _described(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+
+
+def _windows(model_config: Any) -> tuple[int | None, ...]:
+    """Return the windows of a model's layers, as far as its config says. None: full attention."""
+    text = model_config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
+    return tuple(None if kind == "full_attention" else window for kind in sorted(kinds))
 
 
 def check_packing(model_config: Any, *, trust_remote_code: bool = False) -> PackingCheck:

@@ -1,21 +1,27 @@
-"""Handle the processes that a launcher (accelerate, torchrun) starts: their group, and waiting for each other.
+"""Handle the processes that a launcher (accelerate, torchrun) starts: their group, and what they tell each other.
 
-Training, evaluation and suites divide their work among them. Only this module joins the group.
+Training, evaluation and suites divide their work among them. They may run on machines that share no folder: results go
+through the group, and only process 0 writes them. Only this module joins the group.
 """
 
 from __future__ import annotations
 
 import atexit
+import socket
 import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from toolhone.errors import UserError
-from toolhone.launcher import rank, world_size
+from toolhone.launcher import local_rank, rank, world_size
+from toolhone.run_folder import existing_run
+from toolhone.run_inputs import Inputs, differences, listed
+from toolhone.train.hardware import choose_device
 
 Made = TypeVar("Made")
 
@@ -36,6 +42,18 @@ def join_processes(device: str) -> None:
 
     PartialState(cpu=device == "cpu", timeout=_WAIT_LIMIT)
     atexit.register(_leave_processes)
+
+
+def join_for_run(folder: Path) -> None:
+    """Join the group of all processes for a command on a run folder. A process that lacks the folder joins too, so that
+    the others get its error."""
+    if world_size() == 1:
+        return
+    try:
+        asked = existing_run(folder)[1].model.device
+    except UserError:  # `in_every_process` reports it
+        asked = "auto"
+    join_processes(choose_device(asked)[0])
 
 
 def wait_for_all() -> None:
@@ -80,6 +98,66 @@ def on_first_process(act: Callable[[], Made]) -> Made:
         raise sent[1]
     made: Made = sent[0]
     return made
+
+
+def in_every_process(act: Callable[[], Made]) -> Made:
+    """Run `act` in every process, and return this process's result. If it raises a `UserError` in one, all stop: that
+    one with its own error, the others with an error that names it."""
+    if not torch.distributed.is_initialized():
+        return act()
+    failure: UserError | None = None
+    try:
+        made = act()
+    except UserError as error:
+        failure = error
+    found = everyone(None if failure is None else f"{_this_process()}: {failure}")
+    if failure is not None:
+        raise failure
+    for message in filter(None, found):
+        raise UserError(message)
+    return made
+
+
+def everyone(mine: Made) -> list[Made]:
+    """Return the values of all processes, in the order of their numbers."""
+    if not torch.distributed.is_initialized():
+        return [mine]
+    found: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found
+
+
+def gather_to_first(mine: Made) -> list[Made]:
+    """Return the values of all processes in process 0, and an empty list in the others."""
+    if not torch.distributed.is_initialized():
+        return [mine]
+    found: list[Any] = [None] * world_size() if rank() == 0 else []
+    torch.distributed.gather_object(mine, found or None)
+    return found
+
+
+def require_same_inputs(inputs: Callable[[], Inputs]) -> None:
+    """Check that every machine has the inputs of process 0's machine. One process of each computes them.
+
+    Raises:
+        UserError: in every process, if one has other inputs. The message lists the differences.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    mine = in_every_process(lambda: inputs() if local_rank() == 0 else None)
+    found = everyone((_this_process(), mine))
+    first, expected = found[0]
+    assert expected is not None
+    for process, theirs in found:
+        if theirs is not None and (changed := differences(expected, theirs, expected)):
+            raise UserError(
+                f"{process} has other inputs than {first}: {listed(changed)}. Give every machine the same config, "
+                "data, model, run folder and versions"
+            )
+
+
+def _this_process() -> str:
+    return f"process {rank()} on {socket.gethostname()}"
 
 
 def _leave_processes() -> None:

@@ -27,6 +27,9 @@ class Measured:
     total: int
 
 
+MEASURED = "selection.json"
+"""The file with the measurements, which a resumed run continues."""
+
 Measure = Callable[[Any, int], Measured]
 """Scores a model after a step. Every process calls it and gets the same result."""
 
@@ -86,7 +89,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
             if is_best:
                 model.save_pretrained(str(self.folder / "best"))
             rows = [asdict(measured) for measured in self.history]
-            write_json(self.folder / "selection.json", {"best": self.best.step, "measured": rows})
+            write_json(self.folder / MEASURED, {"best": self.best.step, "measured": rows})
         self.log.exact_match(found.step, found.right, found.total, is_best=is_best)
 
     def _history_until(self, step: int) -> list[Measured]:
@@ -97,7 +100,7 @@ class SelectByExactMatch(TrainerCallback):  # type: ignore[misc]
         return history if history and _best(history) == _best(written) else []
 
     def _written(self) -> list[Measured]:
-        path = self.folder / "selection.json"
+        path = self.folder / MEASURED
         if not path.is_file():
             return []
         return [Measured(**row) for row in read_json(path, "training writes it")["measured"]]

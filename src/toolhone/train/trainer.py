@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,36 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from toolhone.chat.render import IGNORED, Rendered
-from toolhone.config import Config, CpuConfig, TrainConfig
+from toolhone.config import Config, TrainConfig
 from toolhone.errors import UserError
 from toolhone.launcher import world_size
 from toolhone.run_folder import RunFolder, fingerprint, missing_adapter_files
 from toolhone.train.adapter import changes_base, lora_config, lora_plus_optimizer, make_portable, start_adapter
 from toolhone.train.attention import TREE_ATTENTION
-from toolhone.train.batches import PrefixSampler, RowCollator, SetEpochCallback, TreeCollator, tree_features
-from toolhone.train.checkpoint import MarkComplete, StopOnSignal, checkpoint_to_resume, copy_adapter, steps_of
-from toolhone.train.cpu import TrimHeapCallback, fuse_lora
+from toolhone.train.batches import (
+    COUNTS,
+    CountingCollator,
+    PrefixSampler,
+    RowCollator,
+    SetEpochCallback,
+    TreeCollator,
+    tree_features,
+)
+from toolhone.train.checkpoint import (
+    LeaveSignals,
+    MarkComplete,
+    StopOnSignal,
+    checkpoint_to_resume,
+    copy_adapter,
+    steps_of,
+)
+from toolhone.train.cpu import TrimHeapCallback
+from toolhone.train.fused_lora import fuse_lora, fuses_lora
 from toolhone.train.hardware import Hardware, peak_memory_gb
 from toolhone.train.log import TrainLog
 from toolhone.train.loss import row_loss, tree_loss
+from toolhone.train.out_of_memory import explain_out_of_memory
+from toolhone.train.packing import flex_fault, tree_attention_of
 from toolhone.train.select import Measure, SelectByExactMatch
 
 
@@ -53,7 +71,6 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
 
     log_of_steps: TrainLog
     packing: str
-    cpu: CpuConfig
     lora_plus: float = 1.0
     prefix_sampler: PrefixSampler | None = None
 
@@ -76,10 +93,11 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         With packing none, the loss is SFTTrainer's own.
         """
         if self.packing == "prefix_tree":
-            total = tree_loss(model, inputs, matrix_attention=self.cpu.matrix_attention)
+            total = tree_loss(model, inputs)
         elif self.packing == "rows":
             total = row_loss(model, inputs)
         else:
+            inputs = {name: value for name, value in inputs.items() if name not in COUNTS}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORED).sum().clamp(min=1)
@@ -87,20 +105,13 @@ class ToolCallTrainer(SFTTrainer):  # type: ignore[misc]
         return total * self.accelerator.num_processes / num_items_in_batch
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        counts = _counts(inputs)
+        counts = [inputs[name] for name in COUNTS]
         if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts.to(self.args.device), reduction="sum")
-        self.log_of_steps.count(*counts.tolist())
+            of_all = torch.tensor(counts, device=self.args.device)
+            counts = self.accelerator.reduce(of_all, reduction="sum").tolist()
+        self.log_of_steps.count(*counts)
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         return loss
-
-
-def _counts(inputs: dict[str, Any]) -> torch.Tensor:
-    """Return a batch's number of examples, logical tokens (each row in full) and computed tokens (without padding)."""
-    if "ends" in inputs:
-        return torch.stack([inputs[name].cpu() for name in ("examples", "logical_tokens", "computed_tokens")])
-    tokens = int(inputs["attention_mask"].sum())
-    return torch.tensor([inputs["input_ids"].shape[0], tokens, tokens])
 
 
 def train_adapter(
@@ -152,7 +163,8 @@ def train_adapter(
         log.keep_lines_until(step)
     else:
         try:
-            with stop:
+            tokens = [row.tokens for row in rows]
+            with stop, explain_out_of_memory(config, hardware, tokens, trainer.prefix_sampler):
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             log.close()
@@ -203,7 +215,7 @@ def make_trainer(
         trainer = ToolCallTrainer(
             model=model,
             args=training_arguments(config, hardware, run.checkpoints, validates=bool(validation)),
-            data_collator=_collator(config, tokenizer),
+            data_collator=_collator(config, hardware, model, tokenizer),
             train_dataset=_dataset(rows, config.train),
             eval_dataset=_dataset(validation, config.train) if validation else None,
             processing_class=tokenizer,
@@ -215,8 +227,10 @@ def make_trainer(
             raise
         raise UserError(f"lora.targets: {list(config.lora.targets)} names no layer of {config.model.name}") from None
     start_adapter(config.lora, trainer.model, run.checkpoints, resume=resume, is_main=trainer.is_world_process_zero())
-    trainer.log_of_steps, trainer.packing, trainer.cpu = callbacks[0], config.train.packing, config.cpu
+    trainer.log_of_steps, trainer.packing = callbacks[0], config.train.packing
     trainer.lora_plus = config.lora.plus
+    if config.train.packing == "none":
+        trainer.data_collator = CountingCollator(trainer.data_collator)
     if config.train.packing == "prefix_tree":
         sampler = prefix_sampler(rows, config.train, config.seed)
         if not sampler.is_plain:  # otherwise keep SFTTrainer's order, as without prefix trees
@@ -224,13 +238,39 @@ def make_trainer(
             trainer.add_callback(SetEpochCallback(sampler))
     if fuses_lora(config, hardware):
         fuse_lora(trainer.model)
+    _try_flex(trainer, config.train)
+    if trainer.args.dataloader_num_workers:
+        trainer.data_collator = LeaveSignals(trainer.data_collator)
     return trainer
+
+
+def _try_flex(trainer: ToolCallTrainer, train: TrainConfig) -> None:
+    """Let the collator prepare attention in blocks if FlexAttention does not work with this model on this GPU.
+
+    Raises:
+        UserError: if the config asks for FlexAttention.
+    """
+    collator = trainer.data_collator
+    if not isinstance(collator, TreeCollator) or not collator.attention.flex:
+        return
+    if trainer.is_fsdp_enabled:  # the model is not on the GPU yet
+        return
+    with trainer.compute_loss_context_manager():
+        fault = flex_fault(trainer.model, collator.attention)
+    if fault is None:
+        return
+    if train.attention == "flex":
+        raise UserError(f"train.attention: flex does not work with this model here ({fault}); set it to blocks")
+    trainer.log_of_steps.say(f"train.attention: blocks instead of flex, because a trial step fails ({fault})")
+    trainer.data_collator = replace(collator, attention=replace(collator.attention, flex=False))
 
 
 def training_arguments(config: Config, hardware: Hardware, folder: Path, *, validates: bool) -> SFTConfig:
     """Convert the config to TRL's arguments."""
     train = config.train
     validate = "steps" if train.validate_every else "epoch"
+    on_cuda = hardware.device == "cuda"
+    workers = config.cuda.workers if on_cuda else 0
     # transformers 5 reads TensorBoard's folder only from the environment.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
     arguments = SFTConfig(
@@ -240,7 +280,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=hardware.device == "cpu",
-        # Autocast copies each activation, and accelerate then copies all logits (see `cpu.fuse_lora`).
+        # Autocast copies each activation, and accelerate then copies all logits (see `fuse_lora`).
         bf16=hardware.dtype == torch.bfloat16 and not fuses_lora(config, hardware),
         fp16=hardware.dtype == torch.float16,
         num_train_epochs=train.epochs,
@@ -253,7 +293,7 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         warmup_steps=train.warmup,  # transformers 5 reads a number below 1 as a fraction of the steps
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        optim=train.optimizer,
+        optim=_optimizer(train, hardware),
         gradient_checkpointing=None,  # its older name, which TRL sets
         activation_checkpointing=train.activation_checkpointing,
         logging_steps=train.log_every,
@@ -273,26 +313,28 @@ def training_arguments(config: Config, hardware: Hardware, folder: Path, *, vali
         router_aux_loss_coef=0.0,  # the routers of a mixture of experts stay frozen, so balancing them is no aim
         ddp_find_unused_parameters=False,
         average_tokens_across_devices=True,
-        accelerator_config={"dispatch_batches": False, "split_batches": False},
-        dataloader_pin_memory=hardware.device == "cuda",
+        # From pinned memory, a batch is copied to the GPU while the GPU still computes the one before.
+        accelerator_config={"dispatch_batches": False, "split_batches": False, "non_blocking": on_cuda},
+        dataloader_pin_memory=on_cuda,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
     )
-    if hardware.device == "cuda" and world_size() == 1:
+    if on_cuda and world_size() == 1:
         arguments._n_gpu = 1  # otherwise Trainer uses DataParallel on all visible GPUs, which TRL refuses
     return arguments
 
 
-def fuses_lora(config: Config, hardware: Hardware) -> bool:
-    """Return whether the model computes its adapters with `cpu.fuse_lora`. Packing none never does: it is plain
-    SFTTrainer. DoRA and MiCA have computations of their own in PEFT."""
-    is_variant = config.lora.dora or config.lora.init == "mica"
-    is_plain = config.train.packing == "none" or config.model.quantize != "none" or is_variant
-    return hardware.device == "cpu" and config.cpu.fused_lora and not is_plain
+def _optimizer(train: TrainConfig, hardware: Hardware) -> str:
+    if train.optimizer != "auto":
+        return train.optimizer
+    return "adamw_torch_fused" if hardware.device == "cuda" else "adamw_torch"
 
 
-def _collator(config: Config, tokenizer: Any) -> TreeCollator | RowCollator | None:
+def _collator(config: Config, hardware: Hardware, model: Any, tokenizer: Any) -> TreeCollator | RowCollator | None:
     """Return the collator of prefix trees or of rows; None for SFTTrainer's own."""
     if config.train.packing == "prefix_tree":
-        return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens)
+        attention = tree_attention_of(config, hardware, model.config)
+        return TreeCollator(tokenizer.pad_token_id, config.train.tree_tokens, attention)
     return RowCollator(tokenizer.pad_token_id) if config.train.packing == "rows" else None
 
 

@@ -21,10 +21,12 @@ from toolhone.engines.facts import Generation
 from toolhone.engines.http import EngineError
 from toolhone.errors import UserError
 from toolhone.evaluate import decode
+from toolhone.evaluate.base_rows import sample_turns
 from toolhone.evaluate.match import gold_faults, score
 from toolhone.evaluate.openai_wire import request_of
-from toolhone.evaluate.predict import is_answered, predict_once, prediction_of
+from toolhone.evaluate.predict import prediction_of
 from toolhone.evaluate.score import scored_examples
+from toolhone.evaluate.stage import is_answered, predict_once
 from toolhone.jsonl import read_jsonl, write_json, write_jsonl
 from toolhone.progress import Progress
 from toolhone.records import Example, FinishReason, Prediction
@@ -41,6 +43,29 @@ from toolhone.verify.tool_calls import call_fault, check_tool_calls, own_reading
 _PROBES = 6
 """Turns that tell whether the base model under an adapter is right."""
 _PROBE_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The run's scored turns, those to ask, and the prompts of these as text and ids, by the turn's id. They are
+    rendered once, for the engine's context and for the comparison."""
+
+    every: list[Example]
+    asked: list[Example]
+    prompts: Mapping[str, tuple[str, list[int]]]
+
+    def context(self, max_new_tokens: int) -> int:
+        """Return the context in tokens for any of these turns and its answer."""
+        longest = max((len(ids) for _, ids in self.prompts.values()), default=0)
+        # llama.cpp's chat templates may add a few tokens to those of training, which the gate should report.
+        return -(-(longest + max_new_tokens + 64) // 256) * 256
+
+
+def choose_turns(tuned: TunedModel, rows: int | None = None) -> Chosen:
+    """Return this many of the run's scored turns, a sample of all kinds of them; None: all."""
+    every = scored_examples(tuned.run)
+    asked = sample_turns(every, rows)
+    return Chosen(every, asked, {one.id: tuned.renderer.prompt(one.prompt, one.tools) for one in asked})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +104,7 @@ def verify(
     client: EngineClient,
     console: Console,
     *,
-    rows: int | None = None,
+    chosen: Chosen | None = None,
     concurrency: int = 4,
     weights: str | None = None,
     policy: Path | None = None,
@@ -89,7 +114,7 @@ def verify(
     """Compare an engine with the run's tuned model on its scored turns.
 
     Args:
-        rows: number of turns, spread over those with several calls, one call and text; None: all.
+        chosen: the turns to ask; None: all scored turns.
         concurrency: requests at a time.
         weights: the number type of the served weights, such as "q8_0"; None: as the engine says, otherwise the run's.
         calls_in_text: whether the server leaves calls in the text.
@@ -99,8 +124,8 @@ def verify(
     Raises:
         UserError: if the run has nothing to score, or the engine does not answer.
     """
-    every = scored_examples(tuned.run)
-    examples = spread_rows(every, rows)
+    chosen = chosen or choose_turns(tuned)
+    every, examples = chosen.every, chosen.asked
     if not examples:
         raise UserError(f"{tuned.run.path}: has no scored turns to verify; `toolhone train` writes its splits")
     weights = weights or client.facts.weights or tuned.hardware.dtype_name
@@ -108,9 +133,9 @@ def verify(
     bounds = checks.BOUNDS[precision]
     asked, answers = reference_answers(tuned, every, examples, precision, console)
     identity = served_identity(tuned, client.facts, weights)
-    base = _base_differences(asked, client, examples, console) if client.facts.serves_base else None
+    base = _base_differences(asked, client, chosen, console) if client.facts.serves_base else None
     turns = observe(
-        asked, client, examples, answers, concurrency, console, calls_in_text=calls_in_text, ids_only=ids_only
+        asked, client, chosen, answers, concurrency, console, calls_in_text=calls_in_text, ids_only=ids_only
     )
     predictions = engine_predictions(asked, turns, identity.engine, calls_in_text=calls_in_text)
     lines = compare(asked, turns, predictions, bounds, base, calls_in_text=calls_in_text)
@@ -122,25 +147,6 @@ def verify(
     )
 
 
-def spread_rows(examples: Sequence[Example], count: int | None) -> list[Example]:
-    """Return this many examples in their order, taken in turn from those with several calls, one call and text, and
-    evenly over each kind."""
-    if count is None or count >= len(examples):
-        return list(examples)
-    kinds: dict[str, list[int]] = {"parallel": [], "single": [], "text": []}
-    for number, example in enumerate(examples):
-        kinds[checks.kind_of(example)].append(number)
-    shares = dict.fromkeys(kinds, 0)
-    while sum(shares.values()) < count:
-        for kind, numbers in kinds.items():
-            if shares[kind] < len(numbers) and sum(shares.values()) < count:
-                shares[kind] += 1
-    chosen = sorted(
-        numbers[n * len(numbers) // shares[kind]] for kind, numbers in kinds.items() for n in range(shares[kind])
-    )
-    return [examples[number] for number in chosen]
-
-
 def reference_answers(
     tuned: TunedModel, every: Sequence[Example], examples: Sequence[Example], precision: str, console: Console
 ) -> tuple[TunedModel, dict[str, Prediction]]:
@@ -149,7 +155,7 @@ def reference_answers(
     The run's own answers are used if they are up to date, unless only the engine computes in float32. Otherwise
     transformers answers in float32, into `verify/transformers-float32.jsonl` of the run folder.
     """
-    run, config = tuned.run, tuned.config.evaluate
+    run, config = tuned.run, tuned.config.evaluate.model_copy(update={"engine": "transformers"})
     own = run.predictions(tuned.label)
     is_precise = precision != "float32" or tuned.hardware.dtype == torch.float32
     if is_precise and is_answered(tuned, f"predict:{tuned.label}", every, config, own):
@@ -165,32 +171,22 @@ def _read(path: Path) -> dict[str, Prediction]:
     return {row["id"]: Prediction.from_json(row) for _, row in read_jsonl(path)}
 
 
-def needed_context(tuned: TunedModel) -> int:
-    """Return the context in tokens for any of the run's scored turns and its answer."""
-    prompts = (tuned.renderer.prompt(one.prompt, one.tools)[1] for one in scored_examples(tuned.run))
-    # llama.cpp's chat templates may add a few tokens to those of training, which the gate should report.
-    longest = max(map(len, prompts), default=0) + tuned.config.evaluate.max_new_tokens + 64
-    return -(-longest // 256) * 256
-
-
-def _base_differences(
-    tuned: TunedModel, client: EngineClient, examples: Sequence[Example], console: Console
-) -> list[float]:
+def _base_differences(tuned: TunedModel, client: EngineClient, chosen: Chosen, console: Console) -> list[float]:
     """Return how much the runner-ups' log-probabilities of the base model differ, on a few prompts.
 
     The prompts lack their first token. llama.cpp reuses what it computed for the beginning of an earlier prompt even if
     that was without the adapter, so later answers to these prompts would be wrong.
     """
     renderer = tuned.renderer
-    chosen = spread_rows(examples, _PROBES)
-    prompts = [renderer.prompt(example.prompt, example.tools)[1][1:] for example in chosen]
+    probes = sample_turns(chosen.asked, _PROBES)
+    prompts = [chosen.prompts[example.id][1][1:] for example in probes]
     with Progress("the base model's probabilities", None, "", console):
         model = load_for_inference(tuned.config.model, tuned.hardware, None).eval()
         found = decode.decode_greedily(model, prompts, decode.Prefix([], None), renderer.stop_ids(), _PROBE_TOKENS)
     del model
     release_memory(tuned.hardware.device)
     pairs = []
-    for example, prompt, completion in zip(chosen, prompts, found, strict=True):
+    for example, prompt, completion in zip(probes, prompts, found, strict=True):
         answer = client.complete(prompt, _PROBE_TOKENS, base=True)
         assert answer is not None
         pairs.append((answer, prediction_of(completion, example, prompt, renderer, "base", 0.0)))
@@ -200,7 +196,7 @@ def _base_differences(
 def observe(
     tuned: TunedModel,
     client: EngineClient,
-    examples: Sequence[Example],
+    chosen: Chosen,
     answers: Mapping[str, Prediction],
     concurrency: int,
     console: Console,
@@ -213,7 +209,7 @@ def observe(
     format = renderer.format.name
 
     def ask(example: Example) -> Turn:
-        text, ids = renderer.prompt(example.prompt, example.tools)
+        text, ids = chosen.prompts[example.id]
         needs_ids = renderer.encode(text) != ids
         messages, tools = wire_messages(example, keeps_thinking=renderer.thinking != "strip")
         prompt: list[int] | EngineError | None
@@ -247,7 +243,7 @@ def observe(
     found: dict[str, Turn] = {}
     pool = ThreadPoolExecutor(concurrency)
     try:
-        futures = [pool.submit(ask, example) for example in examples]
+        futures = [pool.submit(ask, example) for example in chosen.asked]
         with Progress(f"{client.kind} answers", len(futures), "turns", console) as progress:
             for future in as_completed(futures):
                 turn = future.result()
@@ -255,7 +251,7 @@ def observe(
                 progress.advance()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [found[example.id] for example in examples]
+    return [found[example.id] for example in chosen.asked]
 
 
 def wire_messages(example: Example, *, keeps_thinking: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

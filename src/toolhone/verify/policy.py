@@ -8,11 +8,11 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from toolhone.engines.facts import EngineFacts
+from toolhone.engines.facts import EngineFacts, engine_name
 from toolhone.errors import UserError
 from toolhone.jsonl import read_json
-from toolhone.route.policy import Identity, identity_of_run, read_policy, refuse_other_model, sha256_of
-from toolhone.run_folder import RunFolder
+from toolhone.route.policy import Identity, identity_of_run, read_policy, refuse_other_model
+from toolhone.run_folder import RunFolder, sha256_of
 from toolhone.tuned import TunedModel
 from toolhone.verify.checks import Line
 
@@ -32,7 +32,7 @@ def served_identity(tuned: TunedModel, facts: EngineFacts, weights: str) -> Iden
     """Return the identity of a run's model in an engine: with the engine, its weights' number type, and the SHA-256 of
     its GGUF if the file is on this machine."""
     files = [Path(name) for name in (facts.model_path, *facts.adapters) if name is not None]
-    engine = f"{facts.kind} {weights}{' + LoRA' if facts.adapters else ''}"
+    engine = engine_name(facts.kind, weights, has_adapter=bool(facts.adapters))
     gguf = None
     if facts.kind == "llama.cpp" and files and all(path.is_absolute() and path.is_file() for path in files):
         hashes = [sha256_of(path) for path in files]

@@ -1,14 +1,19 @@
-"""The fused LoRA of the CPU gives PEFT's own values and gradients."""
+"""The fused LoRA gives PEFT's own values and gradients, and is used where it can be."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from toolhone.train.cpu import LoraProduct, fuse_lora
+from toolhone.config_file import load_config
+from toolhone.train.fused_lora import LoraProduct, _FusedVariant, fuse_lora, fuses_lora
+from toolhone.train.hardware import Hardware
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 
 
 class TwoLayers(torch.nn.Module):
@@ -60,6 +65,46 @@ def test_on_bfloat16_weights_the_adapter_and_its_gradients_stay_float32() -> Non
     assert [tensor.dtype for tensor in found] == [torch.bfloat16] * 2 + [torch.float32] * 4
     for one, other in zip(found, output_and_gradients(exact, x.double()), strict=True):
         assert (one.double() - other).norm() <= 0.03 * other.norm()
+
+
+def test_on_nf4_weights_fused_lora_has_pefts_values_and_gradients() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    torch.manual_seed(0)
+    layer = Linear4bit(64, 128, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layer.weight.data = torch.randn(128, 64)
+    model = get_peft_model(torch.nn.Sequential(layer.to("cpu")), LoraConfig(r=4, target_modules=["0"]))
+    torch.nn.init.normal_(model.get_submodule("base_model.model.0.lora_B.default").weight)
+    ours = copy.deepcopy(model)
+    fuse_lora(ours)
+    assert ours.get_submodule("base_model.model.0").lora_variant == {"default": _FusedVariant}
+    x = torch.randn(3, 5, 64)
+    for found, expected in zip(output_and_gradients(ours, x), output_and_gradients(model, x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+NF4 = ["model.device=auto", "model.quantize=nf4"]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "changes", "fused"),
+    [
+        ("cpu", torch.float32, [], True),
+        ("cpu", torch.float32, NF4, False),
+        ("cuda", torch.bfloat16, [], True),
+        ("cuda", torch.bfloat16, NF4, True),
+        ("cuda", torch.float16, [], False),
+        ("cuda", torch.bfloat16, ["cuda.fused_lora=false"], False),
+        ("cuda", torch.bfloat16, ["cpu.fused_lora=false"], True),
+        ("cuda", torch.bfloat16, ["lora.dora=true"], False),
+        ("cuda", torch.bfloat16, ["train.packing=none"], False),
+    ],
+)
+def test_training_is_fused_or_else_under_autocast(
+    device: str, dtype: torch.dtype, changes: list[str], fused: bool
+) -> None:
+    config = load_config(SMOKE, changes)
+    assert fuses_lora(config, Hardware(device, dtype, ())) is fused
 
 
 def test_the_gradient_agrees_with_finite_differences() -> None:
