@@ -108,9 +108,8 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
         Interrupted: on Ctrl-C; its message lists what is kept.
     """
     join_for_run(path)
-    tuned, examples = in_every_process(lambda: _finished_run(path))
+    config, tuned, examples = in_every_process(lambda: _finished_run(path, overrides))
     run = tuned.run
-    config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
     for note in tuned.notes if rank() == 0 else ():
         console.print(f"note: {note}", markup=False)
     with ExitStack() as stack:
@@ -123,13 +122,15 @@ def evaluate_run(path: Path, overrides: dict[str, Any], *, console: Console) -> 
     return run
 
 
-def _finished_run(path: Path) -> tuple[TunedModel, list[Example]]:
+def _finished_run(path: Path, overrides: dict[str, Any]) -> tuple[Config, TunedModel, list[Example]]:
+    """Return a finished run's config with overrides for `evaluate`, its model, and the rows to score."""
     run, _ = existing_run(path)
     run.require_adapter()
     if run.stage("train") is None:
         how = "--fresh (it has no fingerprints, so it cannot be resumed)" if run.inputs() is None else "--resume"
         raise UserError(f"{path}: its training has not finished; run `toolhone train` with {how}")
-    return TunedModel.load(path), scored_examples(run)
+    config = load_config(run.config, [f"evaluate.{key}={value}" for key, value in overrides.items()])
+    return config, TunedModel.load(path), scored_examples(run)
 
 
 def interruption(run: RunFolder) -> Interrupted:

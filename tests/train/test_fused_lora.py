@@ -67,6 +67,21 @@ def test_on_bfloat16_weights_the_adapter_and_its_gradients_stay_float32() -> Non
         assert (one.double() - other).norm() <= 0.03 * other.norm()
 
 
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_fused_adapter_is_merged_and_taken_out_as_pefts_is(safe: bool) -> None:
+    plain = adapted(torch.float64, torch.float64)
+    ours = copy.deepcopy(plain)
+    fuse_lora(ours)
+    before = [weight.clone() for weight in ours.parameters()]
+    for model in (plain, ours):
+        model.merge_adapter(safe_merge=safe)
+    for found, expected in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    ours.unmerge_adapter()
+    for found, expected in zip(ours.parameters(), before, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_on_nf4_weights_fused_lora_has_pefts_values_and_gradients() -> None:
     from bitsandbytes.nn import Linear4bit
 

@@ -57,6 +57,25 @@ class _FusedVariant:
         adapted: torch.Tensor = LoraProduct.apply(result, x, a, b, module.scaling[active_adapter])  # type: ignore[no-untyped-call]
         return adapted
 
+    # A variant also merges, here as PEFT does it for a plain layer.
+
+    @staticmethod
+    def merge_safe(module: Any, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
+        return orig_weight + _delta(module, active_adapter, orig_weight)
+
+    @staticmethod
+    def merge_unsafe(module: Any, active_adapter: str, orig_weight: torch.Tensor) -> None:
+        orig_weight.data += _delta(module, active_adapter, orig_weight)
+
+    @staticmethod
+    def unmerge(module: Any, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
+        return orig_weight - _delta(module, active_adapter, orig_weight)
+
+
+def _delta(module: Any, adapter: str, weight: torch.Tensor) -> torch.Tensor:
+    delta: torch.Tensor = module.get_delta_weight(adapter).to(weight.dtype)
+    return delta
+
 
 def fuses_lora(config: Config, hardware: Hardware) -> bool:
     """Return whether training computes its adapters with `fuse_lora`, and then without autocast.
