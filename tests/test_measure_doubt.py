@@ -82,6 +82,7 @@ def test_precision_and_recall_are_of_the_first_ranks() -> None:
     assert found["ways"]["call dropped"]["recall"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_the_measurement_runs_end_to_end_on_a_tiny_model(
     tiny_llama: Path, in_workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

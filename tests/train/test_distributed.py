@@ -137,7 +137,7 @@ def run(data: Path, tiny_llama: Path, workspace: Path) -> Callable[[str, int], R
     return train
 
 
-@pytest.fixture(scope="module", params=["prefix_tree", "none"])
+@pytest.fixture(scope="module", params=["prefix_tree", pytest.param("none", marks=pytest.mark.slow)])
 def one_and_two(request: pytest.FixtureRequest, run: Callable[[str, int], Run]) -> tuple[Run, Run]:
     return run(request.param, 1), run(request.param, 2)
 

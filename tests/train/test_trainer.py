@@ -53,7 +53,7 @@ def _in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_in_order")
-@pytest.mark.parametrize("packing", ["none", "rows"])
+@pytest.mark.parametrize("packing", [pytest.param("none", marks=pytest.mark.slow), "rows"])
 def test_twenty_sgd_steps_give_the_same_adapter_with_every_packing(
     train: Train, short_rows: list[Rendered], packing: str
 ) -> None:
@@ -155,7 +155,7 @@ def test_packing_none_equals_plain_sfttrainer(
 
 
 @pytest.mark.usefixtures("_in_order")
-@pytest.mark.parametrize("packing", ["prefix_tree", "rows", "none"])
+@pytest.mark.parametrize("packing", ["prefix_tree", "rows", pytest.param("none", marks=pytest.mark.slow)])
 def test_two_accumulated_batches_of_four_equal_one_of_eight(
     train: Train, short_rows: list[Rendered], packing: str
 ) -> None:

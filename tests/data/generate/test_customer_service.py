@@ -259,6 +259,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int
     return code
 
 
+@pytest.mark.slow
 def test_check_reports_a_file_that_differs_and_does_not_change_it(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
