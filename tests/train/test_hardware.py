@@ -20,9 +20,10 @@ def test_the_peak_of_a_stage_does_not_include_earlier_stages() -> None:
     gc.collect()
     release_memory("cpu")
     reset_peak_memory("cpu")
-    assert peak_memory_gb("cpu") < before - 0.3
+    after = peak_memory_gb("cpu")
+    assert after < before - 0.3
     small = torch.ones(25_000_000)  # 0.1 GB
-    assert before - 0.35 < peak_memory_gb("cpu") < before - 0.2
+    assert after + 0.05 < peak_memory_gb("cpu") < after + 0.2
     del small
 
 
