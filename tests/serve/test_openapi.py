@@ -4,28 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from scripted import ScriptedGenerator
-from served import CHAT, LEARNED, app_of
 from starlette.testclient import TestClient
 
-from toolhone.chat.probe import make_renderer
-from toolhone.formats import FORMATS
-from toolhone.formats.chat_format import RawCall
 from toolhone.serve import openapi, request, responses
-from toolhone.serve.answer import SmallModel
-
-
-def answer_to(prompt: str) -> str:
-    """Return a call or a text, by the length of the prompt."""
-    call = FORMATS["hermes"].write("", [RawCall("query_order", '{"order_id": "ORD-1"}')], "stop")
-    return (call, LEARNED["谢谢"].content)[len(prompt) % 2]
-
-
-@pytest.fixture(scope="module")
-def app(tiny_tokenizer: Any) -> Any:
-    renderer = make_renderer(tiny_tokenizer, CHAT, "tiny")
-    return app_of(SmallModel("small", renderer, ScriptedGenerator(renderer, answer_to), 60))
 
 
 def test_the_document_has_the_keys_that_are_read() -> None:
@@ -36,8 +17,8 @@ def test_the_document_has_the_keys_that_are_read() -> None:
     assert openapi.RESPONSES_BODY["properties"].keys() == known
 
 
-def test_the_document_describes_every_route(app: Any) -> None:
-    with TestClient(app, base_url="http://127.0.0.1") as client:
+def test_the_document_describes_every_route(scripted_app: Any) -> None:
+    with TestClient(scripted_app, base_url="http://127.0.0.1") as client:
         document = client.get("/openapi.json").json()
     paths = {
         "/v1/chat/completions",

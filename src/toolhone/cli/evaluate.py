@@ -79,18 +79,16 @@ def _suite(options: argparse.Namespace) -> None:
     if options.endpoint_model:
         _refuse_launcher()
         suite = read()
-    else:
-        from toolhone.train.processes import in_every_process, join_for_run
-
-        join_for_run(options.folder)
-        suite = in_every_process(read)
-    if options.endpoint_model:
         # An endpoint's results may go into a run folder or into a folder of their own.
         is_run = (options.folder / "config.yaml").is_file()
         chat = flags.run_of(options).read_manifest().get("chat", {}) if is_run else {}
         settings = _settings(options, chat.get("format", "hermes"))
         metrics = suite_of_endpoint(options.folder, suite, _label(options), settings, console)
     else:
+        from toolhone.train.processes import in_every_process, join_for_run
+
+        join_for_run(options.folder)
+        suite = in_every_process(read)
         models = [name.strip() for name in options.models.split(",")]
         unknown = [name for name in models if name not in MODELS]
         if unknown:

@@ -7,28 +7,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from scripted import ScriptedGenerator
-from served import CHAT, LEARNED, app_of
-
-from toolhone.chat.probe import make_renderer
-from toolhone.formats import FORMATS
-from toolhone.formats.chat_format import RawCall
-from toolhone.serve.answer import SmallModel
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis; run make gateway-check")
 
 
-def answer_to(prompt: str) -> str:
-    """Return a call or a text, by the length of the prompt."""
-    call = FORMATS["hermes"].write("", [RawCall("query_order", '{"order_id": "ORD-1"}')], "stop")
-    return (call, LEARNED["谢谢"].content)[len(prompt) % 2]
-
-
 @pytest.fixture(scope="module")
-def document(tiny_tokenizer: Any) -> Any:
-    renderer = make_renderer(tiny_tokenizer, CHAT, "tiny")
-    app = app_of(SmallModel("small", renderer, ScriptedGenerator(renderer, answer_to), 60))
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
+def document(scripted_app: Any) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", scripted_app)
 
 
 ANSWERS = ("/v1/chat/completions", "/v1/responses")
